@@ -1,0 +1,243 @@
+"""All that the supervisor is able to do. An action is a frozen value: the decision in a test, the entry in the journal.
+
+An ``Edit`` changes one document; a ``Deed`` reaches outside the disk; a ``Note`` changes nothing but what people know.
+In a list of actions what proves the trouble goes last, so that a crash in between leaves the proof standing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from yolo_supervisor.files import digest
+from yolo_supervisor.formats import claude, load_object, supervisor, yolo
+from yolo_supervisor.records import Agent, ProcessId
+
+Kind = Literal["agent", "task", "lease", "flag", "session", "state", "commit", "gate", "command", "daemon"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Action:
+    """What is common to all: on what (``kind``, ``key``), what (``verb``), why, and on what evidence."""
+
+    kind: ClassVar[Kind]
+    verb: ClassVar[str]
+    key: str
+    reason: str
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit(Action):
+    """A change of one document: asked again under the lock whether it still ``holds``, then made."""
+
+    path: Path
+
+    @property
+    def lock(self) -> tuple[Path, float] | None:
+        """The folder that the file's owners lock it with, and after how many seconds such a lock is abandoned."""
+        return None
+
+    def holds(self, before: bytes | None) -> bool:
+        """Whether the document is still as it was judged; ``before`` is None where there is none."""
+        raise NotImplementedError
+
+    def edit(self, before: bytes | None) -> bytes | None:
+        """The document's new content, None to remove it. Only called where the decision holds."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Note(Action):
+    """Something worth telling that changes nothing."""
+
+
+# -- agents -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Register(Edit):
+    """Begin to watch an agent."""
+
+    kind: ClassVar[Kind] = "agent"
+    verb: ClassVar[str] = "registered"
+    agent: Agent
+
+    def holds(self, before: bytes | None) -> bool:
+        return before is None or supervisor.load_agent(before) is None
+
+    def edit(self, before: bytes | None) -> bytes | None:
+        return supervisor.dump_agent(self.agent)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Died(Note):
+    """An agent's process is proven to be over."""
+
+    kind: ClassVar[Kind] = "agent"
+    verb: ClassVar[str] = "died"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forget(Edit):
+    """End the watch over an agent: the last step, its record is the proof that something is left to do."""
+
+    kind: ClassVar[Kind] = "agent"
+    verb: ClassVar[str] = "forgotten"
+
+    def holds(self, before: bytes | None) -> bool:
+        return before is not None
+
+    def edit(self, before: bytes | None) -> bytes | None:
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terminate(Action):
+    """Ask the roots and all that is in their trees to leave, and kill what stays after the grace period."""
+
+    kind: ClassVar[Kind] = "agent"
+    verb: ClassVar[str] = "terminated"
+    roots: tuple[ProcessId, ...]
+    grace_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Escalate(Note):
+    """Tell a person what the supervisor must not or cannot mend by itself."""
+
+    verb: ClassVar[str] = "escalated"
+    kind: Kind  # type: ignore[misc]  # the only action that concerns every kind
+
+
+# -- tasks and leases -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requeue(Edit):
+    """Give a task in Claude Code's task list back, so that anyone may claim it."""
+
+    kind: ClassVar[Kind] = "task"
+    verb: ClassVar[str] = "requeued"
+    owner: str
+
+    @property
+    def lock(self) -> tuple[Path, float] | None:
+        return self.path.with_name(self.path.name + ".lock"), claude.LOCK_STALE_S
+
+    def holds(self, before: bytes | None) -> bool:
+        raw = load_object(before) if before is not None else None
+        return raw is not None and claude.is_claimed(raw, self.owner)
+
+    def edit(self, before: bytes | None) -> bytes | None:
+        assert before is not None
+        return claude.given_back(before)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequeuePlan(Edit):
+    """Give a plan of the plugin's execution state back."""
+
+    kind: ClassVar[Kind] = "task"
+    verb: ClassVar[str] = "requeued"
+    plan: str
+
+    def holds(self, before: bytes | None) -> bool:
+        raw = load_object(before) if before is not None else None
+        return raw is not None and yolo.plan_is_running(raw, self.plan)
+
+    def edit(self, before: bytes | None) -> bytes | None:
+        assert before is not None
+        return yolo.plan_given_back(before, self.plan)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release(Edit):
+    """End a lease whose holder is gone."""
+
+    kind: ClassVar[Kind] = "lease"
+    verb: ClassVar[str] = "released"
+    owner: str
+
+    def holds(self, before: bytes | None) -> bool:
+        held = yolo.lease(before, self.path) if before is not None else None
+        return held is not None and held.owner == self.owner
+
+    def edit(self, before: bytes | None) -> bytes | None:
+        return None
+
+
+# -- the plugin's own bookkeeping of agents ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repair(Edit):
+    """Bring a bookkeeping file of the plugin into line with who is alive."""
+
+    kind: ClassVar[Kind] = "state"
+    verb: ClassVar[str] = "repaired"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropPids(Repair):
+    """Strike dead agents' lines from ``.agent-pids`` or ``.agent-panes``."""
+
+    pids: frozenset[int]
+    pid_lock: Path | None = yolo.PID_LOCK
+
+    @property
+    def lock(self) -> tuple[Path, float] | None:
+        return (self.pid_lock, yolo.PID_LOCK_STALE_S) if self.pid_lock else None
+
+    def holds(self, before: bytes | None) -> bool:
+        return before is not None and yolo.mentions_pid(before, self.pids)
+
+    def edit(self, before: bytes | None) -> bytes | None:
+        assert before is not None
+        return yolo.without_pids(before, self.pids)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropHealth(Repair):
+    """Remove a dead agent's health file, unless a successor of its role has taken it over."""
+
+    pid: int
+
+    def holds(self, before: bytes | None) -> bool:
+        found = yolo.health(before, self.path.stem) if before is not None else None
+        return found is not None and found.pid == self.pid
+
+    def edit(self, before: bytes | None) -> bytes | None:
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetMark(Repair):
+    """Rewrite (or, with None, remove) a one-word file of the plugin: ``.active-agent``, ``.active-agent-count``."""
+
+    judged: str | None
+    """The digest of the content that was judged."""
+    word: str | None
+
+    @property
+    def lock(self) -> tuple[Path, float] | None:
+        return self.path.with_name(".active-agent-count.lock"), yolo.PID_LOCK_STALE_S
+
+    def holds(self, before: bytes | None) -> bool:
+        return before is not None and digest(before) == self.judged
+
+    def edit(self, before: bytes | None) -> bytes | None:
+        return None if self.word is None else self.word.encode()
+
+
+# -- the daemon itself ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class DaemonNote(Note):
+    """The supervisor's own life: started, stopped, reloaded, recovered."""
+
+    kind: ClassVar[Kind] = "daemon"
+    verb: str  # type: ignore[misc]  # one class for the four, they differ in nothing else

@@ -1,0 +1,42 @@
+"""``run``: the daemon in the foreground."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from yolo_supervisor.cli import EX_NO, Shared, fail, shared
+
+
+@click.command()
+@click.option("--observe", is_flag=True, help="Decide and write down everything as would_…, touch nothing.")
+@click.option("--log-format", type=click.Choice(["json", "console"]), help="What the log on stderr looks like.")
+@shared
+@click.pass_obj
+def command(options: Shared, observe: bool, log_format: str | None) -> None:
+    """Watch projects and heal what agents leave behind, until SIGTERM or Ctrl-C. SIGHUP reloads the configuration.
+
+    \b
+    Examples:
+      yolo-supervisor run
+      yolo-supervisor run --project ~/code/shop --project ~/code/api --log-format console
+      yolo-supervisor run --observe
+    """
+    from yolo_supervisor import config as configuration
+    from yolo_supervisor import daemon, log
+
+    for project in options.projects:
+        if not project.is_dir():
+            fail(EX_NO, f"{project}: there is no such folder")
+    overrides: dict[str, Any] = {"mode": "observe"} if observe else {}
+    if log_format:
+        overrides["log"] = {"format": log_format}
+    config = configuration.load(None, options.config, overrides)
+    projects: tuple[Path, ...] = options.projects
+    if not projects and not config.projects:
+        projects = (options.project(),)
+    log.configure(config.log.format)
+    sys.exit(daemon.start(daemon.Options(projects, options.config, overrides)))

@@ -1,0 +1,104 @@
+"""``status``: what is supervised and how it fares."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from yolo_supervisor.cli import Shared, out, out_json, shared
+
+
+@click.command()
+@shared
+@click.pass_obj
+def command(options: Shared) -> None:
+    """What is supervised and how it fares. Works with the daemon down too, and says that it is.
+
+    \b
+    Examples:
+      yolo-supervisor status
+      yolo-supervisor status --json | jq '.projects[0].agents'
+    """
+    from yolo_supervisor import config as configuration
+    from yolo_supervisor.cli.view import View
+    from yolo_supervisor.records import iso
+
+    project = options.project()
+    view = View(project, configuration.load(project, options.config))
+    holder = view.holder()
+    answer: dict[str, Any] = {
+        "version": 1,
+        "at": iso(view.now),
+        "daemon": {
+            "running": holder is not None,
+            "pid": holder.process.pid if holder else None,
+            "started_at": holder.started_at if holder else None,
+            "mode": holder.mode if holder else view.config.mode,
+        },
+        "projects": [
+            {
+                "path": str(project),
+                "agents": view.agents_json(),
+                "leases": [
+                    {
+                        "resource": lease.resource,
+                        "owner": lease.owner,
+                        "expires_at": iso(lease.expires_at) if lease.expires_at else None,
+                    }
+                    for lease in view.roster.leases()
+                ],
+                "tasks": [
+                    {
+                        "id": task.id,
+                        "status": task.status,
+                        "owner": task.owner,
+                        "attempts": view.attempts(task),
+                        "token": None,
+                        "list": task.list,
+                        "subject": task.subject,
+                    }
+                    for task in view.tasks()
+                ],
+                "dead_letters": 0,
+                "flags": [],
+                "sessions": view.sessions_json(),
+                "watchers": list(holder.watchers) if holder else [],
+            }
+        ],
+    }
+    if options.json:
+        out_json(answer)
+    else:
+        _show(answer)
+
+
+def _show(answer: dict[str, Any]) -> None:
+    daemon, project = answer["daemon"], answer["projects"][0]
+    if daemon["running"]:
+        out(f"{project['path']}: supervised by process {daemon['pid']} since {daemon['started_at']} ({daemon['mode']})")
+    else:
+        out(f"{project['path']}: not supervised: no daemon is running. Start one: yolo-supervisor run")
+    for title, rows in (
+        (
+            "agents",
+            [(a["id"], a["role"], a["state"], f"pid {a['pid']}", f"by {a['source']}") for a in project["agents"]],
+        ),
+        ("tasks", [(t["id"], t["status"], t["owner"] or "-", t["subject"]) for t in project["tasks"]]),
+        ("leases", [(x["resource"], x["owner"], f"until {x['expires_at'] or 'released'}") for x in project["leases"]]),
+        ("sessions", [(s["name"], f"{s['attached']} attached", s["state"]) for s in project["sessions"]]),
+        (
+            "watchers",
+            [
+                (w["name"], f"every {w['interval_s']:g} s", f"last {w['last_tick_at']}", w["last_error"] or "well")
+                for w in project["watchers"]
+            ],
+        ),
+    ):
+        if rows:
+            out(f"\n{title}")
+            widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]))]
+            for row in rows:
+                out("  " + "  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    if not project["agents"]:
+        out("\nno agents are known here")

@@ -1,0 +1,98 @@
+"""One look at a project for the commands that show something: the same rooms as the daemon's, and nothing is changed."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from yolo_supervisor.census import Census
+from yolo_supervisor.clock import SystemClock
+from yolo_supervisor.config import Config
+from yolo_supervisor.files import glance
+from yolo_supervisor.formats import supervisor
+from yolo_supervisor.processes import DeathWatch, Processes, kernel
+from yolo_supervisor.records import Liveness, Task
+from yolo_supervisor.store import Store
+
+if TYPE_CHECKING:
+    from yolo_supervisor.watchers.agents import AgentsWatcher
+
+
+class View:
+    """A project as it is now, for reading only."""
+
+    def __init__(self, project: Path, config: Config) -> None:
+        from yolo_supervisor.roster import Roster, claude_dirs
+        from yolo_supervisor.watchers.agents import AgentsWatcher
+
+        self.project = project
+        self.config = config
+        self.clock = SystemClock()
+        self.now: datetime = self.clock.now()
+        self.processes = Processes(kernel())
+        self.census = Census(self.processes)
+        self.census.sample()
+        self.store = Store(project, self.clock)
+        self.store.journal.load()
+        self.roster = Roster(self.store.paths, self.processes, self.census, lambda: claude_dirs(config, os.environ))
+        self.agents: AgentsWatcher = AgentsWatcher(
+            lambda: config, self.roster, self.store, self.processes, self.census, DeathWatch(self.processes.kernel)
+        )
+
+    def holder(self) -> supervisor.Holder | None:
+        """The daemon that supervises the project now, if one does."""
+        holder = supervisor.load_holder(glance(self.store.paths.holder) or b"")
+        alive = holder is not None and self.processes.liveness(holder.process) is Liveness.ALIVE
+        return holder if alive else None
+
+    def tasks(self) -> list[Task]:
+        found = [task for folder in self.roster.task_lists() for task in self.roster.tasks(folder)[0]]
+        return found + self.roster.plans()
+
+    def attempts(self, task: Task) -> int:
+        """How often the task was given back, and once more if somebody is at it."""
+        return self.store.journal.requeues[task.id]
+
+    def agents_json(self) -> list[dict[str, Any]]:
+        from yolo_supervisor.records import iso
+
+        return [
+            {
+                "id": agent.id,
+                "name": agent.name,
+                "role": agent.role,
+                "team": agent.team,
+                "pid": agent.pid,
+                "state": str(state),
+                "source": agent.source,
+                "since": iso(agent.since),
+            }
+            for agent, state in self.agents.agents(self.now)
+        ]
+
+    def sessions_json(self) -> list[dict[str, Any]]:
+        """The tmux sessions that agents of the project live in. Nothing is asked where there are none."""
+        panes = {agent.pane.socket for agent, _ in self.agents.living(self.now) if agent.pane}
+        if not panes:
+            return []
+        import anyio
+
+        from yolo_supervisor.tmux import Tmux
+        from yolo_supervisor.watchers.sessions import SessionsWatcher
+
+        watcher = SessionsWatcher(
+            lambda: self.config, self.roster, self.agents.living, self.store.paths, self.processes, Tmux(self.clock),
+            self.clock,
+        )  # fmt: skip
+        look = anyio.run(watcher.look, self.now, 0.0)
+        return [
+            {
+                "name": session.name,
+                "attached": session.attached,
+                "state": "attached" if session.attached else "detached",
+                "socket": session.key[0],
+            }
+            for session in look.sessions
+        ]

@@ -1,0 +1,23 @@
+"""The two clocks: wall time for documents and people, monotonic seconds for every duration."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Protocol
+
+
+class Clock(Protocol):
+    def now(self) -> datetime:
+        """The wall time, aware and UTC. It may jump; never subtract two of them to get a duration."""
+
+    def monotonic(self) -> float:
+        """Seconds that never run backwards and stand still while the machine sleeps."""
+
+
+class SystemClock:
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        return time.monotonic()

@@ -1,0 +1,203 @@
+"""The configuration: defaults, then the user's file, the project's file, the command line. Each default lives here,
+and ``config/supervisor.toml`` explains it."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from yolo_supervisor.formats.yolo import PLANNING
+
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
+Policy = Literal["terminate", "drain", "notify", "keep"]
+
+
+class ProcessesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    grace_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 10.0
+    sample_s: Seconds = 1.0
+
+
+class AgentsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    interval_s: Seconds = 5.0
+    mass_death_min: Annotated[int, msgspec.Meta(ge=2)] = 5
+
+
+class SessionsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    interval_s: Seconds = 5.0
+    on_detach: Policy = "terminate"
+    detach_grace_s: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 10.0
+
+
+class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    format: Literal["json", "console"] = "json"
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything that can be set. Lengths of time are in seconds."""
+
+    mode: Literal["heal", "observe"] = "heal"
+    projects: tuple[str, ...] = ()
+    claude_dir: str = ""
+    processes: ProcessesConfig = ProcessesConfig()
+    agents: AgentsConfig = AgentsConfig()
+    sessions: SessionsConfig = SessionsConfig()
+    log: LogConfig = LogConfig()
+
+
+class ConfigError(Exception):
+    """What is wrong, one sentence a line, each with file and line."""
+
+
+def user_file(environment: Mapping[str, str]) -> Path:
+    folder = environment.get("XDG_CONFIG_HOME") or str(Path(environment.get("HOME", "/")) / ".config")
+    return Path(folder) / "yolo-supervisor" / "supervisor.toml"
+
+
+def project_file(project: Path) -> Path:
+    return project / PLANNING / "supervisor.toml"
+
+
+def load(
+    project: Path | None = None,
+    extra: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] = os.environ,
+) -> Config:
+    """The configuration of a project (None: of the daemon itself). A later layer wins key by key.
+
+    ``extra`` is the file named on the command line, which must exist; ``overrides`` are its options.
+    ConfigError for a file that cannot be read, an unknown key, a wrong type or value.
+    """
+    merged: dict[str, Any] = {}
+    layers = [(user_file(environment), False)]
+    if project is not None:
+        layers.append((project_file(project), False))
+    if extra is not None:
+        layers.append((extra, True))
+    for path, needed in layers:
+        raw = _read(path, needed)
+        _check(raw, path)
+        if path != user_file(environment) and path != extra and "projects" in raw:
+            raise ConfigError(f"{_where(path, 'projects')}: a project's own file cannot name projects")
+        merged = _merge(merged, raw)
+    return msgspec.convert(_merge(merged, overrides or {}), Config)
+
+
+def _read(path: Path, needed: bool) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        if needed:
+            raise ConfigError(f"{path}: there is no such file") from error
+        return {}
+    except (NotADirectoryError, PermissionError, IsADirectoryError) as error:
+        if isinstance(error, NotADirectoryError) and not needed:
+            return {}
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text") from error
+    except tomllib.TOMLDecodeError as error:
+        found = re.fullmatch(r"(.*) \(at line (\d+), column \d+\)", str(error))
+        where, what = (f"{path}:{found[2]}", found[1]) if found else (str(path), str(error))
+        raise ConfigError(f"{where}: not valid TOML: {what}") from error
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        under = merged.get(key)
+        merged[key] = _merge(under, value) if isinstance(value, Mapping) and isinstance(under, Mapping) else value
+    return merged
+
+
+def _check(raw: Mapping[str, Any], path: Path) -> None:
+    """Raise one ConfigError with everything that is wrong in one file."""
+    problems = [
+        f"{_where(path, *key)}: unknown key '{'.'.join(key)}'{_nearest(key)}" for key in _unknown_keys(raw, Config)
+    ]
+    for key, value, kind in _values(raw, Config):
+        try:
+            msgspec.convert(value, kind)
+        except msgspec.ValidationError as error:
+            what = str(error).partition(" - at ")[0].replace("`", "'").replace("Expected", "expected")
+            problems.append(f"{_where(path, *key)}: '{'.'.join(key)}': {what}")
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _fields(model: type[msgspec.Struct]) -> dict[str, Any]:
+    return {field.encode_name: field.type for field in msgspec.structs.fields(model)}
+
+
+def _is_table(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+
+
+def _unknown_keys(raw: Mapping[str, Any], model: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    fields = _fields(model)
+    for key, value in raw.items():
+        if key not in fields:
+            yield (*above, key)
+        elif _is_table(fields[key]) and isinstance(value, Mapping):
+            yield from _unknown_keys(value, fields[key], (*above, key))
+
+
+def _values(
+    raw: Mapping[str, Any], model: Any, above: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
+    fields = _fields(model)
+    for key, value in raw.items():
+        if key in fields:
+            if _is_table(fields[key]) and isinstance(value, Mapping):
+                yield from _values(value, fields[key], (*above, key))
+            else:
+                yield (*above, key), value, fields[key]
+
+
+def known_keys(model: Any = Config, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every key there is, tables first."""
+    for name, kind in _fields(model).items():
+        yield (*above, name)
+        if _is_table(kind):
+            yield from known_keys(kind, (*above, name))
+
+
+def _nearest(key: Sequence[str]) -> str:
+    known = [".".join(k) for k in known_keys()]
+    by_leaf = {k.rpartition(".")[2]: k for k in reversed(known)}
+    dotted = ".".join(key)
+    near = difflib.get_close_matches(dotted, known, 1, 0.6) or [
+        by_leaf[leaf] for leaf in difflib.get_close_matches(key[-1], by_leaf, 1, 0.6)
+    ]
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def _where(path: Path, *key: str) -> str:
+    """``file:line`` of a key, found in the text: the parser keeps no positions. Without the line if it hides well."""
+    table: tuple[str, ...] = ()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        lines = []
+    for number, line in enumerate(lines, 1):
+        if header := re.match(r"\s*\[\[?\s*([^\]]+?)\s*\]", line):
+            table = tuple(_bare(part) for part in header[1].split("."))
+            if table == key:
+                return f"{path}:{number}"
+        elif (name := re.match(r"\s*([\w.\"' -]+?)\s*=", line)) and key[: len(table)] == table:
+            found = (*table, *(_bare(part) for part in name[1].split(".")))
+            inline = key[: len(found)] == found and "{" in line and key[-1] in line
+            if found == key or inline:
+                return f"{path}:{number}"
+    return str(path)
+
+
+def _bare(part: str) -> str:
+    return part.strip().strip("\"'")

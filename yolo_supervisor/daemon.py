@@ -1,0 +1,320 @@
+"""The daemon: opens its projects, keeps them watched, and answers signals and the service manager."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.abc
+import anyio.lowlevel
+import structlog
+import watchfiles
+
+from yolo_supervisor import __version__
+from yolo_supervisor import config as configuration
+from yolo_supervisor.census import Census
+from yolo_supervisor.clock import SystemClock
+from yolo_supervisor.config import Config, ConfigError
+from yolo_supervisor.files import Busy, Disk, Refused, glance, make_folder
+from yolo_supervisor.formats import supervisor
+from yolo_supervisor.processes import Processes, kernel
+from yolo_supervisor.runner import Rooms, Runner
+from yolo_supervisor.service import Notifier
+from yolo_supervisor.store import Paths
+from yolo_supervisor.tmux import Tmux
+
+EX_OK, EX_TEMPFAIL, EX_CONFIG = 0, 75, 78
+
+STOP_LIMIT_S = 8.0
+"""How long a termination under way may take to its end at a clean stop."""
+
+REOPEN_S = 5.0
+"""How often a project is tried again that could not be opened or was lost."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line said."""
+
+    projects: tuple[Path, ...] = ()
+    config: Path | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Held(Exception):
+    """Another supervisor has the project."""
+
+
+class Claim:
+    """The right to supervise a project: an flock that ends with the process, however it ends."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+        self._fd = -1
+
+    def take(self) -> None:
+        """Held, with who has it, if it is taken."""
+        make_folder(Disk(), self._paths.folder)
+        fd = Disk().open(self._paths.folder / "supervisor.lock", os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            holder = supervisor.load_holder(glance(self._paths.holder) or b"")
+            who = f"process {holder.process.pid}, since {holder.started_at}" if holder else "another process"
+            raise Held(f"{self._paths.project} is supervised already, by {who}") from None
+        self._fd = fd
+
+    def release(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class Project:
+    """One project under the daemon: opened, watched, and tried again when it was lost."""
+
+    def __init__(self, path: Path, config: Config, rooms: Rooms) -> None:
+        self.path = path
+        self.config = config
+        self.rooms = rooms
+        self.runner: Runner | None = None
+        self.trouble: str | None = None
+        self.scope = anyio.CancelScope()
+        self._claim = Claim(Paths(path))
+        self._log = structlog.get_logger().bind(project=str(path))
+
+    def open(self) -> None:
+        """Held if another supervisor has it; OSError, Refused, Busy if its folder cannot be used."""
+        if not self.path.is_dir():
+            raise FileNotFoundError(f"there is no folder {self.path}")
+        self._claim.take()
+        runner = Runner(self.path, self.config, self.rooms, os.environ)
+        try:
+            runner.open()
+            runner.report()
+            runner.daemon_note("started", f"version {__version__}", {"pid": os.getpid(), "mode": self.config.mode})
+        except BaseException:
+            self._claim.release()
+            raise
+        self.runner = runner
+
+    async def run(self) -> None:
+        """Watch until ``scope`` is cancelled, through loss and return of the folder."""
+        with self.scope:
+            while True:
+                if self.runner is None:
+                    self._try_open()
+                if self.runner is not None:
+                    await self._watch_while_there(self.runner)
+                await anyio.sleep(REOPEN_S)
+
+    def _try_open(self) -> None:
+        try:
+            self.open()
+        except (OSError, Held, Refused, Busy) as error:
+            if self.trouble != str(error):
+                self.trouble = str(error)
+                self._log.error("trouble", where="project", error=f"{error}: tried again until it can be watched")
+        else:
+            if self.trouble is not None:
+                self.trouble = None
+                self._log.info("mended", where="project")
+
+    async def _watch_while_there(self, runner: Runner) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(runner.run)
+            while self.path.is_dir():
+                await anyio.sleep(REOPEN_S)
+            tasks.cancel_scope.cancel()
+        runner.close()
+        self._claim.release()
+        self.runner = None
+        self.trouble = f"the folder {self.path} is gone"
+        self._log.error("trouble", where="project", error=f"{self.trouble}: watched again when it is back")
+
+    def reload(self, config: Config) -> None:
+        self.config = config
+        if self.runner is not None:
+            self.runner.reload(config)
+            self.runner.daemon_note("reloaded", "SIGHUP", {"mode": config.mode})
+
+    def close(self) -> None:
+        if self.runner is not None:
+            self.runner.daemon_note("stopped", "asked to")
+            self.runner.store.paths.holder.unlink(missing_ok=True)
+            self.runner.close()
+            self.runner = None
+        self._claim.release()
+
+
+class Daemon:
+    """All projects of one ``run``."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.config = self._load(None)
+        processes = Processes(kernel())
+        clock = SystemClock()
+        self.rooms = Rooms(clock, processes, Census(processes), Tmux(clock))
+        self.notifier = Notifier(os.environ)
+        self.projects: dict[Path, Project] = {}
+        self._log = structlog.get_logger()
+        self._stopping = anyio.Event()
+        self._unwatch = anyio.Event()
+
+    def _load(self, project: Path | None) -> Config:
+        return configuration.load(project, self.options.config, self.options.overrides)
+
+    def wanted(self, config: Config) -> list[Path]:
+        """The projects to supervise: the command line's, else the configuration's."""
+        named = self.options.projects or tuple(Path(name).expanduser() for name in config.projects)
+        return list(dict.fromkeys(Path(os.path.realpath(path)) for path in named))
+
+    async def run(self) -> int:
+        """The exit code. ConfigError if the configuration cannot be used at the start."""
+        _raise_file_limit()
+        configs = {path: self._load(path) for path in self.wanted(self.config)}
+        for path, config in configs.items():
+            project = self.projects[path] = Project(path, config, self.rooms)
+            try:
+                project.open()
+            except (OSError, Held, Refused, Busy) as error:
+                project.trouble = str(error)
+                self._log.error("trouble", where="project", project=str(path), error=str(error))
+        if not any(project.runner for project in self.projects.values()):
+            return EX_TEMPFAIL
+        self.rooms.census.sample()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._signals, tasks)
+            await anyio.lowlevel.checkpoint()
+            for project in self.projects.values():
+                tasks.start_soon(project.run)
+            tasks.start_soon(self.rooms.census.run, self._sample_s, self._wake_agents)
+            tasks.start_soon(self._wake_at_changes)
+            tasks.start_soon(self._keep_manager_informed)
+            self.notifier.ready(self._status())
+            await self._stopping.wait()
+            self.notifier.stopping()
+            self._unwatch.set()  # cancelled only, it would hold us up until its own time-out
+            await self._let_terminations_end()
+            tasks.cancel_scope.cancel()
+        for project in self.projects.values():
+            project.close()
+        return EX_OK
+
+    def _sample_s(self) -> float:
+        return self.config.processes.sample_s
+
+    def _wake_agents(self) -> None:
+        for project in self.projects.values():
+            if project.runner is not None:
+                project.runner.bells["agents"].ring()
+
+    # -- signals -------------------------------------------------------------------------------------------------
+
+    async def _signals(self, tasks: anyio.abc.TaskGroup) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
+            async for number in received:
+                if number == signal.SIGHUP:
+                    self._reload(tasks)
+                elif self._stopping.is_set():
+                    sys.stderr.flush()
+                    os._exit(128 + number)  # the second one: at once, the journal holds whatever was under way
+                else:
+                    self._stopping.set()
+
+    def _reload(self, tasks: anyio.abc.TaskGroup) -> None:
+        self.notifier.reloading()
+        try:
+            config = self._load(None)
+            configs = {path: self._load(path) for path in self.wanted(config)}
+        except ConfigError as error:
+            self._log.error("reload_refused", error=str(error), kept="the configuration in force")
+        else:
+            self.config = config
+            for path in self.projects.keys() - configs.keys():
+                project = self.projects.pop(path)
+                project.close()
+                project.scope.cancel()
+            for path, each in configs.items():
+                if path in self.projects:
+                    self.projects[path].reload(each)
+                else:
+                    self.projects[path] = Project(path, each, self.rooms)
+                    tasks.start_soon(self.projects[path].run)
+            self._unwatch.set()
+            self._log.info("reloaded", projects=len(configs), mode=config.mode)
+        finally:
+            self.notifier.ready(self._status())
+
+    async def _let_terminations_end(self) -> None:
+        with anyio.move_on_after(STOP_LIMIT_S):
+            while any(p.runner is not None and p.runner.terminating for p in self.projects.values()):
+                await anyio.sleep(0.05)
+
+    # -- edges ---------------------------------------------------------------------------------------------------
+
+    async def _wake_at_changes(self) -> None:
+        """Look at once when a person, a command or a hook has registered something; the interval is the safety net."""
+        while not self._stopping.is_set():
+            self._unwatch = anyio.Event()
+            folders = {
+                folder: project
+                for project in self.projects.values()
+                if project.runner is not None
+                for folder in (project.runner.store.paths.agents, project.runner.store.paths.hooks)
+                if folder.is_dir()
+            }
+            try:
+                async for changes in watchfiles.awatch(
+                    *folders, watch_filter=None, step=100, rust_timeout=60_000, recursive=False,
+                    stop_event=self._unwatch,
+                ):  # fmt: skip
+                    for project in {folders[f] for _, name in changes if (f := Path(name).parent) in folders}:
+                        if project.runner is not None:
+                            project.runner.bells["agents"].ring()
+            except (OSError, RuntimeError) as error:
+                self._log.warning("trouble", where="inotify", error=f"{error}: changes are seen at the next interval")
+                await self._unwatch.wait()
+
+    # -- the service manager ---------------------------------------------------------------------------------------
+
+    def _status(self) -> str:
+        watched = [p for p in self.projects.values() if p.runner is not None]
+        agents = sum(len(p.runner.agents.processes()) for p in watched if p.runner is not None)
+        text = f"{len(watched)} projects, {agents} agents" + (", observing" if self.config.mode == "observe" else "")
+        return text + "".join(f"; {p.trouble}" for p in self.projects.values() if p.trouble)
+
+    async def _keep_manager_informed(self) -> None:
+        every_s = min(10.0, (self.notifier.watchdog_s or 30.0) / 3)
+        while True:
+            stuck = [name for p in self.projects.values() if p.runner is not None for name in p.runner.stuck()]
+            if stuck:
+                self.notifier.status(f"stuck: {', '.join(stuck)}")
+            else:
+                self.notifier.status(self._status())
+                if self.notifier.watchdog_s:
+                    self.notifier.alive()
+            await anyio.sleep(every_s)
+
+
+def _raise_file_limit() -> None:
+    """One descriptor an agent: take what we may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def start(options: Options) -> int:
+    """Run the daemon to its end and return its exit code. ConfigError if the configuration cannot be used."""
+    daemon = Daemon(options)
+    return anyio.run(daemon.run)

@@ -1,0 +1,229 @@
+"""The one small seam through which every durable change reaches the disk.
+
+``Disk`` has the primitive operations and nothing else, so that a test can record, refuse or tear each of them; the
+functions below it are the only ways in which this program makes a change survive a crash.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+FILE_MODE = 0o600
+FOLDER_MODE = 0o700
+
+
+class Busy(Exception):
+    """Somebody else holds the lock; nothing was changed, and the next look tries again."""
+
+
+class Refused(Exception):
+    """The path is not one that we write to: a link, say, or no ordinary file."""
+
+
+class Disk:
+    """The primitive operations. Every one may raise OSError; none retries."""
+
+    def open(self, path: Path, flags: int, mode: int = FILE_MODE) -> int:
+        return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+
+    def write(self, fd: int, data: bytes) -> int:
+        return os.write(fd, data)
+
+    def truncate(self, fd: int, size: int) -> None:
+        os.ftruncate(fd, size)
+
+    def sync(self, fd: int) -> None:
+        """Flush the file (or folder) to the device. A failed sync must never be repeated as if it could succeed."""
+        if hasattr(fcntl, "F_FULLFSYNC"):
+            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)  # on macOS fsync leaves the data in the drive's own cache
+        else:
+            os.fdatasync(fd)
+
+    def rename(self, old: Path, new: Path) -> None:
+        os.replace(old, new)  # noqa: PTH105 - the seam is where os calls live
+
+    def unlink(self, path: Path) -> None:
+        os.unlink(path)  # noqa: PTH108
+
+    def mkdir(self, path: Path, mode: int = FOLDER_MODE) -> None:
+        os.mkdir(path, mode)  # noqa: PTH102
+
+    def rmdir(self, path: Path) -> None:
+        os.rmdir(path)  # noqa: PTH106
+
+
+def digest(data: bytes | None) -> str | None:
+    """SHA-256 in lowercase hex, the plugin's own convention; None for a file that is not there."""
+    return None if data is None else hashlib.sha256(data).hexdigest()
+
+
+def read(path: Path, limit: int = 16 * 1024 * 1024) -> bytes | None:
+    """The file's bytes, or None where there is no such file.
+
+    OSError for what exists and cannot be read: a folder, a missing permission, a pipe, more than ``limit`` bytes.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    with open(fd, "rb") as file:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "not an ordinary file", str(path))
+        if found.st_size > limit:
+            raise OSError(errno.EFBIG, f"larger than {limit} bytes", str(path))
+        return file.read()
+
+
+def glance(path: Path) -> bytes | None:
+    """The file's bytes for a look that decides nothing by their absence: None also where it cannot be read."""
+    try:
+        return read(path)
+    except OSError:
+        return None
+
+
+def append(disk: Disk, fd: int, data: bytes, size: int, durable: bool = True) -> None:
+    """Add ``data`` at the end of an append-mode file of ``size`` bytes, durably, or leave the file as it was.
+
+    OSError if the data is not there; a write that failed half-way has been cut off again.
+    """
+    try:
+        if disk.write(fd, data) != len(data):
+            raise OSError(errno.ENOSPC, "No space left for a whole line")
+        if durable:
+            disk.sync(fd)
+    except OSError:
+        with contextlib.suppress(OSError):
+            disk.truncate(fd, size)
+        raise
+
+
+def replace(disk: Disk, path: Path, data: bytes, durable: bool = True) -> None:
+    """Make ``data`` the file's content in one step: readers and crashes see the old or the new, never a mixture.
+
+    ``durable=False`` leaves out the flushing, for observations that are worthless after a power cut anyway.
+    OSError if it could not be done: then the old content stands.
+    """
+    _refuse_links(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except FileNotFoundError:
+        mode = FILE_MODE
+    try:
+        fd = disk.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        try:
+            left = memoryview(data)
+            while left:
+                left = left[disk.write(fd, bytes(left)) :]
+            os.fchmod(fd, mode)
+            if durable:
+                disk.sync(fd)
+        finally:
+            os.close(fd)
+        disk.rename(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            disk.unlink(temporary)
+        raise
+    if durable:
+        sync_folder(disk, path.parent)
+
+
+def remove(disk: Disk, path: Path) -> None:
+    """Remove the file, durably. What it held must be in the journal before."""
+    _refuse_links(path)
+    with contextlib.suppress(FileNotFoundError):
+        disk.unlink(path)
+    sync_folder(disk, path.parent)
+
+
+def sync_folder(disk: Disk, folder: Path) -> None:
+    """Make names that were added to or removed from the folder durable."""
+    fd = disk.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        disk.sync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_folder(disk: Disk, folder: Path, mode: int = FOLDER_MODE) -> None:
+    """Create the folder, and its parents, where missing."""
+    if folder.is_dir():
+        return
+    make_folder(disk, folder.parent, 0o777)
+    with contextlib.suppress(FileExistsError):
+        disk.mkdir(folder, mode)
+        sync_folder(disk, folder.parent)
+
+
+def _refuse_links(path: Path) -> None:
+    if path.is_symlink():
+        raise Refused(f"{path} is a symbolic link: it is not followed, and not replaced")
+
+
+# -- locks ------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def file_lock(fd: int, limit_s: float) -> Iterator[None]:
+    """Hold the exclusive flock of an open file; ``Busy`` if it is not had within ``limit_s`` seconds.
+
+    The kernel gives it up when its holder dies, so it is never stale.
+    """
+    deadline = time.monotonic() + limit_s
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise Busy("another process is writing to the store") from None
+            time.sleep(0.001)
+    try:
+        yield
+    finally:
+        fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+@contextlib.contextmanager
+def folder_lock(disk: Disk, path: Path, stale_s: float) -> Iterator[None]:
+    """Hold a lock that is a folder, by its owners' convention; ``Busy`` if somebody has it.
+
+    One that nobody has refreshed for ``stale_s`` seconds was left by a process that died. It is taken over by a
+    rename, which only one of several takers can win, so that no fresh lock is ever removed in its place.
+    """
+    try:
+        disk.mkdir(path, 0o777)
+    except FileExistsError:
+        _take_over(disk, path, stale_s)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            disk.rmdir(path)
+
+
+def _take_over(disk: Disk, path: Path, stale_s: float) -> None:
+    try:
+        found = path.lstat()
+        if time.time() - found.st_mtime < stale_s:
+            raise Busy(f"{path} is held")
+        aside = path.with_name(f"{path.name}.{os.getpid()}.stale")
+        disk.rename(path, aside)
+        if aside.lstat().st_ino != found.st_ino:  # a new holder came between the look and the rename: give it back
+            disk.rename(aside, path)
+            raise Busy(f"{path} is held")
+        disk.rmdir(aside)
+        disk.mkdir(path, 0o777)
+    except (FileNotFoundError, FileExistsError, NotADirectoryError):
+        raise Busy(f"{path} changed hands") from None

@@ -1,0 +1,33 @@
+"""The neighbours' files: one module per neighbour, parse and dump side by side. Here: what all their JSON shares."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def load_object(data: bytes) -> dict[str, Any] | None:
+    """The JSON object in ``data``, or None if it holds anything else: empty, torn, binary, too deep, another type.
+
+    None means *unreadable*; a caller must never take it for an empty object.
+    """
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def dump_like(data: bytes, value: dict[str, Any]) -> bytes:
+    """``value`` as JSON in the style of the ``data`` it came from: indented or compact, final newline or none."""
+    text = data.decode("utf-8", "replace")
+    ascii_only = text.isascii() or "\\ud" in text.lower()  # lone surrogates can only be written as escapes
+    compact = "\n" not in text.strip()
+    separators = (",", ":") if compact and '": ' not in text else (", ", ": ") if compact else (",", ": ")
+    body = json.dumps(value, indent=None if compact else 2, separators=separators, ensure_ascii=ascii_only)
+    return (body + ("\n" if text.endswith("\n") else "")).encode()
+
+
+def text_or_none(value: object) -> str | None:
+    """``value`` if it is a non-empty string."""
+    return value if isinstance(value, str) and value else None

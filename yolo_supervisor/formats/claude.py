@@ -1,0 +1,180 @@
+"""Claude Code's files and command lines, as version 2.1.197 writes them. None of them is a published interface:
+everything is parsed leniently, unknown keys survive a rewrite, and what cannot be read is unknown, never empty."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from yolo_supervisor.formats import dump_like, load_object, text_or_none
+from yolo_supervisor.records import Task
+
+LOCK_STALE_S = 10.0
+"""A ``<path>.lock`` folder whose holder has not refreshed it for this long is abandoned (proper-lockfile)."""
+
+
+def config_dir(environment: Mapping[str, str]) -> Path | None:
+    """The folder that a client with this environment keeps its state in; None if it has neither name nor home."""
+    if named := environment.get("CLAUDE_CONFIG_DIR"):
+        return Path(named)
+    home = environment.get("HOME")
+    return Path(home) / ".claude" if home else None
+
+
+# -- command lines ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """What a teammate's command line says of it."""
+
+    agent_id: str
+    name: str
+    team: str
+    role: str | None
+    parent_session: str | None
+
+
+def flags(argv: Sequence[str]) -> Flags | None:
+    """The teammate that a process with this command line is; None for every other process."""
+    found = {key: value for key, value in zip(argv, argv[1:], strict=False) if key.startswith("--") and value}
+    agent_id, team = found.get("--agent-id"), found.get("--team-name")
+    if not agent_id or not team:
+        return None
+    name = found.get("--agent-name") or agent_id.partition("@")[0]
+    return Flags(agent_id, name, team, found.get("--agent-type"), found.get("--parent-session-id"))
+
+
+def looks_like_agent(argv: Sequence[str], executable: str) -> bool:
+    """Whether the process is a coding agent by its command line or executable.
+
+    Newer clients run as binaries named by their version under ``…/claude/versions/``.
+    """
+    if flags(argv):
+        return True
+    names = [executable, *argv[:2]]
+    return any(Path(name).name == "claude" or "/claude/versions/" in name or "claude-code/" in name for name in names)
+
+
+# -- sessions/<pid>.json ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    pid: int
+    session_id: str
+    cwd: str
+    started: str
+    """Start time in clock ticks since boot on Linux, ``lstart`` text on macOS."""
+    name: str | None
+    status: str | None
+
+
+def session(data: bytes) -> Session | None:
+    """The session that a ``sessions/<pid>.json`` tells of; None if it does not say who and where it is."""
+    raw = load_object(data)
+    if raw is None:
+        return None
+    pid, started = raw.get("pid"), raw.get("procStart")
+    session_id, cwd = text_or_none(raw.get("sessionId")), text_or_none(raw.get("cwd"))
+    if type(pid) is not int or pid <= 1 or not session_id or not cwd or not isinstance(started, str | int):
+        return None
+    return Session(pid, session_id, cwd, str(started), text_or_none(raw.get("name")), text_or_none(raw.get("status")))
+
+
+def team_of_session(session_id: str) -> str:
+    """The name of the team that the session leads: its task list bears it too."""
+    return f"session-{session_id[:8]}"
+
+
+# -- teams/<team>/config.json (read only: the client rewrites it at any time) -----------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    agent_id: str
+    name: str
+    role: str | None
+    cwd: str | None
+    pane: str | None
+    backend: str | None
+
+    @property
+    def in_process(self) -> bool:
+        """Whether the member lives inside its lead's process. The lead itself says so too: it is no teammate."""
+        return self.backend == "in-process" or self.pane in ("in-process", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Team:
+    name: str
+    lead_id: str | None
+    lead_session: str | None
+    members: tuple[Member, ...]
+
+
+def team(data: bytes, name: str) -> Team | None:
+    """The team of a ``config.json`` in the folder ``name``; members that make no sense are left out."""
+    raw = load_object(data)
+    if raw is None:
+        return None
+    listed = raw.get("members")
+    members = [
+        Member(
+            agent_id,
+            text_or_none(m.get("name")) or agent_id.partition("@")[0],
+            text_or_none(m.get("agentType")),
+            text_or_none(m.get("cwd")),
+            m.get("tmuxPaneId") if isinstance(m.get("tmuxPaneId"), str) else None,
+            text_or_none(m.get("backendType")),
+        )
+        for m in (listed if isinstance(listed, list) else ())
+        if isinstance(m, dict) and (agent_id := text_or_none(m.get("agentId")))
+    ]
+    return Team(name, text_or_none(raw.get("leadAgentId")), text_or_none(raw.get("leadSessionId")), tuple(members))
+
+
+# -- tasks/<list>/<n>.json --------------------------------------------------------------------------------------
+
+_TASK_FILE = re.compile(r"[0-9A-Za-z_-]+\.json")
+
+
+def task_files(names: Iterator[str] | Sequence[str]) -> list[str]:
+    """Those of a task folder's file names that are tasks (not ``.lock``, ``.highwatermark``, temporary files)."""
+    return [name for name in names if _TASK_FILE.fullmatch(name)]
+
+
+def task(data: bytes, list_name: str, path: Path) -> Task | None:
+    """The task in a file of the list; None if it cannot be read (half written, say) or has no status."""
+    raw = load_object(data)
+    if raw is None or not isinstance(raw.get("status"), str):
+        return None
+    return Task(
+        list=list_name,
+        number=path.stem,
+        status=raw["status"],
+        owner=text_or_none(raw.get("owner")),
+        path=path,
+        subject=text_or_none(raw.get("subject")) or "",
+    )
+
+
+def is_claimed(raw: Mapping[str, Any], owner: str) -> bool:
+    """Whether the task is being worked on by ``owner``."""
+    return raw.get("status") == "in_progress" and raw.get("owner") == owner
+
+
+def given_back(data: bytes) -> bytes:
+    """The task as anyone may claim it: pending, without owner, everything else as it was.
+
+    ValueError if ``data`` is no task.
+    """
+    raw = load_object(data)
+    if raw is None:
+        raise ValueError("not a task: the file holds no JSON object")
+    return dump_like(
+        data, {key: "pending" if key == "status" else value for key, value in raw.items() if key != "owner"}
+    )

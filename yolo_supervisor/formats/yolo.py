@@ -1,0 +1,178 @@
+"""The YOLO plugin's files under ``.yolo-planning/`` (version 2.9.8, with what its bash predecessor left)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from yolo_supervisor.formats import dump_like, load_object, text_or_none
+from yolo_supervisor.records import Lease, Task, from_iso
+
+PLANNING = ".yolo-planning"
+EXECUTION_STATE = "execution-state"
+"""The list that the plans of ``.execution-state.json`` are tasks of."""
+
+PID_LOCK = Path("/tmp/yolo-agent-pid-lock")
+"""The plugin's lock over every ``.agent-pids`` on the machine: a folder, and no holder ever breaks a stale one."""
+
+PID_LOCK_STALE_S = 30.0
+"""The hooks that take the locks below are killed after at most 15 s, so an older one was left by a killed hook."""
+
+MAX_PID = 2**22
+"""The kernel's own limit; a larger number in a file is no pid, whatever a cast would make of it."""
+
+DEFAULT_TTL_S = 300
+
+
+def normal_role(name: str) -> str:
+    """The role behind any spelling of it: ``yolo:yolo-dev``, ``@team-dev-01`` and ``Dev`` are all ``dev``."""
+    role = name.strip().lower().lstrip("@")
+    while (bare := re.sub(r"^(yolo|vbw)[:-]|^team-", "", role)) != role:
+        role = bare
+    role = re.sub(r"-\d+$", "", role)
+    return {"leader": "lead", "team-lead": "lead", "arch": "architect", "debug": "debugger"}.get(role, role)
+
+
+# -- agents -----------------------------------------------------------------------------------------------------
+
+
+def is_pid(value: object) -> bool:
+    """Whether the number can name a process other than init: 0, 1, negative and oversized ones never do."""
+    return type(value) is int and 1 < value <= MAX_PID
+
+
+def agent_pids(data: bytes) -> list[int]:
+    """The pids in an ``.agent-pids``, junk lines passed over."""
+    words = (line.strip() for line in data.splitlines())
+    return [pid for word in words if word.isdigit() and len(word) < 12 and is_pid(pid := int(word))]
+
+
+def without_pids(data: bytes, gone: frozenset[int]) -> bytes:
+    """An ``.agent-pids`` or ``.agent-panes`` without the lines whose first word is one of ``gone``."""
+    wanted = {str(pid).encode() for pid in gone}
+    return b"".join(line for line in data.splitlines(keepends=True) if (line.split() or [b""])[0] not in wanted)
+
+
+def mentions_pid(data: bytes, pids: frozenset[int]) -> bool:
+    """Whether ``without_pids`` would change the data."""
+    return without_pids(data, pids) != data
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    pid: int
+    role: str
+    started_at: datetime | None
+    idle_count: int
+
+
+def health(data: bytes, stem: str) -> Health | None:
+    """An ``.agent-health/<stem>.json``; the pid is a string in files of the bash version. None without a sound pid."""
+    raw = load_object(data)
+    if raw is None:
+        return None
+    pid = raw.get("pid")
+    if isinstance(pid, str) and pid.isdigit() and len(pid) < 12:
+        pid = int(pid)
+    if not is_pid(pid):
+        return None
+    idle = raw.get("idle_count")
+    return Health(
+        int(pid),  # type: ignore[arg-type]  # is_pid has said that it is an int
+        normal_role(text_or_none(raw.get("role")) or stem),
+        _moment(raw.get("started_at")),
+        idle if type(idle) is int else 0,
+    )
+
+
+def _moment(value: object) -> datetime | None:
+    try:
+        return from_iso(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
+# -- .locks/*.lease and *.lock ----------------------------------------------------------------------------------
+
+
+def lease(data: bytes, path: Path) -> Lease | None:
+    """The lease or lock in a file of ``.locks/``; None if it cannot be read or names no owner.
+
+    A missing ``ttl_secs`` means 300 s. An ``acquired_at`` that is no time makes a lease expired since ever.
+    """
+    raw = load_object(data)
+    owner = text_or_none(raw.get("owner")) if raw else None
+    if raw is None or owner is None:
+        return None
+    expires_at = None
+    if path.suffix == ".lease":
+        ttl = raw.get("ttl_secs", DEFAULT_TTL_S)
+        acquired_at = _moment(raw.get("acquired_at")) or datetime.fromtimestamp(0, tz=from_iso("1970-01-01").tzinfo)
+        try:
+            expires_at = acquired_at + timedelta(seconds=ttl if isinstance(ttl, int | float) else DEFAULT_TTL_S)
+        except (OverflowError, ValueError):
+            expires_at = acquired_at
+    return Lease(resource=text_or_none(raw.get("resource")) or path.stem, owner=owner, path=path, expires_at=expires_at)
+
+
+# -- .execution-state.json --------------------------------------------------------------------------------------
+
+RUNNING = frozenset({"running", "in_progress", "executing"})
+"""The spellings of a plan at work that real files hold."""
+
+_PLAN_TEAM = re.compile(r"yolo-phase-(\d+)")
+_PLAN_DEV = re.compile(r"(?:yolo[:-])?dev-(\d+)")
+_PLAN_ID = re.compile(r"(\d+)-(\d+)")
+
+
+def plans(data: bytes, path: Path) -> list[Task] | None:
+    """The plans of an execution state as tasks, owner unknown; None if the file cannot be read."""
+    raw = load_object(data)
+    if raw is None:
+        return None
+    return [
+        Task(
+            list=EXECUTION_STATE,
+            number=str(plan["id"]),
+            status=status,
+            owner=text_or_none(plan.get("owner")),
+            path=path,
+            subject=text_or_none(plan.get("title")) or "",
+        )
+        for plan in _plan_objects(raw)
+        if (status := text_or_none(plan.get("status")))
+    ]
+
+
+def _plan_objects(raw: Mapping[str, Any]) -> list[dict[str, Any]]:
+    listed = raw.get("plans")
+    return [
+        p for p in (listed if isinstance(listed, list) else ()) if isinstance(p, dict) and text_or_none(p.get("id"))
+    ]
+
+
+def works_on(agent_name: str, team: str | None, plan_id: str) -> bool:
+    """Whether the plugin's naming gives the plan to the agent: ``dev-02`` has plan ``05-02``, and in a team
+    ``yolo-phase-NN`` only where NN is 5 (newer clients name teams after sessions: then the number must do)."""
+    dev, phase = _PLAN_DEV.fullmatch(agent_name), _PLAN_TEAM.fullmatch(team or "")
+    plan = _PLAN_ID.fullmatch(plan_id)
+    return bool(dev and plan and int(dev[1]) == int(plan[2]) and (not phase or int(phase[1]) == int(plan[1])))
+
+
+def plan_is_running(raw: Mapping[str, Any], plan_id: str) -> bool:
+    return any(p["id"] == plan_id and p.get("status") in RUNNING for p in _plan_objects(raw))
+
+
+def plan_given_back(data: bytes, plan_id: str) -> bytes:
+    """The execution state with that plan pending again. ValueError if ``data`` is no execution state."""
+    raw = load_object(data)
+    if raw is None:
+        raise ValueError("not an execution state: the file holds no JSON object")
+    for plan in _plan_objects(raw):
+        if plan["id"] == plan_id:
+            plan["status"] = "pending"
+    return dump_like(data, raw)

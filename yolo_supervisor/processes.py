@@ -1,0 +1,616 @@
+"""Processes: who they are, whether they live, who descends from whom, and the one gate through which signals go.
+
+Identity is pid *and* start time *and* boot (``ProcessId``); a signal goes through a descriptor that was opened first and
+checked afterwards, so that it can never reach another process which got the pid meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import anyio
+
+from yolo_supervisor.records import Liveness, ProcessId
+
+VERIFY_S = 5.0
+"""How long a process may take to be gone after SIGKILL before a person is told."""
+
+Tree = tuple[tuple[ProcessId, int], ...]
+"""Descendants, each with its parent's pid, parents before children."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the kernel says of one process."""
+
+    pid: int
+    parent: int
+    started: int
+    zombie: bool
+    comm: str
+
+
+class Handle(Protocol):
+    """A hold on one process that no other can slip into."""
+
+    def signal(self, number: int) -> bool:
+        """Send the signal; False if the process is over."""
+
+    def over(self) -> bool: ...
+
+    def close(self) -> None: ...
+
+
+class Kernel(Protocol):
+    """What we ask of the operating system. ``OSError`` means that it did not answer: unknown, not gone."""
+
+    def boot(self) -> str:
+        """The world in which pids and start times mean something: machine, boot, pid namespace."""
+
+    def facts(self, pid: int) -> Facts | None:
+        """The process with this pid, None if there is none."""
+
+    def pids(self) -> list[int]: ...
+
+    def started_at(self, started: int) -> float:
+        """The start time as seconds since the epoch."""
+
+    def same_start(self, started: int, text: str) -> bool:
+        """Whether ``text`` is how Claude Code spells this start time."""
+
+    def owner(self, pid: int) -> int:
+        """The user id the process runs as."""
+
+    def argv(self, pid: int) -> list[str]: ...
+
+    def environment(self, pid: int) -> dict[str, str]: ...
+
+    def folder(self, pid: int) -> str: ...
+
+    def executable(self, pid: int) -> str: ...
+
+    def hold(self, process: ProcessId) -> Handle | None:
+        """A handle on the process; None if it is over."""
+
+    def newest(self) -> int | None:
+        """The pid given out last, where that is cheap to know: unchanged, it proves that nothing was started."""
+
+
+# -- Linux ------------------------------------------------------------------------------------------------------
+
+
+class LinuxHandle:
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def signal(self, number: int) -> bool:
+        try:
+            signal.pidfd_send_signal(self.fd, number)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def over(self) -> bool:
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+class LinuxKernel:
+    """``/proc`` and pidfds."""
+
+    def __init__(self) -> None:
+        self._ticks_per_s = os.sysconf("SC_CLK_TCK")
+
+    def boot(self) -> str:
+        try:
+            machine = Path("/etc/machine-id").read_text().strip()
+        except OSError:
+            machine = os.uname().nodename
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{machine}/{boot}/{os.stat('/proc/self/ns/pid').st_ino}"  # noqa: PTH116 - cheaper, and a magic link
+
+    def facts(self, pid: int) -> Facts | None:
+        try:
+            data = self._read(pid, "stat")
+        except (FileNotFoundError, ProcessLookupError):
+            return None if self._gone(pid) else self._hidden(pid)
+        head, _, tail = data.rpartition(b")")
+        fields = tail.split()
+        zombie = fields[0] in (b"Z", b"X", b"x") and self._last_thread(pid)
+        return Facts(pid, int(fields[1]), int(fields[19]), zombie, head.partition(b"(")[2].decode("utf-8", "replace"))
+
+    def _gone(self, pid: int) -> bool:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False
+        return not Path(f"/proc/{pid}").exists() and self._gone_now(pid)
+
+    def _gone_now(self, pid: int) -> bool:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        return False
+
+    def _hidden(self, pid: int) -> Facts:
+        raise OSError(errno.EACCES, "the process is hidden from us", f"/proc/{pid}")
+
+    def _last_thread(self, pid: int) -> bool:
+        """A leader that ended before its threads looks like a zombie while the process lives on."""
+        try:
+            return len(os.listdir(f"/proc/{pid}/task")) <= 1  # noqa: PTH208
+        except OSError:
+            return True
+
+    def _read(self, pid: int, name: str) -> bytes:
+        fd = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            data = part = os.read(fd, 65536)
+            while len(part) == 65536:
+                part = os.read(fd, 65536)
+                data += part
+            return data
+        finally:
+            os.close(fd)
+
+    def pids(self) -> list[int]:
+        return [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208
+
+    def started_at(self, started: int) -> float:
+        return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + started / self._ticks_per_s
+
+    def same_start(self, started: int, text: str) -> bool:
+        return text == str(started)
+
+    def owner(self, pid: int) -> int:
+        return os.stat(f"/proc/{pid}").st_uid  # noqa: PTH116
+
+    def argv(self, pid: int) -> list[str]:
+        return [word.decode("utf-8", "replace") for word in self._read(pid, "cmdline").split(b"\0")[:-1]]
+
+    def environment(self, pid: int) -> dict[str, str]:
+        pairs = (entry.decode("utf-8", "replace").partition("=") for entry in self._read(pid, "environ").split(b"\0"))
+        return {key: value for key, found, value in pairs if found}
+
+    def folder(self, pid: int) -> str:
+        return os.readlink(f"/proc/{pid}/cwd")  # noqa: PTH115
+
+    def executable(self, pid: int) -> str:
+        return os.readlink(f"/proc/{pid}/exe")  # noqa: PTH115
+
+    def hold(self, process: ProcessId) -> Handle | None:
+        try:
+            fd = os.pidfd_open(process.pid)
+        except ProcessLookupError:
+            return None
+        except OSError as error:
+            if error.errno == errno.EINVAL and self.facts(process.pid) is None:
+                return None  # the kernel says EINVAL for a process that is just going
+            raise
+        try:
+            found = self.facts(process.pid)  # after the open: from here on the descriptor means this very process
+        except OSError:
+            os.close(fd)
+            raise
+        if found is None or found.started != process.started or found.zombie:
+            os.close(fd)
+            return None
+        return LinuxHandle(fd)
+
+    def newest(self) -> int | None:
+        try:
+            with open("/proc/loadavg", "rb", buffering=0) as file:
+                return int(file.read().rsplit(None, 1)[1])
+        except (OSError, ValueError, IndexError):
+            return None
+
+
+# -- elsewhere --------------------------------------------------------------------------------------------------
+
+
+class PsutilHandle:
+    def __init__(self, kernel: PsutilKernel, process: ProcessId) -> None:
+        self._kernel, self._process = kernel, process
+
+    def signal(self, number: int) -> bool:
+        if self.over():
+            return False
+        try:
+            os.kill(self._process.pid, number)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def over(self) -> bool:
+        found = self._kernel.facts(self._process.pid)
+        return found is None or found.zombie or found.started != self._process.started
+
+    def close(self) -> None:
+        pass
+
+
+class PsutilKernel:
+    """macOS and others, through psutil: identity is checked right before each signal, a descriptor is not to be had."""
+
+    def __init__(self) -> None:
+        import psutil
+
+        self._psutil = psutil
+
+    def boot(self) -> str:
+        uname = os.uname()
+        return f"{uname.nodename}/{int(self._psutil.boot_time()) // 10}/0"
+
+    def facts(self, pid: int) -> Facts | None:
+        try:
+            process = self._psutil.Process(pid)
+            with process.oneshot():
+                zombie = process.status() == self._psutil.STATUS_ZOMBIE
+                return Facts(pid, process.ppid(), round(process.create_time() * 100), zombie, process.name())
+        except self._psutil.NoSuchProcess:
+            return None
+        except self._psutil.Error as error:
+            raise OSError(errno.EACCES, str(error)) from error
+
+    def pids(self) -> list[int]:
+        return list(self._psutil.pids())
+
+    def started_at(self, started: int) -> float:
+        return started / 100
+
+    def same_start(self, started: int, text: str) -> bool:
+        try:
+            told = time.mktime(time.strptime(text, "%a %b %d %H:%M:%S %Y"))
+        except (ValueError, OverflowError):
+            return text == str(started)
+        return abs(told - started / 100) <= 1.0
+
+    def owner(self, pid: int) -> int:
+        return int(self._ask(pid, lambda process: process.uids().effective))
+
+    def argv(self, pid: int) -> list[str]:
+        return list(self._ask(pid, lambda process: process.cmdline()))
+
+    def environment(self, pid: int) -> dict[str, str]:
+        return dict(self._ask(pid, lambda process: process.environ()))
+
+    def folder(self, pid: int) -> str:
+        return str(self._ask(pid, lambda process: process.cwd()))
+
+    def executable(self, pid: int) -> str:
+        return str(self._ask(pid, lambda process: process.exe()))
+
+    def _ask(self, pid: int, question: Callable[[Any], Any]) -> Any:
+        try:
+            return question(self._psutil.Process(pid))
+        except self._psutil.Error as error:
+            raise OSError(errno.ESRCH, str(error)) from error
+
+    def hold(self, process: ProcessId) -> Handle | None:
+        handle = PsutilHandle(self, process)
+        return None if handle.over() else handle
+
+    def newest(self) -> int | None:
+        return None
+
+
+def kernel() -> Kernel:
+    """The kernel of this machine."""
+    return LinuxKernel() if sys.platform == "linux" else PsutilKernel()
+
+
+# -- the whole table at one moment --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """All processes at one moment."""
+
+    boot: str
+    facts: Mapping[int, Facts]
+
+    @cached_property
+    def children(self) -> Mapping[int, list[int]]:
+        found: dict[int, list[int]] = {}
+        for facts in self.facts.values():
+            found.setdefault(facts.parent, []).append(facts.pid)
+        return found
+
+    def has(self, process: ProcessId) -> bool:
+        found = self.facts.get(process.pid)
+        return process.boot == self.boot and found is not None and found.started == process.started and not found.zombie
+
+    def id(self, pid: int) -> ProcessId:
+        return ProcessId(pid, self.facts[pid].started, self.boot)
+
+    def tree(self, root: ProcessId, spare: Collection[ProcessId] = ()) -> Tree:
+        """All that descends from ``root``, without what descends from, or is, one of ``spare``."""
+        if not self.has(root):
+            return ()
+        found: list[tuple[ProcessId, int]] = []
+        ahead = [root.pid]
+        seen = {root.pid}
+        while ahead:
+            parent = ahead.pop(0)
+            for pid in self.children.get(parent, ()):
+                process = self.id(pid)
+                if pid not in seen and not self.facts[pid].zombie and process not in spare:
+                    seen.add(pid)
+                    found.append((process, parent))
+                    ahead.append(pid)
+        return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Leftovers:
+    """What a dead agent's tree left: what is proven to have been orphaned by its death, and what is not."""
+
+    roots: tuple[ProcessId, ...] = ()
+    uncertain: tuple[ProcessId, ...] = ()
+    """It was in the tree, but its own parent is gone too: perhaps it had been sent to the background on purpose."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a termination went."""
+
+    terminated: tuple[ProcessId, ...] = ()
+    """Gone within the grace period."""
+    killed: tuple[ProcessId, ...] = ()
+    survived: tuple[ProcessId, ...] = ()
+    refused: Mapping[ProcessId, str] = field(default_factory=dict)
+    spared: str | None = None
+    """Why it was given up before the end: the evidence no longer held."""
+
+
+class Processes:
+    """The process table of this machine, and the kill gate."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.boot = kernel.boot()
+        self.stubborn: set[ProcessId] = set()
+        """What survived SIGKILL: told to a person once, and not tried again."""
+
+    def identify(self, pid: int) -> ProcessId | None:
+        """The process that has this pid now; None if there is none, or the kernel does not say."""
+        try:
+            facts = self.kernel.facts(pid)
+        except OSError:
+            return None
+        return ProcessId(pid, facts.started, self.boot) if facts and not facts.zombie else None
+
+    def identify_self(self) -> ProcessId:
+        """This process."""
+        process = self.identify(os.getpid())
+        assert process is not None, "the kernel does not know us"
+        return process
+
+    def liveness(self, process: ProcessId) -> Liveness:
+        if process.boot != self.boot:
+            machine, boot = process.boot.split("/")[:1], process.boot.split("/")[1:2]
+            ours = self.boot.split("/")
+            rebooted = machine == ours[:1] and boot != ours[1:2]
+            return Liveness.DEAD if rebooted else Liveness.UNKNOWN
+        try:
+            facts = self.kernel.facts(process.pid)
+        except OSError:
+            return Liveness.UNKNOWN
+        if facts is None or facts.started != process.started or facts.zombie:
+            return Liveness.DEAD
+        return Liveness.ALIVE
+
+    def sweep(self) -> Sweep:
+        """The whole table now. What goes while we look is left out."""
+        found = {}
+        for pid in self.kernel.pids():
+            with contextlib.suppress(OSError):
+                if (facts := self.kernel.facts(pid)) is not None:
+                    found[pid] = facts
+        return Sweep(self.boot, found)
+
+    def leftovers(self, agent: ProcessId, tree: Sequence[tuple[ProcessId, int]]) -> Leftovers:
+        """What lives on of the tree that a dead agent was last seen with."""
+        roots, uncertain, kept = [], [], set()
+        for process, parent in tree:
+            if self.liveness(process) is not Liveness.ALIVE or process in self.stubborn:
+                continue
+            if parent == agent.pid:
+                roots.append(process)
+                kept.add(process.pid)
+            elif parent in kept and self._parent(process) == parent:
+                kept.add(process.pid)  # below a root that is intact: it goes with it
+            else:
+                uncertain.append(process)
+        return Leftovers(tuple(roots), tuple(uncertain))
+
+    def _parent(self, process: ProcessId) -> int | None:
+        try:
+            facts = self.kernel.facts(process.pid)
+        except OSError:
+            return None
+        return facts.parent if facts else None
+
+    # -- the kill gate -------------------------------------------------------------------------------------------
+
+    def refusal(self, process: ProcessId) -> str | None:
+        """Why this process must not be signalled; None if it may be."""
+        if process.pid <= 1:
+            return "it is init, or no process at all"
+        if process.boot != self.boot:
+            return "it was recorded before a reboot or in another container"
+        if process.pid in self._ancestry():
+            return "it is this supervisor, or one of its ancestors"
+        try:
+            facts = self.kernel.facts(process.pid)
+            if facts is None or facts.started != process.started:
+                return "its pid is gone or belongs to another process now"
+            if facts.comm.startswith("tmux"):
+                return "it is tmux"
+            if self.kernel.owner(process.pid) != os.geteuid():
+                return "it belongs to another user"
+        except OSError as error:
+            return f"its identity could not be proven ({error.strerror or error})"
+        return None
+
+    def _ancestry(self) -> set[int]:
+        found, pid = set(), os.getpid()
+        while pid > 1 and pid not in found:
+            found.add(pid)
+            with contextlib.suppress(OSError):
+                facts = self.kernel.facts(pid)
+                pid = facts.parent if facts else 0
+        return found
+
+    async def terminate(
+        self,
+        roots: Iterable[ProcessId],
+        grace_s: float,
+        holds: Callable[[], Awaitable[str | None]],
+        spare: Collection[ProcessId] = (),
+    ) -> Ending:
+        """SIGTERM to the roots and their whole trees, one shared grace period, SIGKILL to what is left, then verify.
+
+        ``holds`` is asked right before each round of signals and answers why not any more, or None. Never touched is
+        what ``refusal`` names, and what is, or descends from, one of ``spare``.
+        """
+        refused: dict[ProcessId, str] = {}
+        handles: dict[ProcessId, Handle] = {}
+        roots = tuple(roots)
+        try:
+            if why_not := await holds():
+                return Ending(spared=why_not)
+            self._take_hold(roots, spare, handles, refused)
+            for handle in handles.values():
+                handle.signal(signal.SIGTERM)
+                handle.signal(signal.SIGCONT)  # a stopped process could not act on it
+            await self._wait(handles.values(), grace_s)
+            gone = tuple(process for process, handle in handles.items() if handle.over())
+            if len(gone) == len(handles):
+                return Ending(terminated=gone, refused=refused)
+            if why_not := await holds():
+                return Ending(terminated=gone, refused=refused, spared=why_not)
+            left = [process for process in handles if process not in gone]
+            self._take_hold(left, spare, handles, refused)  # what they have started since
+            left = [process for process, handle in handles.items() if not handle.over()]
+            for process in left:
+                handles[process].signal(signal.SIGKILL)
+            await self._wait([handles[process] for process in left], VERIFY_S)
+            survived = tuple(process for process in left if not handles[process].over())
+            self.stubborn.update(survived)
+            killed = tuple(process for process in left if process not in survived)
+            return Ending(gone, killed, survived, refused)
+        finally:
+            for handle in handles.values():
+                handle.close()
+
+    def _take_hold(
+        self,
+        roots: Iterable[ProcessId],
+        spare: Collection[ProcessId],
+        handles: dict[ProcessId, Handle],
+        refused: dict[ProcessId, str],
+    ) -> None:
+        now = self.sweep()
+        for root in roots:
+            for process in (root, *(process for process, _ in now.tree(root, spare))):
+                if process in handles or process in spare:
+                    continue
+                if (why_not := self.refusal(process)) is not None:
+                    if self.liveness(process) is not Liveness.DEAD:
+                        refused[process] = why_not
+                    continue
+                try:
+                    handle = self.kernel.hold(process)
+                except OSError as error:
+                    refused[process] = f"no hold on it could be had ({error.strerror})"
+                    continue
+                if handle is not None:
+                    handles[process] = handle
+
+    async def _wait(self, handles: Collection[Handle], limit_s: float) -> None:
+        """Until all are over, or the limit. Polled: a few milliseconds matter to nobody here."""
+        pause_s = 0.002
+        with anyio.move_on_after(limit_s):
+            while not all(handle.over() for handle in handles):
+                await anyio.sleep(pause_s)
+                pause_s = min(pause_s * 2, 0.05)
+
+
+class DeathWatch:
+    """Knows at once when one of many processes ends: one descriptor for the loop to wait on, whatever their number.
+
+    Where there are no pidfds (or no descriptors left) it watches nothing, and deaths are seen at the next look.
+    """
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._epoll = select.epoll() if sys.platform == "linux" else None
+        self._watched: dict[ProcessId, LinuxHandle] = {}
+        self._by_fd: dict[int, ProcessId] = {}
+
+    def __len__(self) -> int:
+        return len(self._watched)
+
+    def add(self, process: ProcessId) -> None:
+        """Begin to watch; nothing happens where it cannot be watched or is over: the next look sees that itself."""
+        if self._epoll is None or process in self._watched:
+            return
+        with contextlib.suppress(OSError):
+            handle = self._kernel.hold(process)
+            if isinstance(handle, LinuxHandle):
+                self._epoll.register(handle.fd, select.EPOLLIN)
+                self._watched[process] = handle
+                self._by_fd[handle.fd] = process
+
+    def discard(self, process: ProcessId) -> None:
+        if self._epoll is not None and (handle := self._watched.pop(process, None)) is not None:
+            self._by_fd.pop(handle.fd)
+            with contextlib.suppress(OSError):
+                self._epoll.unregister(handle.fd)
+            handle.close()
+
+    def lives(self, process: ProcessId) -> bool:
+        """Whether the kernel holds this very process alive for us: True is proof, False says nothing."""
+        return process in self._watched
+
+    def ended(self) -> list[ProcessId]:
+        """Those that have ended since the last call. They are no longer watched."""
+        if self._epoll is None or not self._watched:
+            return []
+        processes = [self._by_fd[fd] for fd, _ in self._epoll.poll(0)]
+        for process in processes:
+            self.discard(process)
+        return processes
+
+    async def wait(self) -> None:
+        """Until one of them ends."""
+        if self._epoll is None:
+            await anyio.sleep_forever()
+        else:
+            await anyio.wait_readable(self._epoll.fileno())
+
+    def close(self) -> None:
+        for process in list(self._watched):
+            self.discard(process)
+        if self._epoll is not None:
+            anyio.notify_closing(self._epoll.fileno())
+            self._epoll.close()

@@ -1,0 +1,98 @@
+"""What the rooms hand to each other: plain frozen facts, no behaviour beyond naming them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+
+
+class Liveness(StrEnum):
+    """What a probe may answer. UNKNOWN is never read as DEAD: it makes us do nothing."""
+
+    ALIVE = "alive"
+    DEAD = "dead"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class ProcessId:
+    """One process, for ever: a bare pid gets reused, this does not.
+
+    ``started`` is field 22 of ``/proc/PID/stat`` (clock ticks since boot; elsewhere the start time in hundredths
+    of a second). ``boot`` names the world in which pid and ticks mean something: machine, boot and pid namespace.
+    """
+
+    pid: int
+    started: int
+    boot: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pane:
+    """Where in tmux an agent lives, as its own environment tells (``TMUX``, ``TMUX_PANE``)."""
+
+    socket: str
+    server_pid: int
+    pane: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Agent:
+    """One coding agent, however it was found.
+
+    ``team`` names the task list it works on. ``process`` is None where no identity could be proven: then ``pid`` is
+    only a number somebody wrote down, and nothing is ever sent to it. An in-process teammate has neither; its life
+    is that of ``lead``.
+    """
+
+    id: str
+    name: str
+    role: str
+    team: str | None
+    source: str
+    since: datetime
+    process: ProcessId | None = None
+    pid: int | None = None
+    pane: Pane | None = None
+    lead: str | None = None
+    session: str | None = None
+    claude_dir: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """One task as its file tells it: ``list`` is the folder's name, or ``execution-state``."""
+
+    list: str
+    number: str
+    status: str
+    owner: str | None
+    path: Path
+    subject: str = ""
+
+    @property
+    def id(self) -> str:
+        return f"{self.list}/{self.number}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lease:
+    """A claim on a resource in the plugin's ``.locks/``; ``expires_at`` is None for a lock without a time limit."""
+
+    resource: str
+    owner: str
+    path: Path
+    expires_at: datetime | None
+
+
+def iso(moment: datetime) -> str:
+    """The moment as ISO 8601 in UTC with ``Z``, to the microsecond, as all our JSON tells times."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def from_iso(text: str) -> datetime:
+    """The moment that ``iso`` or a neighbour wrote; ValueError if it is no time. One without a zone is UTC."""
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

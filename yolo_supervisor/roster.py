@@ -1,0 +1,368 @@
+"""The roster of one project: its agents from every source, one agent seen by several being one, and the task lists
+that are tied to the project. It only reads; what it cannot read is unknown."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from yolo_supervisor.census import Census, Seen, within
+from yolo_supervisor.config import Config
+from yolo_supervisor.files import glance
+from yolo_supervisor.formats import claude, supervisor, yolo
+from yolo_supervisor.processes import Processes
+from yolo_supervisor.records import Agent, Lease, Liveness, Pane, ProcessId, Task
+from yolo_supervisor.store import Paths
+from yolo_supervisor.tmux import pane_of
+
+T = TypeVar("T")
+
+RECENT_S = 0.1
+"""A file written this short ago may be written again within the same tick of its time stamp: not remembered yet."""
+
+
+class Parsed(Generic[T]):
+    """Files parsed once for as long as they stay unchanged."""
+
+    def __init__(self, parse: Callable[[bytes, Path], T | None]) -> None:
+        self._parse = parse
+        self._known: dict[Path, tuple[tuple[int, int, int], T | None]] = {}
+
+    def get(self, path: Path) -> T | None:
+        """What the file says; None if there is none, or it cannot be read."""
+        try:
+            found = path.stat()
+        except (OSError, ValueError):
+            self._known.pop(path, None)
+            return None
+        stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
+        known = self._known.get(path)
+        if known is not None and known[0] == stamp:
+            return known[1]
+        data = glance(path)
+        value = None if data is None else self._parse(data, path)
+        if time.time() - found.st_mtime > RECENT_S:
+            self._known[path] = stamp, value
+        return value
+
+
+def names(folder: Path) -> list[str]:
+    """The names in a folder, sorted; none where it is missing or cannot be read."""
+    try:
+        return sorted(os.listdir(folder))  # noqa: PTH208 - names are all that is wanted
+    except OSError:
+        return []
+
+
+def claude_dirs(config: Config, environment: Mapping[str, str]) -> list[Path]:
+    """Where the daemon's own user has Claude Code's state, unless configured."""
+    folder = Path(config.claude_dir).expanduser() if config.claude_dir else claude.config_dir(environment)
+    return [folder] if folder else []
+
+
+class Roster:
+    """Everything that is known of a project's agents. ``claude_dirs`` are looked at beside those agents name."""
+
+    def __init__(self, paths: Paths, processes: Processes, census: Census, claude_dirs: Callable[[], Iterable[Path]]):
+        self.paths = paths
+        self._processes = processes
+        self._census = census
+        self._default_dirs = claude_dirs
+        self._real = Path(os.path.realpath(paths.project))
+        self._records = Parsed(lambda data, _: supervisor.load_agent(data))
+        self._sessions = Parsed(lambda data, _: claude.session(data))
+        self._teams = Parsed(lambda data, path: claude.team(data, path.parent.name))
+        self._tasks = Parsed(lambda data, path: claude.task(data, path.parent.name, path))
+        self._plans = Parsed(yolo.plans)
+
+    # -- agents --------------------------------------------------------------------------------------------------
+
+    def records(self) -> list[Agent]:
+        """The agents that are written down: watched since an earlier look, or registered by a person or a hook."""
+        found = (self._records.get(self.paths.agents / name) for name in names(self.paths.agents))
+        return [agent for agent in found if agent is not None]
+
+    def sightings(self, now: datetime) -> list[Agent]:
+        """The agents that are running now, each once, by what tells most of it."""
+        found: dict[tuple[str | None, ProcessId], Agent] = {}
+        for agent in (
+            *self._by_command_line(),
+            *self._by_session(),
+            *self._by_hook(),
+            *self._by_health(),
+            *self._by_pid_file(now),
+        ):
+            if agent.process is not None:
+                found.setdefault((agent.lead, agent.process), agent)
+        return list(found.values())
+
+    def in_process(self, alive: Iterable[Agent]) -> list[Agent]:
+        """Teammates without a process of their own: they live and die with their lead."""
+        leads = {agent.session: agent for agent in alive if agent.session and agent.lead is None}
+        found = []
+        for team in self.teams():
+            lead = leads.get(team.lead_session or "")
+            for member in team.members if lead else ():
+                if member.in_process and member.agent_id != team.lead_id:
+                    assert lead is not None
+                    found.append(
+                        Agent(
+                            id=member.agent_id,
+                            name=member.name,
+                            role=yolo.normal_role(member.role or member.name),
+                            team=team.name,
+                            source="team",
+                            since=lead.since,
+                            process=lead.process,
+                            pid=lead.pid,
+                            pane=lead.pane,
+                            lead=lead.id,
+                            claude_dir=lead.claude_dir,
+                        )
+                    )
+        return found
+
+    def unproven(self, known: Iterable[Agent]) -> list[Agent]:
+        """Pids that the plugin wrote down and whose identity nobody can prove: they are shown, and left alone."""
+        pids = {agent.pid for agent in known}
+        numbers = dict.fromkeys(yolo.agent_pids(glance(self.paths.planning / ".agent-pids") or b""), "agent")
+        numbers |= {health.pid: health.role for health, _ in self.healths()}
+        epoch = datetime.fromtimestamp(0, UTC)
+        return [
+            Agent(id=f"{role}#{pid}", name=role, role=role, team=None, source="agent-pids", since=epoch, pid=pid)
+            for pid, role in numbers.items()
+            if pid not in pids and self._exists(pid)
+        ]
+
+    def healths(self) -> list[tuple[yolo.Health, Path]]:
+        folder = self.paths.planning / ".agent-health"
+        return [
+            (health, folder / name)
+            for name in names(folder)
+            if name.endswith(".json") and (health := yolo.health(glance(folder / name) or b"", name[:-5]))
+        ]
+
+    def dangling_pids(self) -> frozenset[int]:
+        """Pids in the plugin's files that no process has."""
+        numbers = {*yolo.agent_pids(glance(self.paths.planning / ".agent-pids") or b"")}
+        numbers |= {health.pid for health, _ in self.healths()}
+        return frozenset(pid for pid in numbers if not self._exists(pid))
+
+    def _exists(self, pid: int) -> bool:
+        try:
+            facts = self._processes.kernel.facts(pid)
+        except OSError:
+            return True
+        return facts is not None and not facts.zombie
+
+    def _here(self, seen: Seen) -> bool:
+        return within(seen.folder, self._real)
+
+    def _by_command_line(self) -> Iterator[Agent]:
+        for seen in self._census.agents.values():
+            if (flags := seen.flags) and self._here(seen):
+                yield self._agent(
+                    seen.process,
+                    id=flags.agent_id,
+                    name=flags.name,
+                    role=yolo.normal_role(self._member_role(flags) or flags.name),
+                    team=flags.team,
+                    source="tmux" if seen.pane else "process",
+                    pane=seen.pane,
+                    claude_dir=seen.claude_dir,
+                )
+
+    def _member_role(self, flags: claude.Flags) -> str | None:
+        """``general-purpose`` is what every teammate is by default; its name tells more then."""
+        return flags.role if flags.role != "general-purpose" else None
+
+    def _by_session(self) -> Iterator[Agent]:
+        for folder in self.claude_dirs():
+            for session in self._live_sessions(folder):
+                if not within(Path(session.cwd), self._real):
+                    continue
+                process = self._processes.identify(session.pid)
+                if process is None:
+                    continue
+                seen = self._census.agents.get(process)
+                team = next((team for team in self.teams() if team.lead_session == session.session_id), None)
+                yield self._agent(
+                    process,
+                    id=team.lead_id if team and team.lead_id else f"session-{session.session_id[:8]}",
+                    name="team-lead" if team else session.name or "session",
+                    role="lead",
+                    team=team.name if team else None,
+                    source="session",
+                    pane=seen.pane if seen else None,
+                    session=session.session_id,
+                    claude_dir=folder,
+                )
+
+    def _live_sessions(self, folder: Path) -> Iterator[claude.Session]:
+        for name in names(folder / "sessions"):
+            session = self._sessions.get(folder / "sessions" / name) if name.endswith(".json") else None
+            process = self._processes.identify(session.pid) if session else None
+            if session and process and self._processes.kernel.same_start(process.started, session.started):
+                yield session
+
+    def _by_hook(self) -> Iterator[Agent]:
+        for name in names(self.paths.hooks):
+            event = name.partition(".")[0]
+            if event not in ("SessionStart", "SubagentStart"):
+                continue
+            note = supervisor.hook_note(glance(self.paths.hooks / name) or b"", event)
+            process = self.hook_process(note)
+            if process is None:
+                continue
+            session = note.payload.get("session_id")
+            kind, ident = note.payload.get("agent_type"), note.payload.get("agent_id")
+            sub = event == "SubagentStart"
+            role = yolo.normal_role(kind) if isinstance(kind, str) and kind else "agent" if sub else "lead"
+            seen = self._census.agents.get(process)
+            yield self._agent(
+                process,
+                id=ident if isinstance(ident, str) and ident else f"{role}#{process.pid}",
+                name=role,
+                role=role,
+                team=None,
+                source="hook",
+                pane=seen.pane if seen else self._pane(process),
+                lead=f"process {process.pid}" if sub else None,
+                session=session if isinstance(session, str) and not sub else None,
+                claude_dir=seen.claude_dir if seen else None,
+            )
+
+    def hook_process(self, note: supervisor.HookNote) -> ProcessId | None:
+        """The live process that ran the hook: the parent of the session that the client starts its hooks in."""
+        ancestors = [ProcessId(pid, started, self._processes.boot) for pid, started, _, _ in note.ancestry]
+        for process in ancestors[1:]:  # the first is the hook command itself
+            if process in self._census.agents:
+                return process
+        leader = next((i for i, (pid, _, _, sid) in enumerate(note.ancestry) if pid == sid), None)
+        at = leader if leader is not None and leader <= 2 else 0
+        above = ancestors[at + 1 : at + 2]
+        if not above or self._processes.liveness(above[0]) is not Liveness.ALIVE or above[0].pid <= 1:
+            return None
+        return above[0]
+
+    def _by_health(self) -> Iterator[Agent]:
+        for health, path in self.healths():
+            if process := self._proven(health.pid, path):
+                yield self._agent(
+                    process, id=f"{health.role}#{health.pid}", name=health.role, role=health.role, team=None,
+                    source="agent-health", pane=self._pane(process),
+                )  # fmt: skip
+
+    def _by_pid_file(self, now: datetime) -> Iterator[Agent]:
+        path = self.paths.planning / ".agent-pids"
+        for pid in yolo.agent_pids(glance(path) or b""):
+            if process := self._proven(pid, path):
+                yield self._agent(
+                    process, id=f"agent#{pid}", name="agent", role="agent", team=None, source="agent-pids",
+                    pane=self._pane(process),
+                )  # fmt: skip
+
+    def _proven(self, pid: int, path: Path) -> ProcessId | None:
+        """The process with a pid that stands in a file, if it looks like an agent and was there before the file."""
+        process = self._processes.identify(pid)
+        if process is None or process not in self._census.agents:
+            return None
+        with contextlib.suppress(OSError):
+            if self._processes.kernel.started_at(process.started) <= path.stat().st_mtime + 0.05:
+                return process
+        return None
+
+    def _pane(self, process: ProcessId) -> Pane | None:
+        seen = self._census.agents.get(process)
+        if seen is not None:
+            return seen.pane
+        with contextlib.suppress(OSError):
+            return pane_of(self._processes.kernel.environment(process.pid))
+        return None
+
+    def _agent(self, process: ProcessId, **known: object) -> Agent:
+        since = datetime.fromtimestamp(self._processes.kernel.started_at(process.started), UTC)
+        return Agent(since=since, process=process, pid=process.pid, **known)  # type: ignore[arg-type]
+
+    # -- Claude's folders ----------------------------------------------------------------------------------------
+
+    def claude_dirs(self) -> list[Path]:
+        """The folders in which the clients of this project's agents keep their state."""
+        named = [seen.claude_dir for seen in self._census.agents.values() if self._here(seen)]
+        recorded = [agent.claude_dir for agent in self.records()]
+        return list(dict.fromkeys(d for d in (*self._default_dirs(), *named, *recorded) if d is not None))
+
+    def teams(self) -> list[claude.Team]:
+        """The teams that have a member in this project."""
+        found = []
+        for folder in self.claude_dirs():
+            for name in names(folder / "teams"):
+                team = self._teams.get(folder / "teams" / name / "config.json")
+                if team and any(member.cwd and within(Path(member.cwd), self._real) for member in team.members):
+                    found.append(team)
+        return found
+
+    # -- tasks ---------------------------------------------------------------------------------------------------
+
+    def task_lists(self) -> list[Path]:
+        """The task folders that are tied to the project: its teams', its agents', its sessions'."""
+        wanted = {team.name for team in self.teams()}
+        for agent in (*self.records(), *self._by_command_line()):
+            wanted |= _list_names(agent)
+        for folder in self.claude_dirs():
+            for session in self._live_sessions(folder):
+                if within(Path(session.cwd), self._real):
+                    wanted |= {session.session_id, claude.team_of_session(session.session_id)}
+        return self._folders(wanted)
+
+    def lists_of(self, agent: Agent) -> list[Path]:
+        """The task folders that the agent works on. Without a team or session, all that are tied to the project."""
+        own = _list_names(agent)
+        return self._folders(own, agent.claude_dir) if own else self.task_lists()
+
+    def _folders(self, wanted: Iterable[str], first: Path | None = None) -> list[Path]:
+        folders = list(dict.fromkeys([*([first] if first else []), *self.claude_dirs()]))
+        return [
+            path
+            for name in sorted(wanted)
+            if Path(name).name == name and not name.startswith(".")
+            for folder in folders
+            if (path := folder / "tasks" / name).is_dir()
+        ]
+
+    def tasks(self, folder: Path) -> tuple[list[Task], list[Path]]:
+        """The tasks in a list's folder, and the files that cannot be read (now, at least)."""
+        found, unreadable = [], []
+        for name in claude.task_files(names(folder)):
+            task = self._tasks.get(folder / name)
+            if task is not None:
+                found.append(task)
+            elif (folder / name).is_file():
+                unreadable.append(folder / name)
+        return found, unreadable
+
+    def plans(self) -> list[Task]:
+        """The plans of the plugin's execution state; none where it cannot be read."""
+        return self._plans.get(self.paths.planning / ".execution-state.json") or []
+
+    def leases(self) -> list[Lease]:
+        """The leases and locks in the plugin's folder, as far as they can be read."""
+        folder = self.paths.planning / ".locks"
+        found = (
+            yolo.lease(data, folder / name)
+            for name in names(folder)
+            if name.endswith((".lease", ".lock")) and (data := glance(folder / name)) is not None
+        )
+        return [lease for lease in found if lease is not None]
+
+
+def _list_names(agent: Agent) -> set[str]:
+    wanted = {agent.team} if agent.team else set()
+    if agent.session:
+        wanted |= {agent.session, claude.team_of_session(agent.session)}
+    return wanted

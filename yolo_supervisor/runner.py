@@ -1,0 +1,352 @@
+"""One project's life: its watchers look in turn, and what they decide is carried out, written down and told here only."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.abc
+import structlog
+
+from yolo_supervisor.actions import Action, DaemonNote, Edit, Escalate, Note, Terminate
+from yolo_supervisor.census import Census, pick
+from yolo_supervisor.clock import Clock
+from yolo_supervisor.config import Config
+from yolo_supervisor.files import Busy, Refused, glance, replace
+from yolo_supervisor.formats import supervisor
+from yolo_supervisor.processes import DeathWatch, Ending, Processes
+from yolo_supervisor.records import ProcessId, iso
+from yolo_supervisor.roster import Roster, claude_dirs, names
+from yolo_supervisor.store import Outcome, Store
+from yolo_supervisor.tmux import Tmux
+from yolo_supervisor.watchers import Remedy, Watcher
+from yolo_supervisor.watchers.agents import AgentsWatcher
+from yolo_supervisor.watchers.sessions import SessionsWatcher
+
+RETRY_S = 0.1
+"""How soon a change is tried again that met somebody else's lock."""
+
+TICK_LIMIT_S = 30.0
+"""A look that takes longer has hung: it costs its watcher this tick, and the daemon nothing."""
+
+REPORT_S = 10.0
+"""How often at most we write down, for ``status``, how the watchers fare."""
+
+
+class Bell:
+    """Wakes a watcher before its time. An edge only wakes: it never says what for."""
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+
+    def ring(self) -> None:
+        self._event.set()
+
+    async def wait(self) -> None:
+        await self._event.wait()
+
+    def rest(self) -> None:
+        """From now on a new ring is needed."""
+        self._event = anyio.Event()
+
+
+@dataclass
+class Pulse:
+    """How one watcher fares."""
+
+    last_tick_at: datetime | None = None
+    last_error: str | None = None
+    fresh_until_s: float = 0.0
+    """Monotonic; after it the watcher counts as stuck."""
+
+
+@dataclass(frozen=True)
+class Rooms:
+    """What the projects share: one process table, one view of tmux, one clock."""
+
+    clock: Clock
+    processes: Processes
+    census: Census
+    tmux: Tmux
+
+
+class Runner:
+    """Watches one project until it is cancelled. Its failures are its own: they never reach another project."""
+
+    def __init__(self, project: Path, config: Config, rooms: Rooms, environment: Mapping[str, str]) -> None:
+        self.project = project
+        self.config = config
+        self.rooms = rooms
+        self.store = Store(project, rooms.clock)
+        self.deaths = DeathWatch(rooms.processes.kernel)
+        self.roster = Roster(
+            self.store.paths, rooms.processes, rooms.census, lambda: claude_dirs(self.config, environment)
+        )
+        self.agents = AgentsWatcher(
+            lambda: self.config, self.roster, self.store, rooms.processes, rooms.census, self.deaths
+        )
+        self.sessions = SessionsWatcher(
+            lambda: self.config, self.roster, self.agents.living, self.store.paths, rooms.processes, rooms.tmux,
+            rooms.clock,
+        )  # fmt: skip
+        self.watchers: tuple[Watcher, ...] = (self.agents, self.sessions)
+        self.bells = {watcher.name: Bell() for watcher in self.watchers}
+        self.pulses = {watcher.name: Pulse() for watcher in self.watchers}
+        self.started_at = rooms.clock.now()
+        self._log = structlog.get_logger().bind(project=str(project))
+        self._told: dict[str, set[tuple[str, ...]]] = {watcher.name: set() for watcher in self.watchers}
+        self._troubles: dict[str, str] = {}
+        self._terminating: set[str] = set()
+        self._given_up: set[tuple[ProcessId, ...]] = set()
+        self._looked = anyio.Event()
+        self._reported_s = float("-inf")
+        self._written_trees: Mapping[ProcessId, Any] = {}
+        self._tasks: anyio.abc.TaskGroup | None = None
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Make the store ready and finish what a crash interrupted. OSError, Refused, Busy if that cannot be."""
+        self.store.open()
+        recovery = self.store.recover()
+        if recovery:
+            what = {
+                "finished": list(recovery.finished),
+                "overtaken": list(recovery.overtaken),
+                "unreadable_lines": recovery.unreadable,
+            }
+            self._carry_out_note(
+                DaemonNote(
+                    verb="recovered", key="journal", reason="the last run was cut off in the middle", evidence=what
+                )
+            )
+        self._prune_notes()
+
+    async def run(self) -> None:
+        """Watch for ever."""
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            for number, watcher in enumerate(self.watchers):
+                tasks.start_soon(self._watch, watcher, 0.05 * number)
+            tasks.start_soon(self._wake_at_deaths)
+
+    def close(self) -> None:
+        self.deaths.close()
+        self.store.close()
+
+    def reload(self, config: Config) -> None:
+        """Go on under another configuration; what is under way goes on as it was begun."""
+        self.config = config
+        self.wake()
+
+    def wake(self) -> None:
+        for bell in self.bells.values():
+            bell.ring()
+
+    def daemon_note(self, verb: str, reason: str, evidence: Mapping[str, Any] | None = None) -> None:
+        """Write a turn of the daemon's own life into this project's journal."""
+        self._carry_out_note(DaemonNote(verb=verb, key="daemon", reason=reason, evidence=evidence or {}))
+
+    @property
+    def terminating(self) -> bool:
+        """Whether a process is being given its grace period now."""
+        return bool(self._terminating)
+
+    def stuck(self) -> list[str]:
+        """The watchers that have not finished a look for far too long."""
+        now_s = time.monotonic()
+        return [name for name, pulse in self.pulses.items() if 0 < pulse.fresh_until_s < now_s]
+
+    # -- the loop ------------------------------------------------------------------------------------------------
+
+    async def _watch(self, watcher: Watcher, delay_s: float) -> None:
+        bell, pulse = self.bells[watcher.name], self.pulses[watcher.name]
+        await anyio.sleep(delay_s)
+        while True:
+            pulse.fresh_until_s = time.monotonic() + TICK_LIMIT_S + 3 * watcher.interval_s
+            bell.rest()
+            await self._turn(watcher, pulse)
+            if watcher is self.agents:
+                self._looked.set()
+                self._looked = anyio.Event()
+            with anyio.move_on_after(watcher.interval_s):
+                await bell.wait()
+
+    async def _wake_at_deaths(self) -> None:
+        while True:
+            await self.deaths.wait()
+            looked = self._looked
+            self.bells[self.agents.name].ring()
+            await looked.wait()
+
+    async def _turn(self, watcher: Watcher, pulse: Pulse) -> None:
+        """One look, and what follows from it. Whatever goes wrong costs this one turn."""
+        trouble = f"watcher {watcher.name}"
+        try:
+            with anyio.fail_after(TICK_LIMIT_S):
+                remedies = await watcher.tick(self.rooms.clock.now())
+            busy = False
+            present: set[tuple[str, ...]] = set()
+            for remedy in remedies:
+                busy |= not await self._apply(watcher, remedy, present)
+            self._over(watcher, present)
+            self._report()
+        except (OSError, Refused) as error:
+            pulse.last_error = str(error)
+            self._trouble(trouble, f"{error}: nothing is healed here until that is mended")
+        except Exception as error:  # noqa: BLE001 - the one place: a failed look must not end the watch
+            pulse.last_error = f"{type(error).__name__}: {error}"
+            self._trouble(trouble, pulse.last_error, exc_info=True)
+        else:
+            pulse.last_error = None
+            self._mended(trouble)
+            if busy:
+                self._ring_later(watcher)
+        pulse.last_tick_at = self.rooms.clock.now()
+
+    def _ring_later(self, watcher: Watcher) -> None:
+        async def later() -> None:
+            await anyio.sleep(RETRY_S)
+            self.bells[watcher.name].ring()
+
+        if self._tasks is not None:
+            self._tasks.start_soon(later)
+
+    # -- carrying out --------------------------------------------------------------------------------------------
+
+    async def _apply(self, watcher: Watcher, remedy: Remedy, present: set[tuple[str, ...]]) -> bool:
+        """Take the remedy's steps in order; False if one met a lock, so that the rest has to wait."""
+        for action in remedy:
+            name = (action.kind, action.key, action.verb, action.reason)
+            if self.config.mode == "observe" or isinstance(action, Note):
+                present.add(name)
+                if name not in self._told[watcher.name]:
+                    prefix = "would_" if self.config.mode == "observe" else ""
+                    self.store.note(action, watcher.name, prefix)
+                    self._told[watcher.name].add(name)
+                    self._tell(action, prefix)
+            elif isinstance(action, Edit):
+                outcome = self.store.commit(action, watcher.name)
+                if outcome is Outcome.BUSY:
+                    return False
+                if outcome is Outcome.DONE:
+                    self._tell(action)
+                    self._reported_s = float("-inf")
+            elif isinstance(action, Terminate):
+                self._start_terminating(watcher, action)
+        return True
+
+    def _start_terminating(self, watcher: Watcher, action: Terminate) -> None:
+        roots = tuple(root for root in action.roots if root not in self.rooms.processes.stubborn)
+        if action.key in self._terminating or not roots or action.roots in self._given_up:
+            return
+        assert self._tasks is not None
+        self._terminating.add(action.key)
+        self._tasks.start_soon(self._terminate, watcher, action)
+
+    async def _terminate(self, watcher: Watcher, action: Terminate) -> None:
+        trouble = f"terminate {action.key}"
+        try:
+            begun = self.store.begin(action, watcher.name)  # what cannot be written down is not done
+            spare = self.rooms.census.agents.keys() - set(action.roots)
+            ending = await self.rooms.processes.terminate(
+                action.roots, action.grace_s, lambda: watcher.objection(action), spare
+            )
+            self._tell_ending(watcher, action, begun, ending)
+            self._mended(trouble)
+        except (OSError, Busy) as error:
+            self._trouble(trouble, f"{error}: {action.key} is not terminated until that is mended")
+        finally:
+            self._terminating.discard(action.key)
+            self.bells[self.agents.name].ring()
+
+    def _tell_ending(self, watcher: Watcher, action: Terminate, begun: int, ending: Ending) -> None:
+        evidence: dict[str, Any] = {
+            "terminated": [p.pid for p in ending.terminated],
+            "killed": [p.pid for p in ending.killed],
+            "survived": [p.pid for p in ending.survived],
+            "refused": {str(p.pid): why for p, why in ending.refused.items()},
+        }
+        evidence = {key: value for key, value in evidence.items() if value}
+        if ending.spared:
+            evidence["spared"] = ending.spared
+        if ending.terminated or ending.killed or ending.survived:
+            self.store.end(begun, action, watcher.name, evidence)
+            self._tell(action, "", **evidence)
+        else:
+            self.store.abandon(begun, ending.spared or "there was nothing left to signal")
+        if ending.survived or ending.refused:
+            self._given_up.add(action.roots)
+            pids = sorted(p.pid for p in (*ending.survived, *ending.refused))
+            what = f"{action.key}: processes {pids} were not signalled or did not end: end them by hand if they must go"
+            note = Escalate(kind="agent", key=action.key, reason=what, evidence=evidence)
+            self.store.note(note, watcher.name)
+            self._tell(note)
+
+    def _carry_out_note(self, action: Note) -> None:
+        try:
+            self.store.note(action, "daemon")
+        except (OSError, Busy) as error:
+            self._trouble("journal", f"the journal cannot be written: {error}")
+
+    # -- telling -------------------------------------------------------------------------------------------------
+
+    def _tell(self, action: Action, prefix: str = "", **more: Any) -> None:
+        level = self._log.warning if isinstance(action, Escalate) else self._log.info
+        level(prefix + action.verb, kind=action.kind, key=action.key, reason=action.reason, **more)
+
+    def _over(self, watcher: Watcher, present: set[tuple[str, ...]]) -> None:
+        """What was told and is no longer so is told once more."""
+        told = self._told[watcher.name]
+        for kind, key, verb, reason in told - present:
+            if verb == "escalated":
+                self._log.info("over", kind=kind, key=key, was=reason)
+        told &= present
+
+    def _trouble(self, name: str, message: str, **more: Any) -> None:
+        if self._troubles.get(name) != message:
+            self._troubles[name] = message
+            self._log.error("trouble", where=name, error=message, **more)
+
+    def _mended(self, name: str) -> None:
+        if self._troubles.pop(name, None) is not None:
+            self._log.info("mended", where=name)
+
+    # -- what is kept beside the journal (observations: a power cut may have them) -----------------------------------
+
+    def _report(self) -> None:
+        trees = pick(self.rooms.census.trees, self.agents.processes())
+        if trees != self._written_trees:
+            replace(self.store.disk, self.store.paths.trees, supervisor.dump_trees(trees), durable=False)
+            self._written_trees = trees
+        if time.monotonic() - self._reported_s >= REPORT_S:
+            self._reported_s = time.monotonic()
+            self.report()
+
+    def report(self) -> None:
+        """Write down who supervises the project and how the watchers fare."""
+        me = self.rooms.processes.identify_self()
+        watchers = tuple(
+            {
+                "name": watcher.name,
+                "interval_s": watcher.interval_s,
+                "last_tick_at": iso(pulse.last_tick_at) if (pulse := self.pulses[watcher.name]).last_tick_at else None,
+                "last_error": pulse.last_error,
+            }
+            for watcher in self.watchers
+        )
+        holder = supervisor.Holder(me, iso(self.started_at), self.config.mode, watchers)
+        replace(self.store.disk, self.store.paths.holder, supervisor.dump_holder(holder), durable=False)
+
+    def _prune_notes(self) -> None:
+        """Remove hook notes whose writers' agents are gone: nothing follows from them any more."""
+        for name in names(self.store.paths.hooks):
+            path = self.store.paths.hooks / name
+            note = supervisor.hook_note(glance(path) or b"", name.partition(".")[0])
+            if self.roster.hook_process(note) is None:
+                path.unlink(missing_ok=True)

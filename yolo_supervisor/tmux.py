@@ -1,0 +1,133 @@
+"""tmux servers, asked over their sockets: sessions, who is attached, which pane is where.
+
+One client process per look, whatever the number of sessions: a lasting control-mode client would be cheaper, but it
+counts as an attached client, and the plugin's own watchdog would never see a session detached again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+
+from yolo_supervisor import commands
+from yolo_supervisor.clock import Clock
+from yolo_supervisor.records import Pane
+
+LIMIT_S = 2.0
+"""A server that does not answer within this time is stopped or overloaded: unknown, not gone."""
+
+_QUESTION = (
+    ("list-sessions", "-F", "S #{pid} #{session_id} #{session_name}"),
+    ("list-clients", "-F", "C #{client_control_mode} #{session_id}"),
+    (
+        "list-panes",
+        "-a",
+        "-F",
+        "P #{pane_id} #{session_id} #{pane_pid} #{pane_dead}:#{pane_dead_status}:#{pane_dead_signal}",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PaneState:
+    """One pane: the sessions that show it, and how its process ended where tmux keeps the pane."""
+
+    pid: int
+    sessions: tuple[str, ...]
+    dead: bool
+    status: int | None = None
+    signal: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What a server said at one moment. ``attached`` counts people: control-mode clients are programs."""
+
+    socket: str
+    pid: int
+    names: Mapping[str, str]
+    """Session names by their id (``$0``)."""
+    attached: Mapping[str, int]
+    panes: Mapping[str, PaneState]
+
+
+@dataclass
+class _Look:
+    at: float
+    server: Server | None
+    lock: anyio.Lock = field(default_factory=anyio.Lock)
+
+
+class Tmux:
+    """All servers that were named to us. Each is asked at most once per ``fresh_s``, whoever asks."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._looks: dict[str, _Look] = {}
+
+    async def look(self, socket: str, fresh_s: float = 0.0) -> Server | None:
+        """The server behind the socket, not older than ``fresh_s`` seconds; None if it does not answer: unknown."""
+        look = self._looks.setdefault(socket, _Look(float("-inf"), None))
+        async with look.lock:
+            if self._clock.monotonic() - look.at > fresh_s:
+                look.server = await _ask(socket)
+                look.at = self._clock.monotonic()
+        return look.server
+
+
+async def _ask(socket: str) -> Server | None:
+    if not Path(socket).exists():
+        return None
+    words = ["tmux", "-S", socket]
+    for question in _QUESTION:
+        words += [*question, ";"]
+    environment = {key: value for key, value in os.environ.items() if key not in ("TMUX", "TMUX_PANE")}
+    try:
+        result = await commands.run(words[:-1], LIMIT_S, environment)
+    except OSError:
+        return None
+    return parse(socket, result.stdout.decode("utf-8", "replace")) if result.exit == 0 else None
+
+
+def parse(socket: str, answer: str) -> Server | None:
+    """The server that the answer to our question tells of; None if it makes no sense."""
+    pid: int | None = None
+    names: dict[str, str] = {}
+    attached: dict[str, int] = {}
+    panes: dict[str, PaneState] = {}
+    try:
+        for line in answer.splitlines():
+            kind, _, rest = line.partition(" ")
+            if kind == "S":
+                server, session, name = rest.split(" ", 2)
+                pid, names[session] = int(server), name
+                attached.setdefault(session, 0)
+            elif kind == "C":
+                control, session = rest.split(" ")
+                attached[session] = attached.get(session, 0) + (control == "0")
+            elif kind == "P":
+                pane, session, process, end = rest.split(" ")
+                dead, status, killer = end.split(":")
+                before = panes[pane].sessions if pane in panes else ()
+                panes[pane] = PaneState(
+                    int(process),
+                    (*before, session),
+                    dead == "1",
+                    int(status) if status else None,
+                    int(killer) if killer.isdigit() else None,
+                )
+    except ValueError:
+        return None
+    return Server(socket, pid, names, attached, panes) if pid else None
+
+
+def pane_of(environment: Mapping[str, str]) -> Pane | None:
+    """The pane that a process with this environment was started in: ``TMUX`` is ``socket,server pid,session``."""
+    parts, pane = environment.get("TMUX", "").rsplit(",", 2), environment.get("TMUX_PANE")
+    if len(parts) != 3 or not pane or not parts[1].isdigit():
+        return None
+    return Pane(socket=parts[0], server_pid=int(parts[1]), pane=pane)

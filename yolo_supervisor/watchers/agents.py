@@ -1,0 +1,485 @@
+"""Agents whose process is over, and all that they left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from yolo_supervisor.actions import (
+    Action,
+    Died,
+    DropHealth,
+    DropPids,
+    Escalate,
+    Forget,
+    Register,
+    Release,
+    Requeue,
+    RequeuePlan,
+    SetMark,
+    Terminate,
+)
+from yolo_supervisor.census import Census
+from yolo_supervisor.config import Config
+from yolo_supervisor.files import digest, glance
+from yolo_supervisor.formats import supervisor, yolo
+from yolo_supervisor.processes import DeathWatch, Leftovers, Processes
+from yolo_supervisor.records import Agent, Lease, Liveness, ProcessId, Task
+from yolo_supervisor.roster import Roster, names
+from yolo_supervisor.store import Store
+from yolo_supervisor.watchers import Remedy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A task that a dead agent's name stands on, and why it may not be its own after all."""
+
+    task: Task
+    doubt: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """One of the plugin's one-word files: what it says and what it should say (None: it should not be there)."""
+
+    path: Path
+    judged: str
+    word: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estate:
+    """What a dead agent left."""
+
+    claims: tuple[Claim, ...] = ()
+    plans: tuple[Task, ...] = ()
+    leases: tuple[Lease, ...] = ()
+    leftovers: Leftovers = Leftovers()
+    unreadable: tuple[Path, ...] = ()
+    """Task files of its lists that cannot be read: one of them may be its own."""
+    health: Path | None = None
+    panes: Path | None = None
+    pids: Path | None = None
+    marks: tuple[Mark, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sighting:
+    """One known agent as it was found at this look. ``proof`` says how its death is known."""
+
+    agent: Agent
+    record: Path
+    state: Liveness
+    recorded: bool = True
+    proof: str = ""
+    certain: bool = True
+    """Whether the death is a proven exit, not concluded from an absence."""
+    told: bool = False
+    """Whether its death is in the journal already."""
+    stopped: bool = False
+    """Whether a hook has told that it ended in good order while its process goes on."""
+    estate: Estate = field(default_factory=Estate)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    sightings: tuple[Sighting, ...]
+    confirmed: bool = True
+    """Whether deaths concluded from absence were the same at the look before."""
+    dangling: frozenset[int] = frozenset()
+    """Pids in the plugin's files that no process has."""
+    dangling_files: tuple[tuple[Path, int | None], ...] = ()
+    idle: tuple[tuple[str, int], ...] = ()
+    """Roles whose health file counts three or more idle turns."""
+
+
+def decide(look: Look, grace_s: float, mass_min: int) -> list[Remedy]:
+    """What is to be done about this look. Agents that live are registered; the dead are healed and forgotten."""
+    remedies: list[Remedy] = [
+        (
+            Register(
+                key=s.agent.id,
+                path=s.record,
+                agent=s.agent,
+                reason=f"a {s.agent.role} at work was found by its {s.agent.source}",
+                evidence=_identity(s.agent),
+            ),
+        )
+        for s in look.sightings
+        if s.state is Liveness.ALIVE and not s.recorded and not s.stopped
+    ]
+    dead = [s for s in look.sightings if s.state is Liveness.DEAD or (s.stopped and s.recorded)]
+    absent = [s for s in dead if not s.certain]
+    if len(absent) * 2 > len(look.sightings) >= mass_min and not look.confirmed:
+        remedies.append(
+            (
+                Escalate(
+                    kind="agent",
+                    key="all",
+                    reason=f"{len(absent)} of {len(look.sightings)} agents seem to be gone at once: "
+                    "this look is inconclusive, nothing is done before another one says the same",
+                    evidence={"absent": [s.agent.id for s in absent]},
+                ),
+            )
+        )
+        dead = [s for s in dead if s.certain]
+    remedies += [_heal(s, grace_s) for s in dead]
+    remedies += [
+        (
+            (
+                DropHealth(key=f".agent-health/{path.name}", path=path, pid=health_pid, reason="no process has its pid")
+                if health_pid is not None
+                else DropPids(key=path.name, path=path, pids=look.dangling, reason="no process has these pids",
+                              evidence={"pids": sorted(look.dangling)})
+            ),
+        )
+        for path, health_pid in look.dangling_files
+    ]  # fmt: skip
+    remedies += [
+        (
+            Escalate(
+                kind="agent",
+                key=f"role {role}",
+                reason=f"the plugin counts {count} idle turns of {role}: worth a look, nothing is done about silence",
+            ),
+        )
+        for role, count in look.idle
+    ]
+    return remedies
+
+
+def _identity(agent: Agent) -> dict[str, Any]:
+    told: dict[str, Any] = {"role": agent.role, "team": agent.team, "source": agent.source}
+    if agent.process:
+        told |= {"pid": agent.process.pid, "started": agent.process.started, "boot": agent.process.boot}
+    if agent.lead:
+        told["lead"] = agent.lead
+    if agent.pane:
+        told |= {"tmux": agent.pane.socket, "pane": agent.pane.pane}
+    return told
+
+
+def _heal(dead: Sighting, grace_s: float) -> Remedy:
+    """Its tasks, its leases, its processes, the plugin's books, and last the agent itself."""
+    agent, estate = dead.agent, dead.estate
+    who = f"its owner {agent.name} {'stopped' if dead.stopped else 'is dead'}"
+    evidence = {"agent": agent.id, "proof": dead.proof, **({"pid": agent.pid} if agent.pid else {})}
+    steps: list[Action] = []
+    if not dead.told and not dead.stopped:
+        reason = f"{agent.name} is dead: {dead.proof}"
+        steps.append(Died(key=agent.id, reason=reason, evidence={**_identity(agent), "proof": dead.proof}))
+    for claim in estate.claims:
+        task = claim.task
+        if claim.doubt:
+            steps.append(Escalate(kind="task", key=task.id, reason=f"{who}, but {claim.doubt}", evidence=evidence))
+        else:
+            steps.append(Requeue(key=task.id, path=task.path, owner=str(task.owner), reason=who, evidence=evidence))
+    steps += [
+        RequeuePlan(key=plan.id, path=plan.path, plan=plan.number, reason=who, evidence=evidence)
+        for plan in estate.plans
+    ]
+    steps += [
+        Release(key=lease.resource, path=lease.path, owner=lease.owner, reason=who.replace("owner", "holder"),
+                evidence=evidence)
+        for lease in estate.leases
+    ]  # fmt: skip
+    left = estate.leftovers
+    if left.roots:
+        steps.append(
+            Terminate(
+                key=agent.id,
+                roots=left.roots,
+                grace_s=grace_s,
+                reason=f"left behind by {agent.name}, which is dead",
+                evidence={**evidence, "left": [p.pid for p in left.roots]},
+            )
+        )
+        return tuple(steps)  # the record stands until they are gone
+    if estate.unreadable:
+        files = ", ".join(str(path) for path in estate.unreadable)
+        reason = f"cannot be read, so nobody knows whether it was {agent.name}'s, which is dead: mend or remove {files}"
+        return (*steps, Escalate(kind="task", key=estate.unreadable[0].name, reason=reason, evidence=evidence))
+    books = f"{agent.name} is dead"
+    pids = frozenset({agent.pid}) if agent.pid else frozenset()
+    if estate.health and agent.pid:
+        key = f".agent-health/{estate.health.name}"
+        steps.append(DropHealth(key=key, path=estate.health, pid=agent.pid, reason=books, evidence=evidence))
+    if estate.panes:
+        steps.append(DropPids(key=".agent-panes", path=estate.panes, pids=pids, pid_lock=None, reason=books,
+                              evidence=evidence))  # fmt: skip
+    steps += [
+        SetMark(key=mark.path.name, path=mark.path, judged=mark.judged, word=mark.word, reason=books, evidence=evidence)
+        for mark in estate.marks
+    ]
+    if estate.pids:
+        steps.append(DropPids(key=".agent-pids", path=estate.pids, pids=pids, reason=books, evidence=evidence))
+    if left.uncertain:
+        evidence = {**evidence, "left_alone": [p.pid for p in left.uncertain]}
+    reason = "it stopped" if dead.stopped else "all that it left behind is taken care of"
+    return (*steps, Forget(key=agent.id, path=dead.record, reason=reason, evidence=evidence))
+
+
+class AgentsWatcher:
+    name = "agents"
+
+    def __init__(
+        self, config: Callable[[], Config], roster: Roster, store: Store, processes: Processes, census: Census,
+        deaths: DeathWatch,
+    ) -> None:  # fmt: skip
+        self._config = config
+        self._roster = roster
+        self._store = store
+        self._processes = processes
+        self._census = census
+        self._deaths = deaths
+        self._known: dict[str, Agent] = {}
+        """By the name of their record: what was seen and is not settled, written down or not (observe mode)."""
+        self._recorded: set[str] = set()
+        self._trees: dict[ProcessId, Any] = {}
+        self._loaded_trees = False
+        self._absent: frozenset[str] = frozenset()
+
+    @property
+    def interval_s(self) -> float:
+        return self._config().agents.interval_s
+
+    async def tick(self, now: datetime) -> Sequence[Remedy]:
+        config = self._config()
+        return decide(self.look(now), config.processes.grace_s, config.agents.mass_death_min)
+
+    async def objection(self, action: Terminate) -> str | None:
+        """Leftovers: their agent must not have come back to life, and that it cannot."""
+        dead = [agent for agent in self._known.values() if agent.id == action.key and agent.process]
+        if any(agent.process in action.roots for agent in dead):
+            return "it is a known agent itself"
+        return None
+
+    def agents(self, now: datetime) -> list[tuple[Agent, Liveness]]:
+        """Every known agent and its state, for people; pids of unproven identity are unknown."""
+        found = [(s.agent, s.state) for s in self._states(now)]
+        return found + [(agent, Liveness.UNKNOWN) for agent in self._roster.unproven(agent for agent, _ in found)]
+
+    def living(self, now: datetime) -> list[tuple[Agent, Liveness]]:
+        """The agents known from the last look, as they are now."""
+        return [(agent, self._judge(agent, ())[0]) for agent in self._known.values()]
+
+    def processes(self) -> list[ProcessId]:
+        """The processes of all known agents."""
+        return [agent.process for agent in self._known.values() if agent.process]
+
+    # -- looking -------------------------------------------------------------------------------------------------
+
+    def look(self, now: datetime) -> Look:
+        states = self._states(now)
+        living = [s.agent for s in states if s.state is not Liveness.DEAD]
+        absent = frozenset(s.record.name for s in states if s.state is Liveness.DEAD and not s.certain)
+        confirmed = absent <= self._absent
+        self._absent = absent
+        self._load_trees()
+        mourned = {s.agent.pid for s in states if s.state is Liveness.DEAD}
+        dangling = self._roster.dangling_pids() - mourned
+        return Look(
+            sightings=tuple(self._with_estate(s, living) for s in states),
+            confirmed=confirmed,
+            dangling=dangling,
+            dangling_files=self._dangling_files(dangling),
+            idle=tuple((h.role, h.idle_count) for h, _ in self._roster.healths() if h.idle_count >= 3),
+        )
+
+    def _states(self, now: datetime) -> list[Sighting]:
+        records = {supervisor.agent_file(agent): agent for agent in self._roster.records()}
+        settled = self._recorded - records.keys()
+        for name in settled:
+            self._settle(name)
+        self._recorded = set(records)
+        self._known |= records
+        known_lives = {(agent.lead, agent.process) for agent in self._known.values()}
+        seen = self._roster.sightings(now)
+        for agent in seen:
+            name = supervisor.agent_file(agent)
+            if (agent.lead, agent.process) not in known_lives and name not in settled:
+                self._known[name] = agent
+        ended = set(self._deaths.ended())
+        stopped = self._stopped()
+        states = []
+        for name, agent in self._known.items():
+            state, proof, certain = self._judge(agent, ended)
+            if state is Liveness.ALIVE and agent.process:
+                self._deaths.add(agent.process)
+                self._census.track(agent.process)
+            told = state is Liveness.DEAD and self._store.journal.told("agent", agent.id, "died", "registered")
+            states.append(
+                Sighting(
+                    agent=agent,
+                    record=self._store.paths.agents / name,
+                    state=state,
+                    recorded=name in records,
+                    proof=proof,
+                    certain=certain,
+                    told=told,
+                    stopped=agent.id in stopped and agent.lead is not None,
+                )
+            )
+        alive = [s.agent for s in states if s.state is Liveness.ALIVE]
+        mates = [agent for agent in self._roster.in_process(alive) if supervisor.agent_file(agent) not in self._known]
+        for mate in mates:
+            name = supervisor.agent_file(mate)
+            self._known[name] = mate
+            states.append(
+                Sighting(agent=mate, record=self._store.paths.agents / name, state=Liveness.ALIVE, recorded=False)
+            )
+        return states
+
+    def _settle(self, name: str) -> None:
+        """Its record has been removed: all is done, or a person said so."""
+        agent = self._known.pop(name, None)
+        if agent and agent.process and all(other.process != agent.process for other in self._known.values()):
+            self._deaths.discard(agent.process)
+            self._census.drop(agent.process)
+            self._trees.pop(agent.process, None)
+
+    def _judge(self, agent: Agent, ended: Collection[ProcessId]) -> tuple[Liveness, str, bool]:
+        process = agent.process
+        if process is None:
+            return Liveness.UNKNOWN, "", False
+        if self._deaths.lives(process):
+            return Liveness.ALIVE, "", True
+        if process in ended:
+            return Liveness.DEAD, f"the kernel saw process {process.pid} end", True
+        state = self._processes.liveness(process)
+        if state is not Liveness.DEAD:
+            return state, "", True
+        if process.boot != self._processes.boot:
+            return state, "the machine was started anew since", True
+        if self._processes.identify(process.pid) is not None:
+            return state, f"pid {process.pid} belongs to another process now", True
+        return state, f"there is no process {process.pid} any more", False
+
+    def _stopped(self) -> set[str]:
+        folder = self._store.paths.hooks
+        return {
+            str(supervisor.hook_note(glance(folder / name) or b"", "SubagentStop").payload.get("agent_id"))
+            for name in names(folder)
+            if name.startswith("SubagentStop.")
+        }
+
+    # -- what the dead left ----------------------------------------------------------------------------------------
+
+    def _with_estate(self, sighting: Sighting, living: Sequence[Agent]) -> Sighting:
+        if sighting.state is not Liveness.DEAD:
+            return sighting
+        agent = sighting.agent
+        others = [other for other in living if other.process != agent.process or other.lead != agent.lead]
+        claims, unreadable = self._claims(agent, others)
+        estate = Estate(
+            claims=claims,
+            plans=self._plans(agent, others),
+            leases=self._leases(agent, others),
+            leftovers=self._leftovers(agent),
+            unreadable=unreadable,
+            **self._books(agent, others),
+        )
+        return replace(sighting, estate=estate)
+
+    def _claims(self, agent: Agent, others: Iterable[Agent]) -> tuple[tuple[Claim, ...], tuple[Path, ...]]:
+        claims: list[Claim] = []
+        unreadable: list[Path] = []
+        namesakes = [other for other in others if other.name == agent.name and _may_share(agent, other)]
+        for folder in self._roster.lists_of(agent):
+            tasks, bad = self._roster.tasks(folder)
+            unreadable += bad
+            claims += [
+                Claim(task=task, doubt=self._doubt(task, namesakes))
+                for task in tasks
+                if task.status == "in_progress" and task.owner in (agent.name, agent.id)
+            ]
+        return tuple(claims), tuple(unreadable)
+
+    def _doubt(self, task: Task, namesakes: Iterable[Agent]) -> str | None:
+        """A living agent of that name may have claimed the task, unless it was born after the last write to it."""
+        try:
+            written_at = datetime.fromtimestamp(task.path.stat().st_mtime, UTC)
+        except OSError:
+            return "its file went away"
+        if any(other.since <= written_at for other in namesakes):
+            return "another agent of that name is alive and may be working on it"
+        return None
+
+    def _plans(self, agent: Agent, others: Iterable[Agent]) -> tuple[Task, ...]:
+        return tuple(
+            plan
+            for plan in self._roster.plans()
+            if plan.status in yolo.RUNNING
+            and (plan.owner in (agent.name, agent.id) or yolo.works_on(agent.name, agent.team, plan.number))
+            and not any(yolo.works_on(other.name, other.team, plan.number) for other in others)
+        )
+
+    def _leases(self, agent: Agent, others: Iterable[Agent]) -> tuple[Lease, ...]:
+        """Leases name their holder only: while anybody in the project bears the name, they stay (and may expire)."""
+        if any(other.name == agent.name for other in others):
+            return ()
+        return tuple(lease for lease in self._roster.leases() if lease.owner in (agent.name, agent.id))
+
+    def _leftovers(self, agent: Agent) -> Leftovers:
+        if agent.process is None or agent.lead is not None:
+            return Leftovers()
+        tree = self._census.trees.get(agent.process) or self._trees.get(agent.process, ())
+        return self._processes.leftovers(agent.process, tree)
+
+    def _load_trees(self) -> None:
+        if not self._loaded_trees:
+            self._loaded_trees = True
+            self._trees = supervisor.load_trees(glance(self._store.paths.trees) or b"")
+
+    def _books(self, agent: Agent, others: Sequence[Agent]) -> dict[str, Any]:
+        planning = self._store.paths.planning
+        pids = frozenset({agent.pid}) if agent.pid and all(o.pid != agent.pid for o in others) else frozenset[int]()
+        health = next((path for health, path in self._roster.healths() if health.pid in pids), None)
+        lists = {
+            name: planning / name
+            for name in (".agent-pids", ".agent-panes")
+            if yolo.mentions_pid(glance(planning / name) or b"", pids)
+        }
+        counted = ".agent-pids" in lists or health is not None
+        return {
+            "health": health,
+            "pids": lists.get(".agent-pids"),
+            "panes": lists.get(".agent-panes"),
+            "marks": tuple(self._marks(agent, others, counted)),
+        }
+
+    def _marks(self, agent: Agent, others: Sequence[Agent], counted: bool) -> Iterable[Mark]:
+        """``.active-agent`` and its count: gone with the last agent; else they follow those that the plugin counted."""
+        role_path, count_path = (self._store.paths.planning / name for name in (".active-agent", ".active-agent-count"))
+        role, count = glance(role_path), glance(count_path)
+        if not others:
+            for path, data in ((role_path, role), (count_path, count)):
+                if data is not None:
+                    yield Mark(path=path, judged=str(digest(data)), word=None)
+            return
+        if not counted:
+            return
+        number = int(count) if count is not None and count.strip().isdigit() and len(count) < 9 else None
+        known = {*yolo.agent_pids(glance(self._store.paths.planning / ".agent-pids") or b"")} - {agent.pid}
+        if count is not None and number is not None and number > max(1, len(known)):
+            yield Mark(path=count_path, judged=str(digest(count)), word=str(number - 1))
+        named = yolo.normal_role(role.decode("utf-8", "replace")) if role is not None else None
+        if role is not None and named == agent.role and all(other.role != named for other in others):
+            newest = max(others, key=lambda other: other.since)
+            yield Mark(path=role_path, judged=str(digest(role)), word=newest.role)
+
+    def _dangling_files(self, dangling: frozenset[int]) -> tuple[tuple[Path, int | None], ...]:
+        if not dangling:
+            return ()
+        found: list[tuple[Path, int | None]] = [(p, h.pid) for h, p in self._roster.healths() if h.pid in dangling]
+        path = self._store.paths.planning / ".agent-pids"
+        if yolo.mentions_pid(glance(path) or b"", dangling):
+            found.append((path, None))
+        return tuple(found)
+
+
+def _may_share(one: Agent, other: Agent) -> bool:
+    return one.team is None or other.team is None or one.team == other.team

@@ -1,0 +1,255 @@
+"""tmux sessions that people have left, and agents whose session is gone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from yolo_supervisor.actions import Escalate, Terminate
+from yolo_supervisor.clock import Clock
+from yolo_supervisor.config import Config, Policy
+from yolo_supervisor.files import glance
+from yolo_supervisor.formats import yolo
+from yolo_supervisor.processes import Processes
+from yolo_supervisor.records import Agent, Liveness, ProcessId
+from yolo_supervisor.roster import Roster
+from yolo_supervisor.store import Paths
+from yolo_supervisor.tmux import Server, Tmux
+from yolo_supervisor.watchers import Remedy
+
+LOOKS_APART_S = 5.0
+"""The plugin's own rule: no client in two looks this far apart means detached."""
+
+SessionKey = tuple[str, int, str]
+"""Socket, server pid, session id: a name is reused, this is not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watched:
+    """What we remember of a session. Forgetting it only makes us more patient."""
+
+    had_client: bool = False
+    empty_since_s: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionState:
+    """One session with the agents that live in it, as it was found at this look."""
+
+    key: SessionKey
+    name: str
+    attached: int
+    agents: tuple[Agent, ...]
+    at_work: frozenset[str] = frozenset()
+    """The ids of those agents that have a task in progress."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    sessions: tuple[SessionState, ...] = ()
+    orphans: tuple[Agent, ...] = ()
+    """Living agents whose pane their own server, alive and answering, does not have any more."""
+    agents: int = 0
+    """How many agents of this project live in tmux at all."""
+    watchdog: int | None = None
+    """The pid of the plugin's own watchdog, if that is at work: it terminates by the same rule."""
+
+
+def remember(memory: Mapping[SessionKey, Watched], look: Look, now_s: float) -> dict[SessionKey, Watched]:
+    """What we know of each session after this look; ``now_s`` is monotonic."""
+    after = {}
+    for session in look.sessions:
+        before = memory.get(session.key, Watched())
+        if session.attached:
+            after[session.key] = Watched(had_client=True)
+        else:
+            since = before.empty_since_s if before.empty_since_s is not None else now_s
+            after[session.key] = Watched(had_client=before.had_client, empty_since_s=since)
+    return after
+
+
+def decide(
+    look: Look,
+    memory: Mapping[SessionKey, Watched],
+    now_s: float,
+    policy: Policy,
+    detach_grace_s: float,
+    grace_s: float,
+    mass_min: int,
+) -> list[Remedy]:
+    """What the policy wants done about detached sessions and orphaned agents."""
+    if policy == "keep":
+        return []
+    remedies: list[Remedy] = []
+    for session in look.sessions:
+        known = memory.get(session.key, Watched())
+        if not known.had_client or known.empty_since_s is None:
+            continue
+        detached_s = now_s - known.empty_since_s
+        if detached_s < LOOKS_APART_S or detached_s < detach_grace_s:
+            continue
+        why = f"its tmux session {session.name} was left by the last person"
+        evidence = {"session": session.name, "tmux": session.key[0], "detached_s": round(detached_s, 1)}
+        if policy == "notify" or look.watchdog is not None:
+            by_plugin = f": left to the plugin's own watchdog (process {look.watchdog})" if look.watchdog else ""
+            remedies.append((Escalate(kind="session", key=session.name, reason=why + by_plugin, evidence=evidence),))
+            continue
+        remedies += [
+            _terminate(agent, why, evidence, grace_s)
+            for agent in session.agents
+            if not (policy == "drain" and agent.id in session.at_work)
+        ]
+    if len(look.orphans) * 2 > look.agents >= mass_min:
+        reason = f"the sessions of {len(look.orphans)} of {look.agents} agents seem to be gone at once: inconclusive"
+        return [*remedies, (Escalate(kind="session", key="all", reason=reason),)]
+    for agent in look.orphans:
+        why = "its tmux session is gone"
+        evidence = {"tmux": agent.pane.socket, "pane": agent.pane.pane} if agent.pane else {}
+        if policy == "notify" or look.watchdog is not None:
+            remedies.append((Escalate(kind="agent", key=agent.id, reason=why, evidence=evidence),))
+        else:
+            remedies.append(_terminate(agent, why, evidence, grace_s))
+    return remedies
+
+
+def _terminate(agent: Agent, why: str, evidence: Mapping[str, object], grace_s: float) -> Remedy:
+    assert agent.process is not None
+    return (
+        Terminate(
+            key=agent.id,
+            roots=(agent.process,),
+            grace_s=grace_s,
+            reason=why,
+            evidence={**evidence, "pid": agent.process.pid, "agent": agent.id},
+        ),
+    )
+
+
+class SessionsWatcher:
+    name = "sessions"
+
+    def __init__(
+        self,
+        config: Callable[[], Config],
+        roster: Roster,
+        agents: Callable[[datetime], list[tuple[Agent, Liveness]]],
+        paths: Paths,
+        processes: Processes,
+        tmux: Tmux,
+        clock: Clock,
+    ) -> None:
+        self._config = config
+        self._roster = roster
+        self._agents = agents
+        self._paths = paths
+        self._processes = processes
+        self._tmux = tmux
+        self._clock = clock
+        self._memory: dict[SessionKey, Watched] = {}
+
+    @property
+    def interval_s(self) -> float:
+        return self._config().sessions.interval_s
+
+    async def tick(self, now: datetime) -> Sequence[Remedy]:
+        config = self._config()
+        if config.sessions.on_detach == "keep":
+            return []
+        look = await self.look(now, self.interval_s / 2)
+        now_s = self._clock.monotonic()
+        self._memory = remember(self._memory, look, now_s)
+        return decide(
+            look,
+            self._memory,
+            now_s,
+            config.sessions.on_detach,
+            config.sessions.detach_grace_s,
+            config.processes.grace_s,
+            config.agents.mass_death_min,
+        )
+
+    async def objection(self, action: Terminate) -> str | None:
+        """Has somebody attached again? Asked of tmux itself, right before the signal."""
+        now = self._clock.now()
+        look = await self.look(now, 0.0)
+        if any(agent.id == action.key and agent.process in action.roots for agent in look.orphans):
+            return None
+        for session in look.sessions:
+            if any(agent.id == action.key and agent.process in action.roots for agent in session.agents):
+                return f"somebody is attached to {session.name} again" if session.attached else None
+        if all(self._processes.liveness(root) is Liveness.DEAD for root in action.roots):
+            return None  # it has left already: what remains of its tree is still to go
+        return "tmux does not answer, or shows it elsewhere: unknown"
+
+    async def look(self, now: datetime, fresh_s: float) -> Look:
+        placed = [
+            agent
+            for agent, state in self._agents(now)
+            if state is Liveness.ALIVE and agent.pane and agent.process and agent.lead is None
+        ]
+        found: dict[SessionKey, list[Agent]] = {}
+        servers: dict[SessionKey, Server] = {}
+        orphans: list[Agent] = []
+        for agent in placed:
+            assert agent.pane is not None
+            server = await self._tmux.look(agent.pane.socket, fresh_s)
+            if server is None or server.pid != agent.pane.server_pid:
+                continue  # no answer, or another server on that socket: unknown, and nothing follows from it
+            pane = server.panes.get(agent.pane.pane)
+            if pane is None or not pane.sessions:
+                orphans.append(agent)
+            shown = pane.sessions if pane else ()  # a linked window is in several: attached to one is attached
+            for session in [s for s in shown if server.attached.get(s)] or shown:
+                key = (server.socket, server.pid, session)
+                found.setdefault(key, []).append(agent)
+                servers[key] = server
+        at_work = self._at_work(placed) if found else frozenset()
+        return Look(
+            sessions=tuple(
+                SessionState(
+                    key=key,
+                    name=servers[key].names.get(key[2], key[2]),
+                    attached=servers[key].attached.get(key[2], 0),
+                    agents=tuple(agents),
+                    at_work=at_work,
+                )
+                for key, agents in found.items()
+            ),
+            orphans=tuple(orphans),
+            agents=len(placed),
+            watchdog=self._watchdog(),
+        )
+
+    def _at_work(self, agents: Sequence[Agent]) -> frozenset[str]:
+        if self._config().sessions.on_detach != "drain":
+            return frozenset()
+        busy = set()
+        for agent in agents:
+            for folder in self._roster.lists_of(agent):
+                tasks, unreadable = self._roster.tasks(folder)
+                owns = any(t.status == "in_progress" and t.owner in (agent.name, agent.id) for t in tasks)
+                if owns or unreadable:
+                    busy.add(agent.id)
+            if any(
+                p.status in yolo.RUNNING and yolo.works_on(agent.name, agent.team, p.number)
+                for p in self._roster.plans()
+            ):
+                busy.add(agent.id)
+        return frozenset(busy)
+
+    def _watchdog(self) -> int | None:
+        """The process that ``.watchdog-pid`` names, if it was there before the file and its command says what it is."""
+        path = self._paths.planning / ".watchdog-pid"
+        word = (glance(path) or b"").strip()
+        if not word.isdigit() or len(word) > 9 or not yolo.is_pid(int(word)):
+            return None
+        process: ProcessId | None = self._processes.identify(int(word))
+        if process is None:
+            return None
+        try:
+            argv = " ".join(self._processes.kernel.argv(process.pid))
+            before = self._processes.kernel.started_at(process.started) <= path.stat().st_mtime + 0.05
+        except OSError:
+            return None
+        return process.pid if before and ("watchdog" in argv or "yolo" in argv or "vbw" in argv) else None
