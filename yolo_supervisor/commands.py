@@ -33,7 +33,7 @@ async def run(command: Sequence[str], limit_s: float, environment: Mapping[str, 
     """
     global started
     started += 1
-    child = subprocess.Popen(  # noqa: ASYNC220 - the fork itself takes a millisecond; only the waiting must not block
+    child = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -48,16 +48,16 @@ class Disk:
             os.fdatasync(fd)
 
     def rename(self, old: Path, new: Path) -> None:
-        os.replace(old, new)  # noqa: PTH105 - the seam is where os calls live
+        os.replace(old, new)
 
     def unlink(self, path: Path) -> None:
-        os.unlink(path)  # noqa: PTH108
+        os.unlink(path)
 
     def mkdir(self, path: Path, mode: int = FOLDER_MODE) -> None:
-        os.mkdir(path, mode)  # noqa: PTH102
+        os.mkdir(path, mode)
 
     def rmdir(self, path: Path) -> None:
-        os.rmdir(path)  # noqa: PTH106
+        os.rmdir(path)
 
 
 def digest(data: bytes | None) -> str | None:

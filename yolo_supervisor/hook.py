@@ -19,7 +19,7 @@ LASTING = ("SessionStart", "SessionEnd", "SubagentStart", "SubagentStop")
 def main() -> None:
     try:
         leave_note(sys.argv[-1])
-    except BaseException:  # noqa: BLE001 - whatever happens here must never reach the agent
+    except BaseException:  # noqa: BLE001, S110 - whatever happens here must never reach the agent
         pass
     os._exit(0)
 

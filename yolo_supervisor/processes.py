@@ -1,7 +1,7 @@
 """Processes: who they are, whether they live, who descends from whom, and the one gate through which signals go.
 
-Identity is pid *and* start time *and* boot (``ProcessId``); a signal goes through a descriptor that was opened first and
-checked afterwards, so that it can never reach another process which got the pid meanwhile.
+Identity is pid *and* start time *and* boot (``ProcessId``); a signal goes through a descriptor that was opened first
+and checked afterwards, so that it can never reach another process which got the pid meanwhile.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class LinuxKernel:
         except OSError:
             machine = os.uname().nodename
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{machine}/{boot}/{os.stat('/proc/self/ns/pid').st_ino}"  # noqa: PTH116 - cheaper, and a magic link
+        return f"{machine}/{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
 
     def facts(self, pid: int) -> Facts | None:
         try:
@@ -156,7 +156,7 @@ class LinuxKernel:
     def _last_thread(self, pid: int) -> bool:
         """A leader that ended before its threads looks like a zombie while the process lives on."""
         try:
-            return len(os.listdir(f"/proc/{pid}/task")) <= 1  # noqa: PTH208
+            return len(os.listdir(f"/proc/{pid}/task")) <= 1
         except OSError:
             return True
 
@@ -172,7 +172,7 @@ class LinuxKernel:
             os.close(fd)
 
     def pids(self) -> list[int]:
-        return [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208
+        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
     def started_at(self, started: int) -> float:
         return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + started / self._ticks_per_s
@@ -181,7 +181,7 @@ class LinuxKernel:
         return text == str(started)
 
     def owner(self, pid: int) -> int:
-        return os.stat(f"/proc/{pid}").st_uid  # noqa: PTH116
+        return os.stat(f"/proc/{pid}").st_uid
 
     def argv(self, pid: int) -> list[str]:
         return [word.decode("utf-8", "replace") for word in self._read(pid, "cmdline").split(b"\0")[:-1]]
@@ -191,10 +191,10 @@ class LinuxKernel:
         return {key: value for key, found, value in pairs if found}
 
     def folder(self, pid: int) -> str:
-        return os.readlink(f"/proc/{pid}/cwd")  # noqa: PTH115
+        return os.readlink(f"/proc/{pid}/cwd")
 
     def executable(self, pid: int) -> str:
-        return os.readlink(f"/proc/{pid}/exe")  # noqa: PTH115
+        return os.readlink(f"/proc/{pid}/exe")
 
     def hold(self, process: ProcessId) -> Handle | None:
         try:

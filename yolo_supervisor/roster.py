@@ -54,7 +54,7 @@ class Parsed(Generic[T]):
 def names(folder: Path) -> list[str]:
     """The names in a folder, sorted; none where it is missing or cannot be read."""
     try:
-        return sorted(os.listdir(folder))  # noqa: PTH208 - names are all that is wanted
+        return sorted(os.listdir(folder))
     except OSError:
         return []
 
@@ -101,31 +101,33 @@ class Roster:
                 found.setdefault((agent.lead, agent.process), agent)
         return list(found.values())
 
-    def in_process(self, alive: Iterable[Agent]) -> list[Agent]:
-        """Teammates without a process of their own: they live and die with their lead."""
-        leads = {agent.session: agent for agent in alive if agent.session and agent.lead is None}
-        found = []
-        for team in self.teams():
-            lead = leads.get(team.lead_session or "")
-            for member in team.members if lead else ():
-                if member.in_process and member.agent_id != team.lead_id:
-                    assert lead is not None
-                    found.append(
-                        Agent(
-                            id=member.agent_id,
-                            name=member.name,
-                            role=yolo.normal_role(member.role or member.name),
-                            team=team.name,
-                            source="team",
-                            since=lead.since,
-                            process=lead.process,
-                            pid=lead.pid,
-                            pane=lead.pane,
-                            lead=lead.id,
-                            claude_dir=lead.claude_dir,
-                        )
-                    )
-        return found
+    def in_process(self, lead: Agent, known: Iterable[Agent]) -> list[Agent]:
+        """The teammates that live inside this lead's process, and die with it.
+
+        A tmux teammate looks like one for a moment while it is being started: one with a process of its own is none.
+        """
+        if not lead.session or lead.lead is not None:
+            return []
+        with_process = {agent.id for agent in known}
+        return [
+            Agent(
+                id=member.agent_id,
+                name=member.name,
+                role=yolo.normal_role(member.role or member.name),
+                team=team.name,
+                source="team",
+                since=lead.since,
+                process=lead.process,
+                pid=lead.pid,
+                pane=lead.pane,
+                lead=lead.id,
+                claude_dir=lead.claude_dir,
+            )
+            for team in self.teams()
+            if team.lead_session == lead.session
+            for member in team.members
+            if member.in_process and member.agent_id not in (team.lead_id, *with_process)
+        ]
 
     def unproven(self, known: Iterable[Agent]) -> list[Agent]:
         """Pids that the plugin wrote down and whose identity nobody can prove: they are shown, and left alone."""

@@ -1,4 +1,4 @@
-"""One project's life: its watchers look in turn, and what they decide is carried out, written down and told here only."""
+"""One project's life: its watchers look in turn, and what they decide is carried out, and told, here only."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ class Store:
             self._lock_fd = -1
 
     def commit(self, action: Edit, by: str) -> Outcome:
-        """Make the change if it still holds. The journal hears of it first; when this returns DONE it is on the disk."""
+        """Make the change if it still holds. The journal hears of it first; at DONE it is on the disk."""
         try:
             with self._locked(), self._neighbours_lock(action.lock):
                 self.journal.catch_up()

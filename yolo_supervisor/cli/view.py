@@ -1,4 +1,4 @@
-"""One look at a project for the commands that show something: the same rooms as the daemon's, and nothing is changed."""
+"""One look at a project for the commands that show something: the daemon's own rooms, and nothing is changed."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class Estate:
     claims: tuple[Claim, ...] = ()
     plans: tuple[Task, ...] = ()
     leases: tuple[Lease, ...] = ()
-    leftovers: Leftovers = Leftovers()
+    leftovers: Leftovers = field(default_factory=Leftovers)
     unreadable: tuple[Path, ...] = ()
     """Task files of its lists that cannot be read: one of them may be its own."""
     health: Path | None = None
@@ -165,7 +165,7 @@ def _identity(agent: Agent) -> dict[str, Any]:
 def _heal(dead: Sighting, grace_s: float) -> Remedy:
     """Its tasks, its leases, its processes, the plugin's books, and last the agent itself."""
     agent, estate = dead.agent, dead.estate
-    who = f"its owner {agent.name} {'stopped' if dead.stopped else 'is dead'}"
+    fate = "stopped" if dead.stopped else "is dead"
     evidence = {"agent": agent.id, "proof": dead.proof, **({"pid": agent.pid} if agent.pid else {})}
     steps: list[Action] = []
     if not dead.told and not dead.stopped:
@@ -173,16 +173,19 @@ def _heal(dead: Sighting, grace_s: float) -> Remedy:
         steps.append(Died(key=agent.id, reason=reason, evidence={**_identity(agent), "proof": dead.proof}))
     for claim in estate.claims:
         task = claim.task
+        who = f"its owner {task.owner} {fate}"
         if claim.doubt:
             steps.append(Escalate(kind="task", key=task.id, reason=f"{who}, but {claim.doubt}", evidence=evidence))
         else:
             steps.append(Requeue(key=task.id, path=task.path, owner=str(task.owner), reason=who, evidence=evidence))
     steps += [
-        RequeuePlan(key=plan.id, path=plan.path, plan=plan.number, reason=who, evidence=evidence)
+        RequeuePlan(
+            key=plan.id, path=plan.path, plan=plan.number, reason=f"its owner {agent.name} {fate}", evidence=evidence
+        )
         for plan in estate.plans
     ]
     steps += [
-        Release(key=lease.resource, path=lease.path, owner=lease.owner, reason=who.replace("owner", "holder"),
+        Release(key=lease.resource, path=lease.path, owner=lease.owner, reason=f"its holder {lease.owner} {fate}",
                 evidence=evidence)
         for lease in estate.leases
     ]  # fmt: skip
@@ -241,6 +244,8 @@ class AgentsWatcher:
         self._trees: dict[ProcessId, Any] = {}
         self._loaded_trees = False
         self._absent: frozenset[str] = frozenset()
+        self._proofs: dict[str, tuple[str, bool]] = {}
+        """How each death was first known: the kernel says it only once."""
 
     @property
     def interval_s(self) -> float:
@@ -260,6 +265,8 @@ class AgentsWatcher:
     def agents(self, now: datetime) -> list[tuple[Agent, Liveness]]:
         """Every known agent and its state, for people; pids of unproven identity are unknown."""
         found = [(s.agent, s.state) for s in self._states(now)]
+        known = [agent for agent, _ in found]
+        found += [(mate, state) for agent, state in found for mate in self._roster.in_process(agent, known)]
         return found + [(agent, Liveness.UNKNOWN) for agent in self._roster.unproven(agent for agent, _ in found)]
 
     def living(self, now: datetime) -> list[tuple[Agent, Liveness]]:
@@ -307,6 +314,8 @@ class AgentsWatcher:
         states = []
         for name, agent in self._known.items():
             state, proof, certain = self._judge(agent, ended)
+            if state is Liveness.DEAD:
+                proof, certain = self._proofs.setdefault(name, (proof, certain))
             if state is Liveness.ALIVE and agent.process:
                 self._deaths.add(agent.process)
                 self._census.track(agent.process)
@@ -323,19 +332,12 @@ class AgentsWatcher:
                     stopped=agent.id in stopped and agent.lead is not None,
                 )
             )
-        alive = [s.agent for s in states if s.state is Liveness.ALIVE]
-        mates = [agent for agent in self._roster.in_process(alive) if supervisor.agent_file(agent) not in self._known]
-        for mate in mates:
-            name = supervisor.agent_file(mate)
-            self._known[name] = mate
-            states.append(
-                Sighting(agent=mate, record=self._store.paths.agents / name, state=Liveness.ALIVE, recorded=False)
-            )
         return states
 
     def _settle(self, name: str) -> None:
         """Its record has been removed: all is done, or a person said so."""
         agent = self._known.pop(name, None)
+        self._proofs.pop(name, None)
         if agent and agent.process and all(other.process != agent.process for other in self._known.values()):
             self._deaths.discard(agent.process)
             self._census.drop(agent.process)
@@ -373,30 +375,31 @@ class AgentsWatcher:
             return sighting
         agent = sighting.agent
         others = [other for other in living if other.process != agent.process or other.lead != agent.lead]
-        claims, unreadable = self._claims(agent, others)
+        dead = [agent, *self._roster.in_process(agent, self._known.values())]
+        claims, unreadable = self._claims(dead, others)
         estate = Estate(
             claims=claims,
-            plans=self._plans(agent, others),
-            leases=self._leases(agent, others),
+            plans=tuple(plan for each in dead for plan in self._plans(each, others)),
+            leases=tuple(lease for each in dead for lease in self._leases(each, others)),
             leftovers=self._leftovers(agent),
             unreadable=unreadable,
             **self._books(agent, others),
         )
         return replace(sighting, estate=estate)
 
-    def _claims(self, agent: Agent, others: Iterable[Agent]) -> tuple[tuple[Claim, ...], tuple[Path, ...]]:
-        claims: list[Claim] = []
-        unreadable: list[Path] = []
-        namesakes = [other for other in others if other.name == agent.name and _may_share(agent, other)]
-        for folder in self._roster.lists_of(agent):
-            tasks, bad = self._roster.tasks(folder)
-            unreadable += bad
-            claims += [
-                Claim(task=task, doubt=self._doubt(task, namesakes))
-                for task in tasks
-                if task.status == "in_progress" and task.owner in (agent.name, agent.id)
-            ]
-        return tuple(claims), tuple(unreadable)
+    def _claims(self, dead: Sequence[Agent], others: Sequence[Agent]) -> tuple[tuple[Claim, ...], tuple[Path, ...]]:
+        """The tasks on which a dead one's name stands, in every list that it worked on."""
+        claims: dict[Path, Claim] = {}
+        unreadable: dict[Path, None] = {}
+        for agent in dead:
+            namesakes = [other for other in others if other.name == agent.name and _may_share(agent, other)]
+            for folder in self._roster.lists_of(agent):
+                tasks, bad = self._roster.tasks(folder)
+                unreadable |= dict.fromkeys(bad)
+                for task in tasks:
+                    if task.status == "in_progress" and task.owner in (agent.name, agent.id):
+                        claims[task.path] = Claim(task=task, doubt=self._doubt(task, namesakes))
+        return tuple(claims.values()), tuple(unreadable)
 
     def _doubt(self, task: Task, namesakes: Iterable[Agent]) -> str | None:
         """A living agent of that name may have claimed the task, unless it was born after the last write to it."""
