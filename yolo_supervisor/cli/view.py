@@ -13,20 +13,20 @@ from yolo_supervisor.config import Config
 from yolo_supervisor.files import glance
 from yolo_supervisor.formats import supervisor
 from yolo_supervisor.processes import DeathWatch, Processes, kernel
-from yolo_supervisor.records import Liveness, Task
+from yolo_supervisor.records import Liveness, Task, iso
+from yolo_supervisor.roster import Roster, claude_dirs
 from yolo_supervisor.store import Store
+from yolo_supervisor.watchers.agents import AgentsWatcher
 
 if TYPE_CHECKING:
-    from yolo_supervisor.watchers.agents import AgentsWatcher
+    from yolo_supervisor.watchers import Watcher
+    from yolo_supervisor.watchers.sessions import SessionsWatcher
 
 
 class View:
     """A project as it is now, for reading only."""
 
     def __init__(self, project: Path, config: Config) -> None:
-        from yolo_supervisor.roster import Roster, claude_dirs
-        from yolo_supervisor.watchers.agents import AgentsWatcher
-
         self.project = project
         self.config = config
         self.clock = SystemClock()
@@ -37,7 +37,7 @@ class View:
         self.store = Store(project, self.clock)
         self.store.journal.load()
         self.roster = Roster(self.store.paths, self.processes, self.census, lambda: claude_dirs(config, os.environ))
-        self.agents: AgentsWatcher = AgentsWatcher(
+        self.agents = AgentsWatcher(
             lambda: config, self.roster, self.store, self.processes, self.census, DeathWatch(self.processes.kernel)
         )
 
@@ -52,12 +52,10 @@ class View:
         return found + self.roster.plans()
 
     def attempts(self, task: Task) -> int:
-        """How often the task was given back, and once more if somebody is at it."""
+        """How often the task was given back."""
         return self.store.journal.requeues[task.id]
 
     def agents_json(self) -> list[dict[str, Any]]:
-        from yolo_supervisor.records import iso
-
         return [
             {
                 "id": agent.id,
@@ -72,21 +70,31 @@ class View:
             for agent, state in self.agents.agents(self.now)
         ]
 
-    def sessions_json(self) -> list[dict[str, Any]]:
-        """The tmux sessions that agents of the project live in. Nothing is asked where there are none."""
-        panes = {agent.pane.socket for agent, _ in self.agents.living(self.now) if agent.pane}
-        if not panes:
-            return []
-        import anyio
+    def watchers(self) -> tuple[Watcher, ...]:
+        """Every watcher, asked for what it sees; nothing of it is carried out."""
+        return (self.agents, self.sessions())
 
+    def sessions(self) -> SessionsWatcher:
         from yolo_supervisor.tmux import Tmux
         from yolo_supervisor.watchers.sessions import SessionsWatcher
 
-        watcher = SessionsWatcher(
-            lambda: self.config, self.roster, self.agents.living, self.store.paths, self.processes, Tmux(self.clock),
+        return SessionsWatcher(
+            lambda: self.config,
+            self.roster,
+            self.agents.living,
+            self.store.paths,
+            self.processes,
+            Tmux(self.clock),
             self.clock,
-        )  # fmt: skip
-        look = anyio.run(watcher.look, self.now, 0.0)
+        )
+
+    def sessions_json(self) -> list[dict[str, Any]]:
+        """The tmux sessions that agents of the project live in. Nothing is asked where there are none."""
+        if not any(agent.pane for agent, _ in self.agents.living(self.now)):
+            return []
+        import anyio
+
+        look = anyio.run(self.sessions().look, self.now, 0.0)
         return [
             {
                 "name": session.name,

@@ -218,7 +218,7 @@ class SessionsWatcher:
             ),
             orphans=tuple(orphans),
             agents=len(placed),
-            watchdog=self._watchdog(),
+            watchdog=self.watchdog(),
         )
 
     def _at_work(self, agents: Sequence[Agent]) -> frozenset[str]:

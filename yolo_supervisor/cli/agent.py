@@ -1,0 +1,146 @@
+"""``agent``: list, register, forget."""
+
+from __future__ import annotations
+
+import click
+
+from yolo_supervisor import config as configuration
+from yolo_supervisor.actions import Forget, Register
+from yolo_supervisor.cli import EX_NO, EX_TEMPFAIL, Shared, fail, out, out_json, shared
+from yolo_supervisor.cli.view import View
+from yolo_supervisor.config import Config
+from yolo_supervisor.formats import claude, supervisor, yolo
+from yolo_supervisor.records import Agent
+from yolo_supervisor.store import Outcome, Store
+from yolo_supervisor.tmux import pane_of
+
+
+@click.group()
+def command() -> None:
+    """List, register and forget agents.
+
+    \b
+    Examples:
+      yolo-supervisor agent list
+      yolo-supervisor agent register --pid $$ --role dev --name dev-1 --team my-team
+      yolo-supervisor agent forget dev-1@my-team
+    """
+
+
+@command.command("list")
+@shared
+@click.pass_obj
+def list_agents(options: Shared) -> None:
+    """The agents of the project, from every source.
+
+    \b
+    Example:
+      yolo-supervisor agent list --json
+    """
+    project = options.project()
+    agents = View(project, _config(options)).agents_json()
+    if options.json:
+        out_json({"version": 1, "project": str(project), "agents": agents})
+        return
+    for agent in agents:
+        out(
+            f"{agent['id']}  {agent['role']}  {agent['state']}  pid {agent['pid'] or '-'}  by {agent['source']}"
+            f"  since {agent['since']}"
+        )
+    if not agents:
+        out("no agents are known here")
+
+
+@command.command("register")
+@click.option("--pid", type=int, required=True, help="The agent's process; its identity is taken down at once.")
+@click.option("--role", required=True, help="What it is: dev, qa, lead, …")
+@click.option("--name", help="What tasks name as their owner (default: the role).")
+@click.option("--team", help="The task list it works on.")
+@shared
+@click.pass_obj
+def register(options: Shared, pid: int, role: str, name: str | None, team: str | None) -> None:
+    """Have an agent watched that is not found by itself.
+
+    \b
+    Example:
+      yolo-supervisor agent register --pid 4711 --role dev --name dev-1 --team my-team
+    """
+    if not yolo.is_pid(pid):
+        raise click.UsageError(f"--pid {pid}: that is no process anybody could register")
+    if not role.strip() or (name is not None and not name.strip()):
+        raise click.UsageError("--role and --name must not be empty")
+    project = options.project()
+    view = View(project, _config(options))
+    process = view.processes.identify(pid)
+    if process is None:
+        fail(EX_NO, f"there is no process {pid}")
+    refusal = view.processes.refusal(process)
+    if refusal is not None and "ancestors" not in refusal:  # a script may register the shell it runs in
+        fail(EX_NO, f"process {pid} cannot be registered: {refusal}")
+    name = name or role
+    ident = f"{name}@{team}" if team else name
+    try:
+        environment = view.processes.kernel.environment(pid)
+    except OSError:
+        environment = {}
+    agent = Agent(
+        id=ident,
+        name=name,
+        role=yolo.normal_role(role),
+        team=team,
+        source="registered",
+        since=view.now,
+        process=process,
+        pid=pid,
+        pane=pane_of(environment),
+        claude_dir=claude.config_dir(environment),
+    )
+    known = [other for other in view.roster.records() if other.process == process and other.lead is None]
+    view.store.open()
+    action = Register(
+        key=ident,
+        path=view.store.paths.agents / supervisor.agent_file(agent),
+        agent=agent,
+        reason="a person or a script registered it",
+        evidence={"pid": pid, "started": process.started, "boot": process.boot, "role": role, "team": team},
+    )
+    outcome = view.store.commit(action, "cli")
+    if outcome is Outcome.BUSY:
+        fail(EX_TEMPFAIL, "the store is being written to: try again")
+    for other in known:  # it was found before it was registered: what the person says of it counts
+        if other.id != ident:
+            _forget(view.store, other, f"registered as {ident} now")
+    answer = {"result": "registered" if outcome is Outcome.DONE else "known", "id": ident, "pid": pid}
+    out_json(answer) if options.json else out(f"{ident}: {answer['result']}, process {pid} is watched")
+
+
+@command.command("forget")
+@click.argument("ident", metavar="ID")
+@shared
+@click.pass_obj
+def forget(options: Shared, ident: str) -> None:
+    """Stop watching an agent. Nothing is done to it, its tasks or its leases. One that runs is found again if
+    its command line or its session tells what it is.
+
+    \b
+    Example:
+      yolo-supervisor agent forget dev-1@my-team
+    """
+    view = View(options.project(), _config(options))
+    found = [agent for agent in view.roster.records() if agent.id == ident]
+    if not found:
+        fail(EX_NO, f"no agent {ident} is registered: yolo-supervisor agent list shows those that are")
+    view.store.open()
+    for agent in found:
+        _forget(view.store, agent, "a person said so")
+    out_json({"result": "forgotten", "id": ident}) if options.json else out(f"{ident}: forgotten")
+
+
+def _config(options: Shared) -> Config:
+    return configuration.load(options.project(), options.config)
+
+
+def _forget(store: Store, agent: Agent, reason: str) -> None:
+    path = store.paths.agents / supervisor.agent_file(agent)
+    if store.commit(Forget(key=agent.id, path=path, reason=reason), "cli") is Outcome.BUSY:
+        fail(EX_TEMPFAIL, "the store is being written to: try again")

@@ -1,0 +1,187 @@
+"""``doctor``: what is wrong with the installation and the state, and what to do about it."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from yolo_supervisor import config as configuration
+from yolo_supervisor.actions import Repair
+from yolo_supervisor.cli import EX_NO, Shared, out, out_json, shared
+from yolo_supervisor.cli.view import View
+from yolo_supervisor.config import ConfigError
+from yolo_supervisor.files import Busy, Disk, folder_lock, glance
+from yolo_supervisor.formats import yolo
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at. ``do`` says how a problem is mended; ``fixed`` that it has been."""
+
+    level: Literal["well", "note", "problem"]
+    what: str
+    do: str = ""
+    fixed: bool = False
+
+
+@click.command()
+@click.option("--fix", is_flag=True, help="Mend what is safe to mend.")
+@shared
+@click.pass_obj
+def command(options: Shared, fix: bool) -> None:
+    """Find what is wrong with the installation and the state. Exit code 1 if something is.
+
+    \b
+    Examples:
+      yolo-supervisor doctor
+      yolo-supervisor doctor --fix
+    """
+    project = options.project()
+    findings = list(_installation())
+    try:
+        config = configuration.load(project, options.config)
+    except ConfigError as error:
+        findings.append(Finding("problem", str(error), "mend the file; until then a running daemon keeps its old one"))
+    else:
+        findings.append(Finding("well", "the configuration is valid"))
+        view = View(project, config)
+        findings += [*_store(view, fix), *_plugin(view, fix), *_team(view)]
+    sound = all(finding.level != "problem" or finding.fixed for finding in findings)
+    if options.json:
+        out_json(
+            {"version": 1, "project": str(project), "healthy": sound, "findings": [asdict(each) for each in findings]}
+        )
+    else:
+        for each in findings:
+            sign = {"well": "ok  ", "note": "note", "problem": "BAD "}[each.level]
+            out(f"{'ok  ' if each.fixed else sign}  {each.what}{' (mended)' if each.fixed else ''}")
+            if each.do and not each.fixed:
+                out(f"      {each.do}")
+    sys.exit(0 if sound else EX_NO)
+
+
+def _installation() -> Iterator[Finding]:
+    for program, why in (("tmux", "sessions cannot be watched"), ("git", "commits cannot be watched")):
+        if (path := shutil.which(program)) is None:
+            yield Finding("problem", f"{program} is not installed: {why}", f"install {program}")
+        else:
+            flag = "-V" if program == "tmux" else "--version"
+            answer = subprocess.run([path, flag], capture_output=True, text=True, timeout=10, check=False)
+            yield Finding("well", answer.stdout.strip() or program)
+    if sys.platform == "linux":
+        yield Finding("well", "deaths are seen at once (pidfd)")
+    else:
+        yield Finding("note", "there are no pidfds here: deaths are seen at the next look")
+
+
+def _store(view: View, fix: bool) -> Iterator[Finding]:
+    folder = view.store.paths.folder
+    if not folder.exists():
+        yield Finding("note", f"{view.project} was never supervised", "yolo-supervisor run")
+        return
+    mode = stat.S_IMODE(folder.lstat().st_mode)
+    if folder.is_symlink():
+        yield Finding("problem", f"{folder} is a symbolic link", "replace it by a folder of your own")
+        return
+    if mode & 0o077:
+        if fix:
+            folder.chmod(0o700)
+        yield Finding("problem", f"{folder} can be entered by others (mode {mode:o})", f"chmod 700 {folder}", fix)
+    journal = view.store.journal
+    damaged = len(journal.damage)
+    if damaged:
+        where = ", ".join(f"byte {each.offset}" for each in journal.damage[:5])
+        yield Finding("problem", f"{damaged} lines of {journal.path} cannot be read ({where})", "the others are sound; "
+                      "what the lost ones told is lost: compare the files they were about with their backups")  # fmt: skip
+    holder = view.holder()
+    if holder is None and journal.pending:
+        if fix:
+            view.store.open()
+            view.store.recover()
+        yield Finding("problem", f"{len(journal.pending)} changes were cut off by a crash", "run the daemon", fix)
+    if not damaged and not (holder is None and journal.pending):
+        yield Finding("well", f"the journal is sound ({journal.seq} lines)")
+    if holder:
+        yield Finding("well", f"supervised by process {holder.process.pid} since {holder.started_at} ({holder.mode})")
+    else:
+        yield Finding("note", "no daemon is running here", "yolo-supervisor run")
+
+
+def _plugin(view: View, fix: bool) -> Iterator[Finding]:
+    planning = view.store.paths.planning
+    if not planning.is_dir():
+        yield Finding("note", f"{view.project} is not used with the YOLO plugin (no {yolo.PLANNING})")
+        return
+    for lock in (yolo.PID_LOCK, planning / ".active-agent-count.lock"):
+        try:
+            age_s = time.time() - lock.lstat().st_mtime
+        except FileNotFoundError:
+            continue
+        if age_s > yolo.PID_LOCK_STALE_S:
+            fixed = fix and _break(lock)
+            yield Finding(
+                "problem", f"{lock} was left by a hook that was killed {age_s:.0f} s ago: it blocks every registration",
+                f"rmdir {lock}", fixed,
+            )  # fmt: skip
+    words = (glance(planning / ".agent-pids") or b"").split()
+    impossible = [w for w in words if not (w.isdigit() and len(w) < 12 and yolo.is_pid(int(w)))]
+    if impossible:
+        shown = ", ".join(word.decode("utf-8", "replace")[:20] for word in impossible[:5])
+        yield Finding("problem", f".agent-pids holds what is no pid ({shown}): other programs may signal the wrong "
+                      "processes", f"remove these lines from {planning / '.agent-pids'}")  # fmt: skip
+    look = view.agents.look(view.now)
+    if look.dangling:
+        fixed = fix and _repair(view)
+        pids = ", ".join(str(pid) for pid in sorted(look.dangling))
+        yield Finding("problem", f"the plugin's files name processes that are gone ({pids})", "run the daemon", fixed)
+    watchdog = view.sessions().watchdog()
+    if watchdog:
+        yield Finding("note", f"the plugin's own watchdog is at work (process {watchdog}): detached sessions are its")
+    if (planning / ".yolo-session").exists():
+        age_h = (time.time() - (planning / ".yolo-session").stat().st_mtime) / 3600
+        if age_h > 24:
+            yield Finding(
+                "note", f".yolo-session is {age_h:.0f} hours old: the plugin never removes it, and ignores it"
+            )
+
+
+def _team(view: View) -> Iterator[Finding]:
+    agents = view.agents_json()
+    states = [agent["state"] for agent in agents]
+    told = ", ".join(f"{states.count(s)} {s}" for s in ("alive", "dead", "unknown") if s in states)
+    yield Finding("well" if agents else "note", f"agents: {told or 'none are known'}")
+    if "dead" in states and view.holder() is None:
+        yield Finding(
+            "problem", "dead agents have left something behind", "yolo-supervisor check shows what; run heals it"
+        )
+
+
+def _break(lock: Path) -> bool:
+    """Remove an abandoned lock the way its next holder would."""
+    try:
+        with folder_lock(Disk(), lock, yolo.PID_LOCK_STALE_S):
+            return True
+    except (Busy, OSError):
+        return False
+
+
+def _repair(view: View) -> bool:
+    from yolo_supervisor.watchers.agents import decide
+
+    view.store.open()
+    look = view.agents.look(view.now)
+    remedies = decide(look, view.config.processes.grace_s, view.config.agents.mass_death_min)
+    for remedy in remedies:
+        for action in remedy:
+            if isinstance(action, Repair) and len(remedy) == 1:
+                view.store.commit(action, "cli")
+    return not view.agents.look(view.now).dangling

@@ -1,0 +1,57 @@
+"""``explain``: the story of one thing, for a person."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from yolo_supervisor.cli import EX_NO, Shared, fail, out, out_json, shared
+from yolo_supervisor.records import from_iso
+
+KINDS = {"agent": "agent", "task": "task", "lease": "lease", "flag": "flag", "session": "session", "file": "state"}
+
+
+@click.command()
+@click.argument("kind", type=click.Choice(list(KINDS)))
+@click.argument("key")
+@shared
+@click.pass_obj
+def command(options: Shared, kind: str, key: str) -> None:
+    """The story of one agent, task, lease, flag, session or file: what was done to it, why, on what evidence.
+
+    \b
+    Examples:
+      yolo-supervisor explain task 3
+      yolo-supervisor explain agent dev-1@session-85d6cfb4
+    """
+    from yolo_supervisor.cli.history import matches
+    from yolo_supervisor.journal import history
+    from yolo_supervisor.store import Paths
+
+    project = options.project()
+    entries = [entry for _, entry in history(Paths(project).journal)]
+    story = [
+        entry
+        for entry in entries
+        if (entry["kind"] == KINDS[kind] and matches(str(entry["key"]), key))
+        or (kind == "agent" and matches(str(entry["evidence"].get("agent", "")), key))
+    ]
+    if options.json:
+        out_json({"version": 1, "kind": kind, "key": key, "project": str(project), "story": story})
+    else:
+        for entry in story:
+            _tell(entry)
+    if not story:
+        fail(
+            EX_NO, f"nothing was ever done about {kind} {key} in {project}: yolo-supervisor status lists what there is"
+        )
+
+
+def _tell(entry: dict[str, Any]) -> None:
+    at = from_iso(entry["at"]).astimezone()
+    out(f"{at:%Y-%m-%d %H:%M:%S.%f}"[:-3] + f"  {entry['kind']} {entry['key']} {entry['action'].replace('_', ' ')}")
+    out(f"    because {entry['reason']} (decided by {entry['by']})")
+    for name, value in entry["evidence"].items():
+        shown = ", ".join(str(v) for v in value) if isinstance(value, list) else value
+        out(f"    {name}: {shown}")
