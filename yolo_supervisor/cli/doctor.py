@@ -100,8 +100,10 @@ def _store(view: View, fix: bool) -> Iterator[Finding]:
     damaged = len(journal.damage)
     if damaged:
         where = ", ".join(f"byte {each.offset}" for each in journal.damage[:5])
-        yield Finding("problem", f"{damaged} lines of {journal.path} cannot be read ({where})", "the others are sound; "
-                      "what the lost ones told is lost: compare the files they were about with their backups")  # fmt: skip
+        what = f"{damaged} lines of {journal.path} cannot be read ({where})"
+        yield Finding(
+            "problem", what, "the others are sound; compare the files that these were about with their backups"
+        )
     holder = view.holder()
     if holder is None and journal.pending:
         if fix:

@@ -238,7 +238,7 @@ class SessionsWatcher:
                 busy.add(agent.id)
         return frozenset(busy)
 
-    def _watchdog(self) -> int | None:
+    def watchdog(self) -> int | None:
         """The process that ``.watchdog-pid`` names, if it was there before the file and its command says what it is."""
         path = self._paths.planning / ".watchdog-pid"
         word = (glance(path) or b"").strip()

@@ -1,0 +1,260 @@
+"""The stage of a drill: a scratch project, a client's state folder, a private tmux server, the daemon as a process."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import libtmux
+import tomli_w
+
+from yolo_supervisor.files import glance
+from yolo_supervisor.formats import load_object
+from yolo_supervisor.formats.supervisor import load_holder
+from yolo_supervisor.journal import history
+from yolo_supervisor.processes import Processes, kernel
+from yolo_supervisor.records import Liveness, ProcessId
+from yolo_supervisor.store import Paths
+
+TEAM = "drill"
+LIMIT_S = 30.0
+"""A fault that is not healed by then counts as not healed."""
+
+
+@dataclass(frozen=True)
+class Actor:
+    """One scratch agent: its process, the tool that it runs in a session of its own, and its task."""
+
+    name: str
+    process: ProcessId
+    tool: ProcessId
+    task: Path
+
+
+class Scene:
+    """Everything a fault may touch. All of it is private to the drill and goes with it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.project = folder / "project"
+        self.claude = folder / "home" / ".claude"
+        self.socket = folder / "tmux.sock"
+        self.processes = Processes(kernel())
+        self.actors: list[Actor] = []
+        self._daemon: subprocess.Popen[bytes] | None = None
+        self._server = libtmux.Server(socket_path=self.socket, config_file=os.devnull)
+        self._viewer: subprocess.Popen[bytes] | None = None
+        self._viewer_terminal = -1
+        self._strangers: list[subprocess.Popen[bytes]] = []
+        self._count = 0
+        (self.project / ".yolo-planning").mkdir(parents=True)
+        (self.claude / "tasks" / TEAM).mkdir(parents=True)
+        settings = {
+            "processes": {"grace_s": 1.0, "sample_s": 0.2},
+            "agents": {"interval_s": 1.0},
+            "sessions": {"interval_s": 0.5, "detach_grace_s": 1.0, "on_detach": "terminate"},
+        }
+        (self.project / ".yolo-planning" / "supervisor.toml").write_bytes(tomli_w.dumps(settings).encode())
+
+    # -- the daemon ----------------------------------------------------------------------------------------------
+
+    def start_daemon(self) -> None:
+        """Start the real daemon, and return when it watches."""
+        environment = {
+            **os.environ,
+            "HOME": str(self.claude.parent),
+            "XDG_CONFIG_HOME": str(self.claude.parent / ".config"),
+            "CLAUDE_CONFIG_DIR": str(self.claude),
+        }
+        for name in ("TMUX", "TMUX_PANE", "NOTIFY_SOCKET"):
+            environment.pop(name, None)
+        with (self.folder / "daemon.log").open("ab") as log:
+            self._daemon = subprocess.Popen(
+                [sys.executable, "-m", "yolo_supervisor", "run", "--project", str(self.project)],
+                stdin=subprocess.DEVNULL,
+                stderr=log,
+                env=environment,
+                cwd=self.folder,
+            )
+        pid = self._daemon.pid
+        self.wait(
+            lambda: any(e["action"] == "started" and e["evidence"].get("pid") == pid for e in self.entries()),
+            f"the daemon did not start: see {self.folder / 'daemon.log'}",
+        )
+
+    def kill_daemon(self) -> None:
+        assert self._daemon is not None
+        self._daemon.kill()
+        self._daemon.wait()
+
+    def entries(self) -> list[dict[str, Any]]:
+        """The journal so far."""
+        return [entry for _, entry in history(Paths(self.project).journal)]
+
+    # -- the team ------------------------------------------------------------------------------------------------
+
+    def session(self) -> libtmux.Session:
+        """A new tmux session, with nothing in it but its first, idle window."""
+        self._count += 1
+        return self._server.new_session(
+            session_name=f"team-{self._count}", start_directory=str(self.project), window_command="sleep 3600"
+        )
+
+    def agent(self, session: libtmux.Session, *, ignore_sigterm: bool = False) -> Actor:
+        """A new agent in a window of its own, at work on a task of its own, and known to the daemon."""
+        self._count += 1
+        name = f"dev-{self._count}"
+        task = self.claude / "tasks" / TEAM / f"{self._count}.json"
+        task.write_text(
+            json.dumps(
+                {"id": task.stem, "subject": f"Task of {name}", "description": "", "activeForm": "Working",
+                 "status": "pending", "blocks": [], "blockedBy": []},
+                indent=2,
+            )
+        )  # fmt: skip
+        ready = self.folder / f"{name}.ready"
+        words = [
+            sys.executable, "-m", "yolo_supervisor.drill.agent", "--agent-id", f"{name}@{TEAM}", "--agent-name", name,
+            "--team-name", TEAM, "--task", str(task), "--ready", str(ready),
+            *(["--ignore-sigterm"] if ignore_sigterm else []),
+        ]  # fmt: skip
+        environment = {"HOME": str(self.claude.parent), "CLAUDE_CONFIG_DIR": str(self.claude)}
+        session.new_window(
+            window_name=name, attach=False, start_directory=str(self.project), environment=environment,
+            window_shell="exec " + shlex.join(words),
+        )  # fmt: skip
+        self.wait(ready.exists, f"{name} did not start")
+        told = json.loads(ready.read_text())
+        process, tool = self.processes.identify(told["pid"]), self.processes.identify(told["tool"])
+        assert process is not None
+        assert tool is not None
+        actor = Actor(name, process, tool, task)
+        self.actors.append(actor)
+        key = f"{name}@{TEAM}"
+        self.wait(
+            lambda: any(e["action"] == "registered" and e["key"] == key for e in self.entries()),
+            f"{name} was not found by the daemon",
+        )
+        self.wait(lambda: str(tool.pid) in self._trees(), f"the tool of {name} was not found by the daemon")
+        return actor
+
+    def _trees(self) -> str:
+        try:
+            return Paths(self.project).trees.read_text()
+        except OSError:
+            return ""
+
+    def server_pid(self) -> int:
+        answer = self._server.cmd("display-message", "-p", "#{pid}")
+        return int(answer.stdout[0])
+
+    def attach(self, session: libtmux.Session) -> None:
+        """A person looks at the session, through a terminal of their own."""
+        self._viewer_terminal, terminal = pty.openpty()
+        self._viewer = subprocess.Popen(
+            ["tmux", "-S", str(self.socket), "attach", "-t", f"={session.name}"],
+            stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
+            env={**{k: v for k, v in os.environ.items() if k != "TMUX"}, "TERM": "xterm"},
+        )  # fmt: skip
+        os.close(terminal)
+        self.wait(lambda: session.cmd("list-clients", "-F", "#{client_pid}").stdout, "nobody could attach")
+        attached_at = self._last_look()
+        self.wait(lambda: self._last_look() > attached_at, "the daemon did not look at the sessions")
+
+    def _last_look(self) -> str:
+        """When the daemon last looked at the sessions, as it tells itself."""
+        holder = load_holder(glance(Paths(self.project).holder) or b"")
+        looks = [w["last_tick_at"] for w in holder.watchers if w["name"] == "sessions"] if holder else []
+        return looks[0] or "" if looks else ""
+
+    def detach(self) -> None:
+        """The person closes the terminal."""
+        assert self._viewer is not None
+        self._viewer.terminate()
+        self._viewer.wait()
+        os.close(self._viewer_terminal)
+        self._viewer = None
+
+    def stranger(self) -> ProcessId:
+        """A process of the same user that nobody may touch."""
+        child = subprocess.Popen(
+            [sys.executable, "-c", "import time; time.sleep(3600)"], stdin=subprocess.DEVNULL, cwd=self.project
+        )
+        self._strangers.append(child)
+        process = self.processes.identify(child.pid)
+        assert process is not None
+        return process
+
+    # -- looking -------------------------------------------------------------------------------------------------
+
+    def wait(self, seen: Callable[[], Any], otherwise: str, limit_s: float = LIMIT_S) -> None:
+        """Until it is so. TimeoutError with the sentence if that takes too long."""
+        deadline = time.monotonic() + limit_s
+        while not seen():
+            if time.monotonic() > deadline:
+                raise TimeoutError(otherwise)
+            time.sleep(0.002)
+
+    def alive(self, process: ProcessId) -> bool:
+        return self.processes.liveness(process) is Liveness.ALIVE
+
+    def given_back(self, actor: Actor) -> bool:
+        task = load_object(actor.task.read_bytes())
+        return task is not None and task.get("status") == "pending" and not task.get("owner")
+
+    def intact(self, actor: Actor) -> bool:
+        """Whether an agent that nothing happened to lives, works and owns its task."""
+        task = load_object(actor.task.read_bytes())
+        owns = task is not None and task.get("status") == "in_progress" and task.get("owner") == actor.name
+        return owns and self.alive(actor.process) and self.alive(actor.tool)
+
+    def lost(self) -> int:
+        """How many tasks cannot be read any more."""
+        return sum(load_object(path.read_bytes()) is None for path in (self.claude / "tasks" / TEAM).glob("*.json"))
+
+    # -- the end -------------------------------------------------------------------------------------------------
+
+    def clear(self) -> None:
+        """End all that was started, by identity."""
+        if self._viewer is not None:
+            self.detach()
+        if self._daemon is not None and self._daemon.poll() is None:
+            self._daemon.send_signal(signal.SIGTERM)
+            try:
+                self._daemon.wait(10)
+            except subprocess.TimeoutExpired:
+                self._daemon.kill()
+                self._daemon.wait()
+        with contextlib.suppress(libtmux.exc.LibTmuxException):
+            self._server.kill()
+        for stranger in self._strangers:
+            stranger.kill()
+            stranger.wait()
+        for actor in self.actors:
+            for process in (actor.process, actor.tool):
+                if (handle := self.processes.kernel.hold(process)) is not None:
+                    handle.signal(signal.SIGKILL)
+                    handle.close()
+
+
+@contextlib.contextmanager
+def scene() -> Iterator[Scene]:
+    """A stage in a new temporary folder, cleared away at the end."""
+    with tempfile.TemporaryDirectory(prefix="yolo-drill-", ignore_cleanup_errors=True) as folder:
+        stage = Scene(Path(os.path.realpath(folder)))
+        try:
+            yield stage
+        finally:
+            stage.clear()
