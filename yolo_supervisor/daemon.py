@@ -212,7 +212,8 @@ class Daemon:
         return EX_OK
 
     def _sample_s(self) -> float:
-        return self.config.processes.sample_s
+        """As often as the most demanding project wants."""
+        return min((p.config.processes.sample_s for p in self.projects.values()), default=1.0)
 
     def _wake_agents(self) -> None:
         for project in self.projects.values():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -183,7 +184,10 @@ class Store:
             self.journal.catch_up()
             for seq, promise in sorted(self.journal.pending.items()):
                 if "write" not in promise:
-                    self.journal.mark(seq, "failed", "interrupted")
+                    told = {key: value for key, value in promise.items() if key not in ("seq", "begun", "crc")}
+                    cut = {"interrupted": "the supervisor ended in the middle of it, and did not see how it went"}
+                    self.journal.append({**told, "evidence": {**told["evidence"], **cut}})
+                    self.journal.mark(seq, "done")
                     continue
                 write = promise["write"]
                 path, name = Path(write["path"]), f"{promise['action']} {promise['key']}"
@@ -204,10 +208,41 @@ class Store:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         with file_lock(self._lock_fd, LOCK_LIMIT_S):
+            self._break_orphaned_lock()
             yield
 
-    def _neighbours_lock(self, lock: tuple[Path, float] | None) -> contextlib.AbstractContextManager[None]:
-        return folder_lock(self.disk, *lock) if lock else contextlib.nullcontext()
+    @contextlib.contextmanager
+    def _neighbours_lock(self, lock: tuple[Path, float] | None) -> Iterator[None]:
+        if lock is None:
+            yield
+            return
+        with folder_lock(self.disk, *lock):
+            found = lock[0].lstat()
+            note = json.dumps([str(lock[0]), found.st_ino, found.st_mtime_ns]).encode()
+            replace(self.disk, self._held, note, durable=False)
+            yield
+        with contextlib.suppress(FileNotFoundError):
+            self.disk.unlink(self._held)
+
+    def _break_orphaned_lock(self) -> None:
+        """Remove the neighbour's lock that a writer of ours held when it was killed.
+
+        The note is made and removed under the store's own lock. That we have this lock proves that its writer is gone;
+        inode and time prove that the folder is still the one which it made.
+        """
+        if not self._held.exists():
+            return
+        with contextlib.suppress(OSError, ValueError):
+            path, inode, made = json.loads(self._held.read_bytes())
+            found = os.lstat(path)
+            if (found.st_ino, found.st_mtime_ns) == (inode, made):
+                self.disk.rmdir(Path(path))
+        with contextlib.suppress(FileNotFoundError):
+            self.disk.unlink(self._held)
+
+    @property
+    def _held(self) -> Path:
+        return self.paths.folder / "held-lock.json"
 
     def _write(self, path: Path, before: bytes | None, after: bytes | None) -> None:
         if after is None:
