@@ -53,6 +53,9 @@ class Edit(Action):
 class Note(Action):
     """Something worth telling that changes nothing."""
 
+    durable: ClassVar[bool] = True
+    """Whether it must be on the device at once; what the next durable line brings along need not."""
+
 
 # -- agents -----------------------------------------------------------------------------------------------------
 
@@ -78,6 +81,7 @@ class Died(Note):
 
     kind: ClassVar[Kind] = "agent"
     verb: ClassVar[str] = "died"
+    durable: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, kw_only=True)

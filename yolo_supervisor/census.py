@@ -16,8 +16,8 @@ from pathlib import Path
 import anyio
 
 from yolo_supervisor import commands
-from yolo_supervisor.formats import claude
-from yolo_supervisor.processes import Processes, Sweep, Tree
+from yolo_supervisor.formats import claude, same_path
+from yolo_supervisor.processes import Facts, Processes, Sweep, Tree
 from yolo_supervisor.records import Pane, ProcessId
 from yolo_supervisor.tmux import pane_of
 
@@ -75,7 +75,18 @@ class Census:
 
     def sample(self) -> None:
         """Look at the whole process table."""
-        sweep = self.processes.sweep()
+        self._take(self.processes.sweep())
+
+    async def sample_gently(self) -> None:
+        """The same without holding up the loop for long where there are thousands of processes."""
+        found: dict[int, Facts] = {}
+        for number, facts in enumerate(self.processes.each()):
+            found[facts.pid] = facts
+            if number % 64 == 63:
+                await anyio.sleep(0)
+        self._take(Sweep(self.processes.boot, found))
+
+    def _take(self, sweep: Sweep) -> None:
         alive = {sweep.id(pid) for pid, facts in sweep.facts.items() if not facts.zombie}
         gone = self.agents.keys() - alive
         for process in gone:
@@ -113,7 +124,7 @@ class Census:
                         self.agents[process] = Seen(
                             process=process,
                             flags=flags,
-                            folder=Path(kernel.folder(process.pid)),
+                            folder=same_path(kernel.folder(process.pid)),
                             claude_dir=claude.config_dir(environment),
                             pane=pane_of(environment),
                         )
@@ -125,7 +136,7 @@ class Census:
             pause_s = every_s()
             if not self.quiet():
                 began, generation = time.monotonic(), self.generation
-                self.sample()
+                await self.sample_gently()
                 pause_s = max(pause_s, LOAD_FACTOR * (time.monotonic() - began))
                 if self.generation != generation:
                     changed()
@@ -134,7 +145,8 @@ class Census:
 
 def within(folder: Path, project: Path) -> bool:
     """Whether the folder is the project or inside it (both as the kernel spells them)."""
-    return folder == project or project in folder.parents
+    inner, outer = str(folder), str(project)
+    return inner == outer or inner.startswith(outer.rstrip("/") + "/")
 
 
 def pick(trees: dict[ProcessId, Tree], wanted: Iterable[ProcessId]) -> dict[ProcessId, Tree]:

@@ -13,7 +13,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -419,13 +419,15 @@ class Processes:
         return Liveness.ALIVE
 
     def sweep(self) -> Sweep:
-        """The whole table now. What goes while we look is left out."""
-        found = {}
+        """The whole table now."""
+        return Sweep(self.boot, {facts.pid: facts for facts in self.each()})
+
+    def each(self) -> Iterator[Facts]:
+        """Every process. What goes while we look is left out."""
         for pid in self.kernel.pids():
             with contextlib.suppress(OSError):
                 if (facts := self.kernel.facts(pid)) is not None:
-                    found[pid] = facts
-        return Sweep(self.boot, found)
+                    yield facts
 
     def leftovers(self, agent: ProcessId, tree: Sequence[tuple[ProcessId, int]]) -> Leftovers:
         """What lives on of the tree that a dead agent was last seen with."""

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from yolo_supervisor.census import Census, Seen, within
 from yolo_supervisor.config import Config
@@ -74,18 +74,42 @@ class Roster:
         self._census = census
         self._default_dirs = claude_dirs
         self._real = Path(os.path.realpath(paths.project))
-        self._records = Parsed(lambda data, _: supervisor.load_agent(data))
+        self._memo: dict[str, Any] = {}
+        self._record_files: dict[str, Agent | None] = {}
+        self._found: tuple[int, list[Agent]] = (-1, [])
+        self._by_seen: dict[Seen, Agent] = {}
         self._sessions = Parsed(lambda data, _: claude.session(data))
         self._teams = Parsed(lambda data, path: claude.team(data, path.parent.name))
         self._tasks = Parsed(lambda data, path: claude.task(data, path.parent.name, path))
         self._plans = Parsed(yolo.plans)
 
+    def renew(self) -> None:
+        """Begin a new look: within one, each folder is listed once."""
+        self._memo = {}
+
+    def _once(self, name: str, answer: Callable[[], T]) -> T:
+        if name not in self._memo:
+            self._memo[name] = answer()
+        found: T = self._memo[name]
+        return found
+
     # -- agents --------------------------------------------------------------------------------------------------
 
     def records(self) -> list[Agent]:
         """The agents that are written down: watched since an earlier look, or registered by a person or a hook."""
-        found = (self._records.get(self.paths.agents / name) for name in names(self.paths.agents))
-        return [agent for agent in found if agent is not None]
+        return list(self.record_files().values())
+
+    def record_files(self) -> dict[str, Agent]:
+        """The same by the names of their records. A record is written once and never changed: it is read once."""
+        return self._once("records", self._read_records)
+
+    def _read_records(self) -> dict[str, Agent]:
+        before = self._record_files
+        self._record_files = {
+            name: before[name] if name in before else supervisor.load_agent(glance(self.paths.agents / name) or b"")
+            for name in names(self.paths.agents)
+        }
+        return {name: agent for name, agent in self._record_files.items() if agent is not None}
 
     def sightings(self, now: datetime) -> list[Agent]:
         """The agents that are running now, each once, by what tells most of it."""
@@ -142,6 +166,10 @@ class Roster:
         ]
 
     def healths(self) -> list[tuple[yolo.Health, Path]]:
+        """The plugin's health files that can be read."""
+        return self._once("healths", self._read_healths)
+
+    def _read_healths(self) -> list[tuple[yolo.Health, Path]]:
         folder = self.paths.planning / ".agent-health"
         return [
             (health, folder / name)
@@ -165,19 +193,25 @@ class Roster:
     def _here(self, seen: Seen) -> bool:
         return within(seen.folder, self._real)
 
-    def _by_command_line(self) -> Iterator[Agent]:
-        for seen in self._census.agents.values():
-            if (flags := seen.flags) and self._here(seen):
-                yield self._agent(
-                    seen.process,
-                    id=flags.agent_id,
-                    name=flags.name,
-                    role=yolo.normal_role(self._member_role(flags) or flags.name),
-                    team=flags.team,
-                    source="tmux" if seen.pane else "process",
-                    pane=seen.pane,
-                    claude_dir=seen.claude_dir,
-                )
+    def _by_command_line(self) -> list[Agent]:
+        if self._found[0] != self._census.generation:
+            before = self._by_seen
+            here = [seen for seen in self._census.agents.values() if seen.flags and self._here(seen)]
+            self._by_seen = {seen: before.get(seen) or self._teammate(seen, seen.flags) for seen in here if seen.flags}
+            self._found = self._census.generation, list(self._by_seen.values())
+        return self._found[1]
+
+    def _teammate(self, seen: Seen, flags: claude.Flags) -> Agent:
+        return self._agent(
+            seen.process,
+            id=flags.agent_id,
+            name=flags.name,
+            role=yolo.normal_role(self._member_role(flags) or flags.name),
+            team=flags.team,
+            source="tmux" if seen.pane else "process",
+            pane=seen.pane,
+            claude_dir=seen.claude_dir,
+        )
 
     def _member_role(self, flags: claude.Flags) -> str | None:
         """``general-purpose`` is what every teammate is by default; its name tells more then."""
@@ -205,7 +239,10 @@ class Roster:
                     claude_dir=folder,
                 )
 
-    def _live_sessions(self, folder: Path) -> Iterator[claude.Session]:
+    def _live_sessions(self, folder: Path) -> list[claude.Session]:
+        return self._once(f"sessions {folder}", lambda: list(self._find_sessions(folder)))
+
+    def _find_sessions(self, folder: Path) -> Iterator[claude.Session]:
         for name in names(folder / "sessions"):
             session = self._sessions.get(folder / "sessions" / name) if name.endswith(".json") else None
             process = self._processes.identify(session.pid) if session else None
@@ -295,12 +332,18 @@ class Roster:
 
     def claude_dirs(self) -> list[Path]:
         """The folders in which the clients of this project's agents keep their state."""
+        return self._once("claude_dirs", self._find_claude_dirs)
+
+    def _find_claude_dirs(self) -> list[Path]:
         named = [seen.claude_dir for seen in self._census.agents.values() if self._here(seen)]
         recorded = [agent.claude_dir for agent in self.records()]
         return list(dict.fromkeys(d for d in (*self._default_dirs(), *named, *recorded) if d is not None))
 
     def teams(self) -> list[claude.Team]:
         """The teams that have a member in this project."""
+        return self._once("teams", self._find_teams)
+
+    def _find_teams(self) -> list[claude.Team]:
         found = []
         for folder in self.claude_dirs():
             for name in names(folder / "teams"):

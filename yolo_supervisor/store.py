@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from yolo_supervisor.actions import Action, Edit
+from yolo_supervisor.actions import Action, Edit, Note
 from yolo_supervisor.clock import Clock, SystemClock
 from yolo_supervisor.files import (
     FILE_MODE,
@@ -149,9 +149,10 @@ class Store:
 
     def note(self, action: Action, by: str, prefix: str = "") -> None:
         """Write down what changes no document. ``prefix`` is ``would_`` in observe mode."""
+        durable = not isinstance(action, Note) or action.durable
         with self._locked():
             self.journal.catch_up()
-            self.journal.append(entry(action, by, self.clock.now(), self.paths.project, prefix))
+            self.journal.append(entry(action, by, self.clock.now(), self.paths.project, prefix), durable)
 
     def begin(self, action: Action, by: str) -> int:
         """Write down that a deed is about to be done; the number is for ``end``."""

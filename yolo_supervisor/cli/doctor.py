@@ -181,7 +181,7 @@ def _repair(view: View) -> bool:
 
     view.store.open()
     look = view.agents.look(view.now)
-    remedies = decide(look, view.config.processes.grace_s, view.config.agents.mass_death_min)
+    remedies = decide(look, view.store.paths.agents, view.config.processes.grace_s, view.config.agents.mass_death_min)
     for remedy in remedies:
         for action in remedy:
             if isinstance(action, Repair) and len(remedy) == 1:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from pathlib import Path
 from typing import Any
 
 
@@ -26,6 +28,12 @@ def dump_like(data: bytes, value: dict[str, Any]) -> bytes:
     separators = (",", ":") if compact and '": ' not in text else (", ", ": ") if compact else (",", ": ")
     body = json.dumps(value, indent=None if compact else 2, separators=separators, ensure_ascii=ascii_only)
     return (body + ("\n" if text.endswith("\n") else "")).encode()
+
+
+@functools.lru_cache(maxsize=256)
+def same_path(text: str) -> Path:
+    """The path, and the same object for the same text: a thousand agents name the same few folders."""
+    return Path(text)
 
 
 def text_or_none(value: object) -> str | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from yolo_supervisor.formats import dump_like, load_object, text_or_none
+from yolo_supervisor.formats import dump_like, load_object, same_path, text_or_none
 from yolo_supervisor.records import Task
 
 LOCK_STALE_S = 10.0
@@ -19,9 +19,9 @@ LOCK_STALE_S = 10.0
 def config_dir(environment: Mapping[str, str]) -> Path | None:
     """The folder that a client with this environment keeps its state in; None if it has neither name nor home."""
     if named := environment.get("CLAUDE_CONFIG_DIR"):
-        return Path(named)
+        return same_path(named)
     home = environment.get("HOME")
-    return Path(home) / ".claude" if home else None
+    return same_path(f"{home.rstrip('/')}/.claude") if home else None
 
 
 # -- command lines ----------------------------------------------------------------------------------------------

@@ -6,11 +6,10 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from yolo_supervisor.formats import load_object, text_or_none
+from yolo_supervisor.formats import load_object, same_path, text_or_none
 from yolo_supervisor.records import Agent, Pane, ProcessId, from_iso, iso
 
 FOLDER = ".supervisor"
@@ -87,7 +86,7 @@ def load_agent(data: bytes) -> Agent | None:
         pane=_load_pane(pane),
         lead=text_or_none(raw.get("lead")),
         session=text_or_none(raw.get("session")),
-        claude_dir=Path(folder) if folder else None,
+        claude_dir=same_path(folder) if folder else None,
     )
 
 

@@ -26,6 +26,7 @@ from yolo_supervisor.census import Census
 from yolo_supervisor.config import Config
 from yolo_supervisor.files import digest, glance
 from yolo_supervisor.formats import supervisor, yolo
+from yolo_supervisor.formats.supervisor import Trees
 from yolo_supervisor.processes import DeathWatch, Leftovers, Processes
 from yolo_supervisor.records import Agent, Lease, Liveness, ProcessId, Task
 from yolo_supervisor.roster import Roster, names
@@ -66,12 +67,13 @@ class Estate:
     marks: tuple[Mark, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Sighting:
     """One known agent as it was found at this look. ``proof`` says how its death is known."""
 
     agent: Agent
-    record: Path
+    record: str
+    """The name of its record."""
     state: Liveness
     recorded: bool = True
     proof: str = ""
@@ -87,6 +89,9 @@ class Sighting:
 @dataclass(frozen=True, kw_only=True)
 class Look:
     sightings: tuple[Sighting, ...]
+    """Those about which something may have to be done: the dead, the new, the stopped."""
+    known: int = 0
+    """How many agents are known, the others included."""
     confirmed: bool = True
     """Whether deaths concluded from absence were the same at the look before."""
     dangling: frozenset[int] = frozenset()
@@ -96,13 +101,13 @@ class Look:
     """Roles whose health file counts three or more idle turns."""
 
 
-def decide(look: Look, grace_s: float, mass_min: int) -> list[Remedy]:
+def decide(look: Look, records: Path, grace_s: float, mass_min: int) -> list[Remedy]:
     """What is to be done about this look. Agents that live are registered; the dead are healed and forgotten."""
     remedies: list[Remedy] = [
         (
             Register(
                 key=s.agent.id,
-                path=s.record,
+                path=records / s.record,
                 agent=s.agent,
                 reason=f"a {s.agent.role} at work was found by its {s.agent.source}",
                 evidence=_identity(s.agent),
@@ -113,20 +118,20 @@ def decide(look: Look, grace_s: float, mass_min: int) -> list[Remedy]:
     ]
     dead = [s for s in look.sightings if s.state is Liveness.DEAD or (s.stopped and s.recorded)]
     absent = [s for s in dead if not s.certain]
-    if len(absent) * 2 > len(look.sightings) >= mass_min and not look.confirmed:
+    if len(absent) * 2 > look.known >= mass_min and not look.confirmed:
         remedies.append(
             (
                 Escalate(
                     kind="agent",
                     key="all",
-                    reason=f"{len(absent)} of {len(look.sightings)} agents seem to be gone at once: "
+                    reason=f"{len(absent)} of {look.known} agents seem to be gone at once: "
                     "this look is inconclusive, nothing is done before another one says the same",
                     evidence={"absent": [s.agent.id for s in absent]},
                 ),
             )
         )
         dead = [s for s in dead if s.certain]
-    remedies += [_heal(s, grace_s) for s in dead]
+    remedies += [_heal(s, records, grace_s) for s in dead]
     remedies += [
         (
             (
@@ -162,7 +167,7 @@ def _identity(agent: Agent) -> dict[str, Any]:
     return told
 
 
-def _heal(dead: Sighting, grace_s: float) -> Remedy:
+def _heal(dead: Sighting, records: Path, grace_s: float) -> Remedy:
     """Its tasks, its leases, its processes, the plugin's books, and last the agent itself."""
     agent, estate = dead.agent, dead.estate
     fate = "stopped" if dead.stopped else "is dead"
@@ -222,7 +227,7 @@ def _heal(dead: Sighting, grace_s: float) -> Remedy:
     if left.uncertain:
         evidence = {**evidence, "left_alone": [p.pid for p in left.uncertain]}
     reason = "it stopped" if dead.stopped else "all that it left behind is taken care of"
-    return (*steps, Forget(key=agent.id, path=dead.record, reason=reason, evidence=evidence))
+    return (*steps, Forget(key=agent.id, path=records / dead.record, reason=reason, evidence=evidence))
 
 
 class AgentsWatcher:
@@ -241,8 +246,10 @@ class AgentsWatcher:
         self._known: dict[str, Agent] = {}
         """By the name of their record: what was seen and is not settled, written down or not (observe mode)."""
         self._recorded: set[str] = set()
-        self._trees: dict[ProcessId, Any] = {}
-        self._loaded_trees = False
+        self._trees: Trees | None = None
+        """As the last daemon left them: what it saw counts until the census has seen more."""
+        self._sightings: list[Agent] = []
+        self._counted = 0
         self._absent: frozenset[str] = frozenset()
         self._proofs: dict[str, tuple[str, bool]] = {}
         """How each death was first known: the kernel says it only once."""
@@ -253,7 +260,7 @@ class AgentsWatcher:
 
     async def tick(self, now: datetime) -> Sequence[Remedy]:
         config = self._config()
-        return decide(self.look(now), config.processes.grace_s, config.agents.mass_death_min)
+        return decide(self.look(now), self._store.paths.agents, config.processes.grace_s, config.agents.mass_death_min)
 
     async def objection(self, action: Terminate) -> str | None:
         """Leftovers: their agent must not have come back to life, and that it cannot."""
@@ -264,7 +271,7 @@ class AgentsWatcher:
 
     def agents(self, now: datetime) -> list[tuple[Agent, Liveness]]:
         """Every known agent and its state, for people; pids of unproven identity are unknown."""
-        found = [(s.agent, s.state) for s in self._states(now)]
+        found = [(s.agent, s.state) for s in self._states(now, everyone=True)]
         known = [agent for agent, _ in found]
         found += [(mate, state) for agent, state in found for mate in self._roster.in_process(agent, known)]
         return found + [(agent, Liveness.UNKNOWN) for agent in self._roster.unproven(agent for agent, _ in found)]
@@ -280,59 +287,68 @@ class AgentsWatcher:
     # -- looking -------------------------------------------------------------------------------------------------
 
     def look(self, now: datetime) -> Look:
-        states = self._states(now)
-        living = [s.agent for s in states if s.state is not Liveness.DEAD]
-        absent = frozenset(s.record.name for s in states if s.state is Liveness.DEAD and not s.certain)
+        attention = [
+            s for s in self._states(now, everyone=False) if s.state is Liveness.DEAD or not s.recorded or s.stopped
+        ]
+        dead = [s for s in attention if s.state is Liveness.DEAD]
+        gone = {s.record for s in dead}
+        living = [agent for name, agent in self._known.items() if name not in gone] if dead else []
+        absent = frozenset(s.record for s in dead if not s.certain)
         confirmed = absent <= self._absent
         self._absent = absent
-        self._load_trees()
-        mourned = {s.agent.pid for s in states if s.state is Liveness.DEAD}
-        dangling = self._roster.dangling_pids() - mourned
+        dangling = self._roster.dangling_pids() - {s.agent.pid for s in dead}
         return Look(
-            sightings=tuple(self._with_estate(s, living) for s in states),
+            sightings=tuple(self._with_estate(s, living) for s in attention),
+            known=len(self._known),
             confirmed=confirmed,
             dangling=dangling,
             dangling_files=self._dangling_files(dangling),
             idle=tuple((h.role, h.idle_count) for h, _ in self._roster.healths() if h.idle_count >= 3),
         )
 
-    def _states(self, now: datetime) -> list[Sighting]:
-        records = {supervisor.agent_file(agent): agent for agent in self._roster.records()}
+    def _states(self, now: datetime, everyone: bool) -> list[Sighting]:
+        """The known agents; without ``everyone`` only those that are not plainly alive and well known."""
+        self._roster.renew()
+        records = self._roster.record_files()
         settled = self._recorded - records.keys()
         for name in settled:
             self._settle(name)
         self._recorded = set(records)
         self._known |= records
-        known_lives = {(agent.lead, agent.process) for agent in self._known.values()}
-        seen = self._roster.sightings(now)
-        for agent in seen:
-            name = supervisor.agent_file(agent)
-            if (agent.lead, agent.process) not in known_lives and name not in settled:
-                self._known[name] = agent
+        sightings = self._roster.sightings(now)
+        if sightings != self._sightings or settled or len(self._known) != self._counted:
+            self._sightings, self._counted = sightings, len(self._known)
+            lives = {(agent.lead, agent.process) for agent in self._known.values()}
+            for agent in sightings:
+                if (agent.lead, agent.process) not in lives and (name := supervisor.agent_file(agent)) not in settled:
+                    self._known[name] = agent
         ended = set(self._deaths.ended())
         stopped = self._stopped()
-        states = []
-        for name, agent in self._known.items():
-            state, proof, certain = self._judge(agent, ended)
-            if state is Liveness.DEAD:
-                proof, certain = self._proofs.setdefault(name, (proof, certain))
-            if state is Liveness.ALIVE and agent.process:
-                self._deaths.add(agent.process)
-                self._census.track(agent.process)
-            told = state is Liveness.DEAD and self._store.journal.told("agent", agent.id, "died", "registered")
-            states.append(
-                Sighting(
-                    agent=agent,
-                    record=self._store.paths.agents / name,
-                    state=state,
-                    recorded=name in records,
-                    proof=proof,
-                    certain=certain,
-                    told=told,
-                    stopped=agent.id in stopped and agent.lead is not None,
-                )
-            )
-        return states
+        return [
+            self._sight(name, agent, name in records, ended, stopped)
+            for name, agent in self._known.items()
+            if everyone or name not in records or not agent.process or not self._deaths.lives(agent.process) or stopped
+        ]
+
+    def _sight(
+        self, name: str, agent: Agent, recorded: bool, ended: Collection[ProcessId], stopped: Collection[str]
+    ) -> Sighting:
+        state, proof, certain = self._judge(agent, ended)
+        if state is Liveness.DEAD:
+            proof, certain = self._proofs.setdefault(name, (proof, certain))
+        elif agent.process and not self._deaths.lives(agent.process):
+            self._deaths.add(agent.process)
+            self._census.track(agent.process)
+        return Sighting(
+            agent=agent,
+            record=name,
+            state=state,
+            recorded=recorded,
+            proof=proof,
+            certain=certain,
+            told=state is Liveness.DEAD and self._store.journal.told("agent", agent.id, "died", "registered"),
+            stopped=agent.lead is not None and agent.id in stopped,
+        )
 
     def _settle(self, name: str) -> None:
         """Its record has been removed: all is done, or a person said so."""
@@ -341,7 +357,6 @@ class AgentsWatcher:
         if agent and agent.process and all(other.process != agent.process for other in self._known.values()):
             self._deaths.discard(agent.process)
             self._census.drop(agent.process)
-            self._trees.pop(agent.process, None)
 
     def _judge(self, agent: Agent, ended: Collection[ProcessId]) -> tuple[Liveness, str, bool]:
         process = agent.process
@@ -429,13 +444,10 @@ class AgentsWatcher:
     def _leftovers(self, agent: Agent) -> Leftovers:
         if agent.process is None or agent.lead is not None:
             return Leftovers()
+        if self._trees is None:
+            self._trees = supervisor.load_trees(glance(self._store.paths.trees) or b"")
         tree = self._census.trees.get(agent.process) or self._trees.get(agent.process, ())
         return self._processes.leftovers(agent.process, tree)
-
-    def _load_trees(self) -> None:
-        if not self._loaded_trees:
-            self._loaded_trees = True
-            self._trees = supervisor.load_trees(glance(self._store.paths.trees) or b"")
 
     def _books(self, agent: Agent, others: Sequence[Agent]) -> dict[str, Any]:
         planning = self._store.paths.planning

@@ -183,6 +183,7 @@ class SessionsWatcher:
         return "tmux does not answer, or shows it elsewhere: unknown"
 
     async def look(self, now: datetime, fresh_s: float) -> Look:
+        self._roster.renew()
         placed = [
             agent
             for agent, state in self._agents(now)
