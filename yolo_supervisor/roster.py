@@ -77,6 +77,7 @@ class Roster:
         self._memo: dict[str, Any] = {}
         self._record_files: dict[str, Agent | None] = {}
         self._found: tuple[int, list[Agent]] = (-1, [])
+        self._dirs: dict[Path | None, None] = {}
         self._by_seen: dict[Seen, Agent] = {}
         self._sessions = Parsed(lambda data, _: claude.session(data))
         self._teams = Parsed(lambda data, path: claude.team(data, path.parent.name))
@@ -109,21 +110,16 @@ class Roster:
             name: before[name] if name in before else supervisor.load_agent(glance(self.paths.agents / name) or b"")
             for name in names(self.paths.agents)
         }
+        new = [agent for name, agent in self._record_files.items() if agent is not None and name not in before]
+        self._dirs.update(dict.fromkeys(agent.claude_dir for agent in new))
         return {name: agent for name, agent in self._record_files.items() if agent is not None}
 
-    def sightings(self, now: datetime) -> list[Agent]:
-        """The agents that are running now, each once, by what tells most of it."""
-        found: dict[tuple[str | None, ProcessId], Agent] = {}
-        for agent in (
-            *self._by_command_line(),
-            *self._by_session(),
-            *self._by_hook(),
-            *self._by_health(),
-            *self._by_pid_file(now),
-        ):
-            if agent.process is not None:
-                found.setdefault((agent.lead, agent.process), agent)
-        return list(found.values())
+    def others(self, now: datetime) -> Iterator[Agent]:
+        """All other agents that run now, by what tells most of them first; some more than once."""
+        yield from self._by_session()
+        yield from self._by_hook()
+        yield from self._by_health()
+        yield from self._by_pid_file(now)
 
     def in_process(self, lead: Agent, known: Iterable[Agent]) -> list[Agent]:
         """The teammates that live inside this lead's process, and die with it.
@@ -193,12 +189,16 @@ class Roster:
     def _here(self, seen: Seen) -> bool:
         return within(seen.folder, self._real)
 
-    def _by_command_line(self) -> list[Agent]:
+    def teammates(self) -> list[Agent]:
+        """The agents whose command line says so; the same list as before where nothing has changed."""
         if self._found[0] != self._census.generation:
             before = self._by_seen
             here = [seen for seen in self._census.agents.values() if seen.flags and self._here(seen)]
             self._by_seen = {seen: before.get(seen) or self._teammate(seen, seen.flags) for seen in here if seen.flags}
             self._found = self._census.generation, list(self._by_seen.values())
+            self._dirs.update(
+                dict.fromkeys(seen.claude_dir for seen in self._census.agents.values() if self._here(seen))
+            )
         return self._found[1]
 
     def _teammate(self, seen: Seen, flags: claude.Flags) -> Agent:
@@ -335,9 +335,8 @@ class Roster:
         return self._once("claude_dirs", self._find_claude_dirs)
 
     def _find_claude_dirs(self) -> list[Path]:
-        named = [seen.claude_dir for seen in self._census.agents.values() if self._here(seen)]
-        recorded = [agent.claude_dir for agent in self.records()]
-        return list(dict.fromkeys(d for d in (*self._default_dirs(), *named, *recorded) if d is not None))
+        self.teammates()  # whose folders it learns
+        return list(dict.fromkeys(d for d in (*self._default_dirs(), *self._dirs) if d is not None))
 
     def teams(self) -> list[claude.Team]:
         """The teams that have a member in this project."""
@@ -357,7 +356,7 @@ class Roster:
     def task_lists(self) -> list[Path]:
         """The task folders that are tied to the project: its teams', its agents', its sessions'."""
         wanted = {team.name for team in self.teams()}
-        for agent in (*self.records(), *self._by_command_line()):
+        for agent in (*self.records(), *self.teammates()):
             wanted |= _list_names(agent)
         for folder in self.claude_dirs():
             for session in self._live_sessions(folder):

@@ -230,6 +230,43 @@ def _heal(dead: Sighting, records: Path, grace_s: float) -> Remedy:
     return (*steps, Forget(key=agent.id, path=records / dead.record, reason=reason, evidence=evidence))
 
 
+class Known:
+    """The watcher's memory, by the name of their record: agents that were seen and are not settled, written down or
+    not (in observe mode they never are)."""
+
+    def __init__(self) -> None:
+        self.agents: dict[str, Agent] = {}
+        self.well: set[str] = set()
+        """Those that are written down and that the kernel holds alive for us: no look at them is needed."""
+        self._names: dict[ProcessId, list[str]] = {}
+
+    def add(self, name: str, agent: Agent) -> None:
+        self.agents[name] = agent
+        if agent.process:
+            self._names.setdefault(agent.process, []).append(name)
+
+    def remove(self, name: str) -> ProcessId | None:
+        """Its process, if it was known."""
+        agent = self.agents.pop(name, None)
+        self.well.discard(name)
+        if agent is None or agent.process is None:
+            return None
+        names = self._names[agent.process]
+        names.remove(name)
+        if not names:
+            del self._names[agent.process]
+        return agent.process
+
+    def names(self, process: ProcessId) -> Sequence[str]:
+        """The records of all that live in the process: a session, and the subagents that hooks told of."""
+        return self._names.get(process, ())
+
+    def has(self, agent: Agent) -> bool:
+        """Whether this very agent is known, by whatever source."""
+        names = self.names(agent.process) if agent.process else ()
+        return any(self.agents[name].lead == agent.lead for name in names)
+
+
 class AgentsWatcher:
     name = "agents"
 
@@ -243,13 +280,11 @@ class AgentsWatcher:
         self._processes = processes
         self._census = census
         self._deaths = deaths
-        self._known: dict[str, Agent] = {}
-        """By the name of their record: what was seen and is not settled, written down or not (observe mode)."""
+        self._known = Known()
         self._recorded: set[str] = set()
         self._trees: Trees | None = None
         """As the last daemon left them: what it saw counts until the census has seen more."""
-        self._sightings: list[Agent] = []
-        self._counted = 0
+        self._teammates: Sequence[Agent] = ()
         self._absent: frozenset[str] = frozenset()
         self._proofs: dict[str, tuple[str, bool]] = {}
         """How each death was first known: the kernel says it only once."""
@@ -264,7 +299,7 @@ class AgentsWatcher:
 
     async def objection(self, action: Terminate) -> str | None:
         """Leftovers: their agent must not have come back to life, and that it cannot."""
-        dead = [agent for agent in self._known.values() if agent.id == action.key and agent.process]
+        dead = [agent for agent in self._known.agents.values() if agent.id == action.key and agent.process]
         if any(agent.process in action.roots for agent in dead):
             return "it is a known agent itself"
         return None
@@ -278,11 +313,11 @@ class AgentsWatcher:
 
     def living(self, now: datetime) -> list[tuple[Agent, Liveness]]:
         """The agents known from the last look, as they are now."""
-        return [(agent, self._judge(agent, ())[0]) for agent in self._known.values()]
+        return [(agent, self._judge(agent, ())[0]) for agent in self._known.agents.values()]
 
     def processes(self) -> list[ProcessId]:
         """The processes of all known agents."""
-        return [agent.process for agent in self._known.values() if agent.process]
+        return [agent.process for agent in self._known.agents.values() if agent.process]
 
     # -- looking -------------------------------------------------------------------------------------------------
 
@@ -292,14 +327,14 @@ class AgentsWatcher:
         ]
         dead = [s for s in attention if s.state is Liveness.DEAD]
         gone = {s.record for s in dead}
-        living = [agent for name, agent in self._known.items() if name not in gone] if dead else []
+        living = [agent for name, agent in self._known.agents.items() if name not in gone] if dead else []
         absent = frozenset(s.record for s in dead if not s.certain)
         confirmed = absent <= self._absent
         self._absent = absent
         dangling = self._roster.dangling_pids() - {s.agent.pid for s in dead}
         return Look(
             sightings=tuple(self._with_estate(s, living) for s in attention),
-            known=len(self._known),
+            known=len(self._known.agents),
             confirmed=confirmed,
             dangling=dangling,
             dangling_files=self._dangling_files(dangling),
@@ -314,21 +349,20 @@ class AgentsWatcher:
         for name in settled:
             self._settle(name)
         self._recorded = set(records)
-        self._known |= records
-        sightings = self._roster.sightings(now)
-        if sightings != self._sightings or settled or len(self._known) != self._counted:
-            self._sightings, self._counted = sightings, len(self._known)
-            lives = {(agent.lead, agent.process) for agent in self._known.values()}
-            for agent in sightings:
-                if (agent.lead, agent.process) not in lives and (name := supervisor.agent_file(agent)) not in settled:
-                    self._known[name] = agent
+        for name in records.keys() - self._known.agents.keys():
+            self._known.add(name, records[name])
+        teammates = self._roster.teammates()
+        fresh = () if teammates is self._teammates else teammates
+        self._teammates = teammates
+        for agent in (*fresh, *self._roster.others(now)):
+            if not self._known.has(agent) and (name := supervisor.agent_file(agent)) not in settled:
+                self._known.add(name, agent)
         ended = set(self._deaths.ended())
+        for process in ended:
+            self._known.well.difference_update(self._known.names(process))
         stopped = self._stopped()
-        return [
-            self._sight(name, agent, name in records, ended, stopped)
-            for name, agent in self._known.items()
-            if everyone or name not in records or not agent.process or not self._deaths.lives(agent.process) or stopped
-        ]
+        looked_at = self._known.agents.keys() - (() if everyone or stopped else self._known.well)
+        return [self._sight(name, self._known.agents[name], name in records, ended, stopped) for name in looked_at]
 
     def _sight(
         self, name: str, agent: Agent, recorded: bool, ended: Collection[ProcessId], stopped: Collection[str]
@@ -339,6 +373,8 @@ class AgentsWatcher:
         elif agent.process and not self._deaths.lives(agent.process):
             self._deaths.add(agent.process)
             self._census.track(agent.process)
+        if state is Liveness.ALIVE and recorded and agent.process and self._deaths.lives(agent.process):
+            self._known.well.add(name)
         return Sighting(
             agent=agent,
             record=name,
@@ -352,11 +388,11 @@ class AgentsWatcher:
 
     def _settle(self, name: str) -> None:
         """Its record has been removed: all is done, or a person said so."""
-        agent = self._known.pop(name, None)
         self._proofs.pop(name, None)
-        if agent and agent.process and all(other.process != agent.process for other in self._known.values()):
-            self._deaths.discard(agent.process)
-            self._census.drop(agent.process)
+        process = self._known.remove(name)
+        if process and not self._known.names(process):
+            self._deaths.discard(process)
+            self._census.drop(process)
 
     def _judge(self, agent: Agent, ended: Collection[ProcessId]) -> tuple[Liveness, str, bool]:
         process = agent.process
@@ -389,16 +425,15 @@ class AgentsWatcher:
         if sighting.state is not Liveness.DEAD:
             return sighting
         agent = sighting.agent
-        others = [other for other in living if other.process != agent.process or other.lead != agent.lead]
-        dead = [agent, *self._roster.in_process(agent, self._known.values())]
-        claims, unreadable = self._claims(dead, others)
+        dead = [agent, *self._roster.in_process(agent, self._known.agents.values())]
+        claims, unreadable = self._claims(dead, living)
         estate = Estate(
             claims=claims,
-            plans=tuple(plan for each in dead for plan in self._plans(each, others)),
-            leases=tuple(lease for each in dead for lease in self._leases(each, others)),
+            plans=tuple(plan for each in dead for plan in self._plans(each, living)),
+            leases=tuple(lease for each in dead for lease in self._leases(each, living)),
             leftovers=self._leftovers(agent),
             unreadable=unreadable,
-            **self._books(agent, others),
+            **self._books(agent, living),
         )
         return replace(sighting, estate=estate)
 
