@@ -7,7 +7,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,8 +82,9 @@ class Claim:
 class Project:
     """One project under the daemon: opened, watched, and tried again when it was lost."""
 
-    def __init__(self, path: Path, config: Config, rooms: Rooms) -> None:
+    def __init__(self, path: Path, config: Config, rooms: Rooms, opened: Callable[[], None]) -> None:
         self.path = path
+        self._opened = opened
         self.config = config
         self.rooms = rooms
         self.runner: Runner | None = None
@@ -106,6 +107,7 @@ class Project:
             self._claim.release()
             raise
         self.runner = runner
+        self._opened()
 
     async def run(self) -> None:
         """Watch until ``scope`` is cancelled, through loss and return of the folder."""
@@ -184,7 +186,7 @@ class Daemon:
         _raise_file_limit()
         configs = {path: self._load(path) for path in self.wanted(self.config)}
         for path, config in configs.items():
-            project = self.projects[path] = Project(path, config, self.rooms)
+            project = self.projects[path] = Project(path, config, self.rooms, self._rewatch)
             try:
                 project.open()
             except (OSError, Held, Refused, Busy) as error:
@@ -250,9 +252,9 @@ class Daemon:
                 if path in self.projects:
                     self.projects[path].reload(each)
                 else:
-                    self.projects[path] = Project(path, each, self.rooms)
+                    self.projects[path] = Project(path, each, self.rooms, self._rewatch)
                     tasks.start_soon(self.projects[path].run)
-            self._unwatch.set()
+            self._rewatch()
             self._log.info("reloaded", projects=len(configs), mode=config.mode)
         finally:
             self.notifier.ready(self._status())
@@ -261,6 +263,10 @@ class Daemon:
         with anyio.move_on_after(STOP_LIMIT_S):
             while any(p.runner is not None and p.runner.terminating for p in self.projects.values()):
                 await anyio.sleep(0.05)
+
+    def _rewatch(self) -> None:
+        """Another set of folders is to be watched."""
+        self._unwatch.set()
 
     # -- edges ---------------------------------------------------------------------------------------------------
 
@@ -275,6 +281,9 @@ class Daemon:
                 for folder in (project.runner.store.paths.agents, project.runner.store.paths.hooks)
                 if folder.is_dir()
             }
+            if not folders:
+                await self._unwatch.wait()
+                continue
             try:
                 async for changes in watchfiles.awatch(
                     *folders, watch_filter=None, step=100, rust_timeout=60_000, recursive=False,

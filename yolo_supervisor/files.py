@@ -195,17 +195,41 @@ def file_lock(fd: int, limit_s: float) -> Iterator[None]:
         fcntl.flock(fd, fcntl.LOCK_UN)
 
 
+class LockAges:
+    """For how long we have seen each lock folder unchanged, by the monotonic clock.
+
+    Its time stamp alone proves nothing: a step of the wall clock would make a lock that is held look abandoned.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[Path, tuple[tuple[int, int], float]] = {}
+
+    def age_s(self, path: Path, found: os.stat_result) -> float:
+        stamp, now_s = (found.st_ino, found.st_mtime_ns), time.monotonic()
+        before = self._seen.get(path)
+        if before is None or before[0] != stamp:
+            self._seen[path] = stamp, now_s
+            return 0.0
+        return now_s - before[1]
+
+    def forget(self, path: Path) -> None:
+        self._seen.pop(path, None)
+
+
 @contextlib.contextmanager
-def folder_lock(disk: Disk, path: Path, stale_s: float) -> Iterator[None]:
+def folder_lock(disk: Disk, path: Path, stale_s: float, ages: LockAges | None = None) -> Iterator[None]:
     """Hold a lock that is a folder, by its owners' convention; ``Busy`` if somebody has it.
 
-    One that nobody has refreshed for ``stale_s`` seconds was left by a process that died. It is taken over by a
-    rename, which only one of several takers can win, so that no fresh lock is ever removed in its place.
+    One that nobody has refreshed for ``stale_s`` seconds was left by a process that died: by ``ages`` where given, else
+    by its time stamp. It is taken over by a rename, which only one of several takers can win, so that no fresh lock is
+    ever removed in its place.
     """
     try:
         disk.mkdir(path, 0o777)
     except FileExistsError:
-        _take_over(disk, path, stale_s)
+        _take_over(disk, path, stale_s, ages)
+    if ages is not None:
+        ages.forget(path)
     try:
         yield
     finally:
@@ -213,10 +237,11 @@ def folder_lock(disk: Disk, path: Path, stale_s: float) -> Iterator[None]:
             disk.rmdir(path)
 
 
-def _take_over(disk: Disk, path: Path, stale_s: float) -> None:
+def _take_over(disk: Disk, path: Path, stale_s: float, ages: LockAges | None) -> None:
     try:
         found = path.lstat()
-        if time.time() - found.st_mtime < stale_s:
+        age_s = ages.age_s(path, found) if ages is not None else time.time() - found.st_mtime
+        if age_s < stale_s:
             raise Busy(f"{path} is held")
         aside = path.with_name(f"{path.name}.{os.getpid()}.stale")
         disk.rename(path, aside)

@@ -28,8 +28,8 @@ from yolo_supervisor.watchers import Remedy, Watcher
 from yolo_supervisor.watchers.agents import AgentsWatcher
 from yolo_supervisor.watchers.sessions import SessionsWatcher
 
-RETRY_S = 0.1
-"""How soon a change is tried again that met somebody else's lock."""
+RETRY_S = 0.05
+"""How soon a change is tried again that met somebody else's lock: the client holds its own for a millisecond."""
 
 TICK_LIMIT_S = 30.0
 """A look that takes longer has hung: it costs its watcher this tick, and the daemon nothing."""
@@ -101,6 +101,7 @@ class Runner:
         self._log = structlog.get_logger().bind(project=str(project))
         self._told: dict[str, set[tuple[str, ...]]] = {watcher.name: set() for watcher in self.watchers}
         self._troubles: dict[str, str] = {}
+        self._retry_s = {watcher.name: RETRY_S for watcher in self.watchers}
         self._terminating: set[str] = set()
         self._given_up: set[tuple[ProcessId, ...]] = set()
         self._looked = anyio.Event()
@@ -113,7 +114,7 @@ class Runner:
     def open(self) -> None:
         """Make the store ready and finish what a crash interrupted. OSError, Refused, Busy if that cannot be."""
         self.store.open()
-        recovery = self.store.recover()
+        recovery = self.store.recover() if self.config.mode == "heal" else None
         if recovery:
             what = {
                 "finished": list(recovery.finished),
@@ -190,28 +191,32 @@ class Runner:
         try:
             with anyio.fail_after(TICK_LIMIT_S):
                 remedies = await watcher.tick(self.rooms.clock.now())
-            busy = False
             present: set[tuple[str, ...]] = set()
-            for remedy in remedies:
-                busy |= not await self._apply(watcher, remedy, present)
+            done = [self._try(watcher, remedy, present) for remedy in remedies]
             self._over(watcher, present)
             self._report()
-        except (OSError, Refused) as error:
+        except OSError as error:
             pulse.last_error = str(error)
-            self._trouble(trouble, f"{error}: nothing is healed here until that is mended")
+            self._trouble(trouble, f"{error}: it is tried again at the next look")
         except Exception as error:  # noqa: BLE001 - the one place: a failed look must not end the watch
             pulse.last_error = f"{type(error).__name__}: {error}"
             self._trouble(trouble, pulse.last_error, exc_info=True)
         else:
-            pulse.last_error = None
+            pulse.last_error = next((why for why in done if why), None)
             self._mended(trouble)
-            if busy:
-                self._ring_later(watcher)
+            self._pace(watcher, "" in done)
         pulse.last_tick_at = self.rooms.clock.now()
 
-    def _ring_later(self, watcher: Watcher) -> None:
+    def _pace(self, watcher: Watcher, busy: bool) -> None:
+        """Look again soon where somebody held a lock; less and less soon if it lasts."""
+        if not busy:
+            self._retry_s[watcher.name] = RETRY_S
+            return
+        pause_s = self._retry_s[watcher.name]
+        self._retry_s[watcher.name] = min(2 * pause_s, 1.0)
+
         async def later() -> None:
-            await anyio.sleep(RETRY_S)
+            await anyio.sleep(pause_s)
             self.bells[watcher.name].ring()
 
         if self._tasks is not None:
@@ -219,7 +224,18 @@ class Runner:
 
     # -- carrying out --------------------------------------------------------------------------------------------
 
-    async def _apply(self, watcher: Watcher, remedy: Remedy, present: set[tuple[str, ...]]) -> bool:
+    def _try(self, watcher: Watcher, remedy: Remedy, present: set[tuple[str, ...]]) -> str | None:
+        """Apply one remedy. None if it is done, "" if it met a lock, else what went wrong: no other suffers by it."""
+        trouble = f"{remedy[-1].kind} {remedy[-1].key}"
+        try:
+            done = self._apply(watcher, remedy, present)
+        except (OSError, Refused, Busy) as error:
+            self._trouble(trouble, f"{error}: nothing is healed here until that is mended")
+            return str(error)
+        self._mended(trouble)
+        return None if done else ""
+
+    def _apply(self, watcher: Watcher, remedy: Remedy, present: set[tuple[str, ...]]) -> bool:
         """Take the remedy's steps in order; False if one met a lock, so that the rest has to wait."""
         for action in remedy:
             name = (action.kind, action.key, action.verb, action.reason)
@@ -309,13 +325,15 @@ class Runner:
         told &= present
 
     def _trouble(self, name: str, message: str, **more: Any) -> None:
-        if self._troubles.get(name) != message:
-            self._troubles[name] = message
+        """One trouble is told once, however many things it stops."""
+        if message not in self._troubles.values():
             self._log.error("trouble", where=name, error=message, **more)
+        self._troubles[name] = message
 
     def _mended(self, name: str) -> None:
-        if self._troubles.pop(name, None) is not None:
-            self._log.info("mended", where=name)
+        message = self._troubles.pop(name, None)
+        if message is not None and message not in self._troubles.values():
+            self._log.info("mended", where=name, was=message)
 
     # -- what is kept beside the journal (observations: a power cut may have them) -----------------------------------
 

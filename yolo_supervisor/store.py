@@ -18,6 +18,7 @@ from yolo_supervisor.files import (
     FILE_MODE,
     Busy,
     Disk,
+    LockAges,
     Refused,
     digest,
     file_lock,
@@ -101,6 +102,7 @@ class Store:
         self.clock = clock or SystemClock()
         self.journal = Journal(self.paths.journal, self.disk, self.paths.folder / "quarantine")
         self._lock_fd = -1
+        self._lock_ages = LockAges()
 
     def open(self) -> None:
         """Make our folder where it is missing, private to the user and invisible to git."""
@@ -217,7 +219,7 @@ class Store:
         if lock is None:
             yield
             return
-        with folder_lock(self.disk, *lock):
+        with folder_lock(self.disk, *lock, self._lock_ages):
             found = lock[0].lstat()
             note = json.dumps([str(lock[0]), found.st_ino, found.st_mtime_ns]).encode()
             replace(self.disk, self._held, note, durable=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import click
 
 from yolo_supervisor import config as configuration
@@ -89,7 +91,7 @@ def register(options: Shared, pid: int, role: str, name: str | None, team: str |
         role=yolo.normal_role(role),
         team=team,
         source="registered",
-        since=view.now,
+        since=datetime.fromtimestamp(view.processes.kernel.started_at(process.started), UTC),
         process=process,
         pid=pid,
         pane=pane_of(environment),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from yolo_supervisor.actions import Escalate, Terminate
@@ -52,6 +52,8 @@ class Look:
     """Living agents whose pane their own server, alive and answering, does not have any more."""
     agents: int = 0
     """How many agents of this project live in tmux at all."""
+    confirmed: bool = False
+    """Whether the look before showed the same many orphans at once."""
     watchdog: int | None = None
     """The pid of the plugin's own watchdog, if that is at work: it terminates by the same rule."""
 
@@ -100,7 +102,7 @@ def decide(
             for agent in session.agents
             if not (policy == "drain" and agent.id in session.at_work)
         ]
-    if len(look.orphans) * 2 > look.agents >= mass_min:
+    if len(look.orphans) * 2 > look.agents >= mass_min and not look.confirmed:
         reason = f"the sessions of {len(look.orphans)} of {look.agents} agents seem to be gone at once: inconclusive"
         return [*remedies, (Escalate(kind="session", key="all", reason=reason),)]
     for agent in look.orphans:
@@ -147,6 +149,8 @@ class SessionsWatcher:
         self._tmux = tmux
         self._clock = clock
         self._memory: dict[SessionKey, Watched] = {}
+        self._orphans: set[str] = set()
+        self._many: frozenset[str] = frozenset()
 
     @property
     def interval_s(self) -> float:
@@ -156,7 +160,7 @@ class SessionsWatcher:
         config = self._config()
         if config.sessions.on_detach == "keep":
             return []
-        look = await self.look(now, self.interval_s / 2)
+        look = self._twice_seen(await self.look(now, self.interval_s / 2))
         now_s = self._clock.monotonic()
         self._memory = remember(self._memory, look, now_s)
         return decide(
@@ -168,6 +172,14 @@ class SessionsWatcher:
             config.processes.grace_s,
             config.agents.mass_death_min,
         )
+
+    def _twice_seen(self, look: Look) -> Look:
+        """One look is not enough to call an agent an orphan; for many at once, not two."""
+        now = {agent.id for agent in look.orphans}
+        before, self._orphans = self._orphans, now
+        confirmed = tuple(agent for agent in look.orphans if agent.id in before)
+        many, self._many = self._many, frozenset(agent.id for agent in confirmed)
+        return replace(look, orphans=confirmed, confirmed=bool(confirmed) and self._many <= many)
 
     async def objection(self, action: Terminate) -> str | None:
         """Has somebody attached again? Asked of tmux itself, right before the signal."""
