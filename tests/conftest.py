@@ -138,6 +138,11 @@ class RunningDaemon:
     def did(self, action: str, key: str | None = None) -> list[dict[str, Any]]:
         return [e for e in self.history() if e["action"] == action and key in (None, e["key"])]
 
+    def sees(self, pid: int) -> bool:
+        """Whether the process is known as part of an agent's tree."""
+        trees = self.folder / "trees.json"
+        return trees.exists() and str(pid) in trees.read_text()
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.child.send_signal(number)
         return self.child.wait(LIMIT_S)

@@ -130,16 +130,15 @@ class Census:
                         )
         return self.agents.get(process) != before
 
-    async def run(self, every_s: Callable[[], float], changed: Callable[[], None]) -> None:
-        """Sample for ever; ``changed`` is called after a sample that found an agent new or gone."""
+    async def run(self, every_s: Callable[[], float], sampled: Callable[[bool], None]) -> None:
+        """Sample for ever; ``sampled`` is called after each sample, and told whether an agent is new or gone."""
         while True:
             pause_s = every_s()
             if not self.quiet():
                 began, generation = time.monotonic(), self.generation
                 await self.sample_gently()
                 pause_s = max(pause_s, LOAD_FACTOR * (time.monotonic() - began))
-                if self.generation != generation:
-                    changed()
+                sampled(self.generation != generation)
             await anyio.sleep(pause_s)
 
 

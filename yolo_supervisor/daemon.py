@@ -200,7 +200,7 @@ class Daemon:
             await anyio.lowlevel.checkpoint()
             for project in self.projects.values():
                 tasks.start_soon(project.run)
-            tasks.start_soon(self.rooms.census.run, self._sample_s, self._wake_agents)
+            tasks.start_soon(self.rooms.census.run, self._sample_s, self._sampled)
             tasks.start_soon(self._wake_at_changes)
             tasks.start_soon(self._keep_manager_informed)
             self.notifier.ready(self._status())
@@ -217,10 +217,12 @@ class Daemon:
         """As often as the most demanding project wants."""
         return min((p.config.processes.sample_s for p in self.projects.values()), default=1.0)
 
-    def _wake_agents(self) -> None:
+    def _sampled(self, changed: bool) -> None:
         for project in self.projects.values():
             if project.runner is not None:
-                project.runner.bells["agents"].ring()
+                project.runner.keep_trees()
+                if changed:
+                    project.runner.bells["agents"].ring()
 
     # -- signals -------------------------------------------------------------------------------------------------
 

@@ -337,11 +337,20 @@ class Runner:
 
     # -- what is kept beside the journal (observations: a power cut may have them) -----------------------------------
 
-    def _report(self) -> None:
+    def keep_trees(self) -> None:
+        """Write down who is in whose tree: should we crash, whoever comes after us has to know."""
         trees = pick(self.rooms.census.trees, self.agents.processes())
-        if trees != self._written_trees:
+        if trees == self._written_trees:
+            return
+        try:
             replace(self.store.disk, self.store.paths.trees, supervisor.dump_trees(trees), durable=False)
+        except (OSError, Refused) as error:
+            self._trouble("trees", str(error))
+        else:
+            self._mended("trees")
             self._written_trees = trees
+
+    def _report(self) -> None:
         if time.monotonic() - self._reported_s >= REPORT_S:
             self._reported_s = time.monotonic()
             self.report()
