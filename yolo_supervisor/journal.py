@@ -205,7 +205,7 @@ class Journal:
 def history(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
     """The journal's entries from ``offset`` on, for people: each with the offset behind it. Nothing is changed.
 
-    What failed is left out; so is the beginning of a deed whose end is told, or is still to come.
+    What failed is left out; so is the beginning of a deed whose end is told, and what is promised but not done yet.
     """
     try:
         data = path.read_bytes()[offset:]
@@ -216,7 +216,8 @@ def history(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]
         at += len(line)
         if (record := unseal(line.rstrip(b"\n"))) is not None:
             records.append((at, record))
-    failed = {record["failed"] for _, record in records if "failed" in record}
+    done = {record["done"] for _, record in records if "done" in record}
     for at, record in records:
-        if "action" in record and "begun" not in record and record["seq"] not in failed:
-            yield at, {key: value for key, value in record.items() if key != "write"}
+        told = "action" in record and "begun" not in record
+        if told and ("write" not in record or record["seq"] in done):
+            yield at, {key: value for key, value in record.items() if key not in ("write", "crc")}

@@ -76,7 +76,7 @@ def matches(found: str, asked: str) -> bool:
 
 def _show(entry: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        out_json({key: value for key, value in entry.items() if key != "crc"})
+        out_json(entry)
     else:
         at = from_iso(entry["at"]).astimezone()
         out(f"{at:%Y-%m-%d %H:%M:%S}  {entry['action']:<12} {entry['kind']} {entry['key']}: {entry['reason']}")
