@@ -7,6 +7,7 @@ counts as an attached client, and the plugin's own watchdog would never see a se
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,15 +83,38 @@ class Tmux:
 async def _ask(socket: str) -> Server | None:
     if not Path(socket).exists():
         return None
-    words = ["tmux", "-S", socket]
-    for question in _QUESTION:
-        words += [*question, ";"]
-    environment = {key: value for key, value in os.environ.items() if key not in ("TMUX", "TMUX_PANE")}
     try:
-        result = await commands.run(words[:-1], LIMIT_S, environment)
+        result = await commands.run(_words(socket), LIMIT_S, _environment())
     except OSError:
         return None
     return parse(socket, result.stdout.decode("utf-8", "replace")) if result.exit == 0 else None
+
+
+def ask_now(socket: str) -> Server | None:
+    """The same for a command that has nothing to do meanwhile: it need not start an event loop."""
+    try:
+        result = subprocess.run(
+            _words(socket),
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=LIMIT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return parse(socket, result.stdout.decode("utf-8", "replace")) if result.returncode == 0 else None
+
+
+def _words(socket: str) -> list[str]:
+    words = ["tmux", "-S", socket]
+    for question in _QUESTION:
+        words += [*question, ";"]
+    return words[:-1]
+
+
+def _environment() -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if key not in ("TMUX", "TMUX_PANE")}
 
 
 def parse(socket: str, answer: str) -> Server | None:

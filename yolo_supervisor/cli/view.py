@@ -16,11 +16,12 @@ from yolo_supervisor.processes import DeathWatch, Processes, kernel
 from yolo_supervisor.records import Liveness, Task, iso
 from yolo_supervisor.roster import Roster, claude_dirs
 from yolo_supervisor.store import Store
+from yolo_supervisor.tmux import Tmux, ask_now
 from yolo_supervisor.watchers.agents import AgentsWatcher
+from yolo_supervisor.watchers.sessions import SessionsWatcher
 
 if TYPE_CHECKING:
     from yolo_supervisor.watchers import Watcher
-    from yolo_supervisor.watchers.sessions import SessionsWatcher
 
 
 class View:
@@ -75,9 +76,6 @@ class View:
         return (self.agents, self.sessions())
 
     def sessions(self) -> SessionsWatcher:
-        from yolo_supervisor.tmux import Tmux
-        from yolo_supervisor.watchers.sessions import SessionsWatcher
-
         return SessionsWatcher(
             lambda: self.config,
             self.roster,
@@ -90,11 +88,10 @@ class View:
 
     def sessions_json(self) -> list[dict[str, Any]]:
         """The tmux sessions that agents of the project live in. Nothing is asked where there are none."""
-        if not any(agent.pane for agent, _ in self.agents.living(self.now)):
-            return []
-        import anyio
-
-        look = anyio.run(self.sessions().look, self.now, 0.0)
+        sessions = self.sessions()
+        placed = sessions.placed(self.now)
+        sockets = dict.fromkeys(agent.pane.socket for agent in placed if agent.pane)
+        look = sessions.look_at(placed, {socket: ask_now(socket) for socket in sockets})
         return [
             {
                 "name": session.name,

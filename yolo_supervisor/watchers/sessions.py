@@ -195,18 +195,28 @@ class SessionsWatcher:
         return "tmux does not answer, or shows it elsewhere: unknown"
 
     async def look(self, now: datetime, fresh_s: float) -> Look:
-        self._roster.renew()
-        placed = [
+        """Ask the servers that agents live in (answers may be ``fresh_s`` old), and look."""
+        placed = self.placed(now)
+        sockets = dict.fromkeys(agent.pane.socket for agent in placed if agent.pane)
+        return self.look_at(placed, {socket: await self._tmux.look(socket, fresh_s) for socket in sockets})
+
+    def placed(self, now: datetime) -> list[Agent]:
+        """The living agents that have a pane of their own."""
+        return [
             agent
             for agent, state in self._agents(now)
             if state is Liveness.ALIVE and agent.pane and agent.process and agent.lead is None
         ]
+
+    def look_at(self, placed: Sequence[Agent], answers: Mapping[str, Server | None]) -> Look:
+        """The sessions of these agents, by what their servers answered."""
+        self._roster.renew()
         found: dict[SessionKey, list[Agent]] = {}
         servers: dict[SessionKey, Server] = {}
         orphans: list[Agent] = []
         for agent in placed:
             assert agent.pane is not None
-            server = await self._tmux.look(agent.pane.socket, fresh_s)
+            server = answers.get(agent.pane.socket)
             if server is None or server.pid != agent.pane.server_pid:
                 continue  # no answer, or another server on that socket: unknown, and nothing follows from it
             pane = server.panes.get(agent.pane.pane)
