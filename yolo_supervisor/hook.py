@@ -33,7 +33,10 @@ def leave_note(event: str) -> None:
     if folder is None or not event.isalnum() or len(os.listdir(folder)) > NOTES_LIMIT:
         return
     chain = _ancestry()
-    name = f"{event}.{chain[1][0] if len(chain) > 1 else 0}"
+    agent = next(
+        (pid for pid, _, _, sid in chain if sid != chain[0][3]), os.getppid()
+    )  # hooks run in their own session
+    name = f"{event}.{agent}"
     if event in LASTING:
         name += f".{os.getpid()}-{chain[0][1]}"
     temporary = f"{folder}/.{name}.{os.getpid()}"

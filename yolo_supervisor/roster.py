@@ -280,7 +280,7 @@ class Roster:
         """The live process that ran the hook: the parent of the session that the client starts its hooks in."""
         ancestors = [ProcessId(pid, started, self._processes.boot) for pid, started, _, _ in note.ancestry]
         for process in ancestors[1:]:  # the first is the hook command itself
-            if process in self._census.agents:
+            if process in self._census.agents and self._processes.liveness(process) is Liveness.ALIVE:
                 return process
         leader = next((i for i, (pid, _, _, sid) in enumerate(note.ancestry) if pid == sid), None)
         at = leader if leader is not None and leader <= 2 else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,8 +35,8 @@ RETRY_S = 0.05
 TICK_LIMIT_S = 30.0
 """A look that takes longer has hung: it costs its watcher this tick, and the daemon nothing."""
 
-REPORT_S = 10.0
-"""How often at most we write down, for ``status``, how the watchers fare."""
+REPORT_LOOKS = 2
+"""Every how many looks we write down, for ``status``, how the watchers fare."""
 
 
 class Bell:
@@ -252,7 +253,6 @@ class Runner:
                     return False
                 if outcome is Outcome.DONE:
                     self._tell(action)
-                    self._reported_s = float("-inf")
             elif isinstance(action, Terminate):
                 self._start_terminating(watcher, action)
         return True
@@ -351,8 +351,9 @@ class Runner:
             self._written_trees = trees
 
     def _report(self) -> None:
-        if time.monotonic() - self._reported_s >= REPORT_S:
+        if time.monotonic() - self._reported_s >= REPORT_LOOKS * min(watcher.interval_s for watcher in self.watchers):
             self._reported_s = time.monotonic()
+            self._prune_notes()
             self.report()
 
     def report(self) -> None:
@@ -371,9 +372,18 @@ class Runner:
         replace(self.store.disk, self.store.paths.holder, supervisor.dump_holder(holder), durable=False)
 
     def _prune_notes(self) -> None:
-        """Remove hook notes whose writers' agents are gone: nothing follows from them any more."""
-        for name in names(self.store.paths.hooks):
-            path = self.store.paths.hooks / name
-            note = supervisor.hook_note(glance(path) or b"", name.partition(".")[0])
-            if self.roster.hook_process(note) is None:
-                path.unlink(missing_ok=True)
+        """Remove hook notes from which nothing follows any more: of agents that are gone, of subagents that ended."""
+        found = {
+            self.store.paths.hooks / name: supervisor.hook_note(
+                glance(self.store.paths.hooks / name) or b"", name.partition(".")[0]
+            )
+            for name in names(self.store.paths.hooks)
+            if not name.startswith(".")
+        }
+        recorded = {agent.id for agent in self.roster.records()}
+        ended = {note.payload.get("agent_id") for note in found.values() if note.event == "SubagentStop"} - recorded
+        for path, note in found.items():
+            over = note.event in ("SubagentStart", "SubagentStop") and note.payload.get("agent_id") in ended
+            if over or self.roster.hook_process(note) is None:
+                with contextlib.suppress(OSError):
+                    path.unlink()

@@ -355,7 +355,11 @@ class AgentsWatcher:
         fresh = () if teammates is self._teammates else teammates
         self._teammates = teammates
         for agent in (*fresh, *self._roster.others(now)):
-            if not self._known.has(agent) and (name := supervisor.agent_file(agent)) not in settled:
+            if (
+                not self._known.has(agent)
+                and (name := supervisor.agent_file(agent)) not in settled
+                and self._runs(agent)
+            ):
                 self._known.add(name, agent)
         ended = set(self._deaths.ended())
         for process in ended:
@@ -363,6 +367,10 @@ class AgentsWatcher:
         stopped = self._stopped()
         looked_at = self._known.agents.keys() - (() if everyone or stopped else self._known.well)
         return [self._sight(name, self._known.agents[name], name in records, ended, stopped) for name in looked_at]
+
+    def _runs(self, agent: Agent) -> bool:
+        """Whether a sighting is still true: the census may be a second old."""
+        return agent.process is not None and self._processes.liveness(agent.process) is Liveness.ALIVE
 
     def _sight(
         self, name: str, agent: Agent, recorded: bool, ended: Collection[ProcessId], stopped: Collection[str]
