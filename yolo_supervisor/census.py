@@ -107,28 +107,44 @@ class Census:
         self.generation += changed
 
     def _look_at(self, process: ProcessId, sweep: Sweep) -> bool:
-        kernel = self.processes.kernel
+        """Read the command line of one process; whether that changed what we know."""
         before = self.agents.pop(process, None)
         with contextlib.suppress(OSError):
-            if kernel.owner(process.pid) == os.geteuid():
-                argv = kernel.argv(process.pid)
-                flags = claude.flags(argv)
-                if flags or (argv and claude.looks_like_agent(argv, "")):
-                    parent = (
-                        self.agents.get(sweep.id(parent_pid))
-                        if (parent_pid := sweep.facts[process.pid].parent) in sweep.facts
-                        else None
-                    )
-                    if parent is None or parent.flags != flags or flags is None:
-                        environment = kernel.environment(process.pid)
-                        self.agents[process] = Seen(
-                            process=process,
-                            flags=flags,
-                            folder=same_path(kernel.folder(process.pid)),
-                            claude_dir=claude.config_dir(environment),
-                            pane=pane_of(environment),
-                        )
+            if self._may_be_agent(process, sweep) and (seen := self._read(process)) is not None:
+                self._add(seen, sweep)
         return self.agents.get(process) != before
+
+    def _may_be_agent(self, process: ProcessId, sweep: Sweep) -> bool:
+        """Not so for others' processes, nor for a tmux server, whose command line may hold its first agent's."""
+        ours = self.processes.kernel.owner(process.pid) == os.geteuid()
+        return ours and not sweep.facts[process.pid].comm.startswith("tmux")
+
+    def _read(self, process: ProcessId) -> Seen | None:
+        kernel = self.processes.kernel
+        argv = kernel.argv(process.pid)
+        flags = claude.flags(argv)
+        if flags is None and not (argv and claude.looks_like_agent(argv, "")):
+            return None
+        environment = kernel.environment(process.pid)
+        return Seen(
+            process=process,
+            flags=flags,
+            folder=same_path(kernel.folder(process.pid)),
+            claude_dir=claude.config_dir(environment),
+            pane=pane_of(environment),
+        )
+
+    def _add(self, seen: Seen, sweep: Sweep) -> None:
+        """Of a parent and child with one command line only one is the agent: the parent, whose copy the child is until
+        it becomes another program; but the child, where the parent is another program that only started it."""
+        facts = sweep.facts[seen.process.pid]
+        parent = sweep.facts.get(facts.parent)
+        above = self.agents.get(sweep.id(parent.pid)) if parent else None
+        if parent is None or above is None or seen.flags is None or above.flags != seen.flags:
+            self.agents[seen.process] = seen
+        elif parent.comm != facts.comm:
+            del self.agents[above.process]
+            self.agents[seen.process] = seen
 
     async def run(self, every_s: Callable[[], float], sampled: Callable[[bool], None]) -> None:
         """Sample for ever; ``sampled`` is called after each sample, and told whether an agent is new or gone."""

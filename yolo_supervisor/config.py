@@ -97,7 +97,7 @@ def _read(path: Path, needed: bool) -> dict[str, Any]:
         if needed:
             raise ConfigError(f"{path}: there is no such file") from error
         return {}
-    except (NotADirectoryError, PermissionError, IsADirectoryError) as error:
+    except OSError as error:
         if isinstance(error, NotADirectoryError) and not needed:
             return {}
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
@@ -107,6 +107,8 @@ def _read(path: Path, needed: bool) -> dict[str, Any]:
         found = re.fullmatch(r"(.*) \(at line (\d+), column \d+\)", str(error))
         where, what = (f"{path}:{found[2]}", found[1]) if found else (str(path), str(error))
         raise ConfigError(f"{where}: not valid TOML: {what}") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,7 +172,7 @@ def known_keys(model: Any = Config, above: tuple[str, ...] = ()) -> Iterator[tup
 
 
 def _nearest(key: Sequence[str]) -> str:
-    known = [".".join(k) for k in known_keys()]
+    known = [".".join(k) for k in known_keys() if k != tuple(key[: len(k)])]
     by_leaf = {k.rpartition(".")[2]: k for k in reversed(known)}
     dotted = ".".join(key)
     near = difflib.get_close_matches(dotted, known, 1, 0.6) or [

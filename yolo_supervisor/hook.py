@@ -8,7 +8,7 @@ written down as it is, for the daemon to judge.
 import os
 import sys
 
-PAYLOAD_LIMIT = 262_144
+PAYLOAD_LIMIT = 4_194_304
 NOTES_LIMIT = 1_000
 """Nobody reads the notes while no daemon runs: beyond this many, new ones are not kept."""
 

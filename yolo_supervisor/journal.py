@@ -40,7 +40,7 @@ def unseal(line: bytes) -> dict[str, Any] | None:
     if not mark or len(tail) != 10 or tail[8:] != b'"}':
         return None
     try:
-        if int(tail[:8], 16) != zlib.crc32(body):
+        if tail[:8] != b"%08x" % zlib.crc32(body):
             return None
         record = json.loads(body + b"}")
     except ValueError:
@@ -110,7 +110,7 @@ class Journal:
         whole = data.rfind(b"\n") + 1
         if whole < len(data):
             torn = data[whole:]
-            replace(self._disk, self._quarantine / f"journal-tail-{self._offset + whole}", torn)
+            replace(self._disk, self._quarantine / f"journal-tail-{self._offset + whole}-{zlib.crc32(torn):08x}", torn)
             self._disk.truncate(self._fd, self._offset + whole)
         self._take(data[:whole])
 
@@ -195,7 +195,7 @@ class Journal:
 
     def _count(self, record: Mapping[str, Any]) -> None:
         kind, key, action = str(record.get("kind")), str(record.get("key")), str(record.get("action"))
-        self.last[kind, key, action] = record["seq"]
+        self.last[kind, key, action] = max(record["seq"], self.last.get((kind, key, action), 0))
         if action == "requeued":
             self.requeues[key] += 1
         elif action == "redriven":

@@ -144,7 +144,7 @@ class Scene:
         self.actors.append(actor)
         key = f"{name}@{TEAM}"
         self.wait(
-            lambda: any(e["action"] == "registered" and e["key"] == key for e in self.entries()),
+            lambda: any(e["action"].endswith("registered") and e["key"] == key for e in self.entries()),
             f"{name} was not found by the daemon",
         )
         self.wait(lambda: str(tool.pid) in self._trees(), f"the tool of {name} was not found by the daemon")
@@ -199,9 +199,9 @@ class Scene:
 
     # -- looking -------------------------------------------------------------------------------------------------
 
-    def wait(self, seen: Callable[[], Any], otherwise: str, limit_s: float = LIMIT_S) -> None:
+    def wait(self, seen: Callable[[], Any], otherwise: str) -> None:
         """Until it is so. TimeoutError with the sentence if that takes too long."""
-        deadline = time.monotonic() + limit_s
+        deadline = time.monotonic() + LIMIT_S
         while not seen():
             if time.monotonic() > deadline:
                 raise TimeoutError(otherwise)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 
 def load_object(data: bytes) -> dict[str, Any] | None:
@@ -14,10 +15,21 @@ def load_object(data: bytes) -> dict[str, Any] | None:
     None means *unreadable*; a caller must never take it for an empty object.
     """
     try:
-        value = json.loads(data)
+        value = json.loads(data.decode("utf-8-sig"), parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} cannot be written again")
+    return value
 
 
 def dump_like(data: bytes, value: dict[str, Any]) -> bytes:

@@ -55,7 +55,8 @@ def looks_like_agent(argv: Sequence[str], executable: str) -> bool:
     """
     if flags(argv):
         return True
-    names = [executable, *argv[:2]]
+    interpreted = argv[1:2] if argv and Path(argv[0]).name in ("node", "bun") else []
+    names = [executable, *argv[:1], *interpreted]
     return any(Path(name).name == "claude" or "/claude/versions/" in name or "claude-code/" in name for name in names)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -26,7 +27,10 @@ def _dump(value: Mapping[str, Any]) -> bytes:
 def agent_file(agent: Agent) -> str:
     """The name of the agent's record: one life, one file, also when a successor bears the same id."""
     life = f"~{agent.process.pid}-{agent.process.started}" if agent.process else ""
-    return quote(agent.id, safe="@")[:150] + life + ".json"
+    name = quote(agent.id, safe="@", errors="surrogatepass")
+    if len(name) > 150:
+        name = name[:120] + "~" + hashlib.sha256(name.encode()).hexdigest()[:20]
+    return name + life + ".json"
 
 
 def dump_agent(agent: Agent) -> bytes:
@@ -65,7 +69,7 @@ def load_agent(data: bytes) -> Agent | None:
     raw = load_object(data)
     if raw is None:
         return None
-    ident, name, role = (text_or_none(raw.get(key)) for key in ("id", "name", "role"))
+    ident, name, role = text_or_none(raw.get("id")), text_or_none(raw.get("name")), text_or_none(raw.get("role"))
     try:
         since = from_iso(str(raw.get("since")))
     except ValueError:
@@ -135,7 +139,7 @@ def load_trees(data: bytes) -> dict[ProcessId, tuple[tuple[ProcessId, int], ...]
                 trees[ProcessId(int(pid), int(started), boot)] = tuple(
                     (ProcessId(int(p), int(s), boot), int(parent)) for p, s, parent in tree
                 )
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return {}
     return trees
 
@@ -176,7 +180,7 @@ def load_holder(data: bytes) -> Holder | None:
 
 # -- hooks/<event>-<pid>: what the hook command left ---------------------------------------------------------------
 
-_ANCESTOR = re.compile(rb"(\d+):(\d+):([^\s:]*):(\d+)")
+_ANCESTOR = re.compile(rb"(\d{1,20}):(\d{1,20}):([^\s:]*):(\d{1,20})")
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ MAX_PID = 2**22
 """The kernel's own limit; a larger number in a file is no pid, whatever a cast would make of it."""
 
 DEFAULT_TTL_S = 300
+EPOCH, FOREVER = from_iso("1970-01-01"), from_iso("9999-01-01")
 
 
 def normal_role(name: str) -> str:
@@ -34,7 +35,7 @@ def normal_role(name: str) -> str:
     while (bare := re.sub(r"^(yolo|vbw)[:-]|^team-", "", role)) != role:
         role = bare
     role = re.sub(r"-\d+$", "", role)
-    return {"leader": "lead", "team-lead": "lead", "arch": "architect", "debug": "debugger"}.get(role, role)
+    return {"leader": "lead", "team-lead": "lead", "arch": "architect", "debug": "debugger"}.get(role, role) or "agent"
 
 
 # -- agents -----------------------------------------------------------------------------------------------------
@@ -54,7 +55,9 @@ def agent_pids(data: bytes) -> list[int]:
 def without_pids(data: bytes, gone: frozenset[int]) -> bytes:
     """An ``.agent-pids`` or ``.agent-panes`` without the lines whose first word is one of ``gone``."""
     wanted = {str(pid).encode() for pid in gone}
-    return b"".join(line for line in data.splitlines(keepends=True) if (line.split() or [b""])[0] not in wanted)
+    return b"".join(
+        line for line in data.splitlines(keepends=True) if (line.split() or [b""])[0].lstrip(b"0") not in wanted
+    )
 
 
 def mentions_pid(data: bytes, pids: frozenset[int]) -> bool:
@@ -76,7 +79,7 @@ def health(data: bytes, stem: str) -> Health | None:
     if raw is None:
         return None
     pid = raw.get("pid")
-    if isinstance(pid, str) and pid.isdigit() and len(pid) < 12:
+    if isinstance(pid, str) and pid.isascii() and pid.isdigit() and len(pid) < 12:
         pid = int(pid)
     if not is_pid(pid):
         return None
@@ -115,7 +118,9 @@ def lease(data: bytes, path: Path) -> Lease | None:
         try:
             expires_at = acquired_at + timedelta(seconds=ttl if isinstance(ttl, int | float) else DEFAULT_TTL_S)
         except (OverflowError, ValueError):
-            expires_at = acquired_at
+            expires_at = FOREVER
+        if not EPOCH <= expires_at <= FOREVER:
+            expires_at = EPOCH if expires_at < EPOCH else FOREVER
     return Lease(resource=text_or_none(raw.get("resource")) or path.stem, owner=owner, path=path, expires_at=expires_at)
 
 
@@ -124,9 +129,9 @@ def lease(data: bytes, path: Path) -> Lease | None:
 RUNNING = frozenset({"running", "in_progress", "executing"})
 """The spellings of a plan at work that real files hold."""
 
-_PLAN_TEAM = re.compile(r"yolo-phase-(\d+)")
-_PLAN_DEV = re.compile(r"(?:yolo[:-])?dev-(\d+)")
-_PLAN_ID = re.compile(r"(\d+)-(\d+)")
+_PLAN_TEAM = re.compile(r"yolo-phase-(\d{1,9})")
+_PLAN_DEV = re.compile(r"(?:yolo[:-])?dev-(\d{1,9})")
+_PLAN_ID = re.compile(r"(\d{1,9})-(\d{1,9})")
 
 
 def plans(data: bytes, path: Path) -> list[Task] | None:
@@ -164,7 +169,7 @@ def works_on(agent_name: str, team: str | None, plan_id: str) -> bool:
 
 
 def plan_is_running(raw: Mapping[str, Any], plan_id: str) -> bool:
-    return any(p["id"] == plan_id and p.get("status") in RUNNING for p in _plan_objects(raw))
+    return any(p["id"] == plan_id and text_or_none(p.get("status")) in RUNNING for p in _plan_objects(raw))
 
 
 def plan_given_back(data: bytes, plan_id: str) -> bytes:
@@ -173,6 +178,6 @@ def plan_given_back(data: bytes, plan_id: str) -> bytes:
     if raw is None:
         raise ValueError("not an execution state: the file holds no JSON object")
     for plan in _plan_objects(raw):
-        if plan["id"] == plan_id:
+        if plan["id"] == plan_id and text_or_none(plan.get("status")) in RUNNING:
             plan["status"] = "pending"
     return dump_like(data, raw)

@@ -1,0 +1,327 @@
+"""The configuration: which layer wins, and that whatever is wrong is told with its place, never in a traceback."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from yolo_supervisor.config import Config, ConfigError, known_keys, load, project_file, user_file
+
+relaxed = settings(deadline=None, max_examples=80)
+
+
+class World:
+    """A user's home and a project, each with a configuration or without."""
+
+    def __init__(self, folder: Path) -> None:
+        self.project = folder / "project"
+        self.extra = folder / "extra.toml"
+        self.environment = {"HOME": str(folder / "home")}
+        self.users = user_file(self.environment)
+        self.projects = project_file(self.project)
+        for path in (self.users, self.projects):
+            path.parent.mkdir(parents=True)
+
+    def load(self, extra: Path | None = None, **overrides: Any) -> Config:
+        return load(self.project, extra, overrides, self.environment)
+
+    def troubles(self, extra: Path | None = None) -> list[str]:
+        """What is told of a configuration that must not be taken."""
+        with pytest.raises(ConfigError) as told:
+            self.load(extra)
+        return str(told.value).split("\n")
+
+    def trouble(self, text: str) -> str:
+        """What is told of a project's file with one mistake, without the file's name."""
+        self.projects.write_text(text)
+        (told,) = self.troubles()
+        assert told.startswith(f"{self.projects}:")
+        return told.removeprefix(f"{self.projects}:")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+# -- layers -------------------------------------------------------------------------------------------------------
+
+
+def test_without_any_file_everything_is_as_by_default(world: World) -> None:
+    assert world.load() == Config()
+
+
+def test_every_layer_wins_over_those_below_it(world: World) -> None:
+    found = [world.load().agents.interval_s]
+    for path, interval_s in ((world.users, 1), (world.projects, 2), (world.extra, 3)):
+        path.write_text(f"[agents]\ninterval_s = {interval_s}\n")
+        found.append(world.load(world.extra if world.extra.exists() else None).agents.interval_s)
+    found.append(world.load(world.extra, agents={"interval_s": 4.0}).agents.interval_s)
+
+    assert found == [5.0, 1.0, 2.0, 3.0, 4.0]
+
+
+def test_a_layer_wins_key_by_key_and_leaves_the_others_alone(world: World) -> None:
+    world.users.write_text('claude_dir = "/c"\n[sessions]\non_detach = "drain"\ninterval_s = 7\n')
+    world.projects.write_text('[sessions]\non_detach = "keep"\ndetach_grace_s = 0\n')
+
+    found = world.load(mode="observe")
+
+    assert (found.mode, found.claude_dir) == ("observe", "/c")
+    assert (found.sessions.on_detach, found.sessions.interval_s, found.sessions.detach_grace_s) == ("keep", 7.0, 0.0)
+    assert found.agents == Config().agents
+
+
+def test_the_daemon_itself_has_no_project_file(world: World) -> None:
+    world.projects.write_text('mode = "observe"\n')
+
+    assert load(None, environment=world.environment) == Config()
+
+
+def test_the_users_file_is_where_xdg_says() -> None:
+    inside = Path("yolo-supervisor/supervisor.toml")
+
+    assert user_file({"HOME": "/home/u", "XDG_CONFIG_HOME": "/etc/u"}) == Path("/etc/u") / inside
+    assert user_file({"HOME": "/home/u", "XDG_CONFIG_HOME": ""}) == Path("/home/u/.config") / inside
+
+
+# -- unknown keys -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('mod = "heal"', "1: unknown key 'mod'; did you mean 'mode'?"),
+        ("[agents]\ninterval = 1", "2: unknown key 'agents.interval'; did you mean 'agents.interval_s'?"),
+        ("agents.interval = 1", "1: unknown key 'agents.interval'; did you mean 'agents.interval_s'?"),
+        ("\n\nagents = { interval = 1 }", "3: unknown key 'agents.interval'; did you mean 'agents.interval_s'?"),
+        ("# a\n[sesions]\ninterval_s = 1", "2: unknown key 'sesions'; did you mean 'sessions'?"),
+        ("[[sesions]]", "1: unknown key 'sesions'; did you mean 'sessions'?"),
+        ("grace_s = 1", "1: unknown key 'grace_s'; did you mean 'processes.grace_s'?"),
+        ("[agents]\non_detach = 'keep'", "2: unknown key 'agents.on_detach'; did you mean 'sessions.on_detach'?"),
+    ],
+)  # fmt: skip
+def test_an_unknown_key_is_told_with_its_line_and_the_nearest_known_one(world: World, text: str, told: str) -> None:
+    assert world.trouble(text) == told
+
+
+@pytest.mark.parametrize("key", ["zzzzzz", "agents.zzzzzz"])
+def test_for_a_key_that_is_near_to_none_no_name_is_guessed(world: World, key: str) -> None:
+    assert world.trouble(f"{key} = 1") == f"1: unknown key '{key}'"
+
+
+@given(seed=st.integers(0, 2**32))
+@relaxed
+def test_a_mistake_is_found_in_its_line_wherever_it_stands(seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    world = World(tmp_path_factory.mktemp("world"))
+    dice = random.Random(seed)
+    tables = {
+        "": ['mode = "heal"', 'claude_dir = "[x]"  # y', ""],
+        "[processes]": ["grace_s = 1", "sample_s=2"],
+        "[ agents ]  # [sessions]": ["interval_s = 3", "# bogus = 0", "mass_death_min = 3"],
+        "[sessions]": ["  interval_s = 4", 'on_detach = "keep"'],
+    }
+    for lines in tables.values():
+        dice.shuffle(lines)
+    unlucky = dice.choice(list(tables.values()))
+    unlucky.insert(dice.randint(0, len(unlucky)), "bogus = 1")
+    top, *named = tables.items()
+    dice.shuffle(named)
+    lines = [*top[1], *(line for header, body in named for line in (header, *body))]
+
+    assert world.trouble("\n".join(lines)).startswith(f"{lines.index('bogus = 1') + 1}: unknown key '")
+
+
+# -- wrong values -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "what"),
+    [
+        ('[agents]\ninterval_s = "5"', "2: 'agents.interval_s': ", "expected 'float', got 'str'"),
+        ("[agents]\ninterval_s = true", "2: 'agents.interval_s': ", "got 'bool'"),
+        ("[agents]\nmass_death_min = 5.5", "2: 'agents.mass_death_min': ", "got 'float'"),
+        ("[agents]\n\ninterval_s = 0", "3: 'agents.interval_s': ", "> 0"),
+        ("agents.interval_s = -1", "1: 'agents.interval_s': ", "> 0"),
+        ("agents.interval_s = 86401", "1: 'agents.interval_s': ", "<= 86400"),
+        ("agents.interval_s = nan", "1: 'agents.interval_s': ", "> 0"),
+        ("agents.interval_s = inf", "1: 'agents.interval_s': ", "<= 86400"),
+        ("processes.grace_s = nan", "1: 'processes.grace_s': ", ">= 0"),
+        ('mode = "kill"', "1: 'mode': ", "'kill'"),
+        ("mode = 2026-11-22", "1: 'mode': ", "expected 'str'"),
+        ('[log]\nformat = "xml"', "2: 'log.format': ", "'xml'"),
+        ("agents = 5", "1: 'agents': ", "got 'int'"),
+        ("[[agents]]\ninterval_s = 1", "1: 'agents': ", "got 'array'"),
+        ("[mode]\nx = 1", "1: 'mode': ", "expected 'str'"),
+        ("claude_dir = 7", "1: 'claude_dir': ", "expected 'str', got 'int'"),
+    ],
+)
+def test_a_wrong_value_is_told_with_its_line_and_what_would_be_right(
+    world: World, text: str, place: str, what: str
+) -> None:
+    told = world.trouble(text)
+
+    assert told.startswith(place)
+    assert what in told
+
+
+def test_everything_that_is_wrong_in_a_file_is_told_at_once(world: World) -> None:
+    world.projects.write_text('mod = "heal"\n[agents]\ninterval_s = 0\nintervall = 1\n[log]\nformat = "xml"\n')
+
+    told = world.troubles()
+
+    assert sorted(line.removeprefix(str(world.projects))[:3] for line in told) == [":1:", ":3:", ":4:", ":6:"]
+
+
+@pytest.mark.parametrize("which", ["users", "projects", "extra"])
+def test_a_mistake_is_told_with_the_file_that_it_stands_in(world: World, which: str) -> None:
+    for each in ("users", "projects", "extra"):
+        getattr(world, each).write_text("# fine\n" if each != which else "\nmode = 1\n")
+
+    (told,) = world.troubles(world.extra)
+
+    assert told.startswith(f"{getattr(world, which)}:2: 'mode': ")
+
+
+# -- files that cannot be read ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("mode = \n", ":1"), ("\n[agents\n", ":2"), ("mode = 1\nmode = 2\n", ":2"), ("a\n", ":1"), ("x = [1,\n", "")],
+)
+def test_what_is_no_toml_is_told_with_its_line(world: World, text: str, line: str) -> None:
+    world.projects.write_text(text)
+
+    (told,) = world.troubles()
+
+    assert told.startswith(f"{world.projects}{line}: not valid TOML: ")
+
+
+def test_a_file_that_is_not_utf_8_is_told(world: World) -> None:
+    world.projects.write_bytes(b'claude_dir = "\xe9"\n')
+
+    assert world.troubles() == [f"{world.projects}: is not UTF-8 text"]
+
+
+def test_the_file_named_on_the_command_line_must_exist(world: World) -> None:
+    assert world.troubles(world.extra) == [f"{world.extra}: there is no such file"]
+
+
+def _folder(path: Path) -> None:
+    path.mkdir()
+
+
+def _loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def _deep(path: Path) -> None:
+    path.write_text("x = " + "[" * 5_000)
+
+
+def _long(path: Path) -> None:
+    path.write_text("[agents]\ninterval_s = " + "9" * 5_000)
+
+
+@pytest.mark.parametrize("make", [_folder, _loop, _deep, _long])
+def test_a_file_that_cannot_be_taken_is_told_by_its_name(world: World, make: Callable[[Path], None]) -> None:
+    make(world.projects)
+
+    (told,) = world.troubles()
+
+    assert told.startswith(str(world.projects))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_told_by_its_name(world: World) -> None:
+    world.projects.write_text("")
+    world.projects.chmod(0)
+
+    (told,) = world.troubles()
+
+    assert told.startswith(f"{world.projects}: cannot be read")
+
+
+def test_a_project_without_the_plugins_folder_has_no_file(world: World, tmp_path: Path) -> None:
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / ".yolo-planning").write_text("a file")
+
+    for name in ("bare", "odd", "gone"):
+        assert load(tmp_path / name, environment=world.environment) == Config()
+
+
+# -- projects -----------------------------------------------------------------------------------------------------
+
+
+def test_projects_are_named_by_the_user_or_on_the_command_line(world: World) -> None:
+    world.users.write_text('projects = ["~/a"]\n')
+    assert world.load().projects == ("~/a",)
+
+    world.extra.write_text('projects = ["~/b", "~/c"]\n')
+    assert world.load(world.extra).projects == ("~/b", "~/c")
+
+
+def test_a_projects_own_file_cannot_name_projects(world: World) -> None:
+    assert world.trouble('mode = "heal"\nprojects = ["/elsewhere"]\n').startswith("2: ")
+
+
+@pytest.mark.parametrize("projects", ['"/a"', "[1]", "{}", "[[]]"])
+def test_projects_are_a_list_of_folders(world: World, projects: str) -> None:
+    world.extra.write_text(f"projects = {projects}\n")
+
+    (told,) = world.troubles(world.extra)
+
+    assert told.startswith(f"{world.extra}:1: 'projects': expected ")
+
+
+# -- anything else ------------------------------------------------------------------------------------------------
+
+
+def _settled(path: Path) -> Config | None:
+    """The configuration of that file alone; None if it was refused, and by its name."""
+    try:
+        return load(None, path, environment={"HOME": str(path.parent)})
+    except ConfigError as error:
+        told = str(error)
+    assert told.startswith(str(path))
+    return None
+
+
+@given(st.binary() | st.text("[]{}=.,\"'\n #axe_1-s", max_size=40).map(str.encode))
+@example(b"\xef\xbb\xbfmode = 'heal'")
+@example(b"\0")
+@relaxed
+def test_garbage_is_refused_and_never_a_traceback(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    path = tmp_path_factory.mktemp("garbage") / "supervisor.toml"
+    path.write_bytes(data)
+
+    assert _settled(path) in (None, Config())
+
+
+names = st.sampled_from([part for key in known_keys() for part in key]) | st.text("abc_\"'.= é", max_size=6)
+scalars = st.booleans() | st.integers(-9, 9) | st.floats() | st.sampled_from(["heal", "keep", "json"]) | st.dates()
+tables = st.dictionaries(names, scalars | st.lists(scalars, max_size=2) | st.dictionaries(names, scalars, max_size=3))
+
+
+@given(tables)
+@relaxed
+def test_any_tables_are_taken_or_refused(tmp_path_factory: pytest.TempPathFactory, values: dict[str, Any]) -> None:
+    path = tmp_path_factory.mktemp("tables") / "supervisor.toml"
+    path.write_text(tomli_w.dumps(values), encoding="utf-8")
+
+    if found := _settled(path):
+        assert 0 < found.agents.interval_s <= 86400
+        assert found.agents.mass_death_min >= 2
+        assert 0 <= found.processes.grace_s <= 3600
+        assert found.mode in ("heal", "observe")
+        assert all(isinstance(project, str) for project in found.projects)
