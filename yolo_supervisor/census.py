@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import anyio
 from yolo_supervisor import commands
 from yolo_supervisor.formats import claude, same_path
 from yolo_supervisor.processes import Facts, Processes, Sweep, Tree
-from yolo_supervisor.records import Pane, ProcessId
+from yolo_supervisor.records import Liveness, Pane, ProcessId
 from yolo_supervisor.tmux import pane_of
 
 YOUNG_S = 2.0
@@ -88,63 +88,46 @@ class Census:
 
     def _take(self, sweep: Sweep) -> None:
         alive = {sweep.id(pid) for pid, facts in sweep.facts.items() if not facts.zombie}
-        gone = self.agents.keys() - alive
-        for process in gone:
-            del self.agents[process]
+        unread = (alive - self._known) | (self._young & alive)
+        read = {process: seen for process in unread if (seen := self._read(process, sweep)) is not None}
+        kept = {process: seen for process, seen in self.agents.items() if process in alive and process not in unread}
+        agents = _without_copies({**kept, **read}, sweep)
+        self.generation += agents != self.agents
+        self.agents = agents
         now = time.time()
-        changed = bool(gone)
-        for process in (alive - self._known) | (self._young & alive):
-            changed |= self._look_at(process, sweep)
-        self._young = {
-            process
-            for process in (alive - self._known) | (self._young & alive)
-            if now - self.processes.kernel.started_at(process.started) < YOUNG_S
-        }
+        started_at = self.processes.kernel.started_at
+        self._young = {process for process in unread if now - started_at(process.started) < YOUNG_S}
         self._known = alive
         for process in self._tracked & alive:
-            spare = (self._tracked | self.agents.keys()) - {process}
-            self.trees[process] = sweep.tree(process, spare)
-        self.generation += changed
-
-    def _look_at(self, process: ProcessId, sweep: Sweep) -> bool:
-        """Read the command line of one process; whether that changed what we know."""
-        before = self.agents.pop(process, None)
-        with contextlib.suppress(OSError):
-            if self._may_be_agent(process, sweep) and (seen := self._read(process)) is not None:
-                self._add(seen, sweep)
-        return self.agents.get(process) != before
+            tree = sweep.tree(process, (self._tracked | self.agents.keys()) - {process})
+            # it may have died in the middle of the sweep: then its children look as if they were nobody's
+            if tree != self.trees.get(process) and self.processes.liveness(process) is Liveness.ALIVE:
+                self.trees[process] = tree
 
     def _may_be_agent(self, process: ProcessId, sweep: Sweep) -> bool:
         """Not so for others' processes, nor for a tmux server, whose command line may hold its first agent's."""
         ours = self.processes.kernel.owner(process.pid) == os.geteuid()
         return ours and not sweep.facts[process.pid].comm.startswith("tmux")
 
-    def _read(self, process: ProcessId) -> Seen | None:
+    def _read(self, process: ProcessId, sweep: Sweep) -> Seen | None:
+        """What the process's command line says of it; None if it is no agent, or does not let itself be read."""
         kernel = self.processes.kernel
-        argv = kernel.argv(process.pid)
-        flags = claude.flags(argv)
-        if flags is None and not (argv and claude.looks_like_agent(argv, "")):
-            return None
-        environment = kernel.environment(process.pid)
-        return Seen(
-            process=process,
-            flags=flags,
-            folder=same_path(kernel.folder(process.pid)),
-            claude_dir=claude.config_dir(environment),
-            pane=pane_of(environment),
-        )
-
-    def _add(self, seen: Seen, sweep: Sweep) -> None:
-        """Of a parent and child with one command line only one is the agent: the parent, whose copy the child is until
-        it becomes another program; but the child, where the parent is another program that only started it."""
-        facts = sweep.facts[seen.process.pid]
-        parent = sweep.facts.get(facts.parent)
-        above = self.agents.get(sweep.id(parent.pid)) if parent else None
-        if parent is None or above is None or seen.flags is None or above.flags != seen.flags:
-            self.agents[seen.process] = seen
-        elif parent.comm != facts.comm:
-            del self.agents[above.process]
-            self.agents[seen.process] = seen
+        with contextlib.suppress(OSError):
+            if not self._may_be_agent(process, sweep):
+                return None
+            argv = kernel.argv(process.pid)
+            flags = claude.flags(argv)
+            if flags is None and not (argv and claude.looks_like_agent(argv, "")):
+                return None
+            environment = kernel.environment(process.pid)
+            return Seen(
+                process=process,
+                flags=flags,
+                folder=same_path(kernel.folder(process.pid)),
+                claude_dir=claude.config_dir(environment),
+                pane=pane_of(environment),
+            )
+        return None
 
     async def run(self, every_s: Callable[[], float], sampled: Callable[[bool], None]) -> None:
         """Sample for ever; ``sampled`` is called after each sample, and told whether an agent is new or gone."""
@@ -156,6 +139,19 @@ class Census:
                 pause_s = max(pause_s, LOAD_FACTOR * (time.monotonic() - began))
                 sampled(self.generation != generation)
             await anyio.sleep(pause_s)
+
+
+def _without_copies(seen: Mapping[ProcessId, Seen], sweep: Sweep) -> dict[ProcessId, Seen]:
+    """Of a parent and child with one command line only one is the agent: the parent, whose copy the child is until it
+    becomes another program; but the child, where the parent is another program that only started it."""
+    agents = dict(seen)
+    for process, agent in seen.items():
+        facts = sweep.facts[process.pid]
+        parent = sweep.facts.get(facts.parent)
+        above = seen.get(sweep.id(parent.pid)) if parent else None
+        if parent and above and agent.flags and above.flags == agent.flags:
+            agents.pop(process if parent.comm == facts.comm else above.process, None)
+    return agents
 
 
 def within(folder: Path, project: Path) -> bool:
