@@ -85,6 +85,14 @@ class Died(Note):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PaneDied(Note):
+    """tmux tells how the process in an agent's pane ended."""
+
+    kind: ClassVar[Kind] = "session"
+    verb: ClassVar[str] = "died"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Forget(Edit):
     """End the watch over an agent: the last step, its record is the proof that something is left to do."""
 

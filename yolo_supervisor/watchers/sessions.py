@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from yolo_supervisor.actions import Escalate, Terminate
+from yolo_supervisor.actions import Escalate, PaneDied, Terminate
 from yolo_supervisor.clock import Clock
 from yolo_supervisor.config import Config, Policy
 from yolo_supervisor.files import glance
@@ -46,10 +46,22 @@ class SessionState:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PaneEnd:
+    """How an agent's pane ended, where tmux keeps it (``remain-on-exit``)."""
+
+    agent: str
+    session: str
+    pane: str
+    status: int | None
+    signal: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Look:
     sessions: tuple[SessionState, ...] = ()
     orphans: tuple[Agent, ...] = ()
     """Living agents whose pane their own server, alive and answering, does not have any more."""
+    ended: tuple[PaneEnd, ...] = ()
     agents: int = 0
     """How many agents of this project live in tmux at all."""
     confirmed: bool = False
@@ -81,9 +93,9 @@ def decide(
     mass_min: int,
 ) -> list[Remedy]:
     """What the policy wants done about detached sessions and orphaned agents."""
+    remedies: list[Remedy] = [(_told(end),) for end in look.ended]
     if policy == "keep":
-        return []
-    remedies: list[Remedy] = []
+        return remedies
     for session in look.sessions:
         known = memory.get(session.key, Watched())
         if not known.had_client or known.empty_since_s is None:
@@ -113,6 +125,12 @@ def decide(
         else:
             remedies.append(_terminate(agent, why, evidence, grace_s))
     return remedies
+
+
+def _told(end: PaneEnd) -> PaneDied:
+    how = f"by signal {end.signal}" if end.signal is not None else f"with status {end.status}"
+    evidence = {"agent": end.agent, "pane": end.pane, "status": end.status, "signal": end.signal}
+    return PaneDied(key=end.session, reason=f"{end.agent} in pane {end.pane} ended {how}", evidence=evidence)
 
 
 def _terminate(agent: Agent, why: str, evidence: Mapping[str, object], grace_s: float) -> Remedy:
@@ -149,6 +167,8 @@ class SessionsWatcher:
         self._tmux = tmux
         self._clock = clock
         self._memory: dict[SessionKey, Watched] = {}
+        self._panes: dict[tuple[str, int, str], str] = {}
+        """Who lived in which pane: socket, server pid, pane."""
         self._orphans: set[str] = set()
         self._many: frozenset[str] = frozenset()
 
@@ -158,8 +178,6 @@ class SessionsWatcher:
 
     async def tick(self, now: datetime) -> Sequence[Remedy]:
         config = self._config()
-        if config.sessions.on_detach == "keep":
-            return []
         look = self._twice_seen(await self.look(now, self.interval_s / 2))
         now_s = self._clock.monotonic()
         self._memory = remember(self._memory, look, now_s)
@@ -197,7 +215,7 @@ class SessionsWatcher:
     async def look(self, now: datetime, fresh_s: float) -> Look:
         """Ask the servers that agents live in (answers may be ``fresh_s`` old), and look."""
         placed = self.placed(now)
-        sockets = dict.fromkeys(agent.pane.socket for agent in placed if agent.pane)
+        sockets = {agent.pane.socket for agent in placed if agent.pane} | {socket for socket, _, _ in self._panes}
         return self.look_at(placed, {socket: await self._tmux.look(socket, fresh_s) for socket in sockets})
 
     def placed(self, now: datetime) -> list[Agent]:
@@ -228,6 +246,7 @@ class SessionsWatcher:
                 found.setdefault(key, []).append(agent)
                 servers[key] = server
         at_work = self._at_work(placed) if found else frozenset()
+        self._panes |= {(p.socket, p.server_pid, p.pane): agent.id for agent in placed if (p := agent.pane)}
         return Look(
             sessions=tuple(
                 SessionState(
@@ -240,9 +259,23 @@ class SessionsWatcher:
                 for key, agents in found.items()
             ),
             orphans=tuple(orphans),
+            ended=tuple(self._ended(answers)),
             agents=len(placed),
             watchdog=self.watchdog(),
         )
+
+    def _ended(self, answers: Mapping[str, Server | None]) -> Iterator[PaneEnd]:
+        """The panes that agents of ours lived in and that tmux keeps as dead; those that are gone are forgotten."""
+        for (socket, server_pid, name), agent in list(self._panes.items()):
+            server = answers.get(socket)
+            if server is None:
+                continue
+            pane = server.panes.get(name) if server.pid == server_pid else None
+            if pane is None:
+                del self._panes[socket, server_pid, name]
+            elif pane.dead and (pane.status is not None or pane.signal is not None):
+                session = server.names.get(pane.sessions[0], pane.sessions[0])
+                yield PaneEnd(agent=agent, session=session, pane=name, status=pane.status, signal=pane.signal)
 
     def _at_work(self, agents: Sequence[Agent]) -> frozenset[str]:
         if self._config().sessions.on_detach != "drain":
