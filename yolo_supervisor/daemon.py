@@ -104,6 +104,7 @@ class Project:
             runner.report()
             runner.daemon_note("started", f"version {__version__}", {"pid": os.getpid(), "mode": self.config.mode})
         except BaseException:
+            runner.close()
             self._claim.release()
             raise
         self.runner = runner

@@ -74,13 +74,16 @@ def read(path: Path, limit: int = 16 * 1024 * 1024) -> bytes | None:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    with open(fd, "rb") as file:
+    try:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
             raise OSError(errno.EINVAL, "not an ordinary file", str(path))
         if found.st_size > limit:
             raise OSError(errno.EFBIG, f"larger than {limit} bytes", str(path))
-        return file.read()
+        with open(fd, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(fd)
 
 
 def glance(path: Path) -> bytes | None:
@@ -113,7 +116,7 @@ def replace(disk: Disk, path: Path, data: bytes, durable: bool = True) -> None:
     ``durable=False`` leaves out the flushing, for observations that are worthless after a power cut anyway.
     OSError if it could not be done: then the old content stands.
     """
-    _refuse_links(path)
+    refuse_links(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
@@ -141,7 +144,7 @@ def replace(disk: Disk, path: Path, data: bytes, durable: bool = True) -> None:
 
 def remove(disk: Disk, path: Path) -> None:
     """Remove the file, durably. What it held must be in the journal before."""
-    _refuse_links(path)
+    refuse_links(path)
     with contextlib.suppress(FileNotFoundError):
         disk.unlink(path)
     sync_folder(disk, path.parent)
@@ -166,7 +169,8 @@ def make_folder(disk: Disk, folder: Path, mode: int = FOLDER_MODE) -> None:
         sync_folder(disk, folder.parent)
 
 
-def _refuse_links(path: Path) -> None:
+def refuse_links(path: Path) -> None:
+    """``Refused`` if the path is a symbolic link."""
     if path.is_symlink():
         raise Refused(f"{path} is a symbolic link: it is not followed, and not replaced")
 
@@ -230,25 +234,43 @@ def folder_lock(disk: Disk, path: Path, stale_s: float, ages: LockAges | None = 
         _take_over(disk, path, stale_s, ages)
     if ages is not None:
         ages.forget(path)
+    made = _life(path)
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
-            disk.rmdir(path)
+            if _life(path) == made:  # else we were away for so long that another has taken it over
+                disk.rmdir(path)
+
+
+def _life(path: Path) -> tuple[int, int]:
+    """Which folder this is: an inode alone is given out again at once."""
+    found = path.lstat()
+    return found.st_ino, found.st_mtime_ns
 
 
 def _take_over(disk: Disk, path: Path, stale_s: float, ages: LockAges | None) -> None:
+    """Only one of us at a time takes over in a folder (its flock), so that nothing fresh is ever put aside by us."""
+    fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         found = path.lstat()
         age_s = ages.age_s(path, found) if ages is not None else time.time() - found.st_mtime
-        if age_s < stale_s:
+        if not stat.S_ISDIR(found.st_mode) or age_s < stale_s:
             raise Busy(f"{path} is held")
         aside = path.with_name(f"{path.name}.{os.getpid()}.stale")
         disk.rename(path, aside)
-        if aside.lstat().st_ino != found.st_ino:  # a new holder came between the look and the rename: give it back
+        if _life(aside) != (found.st_ino, found.st_mtime_ns):
             disk.rename(aside, path)
             raise Busy(f"{path} is held")
-        disk.rmdir(aside)
+        with contextlib.suppress(OSError):
+            disk.rmdir(aside)
         disk.mkdir(path, 0o777)
-    except (FileNotFoundError, FileExistsError, NotADirectoryError):
-        raise Busy(f"{path} changed hands") from None
+    except BlockingIOError:
+        raise Busy(f"{path} is being taken over") from None
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.ENOTEMPTY):
+            raise Busy(f"{path} changed hands") from None
+        raise
+    finally:
+        os.close(fd)

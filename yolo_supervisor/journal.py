@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from yolo_supervisor.actions import Action
-from yolo_supervisor.files import Disk, append, replace
+from yolo_supervisor.files import Disk, append, replace, sync_folder
 from yolo_supervisor.records import iso
 
 FileStamp = tuple[int, int]
@@ -83,6 +83,10 @@ class Journal:
         self.last: dict[tuple[str, str, str], int] = {}
         """The newest line for each (kind, key, action)."""
         self.damage: list[Damage] = []
+        self.torn = 0
+        """How many bytes of a half-written line have been cut off and kept aside."""
+        self._owed: list[dict[str, Any]] = []
+        """Marks for which there was no room: they come before the next line."""
         self._disk = disk
         self._quarantine = quarantine
         self._fd = -1
@@ -112,6 +116,7 @@ class Journal:
             torn = data[whole:]
             replace(self._disk, self._quarantine / f"journal-tail-{self._offset + whole}-{zlib.crc32(torn):08x}", torn)
             self._disk.truncate(self._fd, self._offset + whole)
+            self.torn += len(torn)
         self._take(data[:whole])
 
     def append(self, record: Mapping[str, Any], durable: bool = True) -> int:
@@ -119,6 +124,9 @@ class Journal:
 
         OSError if it could not be written; then the journal is as it was.
         """
+        while self._owed and record is not self._owed[0]:
+            self.append(self._owed[0], durable=False)
+            self._owed.pop(0)
         line = seal({"seq": self.seq + 1, **record})
         append(self._disk, self._fd, line, self._offset, durable)
         self._take(line)
@@ -126,9 +134,11 @@ class Journal:
 
     def mark(self, seq: int, ending: Ending, why: str | None = None) -> None:
         """Say how the promise or deed of line ``seq`` ended."""
+        record = {ending: seq, **({"why": why} if why else {})}
         try:
-            self.append({ending: seq, **({"why": why} if why else {})}, durable=False)
+            self.append(record, durable=False)
         except OSError:
+            self._owed.append(record)
             self.pending.pop(seq, None)  # no room for a mark: the next recovery finds out by looking
 
     # -- reading -------------------------------------------------------------------------------------------------
@@ -157,6 +167,8 @@ class Journal:
             self.close()
         fd = self._disk.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
         found = os.fstat(fd)
+        if found.st_size == 0:
+            sync_folder(self._disk, self.path.parent)
         self._fd, self._file = fd, (found.st_dev, found.st_ino)
         self.seq, self._offset = 0, 0
         self.pending.clear()

@@ -23,6 +23,9 @@ import anyio
 
 from yolo_supervisor.records import Liveness, ProcessId
 
+MAX_PID = 2**31 - 1
+"""What a pid can be at all, for the calls that take one."""
+
 VERIFY_S = 5.0
 """How long a process may take to be gone after SIGKILL before a person is told."""
 
@@ -125,6 +128,8 @@ class LinuxKernel:
         return f"{machine}/{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
 
     def facts(self, pid: int) -> Facts | None:
+        if not 0 < pid <= MAX_PID:
+            return None
         try:
             data = self._read(pid, "stat")
         except (FileNotFoundError, ProcessLookupError):
@@ -256,10 +261,11 @@ class PsutilKernel:
         self._psutil = psutil
 
     def boot(self) -> str:
-        uname = os.uname()
-        return f"{uname.nodename}/{int(self._psutil.boot_time()) // 10}/0"
+        return f"{os.uname().nodename}/-/0"  # start times are absolute here: they tell one boot from another
 
     def facts(self, pid: int) -> Facts | None:
+        if not 0 < pid <= MAX_PID:
+            return None
         try:
             process = self._psutil.Process(pid)
             with process.oneshot():
@@ -512,7 +518,8 @@ class Processes:
                 return Ending(terminated=gone, refused=refused, spared=why_not)
             left = [process for process in handles if process not in gone]
             self._take_hold(left, spare, handles, refused)  # what they have started since
-            left = [process for process, handle in handles.items() if not handle.over()]
+            gone = tuple(process for process, handle in handles.items() if handle.over())
+            left = [process for process in handles if process not in gone]
             for process in left:
                 handles[process].signal(signal.SIGKILL)
             await self._wait([handles[process] for process in left], VERIFY_S)
@@ -533,6 +540,8 @@ class Processes:
     ) -> None:
         now = self.sweep()
         for root in roots:
+            if root in spare:
+                continue
             for process in (root, *(process for process, _ in now.tree(root, spare))):
                 if process in handles or process in spare:
                     continue
@@ -613,6 +622,6 @@ class DeathWatch:
     def close(self) -> None:
         for process in list(self._watched):
             self.discard(process)
-        if self._epoll is not None:
+        if self._epoll is not None and not self._epoll.closed:
             anyio.notify_closing(self._epoll.fileno())
             self._epoll.close()

@@ -121,6 +121,7 @@ class Runner:
                 "finished": list(recovery.finished),
                 "overtaken": list(recovery.overtaken),
                 "unreadable_lines": recovery.unreadable,
+                "torn_bytes": recovery.torn,
             }
             self._carry_out_note(
                 DaemonNote(
@@ -273,13 +274,22 @@ class Runner:
             ending = await self.rooms.processes.terminate(
                 action.roots, action.grace_s, lambda: watcher.objection(action), spare
             )
-            self._tell_ending(watcher, action, begun, ending)
-            self._mended(trouble)
+            while not self._try_to_tell(trouble, watcher, action, begun, ending):
+                await anyio.sleep(1.0)  # it is done: it has to be written down, however long that takes
         except (OSError, Busy) as error:
             self._trouble(trouble, f"{error}: {action.key} is not terminated until that is mended")
         finally:
             self._terminating.discard(action.key)
             self.bells[self.agents.name].ring()
+
+    def _try_to_tell(self, trouble: str, watcher: Watcher, action: Terminate, begun: int, ending: Ending) -> bool:
+        try:
+            self._tell_ending(watcher, action, begun, ending)
+        except (OSError, Busy) as error:
+            self._trouble(trouble, f"{error}: the end of {action.key} cannot be written down until that is mended")
+            return False
+        self._mended(trouble)
+        return True
 
     def _tell_ending(self, watcher: Watcher, action: Terminate, begun: int, ending: Ending) -> None:
         evidence: dict[str, Any] = {

@@ -26,6 +26,7 @@ from yolo_supervisor.files import (
     glance,
     make_folder,
     read,
+    refuse_links,
     remove,
     replace,
 )
@@ -48,14 +49,16 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """What ``recover`` found: changes it finished, changes others have overtaken, and lines it could not read."""
+    """What ``recover`` found: changes it finished, changes others have overtaken, lines it could not read, and the
+    bytes of a line that was torn off half written."""
 
     finished: tuple[str, ...]
     overtaken: tuple[str, ...]
     unreadable: int
+    torn: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self.finished or self.overtaken or self.unreadable)
+        return bool(self.finished or self.overtaken or self.unreadable or self.torn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,7 @@ class Store:
         folder = self.paths.folder
         if folder.is_symlink():
             raise Refused(f"{folder} is a symbolic link: remove it, the supervisor's folder must be its own")
+        make_folder(self.disk, folder)
         for name in FOLDERS:
             make_folder(self.disk, folder / name)
         if not (folder / ".gitignore").exists():
@@ -137,6 +141,7 @@ class Store:
                     write["lock"] = [str(action.lock[0]), action.lock[1]]
                 write |= _text("content", after) if after is not None else _text("removed", before)
                 told = entry(action, by, self.clock.now(), self.paths.project)
+                self._settle(action.path, before)
                 seq = self.journal.append({**told, "write": write})
                 try:
                     self._write(action.path, before, after)
@@ -196,8 +201,16 @@ class Store:
                 path, name = Path(write["path"]), f"{promise['action']} {promise['key']}"
                 lock = (Path(write["lock"][0]), write["lock"][1]) if "lock" in write else None
                 with contextlib.suppress(Busy), self._neighbours_lock(lock):
-                    before = read(path)
+                    try:
+                        refuse_links(path)
+                        before = read(path)
+                    except (OSError, Refused) as error:
+                        self.journal.mark(seq, "failed", str(error))
+                        overtaken.append(name)
+                        continue
                     if digest(before) == write["after"]:
+                        if write["after"] is not None:
+                            self._refresh_side_file(path, write["after"])
                         self.journal.mark(seq, "done")
                     elif digest(before) == write["before"]:
                         self._write(path, before, _bytes("content", write))
@@ -206,10 +219,15 @@ class Store:
                     else:
                         self.journal.mark(seq, "failed", "the document was changed by somebody else since")
                         overtaken.append(name)
-            return Recovery(tuple(finished), tuple(overtaken), len(self.journal.damage))
+            torn, self.journal.torn = self.journal.torn, 0
+            return Recovery(tuple(finished), tuple(overtaken), len(self.journal.damage), torn)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
+        path = self.paths.folder / "store.lock"
+        if self._lock_fd >= 0 and not os.path.samestat(os.fstat(self._lock_fd), path.stat()):
+            self.close()
+            self._lock_fd = self.disk.open(path, os.O_RDWR | os.O_CREAT, FILE_MODE)
         with file_lock(self._lock_fd, LOCK_LIMIT_S):
             self._break_orphaned_lock()
             yield
@@ -217,6 +235,9 @@ class Store:
     @contextlib.contextmanager
     def _neighbours_lock(self, lock: tuple[Path, float] | None) -> Iterator[None]:
         if lock is None:
+            yield
+            return
+        if not lock[0].parent.is_dir():  # and so there is no document either
             yield
             return
         with folder_lock(self.disk, *lock, self._lock_ages):
@@ -251,11 +272,25 @@ class Store:
         if after is None:
             remove(self.disk, path)
         elif after != before:
-            replace(self.disk, path, after)
-            sidecar = path.with_name(path.name + ".sha256")
-            if sidecar.exists():  # the plugin's; the journal has the truth, so a failure here costs nothing
-                with contextlib.suppress(OSError, Refused):
-                    replace(self.disk, sidecar, str(digest(after)).encode())
+            try:
+                replace(self.disk, path, after)
+            finally:
+                if digest(glance(path)) == digest(after):
+                    self._refresh_side_file(path, str(digest(after)))
+
+    def _refresh_side_file(self, path: Path, told: str) -> None:
+        """Bring the plugin's ``.sha256`` up to date where there is one; the journal has the truth, so it may fail."""
+        sidecar = path.with_name(path.name + ".sha256")
+        if sidecar.exists() and glance(sidecar) != told.encode():
+            with contextlib.suppress(OSError, Refused):
+                replace(self.disk, sidecar, told.encode())
+
+    def _settle(self, path: Path, now: bytes | None) -> None:
+        """A later decision about a document ends all earlier promises about it: none may come true after it."""
+        for seq, promise in list(self.journal.pending.items()):
+            if promise.get("write", {}).get("path") == str(path):
+                made = promise["write"]["after"] == digest(now)
+                self.journal.mark(seq, "done" if made else "failed", "overtaken by a later decision")
 
 
 def _text(key: str, data: bytes | None) -> dict[str, str]:

@@ -81,11 +81,11 @@ class Tmux:
 
 
 async def _ask(socket: str) -> Server | None:
-    if not Path(socket).exists():
-        return None
     try:
+        if not Path(socket).exists():
+            return None
         result = await commands.run(_words(socket), LIMIT_S, _environment())
-    except OSError:
+    except (OSError, ValueError):  # a path with a NUL, say: agents' environments hold anything
         return None
     return parse(socket, result.stdout.decode("utf-8", "replace")) if result.exit == 0 else None
 
@@ -101,7 +101,7 @@ def ask_now(socket: str) -> Server | None:
             timeout=LIMIT_S,
             check=False,
         )
-    except (OSError, subprocess.TimeoutExpired):
+    except (OSError, ValueError, subprocess.TimeoutExpired):
         return None
     return parse(socket, result.stdout.decode("utf-8", "replace")) if result.returncode == 0 else None
 
@@ -124,7 +124,7 @@ def parse(socket: str, answer: str) -> Server | None:
     attached: dict[str, int] = {}
     panes: dict[str, PaneState] = {}
     try:
-        for line in answer.splitlines():
+        for line in answer.split("\n"):
             kind, _, rest = line.partition(" ")
             if kind == "S":
                 server, session, name = rest.split(" ", 2)
@@ -139,7 +139,7 @@ def parse(socket: str, answer: str) -> Server | None:
                 before = panes[pane].sessions if pane in panes else ()
                 panes[pane] = PaneState(
                     int(process),
-                    (*before, session),
+                    (*before, session) if session not in before else before,
                     dead == "1",
                     int(status) if status else None,
                     int(killer) if killer.isdigit() else None,
