@@ -7,14 +7,13 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.abc
-import anyio.lowlevel
 import structlog
 import watchfiles
 
@@ -184,35 +183,38 @@ class Daemon:
 
     async def run(self) -> int:
         """The exit code. ConfigError if the configuration cannot be used at the start."""
-        _raise_file_limit()
-        configs = {path: self._load(path) for path in self.wanted(self.config)}
-        for path, config in configs.items():
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
+            _raise_file_limit()
+            if not self._open_projects():
+                return EX_TEMPFAIL
+            self.rooms.census.sample()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._signals, received, tasks)
+                for project in self.projects.values():
+                    tasks.start_soon(project.run)
+                tasks.start_soon(self.rooms.census.run, self._sample_s, self._sampled)
+                tasks.start_soon(self._wake_at_changes)
+                tasks.start_soon(self._keep_manager_informed)
+                self.notifier.ready(self._status())
+                await self._stopping.wait()
+                self.notifier.stopping()
+                self._unwatch.set()  # cancelled only, it would hold us up until its own time-out
+                await self._let_terminations_end()
+                tasks.cancel_scope.cancel()
+            for project in self.projects.values():
+                project.close()
+            return EX_OK
+
+    def _open_projects(self) -> bool:
+        """Open all that are wanted; False if there is none that could be."""
+        for path, config in {path: self._load(path) for path in self.wanted(self.config)}.items():
             project = self.projects[path] = Project(path, config, self.rooms, self._rewatch)
             try:
                 project.open()
             except (OSError, Held, Refused, Busy) as error:
                 project.trouble = str(error)
                 self._log.error("trouble", where="project", project=str(path), error=str(error))
-        if not any(project.runner for project in self.projects.values()):
-            return EX_TEMPFAIL
-        self.rooms.census.sample()
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._signals, tasks)
-            await anyio.lowlevel.checkpoint()
-            for project in self.projects.values():
-                tasks.start_soon(project.run)
-            tasks.start_soon(self.rooms.census.run, self._sample_s, self._sampled)
-            tasks.start_soon(self._wake_at_changes)
-            tasks.start_soon(self._keep_manager_informed)
-            self.notifier.ready(self._status())
-            await self._stopping.wait()
-            self.notifier.stopping()
-            self._unwatch.set()  # cancelled only, it would hold us up until its own time-out
-            await self._let_terminations_end()
-            tasks.cancel_scope.cancel()
-        for project in self.projects.values():
-            project.close()
-        return EX_OK
+        return any(project.runner for project in self.projects.values())
 
     def _sample_s(self) -> float:
         """As often as the most demanding project wants."""
@@ -227,16 +229,15 @@ class Daemon:
 
     # -- signals -------------------------------------------------------------------------------------------------
 
-    async def _signals(self, tasks: anyio.abc.TaskGroup) -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
-            async for number in received:
-                if number == signal.SIGHUP:
-                    self._reload(tasks)
-                elif self._stopping.is_set():
-                    sys.stderr.flush()
-                    os._exit(128 + number)  # the second one: at once, the journal holds whatever was under way
-                else:
-                    self._stopping.set()
+    async def _signals(self, received: AsyncIterator[signal.Signals], tasks: anyio.abc.TaskGroup) -> None:
+        async for number in received:
+            if number == signal.SIGHUP:
+                self._reload(tasks)
+            elif self._stopping.is_set():
+                sys.stderr.flush()
+                os._exit(128 + number)  # the second one: at once, the journal holds whatever was under way
+            else:
+                self._stopping.set()
 
     def _reload(self, tasks: anyio.abc.TaskGroup) -> None:
         self.notifier.reloading()

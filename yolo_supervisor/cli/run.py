@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ def command(options: Shared, observe: bool, log_format: str | None) -> None:
       yolo-supervisor run --project ~/code/shop --project ~/code/api --log-format console
       yolo-supervisor run --observe
     """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it asks for a reload, never for the end, this early neither
     from yolo_supervisor import config as configuration
     from yolo_supervisor import daemon, log
 
