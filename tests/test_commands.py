@@ -33,10 +33,20 @@ async def test_a_command_that_a_signal_ended_tells_which() -> None:
     assert await run(["sh", "-c", "kill -9 $$"], LIMIT_S) == Result(-signal.SIGKILL, b"", b"")
 
 
-async def test_a_command_reads_nothing_and_has_the_surroundings_it_is_given() -> None:
-    result = await run(["/bin/sh", "-c", "cat; echo $ROLE"], LIMIT_S, {"ROLE": "dev"})
+async def test_a_command_has_the_surroundings_it_is_given() -> None:
+    assert await run(["/bin/sh", "-c", "echo $ROLE$HOME"], LIMIT_S, {"ROLE": "dev"}) == Result(0, b"dev\n", b"")
 
-    assert result == Result(0, b"dev\n", b"")
+
+async def test_a_command_does_not_read_what_is_meant_for_us() -> None:
+    (read, write), before = os.pipe(), os.dup(0)
+    os.write(write, b"for us")
+    os.dup2(read, 0)
+    try:
+        assert await run(["cat"], LIMIT_S) == Result(0, b"", b"")
+    finally:
+        os.dup2(before, 0)
+        for fd in (read, write, before):
+            os.close(fd)
 
 
 async def test_without_others_a_command_has_our_own_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:

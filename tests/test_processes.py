@@ -279,6 +279,19 @@ def test_a_process_that_started_at_another_time_is_not_the_one(processes: Proces
     assert processes.liveness(ProcessId(process.pid, process.started - 1, process.boot)) is DEAD
 
 
+def test_no_hold_is_had_on_one_that_is_over_or_started_at_another_time(
+    processes: Processes, children: Children
+) -> None:
+    child = children.start("sleep", "600")
+    process = known(processes, child.pid)
+
+    assert processes.kernel.hold(ProcessId(process.pid, process.started - 1, process.boot)) is None
+    child.kill()
+    wait_until(lambda: processes.kernel.hold(process) is None, "the zombie to be no process any more")
+    child.wait()
+    assert processes.kernel.hold(process) is None
+
+
 @pytest.mark.parametrize(
     ("machine", "boot", "namespace", "state"),
     [

@@ -314,6 +314,19 @@ async def test_without_the_program_nothing_is_known(tmux: PrivateTmux, monkeypat
     assert await look(tmux.socket) is None
 
 
+@pytest.mark.usefixtures("brisk")
+@pytest.mark.parametrize("end", ["exit 1", "sleep 600"])
+async def test_an_answer_that_breaks_off_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    program = tmp_path / "bin" / "tmux"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\necho 'S 4242 $0 work'\n{end}\n")  # its panes are missing: all seem to be gone
+    program.chmod(0o755)
+    (tmp_path / "tmux").touch()
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+
+    assert await look(str(tmp_path / "tmux")) is None
+
+
 # -- the answer is read ------------------------------------------------------------------------------------------
 
 

@@ -290,7 +290,7 @@ class Daemon:
                 continue
             try:
                 async for changes in watchfiles.awatch(
-                    *folders, watch_filter=None, step=100, rust_timeout=60_000, recursive=False,
+                    *folders, watch_filter=None, step=250, rust_timeout=60_000, recursive=False,
                     stop_event=self._unwatch,
                 ):  # fmt: skip
                     for project in {folders[f] for _, name in changes if (f := Path(name).parent) in folders}:

@@ -35,7 +35,7 @@ RETRY_S = 0.05
 TICK_LIMIT_S = 30.0
 """A look that takes longer has hung: it costs its watcher this tick, and the daemon nothing."""
 
-REPORT_LOOKS = 2
+REPORT_LOOKS = 4
 """Every how many looks we write down, for ``status``, how the watchers fare."""
 
 
@@ -308,6 +308,7 @@ class Runner:
             self.store.abandon(begun, ending.spared or "there was nothing left to signal")
         if ending.survived or ending.refused:
             self._given_up.add(action.roots)
+            self.rooms.processes.stubborn.update(ending.refused)  # a person is told below: nobody waits for them
             pids = sorted(p.pid for p in (*ending.survived, *ending.refused))
             what = f"{action.key}: processes {pids} were not signalled or did not end: end them by hand if they must go"
             note = Escalate(kind="agent", key=action.key, reason=what, evidence=evidence)
