@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -134,6 +135,56 @@ def test_a_copy_of_a_copy_is_no_agent_either(
     census.sample()
 
     assert found(census, *agents) == {agent.pid for agent in agents}
+
+
+def test_a_late_copy_of_an_old_copy_is_no_agent_either(
+    census: Census, children: Children, project: Path, lifeline: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("yolo_supervisor.census.YOUNG_S", 0.0)  # whatever was looked at once is old
+    program = FORK.replace("os.read", "os.read({lifeline}, 1); os.fork(); os.read").format(lifeline=lifeline[0])
+    agent = children.agent("dev-1", "red", project, program, pass_fds=lifeline[:1])
+    root = process_of(census, agent)
+    census.sample()
+
+    os.write(lifeline[1], b"!")
+    wait_until(lambda: len(census.processes.sweep().tree(root)) == 2, "the late copy to be made")
+    census.sample()
+
+    assert found(census, agent) == {agent.pid}
+
+
+def test_a_program_that_only_starts_the_agent_is_not_the_agent(
+    census: Census, children: Children, project: Path, lifeline: tuple[int, int]
+) -> None:
+    words = [sys.executable, "-c", f"import os; print('ready', flush=True); os.read({lifeline[0]}, 1)", *FLAGS]
+    wrapper = children.start("timeout", "600", *words, cwd=project, pass_fds=lifeline[:1])
+    assert wrapper.stdout is not None
+    wrapper.stdout.readline()
+
+    census.sample()
+
+    [(agent, _)] = census.processes.sweep().tree(process_of(census, wrapper))
+    assert found(census, wrapper) == {agent.pid}
+
+
+def test_a_tmux_server_is_no_agent_though_it_was_started_with_one(census: Census, tmp_path: Path) -> None:
+    if shutil.which("tmux") is None:
+        pytest.skip("there is no tmux here")
+    tmux = ("tmux", "-S", str(tmp_path / "tmux"), "-f", "/dev/null")
+    words = [sys.executable, "-c", "import time; time.sleep(600)", *FLAGS]
+    subprocess.run([*tmux, "new-session", "-d", *words], check=True)
+    try:
+        pids = subprocess.run([*tmux, "list-panes", "-F", "#{pid} #{pane_pid}"], check=True, capture_output=True)
+        server, agent = map(int, pids.stdout.split())
+        argv = census.processes.kernel.argv
+        wait_until(lambda: argv(agent) == words, "the agent to be started")
+
+        census.sample()
+
+        assert argv(server)[-len(words) :] == words
+        assert {process.pid for process in census.agents} & {server, agent} == {agent}
+    finally:
+        subprocess.run([*tmux, "kill-server"], check=True)
 
 
 def test_one_that_turns_into_an_agent_soon_after_its_start_is_found(
@@ -353,3 +404,15 @@ async def test_whoever_waits_for_agents_is_told_of_a_new_one(census: Census, chi
         with anyio.fail_after(LIMIT_S):
             await told.wait()
         tasks.cancel_scope.cancel()
+
+
+def test_a_stranger_whose_environment_makes_no_sense_hides_nobody(
+    census: Census, children: Children, project: Path
+) -> None:
+    agent = children.agent("dev-1", "red", project)
+    children.agent("dev-2", "red", project, env={"TMUX": "/tmp/x,²,0", "TMUX_PANE": "%1"})
+    children.agent("dev-3", "red", project, env={"TMUX": f"/tmp/x,{'9' * 5000},0", "TMUX_PANE": "%1"})
+
+    census.sample()
+
+    assert agent.pid in {process.pid for process in census.agents}

@@ -7,6 +7,7 @@ counts as an attached client, and the plugin's own watchdog would never see a se
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -152,6 +153,6 @@ def parse(socket: str, answer: str) -> Server | None:
 def pane_of(environment: Mapping[str, str]) -> Pane | None:
     """The pane that a process with this environment was started in: ``TMUX`` is ``socket,server pid,session``."""
     parts, pane = environment.get("TMUX", "").rsplit(",", 2), environment.get("TMUX_PANE")
-    if len(parts) != 3 or not pane or not parts[1].isdigit():
-        return None
+    if len(parts) != 3 or not pane or not re.fullmatch(r"[0-9]{1,10}", parts[1]):
+        return None  # anybody's environment is read here, and may hold anything
     return Pane(socket=parts[0], server_pid=int(parts[1]), pane=pane)
