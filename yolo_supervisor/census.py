@@ -47,6 +47,8 @@ class Census:
         self.agents: dict[ProcessId, Seen] = {}
         self.trees: dict[ProcessId, Tree] = {}
         self.generation = 0
+        self._seen: dict[ProcessId, Seen] = {}
+        """The agents, and the copies of themselves that they are for a moment when they start something."""
         self._known: set[ProcessId] = set()
         self._young: set[ProcessId] = set()
         self._tracked: set[ProcessId] = set()
@@ -90,8 +92,9 @@ class Census:
         alive = {sweep.id(pid) for pid, facts in sweep.facts.items() if not facts.zombie}
         unread = (alive - self._known) | (self._young & alive)
         read = {process: seen for process in unread if (seen := self._read(process, sweep)) is not None}
-        kept = {process: seen for process, seen in self.agents.items() if process in alive and process not in unread}
-        agents = _without_copies({**kept, **read}, sweep)
+        kept = {process: seen for process, seen in self._seen.items() if process in alive and process not in unread}
+        self._seen = {**kept, **read}
+        agents = _without_copies(self._seen, sweep)
         self.generation += agents != self.agents
         self.agents = agents
         now = time.time()

@@ -390,6 +390,17 @@ class Roster:
                 unreadable.append(folder / name)
         return found, unreadable
 
+    def unreadable(self, agent: Agent) -> Iterator[Path]:
+        """The files beside its tasks that would tell what the agent was at, and cannot be read (now, at least)."""
+        state = self.paths.planning / ".execution-state.json"
+        if yolo.may_have_plans(agent.name) and state.is_file() and self._plans.get(state) is None:
+            yield state
+        if agent.session and agent.lead is None:
+            for folder in self.claude_dirs():
+                team = folder / "teams" / (agent.team or claude.team_of_session(agent.session)) / "config.json"
+                if team.is_file() and self._teams.get(team) is None:
+                    yield team
+
     def plans(self) -> list[Task]:
         """The plans of the plugin's execution state; none where it cannot be read."""
         return self._plans.get(self.paths.planning / ".execution-state.json") or []

@@ -160,6 +160,11 @@ def _plan_objects(raw: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def may_have_plans(agent_name: str) -> bool:
+    """Whether the plugin's naming could give any plan to an agent of this name."""
+    return bool(_PLAN_DEV.fullmatch(agent_name))
+
+
 def works_on(agent_name: str, team: str | None, plan_id: str) -> bool:
     """Whether the plugin's naming gives the plan to the agent: ``dev-02`` has plan ``05-02``, and in a team
     ``yolo-phase-NN`` only where NN is 5 (newer clients name teams after sessions: then the number must do)."""

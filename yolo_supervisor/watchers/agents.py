@@ -60,7 +60,7 @@ class Estate:
     leases: tuple[Lease, ...] = ()
     leftovers: Leftovers = field(default_factory=Leftovers)
     unreadable: tuple[Path, ...] = ()
-    """Task files of its lists that cannot be read: one of them may be its own."""
+    """Files that cannot be read and may tell of its work: tasks of its lists, its team, the plugin's plans."""
     health: Path | None = None
     panes: Path | None = None
     pids: Path | None = None
@@ -97,6 +97,8 @@ class Look:
     dangling: frozenset[int] = frozenset()
     """Pids in the plugin's files that no process has."""
     dangling_files: tuple[tuple[Path, int | None], ...] = ()
+    observing: bool = False
+    """Nothing is ever written down then, so the dead cannot be registered first."""
     idle: tuple[tuple[str, int], ...] = ()
     """Roles whose health file counts three or more idle turns."""
 
@@ -114,9 +116,13 @@ def decide(look: Look, records: Path, grace_s: float, mass_min: int) -> list[Rem
             ),
         )
         for s in look.sightings
-        if s.state is Liveness.ALIVE and not s.recorded and not s.stopped
+        if not s.recorded and not s.stopped and (s.state is Liveness.ALIVE or _first_to_be_recorded(s, look))
     ]
-    dead = [s for s in look.sightings if s.state is Liveness.DEAD or (s.stopped and s.recorded)]
+    dead = [
+        s
+        for s in look.sightings
+        if (s.state is Liveness.DEAD and not _first_to_be_recorded(s, look)) or (s.stopped and s.recorded)
+    ]
     absent = [s for s in dead if not s.certain]
     if len(absent) * 2 > look.known >= mass_min and not look.confirmed:
         remedies.append(
@@ -154,6 +160,11 @@ def decide(look: Look, records: Path, grace_s: float, mass_min: int) -> list[Rem
         for role, count in look.idle
     ]
     return remedies
+
+
+def _first_to_be_recorded(sighting: Sighting, look: Look) -> bool:
+    """One that died before it was written down is written down first: its record is the proof of what is left to do."""
+    return sighting.state is Liveness.DEAD and not sighting.recorded and not look.observing
 
 
 def _identity(agent: Agent) -> dict[str, Any]:
@@ -208,7 +219,7 @@ def _heal(dead: Sighting, records: Path, grace_s: float) -> Remedy:
         return tuple(steps)  # the record stands until they are gone
     if estate.unreadable:
         files = ", ".join(str(path) for path in estate.unreadable)
-        reason = f"cannot be read, so nobody knows whether it was {agent.name}'s, which is dead: mend or remove {files}"
+        reason = f"cannot be read, so nobody knows what {agent.name}, which is dead, was at: mend or remove {files}"
         return (*steps, Escalate(kind="task", key=estate.unreadable[0].name, reason=reason, evidence=evidence))
     books = f"{agent.name} is dead"
     pids = frozenset({agent.pid}) if agent.pid else frozenset()
@@ -263,8 +274,10 @@ class Known:
 
     def has(self, agent: Agent) -> bool:
         """Whether this very agent is known, by whatever source."""
-        names = self.names(agent.process) if agent.process else ()
-        return any(self.agents[name].lead == agent.lead for name in names)
+        known = [self.agents[name] for name in (self.names(agent.process) if agent.process else ())]
+        if agent.lead is None:
+            return any(other.lead is None for other in known)
+        return any(other.lead is not None and other.id == agent.id for other in known)
 
 
 class AgentsWatcher:
@@ -285,6 +298,8 @@ class AgentsWatcher:
         self._trees: Trees | None = None
         """As the last daemon left them: what it saw counts until the census has seen more."""
         self._teammates: Sequence[Agent] = ()
+        self._again = False
+        """Whether the teammates that were seen before are to be looked at as if they were new."""
         self._absent: frozenset[str] = frozenset()
         self._proofs: dict[str, tuple[str, bool]] = {}
         """How each death was first known: the kernel says it only once."""
@@ -335,6 +350,7 @@ class AgentsWatcher:
         return Look(
             sightings=tuple(self._with_estate(s, living) for s in attention),
             known=len(self._known.agents),
+            observing=self._config().mode == "observe",
             confirmed=confirmed,
             dangling=dangling,
             dangling_files=self._dangling_files(dangling),
@@ -352,7 +368,8 @@ class AgentsWatcher:
         for name in records.keys() - self._known.agents.keys():
             self._known.add(name, records[name])
         teammates = self._roster.teammates()
-        fresh = () if teammates is self._teammates else teammates
+        fresh = () if teammates is self._teammates and not self._again else teammates
+        self._again = bool(settled) and self._again
         self._teammates = teammates
         for agent in (*fresh, *self._roster.others(now)):
             if (
@@ -398,6 +415,7 @@ class AgentsWatcher:
         """Its record has been removed: all is done, or a person said so."""
         self._proofs.pop(name, None)
         process = self._known.remove(name)
+        self._again |= process is not None and self._deaths.lives(process)  # forgotten by a person: found again
         if process and not self._known.names(process):
             self._deaths.discard(process)
             self._census.drop(process)
@@ -435,6 +453,7 @@ class AgentsWatcher:
         agent = sighting.agent
         dead = [agent, *self._roster.in_process(agent, self._known.agents.values())]
         claims, unreadable = self._claims(dead, living)
+        unreadable += tuple(self._roster.unreadable(agent))
         estate = Estate(
             claims=claims,
             plans=tuple(plan for each in dead for plan in self._plans(each, living)),
