@@ -256,6 +256,32 @@ def test_a_storm_of_sighups_is_survived_and_agents_are_still_healed(
     assert running.stop() == 0
 
 
+def test_a_project_that_a_reload_takes_away_is_let_go_and_the_others_go_on(
+    daemon: Start, children: Children, project: Path, claude_home: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    (other / ".yolo-planning").mkdir(parents=True)
+    file = tmp_path / "projects.toml"
+    file.write_text(f"projects = ['{project}', '{other}']\n")
+    log = tmp_path / "log"
+    with log.open("wb") as stderr:
+        child = children.start(sys.executable, "-m", "yolo_supervisor", "run", "--config", str(file), stderr=stderr)
+    holder = other / ".yolo-planning" / ".supervisor" / "daemon.json"
+    wait_until(holder.exists, "both to be watched")
+    children.agent("dev-1", "team", other)
+    wait_until(lambda: list(other.glob(".yolo-planning/.supervisor/agents/dev-1*")), "an agent to be watched there")
+
+    file.write_text(f"projects = ['{project}']\n")
+    child.send_signal(signal.SIGHUP)
+    wait_until(lambda: not holder.exists(), "the other to be let go")
+
+    assert command("status", "--json", project=project).returncode == 0
+    assert child.poll() is None
+    child.terminate()
+    assert child.wait(LIMIT_S) == 0
+    assert "Traceback" not in log.read_text()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_cleanly(daemon: Start, number: int) -> None:
     running = daemon()
@@ -423,6 +449,7 @@ def test_observing_writes_nothing_but_our_own_folder_and_sends_no_signal(
     after = {path: path.read_bytes() for path in _files(tmp_path) if ".supervisor" not in path.parts}
     assert {p: d for p, d in after.items() if p not in ignored} == {p: d for p, d in before.items() if p not in ignored}
     assert lives(tool)
+    os.kill(tool, signal.SIGKILL)
     calls = trace.read_text().splitlines()
     assert [c for c in calls if _signals(c)] == []
     assert [

@@ -488,6 +488,21 @@ async def test_one_that_ends_just_before_it_would_be_killed_has_left_by_itself(
     assert await processes.terminate([process], 0.05, end) == Ending(terminated=(process,))
 
 
+async def test_one_that_left_while_somebody_objected_is_told_of(processes: Processes, family: Family) -> None:
+    child, _ = family.start(STUBBORN, "deaf")
+    process = known(processes, child.pid)
+    answers = [None, "somebody is back"]
+
+    async def holds() -> str | None:
+        if len(answers) == 1:
+            ended(child)
+        return answers.pop(0)
+
+    ending = await processes.terminate([process], 0.05, holds)
+
+    assert ending == Ending(terminated=(process,), spared="somebody is back")
+
+
 async def test_what_survives_is_named_and_not_tried_again(
     processes: Processes, children: Children, monkeypatch: pytest.MonkeyPatch
 ) -> None:

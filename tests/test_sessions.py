@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,18 +14,19 @@ import pytest
 from test_tmux import PrivateTmux
 
 from conftest import Children, wait_until, write_task
-from yolo_supervisor.actions import Action, Escalate, Terminate
+from yolo_supervisor.actions import Action, Escalate, PaneDied, Terminate
 from yolo_supervisor.census import Census
 from yolo_supervisor.config import Config, Policy, SessionsConfig
 from yolo_supervisor.processes import Processes, kernel
 from yolo_supervisor.records import Agent, Liveness, Pane, ProcessId
 from yolo_supervisor.roster import Roster
 from yolo_supervisor.store import Paths
-from yolo_supervisor.tmux import Tmux
+from yolo_supervisor.tmux import PaneState, Server, Tmux
 from yolo_supervisor.watchers import Remedy
 from yolo_supervisor.watchers.sessions import (
     LOOKS_APART_S,
     Look,
+    PaneEnd,
     SessionKey,
     SessionState,
     SessionsWatcher,
@@ -182,6 +184,27 @@ def test_while_the_plugins_own_watchdog_is_at_work_it_is_left_to_that() -> None:
     assert "left to the plugin's own watchdog (process 4242)" in session.reason
     assert isinstance(orphan, Escalate)
     assert (orphan.kind, orphan.key) == ("agent", "qa@red")
+
+
+@pytest.mark.parametrize("policy", ["terminate", "drain", "notify", "keep"])
+def test_how_a_pane_ended_is_told_whatever_the_policy(policy: Policy) -> None:
+    exited = PaneEnd(agent="dev@red", session="work", pane="%1", status=3, signal=None)
+    killed = PaneEnd(agent="qa@red", session="work", pane="%2", status=None, signal=9)
+
+    assert decided(Look(ended=(exited, killed)), policy=policy) == [
+        (
+            PaneDied(
+                key="work", reason="dev@red in pane %1 ended with status 3",
+                evidence={"agent": "dev@red", "pane": "%1", "status": 3, "signal": None},
+            ),
+        ),
+        (
+            PaneDied(
+                key="work", reason="qa@red in pane %2 ended by signal 9",
+                evidence={"agent": "qa@red", "pane": "%2", "status": None, "signal": 9},
+            ),
+        ),
+    ]  # fmt: skip
 
 
 # -- agents whose session is gone -------------------------------------------------------------------------------
@@ -394,6 +417,37 @@ async def test_an_agent_that_has_left_meanwhile_is_no_objection_to_ending_what_i
     assert await scene.objection(dev) is None
 
 
+async def test_the_end_of_an_agent_is_told_as_long_as_tmux_keeps_its_pane(scene: Scene) -> None:
+    scene.tmux.session("rest")
+    dev = scene.agent("dev", scene.tmux.session("work"), "%1")
+    scene.tmux("set-option", "-g", "remain-on-exit", "on")
+    assert await scene.after(1.0) == []
+
+    os.kill(dev.pid or 0, signal.SIGKILL)
+    wait_until(lambda: scene.tmux.ends("work") == ["/9"], "tmux to know of the end")
+
+    for _ in range(2):
+        assert [action.reason for action in await scene.after(1.0)] == ["dev@red in pane %1 ended by signal 9"]
+    scene.tmux("kill-pane", "-t", "%1")
+    assert await scene.after(1.0) == []
+
+
+async def test_the_end_of_a_pane_that_tmux_does_not_know_is_not_told(scene: Scene, children: Children) -> None:
+    scene.tmux.session("rest")
+    dev = scene.agent("dev", children.start("sleep", "600").pid, "%1")
+
+    def ended(server_pid: int, pane: PaneState) -> tuple[PaneEnd, ...]:
+        server = Server(scene.tmux.socket, server_pid, names={"$0": "rest"}, attached={}, panes={"%1": pane})
+        return scene.watcher.look_at([dev], {scene.tmux.socket: server}).ended
+
+    ours = scene.tmux.server.pid
+    assert ended(ours, PaneState(dev.pid or 0, ("$0",), dead=True)) == ()
+    assert ended(ours + 1, PaneState(dev.pid or 0, ("$0",), dead=True, status=3)) == ()
+    assert ended(ours, PaneState(dev.pid or 0, ("$0",), dead=True, status=3)) == (
+        PaneEnd(agent="dev@red", session="rest", pane="%1", status=3, signal=None),
+    )
+
+
 @pytest.mark.parametrize("end", [PrivateTmux.start, lambda tmux: tmux.server.wait()], ids=["another server", "none"])
 async def test_of_agents_whose_server_is_gone_nothing_is_known(
     scene: Scene, children: Children, end: Callable[[PrivateTmux], object]
@@ -431,7 +485,7 @@ async def test_under_drain_an_agent_goes_when_its_task_is_done(scene: Scene, cla
     assert await scene.terminated_after(1.0) == [dev.id]
 
 
-async def test_under_keep_nobody_is_asked_and_nothing_done(scene: Scene) -> None:
+async def test_under_keep_nothing_is_done_about_a_session_that_was_left(scene: Scene) -> None:
     scene.agent("dev", scene.tmux.session("work"), "%0")
     scene.policy("keep")
     person = scene.tmux.person("work")

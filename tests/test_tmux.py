@@ -74,6 +74,11 @@ class PrivateTmux:
         client.wait(LIMIT_S)
         wait_until(lambda: client.pid not in self._clients(), "the client to be detached")
 
+    def ends(self, session: str) -> list[str]:
+        """``status/signal`` of each pane; at times tmux misses an end, and learns of it with the next."""
+        self.server.send_signal(signal.SIGCHLD)
+        return self("list-panes", "-s", "-t", f"={session}", "-F", "#{pane_dead_status}/#{pane_dead_signal}").split()
+
     def end(self) -> None:
         for child in reversed(self._started):
             if child.poll() is None:
@@ -163,12 +168,7 @@ async def test_a_pane_that_is_kept_tells_how_its_program_ended(tmux: PrivateTmux
     tmux("set-option", "-g", "remain-on-exit", "on")
     tmux("new-window", "-d", "-t", "work", "exit 3")
     tmux("new-window", "-d", "-t", "work", "kill -9 $$")
-
-    def ends() -> list[str]:
-        tmux.server.send_signal(signal.SIGCHLD)  # at times tmux misses one, and learns of that end with the next
-        return tmux("list-panes", "-s", "-t", "work", "-F", "#{pane_dead_status}/#{pane_dead_signal}").split()
-
-    wait_until(lambda: ends() == ["/", "3/", "/9"], "both programs to end")
+    wait_until(lambda: tmux.ends("work") == ["/", "3/", "/9"], "tmux to know of both ends")
 
     server = await look(tmux.socket)
 

@@ -118,6 +118,7 @@ class Project:
                 if self.runner is not None:
                     await self._watch_while_there(self.runner)
                 await anyio.sleep(REOPEN_S)
+        self.close()  # it is no longer wanted
 
     def _try_open(self) -> None:
         try:
@@ -249,9 +250,7 @@ class Daemon:
         else:
             self.config = config
             for path in self.projects.keys() - configs.keys():
-                project = self.projects.pop(path)
-                project.close()
-                project.scope.cancel()
+                self.projects.pop(path).scope.cancel()
             for path, each in configs.items():
                 if path in self.projects:
                     self.projects[path].reload(each)

@@ -123,6 +123,8 @@ class LinuxKernel:
         try:
             machine = Path("/etc/machine-id").read_text().strip()
         except OSError:
+            machine = ""
+        if machine in ("", "uninitialized"):
             machine = os.uname().nodename
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{machine}/{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
@@ -514,7 +516,9 @@ class Processes:
             gone = tuple(process for process, handle in handles.items() if handle.over())
             if len(gone) == len(handles):
                 return Ending(terminated=gone, refused=refused)
-            if why_not := await holds():
+            why_not = await holds()
+            gone = tuple(process for process, handle in handles.items() if handle.over())
+            if why_not:
                 return Ending(terminated=gone, refused=refused, spared=why_not)
             left = [process for process in handles if process not in gone]
             self._take_hold(left, spare, handles, refused)  # what they have started since
@@ -539,10 +543,11 @@ class Processes:
         refused: dict[ProcessId, str],
     ) -> None:
         now = self.sweep()
+        tmux = {now.id(pid) for pid, facts in now.facts.items() if facts.comm.startswith("tmux")}
         for root in roots:
             if root in spare:
                 continue
-            for process in (root, *(process for process, _ in now.tree(root, spare))):
+            for process in (root, *(process for process, _ in now.tree(root, {*spare, *tmux}))):
                 if process in handles or process in spare:
                     continue
                 if (why_not := self.refusal(process)) is not None:
@@ -588,7 +593,11 @@ class DeathWatch:
         with contextlib.suppress(OSError):
             handle = self._kernel.hold(process)
             if isinstance(handle, LinuxHandle):
-                self._epoll.register(handle.fd, select.EPOLLIN)
+                try:
+                    self._epoll.register(handle.fd, select.EPOLLIN)
+                except OSError:
+                    handle.close()
+                    raise
                 self._watched[process] = handle
                 self._by_fd[handle.fd] = process
 

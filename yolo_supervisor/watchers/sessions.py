@@ -200,7 +200,10 @@ class SessionsWatcher:
         return replace(look, orphans=confirmed, confirmed=bool(confirmed) and self._many <= many)
 
     async def objection(self, action: Terminate) -> str | None:
-        """Has somebody attached again? Asked of tmux itself, right before the signal."""
+        """Has somebody attached again, or changed the policy? Asked of tmux itself, right before the signal."""
+        policy = self._config().sessions.on_detach
+        if policy in ("keep", "notify"):
+            return f"the policy is {policy} now"
         now = self._clock.now()
         look = await self.look(now, 0.0)
         if any(agent.id == action.key and agent.process in action.roots for agent in look.orphans):
