@@ -166,7 +166,9 @@ def daemon(project: Path, claude_home: Path, tmp_path: Path) -> Iterator[Callabl
         started = RunningDaemon(at, child, log)
         running.append(started)
         wait_until(
-            lambda: child.poll() is not None or any(e["evidence"].get("pid") == child.pid for e in started.did("started")),
+            lambda: (
+                child.poll() is not None or any(e["evidence"].get("pid") == child.pid for e in started.did("started"))
+            ),
             "the daemon to start",
         )
         return started

@@ -16,7 +16,8 @@ from conftest import LIMIT_S, Children, wait_until
 from yolo_supervisor import commands
 from yolo_supervisor.census import Census, Seen, pick, within
 from yolo_supervisor.formats.claude import Flags
-from yolo_supervisor.processes import Facts, Processes, kernel
+from yolo_supervisor.kernel import Facts, kernel
+from yolo_supervisor.processes import Processes
 from yolo_supervisor.records import Pane, ProcessId
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may start processes of other users")

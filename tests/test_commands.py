@@ -13,7 +13,8 @@ import pytest
 from conftest import LIMIT_S, wait_until
 from yolo_supervisor import commands
 from yolo_supervisor.commands import OUTPUT_LIMIT, Result, run
-from yolo_supervisor.processes import Processes, kernel
+from yolo_supervisor.kernel import kernel
+from yolo_supervisor.processes import Processes
 
 FOR_EVER_S = 10 * LIMIT_S
 """A limit that nobody waits for: who reaches it fails the test."""

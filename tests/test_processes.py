@@ -23,7 +23,8 @@ import pytest
 
 from conftest import LIMIT_S, Children, wait_until
 from yolo_supervisor import processes as module
-from yolo_supervisor.processes import DeathWatch, Ending, Leftovers, LinuxKernel, Processes, PsutilKernel, Tree
+from yolo_supervisor.kernel import LinuxKernel, PsutilKernel
+from yolo_supervisor.processes import DeathWatch, Ending, Leftovers, Processes, Tree
 from yolo_supervisor.records import Liveness, ProcessId
 
 ALIVE, DEAD, UNKNOWN = Liveness.ALIVE, Liveness.DEAD, Liveness.UNKNOWN

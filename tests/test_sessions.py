@@ -17,7 +17,8 @@ from conftest import Children, wait_until, write_task
 from yolo_supervisor.actions import Action, Escalate, PaneDied, Terminate
 from yolo_supervisor.census import Census
 from yolo_supervisor.config import Config, Policy, SessionsConfig
-from yolo_supervisor.processes import Processes, kernel
+from yolo_supervisor.kernel import kernel
+from yolo_supervisor.processes import Processes
 from yolo_supervisor.records import Agent, Liveness, Pane, ProcessId
 from yolo_supervisor.roster import Roster
 from yolo_supervisor.store import Paths

@@ -17,7 +17,8 @@ import anyio
 
 from yolo_supervisor import commands
 from yolo_supervisor.formats import claude, same_path
-from yolo_supervisor.processes import Facts, Processes, Sweep, Tree
+from yolo_supervisor.kernel import Facts
+from yolo_supervisor.processes import Processes, Sweep, Tree
 from yolo_supervisor.records import Liveness, Pane, ProcessId
 from yolo_supervisor.tmux import pane_of
 

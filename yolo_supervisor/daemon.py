@@ -24,7 +24,8 @@ from yolo_supervisor.clock import SystemClock
 from yolo_supervisor.config import Config, ConfigError
 from yolo_supervisor.files import Busy, Disk, Refused, glance, make_folder
 from yolo_supervisor.formats import supervisor
-from yolo_supervisor.processes import Processes, kernel
+from yolo_supervisor.kernel import kernel
+from yolo_supervisor.processes import Processes
 from yolo_supervisor.runner import Rooms, Runner
 from yolo_supervisor.service import Notifier
 from yolo_supervisor.store import Paths

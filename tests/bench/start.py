@@ -1,6 +1,6 @@
 """How long `hook` and `status` take as whole processes, beside `python3 -I -c pass` of the same interpreter.
 
-    python tests/bench/start.py [--runs 40]     (with the program installed beside that python, not editable)
+python tests/bench/start.py [--runs 40]     (with the program installed beside that python, not editable)
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def main() -> None:
         base = times["python -I -c pass"]
         for what, took in times.items():
             over = statistics.median(a - b for a, b in zip(took, base, strict=True))
-            print(f"{what:<20} median {statistics.median(took):6.1f} ms, over python {over:6.1f} ms, max {max(took):6.1f} ms")
+            shown = f"median {statistics.median(took):6.1f} ms, over python {over:6.1f} ms, max {max(took):6.1f} ms"
+            print(f"{what:<20} {shown}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from yolo_supervisor.clock import SystemClock
 from yolo_supervisor.config import Config
 from yolo_supervisor.files import glance
 from yolo_supervisor.formats import supervisor
-from yolo_supervisor.processes import DeathWatch, Processes, kernel
+from yolo_supervisor.kernel import kernel
+from yolo_supervisor.processes import DeathWatch, Processes
 from yolo_supervisor.records import Liveness, Task, iso
 from yolo_supervisor.roster import Roster, claude_dirs
 from yolo_supervisor.store import Store

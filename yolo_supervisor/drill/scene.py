@@ -24,7 +24,8 @@ from yolo_supervisor.files import glance
 from yolo_supervisor.formats import load_object
 from yolo_supervisor.formats.supervisor import load_holder
 from yolo_supervisor.journal import history
-from yolo_supervisor.processes import Processes, kernel
+from yolo_supervisor.kernel import kernel
+from yolo_supervisor.processes import Processes
 from yolo_supervisor.records import Liveness, ProcessId
 from yolo_supervisor.store import Paths
 
