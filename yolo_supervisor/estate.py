@@ -1,0 +1,164 @@
+"""What a dead agent left: its tasks, leases and processes, and its lines in the plugin's books."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from yolo_supervisor.census import Census
+from yolo_supervisor.files import digest, glance
+from yolo_supervisor.formats import supervisor, yolo
+from yolo_supervisor.formats.supervisor import Trees
+from yolo_supervisor.processes import Leftovers, Processes
+from yolo_supervisor.records import Agent, Lease, Task
+from yolo_supervisor.roster import Roster
+from yolo_supervisor.store import Paths
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A task that a dead agent's name stands on, and why it may not be its own after all."""
+
+    task: Task
+    doubt: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """One of the plugin's one-word files: what it says and what it should say (None: it should not be there)."""
+
+    path: Path
+    judged: str
+    word: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estate:
+    """What a dead agent left."""
+
+    claims: tuple[Claim, ...] = ()
+    plans: tuple[Task, ...] = ()
+    leases: tuple[Lease, ...] = ()
+    leftovers: Leftovers = field(default_factory=Leftovers)
+    unreadable: tuple[Path, ...] = ()
+    """Files that cannot be read and may tell of its work: tasks of its lists, its team, the plugin's plans."""
+    health: Path | None = None
+    panes: Path | None = None
+    pids: Path | None = None
+    marks: tuple[Mark, ...] = ()
+
+
+class Estates:
+    """Finds out what the dead of one project left. It only looks."""
+
+    def __init__(self, roster: Roster, paths: Paths, processes: Processes, census: Census) -> None:
+        self._roster = roster
+        self._paths = paths
+        self._processes = processes
+        self._census = census
+        self._trees: Trees | None = None
+        """As the last daemon left them: what it saw counts until the census has seen more."""
+
+    def of(self, agent: Agent, mates: Sequence[Agent], living: Sequence[Agent]) -> Estate:
+        """The estate of one dead agent and of the teammates inside its process; ``living`` are all others."""
+        dead = [agent, *mates]
+        claims, unreadable = self._claims(dead, living)
+        return Estate(
+            claims=claims,
+            plans=tuple(plan for each in dead for plan in self._plans(each, living)),
+            leases=tuple(lease for each in dead for lease in self._leases(each, living)),
+            leftovers=self._leftovers(agent),
+            unreadable=(*unreadable, *self._roster.unreadable(agent)),
+            **self._books(agent, living),
+        )
+
+    def _claims(self, dead: Sequence[Agent], others: Sequence[Agent]) -> tuple[tuple[Claim, ...], tuple[Path, ...]]:
+        """The tasks on which a dead one's name stands, in every list that it worked on."""
+        claims: dict[Path, Claim] = {}
+        unreadable: dict[Path, None] = {}
+        for agent in dead:
+            namesakes = [other for other in others if other.name == agent.name and _may_share(agent, other)]
+            for folder in self._roster.lists_of(agent):
+                tasks, bad = self._roster.tasks(folder)
+                unreadable |= dict.fromkeys(bad)
+                for task in tasks:
+                    if task.status == "in_progress" and task.owner in (agent.name, agent.id):
+                        claims[task.path] = Claim(task=task, doubt=self._doubt(task, namesakes))
+        return tuple(claims.values()), tuple(unreadable)
+
+    def _doubt(self, task: Task, namesakes: Iterable[Agent]) -> str | None:
+        """A living agent of that name may have claimed the task, unless it was born after the last write to it."""
+        try:
+            written_at = datetime.fromtimestamp(task.path.stat().st_mtime, UTC)
+        except OSError:
+            return "its file went away"
+        if any(other.since <= written_at for other in namesakes):
+            return "another agent of that name is alive and may be working on it"
+        return None
+
+    def _plans(self, agent: Agent, others: Iterable[Agent]) -> tuple[Task, ...]:
+        return tuple(
+            plan
+            for plan in self._roster.plans()
+            if plan.status in yolo.RUNNING
+            and (plan.owner in (agent.name, agent.id) or yolo.works_on(agent.name, agent.team, plan.number))
+            and not any(yolo.works_on(other.name, other.team, plan.number) for other in others)
+        )
+
+    def _leases(self, agent: Agent, others: Iterable[Agent]) -> tuple[Lease, ...]:
+        """Leases name their holder only: while anybody in the project bears the name, they stay (and may expire)."""
+        if any(other.name == agent.name for other in others):
+            return ()
+        return tuple(lease for lease in self._roster.leases() if lease.owner in (agent.name, agent.id))
+
+    def _leftovers(self, agent: Agent) -> Leftovers:
+        if agent.process is None or agent.lead is not None:
+            return Leftovers()
+        if self._trees is None:
+            self._trees = supervisor.load_trees(glance(self._paths.trees) or b"")
+        tree = self._census.trees.get(agent.process) or self._trees.get(agent.process, ())
+        return self._processes.leftovers(agent.process, tree)
+
+    def _books(self, agent: Agent, others: Sequence[Agent]) -> dict[str, Any]:
+        planning = self._paths.planning
+        pids = frozenset({agent.pid}) if agent.pid and all(o.pid != agent.pid for o in others) else frozenset[int]()
+        health = next((path for health, path in self._roster.healths() if health.pid in pids), None)
+        lists = {
+            name: planning / name
+            for name in (".agent-pids", ".agent-panes")
+            if yolo.mentions_pid(glance(planning / name) or b"", pids)
+        }
+        counted = ".agent-pids" in lists or health is not None
+        return {
+            "health": health,
+            "pids": lists.get(".agent-pids"),
+            "panes": lists.get(".agent-panes"),
+            "marks": tuple(self._marks(agent, others, counted)),
+        }
+
+    def _marks(self, agent: Agent, others: Sequence[Agent], counted: bool) -> Iterable[Mark]:
+        """``.active-agent`` and its count: gone with the last agent; else they follow those that the plugin counted."""
+        role_path, count_path = (self._paths.planning / name for name in (".active-agent", ".active-agent-count"))
+        role, count = glance(role_path), glance(count_path)
+        if not others:
+            for path, data in ((role_path, role), (count_path, count)):
+                if data is not None:
+                    yield Mark(path=path, judged=str(digest(data)), word=None)
+            return
+        if not counted:
+            return
+        number = int(count) if count is not None and count.strip().isdigit() and len(count) < 9 else None
+        known = {*yolo.agent_pids(glance(self._paths.planning / ".agent-pids") or b"")} - {agent.pid}
+        if count is not None and number is not None and number > max(1, len(known)):
+            yield Mark(path=count_path, judged=str(digest(count)), word=str(number - 1))
+        named = yolo.normal_role(role.decode("utf-8", "replace")) if role is not None else None
+        if role is not None and named == agent.role and all(other.role != named for other in others):
+            newest = max(others, key=lambda other: other.since)
+            yield Mark(path=role_path, judged=str(digest(role)), word=newest.role)
+
+
+def _may_share(one: Agent, other: Agent) -> bool:
+    return one.team is None or other.team is None or one.team == other.team
