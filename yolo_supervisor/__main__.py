@@ -4,10 +4,10 @@ import sys
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["hook"] and sys.argv[2:3] and not sys.argv[2].startswith("-"):
+    if "hook" in sys.argv and not {"-h", "--help"} & {*sys.argv}:
         from yolo_supervisor import hook
 
-        hook.main()
+        hook.main()  # returns only where another command is meant
     from yolo_supervisor.cli import program
 
     program()

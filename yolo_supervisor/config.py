@@ -104,8 +104,9 @@ def _read(path: Path, needed: bool) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8 text") from error
     except tomllib.TOMLDecodeError as error:
-        found = re.fullmatch(r"(.*) \(at line (\d+), column \d+\)", str(error))
-        where, what = (f"{path}:{found[2]}", found[1]) if found else (str(path), str(error))
+        found = re.fullmatch(r"(.*) \(at (?:line (\d+), column \d+|end of document)\)", str(error))
+        line = (found[2] if found else None) or str(len(path.read_text(encoding="utf-8").splitlines()))
+        where, what = f"{path}:{line}", found[1] if found else str(error)
         raise ConfigError(f"{where}: not valid TOML: {what}") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error

@@ -17,16 +17,38 @@ LASTING = ("SessionStart", "SessionEnd", "SubagentStart", "SubagentStop")
 
 
 def main() -> None:
+    """Leave the note and end the process; return only if the command line is not ``hook``'s."""
     try:
-        leave_note(sys.argv[-1])
+        command, event, project = _words(sys.argv[1:])
+        if command != "hook" and not sys.argv[0].endswith("-hook"):
+            return
+        leave_note(event, project)
     except BaseException:  # noqa: BLE001, S110 - whatever happens here must never reach the agent
         pass
     os._exit(0)
 
 
-def leave_note(event: str) -> None:
-    """Write the note of this event, if a parent folder is a supervised project."""
-    folder = _notes_folder(os.environ.get("CLAUDE_PROJECT_DIR") or os.getcwd())
+def _words(words: list[str]) -> tuple[str, str, str | None]:
+    """The command, its event, and the project that was named, wherever among them its option stands."""
+    named, plain, option = None, [], ""
+    for word in words:
+        if option:
+            named, option = (word if option == "--project" else named), ""
+        elif word in ("--project", "--config"):
+            option = word
+        elif word.startswith("--project="):
+            named = word.partition("=")[2]
+        elif not word.startswith("-"):
+            plain.append(word)
+    if sys.argv[0].endswith("-hook"):
+        plain.insert(0, "hook")
+    command, event = [*plain, "", ""][:2]
+    return command, event, named
+
+
+def leave_note(event: str, project: str | None = None) -> None:
+    """Write the note of this event, if the folder or a parent of it is a supervised project."""
+    folder = _notes_folder(os.path.abspath(project or os.environ.get("CLAUDE_PROJECT_DIR") or os.getcwd()))
     payload = b""
     while not os.isatty(0) and len(payload) < PAYLOAD_LIMIT and (part := os.read(0, 65536)):
         payload += part

@@ -19,11 +19,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from yolo_supervisor.actions import Action
-from yolo_supervisor.files import Disk, append, replace, sync_folder
+from yolo_supervisor.files import Disk, append, read, replace, sync_folder
 from yolo_supervisor.records import iso
 
 FileStamp = tuple[int, int]
 Ending = Literal["done", "failed"]
+
+LIMIT = 2**32
+"""A journal larger than this is not ours."""
 
 _CRC = b',"crc":"'
 
@@ -83,6 +86,8 @@ class Journal:
         self.last: dict[tuple[str, str, str], int] = {}
         """The newest line for each (kind, key, action)."""
         self.damage: list[Damage] = []
+        self.unreadable: str | None = None
+        """Why ``load`` could not read it at all."""
         self.torn = 0
         """How many bytes of a half-written line have been cut off and kept aside."""
         self._owed: list[dict[str, Any]] = []
@@ -146,14 +151,11 @@ class Journal:
     def load(self) -> None:
         """Read the journal as far as it is, without a lock and without changing anything (for readers)."""
         try:
-            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return
-        try:
-            data = self._rest(fd)
-        finally:
-            os.close(fd)
-        self._take(data[: data.rfind(b"\n") + 1])
+            data = read(self.path, LIMIT) or b""
+        except OSError as error:
+            self.unreadable = str(error)
+        else:
+            self._take(data[: data.rfind(b"\n") + 1])
 
     def _reopen_if_replaced(self) -> None:
         if self._fd >= 0:
@@ -217,12 +219,9 @@ class Journal:
 def history(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
     """The journal's entries from ``offset`` on, for people: each with the offset behind it. Nothing is changed.
 
-    What failed is left out; so is the beginning of a deed whose end is told, and what is promised but not done yet.
+    OSError if there is a journal and it cannot be read. What failed is left out; so is the beginning of a deed whose end is told, and what is promised but not done yet.
     """
-    try:
-        data = path.read_bytes()[offset:]
-    except FileNotFoundError:
-        return
+    data = (read(path, LIMIT) or b"")[offset:]
     records, at = [], offset
     for line in data[: data.rfind(b"\n") + 1].splitlines(keepends=True):
         at += len(line)

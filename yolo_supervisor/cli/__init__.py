@@ -6,7 +6,7 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -151,6 +151,17 @@ def fail(code: int, message: str) -> NoReturn:
     sys.exit(code)
 
 
+def entries(project: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The project's journal for people; ends the program with exit code 65 if there is one and it cannot be read."""
+    from yolo_supervisor.journal import history
+    from yolo_supervisor.store import Paths
+
+    try:
+        yield from history(Paths(project).journal, offset)
+    except OSError as error:
+        fail(EX_DATAERR, f"the journal cannot be read: {error}; yolo-supervisor doctor tells more")
+
+
 def printable(text: str) -> str:
     """The text without control characters: what neighbours write must not drive the reader's terminal."""
     if text.isprintable():
@@ -159,7 +170,8 @@ def printable(text: str) -> str:
 
 
 def out(text: str = "") -> None:
-    click.echo("\n".join(printable(line) for line in text.split("\n")))
+    """Print one line."""
+    click.echo(printable(text))
 
 
 def out_json(value: Any) -> None:

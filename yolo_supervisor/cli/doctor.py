@@ -97,6 +97,10 @@ def _store(view: View, fix: bool) -> Iterator[Finding]:
             folder.chmod(0o700)
         yield Finding("problem", f"{folder} can be entered by others (mode {mode:o})", f"chmod 700 {folder}", fix)
     journal = view.store.journal
+    if journal.unreadable:
+        what = f"the journal cannot be read: {journal.unreadable}"
+        yield Finding("problem", what, "put it right, or away: nothing is healed without one")
+        return
     damaged = len(journal.damage)
     if damaged:
         where = ", ".join(f"byte {each.offset}" for each in journal.damage[:5])

@@ -60,7 +60,8 @@ def command(options: Shared, faults: str | None, rounds: int, seed: int | None) 
         rate = healed / injected
         out_json({"seed": seed, "rounds": rounds, "faults": rows, "healing_rate": rate, "lost": lost})
     else:
-        out(f"\n{healed} of {injected} healed, {lost} lost")
+        out()
+        out(f"{healed} of {injected} healed, {lost} lost")
     sys.exit(0 if healed == injected and not lost else EX_NO)
 
 

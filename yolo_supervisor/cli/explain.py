@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from yolo_supervisor.cli import EX_NO, Shared, fail, out, out_json, shared
+from yolo_supervisor.cli import EX_NO, Shared, entries, fail, out, out_json, shared
 from yolo_supervisor.records import from_iso
 
 KINDS = {"agent": "agent", "task": "task", "lease": "lease", "flag": "flag", "session": "session", "file": "state"}
@@ -26,14 +26,11 @@ def command(options: Shared, kind: str, key: str) -> None:
       yolo-supervisor explain agent dev-1@session-85d6cfb4
     """
     from yolo_supervisor.cli.history import matches
-    from yolo_supervisor.journal import history
-    from yolo_supervisor.store import Paths
 
     project = options.project()
-    entries = [entry for _, entry in history(Paths(project).journal)]
     story = [
         entry
-        for entry in entries
+        for _, entry in entries(project)
         if (entry["kind"] == KINDS[kind] and matches(str(entry["key"]), key))
         or (kind == "agent" and matches(str(entry["evidence"].get("agent", "")), key))
     ]

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from yolo_supervisor.cli import Shared, out, out_json, shared
+from yolo_supervisor.cli import Shared, entries, out, out_json, shared
 from yolo_supervisor.records import from_iso
 
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -44,15 +44,15 @@ def command(options: Shared, kind: str | None, key: str | None, since: str | Non
       yolo-supervisor history task dev/3
       yolo-supervisor history --json --follow | jq -c .reason
     """
-    from yolo_supervisor.journal import history
     from yolo_supervisor.store import Paths
 
-    path = Paths(options.project()).journal
+    project = options.project()
+    path = Paths(project).journal
     from_then = since_moment(since) if since else None
     offset = 0
     try:
         while True:
-            for behind, entry in history(path, offset):
+            for behind, entry in entries(project, offset):
                 offset = behind
                 if _wanted(entry, kind, key) and (from_then is None or from_iso(entry["at"]) >= from_then):
                     _show(entry, options.json)

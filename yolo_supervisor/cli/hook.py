@@ -1,4 +1,4 @@
-"""``hook``: the slow way to the same note, for when options stand before the command."""
+"""``hook``: only its help. The command itself is ``yolo_supervisor.hook``, which imports next to nothing."""
 
 from __future__ import annotations
 
@@ -15,9 +15,3 @@ def command(event: str) -> None:
       {"hooks": {"SessionStart": [{"hooks": [
           {"type": "command", "command": "yolo-supervisor hook SessionStart"}]}]}}
     """
-    import sys
-
-    from yolo_supervisor import hook
-
-    sys.argv[-1] = event
-    hook.main()

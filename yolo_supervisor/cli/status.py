@@ -96,9 +96,11 @@ def _show(answer: dict[str, Any]) -> None:
         ),
     ):
         if rows:
-            out(f"\n{title}")
+            out()
+            out(title)
             widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]))]
             for row in rows:
                 out("  " + "  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     if not project["agents"]:
-        out("\nno agents are known here")
+        out()
+        out("no agents are known here")
