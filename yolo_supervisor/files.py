@@ -74,6 +74,8 @@ def read(path: Path, limit: int = 16 * 1024 * 1024) -> bytes | None:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except ValueError as error:  # a NUL in a path that somebody else wrote down
+        raise OSError(errno.EINVAL, str(error), str(path)) from error
     try:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):

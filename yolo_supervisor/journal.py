@@ -8,8 +8,10 @@ promises is done; marks need not be, they only spare ``Store.recover`` work.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -169,6 +171,9 @@ class Journal:
             self.close()
         fd = self._disk.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
         found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            os.close(fd)
+            raise OSError(errno.EINVAL, "not an ordinary file", str(self.path))
         if found.st_size == 0:
             sync_folder(self._disk, self.path.parent)
         self._fd, self._file = fd, (found.st_dev, found.st_ino)
@@ -219,7 +224,8 @@ class Journal:
 def history(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
     """The journal's entries from ``offset`` on, for people: each with the offset behind it. Nothing is changed.
 
-    OSError if there is a journal and it cannot be read. What failed is left out; so is the beginning of a deed whose end is told, and what is promised but not done yet.
+    What failed is left out; so is the beginning of a deed whose end is told, and what is promised but not done yet.
+    OSError if there is a journal and it cannot be read.
     """
     data = (read(path, LIMIT) or b"")[offset:]
     records, at = [], offset

@@ -55,7 +55,7 @@ def names(folder: Path) -> list[str]:
     """The names in a folder, sorted; none where it is missing or cannot be read."""
     try:
         return sorted(os.listdir(folder))
-    except OSError:
+    except (OSError, ValueError):
         return []
 
 
@@ -376,7 +376,7 @@ class Roster:
             for name in sorted(wanted)
             if Path(name).name == name and not name.startswith(".")
             for folder in folders
-            if (path := folder / "tasks" / name).is_dir()
+            if os.path.isdir(path := folder / "tasks" / name)
         ]
 
     def tasks(self, folder: Path) -> tuple[list[Task], list[Path]]:
@@ -386,19 +386,19 @@ class Roster:
             task = self._tasks.get(folder / name)
             if task is not None:
                 found.append(task)
-            elif (folder / name).is_file():
+            elif os.path.isfile(folder / name):
                 unreadable.append(folder / name)
         return found, unreadable
 
     def unreadable(self, agent: Agent) -> Iterator[Path]:
         """The files beside its tasks that would tell what the agent was at, and cannot be read (now, at least)."""
         state = self.paths.planning / ".execution-state.json"
-        if yolo.may_have_plans(agent.name) and state.is_file() and self._plans.get(state) is None:
+        if yolo.may_have_plans(agent.name) and os.path.isfile(state) and self._plans.get(state) is None:
             yield state
         if agent.session and agent.lead is None:
             for folder in self.claude_dirs():
                 team = folder / "teams" / (agent.team or claude.team_of_session(agent.session)) / "config.json"
-                if team.is_file() and self._teams.get(team) is None:
+                if os.path.isfile(team) and self._teams.get(team) is None:
                     yield team
 
     def plans(self) -> list[Task]:

@@ -353,12 +353,7 @@ class Runner:
         trees = pick(self.rooms.census.trees, self.agents.processes())
         if trees == self._written_trees:
             return
-        try:
-            replace(self.store.disk, self.store.paths.trees, supervisor.dump_trees(trees), durable=False)
-        except (OSError, Refused) as error:
-            self._trouble("trees", str(error))
-        else:
-            self._mended("trees")
+        if self._observe(self.store.paths.trees, supervisor.dump_trees(trees)):
             self._written_trees = trees
 
     def _report(self) -> None:
@@ -380,7 +375,17 @@ class Runner:
             for watcher in self.watchers
         )
         holder = supervisor.Holder(me, iso(self.started_at), self.config.mode, watchers)
-        replace(self.store.disk, self.store.paths.holder, supervisor.dump_holder(holder), durable=False)
+        self._observe(self.store.paths.holder, supervisor.dump_holder(holder))
+
+    def _observe(self, path: Path, data: bytes) -> bool:
+        """Write down an observation; that it cannot be is told, and stops nothing."""
+        try:
+            replace(self.store.disk, path, data, durable=False)
+        except (OSError, Refused) as error:
+            self._trouble(path.name, str(error))
+            return False
+        self._mended(path.name)
+        return True
 
     def _prune_notes(self) -> None:
         """Remove hook notes from which nothing follows any more: of agents that are gone, of subagents that ended."""
@@ -392,9 +397,9 @@ class Runner:
             if not name.startswith(".")
         }
         recorded = {agent.id for agent in self.roster.records()}
-        ended = {note.payload.get("agent_id") for note in found.values() if note.event == "SubagentStop"} - recorded
+        ended = {note.agent_id for note in found.values() if note.event == "SubagentStop"} - recorded
         for path, note in found.items():
-            over = note.event in ("SubagentStart", "SubagentStop") and note.payload.get("agent_id") in ended
+            over = note.event in ("SubagentStart", "SubagentStop") and note.agent_id in ended
             if over or self.roster.hook_process(note) is None:
                 with contextlib.suppress(OSError):
                     path.unlink()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -242,10 +241,11 @@ class Store:
             return
         with folder_lock(self.disk, *lock, self._lock_ages):
             found = lock[0].lstat()
-            note = json.dumps([str(lock[0]), found.st_ino, found.st_mtime_ns]).encode()
-            replace(self.disk, self._held, note, durable=False)
+            with contextlib.suppress(OSError, Refused):  # without the note the lock is only stale later
+                note = supervisor.dump_held_lock(lock[0], found.st_ino, found.st_mtime_ns)
+                replace(self.disk, self._held, note, durable=False)
             yield
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             self.disk.unlink(self._held)
 
     def _break_orphaned_lock(self) -> None:
@@ -254,14 +254,15 @@ class Store:
         The note is made and removed under the store's own lock. That we have this lock proves that its writer is gone;
         inode and time prove that the folder is still the one which it made.
         """
-        if not self._held.exists():
+        if not os.path.lexists(self._held):
             return
-        with contextlib.suppress(OSError, ValueError):
-            path, inode, made = json.loads(self._held.read_bytes())
-            found = os.lstat(path)
-            if (found.st_ino, found.st_mtime_ns) == (inode, made):
-                self.disk.rmdir(Path(path))
-        with contextlib.suppress(FileNotFoundError):
+        if (held := supervisor.load_held_lock(glance(self._held) or b"")) is not None:
+            path, inode, made = held
+            with contextlib.suppress(OSError, ValueError):
+                found = path.lstat()
+                if (found.st_ino, found.st_mtime_ns) == (inode, made):
+                    self.disk.rmdir(path)
+        with contextlib.suppress(OSError):
             self.disk.unlink(self._held)
 
     @property

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -178,6 +179,20 @@ def load_holder(data: bytes) -> Holder | None:
     return Holder(process, str(raw.get("started_at")), str(raw.get("mode")), watchers)
 
 
+# -- held-lock.json: which of a neighbour's locks a writer of ours holds now -----------------------------------------
+
+
+def dump_held_lock(path: Path, inode: int, made: int) -> bytes:
+    """The note of a lock folder that we have made; ``made`` is its time stamp in nanoseconds."""
+    return _dump({"path": str(path), "inode": inode, "made": made})
+
+
+def load_held_lock(data: bytes) -> tuple[Path, int, int] | None:
+    raw = load_object(data) or {}
+    path, inode, made = text_or_none(raw.get("path")), raw.get("inode"), raw.get("made")
+    return (Path(path), inode, made) if path and type(inode) is int and type(made) is int else None
+
+
 # -- hooks/<event>-<pid>: what the hook command left ---------------------------------------------------------------
 
 _ANCESTOR = re.compile(rb"(\d{1,20}):(\d{1,20}):([^\s:]*):(\d{1,20})")
@@ -191,6 +206,10 @@ class HookNote:
     ancestry: tuple[tuple[int, int, str, int], ...]
     """The command itself and its ancestors: pid, start ticks, short name, session id."""
     payload: Mapping[str, Any]
+
+    @property
+    def agent_id(self) -> str | None:
+        return text_or_none(self.payload.get("agent_id"))
 
 
 def hook_note(data: bytes, event: str) -> HookNote:

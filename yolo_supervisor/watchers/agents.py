@@ -356,7 +356,7 @@ class AgentsWatcher:
         return agent.process is not None and self._processes.liveness(agent.process) is Liveness.ALIVE
 
     def _sight(
-        self, name: str, agent: Agent, recorded: bool, ended: Collection[ProcessId], stopped: Collection[str]
+        self, name: str, agent: Agent, recorded: bool, ended: Collection[ProcessId], stopped: Collection[str | None]
     ) -> Sighting:
         state, proof, certain = self._judge(agent, ended)
         if state is Liveness.DEAD:
@@ -403,10 +403,11 @@ class AgentsWatcher:
             return state, f"pid {process.pid} belongs to another process now", True
         return state, f"there is no process {process.pid} any more", False
 
-    def _stopped(self) -> set[str]:
+    def _stopped(self) -> set[str | None]:
+        """The subagents of which a hook has told that they ended."""
         folder = self._store.paths.hooks
         return {
-            str(supervisor.hook_note(glance(folder / name) or b"", "SubagentStop").payload.get("agent_id"))
+            supervisor.hook_note(glance(folder / name) or b"", "SubagentStop").agent_id
             for name in names(folder)
             if name.startswith("SubagentStop.")
         }
