@@ -1,0 +1,450 @@
+"""What users of other supervisors complain of, in their words: none of it may happen here.
+
+Every test runs the real daemon over real processes, and where it is about tmux, over a real server of our own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from test_defects import QUICK, Team, given_back, health_of
+from test_tmux import PrivateTmux
+
+from conftest import Children, RunningDaemon, read_task, wait_until, write_task
+from yolo_supervisor.records import Pane, ProcessId, iso
+
+StartDaemon = Callable[..., RunningDaemon]
+
+
+@pytest.fixture
+def team(project: Path, claude_home: Path, children: Children, daemon: StartDaemon) -> Team:
+    return Team(project, claude_home, children, daemon)
+
+
+@pytest.fixture
+def tmux(tmp_path: Path, claude_home: Path) -> Iterator[PrivateTmux]:
+    if shutil.which("tmux") is None:
+        pytest.skip("there is no tmux here")
+    started = PrivateTmux(tmp_path)
+    yield started
+    started.end()
+
+
+def long_ago(path: Path) -> Path:
+    """The file as nobody has touched it for a day."""
+    os.utime(path, (time.time() - 86400, time.time() - 86400))
+    return path
+
+
+def wait_sessions_looked_at(team: Team) -> None:
+    """Until the sessions have been looked at again, from the beginning of a look to its end."""
+
+    def looked_at() -> str:
+        (watcher,) = (each for each in team.status()["watchers"] if each["name"] == "sessions")
+        return watcher["last_tick_at"] or ""
+
+    ends = {iso(datetime.now(UTC))}
+    while len(ends) < 3:  # the first may have begun before
+        team.wait_looks(1)  # each heals an agent, and after each the daemon tells how its watchers fare
+        ends.add(max(looked_at(), *ends))
+
+
+# -- 1: killed because idle ---------------------------------------------------------------------------------------
+
+
+def test_my_agent_was_killed_because_it_was_idle(team: Team, tmux: PrivateTmux) -> None:
+    team.supervise()
+    idle = team.pane_agent(tmux, "work", "dev-1")
+    (team.planning / ".agent-health").mkdir()
+    long_ago(team.planning / ".agent-health").joinpath("dev.json").write_text(health_of("dev", idle, idle_count=99))
+
+    wait_until(lambda: team.running.did("escalated"), "a person to be told of its idle turns")
+    team.wait_looks(3)
+
+    assert team.alive(idle)
+    assert team.running.did("terminated") == []
+    assert "nothing is done about silence" in team.running.did("escalated")[0]["reason"]
+
+
+# -- 2: killed while working --------------------------------------------------------------------------------------
+
+
+def test_my_agent_was_killed_while_it_quietly_wrote_its_files(team: Team) -> None:
+    team.supervise()
+    task = long_ago(team.task("dev-1"))
+    worker = team.agent("dev-1")
+    locks = team.planning / ".locks"
+    locks.mkdir()
+    lease = {"acquired_at": "2026-01-01T00:00:00Z", "owner": "dev-1", "resource": "src/a.py", "ttl_secs": 60}
+    (locks / "src__a.py.lease").write_text(json.dumps(lease))
+    before = task.read_bytes()
+
+    team.wait_looks(3)
+
+    assert worker.poll() is None
+    assert task.read_bytes() == before
+    assert team.running.did("terminated") == team.running.did("requeued") == []
+
+
+# -- 3: a stale verdict, executed late ----------------------------------------------------------------------------
+
+
+def test_my_agent_was_killed_although_i_was_back(team: Team, tmux: PrivateTmux) -> None:
+    """It was asked to leave, and would be killed after the grace period: but then somebody had attached again."""
+    team.supervise(QUICK.replace("grace_s = 0.5", "grace_s = 2", 1))
+    noted = team.planning / "asked"
+    note_it = f"import signal; signal.signal(signal.SIGTERM, lambda *_: open({str(noted)!r}, 'w'))"
+    agent = team.pane_agent(tmux, "work", "dev-1", note_it)
+    me = tmux.person("work")
+    wait_sessions_looked_at(team)
+    tmux.leave(me)
+    wait_until(noted.exists, "the agent to be asked to leave")
+
+    tmux.person("work")
+
+    wait_until(lambda: "attached to work again" in journal(team), "the kill to be given up")
+    team.wait_looks(1)
+    assert team.alive(agent)
+    assert team.running.did("terminated") == []
+
+
+def journal(team: Team) -> str:
+    return team.own.journal.read_text()
+
+
+# -- 4: one bad probe of tmux kills many --------------------------------------------------------------------------
+
+ANSWERS = {
+    "an error": "echo 'error connecting: Resource temporarily unavailable' >&2; exit 1",
+    "no answer": "exit 0",
+    "an empty server": "echo 'S 4242 $0 other'",
+    "nonsense": "head -c 4000 /dev/urandom",
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_one_bad_answer_of_tmux_killed_my_whole_fleet(
+    team: Team, tmux: PrivateTmux, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    team.supervise()
+    fleet = [team.pane_agent(tmux, f"work-{number}", f"dev-{number}") for number in range(3)]
+    assert team.running.stop() == 0
+    calls = tmp_path / "calls"
+    fake = tmp_path / "bin" / "tmux"
+    fake.parent.mkdir()
+    fake.write_text(f"#!/bin/sh\necho call >> {calls}\n{ANSWERS[answer]}\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
+    calls.touch()
+
+    team.supervise()
+
+    wait_until(lambda: calls.read_text().count("call") >= 4, "tmux to be asked")
+    team.wait_looks(1)
+    assert [team.alive(pid) for pid in fleet] == [True, True, True]
+    assert team.running.did("terminated") == []
+
+
+# -- 5: unknown must not be for ever, and a server that is gone is not an agent that is gone ----------------------
+
+
+def test_after_a_reboot_my_sessions_stayed_undead(team: Team) -> None:
+    machine, boot, world = team.processes.boot.split("/")
+    before_the_reboot = f"{machine}/{boot[::-1]}/{world}"
+    pane = Pane(socket="/nowhere/tmux", server_pid=77, pane="%0")
+    team.record("dev-1", ProcessId(os.getpid(), 1, before_the_reboot), pane=pane)
+    task = team.task("dev-1")
+
+    team.supervise()
+
+    team.wait_healed("dev-1")
+    assert given_back(task)
+    assert "the machine was started anew since" in team.running.did("died")[0]["reason"]
+
+
+def test_tmux_went_away_and_my_living_agents_were_killed_with_it(team: Team, tmux: PrivateTmux) -> None:
+    team.supervise()
+    agent, task = team.pane_agent(tmux, "work", "dev-1"), team.task("dev-1")
+
+    tmux.server.kill()
+    tmux.server.wait()
+    team.wait_looks(3)
+
+    assert team.alive(agent)
+    assert not given_back(task)
+    os.kill(agent, signal.SIGKILL)
+    team.wait_healed("dev-1")  # and it was watched all the while
+    assert given_back(task)
+
+
+# -- 6: the wrong process is killed -------------------------------------------------------------------------------
+
+
+def test_a_recycled_pid_got_my_tmux_server_killed(team: Team, tmux: PrivateTmux) -> None:
+    shell = tmux.session("mine")
+    server = team.identity(tmux.server.pid)
+    team.record("dev-1", ProcessId(server.pid, server.started - 1, server.boot))
+    team.record("dev-2", server)  # and even where the record names that very process
+    task = team.task("dev-1")
+    (team.planning / ".agent-pids").write_text(f"{server.pid}\n")
+
+    team.supervise()
+
+    team.wait_healed("dev-1")
+    team.wait_looks(2)
+    assert given_back(task)
+    assert team.identity(server.pid) == server
+    assert team.alive(shell)
+
+
+# -- 7: matching by name ------------------------------------------------------------------------------------------
+
+
+def test_a_cleanup_by_name_killed_everything_that_was_called_like_it(team: Team, children: Children) -> None:
+    team.supervise()
+    sleep = "print('ready', flush=True); import time; time.sleep(600)"
+    named = [
+        children.python(sleep, *words, cwd=team.project)
+        for words in (["tmux", "-C"], ["claude"], ["orphan tmux launcher"], ["yolo", "agent"], ["dev-1@red"])
+    ]
+
+    team.wait_looks(2)
+    team.cli("doctor", "--fix")
+
+    assert [child.poll() for child in named] == [None] * len(named)
+
+
+# -- 8: someone else's sessions -----------------------------------------------------------------------------------
+
+
+def test_the_cleanup_of_a_team_killed_my_own_session_beside_it(team: Team, tmux: PrivateTmux, tmp_path: Path) -> None:
+    mine = tmp_path / "claude"
+    shutil.copy(str(shutil.which("sleep")), mine)
+    team.supervise()
+    tmux.session("rest")
+    agent = team.pane_agent(tmux, "work", "dev-1")
+    line = f"cd {team.project} && trap '' HUP && exec {mine} 600"
+    person = int(tmux("split-window", "-d", "-P", "-F", "#{pane_pid}", "-t", "=work:0", line))
+    wait_until(lambda: "claude" in team.processes.kernel.argv(person)[0], "my own session to start")
+
+    tmux("kill-session", "-t", "=work")
+
+    team.wait_healed("dev-1")
+    assert not team.alive(agent)
+    assert team.alive(person)
+    os.kill(person, signal.SIGKILL)
+
+
+def test_agents_of_the_same_name_in_another_project_were_cleaned_up_with_mine(
+    team: Team, children: Children, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "project" / ".yolo-planning").mkdir(parents=True)
+    home = elsewhere / "home"
+    theirs = write_task(home / ".claude", "red", 1, owner="dev-1", status="in_progress")
+    namesake = children.agent("dev-1", "red", elsewhere / "project", env={**os.environ, "HOME": str(home)})
+    team.supervise()
+    mine = team.task("dev-1")
+
+    team.agent("dev-1").kill()
+
+    team.wait_healed("dev-1")
+    assert given_back(mine)
+    assert namesake.poll() is None
+    assert read_task(theirs)["owner"] == "dev-1"
+    assert list((elsewhere / "project" / ".yolo-planning").iterdir()) == []
+
+
+# -- 9: restarting the supervisor kills the agents ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_restarting_the_supervisor_killed_my_agents(team: Team, number: int) -> None:
+    team.supervise()
+    agent, task = team.agent("dev-1"), team.task("dev-1")
+
+    team.running.stop(number)
+    assert agent.poll() is None
+    team.supervise()
+    team.wait_looks(1)
+
+    assert agent.poll() is None
+    assert not given_back(task)
+    assert len(team.running.did("registered", "dev-1@red")) == 1
+    agent.kill()
+    team.wait_healed("dev-1")
+    assert given_back(task)
+
+
+# -- 10: detach = kill --------------------------------------------------------------------------------------------
+
+
+def test_i_looked_at_another_window_and_my_agent_was_killed(team: Team, tmux: PrivateTmux) -> None:
+    """One of two leaves, another window is in front; a session that nobody ever attached to; and one that was left."""
+    team.supervise()
+    watched, never, left = (team.pane_agent(tmux, name, f"dev-{name}") for name in ("watched", "never", "left"))
+    tmux("new-window", "-t", "=watched", "sleep 600")
+    tmux.person("watched")
+    two, three = tmux.person("watched"), tmux.person("left")
+    wait_sessions_looked_at(team)
+
+    tmux.leave(two)
+    tmux.leave(three)
+
+    team.wait_healed("dev-left")  # so the time of all of them is over
+    team.wait_looks(1)
+    assert [team.alive(pid) for pid in (watched, never, left)] == [True, True, False]
+    assert {entry["key"] for entry in team.running.did("terminated")} == {"dev-left@red"}
+
+
+def test_i_detached_and_my_agent_was_killed_although_i_had_asked_to_be_told_only(team: Team, tmux: PrivateTmux) -> None:
+    team.supervise(f'{QUICK}on_detach = "notify"\n')
+    agent = team.pane_agent(tmux, "work", "dev-1")
+    me = tmux.person("work")
+    wait_sessions_looked_at(team)
+
+    tmux.leave(me)
+
+    wait_until(lambda: team.running.did("escalated", "work"), "a person to be told")
+    team.wait_looks(1)
+    assert team.alive(agent)
+    assert team.running.did("terminated") == []
+
+
+# -- 11: leaks when nothing kills ---------------------------------------------------------------------------------
+
+SLEEP = "import time; time.sleep(600)"
+WITH_TOOLS = f"""
+import subprocess, sys
+in_its_group = subprocess.Popen([sys.executable, "-c", {SLEEP!r}])
+deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); " + {SLEEP!r}
+on_its_own = subprocess.Popen([sys.executable, "-c", deaf], start_new_session=True, stdout=subprocess.PIPE)
+on_its_own.stdout.readline()
+print(in_its_group.pid, on_its_own.pid, flush=True)
+{SLEEP}
+"""
+
+
+def test_my_agent_died_and_the_servers_that_it_had_started_ate_all_memory(team: Team) -> None:
+    """One lives in its group, one in a session of its own and ignores SIGTERM."""
+    team.supervise()
+    flags = ("--agent-id", "dev-1@red", "--agent-name", "dev-1", "--team-name", "red")
+    agent = team.children.start(sys.executable, "-c", WITH_TOOLS, *flags, cwd=team.project)
+    assert agent.stdout is not None
+    tools = [team.identity(int(word)) for word in agent.stdout.readline().split()]
+    handles = [team.processes.kernel.hold(tool) for tool in tools]
+    wait_until(lambda: all(str(tool.pid) in sampled(team) for tool in tools), "them to be seen in its tree")
+
+    agent.kill()
+
+    team.wait_healed("dev-1")
+    left = [handle for handle in handles if handle and handle.signal(signal.SIGKILL) and not handle.over()]
+    assert [tool.pid for tool in tools if team.alive(tool.pid)] == left == []
+    (ending,) = team.running.did("terminated", "dev-1@red")
+    assert set(ending["evidence"]["terminated"] + ending["evidence"]["killed"]) == {tool.pid for tool in tools}
+
+
+def sampled(team: Team) -> str:
+    return team.own.trees.read_text() if team.own.trees.exists() else ""
+
+
+# -- 13: lost or doubled tasks ------------------------------------------------------------------------------------
+
+
+def test_nine_agents_died_at_once_and_their_work_was_dropped(team: Team) -> None:
+    team.supervise()
+    agents = [team.agent(f"dev-{number}") for number in range(9)]
+    tasks = [team.task(f"dev-{number}") for number in range(9)]
+    done = team.task("dev-0", status="completed")
+    before = done.read_bytes()
+
+    for agent in agents:
+        agent.kill()
+
+    for task in tasks:
+        team.wait_given_back(task)
+    for number in range(9):
+        team.wait_healed(f"dev-{number}")
+    assert set(Counter(entry["key"] for entry in team.running.did("requeued")).values()) == {1}
+    assert len(team.running.did("requeued")) == 9
+    assert done.read_bytes() == before
+
+
+def test_nine_agents_died_while_the_supervisor_was_down_and_their_work_was_dropped(team: Team) -> None:
+    team.supervise()
+    agents = [team.agent(f"dev-{number}") for number in range(9)]
+    tasks = [team.task(f"dev-{number}") for number in range(9)]
+    team.running.stop(signal.SIGKILL)
+    for agent in agents:
+        agent.kill()
+        agent.wait()
+
+    team.supervise()
+
+    for task in tasks:
+        team.wait_given_back(task)
+    for number in range(9):
+        team.wait_healed(f"dev-{number}")
+    assert len(team.running.did("requeued")) == 9
+    assert team.status()["agents"] == []
+
+
+def test_a_living_worker_was_declared_dead_and_its_task_given_to_another(team: Team) -> None:
+    """Its namesake has died; whose the task is nobody can tell, so a person is asked."""
+    team.supervise()
+    living, dead = team.agent("dev-1"), team.children.agent("dev-1", "red", team.project)
+    wait_until(lambda: len(team.running.did("registered", "dev-1@red")) == 2, "both to be found")
+    task = team.task("dev-1")
+
+    dead.kill()
+
+    wait_until(lambda: team.running.did("escalated", f"red/{task.stem}"), "a person to be asked")
+    team.wait_looks(1)
+    assert living.poll() is None
+    assert read_task(task)["owner"] == "dev-1"
+
+
+# -- 15: noise, and silence ---------------------------------------------------------------------------------------
+
+
+def test_the_same_warning_filled_my_disk(team: Team) -> None:
+    team.supervise(QUICK.replace("interval_s = 0.3", "interval_s = 0.05"))
+    agent, task = team.agent("dev-1"), team.task("dev-1")
+    sound = task.read_text()
+    task.write_text(sound[:20])
+
+    agent.kill()
+    wait_until(lambda: team.running.did("escalated"), "a person to be told")
+    team.wait_looks(4)
+
+    assert len(team.running.did("escalated")) == 1
+    assert log_events(team).count("escalated") == 1
+    task.write_text(sound)
+    team.wait_given_back(task)
+    team.wait_healed("dev-1")
+    wait_until(lambda: "over" in log_events(team), "the end of it to be told")
+    assert log_events(team).count("over") == 1
+
+
+def test_while_nothing_happens_nothing_is_logged(team: Team) -> None:
+    team.supervise(QUICK.replace("interval_s = 0.3", "interval_s = 0.05"))
+    team.agent("dev-1")
+    team.wait_looks(1)
+
+    assert len(team.running.did("registered", "dev-1@red")) == 1
+    assert set(log_events(team)) <= {"registered", "died", "forgotten"}
+    assert log_events(team).count("registered") == 2
+
+
+def log_events(team: Team) -> list[str]:
+    return [json.loads(line)["event"] for line in team.running.log.read_text().splitlines()]
