@@ -14,7 +14,7 @@ import pytest
 
 from conftest import LIMIT_S, Children, wait_until
 from yolo_supervisor import commands
-from yolo_supervisor.census import Census, Seen, pick, within
+from yolo_supervisor.census import Census, Seen, within
 from yolo_supervisor.formats.claude import Flags
 from yolo_supervisor.kernel import Facts, kernel
 from yolo_supervisor.processes import Processes
@@ -311,13 +311,6 @@ def test_nothing_is_kept_of_one_that_is_dropped(census: Census, children: Childr
     census.sample()
 
     assert process not in census.trees
-
-
-def test_only_trees_that_are_wanted_and_not_bare_are_picked() -> None:
-    one, two, three, four = (ProcessId(pid, 1, "here") for pid in (10, 20, 30, 40))
-    trees = {one: ((two, 10),), two: (), three: ((four, 30),)}
-
-    assert pick(trees, [one, two, four]) == {one: ((two, 10),)}
 
 
 def test_a_folder_is_within_a_project_or_beside_it() -> None:

@@ -293,7 +293,7 @@ BAD_CONFIGURATIONS = {
 
 
 @pytest.mark.parametrize("text", BAD_CONFIGURATIONS)
-@pytest.mark.parametrize("command", ["status", "check", "agent list", "run"])
+@pytest.mark.parametrize("command", ["status", "run"])
 def test_a_bad_configuration_exits_with_78_and_says_where(cli: Cli, project: Path, command: str, text: str) -> None:
     file = project / ".yolo-planning" / "supervisor.toml"
     file.write_text(text)
@@ -504,14 +504,21 @@ JOURNALS: dict[str, Callable[[Path], object]] = {
     "a folder": lambda path: (path.unlink(), path.mkdir()),
     "a link to nowhere": lambda path: (path.unlink(), path.symlink_to("/nowhere/at/all")),
     "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+    "not ours to read": lambda path: path.chmod(0),
 }
+
+
+def spoil(journal: str, path: Path) -> None:
+    JOURNALS[journal](path)
+    if journal == "not ours to read" and os.access(path, os.R_OK):
+        pytest.skip("whoever runs this may read anything")
 
 
 @pytest.mark.parametrize("journal", JOURNALS)
 def test_status_answers_with_a_broken_journal(cli: Cli, project: Path, claude_home: Path, journal: str) -> None:
     write_task(claude_home, "team", 1, owner="dev-1", status="in_progress")
     dead_agent(project, "dev-1", "team")
-    JOURNALS[journal](Paths(project).journal)
+    spoil(journal, Paths(project).journal)
 
     told = json.loads(cli("status", "--json", timeout=SOON_S).stdout)
 
@@ -523,7 +530,7 @@ def test_status_answers_with_a_broken_journal(cli: Cli, project: Path, claude_ho
 @pytest.mark.parametrize("command", ["history", "explain task 1", "doctor", "check"])
 def test_no_command_chokes_on_a_broken_journal(cli: Cli, project: Path, command: str, journal: str) -> None:
     dead_agent(project, "dev-1", "team")
-    JOURNALS[journal](Paths(project).journal)
+    spoil(journal, Paths(project).journal)
 
     told = cli(*command.split(), timeout=SOON_S)
 
@@ -724,6 +731,17 @@ def test_history_follows_until_it_is_interrupted(cli: Cli, project: Path, childr
     assert json.loads(follower.stdout.readline())["key"] == "dev-2@team"
     follower.send_signal(signal.SIGINT)
     assert follower.wait(LIMIT_S) == 0
+
+
+def test_history_may_be_followed_before_there_is_any(
+    cli: Cli, daemon: StartDaemon, project: Path, children: Children
+) -> None:
+    follower = children.start(*PROGRAM, "history", "--json", "--follow", cwd=project)
+
+    daemon()
+
+    assert follower.stdout is not None
+    assert json.loads(follower.stdout.readline())["action"] == "started"
 
 
 def test_history_of_a_project_that_was_never_watched_is_empty(cli: Cli, project: Path) -> None:
@@ -1082,9 +1100,10 @@ def test_a_hook_finds_the_project_above_it_and_the_one_the_client_names(
     assert sorted(note.name.partition(".")[0] for note in hooks.iterdir()) == ["Notification", "Stop"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_hook_that_may_not_write_says_nothing(cli: Cli, hooks: Path) -> None:
     hooks.chmod(0o500)
+    if os.access(hooks, os.W_OK):
+        pytest.skip("whoever runs this may write anywhere")
 
     assert_silent(cli("hook", "Stop"))
 

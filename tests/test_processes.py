@@ -549,7 +549,7 @@ async def test_the_subtree_of_a_spared_one_stays(processes: Processes, family: F
     )
     agent, mate, tool, own = (known(processes, pid) for pid in (child.pid, pids["mate"], pids["tool"], pids["own"]))
 
-    ending = await processes.terminate([agent], LIMIT_S, agree, spare=[mate])
+    ending = await processes.terminate([agent], LIMIT_S, agree, spare=lambda: [mate])
 
     assert {agent, own} == set(ending.terminated)
     assert [processes.liveness(mate), processes.liveness(tool)] == [ALIVE, ALIVE]
@@ -559,7 +559,7 @@ async def test_a_root_that_is_to_be_spared_stays_with_all_below(processes: Proce
     child, pids = family.start('born("tool")', "tool")
     agent, tool = known(processes, child.pid), known(processes, pids["tool"])
 
-    assert await processes.terminate([agent], 0.1, agree, spare=[agent]) == Ending()
+    assert await processes.terminate([agent], 0.1, agree, spare=lambda: [agent]) == Ending()
     assert [processes.liveness(agent), processes.liveness(tool)] == [ALIVE, ALIVE]
 
 

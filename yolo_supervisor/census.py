@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +55,11 @@ class Census:
         self._tracked: set[ProcessId] = set()
         self._newest: int | None = None
         self._started = 0
+
+    @property
+    def tracked(self) -> Collection[ProcessId]:
+        """The processes of all agents that any project knows."""
+        return self._tracked
 
     def track(self, process: ProcessId) -> None:
         """Remember this process's tree from now on."""
@@ -139,7 +144,8 @@ class Census:
             pause_s = every_s()
             if not self.quiet():
                 began, generation = time.monotonic(), self.generation
-                await self.sample_gently()
+                with contextlib.suppress(OSError):  # no descriptors left, say: the next sample may have one
+                    await self.sample_gently()
                 pause_s = max(pause_s, LOAD_FACTOR * (time.monotonic() - began))
                 sampled(self.generation != generation)
             await anyio.sleep(pause_s)
@@ -162,8 +168,3 @@ def within(folder: Path, project: Path) -> bool:
     """Whether the folder is the project or inside it (both as the kernel spells them)."""
     inner, outer = str(folder), str(project)
     return inner == outer or inner.startswith(outer.rstrip("/") + "/")
-
-
-def pick(trees: dict[ProcessId, Tree], wanted: Iterable[ProcessId]) -> dict[ProcessId, Tree]:
-    """Those trees that are wanted and not bare."""
-    return {process: tree for process in wanted if (tree := trees.get(process))}

@@ -87,7 +87,13 @@ def load(
         if path != user_file(environment) and path != extra and "projects" in raw:
             raise ConfigError(f"{_where(path, 'projects')}: a project's own file cannot name projects")
         merged = _merge(merged, raw)
-    return msgspec.convert(_merge(merged, overrides or {}), Config)
+    config = msgspec.convert(_merge(merged, overrides or {}), Config)
+    for name in (config.claude_dir, *config.projects):
+        try:
+            Path(name).expanduser()
+        except RuntimeError as error:
+            raise ConfigError(f"{name!r} in the configuration: {error}") from error
+    return config
 
 
 def _read(path: Path, needed: bool) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from yolo_supervisor.service import Notifier
 from yolo_supervisor.store import Paths
 from yolo_supervisor.tmux import Tmux
 
-EX_OK, EX_TEMPFAIL, EX_CONFIG = 0, 75, 78
+EX_OK, EX_NO, EX_TEMPFAIL = 0, 1, 75
 
 STOP_LIMIT_S = 8.0
 """How long a termination under way may take to its end at a clean stop."""
@@ -125,25 +125,32 @@ class Project:
         try:
             self.open()
         except (OSError, Held, Refused, Busy) as error:
-            if self.trouble != str(error):
-                self.trouble = str(error)
-                self._log.error("trouble", where="project", error=f"{error}: tried again until it can be watched")
+            self._lost(f"{error}: tried again until it can be watched")
         else:
             if self.trouble is not None:
                 self.trouble = None
                 self._log.info("mended", where="project")
 
     async def _watch_while_there(self, runner: Runner) -> None:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(runner.run)
-            while self.path.is_dir():
-                await anyio.sleep(REOPEN_S)
-            tasks.cancel_scope.cancel()
+        """Until the project's folder, or ours in it, is gone; whatever else ends the watch, it is begun anew."""
+        why = f"{runner.store.paths.folder} is gone: watched again when the project is back"
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(runner.run)
+                while os.path.isdir(runner.store.paths.agents):
+                    await anyio.sleep(REOPEN_S)
+                tasks.cancel_scope.cancel()
+        except Exception as error:  # noqa: BLE001 - no trouble of one project may stop the others
+            why = f"the watch was cut off and is begun anew: {error!r}"
         runner.close()
         self._claim.release()
         self.runner = None
-        self.trouble = f"the folder {self.path} is gone"
-        self._log.error("trouble", where="project", error=f"{self.trouble}: watched again when it is back")
+        self._lost(why)
+
+    def _lost(self, why: str) -> None:
+        if self.trouble != why:
+            self.trouble = why
+            self._log.error("trouble", where="project", error=why)
 
     def reload(self, config: Config) -> None:
         self.config = config
@@ -187,8 +194,8 @@ class Daemon:
         """The exit code. ConfigError if the configuration cannot be used at the start."""
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
             _raise_file_limit()
-            if not self._open_projects():
-                return EX_TEMPFAIL
+            if (code := self._open_projects()) != EX_OK:
+                return code
             self.rooms.census.sample()
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._signals, received, tasks)
@@ -207,16 +214,29 @@ class Daemon:
                 project.close()
             return EX_OK
 
-    def _open_projects(self) -> bool:
-        """Open all that are wanted; False if there is none that could be."""
-        for path, config in {path: self._load(path) for path in self.wanted(self.config)}.items():
+    def _open_projects(self) -> int:
+        """Open all that are wanted. The exit code if none could be, else 0. ConfigError if that is why."""
+        wrong: list[ConfigError] = []
+        held = False
+        for path in self.wanted(self.config):
+            try:
+                config = self._load(path)
+            except ConfigError as error:
+                wrong.append(error)
+                self._log.error("trouble", where="project", project=str(path), error=str(error))
+                continue
             project = self.projects[path] = Project(path, config, self.rooms, self._rewatch)
             try:
                 project.open()
             except (OSError, Held, Refused, Busy) as error:
+                held |= isinstance(error, Held)
                 project.trouble = str(error)
                 self._log.error("trouble", where="project", project=str(path), error=str(error))
-        return any(project.runner for project in self.projects.values())
+        if any(project.runner for project in self.projects.values()):
+            return EX_OK
+        if wrong and not self.projects:
+            raise wrong[0]
+        return EX_TEMPFAIL if held else EX_NO
 
     def _sample_s(self) -> float:
         """As often as the most demanding project wants."""
@@ -290,13 +310,13 @@ class Daemon:
                 continue
             try:
                 async for changes in watchfiles.awatch(
-                    *folders, watch_filter=None, step=250, rust_timeout=60_000, recursive=False,
+                    *folders, watch_filter=None, step=250, rust_timeout=5_000, recursive=False,
                     stop_event=self._unwatch,
                 ):  # fmt: skip
                     for project in {folders[f] for _, name in changes if (f := Path(name).parent) in folders}:
                         if project.runner is not None:
                             project.runner.bells["agents"].ring()
-            except (OSError, RuntimeError) as error:
+            except (OSError, RuntimeError, ValueError) as error:
                 self._log.warning("trouble", where="inotify", error=f"{error}: changes are seen at the next interval")
                 await self._unwatch.wait()
 

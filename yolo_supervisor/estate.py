@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from yolo_supervisor.files import digest, glance
 from yolo_supervisor.formats import supervisor, yolo
 from yolo_supervisor.formats.supervisor import Trees
 from yolo_supervisor.processes import Leftovers, Processes
-from yolo_supervisor.records import Agent, Lease, Task
+from yolo_supervisor.records import Agent, Lease, ProcessId, Task
 from yolo_supervisor.roster import Roster
 from yolo_supervisor.store import Paths
 
@@ -51,6 +50,10 @@ class Estate:
     marks: tuple[Mark, ...] = ()
 
 
+NAMESAKE = "another agent of that name is alive and may be working on it"
+"""Which of the two claimed the task no clock can tell: the file holds no times, and wall clocks jump."""
+
+
 class Estates:
     """Finds out what the dead of one project left. It only looks."""
 
@@ -59,12 +62,12 @@ class Estates:
         self._paths = paths
         self._processes = processes
         self._census = census
-        self._trees: Trees | None = None
+        self._before: Trees | None = None
         """As the last daemon left them: what it saw counts until the census has seen more."""
 
     def of(self, agent: Agent, mates: Sequence[Agent], living: Sequence[Agent]) -> Estate:
         """The estate of one dead agent and of the teammates inside its process; ``living`` are all others."""
-        dead = [agent, *mates]
+        dead = [agent, *mates, *self._roster.aliases(agent)]
         claims, unreadable = self._claims(dead, living)
         return Estate(
             claims=claims,
@@ -80,31 +83,26 @@ class Estates:
         claims: dict[Path, Claim] = {}
         unreadable: dict[Path, None] = {}
         for agent in dead:
-            namesakes = [other for other in others if other.name == agent.name and _may_share(agent, other)]
+            namesakes = [other for other in others if other.name == agent.name]
             for folder in self._roster.lists_of(agent):
+                doubt = NAMESAKE if any(folder in self._roster.lists_of(other) for other in namesakes) else None
                 tasks, bad = self._roster.tasks(folder)
                 unreadable |= dict.fromkeys(bad)
                 for task in tasks:
                     if task.status == "in_progress" and task.owner in (agent.name, agent.id):
-                        claims[task.path] = Claim(task=task, doubt=self._doubt(task, namesakes))
+                        claims[task.path] = Claim(task=task, doubt=doubt)
         return tuple(claims.values()), tuple(unreadable)
-
-    def _doubt(self, task: Task, namesakes: Iterable[Agent]) -> str | None:
-        """A living agent of that name may have claimed the task, unless it was born after the last write to it."""
-        try:
-            written_at = datetime.fromtimestamp(task.path.stat().st_mtime, UTC)
-        except OSError:
-            return "its file went away"
-        if any(other.since <= written_at for other in namesakes):
-            return "another agent of that name is alive and may be working on it"
-        return None
 
     def _plans(self, agent: Agent, others: Iterable[Agent]) -> tuple[Task, ...]:
         return tuple(
             plan
             for plan in self._roster.plans()
             if plan.status in yolo.RUNNING
-            and (plan.owner in (agent.name, agent.id) or yolo.works_on(agent.name, agent.team, plan.number))
+            and (
+                plan.owner in (agent.name, agent.id)
+                if plan.owner
+                else yolo.works_on(agent.name, agent.team, plan.number)
+            )
             and not any(yolo.works_on(other.name, other.team, plan.number) for other in others)
         )
 
@@ -117,10 +115,14 @@ class Estates:
     def _leftovers(self, agent: Agent) -> Leftovers:
         if agent.process is None or agent.lead is not None:
             return Leftovers()
-        if self._trees is None:
-            self._trees = supervisor.load_trees(glance(self._paths.trees) or b"")
-        tree = self._census.trees.get(agent.process) or self._trees.get(agent.process, ())
-        return self._processes.leftovers(agent.process, tree)
+        return self._processes.leftovers(agent.process, self.trees([agent.process]).get(agent.process, ()))
+
+    def trees(self, wanted: Iterable[ProcessId]) -> Trees:
+        """Who was in whose tree when that was last seen, by us or by the supervisor before us; bare ones left out."""
+        if self._before is None:
+            self._before = supervisor.load_trees(glance(self._paths.trees) or b"")
+        before, now = self._before, self._census.trees
+        return {process: tree for process in wanted if (tree := now.get(process) or before.get(process))}
 
     def _books(self, agent: Agent, others: Sequence[Agent]) -> dict[str, Any]:
         planning = self._paths.planning
@@ -158,7 +160,3 @@ class Estates:
         if role is not None and named == agent.role and all(other.role != named for other in others):
             newest = max(others, key=lambda other: other.since)
             yield Mark(path=role_path, judged=str(digest(role)), word=newest.role)
-
-
-def _may_share(one: Agent, other: Agent) -> bool:
-    return one.team is None or other.team is None or one.team == other.team

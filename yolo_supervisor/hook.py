@@ -94,6 +94,7 @@ def _ancestry() -> list[tuple[int, int, str, int]]:
         head, _, tail = data.rpartition(b")")
         fields = tail.split()
         comm = head.partition(b"(")[2].decode("ascii", "replace").replace(":", "_").replace(" ", "_")
-        chain.append((pid, int(fields[19]), comm, int(fields[3])))
+        session = 0 if fields[4] != b"0" else int(fields[3])  # with a terminal: typed by a person, not run by a client
+        chain.append((pid, int(fields[19]), comm, session))
         pid = int(fields[1])
     return chain or [(os.getpid(), 0, "", 0), (os.getppid(), 0, "", 0)]

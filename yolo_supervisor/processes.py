@@ -197,12 +197,12 @@ class Processes:
         roots: Iterable[ProcessId],
         grace_s: float,
         holds: Callable[[], Awaitable[str | None]],
-        spare: Collection[ProcessId] = (),
+        spare: Callable[[], Collection[ProcessId]] = tuple,
     ) -> Ending:
         """SIGTERM to the roots and their whole trees, one shared grace period, SIGKILL to what is left, then verify.
 
         ``holds`` is asked right before each round of signals and answers why not any more, or None. Never touched is
-        what ``refusal`` names, and what is, or descends from, one of ``spare``.
+        what ``refusal`` names, and what is, or descends from, one of those that ``spare`` answers at each round.
         """
         refused: dict[ProcessId, str] = {}
         handles: dict[ProcessId, Handle] = {}
@@ -210,7 +210,7 @@ class Processes:
         try:
             if why_not := await holds():
                 return Ending(spared=why_not)
-            self._take_hold(roots, spare, handles, refused)
+            self._take_hold(roots, spare(), handles, refused)
             for handle in handles.values():
                 handle.signal(signal.SIGTERM)
                 handle.signal(signal.SIGCONT)  # a stopped process could not act on it
@@ -223,7 +223,10 @@ class Processes:
             if why_not:
                 return Ending(terminated=gone, refused=refused, spared=why_not)
             left = [process for process in handles if process not in gone]
-            self._take_hold(left, spare, handles, refused)  # what they have started since
+            spared = spare()
+            self._take_hold(left, spared, handles, refused)  # what they have started since
+            for process in {*spared} & handles.keys():  # what has turned out to be an agent meanwhile
+                handles.pop(process).close()
             gone = tuple(process for process, handle in handles.items() if handle.over())
             left = [process for process in handles if process not in gone]
             for process in left:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -59,6 +59,8 @@ class Agent:
     lead: str | None = None
     session: str | None = None
     claude_dir: Path | None = None
+    home: int | None = field(default=None, compare=False)
+    """The inode of the folder that its record was made in: a copied project has other records' copies in it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

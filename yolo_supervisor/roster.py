@@ -7,6 +7,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -21,6 +22,12 @@ from yolo_supervisor.store import Paths
 from yolo_supervisor.tmux import pane_of
 
 T = TypeVar("T")
+
+REMEMBERED = 10_000
+"""How many parsed files are kept at most: the lists of weeks gone by need not be."""
+
+NO_AGENTS = ("tmux", "screen", "sshd", "systemd", "login", "init")
+"""Programs that start sessions for people: what they start is no hook of theirs."""
 
 RECENT_S = 0.1
 """A file written this short ago may be written again within the same tick of its time stamp: not remembered yet."""
@@ -47,6 +54,8 @@ class Parsed(Generic[T]):
         data = glance(path)
         value = None if data is None else self._parse(data, path)
         if time.time() - found.st_mtime > RECENT_S:
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
             self._known[path] = stamp, value
         return value
 
@@ -54,8 +63,16 @@ class Parsed(Generic[T]):
 def names(folder: Path) -> list[str]:
     """The names in a folder, sorted; none where it is missing or cannot be read."""
     try:
-        return sorted(os.listdir(folder))
+        return listed(folder)
     except (OSError, ValueError):
+        return []
+
+
+def listed(folder: Path) -> list[str]:
+    """The names in a folder, sorted; none where it is missing. OSError if it is there and cannot be read."""
+    try:
+        return sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 
@@ -107,12 +124,29 @@ class Roster:
     def _read_records(self) -> dict[str, Agent]:
         before = self._record_files
         self._record_files = {
-            name: before[name] if name in before else supervisor.load_agent(glance(self.paths.agents / name) or b"")
-            for name in names(self.paths.agents)
+            name: before.get(name) or supervisor.load_agent(glance(self.paths.agents / name) or b"")
+            for name in listed(self.paths.agents)
         }
-        new = [agent for name, agent in self._record_files.items() if agent is not None and name not in before]
+        new = [agent for name, agent in self._record_files.items() if agent is not None and before.get(name) is None]
         self._dirs.update(dict.fromkeys(agent.claude_dir for agent in new))
-        return {name: agent for name, agent in self._record_files.items() if agent is not None}
+        home = self.home()
+        return {
+            name: agent
+            for name, agent in self._record_files.items()
+            if agent is not None and agent.home in (None, home)
+        }
+
+    def home(self) -> int | None:
+        """The inode of our folder of records, by which they know where they belong; None if there is none yet."""
+        try:
+            return self.paths.agents.stat().st_ino
+        except OSError:
+            return None
+
+    def damaged_records(self) -> list[str]:
+        """The names of records that cannot be read."""
+        self.record_files()
+        return [name for name, agent in self._record_files.items() if agent is None and name.endswith(".json")]
 
     def others(self, now: datetime) -> Iterator[Agent]:
         """All other agents that run now, by what tells most of them first; some more than once."""
@@ -128,7 +162,11 @@ class Roster:
         """
         if not lead.session or lead.lead is not None:
             return []
-        with_process = {agent.id for agent in known}
+        with_process = {
+            agent.id
+            for agent in known
+            if agent.lead is None and agent.process and self._processes.liveness(agent.process) is Liveness.ALIVE
+        }
         return [
             Agent(
                 id=member.agent_id,
@@ -147,6 +185,14 @@ class Roster:
             if team.lead_session == lead.session
             for member in team.members
             if member.in_process and member.agent_id not in (team.lead_id, *with_process)
+        ]
+
+    def aliases(self, agent: Agent) -> list[Agent]:
+        """The same agent as the lead of a team that was founded after it had been found."""
+        return [
+            replace(agent, id=team.lead_id, name="team-lead", team=team.name)
+            for team in self.teams()
+            if agent.lead is None and team.lead_id and team.lead_session == agent.session is not None
         ]
 
     def unproven(self, known: Iterable[Agent]) -> list[Agent]:
@@ -200,6 +246,16 @@ class Roster:
                 dict.fromkeys(seen.claude_dir for seen in self._census.agents.values() if self._here(seen))
             )
         return self._found[1]
+
+    def elsewhere(self) -> list[Agent]:
+        """Teammates that run outside the project's folder, in a worktree, say: they are not ours to watch, but a task
+        that bears their name may be theirs."""
+        dirs = self.claude_dirs()
+        return [
+            self._teammate(seen, seen.flags)
+            for seen in self._census.agents.values()
+            if seen.flags and not self._here(seen) and seen.claude_dir in dirs
+        ]
 
     def _teammate(self, seen: Seen, flags: claude.Flags) -> Agent:
         return self._agent(
@@ -282,12 +338,12 @@ class Roster:
         for process in ancestors[1:]:  # the first is the hook command itself
             if process in self._census.agents and self._processes.liveness(process) is Liveness.ALIVE:
                 return process
-        leader = next((i for i, (pid, _, _, sid) in enumerate(note.ancestry) if pid == sid), None)
-        at = leader if leader is not None and leader <= 2 else 0
-        above = ancestors[at + 1 : at + 2]
-        if not above or self._processes.liveness(above[0]) is not Liveness.ALIVE or above[0].pid <= 1:
+        leader = next((i for i, (pid, _, _, sid) in enumerate(note.ancestry[:3]) if pid == sid), None)
+        above = note.ancestry[leader + 1 : leader + 2] if leader is not None else ()
+        if not above or above[0][0] <= 1 or above[0][2].startswith(NO_AGENTS):
             return None
-        return above[0]
+        process = ancestors[1:][leader or 0]
+        return process if self._processes.liveness(process) is Liveness.ALIVE else None
 
     def _by_health(self) -> Iterator[Agent]:
         for health, path in self.healths():
@@ -326,7 +382,8 @@ class Roster:
 
     def _agent(self, process: ProcessId, **known: object) -> Agent:
         since = datetime.fromtimestamp(self._processes.kernel.started_at(process.started), UTC)
-        return Agent(since=since, process=process, pid=process.pid, **known)  # type: ignore[arg-type]
+        home = self._once("home", self.home)
+        return Agent(since=since, process=process, pid=process.pid, home=home, **known)  # type: ignore[arg-type]
 
     # -- Claude's folders ----------------------------------------------------------------------------------------
 
@@ -382,7 +439,11 @@ class Roster:
     def tasks(self, folder: Path) -> tuple[list[Task], list[Path]]:
         """The tasks in a list's folder, and the files that cannot be read (now, at least)."""
         found, unreadable = [], []
-        for name in claude.task_files(names(folder)):
+        try:
+            files = claude.task_files(listed(folder))
+        except OSError:
+            return [], [folder]
+        for name in files:
             task = self._tasks.get(folder / name)
             if task is not None:
                 found.append(task)

@@ -15,7 +15,7 @@ import anyio.abc
 import structlog
 
 from yolo_supervisor.actions import Action, DaemonNote, Edit, Escalate, Note, Terminate
-from yolo_supervisor.census import Census, pick
+from yolo_supervisor.census import Census
 from yolo_supervisor.clock import Clock
 from yolo_supervisor.config import Config
 from yolo_supervisor.files import Busy, Refused, glance, replace
@@ -23,7 +23,7 @@ from yolo_supervisor.formats import supervisor
 from yolo_supervisor.processes import DeathWatch, Ending, Processes
 from yolo_supervisor.records import ProcessId, iso
 from yolo_supervisor.roster import Roster, claude_dirs, names
-from yolo_supervisor.store import Outcome, Store
+from yolo_supervisor.store import Outcome, Store, Unwritable
 from yolo_supervisor.tmux import Tmux
 from yolo_supervisor.watchers import Remedy, Watcher
 from yolo_supervisor.watchers.agents import AgentsWatcher
@@ -31,6 +31,9 @@ from yolo_supervisor.watchers.sessions import SessionsWatcher
 
 RETRY_S = 0.05
 """How soon a change is tried again that met somebody else's lock: the client holds its own for a millisecond."""
+
+REST_S = 30.0
+"""How long a document is left alone that could not be written: every try is two lines in the journal."""
 
 TICK_LIMIT_S = 30.0
 """A look that takes longer has hung: it costs its watcher this tick, and the daemon nothing."""
@@ -102,6 +105,8 @@ class Runner:
         self._log = structlog.get_logger().bind(project=str(project))
         self._told: dict[str, set[tuple[str, ...]]] = {watcher.name: set() for watcher in self.watchers}
         self._troubles: dict[str, str] = {}
+        self._resting: dict[str, float] = {}
+        """Until when (monotonic) a remedy is left alone that could not be carried out."""
         self._retry_s = {watcher.name: RETRY_S for watcher in self.watchers}
         self._terminating: set[str] = set()
         self._given_up: set[tuple[ProcessId, ...]] = set()
@@ -229,12 +234,17 @@ class Runner:
     def _try(self, watcher: Watcher, remedy: Remedy, present: set[tuple[str, ...]]) -> str | None:
         """Apply one remedy. None if it is done, "" if it met a lock, else what went wrong: no other suffers by it."""
         trouble = f"{remedy[-1].kind} {remedy[-1].key}"
+        if time.monotonic() < self._resting.get(trouble, 0.0):
+            return self._troubles.get(trouble, "")
         try:
             done = self._apply(watcher, remedy, present)
         except (OSError, Refused, Busy) as error:
+            if isinstance(error, Unwritable):
+                self._resting[trouble] = time.monotonic() + REST_S
             self._trouble(trouble, f"{error}: nothing is healed here until that is mended")
             return str(error)
         self._mended(trouble)
+        self._resting.pop(trouble, None)
         return None if done else ""
 
     def _apply(self, watcher: Watcher, remedy: Remedy, present: set[tuple[str, ...]]) -> bool:
@@ -270,17 +280,29 @@ class Runner:
         trouble = f"terminate {action.key}"
         try:
             begun = self.store.begin(action, watcher.name)  # what cannot be written down is not done
-            spare = self.rooms.census.agents.keys() - set(action.roots)
             ending = await self.rooms.processes.terminate(
-                action.roots, action.grace_s, lambda: watcher.objection(action), spare
+                action.roots, action.grace_s, lambda: self._objection(watcher, action), lambda: self._spared(action)
             )
             while not self._try_to_tell(trouble, watcher, action, begun, ending):
                 await anyio.sleep(1.0)  # it is done: it has to be written down, however long that takes
-        except (OSError, Busy) as error:
+        except (OSError, Busy, Refused) as error:
             self._trouble(trouble, f"{error}: {action.key} is not terminated until that is mended")
         finally:
             self._terminating.discard(action.key)
             self.bells[self.agents.name].ring()
+
+    async def _objection(self, watcher: Watcher, action: Terminate) -> str | None:
+        if self.config.mode == "observe":
+            return "only observing now"
+        try:
+            return await watcher.objection(action)
+        except Exception as error:  # noqa: BLE001 - a look that fails is no evidence, whatever made it fail
+            return f"it could not be looked at again: {error}"
+
+    def _spared(self, action: Terminate) -> set[ProcessId]:
+        """Every other agent that anybody knows of, by a look at the processes of this moment."""
+        self.rooms.census.sample()
+        return {*self.rooms.census.agents, *self.rooms.census.tracked} - set(action.roots)
 
     def _try_to_tell(self, trouble: str, watcher: Watcher, action: Terminate, begun: int, ending: Ending) -> bool:
         try:
@@ -350,7 +372,7 @@ class Runner:
 
     def keep_trees(self) -> None:
         """Write down who is in whose tree: should we crash, whoever comes after us has to know."""
-        trees = pick(self.rooms.census.trees, self.agents.processes())
+        trees = self.agents.trees()
         if trees == self._written_trees:
             return
         if self._observe(self.store.paths.trees, supervisor.dump_trees(trees)):

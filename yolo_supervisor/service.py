@@ -48,4 +48,4 @@ class Notifier:
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender,
         ):
             sender.settimeout(1)
-            sender.sendto(message.encode(), address)
+            sender.sendto(message.encode("utf-8", "replace"), address)

@@ -60,6 +60,10 @@ class Recovery:
         return bool(self.finished or self.overtaken or self.unreadable or self.torn)
 
 
+class Unwritable(OSError):
+    """A document could not be written after its change had been promised: each further try costs two lines."""
+
+
 @dataclass(frozen=True, slots=True)
 class Paths:
     """Where a project keeps what concerns us."""
@@ -131,11 +135,14 @@ class Store:
         try:
             with self._locked(), self._neighbours_lock(action.lock):
                 self.journal.catch_up()
+                refuse_links(action.path)
                 before = read(action.path)
                 if not action.holds(before):
                     return Outcome.STALE
                 after = action.edit(before)
                 write: dict[str, Any] = {"path": str(action.path), "before": digest(before), "after": digest(after)}
+                if before is not None:
+                    write["stamp"] = _stamp(action.path)
                 if action.lock:
                     write["lock"] = [str(action.lock[0]), action.lock[1]]
                 write |= _text("content", after) if after is not None else _text("removed", before)
@@ -147,7 +154,7 @@ class Store:
                 except (OSError, Refused) as error:
                     made = digest(glance(action.path)) == digest(after)  # all but the last flush, perhaps
                     self.journal.mark(seq, "done" if made else "failed", str(error))
-                    raise
+                    raise Unwritable(getattr(error, "errno", None), str(error), str(action.path)) from error
                 self.journal.mark(seq, "done")
                 return Outcome.DONE
         except Busy:
@@ -183,7 +190,8 @@ class Store:
     def recover(self) -> Recovery:
         """Finish what the journal promised and a crash interrupted. Harmless at any time, twice too.
 
-        A document that somebody has changed since is left as it is. A deed that had begun is not repeated: whoever
+        A document that somebody has written to since is left as it is, even if it holds the same again: a successor may
+        have claimed the task anew. A deed that had begun is not repeated: whoever
         decided on it looks again.
         """
         finished, overtaken = [], []
@@ -199,7 +207,7 @@ class Store:
                 write = promise["write"]
                 path, name = Path(write["path"]), f"{promise['action']} {promise['key']}"
                 lock = (Path(write["lock"][0]), write["lock"][1]) if "lock" in write else None
-                with contextlib.suppress(Busy), self._neighbours_lock(lock):
+                with contextlib.suppress(Busy, OSError, Refused), self._neighbours_lock(lock):  # left for the next time
                     try:
                         refuse_links(path)
                         before = read(path)
@@ -211,7 +219,7 @@ class Store:
                         if write["after"] is not None:
                             self._refresh_side_file(path, write["after"])
                         self.journal.mark(seq, "done")
-                    elif digest(before) == write["before"]:
+                    elif digest(before) == write["before"] and _stamp(path) == write.get("stamp"):
                         self._write(path, before, _bytes("content", write))
                         self.journal.mark(seq, "done")
                         finished.append(name)
@@ -292,6 +300,15 @@ class Store:
             if promise.get("write", {}).get("path") == str(path):
                 made = promise["write"]["after"] == digest(now)
                 self.journal.mark(seq, "done" if made else "failed", "overtaken by a later decision")
+
+
+def _stamp(path: Path) -> list[int] | None:
+    """Which writing of the file this is; None where there is no file."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return [found.st_ino, found.st_mtime_ns]
 
 
 def _text(key: str, data: bytes | None) -> dict[str, str]:

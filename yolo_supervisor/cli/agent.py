@@ -85,6 +85,7 @@ def register(options: Shared, pid: int, role: str, name: str | None, team: str |
         environment = view.processes.kernel.environment(pid)
     except OSError:
         environment = {}
+    view.store.open()
     agent = Agent(
         id=ident,
         name=name,
@@ -96,9 +97,9 @@ def register(options: Shared, pid: int, role: str, name: str | None, team: str |
         pid=pid,
         pane=pane_of(environment),
         claude_dir=claude.config_dir(environment),
+        home=view.roster.home(),
     )
     known = [other for other in view.roster.records() if other.process == process and other.lead is None]
-    view.store.open()
     action = Register(
         key=ident,
         path=view.store.paths.agents / supervisor.agent_file(agent),

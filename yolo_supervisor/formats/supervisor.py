@@ -48,6 +48,7 @@ def dump_agent(agent: Agent) -> bytes:
             "lead": agent.lead,
             "session": agent.session,
             "claude_dir": str(agent.claude_dir) if agent.claude_dir else None,
+            "home": agent.home,
         }
     )
 
@@ -92,6 +93,7 @@ def load_agent(data: bytes) -> Agent | None:
         lead=text_or_none(raw.get("lead")),
         session=text_or_none(raw.get("session")),
         claude_dir=same_path(folder) if folder else None,
+        home=raw["home"] if type(raw.get("home")) is int else None,
     )
 
 

@@ -27,6 +27,7 @@ from yolo_supervisor.config import Config
 from yolo_supervisor.estate import Estate, Estates
 from yolo_supervisor.files import glance
 from yolo_supervisor.formats import supervisor, yolo
+from yolo_supervisor.formats.supervisor import Trees
 from yolo_supervisor.processes import DeathWatch, Processes
 from yolo_supervisor.records import Agent, Liveness, ProcessId
 from yolo_supervisor.roster import Roster, names
@@ -66,6 +67,8 @@ class Look:
     dangling_files: tuple[tuple[Path, int | None], ...] = ()
     observing: bool = False
     """Nothing is ever written down then, so the dead cannot be registered first."""
+    damaged: tuple[str, ...] = ()
+    """The names of agents' records that cannot be read."""
     idle: tuple[tuple[str, int], ...] = ()
     """Roles whose health file counts three or more idle turns."""
 
@@ -104,6 +107,7 @@ def decide(look: Look, records: Path, grace_s: float, mass_min: int) -> list[Rem
             )
         )
         dead = [s for s in dead if s.certain]
+    remedies += [(_damaged(name),) for name in look.damaged]
     remedies += [_heal(s, records, grace_s) for s in dead]
     remedies += [
         (
@@ -127,6 +131,13 @@ def decide(look: Look, records: Path, grace_s: float, mass_min: int) -> list[Rem
         for role, count in look.idle
     ]
     return remedies
+
+
+def _damaged(name: str) -> Escalate:
+    reason = (
+        "the record cannot be read, so nobody watches over its agent: remove it, the agent is found again if it runs"
+    )
+    return Escalate(kind="state", key=f".supervisor/agents/{name}", reason=reason)
 
 
 def _first_to_be_recorded(sighting: Sighting, look: Look) -> bool:
@@ -296,6 +307,10 @@ class AgentsWatcher:
         """The agents known from the last look, as they are now."""
         return [(agent, self._judge(agent, ())[0]) for agent in self._known.agents.values()]
 
+    def trees(self) -> Trees:
+        """The trees of all known agents, as the census or a supervisor before us has seen them last."""
+        return self._estates.trees(self.processes())
+
     def processes(self) -> list[ProcessId]:
         """The processes of all known agents."""
         return [agent.process for agent in self._known.agents.values() if agent.process]
@@ -309,6 +324,9 @@ class AgentsWatcher:
         dead = [s for s in attention if s.state is Liveness.DEAD]
         gone = {s.record for s in dead}
         living = [agent for name, agent in self._known.agents.items() if name not in gone] if dead else []
+        living += [mate for agent in living if agent.session for mate in self._roster.in_process(agent, living)]
+        teams = {s.agent.team for s in dead} - {None}
+        living += [agent for agent in self._roster.elsewhere() if agent.team in teams] if teams else []
         absent = frozenset(s.record for s in dead if not s.certain)
         confirmed = absent <= self._absent
         self._absent = absent
@@ -320,6 +338,7 @@ class AgentsWatcher:
             confirmed=confirmed,
             dangling=dangling,
             dangling_files=self._dangling_files(dangling),
+            damaged=tuple(self._roster.damaged_records()),
             idle=tuple((h.role, h.idle_count) for h, _ in self._roster.healths() if h.idle_count >= 3),
         )
 

@@ -272,6 +272,8 @@ class SessionsWatcher:
         for (socket, server_pid, name), agent in list(self._panes.items()):
             server = answers.get(socket)
             if server is None:
+                if self._processes.identify(server_pid) is None:
+                    del self._panes[socket, server_pid, name]  # with its server
                 continue
             pane = server.panes.get(name) if server.pid == server_pid else None
             if pane is None:

@@ -1,0 +1,1060 @@
+"""A random team lives for half an hour, under a supervisor that dies now and then: what must always hold, holds.
+
+The supervisor is the real one, with its loop, store and journal on a real disk. The machine it runs on is not: its
+processes are made up, its time is virtual, so that half an hour takes a second and a seed tells the whole story.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import selectors
+import signal
+import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import anyio
+import anyio.abc
+import pytest
+import structlog.testing
+
+from conftest import write_task
+from yolo_supervisor import census, files, roster, runner
+from yolo_supervisor.actions import DropPids, Forget, Register
+from yolo_supervisor.census import Census
+from yolo_supervisor.config import Config
+from yolo_supervisor.files import Disk
+from yolo_supervisor.formats import load_object, supervisor
+from yolo_supervisor.journal import Journal, history
+from yolo_supervisor.kernel import Facts, LinuxHandle
+from yolo_supervisor.processes import Processes
+from yolo_supervisor.records import Agent, ProcessId
+from yolo_supervisor.runner import Rooms, Runner
+from yolo_supervisor.store import Paths, Store
+from yolo_supervisor.tmux import Tmux
+
+LIVES = int(os.environ.get("SIMULATED_LIVES", "6"))
+ROUNDS, DEEDS = 4, 150
+KNOWN_S = 12.0
+"""Whoever has lived this long under one and the same supervisor, that knows of him."""
+
+BOOT = "machine/boot/1"
+TEAM = ("dev-1", "dev-2", "dev-3", "dev-4", "dev-5")
+
+
+# -- time ---------------------------------------------------------------------------------------------------------
+
+
+class Time:
+    """Virtual time: it stands while anything happens, and flies while everybody waits. In place of ``time``, too."""
+
+    def __init__(self) -> None:
+        self.s = 1000.0
+        self.wall_s = 1_577_836_800.0
+        """What the wall clock is ahead of the monotonic one."""
+
+    def monotonic(self) -> float:
+        return self.s
+
+    def time(self) -> float:
+        return self.s + self.wall_s
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self.time(), UTC)
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """An event loop that lives in this time."""
+        time = self
+
+        class Selector(selectors.DefaultSelector):
+            def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+                ready = super().select(0)
+                time.s += timeout if timeout and not ready else 0.0
+                return ready
+
+        class Loop(asyncio.SelectorEventLoop):
+            def time(self) -> float:
+                return time.s
+
+        return Loop(Selector())
+
+
+# -- the machine --------------------------------------------------------------------------------------------------
+
+Kind = Literal["agent", "tool", "stranger"]
+Ears = Literal["good", "deaf", "dead"]
+"""Whether a process leaves when asked to, only when killed, or not even then."""
+EARS: tuple[Ears, ...] = ("good", "deaf", "dead")
+
+
+@dataclass(eq=False)
+class Process:
+    pid: int
+    parent: int
+    started: int
+    argv: list[str]
+    kind: Kind
+    born_s: float
+    shown_s: float = 0.0
+    """Since when nothing hides it."""
+    ears: Ears = "good"
+    worker: Worker | None = None
+    """The agent that it is, or that it works for."""
+    background: bool = False
+    """Orphaned while its agent lived."""
+    known: bool = False
+    doomed: bool = False
+    """It has to go, since its agent is dead."""
+    loose: bool = False
+    """Its parent is gone too: who comes now cannot know any more where it belongs."""
+    over: bool = False
+    holds: list[int] = field(default_factory=list)
+
+    @property
+    def id(self) -> ProcessId:
+        return ProcessId(self.pid, self.started, BOOT)
+
+
+class Hold:
+    """A handle as it is where there are no descriptors for processes."""
+
+    def __init__(self, machine: Machine, process: Process) -> None:
+        self._machine, self._process = machine, process
+
+    def signal(self, number: int) -> bool:
+        return self._machine.signalled(self._process, number)
+
+    def over(self) -> bool:
+        return self._process.over
+
+    def close(self) -> None:
+        pass
+
+
+class Pidfd(LinuxHandle):
+    """A handle that can be waited for."""
+
+    def __init__(self, machine: Machine, process: Process) -> None:
+        super().__init__(os.eventfd(0))
+        self._machine, self._process = machine, process
+        process.holds.append(self.fd)
+
+    def signal(self, number: int) -> bool:
+        return self._machine.signalled(self._process, number)
+
+    def close(self) -> None:
+        self._process.holds.remove(self.fd)
+        super().close()
+
+
+class Machine:
+    """A kernel with made-up processes. Pids are few, and soon given out again."""
+
+    def __init__(self, time: Time, pidfds: bool, home: Path, project: Path, wrong: Callable[[str], None]) -> None:
+        self._time = time
+        self._wrong = wrong
+        self._handle: Callable[[Machine, Process], Hold | Pidfd] = Pidfd if pidfds else Hold
+        self._home, self._project = home, project
+        self._newest = 100
+        self.table: dict[int, Process] = {}
+        for pid, parent in ((1, 0), (os.getpid(), 1)):
+            self.table[pid] = Process(pid, parent, 1, ["init"], "stranger", time.s)
+
+    def start(self, argv: list[str], kind: Kind, parent: int = 1, pid: int | None = None, **more: Any) -> Process:
+        if pid is None:
+            pid = next(n for n in self._pids_from(self._newest + 1) if n not in self.table)
+        self._newest = pid
+        process = Process(pid, parent, int(self._time.s * 100), argv, kind, self._time.s, **more)
+        self.table[pid] = process
+        return process
+
+    def _pids_from(self, first: int) -> Iterator[int]:
+        yield from range(first, 400)
+        yield from range(100, first)
+
+    def children(self, process: Process) -> list[Process]:
+        return [child for child in self.table.values() if child.parent == process.pid]
+
+    def end(self, process: Process, reaped: bool = True) -> None:
+        """The process is over, by itself or not; its children are init's now."""
+        for child in self.children(process):
+            child.parent = 1
+            child.loose |= process.kind == "tool"
+        process.over = True
+        for fd in process.holds:
+            os.eventfd_write(fd, 1)
+        if reaped:
+            self.reap(process)
+
+    def reap(self, process: Process) -> None:
+        if self.table.get(process.pid) is process:
+            del self.table[process.pid]
+
+    def descendants(self, process: Process) -> list[Process]:
+        return [each for child in self.children(process) for each in (child, *self.descendants(child))]
+
+    def signalled(self, process: Process, number: int) -> bool:
+        if process.over:
+            return False
+        worker = process.worker
+        if process.kind != "tool" or process.background or worker is None or worker.alive:
+            self._wrong(f"signal {number} to {process}")
+        if process.ears == "good" or (process.ears == "deaf" and number == signal.SIGKILL):
+            self.end(process)
+        return True
+
+    # what the supervisor asks of it
+
+    def boot(self) -> str:
+        return BOOT
+
+    def facts(self, pid: int) -> Facts | None:
+        found = self.table.get(pid)
+        return Facts(pid, found.parent, found.started, found.over, Path(found.argv[0]).name) if found else None
+
+    def pids(self) -> list[int]:
+        return list(self.table)
+
+    def started_at(self, started: int) -> float:
+        return started / 100 + self._time.wall_s
+
+    def same_start(self, started: int, text: str) -> bool:
+        return text == str(started)
+
+    def owner(self, pid: int) -> int:
+        return os.geteuid()
+
+    def argv(self, pid: int) -> list[str]:
+        return self._running(pid).argv
+
+    def environment(self, pid: int) -> dict[str, str]:
+        self._running(pid)
+        return {"HOME": str(self._home)}
+
+    def folder(self, pid: int) -> str:
+        self._running(pid)
+        return str(self._project)
+
+    def executable(self, pid: int) -> str:
+        return self._running(pid).argv[0]
+
+    def _running(self, pid: int) -> Process:
+        if pid not in self.table:
+            raise ProcessLookupError(pid)
+        return self.table[pid]
+
+    def hold(self, process: ProcessId) -> Hold | Pidfd | None:
+        found = self.table.get(process.pid)
+        return self._handle(self, found) if found and found.started == process.started and not found.over else None
+
+    def newest(self) -> int | None:
+        return self._newest
+
+
+# -- the supervisor -----------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """The end of the supervisor's process."""
+
+
+class MortalDisk(Disk):
+    """A disk that nothing reaches any more once its user was killed, in the middle of an operation perhaps."""
+
+    def __init__(self, lives: float = float("inf")) -> None:
+        self.lives = lives
+        """How many operations are left to it."""
+
+    def _live(self) -> None:
+        self.lives -= 1
+        if self.lives < 0:
+            raise Killed
+
+    def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
+        self._live()
+        return super().open(path, flags, mode)
+
+    def write(self, fd: int, data: bytes) -> int:
+        try:
+            self._live()
+        except Killed:
+            if self.lives == -1:
+                super().write(fd, data[: len(data) // 2])
+            raise
+        return super().write(fd, data)
+
+    def truncate(self, fd: int, size: int) -> None:
+        self._live()
+        super().truncate(fd, size)
+
+    def sync(self, fd: int) -> None:
+        """The machine does not crash here, so there is nothing to flush for."""
+        self._live()
+
+    def rename(self, old: Path, new: Path) -> None:
+        self._live()
+        super().rename(old, new)
+
+    def unlink(self, path: Path) -> None:
+        self._live()
+        super().unlink(path)
+
+    def mkdir(self, path: Path, mode: int = 0o700) -> None:
+        self._live()
+        super().mkdir(path, mode)
+
+    def rmdir(self, path: Path) -> None:
+        self._live()
+        super().rmdir(path)
+
+
+class Supervision:
+    """One life of the supervisor, wired as the daemon does it."""
+
+    def __init__(self, world: World) -> None:
+        self.since_s = world.time.s
+        self.disk = MortalDisk()
+        self.over = False
+        self._scope = anyio.CancelScope()
+        self._world = world
+
+    async def run(self) -> None:
+        world, processes = self._world, Processes(self._world.machine)
+        rooms = Rooms(world.time, processes, Census(processes), Tmux(world.time))
+        runner = Runner(world.project, Config(), rooms, {"HOME": str(world.home)})
+        runner.store.disk = runner.store.journal._disk = self.disk
+
+        def sampled(changed: bool) -> None:
+            runner.keep_trees()
+            if changed:
+                runner.bells["agents"].ring()
+
+        try:
+            with self._scope:
+                runner.open()
+                rooms.census.sample()
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(runner.run)
+                    tasks.start_soon(rooms.census.run, lambda: 1.0, sampled)
+        except* Killed:
+            pass
+        except* Exception as errors:  # noqa: BLE001 - it must never end by itself, whatever happens
+            world.wrong(f"the supervisor fell over: {errors.exceptions}")
+        finally:
+            self.over = True
+            world.supervised_s = world.time.s - 6.0  # its last look may be that old
+            world.let_loose()
+            runner.close()
+
+    def kill(self) -> None:
+        self.disk.lives = -1
+        self._scope.cancel()
+
+    def stop(self) -> None:
+        self._scope.cancel()
+
+
+# -- the team -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class Worker:
+    """An agent. One that lives in its lead's process has no other."""
+
+    name: str
+    team: str
+    process: Process
+    born_s: float
+    over_s: float = float("inf")
+    shown_s: float = 0.0
+    known: bool = False
+    forgotten: bool = False
+
+    @property
+    def alive(self) -> bool:
+        return not self.process.over
+
+    def __repr__(self) -> str:
+        state = "alive" if self.alive else "dead"
+        return f"<{self.name} in {self.process.pid}, {state}{', known' * self.known}{', forgotten' * self.forgotten}>"
+
+
+@dataclass(eq=False)
+class Paper:
+    """A task's file, as its last writer left it."""
+
+    path: Path
+    said: dict[str, Any]
+    writer: Worker | None = None
+    written_s: float = 0.0
+    torn: bool = False
+    given_back: int = 0
+    untold: int = 0
+    """How often it was given back by one who died over it, and was changed before another could see that."""
+    unsettled: bool = False
+
+    @property
+    def key(self) -> str:
+        return f"{self.path.parent.name}/{self.path.stem}"
+
+    def changes(self) -> None:
+        """Somebody is about to write it."""
+        self.untold += self.unsettled
+        self.unsettled = False
+
+
+class World:
+    """A team on a machine, its papers on a disk, and somebody who supervises it, most of the time."""
+
+    def __init__(self, seed: int, pidfds: bool, folder: Path) -> None:
+        self.seed = seed
+        self.chance = random.Random(seed)
+        self.time = Time()
+        self.home = folder / "home"
+        self.claude = self.home / ".claude"
+        self.project = folder / "project"
+        self.planning = self.project / ".yolo-planning"
+        self.paths = Paths(self.project)
+        self.planning.mkdir(parents=True)
+        self.machine = Machine(self.time, pidfds, self.home, self.project, self.wrong)
+        self.workers: list[Worker] = []
+        self.papers: list[Paper] = []
+        self.garbled: dict[Path, bytes] = {}
+        self.locked: dict[Path, float] = {}
+        self.supervision: Supervision | None = None
+        self.supervised_s = 0.0
+        self.jumped_s = 0.0
+        self.story: list[str] = []
+        self.wrongs: list[str] = []
+        self._tasks: anyio.abc.TaskGroup
+        (self.planning / ".agent-pids").touch()
+        for number in range(6):
+            self.paper("red", number)
+
+    def tell(self, text: str) -> None:
+        self.story.append(f"{self.time.s:9.2f}  {text}")
+
+    def wrong(self, text: str) -> None:
+        self.tell(f"WRONG: {text}")
+        self.wrongs.append(text)
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    def run(self, life: Callable[[], Awaitable[object]]) -> None:
+        """Such a life, under a supervisor at first. The test fails with its story if anything was wrong with it."""
+
+        async def whole() -> None:
+            async with anyio.create_task_group() as self._tasks:
+                self.start_supervisor()
+                await life()
+                self._tasks.cancel_scope.cancel()
+
+        with structlog.testing.capture_logs() as log:
+            anyio.run(whole, backend_options={"loop_factory": self.time.loop})
+        self.wrongs += [f"a look failed: {line}" for line in log if line.get("exc_info")]
+        assert not self.wrongs, "\n".join([f"seed {self.seed}:", *self.story[-80:], *self.wrongs])
+
+    async def live(self) -> None:
+        """At random, and quiet now and then."""
+        deeds = {
+            self.hire: 8, self.lead: 3, self.register: 2, self.crash: 7, self.crash_all: 1, self.forget: 1,
+            self.claim: 16, self.resume: 8, self.finish: 6, self.write_slowly: 5, self.garble: 4, self.mend: 4,
+            self.work: 12, self.use_background: 5, self.end_tool: 4, self.stranger: 6, self.reuse_pid: 6, self.reap: 6,
+            self.start_supervisor: 14, self.stop_supervisor: 2, self.kill_supervisor: 3,
+            self.kill_supervisor_at_work: 6, self.jump: 2,
+        }  # fmt: skip
+        for _ in range(ROUNDS):
+            for deed in self.chance.choices(list(deeds), list(deeds.values()), k=DEEDS):
+                await self.spend(self.chance.choice((0.05, 0.3, 1.0, 3.0, 8.0)))
+                deed()
+                self.look()
+                if self.wrongs:
+                    return
+            await self.settle()
+            if self.wrongs:
+                return
+
+    async def spend(self, s: float) -> None:
+        await anyio.sleep(s)
+        self.look()
+
+    def some(self, found: list[Any]) -> Any:
+        return self.chance.choice(found) if found else None
+
+    def living(self, awake: bool = True) -> list[Worker]:
+        """``awake``: no client is at work in its first seconds."""
+        return [w for w in self.workers if w.alive and not (awake and self.time.s - w.born_s < 2.0)]
+
+    def tools(self) -> list[Process]:
+        return [process for process in self.machine.table.values() if process.kind == "tool" and not process.over]
+
+    # -- deeds: agents -------------------------------------------------------------------------------------------
+
+    def hire(self) -> None:
+        """A teammate; perhaps somebody's tool has started it."""
+        names = {worker.name for worker in self.workers if worker.alive}
+        if name := self.some([name for name in TEAM if name not in names]):
+            self.begin(name, self.some(self.tools()) if self.chance.random() < 0.3 else None)
+
+    def begin(self, name: str, below: Process | None = None) -> Worker:
+        """A teammate, whose command line tells what it is."""
+        argv = ["claude", "--agent-id", f"{name}@red", "--agent-name", name, "--team-name", "red"]
+        process = self.machine.start(argv, "agent", below.pid if below else 1)
+        self.note_down(process)
+        return self.join(name, "red", process)
+
+    def join(self, name: str, team: str, process: Process) -> Worker:
+        worker = Worker(name, team, process, self.time.s)
+        process.worker = process.worker or worker
+        self.workers.append(worker)
+        self.tell(f"{name} begins in {process.pid}, child of {process.parent}")
+        return worker
+
+    def note_down(self, process: Process) -> None:
+        """The plugin's own books."""
+        with (self.planning / ".agent-pids").open("a") as book:
+            book.write(f"{process.pid}\n")
+        health = {"pid": process.pid, "role": "dev", "idle_count": 0}
+        self.write(self.planning / ".agent-health" / "dev.json", json.dumps(health).encode())
+
+    def lead(self) -> None:
+        """A session, with teammates inside its own process."""
+        if sum(w.name == "team-lead" and w.alive for w in self.workers) > 1:
+            return
+        process = self.machine.start(["claude"], "agent")
+        session = f"{self.chance.randrange(16**8):08x}-e039"
+        team = f"session-{session[:8]}"
+        said = {"pid": process.pid, "sessionId": session, "cwd": str(self.project), "procStart": str(process.started)}
+        self.write(self.claude / "sessions" / f"{process.pid}.json", json.dumps(said).encode())
+        members = [
+            {"agentId": f"{name}@{team}", "name": name, "tmuxPaneId": pane, "cwd": str(self.project),
+             "backendType": "in-process"}
+            for name, pane in (("team-lead", "leader"), ("mate", "in-process"))
+        ]  # fmt: skip
+        config = {"name": team, "leadAgentId": f"team-lead@{team}", "leadSessionId": session, "members": members}
+        self.write(self.claude / "teams" / team / "config.json", json.dumps(config).encode())
+        for number in range(2):
+            self.paper(team, number)
+        self.join("team-lead", team, process)
+        self.join("mate", team, process)
+
+    def register(self) -> None:
+        """A person has one watched that tells nothing of itself."""
+        if any(w.alive and w.name == "aider" for w in self.workers):
+            return
+        process = self.machine.start(["aider"], "agent")
+        worker = self.join("aider", "red", process)
+        agent = Agent(
+            id="aider@red", name="aider", role="dev", team="red", source="registered", since=self.time.now(),
+            process=process.id, pid=process.pid, claude_dir=self.claude,
+        )  # fmt: skip
+        path = self.paths.agents / supervisor.agent_file(agent)
+        self.person(lambda store: store.commit(Register(key=agent.id, path=path, agent=agent, reason="asked"), "cli"))
+        worker.born_s = self.time.s
+
+    def person(self, deed: Callable[[Store], object]) -> None:
+        store = Store(self.project, self.time, MortalDisk())
+        store.open()
+        deed(store)
+        store.close()
+
+    def crash(self) -> None:
+        if worker := self.some(self.living(awake=False)):
+            self.end(worker)
+
+    def crash_all(self) -> None:
+        for worker in self.living(awake=False):
+            self.end(worker)
+
+    def end(self, worker: Worker) -> None:
+        process = worker.process
+        if process.over:
+            return
+        for tool in self.machine.children(process):
+            self.doom(tool)
+        self.machine.end(process, reaped=self.chance.random() < 0.7)
+        for each in self.workers:
+            if each.process is process:
+                each.over_s = self.time.s
+        self.tell(f"{worker.name} ends in {process.pid}; doomed: {[p.pid for p in self.tools() if p.doomed]}")
+
+    def doom(self, tool: Process) -> None:
+        """It, and what hangs on it, will have to go."""
+        worker = tool.worker
+        if tool.kind == "tool" and tool.known and worker and worker.known and not worker.forgotten:
+            tool.doomed = True
+            for child in self.machine.children(tool):
+                self.doom(child)
+
+    def forget(self) -> None:
+        """A person has one no longer watched."""
+        path = self.some(sorted(self.paths.agents.iterdir()))
+        agent = supervisor.load_agent(path.read_bytes()) if path else None
+        if agent is None:
+            return
+        self.person(lambda store: store.commit(Forget(key=agent.id, path=path, reason="asked"), "cli"))
+        for worker in self.workers:
+            if worker.process.id == agent.process:
+                worker.forgotten = True
+                self.tell(f"a person forgets {worker}")
+        for tool in self.tools():
+            if tool.worker and tool.worker.forgotten:
+                tool.doomed = False
+
+    # -- deeds: tasks --------------------------------------------------------------------------------------------
+
+    def paper(self, team: str, number: int) -> None:
+        metadata = {"x-unknown": [number, {"deep": True}]}
+        path = write_task(self.claude, team, number, metadata=metadata)
+        self.papers.append(Paper(path, json.loads(path.read_text())))
+
+    def write(self, path: Path, data: bytes) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        os.utime(path, (self.time.time(), self.time.time()))
+
+    def lock(self, paper: Paper) -> Path | None:
+        """The client's lock of the file, if it can be had; one that nobody has refreshed for long is no lock."""
+        lock = paper.path.with_name(paper.path.name + ".lock")
+        if lock.exists():
+            if self.time.s - self.locked.setdefault(lock, self.time.s) < 10.0:
+                return None
+            lock.rmdir()
+        self.locked.pop(lock, None)
+        lock.mkdir()
+        return lock
+
+    def change(self, paper: Paper, worker: Worker, status: str) -> None:
+        said = {**paper.said, "status": status, "owner": worker.name}
+        lock = self.lock(paper)
+        if lock is not None:
+            paper.changes()
+            self.write(paper.path, json.dumps(said, indent=2).encode())
+            lock.rmdir()
+            paper.said, paper.writer, paper.written_s = said, worker, self.time.s
+            self.tell(f"{paper.key} is {status} by {worker}")
+
+    def legible(self, team: str | None = None) -> list[Paper]:
+        papers = [paper for paper in self.papers if not paper.torn and paper.path not in self.garbled]
+        return [paper for paper in papers if team in (None, paper.path.parent.name)]
+
+    def claim(self) -> None:
+        worker = self.some(self.living())
+        pending = [p for p in self.legible(worker.team) if p.said["status"] == "pending"] if worker else []
+        if paper := self.some(pending):
+            self.change(paper, worker, "in_progress")
+
+    def own(self, worker: Worker) -> list[Paper]:
+        """The papers at work that bear its name, a predecessor's too."""
+        return [
+            p for p in self.legible(worker.team) if p.said["status"] == "in_progress" and p.said["owner"] == worker.name
+        ]
+
+    def resume(self) -> None:
+        """One takes over what its predecessor of that name was at: it writes the very same bytes."""
+        heirs = [
+            (worker, paper) for worker in self.living() for paper in self.own(worker)
+            if paper.writer and not paper.writer.alive
+        ]  # fmt: skip
+        if found := self.some(heirs):
+            worker, paper = found
+            self.change(paper, worker, "in_progress")
+
+    def finish(self) -> None:
+        worker = self.some(self.living())
+        if worker and (paper := self.some([p for p in self.own(worker) if p.writer is worker])):
+            self.change(paper, worker, "completed")
+
+    def write_slowly(self) -> None:
+        """One is at its file for a while, and may crash over it."""
+        worker = self.some(self.living())
+        if worker and (paper := self.some([p for p in self.own(worker) if p.writer is worker])):
+            self._tasks.start_soon(self._write_slowly, worker, paper)
+
+    async def _write_slowly(self, worker: Worker, paper: Paper) -> None:
+        if paper.torn or (lock := self.lock(paper)) is None:
+            return
+        paper.torn = True
+        whole = json.dumps(paper.said, indent=2).encode()
+        self.write(paper.path, whole[: self.chance.randrange(len(whole))])
+        self.tell(f"{worker} is writing {paper.key}")
+        await anyio.sleep(self.chance.choice((0.2, 3.0, 15.0)))
+        if worker.alive:
+            self.write(paper.path, whole)
+            lock.rmdir()
+            paper.torn, paper.written_s = False, self.time.s
+            self.tell(f"{worker} has written {paper.key}")
+
+    def garble(self, path: Path | None = None) -> None:
+        """Something writes garbage over a file."""
+        found = [paper.path for paper in self.legible()]
+        for folder in (self.paths.agents, self.planning / ".agent-health", self.claude / "sessions"):
+            found += sorted(folder.glob("*.json"))
+        found += sorted((self.claude / "teams").glob("*/config.json"))
+        found += self.planning.glob(".agent-pids")
+        path = path or self.some([path for path in found if path not in self.garbled])
+        if path is not None:
+            self.garbled[path] = path.read_bytes()
+            for paper in self.papers:
+                if paper.path == path:
+                    paper.changes()
+            for tool in self.tools():
+                if path.parent == self.paths.agents and self.hidden(tool):
+                    tool.known = tool.doomed = False
+            self.write(path, self.chance.choice((b"", b"{", b"\xff\xfe\0garbage", b"[]", b'"' * 9999)))
+            self.tell(f"{path.parent.name}/{path.name} is garbled")
+
+    def mend(self) -> None:
+        """A person puts a garbled file right, unless somebody has replaced it meanwhile."""
+        path = self.some(list(self.garbled))
+        if path is not None:
+            before = self.garbled.pop(path)
+            if path.exists() and load_object(path.read_bytes()) is None:
+                self.write(path, before)
+            self.tell(f"{path.parent.name}/{path.name} is mended")
+
+    # -- deeds: processes ----------------------------------------------------------------------------------------
+
+    def work(self) -> None:
+        """An agent, or one of its tools, starts a process."""
+        if parent := self.some([worker.process for worker in self.living()] + self.tools()):
+            self.use_tool(parent)
+
+    def use_tool(self, parent: Process, ears: Ears | None = None) -> Process:
+        ears = ears or self.chance.choices(EARS, (6, 3, 1))[0]
+        tool = self.machine.start(["bash"], "tool", parent.pid, ears=ears, worker=parent.worker)
+        tool.background = parent.background
+        self.tell(f"{parent.pid} starts tool {tool.pid}, its ears are {ears}")
+        return tool
+
+    def end_tool(self, tool: Process | None = None) -> None:
+        """One ends by itself. What it had started lives on in the background."""
+        if tool := tool or self.some(self.tools()):
+            for each in self.machine.descendants(tool):
+                if each.kind == "tool" and each.worker is tool.worker:
+                    each.background |= bool(tool.worker and tool.worker.alive)
+                    each.doomed = False
+            self.machine.end(tool)
+            self.tell(f"tool {tool.pid} ends")
+
+    def use_background(self) -> None:
+        """A shell starts something and ends, as for ``server &``; its agent may crash the moment after."""
+        if worker := self.some(self.living()):
+            self._tasks.start_soon(self._use_background, worker, self.chance.random() < 0.3)
+
+    async def _use_background(self, worker: Worker, crash: bool) -> None:
+        shell = self.use_tool(worker.process, "good")
+        self.use_tool(shell)
+        await anyio.sleep(self.chance.choice((0.02, 1.3, 4.0)))
+        if not shell.over:
+            self.end_tool(shell)
+            if crash:
+                self.end(worker)
+
+    def stranger(self) -> None:
+        others = [p for p in self.machine.table.values() if p.kind == "stranger" and p.pid not in (1, os.getpid())]
+        if self.chance.random() < 0.5 or not others:
+            self.machine.start(["vim"], "stranger", self.some([1, *(p.pid for p in others)]))
+        else:
+            self.machine.end(self.some(others))
+
+    def reuse_pid(self) -> None:
+        """A stranger gets the pid of one that is gone."""
+        gone = [w.process.pid for w in self.workers[-8:] if w.process.pid not in self.machine.table]
+        if (pid := self.some(gone)) is not None:
+            self.machine.start(["vim"], "stranger", pid=pid)
+            self.tell(f"a stranger has pid {pid} now")
+
+    def reap(self) -> None:
+        for process in list(self.machine.table.values()):
+            if process.over:
+                self.machine.reap(process)
+
+    def jump(self, s: float | None = None) -> None:
+        """The wall clock is set; not twice while nobody supervises: nobody could know where it had been in between."""
+        if self.supervised() or self.jumped_s < self.supervised_s:
+            self.time.wall_s += s or self.chance.choice((-86400.0, -7.0, 7.0, 3600.0))
+            self.jumped_s = self.time.s
+            self.tell("the wall clock jumps")
+
+    def let_loose(self) -> None:
+        """What hangs on nothing any more was known to the last supervisor only."""
+        for tool in self.tools():
+            if tool.loose:
+                for each in (tool, *self.machine.descendants(tool)):
+                    each.doomed = False
+
+    # -- deeds: the supervisor -----------------------------------------------------------------------------------
+
+    def supervised(self) -> bool:
+        return self.supervision is not None and not self.supervision.over
+
+    def start_supervisor(self) -> None:
+        if not self.supervised():
+            self.tell("the supervisor starts")
+            for paper in self.papers:
+                paper.unsettled = False
+            self.supervision = Supervision(self)
+            self._tasks.start_soon(self.supervision.run)
+
+    def stop_supervisor(self) -> None:
+        if self.supervision is not None and not self.supervision.over:
+            self.tell("the supervisor stops")
+            self.supervision.stop()
+
+    def kill_supervisor(self) -> None:
+        if self.supervision is not None and not self.supervision.over:
+            self.tell("the supervisor is killed")
+            self.supervision.kill()
+
+    def kill_supervisor_at_work(self, operations: int | None = None) -> None:
+        """It will die at one of its next operations on the disk."""
+        if self.supervision is not None and not self.supervision.over:
+            self.tell("the supervisor will be killed at work")
+            self.supervision.disk.lives = operations or self.chance.randrange(1, 40)
+
+    # -- what must always hold -----------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        for paper in self.legible():
+            self.look_at(paper)
+        everyone: list[Worker | Process] = [*self.living(awake=False), *self.tools()]
+        for each in everyone:
+            if self.hidden(each):
+                each.shown_s = self.time.s
+            elif self.supervision is not None and not self.supervision.over:
+                seen_s = self.time.s - max(each.born_s, each.shown_s, self.supervision.since_s)
+                each.known |= seen_s > KNOWN_S
+
+    def hidden(self, one: Worker | Process) -> bool:
+        """Whether the file that tells of the agent cannot be read now."""
+        worker = one if isinstance(one, Worker) else one.worker
+        pid = worker.process.pid if worker else 0
+        return any(path.name == f"{pid}.json" or f"~{pid}-" in path.name for path in self.garbled)
+
+    def look_at(self, paper: Paper) -> None:
+        said = load_object(paper.path.read_bytes()) if paper.path.exists() else None
+        back = {key: value for key, value in paper.said.items() if key != "owner"} | {"status": "pending"}
+        if said == paper.said:
+            return
+        if said != back or paper.said["status"] != "in_progress":
+            self.wrong(f"{paper.key} said {paper.said}, and now {said}")
+        elif paper.writer and paper.writer.alive and not paper.writer.forgotten:
+            self.wrong(f"{paper.key} was taken from {paper.writer}")
+        else:
+            paper.said, paper.writer = back, None
+            paper.given_back += 1
+            paper.unsettled = not self.supervised()
+            self.tell(f"{paper.key} was given back")
+
+    async def settle(self) -> None:
+        """Nobody does anything any more; people mend what was garbled; the supervisor has its time."""
+        self.tell("all becomes quiet")
+        while self.garbled:
+            self.mend()
+        await anyio.sleep(20.0)
+        for paper in self.papers:
+            if paper.torn:
+                self.write(paper.path, json.dumps(paper.said, indent=2).encode())
+                paper.torn = False
+        if self.supervised():
+            assert self.supervision is not None
+            self.supervision.disk.lives = float("inf")
+        self.start_supervisor()
+        await anyio.sleep(120.0)
+        self.look()
+        self.look_at_the_end()
+
+    def look_at_the_end(self) -> None:
+        for paper in self.papers:
+            bearers = [
+                w for w in self.workers
+                if (w.name, w.team) == (paper.said.get("owner"), paper.path.parent.name) and w.over_s >= paper.written_s
+            ]  # fmt: skip
+            if paper.said["status"] == "in_progress" and all(
+                w.known and not w.alive and not w.forgotten for w in bearers
+            ):
+                self.wrong(f"{paper.key} is still in progress, of {bearers}")
+        for tool in self.tools():
+            if tool.doomed and tool.ears != "dead":
+                self.wrong(f"{tool} was left behind")
+        records = [supervisor.load_agent(path.read_bytes()) for path in self.paths.agents.iterdir()]
+        running = {w.process.id: w for w in self.living()}
+        for agent in records:
+            if agent is None or agent.process not in running:
+                self.wrong(f"there is still a record of {agent}")
+        recorded = {agent.process for agent in records if agent}
+        for process, worker in running.items():
+            if worker.known and not worker.forgotten and process not in recorded:
+                self.wrong(f"{worker} is not watched")
+        at_work = {pid for pid, process in self.machine.table.items() if not process.over}
+        if gone := {int(pid) for pid in (self.planning / ".agent-pids").read_text().split()} - at_work:
+            self.wrong(f"the plugin's books still name {gone}")
+        self.look_at_the_journal()
+
+    def look_at_the_journal(self) -> None:
+        told = Counter(entry["key"] for _, entry in history(self.paths.journal) if entry["action"] == "requeued")
+        journal = Journal(self.paths.journal, Disk(), self.paths.folder / "quarantine")
+        journal.load()
+        if told != journal.requeues:
+            self.wrong(f"the journal tells {told} and counts {journal.requeues}")
+        for paper in self.papers:
+            if not paper.given_back - paper.untold <= told[paper.key] <= paper.given_back:
+                self.wrong(f"{paper.key} was given back {paper.given_back} times, the journal tells {told[paper.key]}")
+
+
+@pytest.fixture
+def world_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., World]:
+    """Makes a world whose time is the program's."""
+    if sys.platform != "linux":
+        pytest.skip("the machine is made of Linux's descriptors")
+
+    def make(seed: int = 0, pidfds: bool = True) -> World:
+        world = World(seed, pidfds, tmp_path / str(seed))
+        for module in (census, files, roster, runner):
+            monkeypatch.setattr(module, "time", world.time)
+        # the plugin's lock over its pids is the whole machine's: here it is the world's own
+        defaults = DropPids.__init__.__kwdefaults__
+        assert defaults
+        monkeypatch.setitem(defaults, "pid_lock", tmp_path / "pid-lock")
+        return world
+
+    return make
+
+
+@pytest.mark.parametrize("pidfds", [True, False], ids=["with pidfds", "without pidfds"])
+@pytest.mark.parametrize("seed", range(LIVES))
+def test_whatever_happens_to_a_team_nothing_is_harmed_and_all_is_healed(
+    seed: int, pidfds: bool, world_of: Callable[..., World]
+) -> None:
+    world = world_of(seed, pidfds)
+    world.run(world.live)
+
+
+# -- stories that it has told, each as short as it can be ---------------------------------------------------------
+
+
+@pytest.fixture
+def world(world_of: Callable[..., World]) -> World:
+    return world_of()
+
+
+def test_an_agent_that_a_leftover_starts_in_its_grace_period_lives_on(world: World) -> None:
+    async def story() -> None:
+        dev = world.begin("dev-1")
+        tool = world.use_tool(dev.process, "deaf")
+        await world.spend(KNOWN_S + 1)
+        world.end(dev)
+        await world.spend(2.0)
+        world.begin("dev-2", tool)
+        await world.settle()
+
+    world.run(story)
+
+
+def test_what_a_tool_had_sent_to_the_background_lives_on_though_its_agent_died_the_moment_after(world: World) -> None:
+    async def story() -> None:
+        dev = world.begin("dev-1")
+        shell = world.use_tool(dev.process, "good")
+        server = world.use_tool(shell, "good")
+        await world.spend(KNOWN_S + 1)
+        world.end_tool(shell)
+        world.end(dev)
+        await world.settle()
+        assert not server.over
+
+    world.run(story)
+
+
+def test_leftovers_are_remembered_by_the_next_supervisor_but_one(world: World) -> None:
+    async def story() -> None:
+        dev, other = world.begin("dev-1"), world.begin("dev-2")
+        for each in (dev, other):
+            world.use_tool(each.process, "deaf")
+        await world.spend(KNOWN_S + 1)
+        world.kill_supervisor()
+        await world.spend(1.0)
+        world.end(dev)
+        world.start_supervisor()
+        await world.spend(7.0)
+        world.kill_supervisor()
+        await world.settle()
+
+    world.run(story)
+
+
+def test_a_record_that_could_not_be_read_at_first_counts_when_it_can(world: World) -> None:
+    async def story() -> None:
+        dev = world.begin("dev-1")
+        await world.spend(KNOWN_S + 1)
+        world.change(world.papers[0], dev, "in_progress")
+        world.kill_supervisor()
+        await world.spend(1.0)
+        (record,) = world.paths.agents.iterdir()
+        world.garble(record)
+        world.end(dev)
+        world.start_supervisor()
+        await world.spend(20.0)
+        await world.settle()
+
+    world.run(story)
+
+
+def test_a_successors_task_is_its_own_though_the_wall_clock_was_set_back_before_it_claimed_it(world: World) -> None:
+    async def story() -> None:
+        first = world.begin("dev-1")
+        await world.spend(KNOWN_S + 1)
+        world.garble(world.papers[5].path)  # so that the case stays open
+        world.end(first)
+        second = world.begin("dev-1")
+        await world.spend(KNOWN_S + 1)
+        world.jump(-3600.0)
+        world.change(world.papers[0], second, "in_progress")
+        await world.settle()
+
+    world.run(story)
+
+
+def test_a_successors_task_is_its_own_though_the_wall_clock_was_set_on_before_it_was_ever_seen(world: World) -> None:
+    async def story() -> None:
+        first = world.begin("dev-1")
+        await world.spend(KNOWN_S + 1)
+        world.kill_supervisor()
+        await world.spend(1.0)
+        world.end(first)
+        second = world.begin("dev-1")
+        await world.spend(5.0)
+        world.change(world.papers[0], second, "in_progress")
+        world.jump(3600.0)
+        await world.settle()
+
+    world.run(story)
+
+
+@pytest.mark.parametrize("operations", range(1, 24))
+def test_a_promise_about_a_dead_agents_task_is_not_kept_when_its_successor_is_at_it(
+    operations: int, world: World
+) -> None:
+    async def story() -> None:
+        first = world.begin("dev-1")
+        await world.spend(KNOWN_S + 1)
+        world.change(world.papers[0], first, "in_progress")
+        await world.spend(KNOWN_S)
+        world.kill_supervisor_at_work(operations)
+        world.end(first)
+        await world.spend(8.0)
+        world.kill_supervisor()
+        second = world.begin("dev-1")
+        for _ in range(2):  # the killed one's lock is in its way at first
+            await world.spend(11.0)
+            world.change(world.papers[0], second, "in_progress")
+        await world.settle()
+
+    world.run(story)
