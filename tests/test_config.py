@@ -196,7 +196,7 @@ def test_a_mistake_is_told_with_the_file_that_it_stands_in(world: World, which: 
 
 @pytest.mark.parametrize(
     ("text", "line"),
-    [("mode = \n", ":1"), ("\n[agents\n", ":2"), ("mode = 1\nmode = 2\n", ":2"), ("a\n", ":1"), ("x = [1,\n", "")],
+    [("mode = \n", ":1"), ("\n[agents\n", ":2"), ("mode = 1\nmode = 2\n", ":2"), ("a\n", ":1"), ("x = [1,\n", ":1")],
 )
 def test_what_is_no_toml_is_told_with_its_line(world: World, text: str, line: str) -> None:
     world.projects.write_text(text)

@@ -9,6 +9,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -255,7 +256,7 @@ def test_d7_when_the_entry_of_a_pane_goes_its_agent_and_the_pane_are_gone(team: 
     panes = team.planning / ".agent-panes"
     panes.write_text(f"{stays} %0\n{goes} %1\n")
 
-    team.processes.kernel.hold(team.identity(goes)).signal(9)  # type: ignore[union-attr]
+    os.kill(goes, signal.SIGKILL)
 
     team.wait_healed("dev-2")
     assert panes.read_text() == f"{stays} %0\n"

@@ -216,14 +216,13 @@ class Daemon:
 
     def _open_projects(self) -> int:
         """Open all that are wanted. The exit code if none could be, else 0. ConfigError if that is why."""
-        wrong: list[ConfigError] = []
+        wrong: dict[Path, ConfigError] = {}
         held = False
         for path in self.wanted(self.config):
             try:
                 config = self._load(path)
             except ConfigError as error:
-                wrong.append(error)
-                self._log.error("trouble", where="project", project=str(path), error=str(error))
+                wrong[path] = error
                 continue
             project = self.projects[path] = Project(path, config, self.rooms, self._rewatch)
             try:
@@ -232,10 +231,12 @@ class Daemon:
                 held |= isinstance(error, Held)
                 project.trouble = str(error)
                 self._log.error("trouble", where="project", project=str(path), error=str(error))
+        if wrong and not self.projects:
+            raise next(iter(wrong.values()))
+        for path, mistake in wrong.items():
+            self._log.error("trouble", where="project", project=str(path), error=str(mistake))
         if any(project.runner for project in self.projects.values()):
             return EX_OK
-        if wrong and not self.projects:
-            raise wrong[0]
         return EX_TEMPFAIL if held else EX_NO
 
     def _sample_s(self) -> float:

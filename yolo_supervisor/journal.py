@@ -153,7 +153,7 @@ class Journal:
     def load(self) -> None:
         """Read the journal as far as it is, without a lock and without changing anything (for readers)."""
         try:
-            data = read(self.path, LIMIT) or b""
+            data = (read(self.path, LIMIT) or b"")[self._offset :]
         except OSError as error:
             self.unreadable = str(error)
         else:

@@ -91,7 +91,11 @@ class Lease:
 
 def iso(moment: datetime) -> str:
     """The moment as ISO 8601 in UTC with ``Z``, to the microsecond, as all our JSON tells times."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    try:
+        moment = moment.astimezone(UTC)
+    except OverflowError:  # the first or last day there is: nobody minds the zone
+        moment = moment.replace(tzinfo=UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def from_iso(text: str) -> datetime:
