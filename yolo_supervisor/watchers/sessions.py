@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -15,7 +15,7 @@ from yolo_supervisor.processes import Processes
 from yolo_supervisor.records import Agent, Liveness, ProcessId
 from yolo_supervisor.roster import Roster
 from yolo_supervisor.store import Paths
-from yolo_supervisor.tmux import Server, Tmux
+from yolo_supervisor.tmux import PaneState, Server, Tmux
 from yolo_supervisor.watchers import Remedy
 
 LOOKS_APART_S = 5.0
@@ -240,16 +240,21 @@ class SessionsWatcher:
             server = answers.get(agent.pane.socket)
             if server is None or server.pid != agent.pane.server_pid:
                 continue  # no answer, or another server on that socket: unknown, and nothing follows from it
+            place = (server.socket, server.pid, agent.pane.pane)
             pane = server.panes.get(agent.pane.pane)
             if pane is None or not pane.sessions:
-                orphans.append(agent)
+                if self._panes.get(place) == agent.id:
+                    orphans.append(agent)
+            elif not self._lives_in(agent, pane):
+                continue  # it was started from there, and lives in a terminal of its own
+            else:
+                self._panes[place] = agent.id
             shown = pane.sessions if pane else ()  # a linked window is in several: attached to one is attached
             for session in [s for s in shown if server.attached.get(s)] or shown:
                 key = (server.socket, server.pid, session)
                 found.setdefault(key, []).append(agent)
                 servers[key] = server
         at_work = self._at_work(placed) if found else frozenset()
-        self._panes |= {(p.socket, p.server_pid, p.pane): agent.id for agent in placed if (p := agent.pane)}
         return Look(
             sessions=tuple(
                 SessionState(
@@ -262,13 +267,28 @@ class SessionsWatcher:
                 for key, agents in found.items()
             ),
             orphans=tuple(orphans),
-            ended=tuple(self._ended(answers)),
+            ended=tuple(self._ended(answers, {agent.id for agent in placed})),
             agents=len(placed),
             watchdog=self.watchdog(),
         )
 
-    def _ended(self, answers: Mapping[str, Server | None]) -> Iterator[PaneEnd]:
-        """The panes that agents of ours lived in and that tmux keeps as dead; those that are gone are forgotten."""
+    def _lives_in(self, agent: Agent, pane: PaneState) -> bool:
+        """Whether the agent is, or descends from, the process of the pane: ``TMUX`` alone is inherited by anybody."""
+        pid, seen = agent.process.pid if agent.process else 0, set[int]()
+        while pid > 1 and pid not in seen:
+            if pid == pane.pid:
+                return True
+            seen.add(pid)
+            try:
+                facts = self._processes.kernel.facts(pid)
+            except OSError:
+                return False
+            pid = facts.parent if facts else 0
+        return False
+
+    def _ended(self, answers: Mapping[str, Server | None], living: Collection[str]) -> Iterator[PaneEnd]:
+        """The panes that agents of ours lived in and that tmux keeps as dead. One that is gone is forgotten with its
+        agent: as long as that lives, it is an orphan."""
         for (socket, server_pid, name), agent in list(self._panes.items()):
             server = answers.get(socket)
             if server is None:
@@ -277,6 +297,8 @@ class SessionsWatcher:
                 continue
             pane = server.panes.get(name) if server.pid == server_pid else None
             if pane is None:
+                if agent in living:
+                    continue
                 del self._panes[socket, server_pid, name]
             elif pane.dead and (pane.status is not None or pane.signal is not None):
                 session = server.names.get(pane.sessions[0], pane.sessions[0])
