@@ -817,7 +817,9 @@ def test_a_dead_agents_tasks_are_those_at_work_that_bear_its_name_in_its_own_lis
     assert claimed(world) == {"red/1": False, "red/2": False}
 
 
-def test_a_task_is_doubtful_while_a_namesake_lives_whatever_the_time_of_its_file(world: World, children: Children) -> None:
+def test_a_task_is_doubtful_while_a_namesake_lives_whatever_the_time_of_its_file(
+    world: World, children: Children
+) -> None:
     dead_dev(world)
     before = write_task(world.claude, "red", 1, owner="dev-1", status="in_progress")
     after = write_task(world.claude, "red", 2, owner="dev-1", status="in_progress")

@@ -27,8 +27,10 @@ StartDaemon = Callable[..., RunningDaemon]
 
 
 @pytest.fixture
-def team(project: Path, claude_home: Path, children: Children, daemon: StartDaemon) -> Team:
-    return Team(project, claude_home, children, daemon)
+def team(project: Path, claude_home: Path, children: Children, daemon: StartDaemon) -> Iterator[Team]:
+    started = Team(project, claude_home, children, daemon)
+    yield started
+    started.end()
 
 
 @pytest.fixture
@@ -234,7 +236,7 @@ def test_the_cleanup_of_a_team_killed_my_own_session_beside_it(team: Team, tmux:
     tmux.session("rest")
     agent = team.pane_agent(tmux, "work", "dev-1")
     line = f"cd {team.project} && trap '' HUP && exec {mine} 600"
-    person = int(tmux("split-window", "-d", "-P", "-F", "#{pane_pid}", "-t", "=work:0", line))
+    person = team.mind(int(tmux("split-window", "-d", "-P", "-F", "#{pane_pid}", "-t", "=work:0", line))).pid
     wait_until(lambda: "claude" in team.processes.kernel.argv(person)[0], "my own session to start")
 
     tmux("kill-session", "-t", "=work")
@@ -242,7 +244,6 @@ def test_the_cleanup_of_a_team_killed_my_own_session_beside_it(team: Team, tmux:
     team.wait_healed("dev-1")
     assert not team.alive(agent)
     assert team.alive(person)
-    os.kill(person, signal.SIGKILL)
 
 
 def test_agents_of_the_same_name_in_another_project_were_cleaned_up_with_mine(
@@ -341,15 +342,13 @@ def test_my_agent_died_and_the_servers_that_it_had_started_ate_all_memory(team: 
     flags = ("--agent-id", "dev-1@red", "--agent-name", "dev-1", "--team-name", "red")
     agent = team.children.start(sys.executable, "-c", WITH_TOOLS, *flags, cwd=team.project)
     assert agent.stdout is not None
-    tools = [team.identity(int(word)) for word in agent.stdout.readline().split()]
-    handles = [team.processes.kernel.hold(tool) for tool in tools]
+    tools = [team.mind(int(word)) for word in agent.stdout.readline().split()]
     wait_until(lambda: all(str(tool.pid) in sampled(team) for tool in tools), "them to be seen in its tree")
 
     agent.kill()
 
     team.wait_healed("dev-1")
-    left = [handle for handle in handles if handle and handle.signal(signal.SIGKILL) and not handle.over()]
-    assert [tool.pid for tool in tools if team.alive(tool.pid)] == left == []
+    assert [tool.pid for tool in tools if team.alive(tool.pid)] == []
     (ending,) = team.running.did("terminated", "dev-1@red")
     assert set(ending["evidence"]["terminated"] + ending["evidence"]["killed"]) == {tool.pid for tool in tools}
 

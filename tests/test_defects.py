@@ -55,6 +55,7 @@ class Team:
         self._start = start
         self._probes = 0
         self._tasks = 0
+        self._minded: list[ProcessId] = []
         self.running: RunningDaemon
 
     def supervise(self, config: str = QUICK) -> RunningDaemon:
@@ -77,7 +78,7 @@ class Team:
         body = f"{program}\nopen({str(ready)!r}, 'w')\nimport time\ntime.sleep(600)"
         flags = f"--agent-id {name}@red --agent-name {name} --team-name red"
         line = f"cd {self.project} && trap '' HUP && exec {sys.executable} -c {shlex.quote(body)} {flags}"
-        pid = tmux.session(session, line)
+        pid = self.mind(tmux.session(session, line)).pid
         wait_until(ready.exists, f"{name} to start")
         self.wait_known(name, "red")
         return pid
@@ -106,6 +107,18 @@ class Team:
         process = self.processes.identify(pid)
         assert process is not None
         return process
+
+    def mind(self, pid: int) -> ProcessId:
+        """See to it that this process, which is not our child, ends with the test."""
+        process = self.identity(pid)
+        self._minded.append(process)
+        return process
+
+    def end(self) -> None:
+        for process in self._minded:
+            if (handle := self.processes.kernel.hold(process)) is not None:
+                handle.signal(signal.SIGKILL)
+                handle.close()
 
     def record(self, name: str, process: ProcessId, **more: Any) -> None:
         """An agent as an earlier daemon has written it down."""
@@ -136,8 +149,10 @@ def given_back(task: Path) -> bool:
 
 
 @pytest.fixture
-def team(project: Path, claude_home: Path, children: Children, daemon: StartDaemon) -> Team:
-    return Team(project, claude_home, children, daemon)
+def team(project: Path, claude_home: Path, children: Children, daemon: StartDaemon) -> Iterator[Team]:
+    started = Team(project, claude_home, children, daemon)
+    yield started
+    started.end()
 
 
 @pytest.fixture

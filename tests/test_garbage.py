@@ -474,7 +474,7 @@ def test_wrong_values_everywhere_leave_no_command_without_an_answer(
 
 
 PID = os.getpid()
-TREES = [
+TREES: list[object] = [
     None, 5, "x", [5], [[]], [[1]], [[1, 2, 3, 4]], [["x", "y", "z"]], [[None, None, None]], [[float("inf"), 1, PID]],
     [[float("nan"), 1, PID]], [[2**64, 1, PID]], [[-1, 1, PID]], [[0, 0, PID]], {"a": 1},
 ]  # fmt: skip

@@ -383,29 +383,56 @@ async def test_each_agent_is_terminated_once_however_often_its_window_is_shown(s
     assert await scene.terminated_after(GRACE_S) == [dev.id]
 
 
-async def test_an_agent_that_outlived_its_session_is_terminated(scene: Scene, tmp_path: Path) -> None:
+@pytest.fixture
+def deaf(tmp_path: Path) -> Iterator[Callable[[str], str]]:
+    """A program that lives on when its terminal goes, until the test is over; ready when the named file is there."""
     os.mkfifo(tmp_path / "lifeline")
     lifeline = os.open(tmp_path / "lifeline", os.O_RDWR)
+    yield lambda ready: f"trap '' HUP; : > {tmp_path}/{ready}; exec cat {tmp_path}/lifeline"
+    os.close(lifeline)
+
+
+async def test_an_agent_that_outlived_its_session_is_terminated(
+    scene: Scene, tmp_path: Path, deaf: Callable[[str], str]
+) -> None:
     scene.tmux.session("rest")
-    program = f"trap '' HUP; : > {tmp_path}/ready; exec cat {tmp_path}/lifeline"
-    dev = scene.agent("dev", scene.tmux.session("work", program), "%1")
+    dev = scene.agent("dev", scene.tmux.session("work", deaf("ready")), "%1")
     wait_until((tmp_path / "ready").exists, "the agent to be deaf to its terminal's end")
+    assert await scene.after(1.0) == []
 
     scene.tmux("kill-session", "-t", "=work")
 
     assert await scene.after(1.0) == [], "one look is not enough"
     assert await scene.terminated_after(1.0) == [dev.id]
     assert await scene.objection(dev) is None
-    os.close(lifeline)
 
 
-async def test_many_at_once_are_only_gone_at_the_third_look(scene: Scene, children: Children) -> None:
+async def test_many_at_once_are_only_gone_at_the_third_look(
+    scene: Scene, tmp_path: Path, deaf: Callable[[str], str]
+) -> None:
     scene.tmux.session("rest")
-    team = [scene.agent(f"dev-{n}", children.start("sleep", "600").pid, f"%{n + 10}") for n in range(5)]
+    team = [scene.agent(f"dev-{n}", scene.tmux.session(f"work-{n}", deaf(f"ready-{n}")), f"%{n + 1}") for n in range(5)]
+    wait_until(lambda: len(list(tmp_path.glob("ready-*"))) == 5, "all to be deaf to their terminals' end")
+    assert await scene.after(1.0) == []
+
+    for n in range(5):
+        scene.tmux("kill-session", "-t", f"=work-{n}")
 
     assert await scene.after(1.0) == []
     assert [(action.kind, action.key) for action in await scene.after(1.0)] == [("session", "all")]
     assert await scene.terminated_after(1.0) == [each.id for each in team]
+
+
+async def test_an_agent_that_only_inherited_its_pane_is_never_an_orphan(scene: Scene, children: Children) -> None:
+    scene.tmux.session("rest")
+    scene.tmux.session("work")
+    scene.agent("dev", children.start("sleep", "600").pid, "%1")
+    assert await scene.after(1.0) == []
+
+    scene.tmux("kill-session", "-t", "=work")
+
+    assert await scene.after(1.0) == []
+    assert await scene.after(1.0) == []
 
 
 async def test_an_agent_that_has_left_meanwhile_is_no_objection_to_ending_what_it_left(scene: Scene) -> None:
