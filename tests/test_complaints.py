@@ -13,7 +13,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ from test_defects import QUICK, Team, given_back, health_of
 from test_tmux import PrivateTmux
 
 from conftest import Children, RunningDaemon, read_task, wait_until, write_task
-from yolo_supervisor.records import Pane, ProcessId, iso
+from yolo_supervisor.records import Pane, ProcessId
 
 StartDaemon = Callable[..., RunningDaemon]
 
@@ -46,19 +45,6 @@ def long_ago(path: Path) -> Path:
     """The file as nobody has touched it for a day."""
     os.utime(path, (time.time() - 86400, time.time() - 86400))
     return path
-
-
-def wait_sessions_looked_at(team: Team) -> None:
-    """Until the sessions have been looked at again, from the beginning of a look to its end."""
-
-    def looked_at() -> str:
-        (watcher,) = (each for each in team.status()["watchers"] if each["name"] == "sessions")
-        return watcher["last_tick_at"] or ""
-
-    ends = {iso(datetime.now(UTC))}
-    while len(ends) < 3:  # the first may have begun before
-        team.wait_looks(1)  # each heals an agent, and after each the daemon tells how its watchers fare
-        ends.add(max(looked_at(), *ends))
 
 
 # -- 1: killed because idle ---------------------------------------------------------------------------------------
@@ -108,7 +94,7 @@ def test_my_agent_was_killed_although_i_was_back(team: Team, tmux: PrivateTmux) 
     note_it = f"import signal; signal.signal(signal.SIGTERM, lambda *_: open({str(noted)!r}, 'w'))"
     agent = team.pane_agent(tmux, "work", "dev-1", note_it)
     me = tmux.person("work")
-    wait_sessions_looked_at(team)
+    team.wait_sessions_looked_at()
     tmux.leave(me)
     wait_until(noted.exists, "the agent to be asked to leave")
 
@@ -238,6 +224,7 @@ def test_the_cleanup_of_a_team_killed_my_own_session_beside_it(team: Team, tmux:
     line = f"cd {team.project} && trap '' HUP && exec {mine} 600"
     person = team.mind(int(tmux("split-window", "-d", "-P", "-F", "#{pane_pid}", "-t", "=work:0", line))).pid
     wait_until(lambda: "claude" in team.processes.kernel.argv(person)[0], "my own session to start")
+    team.wait_sessions_looked_at()
 
     tmux("kill-session", "-t", "=work")
 
@@ -297,7 +284,7 @@ def test_i_looked_at_another_window_and_my_agent_was_killed(team: Team, tmux: Pr
     tmux("new-window", "-t", "=watched", "sleep 600")
     tmux.person("watched")
     two, three = tmux.person("watched"), tmux.person("left")
-    wait_sessions_looked_at(team)
+    team.wait_sessions_looked_at()
 
     tmux.leave(two)
     tmux.leave(three)
@@ -312,7 +299,7 @@ def test_i_detached_and_my_agent_was_killed_although_i_had_asked_to_be_told_only
     team.supervise(f'{QUICK}on_detach = "notify"\n')
     agent = team.pane_agent(tmux, "work", "dev-1")
     me = tmux.person("work")
-    wait_sessions_looked_at(team)
+    team.wait_sessions_looked_at()
 
     tmux.leave(me)
 

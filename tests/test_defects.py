@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from conftest import LIMIT_S, Children, RunningDaemon, read_task, wait_until, wr
 from yolo_supervisor.formats import supervisor, yolo
 from yolo_supervisor.kernel import kernel
 from yolo_supervisor.processes import Processes
-from yolo_supervisor.records import Agent, ProcessId, from_iso
+from yolo_supervisor.records import Agent, ProcessId, from_iso, iso
 from yolo_supervisor.store import Paths, Store
 
 PROGRAM = (sys.executable, "-m", "yolo_supervisor")
@@ -99,6 +100,18 @@ class Team:
             name = f"probe-{self._probes}"
             self.agent(name, team="probes").kill()
             self.wait_healed(name, "probes")
+
+    def wait_sessions_looked_at(self) -> None:
+        """Until the sessions have been looked at again, from the beginning of a look to its end."""
+
+        def looked_at() -> str:
+            (watcher,) = (each for each in self.status()["watchers"] if each["name"] == "sessions")
+            return watcher["last_tick_at"] or ""
+
+        ends = {iso(datetime.now(UTC))}
+        while len(ends) < 3:  # the first may have begun before
+            self.wait_looks(1)  # each heals an agent, and meanwhile the daemon tells how its watchers fare
+            ends.add(max(looked_at(), *ends))
 
     def alive(self, pid: int) -> bool:
         return self.processes.identify(pid) is not None
@@ -257,6 +270,7 @@ def test_d6_a_watchdog_that_died_at_once_keeps_nobody_from_watching(team: Team, 
     team.supervise()
     tmux.session("rest")
     agent = team.pane_agent(tmux, "work", "dev-1")
+    team.wait_sessions_looked_at()
 
     tmux("kill-session", "-t", "=work")
 

@@ -7,6 +7,7 @@ processes are made up, its time is virtual, so that half an hour takes a second 
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import random
@@ -164,6 +165,8 @@ class Machine:
         self._home, self._project = home, project
         self._newest = 100
         self.table: dict[int, Process] = {}
+        self.mute: set[int] = set()
+        """Pids of which it does not tell the command line: no file may be opened now, say."""
         for pid, parent in ((1, 0), (os.getpid(), 1)):
             self.table[pid] = Process(pid, parent, 1, ["init"], "stranger", time.s)
 
@@ -232,6 +235,8 @@ class Machine:
         return os.geteuid()
 
     def argv(self, pid: int) -> list[str]:
+        if pid in self.mute:
+            raise OSError(errno.EMFILE, "Too many open files")
         return self._running(pid).argv
 
     def environment(self, pid: int) -> dict[str, str]:
@@ -985,6 +990,19 @@ def test_leftovers_are_remembered_by_the_next_supervisor_but_one(world: World) -
         world.start_supervisor()
         await world.spend(7.0)
         world.kill_supervisor()
+        await world.settle()
+
+    world.run(story)
+
+
+def test_an_agent_whose_command_line_could_not_be_read_at_first_is_watched_when_it_can(world: World) -> None:
+    async def story() -> None:
+        dev = world.begin("dev-1")
+        world.machine.mute.add(dev.process.pid)
+        await world.spend(5.0)
+        world.machine.mute.clear()
+        await world.spend(KNOWN_S + 1)
+        world.machine.start(["vim"], "stranger")  # something begins, so that the census looks
         await world.settle()
 
     world.run(story)

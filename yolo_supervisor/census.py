@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,7 +97,7 @@ class Census:
     def _take(self, sweep: Sweep) -> None:
         alive = {sweep.id(pid) for pid, facts in sweep.facts.items() if not facts.zombie}
         unread = (alive - self._known) | (self._young & alive)
-        read = {process: seen for process in unread if (seen := self._read(process, sweep)) is not None}
+        read, failed = self._read_all(unread, sweep)
         kept = {process: seen for process, seen in self._seen.items() if process in alive and process not in unread}
         self._seen = {**kept, **read}
         agents = _without_copies(self._seen, sweep)
@@ -105,13 +105,27 @@ class Census:
         self.agents = agents
         now = time.time()
         started_at = self.processes.kernel.started_at
-        self._young = {process for process in unread if now - started_at(process.started) < YOUNG_S}
-        self._known = alive
+        self._young = failed | {process for process in unread if now - started_at(process.started) < YOUNG_S}
+        self._known = alive - failed
         for process in self._tracked & alive:
             tree = sweep.tree(process, (self._tracked | self.agents.keys()) - {process})
             # it may have died in the middle of the sweep: then its children look as if they were nobody's
             if tree != self.trees.get(process) and self.processes.liveness(process) is Liveness.ALIVE:
                 self.trees[process] = tree
+
+    def _read_all(self, processes: Iterable[ProcessId], sweep: Sweep) -> tuple[dict[ProcessId, Seen], set[ProcessId]]:
+        """The agents among the processes, and those that could not be read: they are read again at the next sample."""
+        read: dict[ProcessId, Seen] = {}
+        failed: set[ProcessId] = set()
+        for process in processes:
+            try:
+                seen = self._read(process, sweep)
+            except OSError:
+                failed.add(process)
+            else:
+                if seen is not None:
+                    read[process] = seen
+        return read, failed
 
     def _may_be_agent(self, process: ProcessId, sweep: Sweep) -> bool:
         """Not so for others' processes, nor for a tmux server, whose command line may hold its first agent's."""
@@ -119,24 +133,22 @@ class Census:
         return ours and not sweep.facts[process.pid].comm.startswith("tmux")
 
     def _read(self, process: ProcessId, sweep: Sweep) -> Seen | None:
-        """What the process's command line says of it; None if it is no agent, or does not let itself be read."""
+        """What the process's command line says of it; None if it is no agent. OSError if it cannot be read."""
+        if not self._may_be_agent(process, sweep):
+            return None
         kernel = self.processes.kernel
-        with contextlib.suppress(OSError):
-            if not self._may_be_agent(process, sweep):
-                return None
-            argv = kernel.argv(process.pid)
-            flags = claude.flags(argv)
-            if flags is None and not (argv and claude.looks_like_agent(argv, "")):
-                return None
-            environment = kernel.environment(process.pid)
-            return Seen(
-                process=process,
-                flags=flags,
-                folder=same_path(kernel.folder(process.pid)),
-                claude_dir=claude.config_dir(environment),
-                pane=pane_of(environment),
-            )
-        return None
+        argv = kernel.argv(process.pid)
+        flags = claude.flags(argv)
+        if flags is None and not (argv and claude.looks_like_agent(argv, "")):
+            return None
+        environment = kernel.environment(process.pid)
+        return Seen(
+            process=process,
+            flags=flags,
+            folder=same_path(kernel.folder(process.pid)),
+            claude_dir=claude.config_dir(environment),
+            pane=pane_of(environment),
+        )
 
     async def run(self, every_s: Callable[[], float], sampled: Callable[[bool], None]) -> None:
         """Sample for ever; ``sampled`` is called after each sample, and told whether an agent is new or gone."""

@@ -15,7 +15,7 @@ from yolo_supervisor.processes import Processes
 from yolo_supervisor.records import Agent, Liveness, ProcessId
 from yolo_supervisor.roster import Roster
 from yolo_supervisor.store import Paths
-from yolo_supervisor.tmux import PaneState, Server, Tmux
+from yolo_supervisor.tmux import Server, Tmux
 from yolo_supervisor.watchers import Remedy
 
 LOOKS_APART_S = 5.0
@@ -243,9 +243,9 @@ class SessionsWatcher:
             place = (server.socket, server.pid, agent.pane.pane)
             pane = server.panes.get(agent.pane.pane)
             if pane is None or not pane.sessions:
-                if self._panes.get(place) == agent.id:
+                if self._panes.get(place) == agent.id or self._descends(agent, server.pid):
                     orphans.append(agent)
-            elif not self._lives_in(agent, pane):
+            elif not self._descends(agent, pane.pid):
                 continue  # it was started from there, and lives in a terminal of its own
             else:
                 self._panes[place] = agent.id
@@ -272,11 +272,11 @@ class SessionsWatcher:
             watchdog=self.watchdog(),
         )
 
-    def _lives_in(self, agent: Agent, pane: PaneState) -> bool:
-        """Whether the agent is, or descends from, the process of the pane: ``TMUX`` alone is inherited by anybody."""
+    def _descends(self, agent: Agent, ancestor: int) -> bool:
+        """Whether the agent is, or descends from, that process: ``TMUX`` alone is inherited by anybody."""
         pid, seen = agent.process.pid if agent.process else 0, set[int]()
         while pid > 1 and pid not in seen:
-            if pid == pane.pid:
+            if pid == ancestor:
                 return True
             seen.add(pid)
             try:
