@@ -36,6 +36,9 @@ EX_OK, EX_NO, EX_TEMPFAIL = 0, 1, 75
 STOP_LIMIT_S = 8.0
 """How long a termination under way may take to its end at a clean stop."""
 
+LOST_S = 15.0
+"""How often we look whether a project's folder is still there: its watchers tell of it at their next look anyway."""
+
 REOPEN_S = 5.0
 """How often a project is tried again that could not be opened or was lost."""
 
@@ -138,7 +141,7 @@ class Project:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(runner.run)
                 while os.path.isdir(runner.store.paths.agents):
-                    await anyio.sleep(REOPEN_S)
+                    await anyio.sleep(LOST_S)
                 tasks.cancel_scope.cancel()
         except Exception as error:  # noqa: BLE001 - no trouble of one project may stop the others
             why = f"the watch was cut off and is begun anew: {error!r}"

@@ -17,9 +17,13 @@ from pathlib import Path
 
 
 def cpu_s(pid: int) -> float:
-    """CPU seconds of the process and of its children that ended (its tmux clients)."""
+    """CPU seconds of the process, to the nanosecond, and of its children that ended (its tmux clients), in ticks.
+
+    The usual counters charge whole ticks of 10 ms, which is too much for what wakes with the tick and sleeps at once.
+    """
+    own = sum(int(task.read_text().split()[0]) for task in Path(f"/proc/{pid}/task").glob("*/schedstat"))
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(int(field) for field in fields[11:15]) / os.sysconf("SC_CLK_TCK")
+    return own / 1e9 + sum(int(field) for field in fields[13:15]) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
