@@ -245,7 +245,7 @@ class SessionsWatcher:
             if pane is None or not pane.sessions:
                 if self._panes.get(place) == agent.id or self._descends(agent, server.pid):
                     orphans.append(agent)
-            elif not self._descends(agent, pane.pid):
+            elif self._panes.get(place) != agent.id and not self._descends(agent, pane.pid):
                 continue  # it was started from there, and lives in a terminal of its own
             else:
                 self._panes[place] = agent.id
