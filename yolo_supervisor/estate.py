@@ -89,7 +89,7 @@ class Estates:
                 tasks, bad = self._roster.tasks(folder)
                 unreadable |= dict.fromkeys(bad)
                 for task in tasks:
-                    if task.status == "in_progress" and task.owner in (agent.name, agent.id):
+                    if task.status == "in_progress" and agent.bears(task.owner):
                         claims[task.path] = Claim(task=task, doubt=doubt)
         return tuple(claims.values()), tuple(unreadable)
 
@@ -98,11 +98,7 @@ class Estates:
             plan
             for plan in self._roster.plans()
             if plan.status in yolo.RUNNING
-            and (
-                plan.owner in (agent.name, agent.id)
-                if plan.owner
-                else yolo.works_on(agent.name, agent.team, plan.number)
-            )
+            and (agent.bears(plan.owner) if plan.owner else yolo.works_on(agent.name, agent.team, plan.number))
             and not any(yolo.works_on(other.name, other.team, plan.number) for other in others)
         )
 
@@ -110,7 +106,7 @@ class Estates:
         """Leases name their holder only: while anybody in the project bears the name, they stay (and may expire)."""
         if any(other.name == agent.name for other in others):
             return ()
-        return tuple(lease for lease in self._roster.leases() if lease.owner in (agent.name, agent.id))
+        return tuple(lease for lease in self._roster.leases() if agent.bears(lease.owner))
 
     def _leftovers(self, agent: Agent) -> Leftovers:
         if agent.process is None or agent.lead is not None:

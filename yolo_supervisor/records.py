@@ -62,6 +62,10 @@ class Agent:
     home: int | None = field(default=None, compare=False)
     """The inode of the folder that its record was made in: a copied project has other records' copies in it."""
 
+    def bears(self, owner: str | None) -> bool:
+        """Whether a task, plan or lease with this owner names the agent: by its short name, or by its id."""
+        return owner in (self.name, self.id)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:

@@ -311,7 +311,7 @@ class SessionsWatcher:
         for agent in agents:
             for folder in self._roster.lists_of(agent):
                 tasks, unreadable = self._roster.tasks(folder)
-                owns = any(t.status == "in_progress" and t.owner in (agent.name, agent.id) for t in tasks)
+                owns = any(t.status == "in_progress" and agent.bears(t.owner) for t in tasks)
                 if owns or unreadable:
                     busy.add(agent.id)
             if any(
