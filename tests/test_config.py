@@ -66,7 +66,7 @@ def test_every_layer_wins_over_those_below_it(world: World) -> None:
         found.append(world.load(world.extra if world.extra.exists() else None).agents.interval_s)
     found.append(world.load(world.extra, agents={"interval_s": 4.0}).agents.interval_s)
 
-    assert found == [5.0, 1.0, 2.0, 3.0, 4.0]
+    assert found == [10.0, 1.0, 2.0, 3.0, 4.0]
 
 
 def test_a_layer_wins_key_by_key_and_leaves_the_others_alone(world: World) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import anyio
 
 from yolo_supervisor import commands
+from yolo_supervisor.clock import until_next
 from yolo_supervisor.formats import claude, same_path
 from yolo_supervisor.kernel import Facts
 from yolo_supervisor.processes import Processes, Sweep, Tree
@@ -153,7 +154,7 @@ class Census:
     async def run(self, every_s: Callable[[], float], sampled: Callable[[bool], None]) -> None:
         """Sample for ever; ``sampled`` is called after each sample, and told whether an agent is new or gone."""
         while True:
-            pause_s = every_s()
+            pause_s = until_next(every_s())
             if not self.quiet():
                 began, generation = time.monotonic(), self.generation
                 with contextlib.suppress(OSError):  # no descriptors left, say: the next sample may have one

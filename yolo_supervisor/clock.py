@@ -15,6 +15,15 @@ class Clock(Protocol):
         """Seconds that never run backwards and stand still while the machine sleeps."""
 
 
+def until_next(every_s: float) -> float:
+    """How long it is, in seconds, to the next multiple of ``every_s`` by the monotonic clock.
+
+    All who wait so wake together: a wake-up by itself costs more than most looks, and dozens of timers of their own
+    would cost an idle machine dozens of them.
+    """
+    return every_s - time.monotonic() % every_s
+
+
 class SystemClock:
     def now(self) -> datetime:
         return datetime.now(UTC)

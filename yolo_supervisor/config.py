@@ -25,7 +25,7 @@ class ProcessesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AgentsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    interval_s: Seconds = 5.0
+    interval_s: Seconds = 10.0
     mass_death_min: Annotated[int, msgspec.Meta(ge=2)] = 5
 
 

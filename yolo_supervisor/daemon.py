@@ -20,7 +20,7 @@ import watchfiles
 from yolo_supervisor import __version__
 from yolo_supervisor import config as configuration
 from yolo_supervisor.census import Census
-from yolo_supervisor.clock import SystemClock
+from yolo_supervisor.clock import SystemClock, until_next
 from yolo_supervisor.config import Config, ConfigError
 from yolo_supervisor.files import Busy, Disk, Refused, glance, make_folder
 from yolo_supervisor.formats import supervisor
@@ -141,7 +141,7 @@ class Project:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(runner.run)
                 while os.path.isdir(runner.store.paths.agents):
-                    await anyio.sleep(LOST_S)
+                    await anyio.sleep(until_next(LOST_S))
                 tasks.cancel_scope.cancel()
         except Exception as error:  # noqa: BLE001 - no trouble of one project may stop the others
             why = f"the watch was cut off and is begun anew: {error!r}"
@@ -314,7 +314,7 @@ class Daemon:
                 continue
             try:
                 async for changes in watchfiles.awatch(
-                    *folders, watch_filter=None, step=250, rust_timeout=5_000, recursive=False,
+                    *folders, watch_filter=None, step=400, rust_timeout=60_000, recursive=False,
                     stop_event=self._unwatch,
                 ):  # fmt: skip
                     for project in {folders[f] for _, name in changes if (f := Path(name).parent) in folders}:
@@ -342,7 +342,7 @@ class Daemon:
                 self.notifier.status(self._status())
                 if self.notifier.watchdog_s:
                     self.notifier.alive()
-            await anyio.sleep(every_s)
+            await anyio.sleep(until_next(every_s))
 
 
 def _raise_file_limit() -> None:

@@ -82,8 +82,10 @@ def read(path: Path, limit: int = 16 * 1024 * 1024) -> bytes | None:
             raise OSError(errno.EINVAL, "not an ordinary file", str(path))
         if found.st_size > limit:
             raise OSError(errno.EFBIG, f"larger than {limit} bytes", str(path))
-        with open(fd, "rb", closefd=False) as file:
-            return file.read()
+        parts = []
+        while part := os.read(fd, max(found.st_size, 4095) + 1):
+            parts.append(part)
+        return b"".join(parts)
     finally:
         os.close(fd)
 

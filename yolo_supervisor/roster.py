@@ -94,6 +94,7 @@ class Roster:
         self._memo: dict[str, Any] = {}
         self._record_files: dict[str, Agent | None] = {}
         self._found: tuple[int, list[Agent]] = (-1, [])
+        self._elsewhere: list[Seen] = []
         self._dirs: dict[Path | None, None] = {}
         self._by_seen: dict[Seen, Agent] = {}
         self._sessions = Parsed(lambda data, _: claude.session(data))
@@ -122,19 +123,15 @@ class Roster:
         return self._once("records", self._read_records)
 
     def _read_records(self) -> dict[str, Agent]:
-        before = self._record_files
-        self._record_files = {
-            name: before.get(name) or supervisor.load_agent(glance(self.paths.agents / name) or b"")
-            for name in listed(self.paths.agents)
-        }
-        new = [agent for name, agent in self._record_files.items() if agent is not None and before.get(name) is None]
-        self._dirs.update(dict.fromkeys(agent.claude_dir for agent in new))
+        known, there = self._record_files, set(listed(self.paths.agents))
+        for name in known.keys() - there:
+            del known[name]
+        for name in there - known.keys() | {name for name, agent in known.items() if agent is None}:
+            known[name] = agent = supervisor.load_agent(glance(self.paths.agents / name) or b"")
+            if agent is not None:
+                self._dirs[agent.claude_dir] = None
         home = self.home()
-        return {
-            name: agent
-            for name, agent in self._record_files.items()
-            if agent is not None and agent.home in (None, home)
-        }
+        return {name: agent for name, agent in known.items() if agent is not None and agent.home in (None, home)}
 
     def home(self) -> int | None:
         """The inode of our folder of records, by which they know where they belong; None if there is none yet."""
@@ -239,23 +236,18 @@ class Roster:
         """The agents whose command line says so; the same list as before where nothing has changed."""
         if self._found[0] != self._census.generation:
             before = self._by_seen
-            here = [seen for seen in self._census.agents.values() if seen.flags and self._here(seen)]
+            here = [seen for seen in self._census.agents.values() if self._here(seen)]
             self._by_seen = {seen: before.get(seen) or self._teammate(seen, seen.flags) for seen in here if seen.flags}
             self._found = self._census.generation, list(self._by_seen.values())
-            self._dirs.update(
-                dict.fromkeys(seen.claude_dir for seen in self._census.agents.values() if self._here(seen))
-            )
+            self._elsewhere = [seen for seen in self._census.agents.values() if seen.flags and not self._here(seen)]
+            self._dirs.update(dict.fromkeys(seen.claude_dir for seen in here))
         return self._found[1]
 
     def elsewhere(self) -> list[Agent]:
         """Teammates that run outside the project's folder, in a worktree, say: they are not ours to watch, but a task
         that bears their name may be theirs."""
-        dirs = self.claude_dirs()
-        return [
-            self._teammate(seen, seen.flags)
-            for seen in self._census.agents.values()
-            if seen.flags and not self._here(seen) and seen.claude_dir in dirs
-        ]
+        dirs = self.claude_dirs()  # which also brings the two lists up to date
+        return [self._teammate(seen, seen.flags) for seen in self._elsewhere if seen.flags and seen.claude_dir in dirs]
 
     def _teammate(self, seen: Seen, flags: claude.Flags) -> Agent:
         return self._agent(

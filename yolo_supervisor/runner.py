@@ -16,7 +16,7 @@ import structlog
 
 from yolo_supervisor.actions import Action, DaemonNote, Edit, Escalate, Note, Terminate
 from yolo_supervisor.census import Census
-from yolo_supervisor.clock import Clock
+from yolo_supervisor.clock import Clock, until_next
 from yolo_supervisor.config import Config
 from yolo_supervisor.files import Busy, Refused, glance, replace
 from yolo_supervisor.formats import supervisor
@@ -38,7 +38,7 @@ REST_S = 30.0
 TICK_LIMIT_S = 30.0
 """A look that takes longer has hung: it costs its watcher this tick, and the daemon nothing."""
 
-REPORT_LOOKS = 4
+REPORT_LOOKS = 6
 """Every how many looks we write down, for ``status``, how the watchers fare."""
 
 
@@ -182,7 +182,7 @@ class Runner:
             if watcher is self.agents:
                 self._looked.set()
                 self._looked = anyio.Event()
-            with anyio.move_on_after(watcher.interval_s):
+            with anyio.move_on_after(until_next(watcher.interval_s)):
                 await bell.wait()
 
     async def _wake_at_deaths(self) -> None:

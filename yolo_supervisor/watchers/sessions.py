@@ -100,11 +100,11 @@ def decide(
         known = memory.get(session.key, Watched())
         if not known.had_client or known.empty_since_s is None:
             continue
-        detached_s = now_s - known.empty_since_s
+        detached_s = round(now_s - known.empty_since_s, 1)  # looks are no more punctual than that
         if detached_s < LOOKS_APART_S or detached_s < detach_grace_s:
             continue
         why = f"its tmux session {session.name} was left by the last person"
-        evidence = {"session": session.name, "tmux": session.key[0], "detached_s": round(detached_s, 1)}
+        evidence = {"session": session.name, "tmux": session.key[0], "detached_s": detached_s}
         if policy == "notify" or look.watchdog is not None:
             by_plugin = f": left to the plugin's own watchdog (process {look.watchdog})" if look.watchdog else ""
             remedies.append((Escalate(kind="session", key=session.name, reason=why + by_plugin, evidence=evidence),))
