@@ -10,55 +10,45 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_tmux import PrivateTmux
 
-from conftest import LIMIT_S, Children, RunningDaemon, wait_until, write_task
+from conftest import (
+    LIMIT_S,
+    PROGRAM,
+    QUICK,
+    Children,
+    Cli,
+    PrivateTmux,
+    RunningDaemon,
+    StartDaemon,
+    agent_of,
+    new_store,
+    wait_until,
+    write_record,
+    write_task,
+)
 from yolo_supervisor import __version__
 from yolo_supervisor.cli import COMMANDS
 from yolo_supervisor.formats import supervisor
 from yolo_supervisor.hook import PAYLOAD_LIMIT
 from yolo_supervisor.kernel import kernel
 from yolo_supervisor.processes import Processes
-from yolo_supervisor.records import Agent, ProcessId, from_iso
-from yolo_supervisor.store import Paths, Store
+from yolo_supervisor.records import ProcessId
+from yolo_supervisor.store import Paths
 
-PROGRAM = (sys.executable, "-m", "yolo_supervisor")
-QUICK = "[processes]\ngrace_s = 0.5\nsample_s = 0.1\n[agents]\ninterval_s = 0.3\n[sessions]\ninterval_s = 0.3\n"
 SOON_S = 10.0
 """For calls that are known to hang where something is wrong."""
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
-StartDaemon = Callable[..., RunningDaemon]
 Answer = subprocess.CompletedProcess[str]
-
-
-class Cli:
-    """Calls the program in a folder, as a person at a terminal there."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __call__(self, *words: str, **options: Any) -> Answer:
-        options = {"timeout": LIMIT_S, "cwd": self.folder, "stdin": subprocess.DEVNULL, **options}
-        told = subprocess.run([*PROGRAM, *words], capture_output=True, text=True, **options)
-        assert "Traceback" not in told.stderr, told.stderr
-        return told
-
-    def json(self, *words: str, code: int = 0) -> Any:
-        """The one document that the command prints."""
-        told = self(*words, "--json")
-        assert told.returncode == code, told.stderr
-        return json.loads(told.stdout)
 
 
 @pytest.fixture
@@ -66,33 +56,10 @@ def cli(project: Path, claude_home: Path) -> Cli:
     return Cli(project)
 
 
-@pytest.fixture
-def tmux(tmp_path: Path, claude_home: Path) -> Iterator[PrivateTmux]:
-    if shutil.which("tmux") is None:
-        pytest.skip("there is no tmux here")
-    started = PrivateTmux(tmp_path)
-    yield started
-    started.end()
-
-
-def new_store(project: Path) -> None:
-    """The supervisor's folder as a daemon leaves it."""
-    Paths(project).folder.mkdir(mode=0o700, exist_ok=True)
-    store = Store(project)
-    store.open()
-    store.close()
-
-
 def dead_agent(project: Path, name: str, team: str) -> None:
     """The record of an agent whose process ended while nobody looked."""
-    new_store(project)
-    boot = Processes(kernel()).boot
-    gone = ProcessId(os.getpid(), 1, boot)  # a pid that belongs to another process now
-    agent = Agent(
-        id=f"{name}@{team}", name=name, role="dev", team=team, source="registered", since=from_iso("2026-01-01"),
-        process=gone, pid=gone.pid,
-    )  # fmt: skip
-    (Paths(project).agents / supervisor.agent_file(agent)).write_bytes(supervisor.dump_agent(agent))
+    gone = ProcessId(os.getpid(), 1, Processes(kernel()).boot)  # a pid that belongs to another process now
+    write_record(project, agent_of(name, team, gone))
 
 
 def tree(*folders: Path) -> dict[str, tuple[object, ...]]:

@@ -1,6 +1,6 @@
 """What users of other supervisors complain of, in their words: none of it may happen here.
 
-Every test runs the real daemon over real processes, and where it is about tmux, over a real server of our own.
+The tests run the real daemon over real processes, and where they are about tmux, over a real server of our own.
 """
 
 from __future__ import annotations
@@ -9,42 +9,94 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 
+import anyio
+import psutil
 import pytest
-from test_defects import QUICK, Team, given_back, health_of
-from test_tmux import PrivateTmux
 
-from conftest import Children, RunningDaemon, read_task, wait_until, write_task
+from conftest import (
+    LIMIT_S,
+    QUICK,
+    Children,
+    PrivateTmux,
+    Team,
+    given_back,
+    health_of,
+    read_task,
+    wait_until,
+    write_task,
+)
+from yolo_supervisor.actions import Terminate
+from yolo_supervisor.census import Census
+from yolo_supervisor.clock import SystemClock
+from yolo_supervisor.config import Config
+from yolo_supervisor.kernel import kernel
+from yolo_supervisor.processes import Processes
 from yolo_supervisor.records import Pane, ProcessId
+from yolo_supervisor.runner import Rooms, Runner
+from yolo_supervisor.tmux import Tmux
+from yolo_supervisor.watchers import Remedy
 
-StartDaemon = Callable[..., RunningDaemon]
-
-
-@pytest.fixture
-def team(project: Path, claude_home: Path, children: Children, daemon: StartDaemon) -> Iterator[Team]:
-    started = Team(project, claude_home, children, daemon)
-    yield started
-    started.end()
-
-
-@pytest.fixture
-def tmux(tmp_path: Path, claude_home: Path) -> Iterator[PrivateTmux]:
-    if shutil.which("tmux") is None:
-        pytest.skip("there is no tmux here")
-    started = PrivateTmux(tmp_path)
-    yield started
-    started.end()
+BRISK = QUICK.replace("interval_s = 0.3", "interval_s = 0.05")
 
 
 def long_ago(path: Path) -> Path:
     """The file as nobody has touched it for a day."""
     os.utime(path, (time.time() - 86400, time.time() - 86400))
     return path
+
+
+class Clients:
+    """Every client of tmux that anybody starts: each leaves a note of what it was asked for, and is the real one."""
+
+    def __init__(self, folder: Path, real: str, shadow: Callable[[str, str], None]) -> None:
+        self._folder = folder
+        folder.mkdir()
+        shadow("tmux", f'echo "$*" > {folder}/$PPID.$$\nexec {real} "$@"')
+
+    def of(self, team: Team) -> list[Path]:
+        """The notes of those that the daemon has started, oldest first."""
+        return sorted(self._folder.glob(f"{team.running.child.pid}.*"), key=lambda note: note.stat().st_mtime_ns)
+
+    def times(self, team: Team) -> list[float]:
+        """When they were started."""
+        return [note.stat().st_mtime for note in self.of(team)]
+
+    def questions(self, notes: Iterable[Path] | None = None) -> set[str]:
+        """What they were asked for; one that is writing yet is left out."""
+        return {text for note in notes or self._folder.iterdir() if (text := note.read_text())}
+
+
+@pytest.fixture
+def clients(tmp_path: Path, tmux: PrivateTmux, shadow: Callable[[str, str], None]) -> Clients:
+    return Clients(tmp_path / "clients", str(shutil.which("tmux")), shadow)
+
+
+@pytest.fixture
+def other_tmux(tmp_path: Path, tmux: PrivateTmux) -> Iterator[PrivateTmux]:
+    """A second server beside the first."""
+    (tmp_path / "other").mkdir()
+    started = PrivateTmux(tmp_path / "other")
+    yield started
+    started.end()
+
+
+def children_of(team: Team) -> list[int]:
+    """The processes that the daemon has started and that are still there."""
+    return [child.pid for child in psutil.Process(team.running.child.pid).children()]
+
+
+def mentioning(folder: Path) -> set[int]:
+    """The processes that have to do with the folder, by their command line or where they are."""
+    each = psutil.process_iter(["cmdline", "cwd"])
+    return {process.pid for process in each if str(folder) in f"{process.info}"}
 
 
 # -- 1: killed because idle ---------------------------------------------------------------------------------------
@@ -54,7 +106,8 @@ def test_my_agent_was_killed_because_it_was_idle(team: Team, tmux: PrivateTmux) 
     team.supervise()
     idle = team.pane_agent(tmux, "work", "dev-1")
     (team.planning / ".agent-health").mkdir()
-    long_ago(team.planning / ".agent-health").joinpath("dev.json").write_text(health_of("dev", idle, idle_count=99))
+    health = json.dumps(health_of("dev", idle, idle_count=99))
+    long_ago(team.planning / ".agent-health").joinpath("dev.json").write_text(health)
 
     wait_until(lambda: team.running.did("escalated"), "a person to be told of its idle turns")
     team.wait_looks(3)
@@ -122,17 +175,13 @@ ANSWERS = {
 
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_one_bad_answer_of_tmux_killed_my_whole_fleet(
-    team: Team, tmux: PrivateTmux, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
+    team: Team, tmux: PrivateTmux, tmp_path: Path, shadow: Callable[[str, str], None], answer: str
 ) -> None:
     team.supervise()
     fleet = [team.pane_agent(tmux, f"work-{number}", f"dev-{number}") for number in range(3)]
     assert team.running.stop() == 0
     calls = tmp_path / "calls"
-    fake = tmp_path / "bin" / "tmux"
-    fake.parent.mkdir()
-    fake.write_text(f"#!/bin/sh\necho call >> {calls}\n{ANSWERS[answer]}\n")
-    fake.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
+    shadow("tmux", f"echo call >> {calls}\n{ANSWERS[answer]}")
     calls.touch()
 
     team.supervise()
@@ -344,6 +393,93 @@ def sampled(team: Team) -> str:
     return team.own.trees.read_text() if team.own.trees.exists() else ""
 
 
+# -- 12: runaway spawn --------------------------------------------------------------------------------------------
+
+
+def test_my_dead_agent_was_started_anew_at_every_look(team: Team) -> None:
+    """Its lead starts it again and again: each of its lives ends once, and nobody else gives it any."""
+    team.supervise(BRISK)
+
+    def wait_told(action: str, life: int) -> None:
+        wait_until(lambda: len(team.running.did(action)) == life, f"life {life} to be {action}")
+
+    for life in range(1, 6):
+        write_task(team.claude, "red", 1, owner="dev-1", status="in_progress")
+        agent = team.children.agent("dev-1", "red", team.project)
+        wait_told("registered", life)
+        agent.kill()
+        wait_told("forgotten", life)
+    team.wait_looks(3)
+
+    told = [e["action"] for e in team.running.history() if "dev-1@red" in (e["key"], e["evidence"].get("agent"))]
+    assert Counter(told) == {"registered": 5, "died": 5, "requeued": 5, "forgotten": 5}
+    assert mentioning(team.project) == {team.running.child.pid}
+
+
+def lock_held(task: Path) -> Path:
+    lock = task.with_name(f"{task.name}.lock")
+    lock.mkdir()
+    return lock
+
+
+def name_too_long_to_write_beside(task: Path) -> Path:
+    return task.rename(task.with_name(f"{'1' * 245}.json"))
+
+
+@pytest.mark.parametrize("hinder", [lock_held, name_too_long_to_write_beside])
+def test_what_could_not_be_healed_was_tried_at_every_look_until_the_disk_was_full(
+    team: Team, hinder: Callable[[Path], Path]
+) -> None:
+    team.supervise(BRISK)
+    hindrance = hinder(team.task("dev-1"))
+    team.agent("dev-1").kill()
+    wait_until(lambda: team.running.did("died", "dev-1@red"), "its death to be told")
+
+    for _ in range(4):
+        os.utime(hindrance)  # as the client does that holds a lock
+        team.wait_looks(1)  # two looks at least, and the other agents are healed meanwhile
+
+    assert team.running.did("forgotten", "dev-1@red") == []
+    assert journal(team).count('"action":"requeued"') < 4
+    assert len(team.running.did("died", "dev-1@red")) == 1
+    assert log_events(team).count("trouble") <= 1
+
+
+def test_my_tmux_server_went_away_and_the_supervisor_started_one_after_the_other(
+    team: Team, tmux: PrivateTmux, clients: Clients
+) -> None:
+    team.supervise()
+    agent = team.pane_agent(tmux, "work", "dev-1")
+    wait_until(lambda: clients.of(team), "tmux to be asked")
+
+    tmux.server.kill()
+    tmux.server.wait()
+    before = len(clients.of(team))
+    wait_until(lambda: len(clients.of(team)) > before + 5, "tmux to be asked again and again")
+
+    (question,) = clients.questions(clients.of(team))
+    assert question.startswith(f"-S {tmux.socket} list-sessions ")
+    with socket.socket(socket.AF_UNIX) as client, pytest.raises(ConnectionRefusedError):
+        client.connect(tmux.socket)
+    assert team.alive(agent)
+
+
+def test_a_fire_drill_left_its_agents_and_its_tmux_server_behind(
+    team: Team, tmux: PrivateTmux, clients: Clients, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("TMUX_TMPDIR", str(tmp_path))
+    mine, before = tmux.session("mine"), mentioning(tmp_path)
+
+    drill = team.cli("drill", "--faults", "agent-killed,tmux-server-killed", timeout=110)
+
+    assert drill.returncode == 0, drill.stdout
+    wait_until(lambda: mentioning(tmp_path) == before, "all that it had killed to be gone")
+    assert list(tmp_path.glob("yolo-drill-*")) == []
+    assert {question.strip() for question in clients.questions() if "yolo-drill-" not in question} == {"-V"}
+    assert team.alive(mine)
+
+
 # -- 13: lost or doubled tasks ------------------------------------------------------------------------------------
 
 
@@ -400,11 +536,142 @@ def test_a_living_worker_was_declared_dead_and_its_task_given_to_another(team: T
     assert read_task(task)["owner"] == "dev-1"
 
 
+# -- 14: the cost of polling --------------------------------------------------------------------------------------
+
+
+def test_it_forked_three_times_a_session_at_every_look(
+    team: Team, tmux: PrivateTmux, other_tmux: PrivateTmux, clients: Clients
+) -> None:
+    """One agent on one server, and four sessions of an agent and two panes more each on another: both cost the same."""
+    team.supervise()
+    team.pane_agent(tmux, "work", "dev-0")
+    for number in range(1, 5):
+        team.pane_agent(other_tmux, f"work-{number}", f"dev-{number}")
+        other_tmux("split-window", "-d", "-t", f"=work-{number}:", "sleep 600")
+        other_tmux("split-window", "-d", "-t", f"=work-{number}:", "sleep 600")
+    tmux.person("work")
+    other_tmux.person("work-1")
+
+    def asked() -> list[int]:
+        notes = [note.read_text() for note in clients.of(team)]
+        return [sum(f"-S {each.socket} " in note for note in notes) for each in (tmux, other_tmux)]
+
+    before = asked()
+    wait_until(lambda: min(asked()) >= max(before) + 10, "both to be asked again and again")
+
+    few, many = (now - then for now, then in zip(asked(), before, strict=True))
+    assert abs(few - many) <= 2  # at either end one of them may have had its turn, and the other not yet
+
+
+def test_a_wedged_tmux_server_had_clients_piled_up_before_it(team: Team, tmux: PrivateTmux, clients: Clients) -> None:
+    team.supervise()
+    agent = team.pane_agent(tmux, "work", "dev-1")
+    tmux.person("work")
+    team.wait_sessions_looked_at()
+    crowds = []
+
+    def asked_thrice() -> bool:
+        crowds.append(len(children_of(team)))
+        return len(clients.of(team)) >= before + 3
+
+    tmux.server.send_signal(signal.SIGSTOP)
+    before = len(clients.of(team))
+    wait_until(asked_thrice, "the wedged server to be asked again")
+    assert max(crowds) == 1
+    team.wait_looks(1)  # agents are healed all the while
+
+    tmux.server.send_signal(signal.SIGCONT)
+
+    wait_until(lambda: len(clients.of(team)) > before + 10, "tmux to be asked as ever")
+    assert paced(clients.times(team))
+    assert team.alive(agent)
+    assert team.running.did("terminated") == []
+
+
+def test_after_a_stall_it_forked_a_storm_of_clients(team: Team, tmux: PrivateTmux, clients: Clients) -> None:
+    team.supervise()
+    team.pane_agent(tmux, "work", "dev-1")
+    wait_until(lambda: clients.of(team), "tmux to be asked")
+
+    team.running.child.send_signal(signal.SIGSTOP)
+    time.sleep(20 * SESSIONS_INTERVAL_S)  # the stall itself: nothing is waited for
+    stalled = len(clients.of(team))
+    team.running.child.send_signal(signal.SIGCONT)
+
+    wait_until(lambda: len(clients.of(team)) > stalled + 10, "tmux to be asked again and again")
+    assert paced(clients.times(team))
+
+
+SESSIONS_INTERVAL_S = 0.1
+"""As ``QUICK`` has it."""
+
+
+def paced(times: list[float]) -> bool:
+    """Whether six looks more always took five intervals: one may come late and the next in time, but no two."""
+    return all(later - earlier > 4.5 * SESSIONS_INTERVAL_S for earlier, later in zip(times, times[6:], strict=False))
+
+
+class Sluggish:
+    """A watcher that stalls the whole daemon at its third look, and notes when it looks."""
+
+    name = "sessions"
+    interval_s = SESSIONS_INTERVAL_S
+
+    def __init__(self) -> None:
+        self.looks: list[float] = []
+        self.enough = anyio.Event()
+
+    async def tick(self, now: datetime) -> Sequence[Remedy]:
+        self.looks.append(time.monotonic())
+        if len(self.looks) == 3:
+            time.sleep(20 * self.interval_s)
+        elif len(self.looks) == 12:
+            self.enough.set()
+        return ()
+
+    async def objection(self, action: Terminate) -> str | None:
+        return None
+
+
+async def test_after_a_stall_all_looks_that_it_had_missed_came_at_once(project: Path, claude_home: Path) -> None:
+    """A burst of them would cost no clients of tmux, whose answers are good for a while, but all else."""
+    processes, clock, watcher = Processes(kernel()), SystemClock(), Sluggish()
+    runner = Runner(project, Config(), Rooms(clock, processes, Census(processes), Tmux(clock)), os.environ)
+    runner.open()
+    runner.watchers = (watcher,)
+
+    with anyio.fail_after(LIMIT_S):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(runner.run)
+            await watcher.enough.wait()
+            tasks.cancel_scope.cancel()
+    runner.close()
+
+    assert paced(watcher.looks)
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed: nobody sees what is started")
+def test_an_idle_project_cost_me_a_program_at_every_look(team: Team, tmux: PrivateTmux, tmp_path: Path) -> None:
+    team.supervise()
+    team.agent("dev-1")
+    trace, daemon = tmp_path / "trace", team.running.child.pid
+    watch = ("strace", "-f", "-qq", "-e", "trace=execve,execveat", "-o", str(trace), "-p", str(daemon))
+    team.children.start(*watch)
+    traced = Path(f"/proc/{daemon}/status")
+    wait_until(lambda: "TracerPid:\t0\n" not in traced.read_text(), "strace to watch")
+
+    team.wait_looks(3)  # in which agents appear, die and are healed, too
+
+    assert trace.read_text() == ""
+    team.pane_agent(tmux, "work", "dev-2")
+    wait_until(lambda: "/tmux" in trace.read_text(), "strace to see the first client of tmux")
+
+
 # -- 15: noise, and silence ---------------------------------------------------------------------------------------
 
 
 def test_the_same_warning_filled_my_disk(team: Team) -> None:
-    team.supervise(QUICK.replace("interval_s = 0.3", "interval_s = 0.05"))
+    team.supervise(BRISK)
     agent, task = team.agent("dev-1"), team.task("dev-1")
     sound = task.read_text()
     task.write_text(sound[:20])
@@ -423,7 +690,7 @@ def test_the_same_warning_filled_my_disk(team: Team) -> None:
 
 
 def test_while_nothing_happens_nothing_is_logged(team: Team) -> None:
-    team.supervise(QUICK.replace("interval_s = 0.3", "interval_s = 0.05"))
+    team.supervise(BRISK)
     team.agent("dev-1")
     team.wait_looks(1)
 

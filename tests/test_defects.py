@@ -7,184 +7,20 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_tmux import PrivateTmux
 
-from conftest import LIMIT_S, Children, RunningDaemon, read_task, wait_until, write_task
-from yolo_supervisor.formats import supervisor, yolo
-from yolo_supervisor.kernel import kernel
-from yolo_supervisor.processes import Processes
-from yolo_supervisor.records import Agent, ProcessId, from_iso, iso
-from yolo_supervisor.store import Paths, Store
-
-PROGRAM = (sys.executable, "-m", "yolo_supervisor")
-QUICK = """
-[processes]
-grace_s = 0.5
-sample_s = 0.1
-[agents]
-interval_s = 0.3
-[sessions]
-interval_s = 0.1
-detach_grace_s = 0.5
-"""
-
-StartDaemon = Callable[..., RunningDaemon]
-
-
-class Team:
-    """A team of real processes on real tasks, under the real daemon."""
-
-    def __init__(self, project: Path, claude: Path, children: Children, start: StartDaemon) -> None:
-        self.project = project
-        self.planning = project / ".yolo-planning"
-        self.own = Paths(project)
-        self.claude = claude
-        self.children = children
-        self.processes = Processes(kernel())
-        self._start = start
-        self._probes = 0
-        self._tasks = 0
-        self._minded: list[ProcessId] = []
-        self.running: RunningDaemon
-
-    def supervise(self, config: str = QUICK) -> RunningDaemon:
-        self.running = self._start(config=config)
-        return self.running
-
-    def task(self, owner: str, team: str = "red", status: str = "in_progress") -> Path:
-        self._tasks += 1
-        return write_task(self.claude, team, self._tasks, owner=owner, status=status)
-
-    def agent(self, name: str, team: str = "red", program: str = "") -> subprocess.Popen[bytes]:
-        """An agent at work, known to the daemon."""
-        child = self.children.agent(name, team, self.project, program)
-        self.wait_known(name, team)
-        return child
-
-    def pane_agent(self, tmux: PrivateTmux, session: str, name: str, program: str = "") -> int:
-        """An agent in a tmux session of its own, deaf to its closing, and known to the daemon; its pid."""
-        ready = self.project.parent / f"{name}.ready"
-        body = f"{program}\nopen({str(ready)!r}, 'w')\nimport time\ntime.sleep(600)"
-        flags = f"--agent-id {name}@red --agent-name {name} --team-name red"
-        line = f"cd {self.project} && trap '' HUP && exec {sys.executable} -c {shlex.quote(body)} {flags}"
-        pid = self.mind(tmux.session(session, line)).pid
-        wait_until(ready.exists, f"{name} to start")
-        self.wait_known(name, "red")
-        return pid
-
-    def wait_known(self, name: str, team: str) -> None:
-        wait_until(lambda: self.running.did("registered", f"{name}@{team}"), f"{name} to be found")
-
-    def wait_healed(self, name: str, team: str = "red") -> None:
-        wait_until(lambda: self.running.did("forgotten", f"{name}@{team}"), f"{name} to be healed")
-
-    def wait_given_back(self, task: Path) -> None:
-        wait_until(lambda: given_back(task), f"{task} to be given back")
-
-    def wait_looks(self, number: int = 2) -> None:
-        """Until the daemon has looked so many times more: each time a real agent that is killed is healed."""
-        for _ in range(number):
-            self._probes += 1
-            name = f"probe-{self._probes}"
-            self.agent(name, team="probes").kill()
-            self.wait_healed(name, "probes")
-
-    def wait_sessions_looked_at(self) -> None:
-        """Until the sessions have been looked at again, from the beginning of a look to its end."""
-
-        def looked_at() -> str:
-            (watcher,) = (each for each in self.status()["watchers"] if each["name"] == "sessions")
-            return watcher["last_tick_at"] or ""
-
-        ends = {iso(datetime.now(UTC))}
-        while len(ends) < 3:  # the first may have begun before
-            self.wait_looks(1)  # each heals an agent, and meanwhile the daemon tells how its watchers fare
-            ends.add(max(looked_at(), *ends))
-
-    def alive(self, pid: int) -> bool:
-        return self.processes.identify(pid) is not None
-
-    def identity(self, pid: int) -> ProcessId:
-        process = self.processes.identify(pid)
-        assert process is not None
-        return process
-
-    def mind(self, pid: int) -> ProcessId:
-        """See to it that this process, which is not our child, ends with the test."""
-        process = self.identity(pid)
-        self._minded.append(process)
-        return process
-
-    def end(self) -> None:
-        for process in self._minded:
-            if (handle := self.processes.kernel.hold(process)) is not None:
-                handle.signal(signal.SIGKILL)
-                handle.close()
-
-    def record(self, name: str, process: ProcessId, **more: Any) -> None:
-        """An agent as an earlier daemon has written it down."""
-        self.own.folder.mkdir(mode=0o700, exist_ok=True)
-        store = Store(self.project)
-        store.open()
-        store.close()
-        agent = Agent(
-            id=f"{name}@red", name=name, role="dev", team="red", source="tmux", since=from_iso("2026-01-01"),
-            process=process, pid=process.pid, claude_dir=self.claude, **more,
-        )  # fmt: skip
-        (self.own.agents / supervisor.agent_file(agent)).write_bytes(supervisor.dump_agent(agent))
-
-    def status(self) -> dict[str, Any]:
-        told = self.cli("status", "--json")
-        project: dict[str, Any] = json.loads(told.stdout)["projects"][0]
-        return project
-
-    def cli(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        command = [*PROGRAM, *words]
-        options = {"cwd": self.project, "stdin": subprocess.DEVNULL, **options}
-        return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, **options)
-
-
-def given_back(task: Path) -> bool:
-    found = read_task(task)
-    return found["status"] == "pending" and "owner" not in found
-
-
-@pytest.fixture
-def team(project: Path, claude_home: Path, children: Children, daemon: StartDaemon) -> Iterator[Team]:
-    started = Team(project, claude_home, children, daemon)
-    yield started
-    started.end()
-
-
-@pytest.fixture
-def tmux(tmp_path: Path, claude_home: Path) -> Iterator[PrivateTmux]:
-    if shutil.which("tmux") is None:
-        pytest.skip("there is no tmux here")
-    started = PrivateTmux(tmp_path)
-    yield started
-    started.end()
-
-
-def health_of(role: str, pid: int, idle_count: int = 0) -> str:
-    """A health file as the plugin writes it."""
-    health = {
-        "idle_count": idle_count, "last_event": "start", "last_event_at": "2026-11-22T20:38:34Z", "pid": pid,
-        "role": role, "started_at": "2026-11-22T20:38:34Z",
-    }  # fmt: skip
-    return json.dumps(health, indent=2)
-
+from conftest import PrivateTmux, Team, given_back, health_of, wait_until
+from yolo_supervisor.formats import yolo
+from yolo_supervisor.records import ProcessId
 
 CALLS_A_HOOK = """
 import subprocess, sys
@@ -218,7 +54,7 @@ def test_d1_two_agents_of_one_role_are_two(team: Team) -> None:
     tasks = [team.task("dev-1"), team.task("dev-2")]
     health = team.planning / ".agent-health" / "dev.json"
     health.parent.mkdir()
-    health.write_text(health_of("dev", two.pid))  # the second has overwritten the first
+    health.write_text(json.dumps(health_of("dev", two.pid), indent=2))  # the second has overwritten the first
 
     one.kill()
     team.wait_healed("dev-1")

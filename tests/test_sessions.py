@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -11,9 +10,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from test_tmux import PrivateTmux
 
-from conftest import Children, wait_until, write_task
+from conftest import Children, PrivateTmux, wait_until, write_task
 from yolo_supervisor.actions import Action, Escalate, PaneDied, Terminate
 from yolo_supervisor.census import Census
 from yolo_supervisor.config import Config, Policy, SessionsConfig
@@ -306,12 +304,8 @@ class Scene:
 
 
 @pytest.fixture
-def scene(tmp_path: Path, project: Path, claude_home: Path) -> Iterator[Scene]:
-    if shutil.which("tmux") is None:
-        pytest.skip("there is no tmux here")
-    tmux = PrivateTmux(tmp_path)
-    yield Scene(tmux, project, claude_home)
-    tmux.end()
+def scene(tmux: PrivateTmux, project: Path, claude_home: Path) -> Scene:
+    return Scene(tmux, project, claude_home)
 
 
 async def test_detached_agents_are_terminated_and_reattached_ones_are_not(scene: Scene) -> None:
