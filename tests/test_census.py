@@ -76,7 +76,7 @@ def test_an_agent_is_known_by_its_command_line(census: Census, children: Childre
 
     assert census.agents[process] == Seen(
         process=process,
-        flags=Flags(agent_id="dev-1@red", name="dev-1", team="red", role=None, parent_session=None),
+        flags=Flags(agent_id="dev-1@red", name="dev-1", team="red", role=None),
         folder=project,
         claude_dir=Path("/state"),
         pane=Pane(socket="/tmp/of,me/default", server_pid=77, pane="%5"),

@@ -96,10 +96,8 @@ class Estates:
     def _plans(self, agent: Agent, others: Iterable[Agent]) -> tuple[Task, ...]:
         return tuple(
             plan
-            for plan in self._roster.plans()
-            if plan.status in yolo.RUNNING
-            and (agent.bears(plan.owner) if plan.owner else yolo.works_on(agent.name, agent.team, plan.number))
-            and not any(yolo.works_on(other.name, other.team, plan.number) for other in others)
+            for plan in self._roster.plans_of(agent)
+            if not any(yolo.works_on(other.name, other.team, plan.number) for other in others)
         )
 
     def _leases(self, agent: Agent, others: Iterable[Agent]) -> tuple[Lease, ...]:

@@ -458,6 +458,15 @@ class Roster:
         """The plans of the plugin's execution state; none where it cannot be read."""
         return self._plans.get(self.paths.planning / ".execution-state.json") or []
 
+    def plans_of(self, agent: Agent) -> list[Task]:
+        """The running plans that are the agent's: by their owner where one is named, else by the plugin's numbering."""
+        return [
+            plan
+            for plan in self.plans()
+            if plan.status in yolo.RUNNING
+            and (agent.bears(plan.owner) if plan.owner else yolo.works_on(agent.name, agent.team, plan.number))
+        ]
+
     def leases(self) -> list[Lease]:
         """The leases and locks in the plugin's folder, as far as they can be read."""
         folder = self.paths.planning / ".locks"

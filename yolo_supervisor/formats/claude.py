@@ -35,7 +35,6 @@ class Flags:
     name: str
     team: str
     role: str | None
-    parent_session: str | None
 
 
 def flags(argv: Sequence[str]) -> Flags | None:
@@ -45,7 +44,7 @@ def flags(argv: Sequence[str]) -> Flags | None:
     if not agent_id or not team:
         return None
     name = found.get("--agent-name") or agent_id.partition("@")[0]
-    return Flags(agent_id, name, team, found.get("--agent-type"), found.get("--parent-session-id"))
+    return Flags(agent_id, name, team, found.get("--agent-type"))
 
 
 def looks_like_agent(argv: Sequence[str], executable: str) -> bool:

@@ -314,10 +314,7 @@ class SessionsWatcher:
                 owns = any(t.status == "in_progress" and agent.bears(t.owner) for t in tasks)
                 if owns or unreadable:
                     busy.add(agent.id)
-            if any(
-                p.status in yolo.RUNNING and yolo.works_on(agent.name, agent.team, p.number)
-                for p in self._roster.plans()
-            ):
+            if self._roster.plans_of(agent):
                 busy.add(agent.id)
         return frozenset(busy)
 
