@@ -21,7 +21,7 @@ Policy = Literal["terminate", "drain", "notify", "keep"]
 
 class ProcessesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     grace_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 10.0
-    sample_s: Seconds = 1.0
+    sample_s: Annotated[float, msgspec.Meta(ge=0.05, le=86400)] = 1.0
 
 
 class AgentsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -98,6 +98,8 @@ def load(
 
 def _read(path: Path, needed: bool) -> dict[str, Any]:
     try:
+        if not needed and path.exists() and not path.is_file():
+            raise ConfigError(f"{path}: cannot be read: it is no ordinary file")
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         if needed:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import resource
+import shutil
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -199,6 +199,8 @@ class Daemon:
             _raise_file_limit()
             if (code := self._open_projects()) != EX_OK:
                 return code
+            if shutil.which("tmux") is None:
+                self._log.warning("trouble", where="tmux", error="tmux is not on PATH: no session can be watched")
             self.rooms.census.sample()
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._signals, received, tasks)
@@ -260,7 +262,6 @@ class Daemon:
             if number == signal.SIGHUP:
                 self._reload(tasks)
             elif self._stopping.is_set():
-                sys.stderr.flush()
                 os._exit(128 + number)  # the second one: at once, the journal holds whatever was under way
             else:
                 self._stopping.set()

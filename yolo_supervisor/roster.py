@@ -229,17 +229,24 @@ class Roster:
             return True
         return facts is not None and not facts.zombie
 
-    def _here(self, seen: Seen) -> bool:
-        return within(seen.folder, self._real)
+    def _ours(self, folder: Path) -> bool:
+        """Whether one at work there is this project's: in it, and in no supervised project further in."""
+        if not within(folder, self._real):
+            return False
+        between = [f for f in (folder, *folder.parents) if f != self._real and within(f, self._real)]
+        return not any(Paths(nearer).folder.is_dir() for nearer in between)
 
     def teammates(self) -> list[Agent]:
         """The agents whose command line says so; the same list as before where nothing has changed."""
         if self._found[0] != self._census.generation:
             before = self._by_seen
-            here = [seen for seen in self._census.agents.values() if self._here(seen)]
+            seen_ones = self._census.agents.values()
+            here = [seen for seen in seen_ones if self._ours(seen.folder)]
             self._by_seen = {seen: before.get(seen) or self._teammate(seen, seen.flags) for seen in here if seen.flags}
             self._found = self._census.generation, list(self._by_seen.values())
-            self._elsewhere = [seen for seen in self._census.agents.values() if seen.flags and not self._here(seen)]
+            self._elsewhere = [
+                seen for seen in self._census.agents.values() if seen.flags and not self._ours(seen.folder)
+            ]
             self._dirs.update(dict.fromkeys(seen.claude_dir for seen in here))
         return self._found[1]
 
@@ -268,7 +275,7 @@ class Roster:
     def _by_session(self) -> Iterator[Agent]:
         for folder in self.claude_dirs():
             for session in self._live_sessions(folder):
-                if not within(Path(session.cwd), self._real):
+                if not self._ours(Path(session.cwd)):
                     continue
                 process = self._processes.identify(session.pid)
                 if process is None:
@@ -396,7 +403,7 @@ class Roster:
         for folder in self.claude_dirs():
             for name in names(folder / "teams"):
                 team = self._teams.get(folder / "teams" / name / "config.json")
-                if team and any(member.cwd and within(Path(member.cwd), self._real) for member in team.members):
+                if team and any(member.cwd and self._ours(Path(member.cwd)) for member in team.members):
                     found.append(team)
         return found
 
@@ -409,7 +416,7 @@ class Roster:
             wanted |= _list_names(agent)
         for folder in self.claude_dirs():
             for session in self._live_sessions(folder):
-                if within(Path(session.cwd), self._real):
+                if self._ours(Path(session.cwd)):
                     wanted |= {session.session_id, claude.team_of_session(session.session_id)}
         return self._folders(wanted)
 

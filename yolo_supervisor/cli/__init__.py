@@ -17,6 +17,11 @@ from yolo_supervisor.formats.yolo import PLANNING
 
 EX_NO, EX_DATAERR, EX_UNAVAILABLE, EX_TEMPFAIL, EX_CONFIG = 1, 65, 69, 75, 78
 
+KINDS = {"file": "state"} | {
+    kind: kind for kind in ("agent", "task", "lease", "flag", "session", "state", "commit", "gate", "command", "daemon")
+}
+"""What a person calls the kinds of things in the journal."""
+
 COMMANDS = {
     "run": "Watch projects and heal what agents leave behind (the daemon, in the foreground).",
     "status": "What is supervised and how it fares.",
@@ -61,6 +66,15 @@ class Program(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
+class Named(click.Path):
+    """A path that has a name: an unset variable in a script must not mean the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("an empty name is no folder", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class Shared:
     """The options that may stand before or after the command."""
 
@@ -94,7 +108,7 @@ def shared(command: F) -> F:
         elif param.name == "json" and value:
             found.json = True
 
-    folder = click.Path(path_type=Path)
+    folder = Named(path_type=Path)
     for option in (
         click.option("--json", is_flag=True, expose_value=False, callback=take, help="One JSON document on stdout."),
         click.option(
@@ -138,7 +152,7 @@ def program() -> NoReturn:
         if isinstance(error, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             sys.exit(EX_NO)
-        fail(EX_NO, str(error))
+        fail(EX_DATAERR if isinstance(error, PermissionError) else EX_NO, str(error))
     except Busy as error:
         fail(EX_TEMPFAIL, f"{error}: try again")
     sys.exit(0)

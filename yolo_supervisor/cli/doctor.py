@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import stat
 import subprocess
@@ -50,11 +51,16 @@ def command(options: Shared, fix: bool) -> None:
     try:
         config = configuration.load(project, options.config)
     except ConfigError as error:
-        findings.append(Finding("problem", str(error), "mend the file; until then a running daemon keeps its old one"))
+        do = "mend the file; until then a running daemon keeps its old one"
+        findings += [Finding("problem", mistake, do) for mistake in str(error).splitlines()]
     else:
         findings.append(Finding("well", "the configuration is valid"))
         view = View(project, config)
-        findings += [*_store(view, fix), *_plugin(view, fix), *_team(view)]
+        try:
+            for found in (_store(view, fix), _plugin(view, fix), _team(view)):
+                findings += found
+        except OSError as error:
+            findings.append(Finding("problem", str(error), "if it is another user's (sudo?), give it back: chown -R"))
     sound = all(finding.level != "problem" or finding.fixed for finding in findings)
     if options.json:
         out_json(
@@ -101,6 +107,8 @@ def _store(view: View, fix: bool) -> Iterator[Finding]:
         what = f"the journal cannot be read: {journal.unreadable}"
         yield Finding("problem", what, "put it right, or away: nothing is healed without one")
         return
+    if journal.path.exists() and not os.access(journal.path, os.W_OK):
+        yield Finding("problem", f"{journal.path} cannot be written", "nothing is healed without a journal")
     damaged = len(journal.damage)
     if damaged:
         where = ", ".join(f"byte {each.offset}" for each in journal.damage[:5])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import signal
 import statistics
 import sys
 from collections.abc import Sequence
@@ -32,6 +33,10 @@ def command(options: Shared, faults: str | None, rounds: int, seed: int | None) 
     """
     if shutil.which("tmux") is None:
         fail(EX_UNAVAILABLE, "tmux is not installed: the drill needs it")
+    for number in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal, a timeout: the stage is cleared all the same
+        signal.signal(number, lambda got, _frame: sys.exit(128 + got))
+    from libtmux.exc import LibTmuxException
+
     from yolo_supervisor.drill.faults import FAULTS, Round, play
     from yolo_supervisor.drill.scene import scene
 
@@ -44,12 +49,15 @@ def command(options: Shared, faults: str | None, rounds: int, seed: int | None) 
     rows = []
     for name in names:
         played: list[Round] = []
-        with scene() as stage:
-            _progress(options, f"  {name} …", last=False)
-            stage.start_daemon()
-            for _ in range(rounds):
-                played.append(play(stage, FAULTS[name], dice))
-                _progress(options, "." if not played[-1].why else "!", last=False)
+        try:
+            with scene() as stage:
+                _progress(options, f"  {name} …", last=False)
+                stage.start_daemon()
+                for _ in range(rounds):
+                    played.append(play(stage, FAULTS[name], dice))
+                    _progress(options, "." if not played[-1].why else "!", last=False)
+        except LibTmuxException as error:
+            fail(EX_UNAVAILABLE, f"the drill cannot use tmux here: {error}")
         _progress(options, "", wipe=True)
         rows.append(_row(name, played))
         if not options.json:

@@ -6,10 +6,8 @@ from typing import Any
 
 import click
 
-from yolo_supervisor.cli import EX_NO, Shared, entries, fail, out, out_json, shared
+from yolo_supervisor.cli import EX_NO, KINDS, Shared, entries, fail, out, out_json, shared
 from yolo_supervisor.records import from_iso
-
-KINDS = {"agent": "agent", "task": "task", "lease": "lease", "flag": "flag", "session": "session", "file": "state"}
 
 
 @click.command()
@@ -18,7 +16,7 @@ KINDS = {"agent": "agent", "task": "task", "lease": "lease", "flag": "flag", "se
 @shared
 @click.pass_obj
 def command(options: Shared, kind: str, key: str) -> None:
-    """The story of one agent, task, lease, flag, session or file: what was done to it, why, on what evidence.
+    """The story of one agent, task, lease, flag, session, file, …: what was done to it, why, on what evidence.
 
     \b
     Examples:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from yolo_supervisor.cli import Shared, entries, out, out_json, shared
+from yolo_supervisor.cli import KINDS, Shared, entries, out, out_json, shared
 from yolo_supervisor.records import from_iso
 
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -29,7 +29,7 @@ def since_moment(text: str) -> datetime:
 
 
 @click.command()
-@click.argument("kind", required=False)
+@click.argument("kind", required=False, type=click.Choice(list(KINDS)))
 @click.argument("key", required=False)
 @click.option("--since", metavar="T", help="Only from then on: a time, or how long ago (90s, 15m, 2h, 7d).")
 @click.option("--follow", is_flag=True, help="Go on with what is still to come, until Ctrl-C.")
@@ -66,7 +66,7 @@ def command(options: Shared, kind: str | None, key: str | None, since: str | Non
 
 
 def _wanted(entry: dict[str, Any], kind: str | None, key: str | None) -> bool:
-    return kind in (None, entry["kind"]) and (key is None or matches(str(entry["key"]), key))
+    return (kind is None or KINDS[kind] == entry["kind"]) and (key is None or matches(str(entry["key"]), key))
 
 
 def matches(found: str, asked: str) -> bool:

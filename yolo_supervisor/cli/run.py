@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import click
 
 from yolo_supervisor.cli import EX_NO, Shared, fail, shared
+from yolo_supervisor.formats.yolo import PLANNING
 
 
 @click.command()
@@ -40,5 +42,8 @@ def command(options: Shared, observe: bool, log_format: str | None) -> None:
     projects: tuple[Path, ...] = options.projects
     if not projects and not config.projects:
         projects = (options.project(),)
+        home = Path(os.path.realpath(os.path.expanduser("~")))
+        if home.is_relative_to(projects[0]) and not (projects[0] / PLANNING).is_dir():
+            fail(EX_NO, f"{projects[0]} holds every agent of yours: go to a project, or name one with --project")
     log.configure(config.log.format)
     sys.exit(daemon.start(daemon.Options(projects, options.config, overrides)))

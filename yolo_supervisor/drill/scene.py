@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -55,7 +56,9 @@ class Scene:
         self.processes = Processes(kernel())
         self.actors: list[Actor] = []
         self._daemon: subprocess.Popen[bytes] | None = None
-        self._server = libtmux.Server(socket_path=self.socket, config_file=os.devnull)
+        settings_of_tmux = folder / "tmux.conf"
+        settings_of_tmux.write_text("set -g default-shell /bin/sh\n")  # a user's may be nologin
+        self._server = libtmux.Server(socket_path=self.socket, config_file=str(settings_of_tmux))
         self._viewer: subprocess.Popen[bytes] | None = None
         self._viewer_terminal = -1
         self._strangers: list[subprocess.Popen[bytes]] = []
@@ -251,11 +254,22 @@ class Scene:
 
 
 @contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Whatever wants to end us waits until the stage is cleared."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
 def scene() -> Iterator[Scene]:
     """A stage in a new temporary folder, cleared away at the end."""
-    with tempfile.TemporaryDirectory(prefix="yolo-drill-", ignore_cleanup_errors=True) as folder:
-        stage = Scene(Path(os.path.realpath(folder)))
-        try:
-            yield stage
-        finally:
+    stage = Scene(Path(os.path.realpath(tempfile.mkdtemp(prefix="yolo-drill-"))))
+    try:
+        yield stage
+    finally:
+        with undisturbed():
             stage.clear()
+            shutil.rmtree(stage.folder, ignore_errors=True)
