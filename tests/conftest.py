@@ -209,7 +209,7 @@ class RunningDaemon:
 
     def history(self) -> list[dict[str, Any]]:
         """What the journal tells, oldest first."""
-        return [entry for _, entry in history(self.folder / "journal.jsonl")]
+        return history(self.folder / "journal.jsonl")
 
     def did(self, action: str, key: str | None = None) -> list[dict[str, Any]]:
         return [e for e in self.history() if e["action"] == action and key in (None, e["key"])]

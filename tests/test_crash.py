@@ -293,7 +293,7 @@ def test_every_edit_that_there_is_has_its_scene() -> None:
 
 
 def told(store: Store) -> list[tuple[str, str]]:
-    return [(entry["action"], entry["key"]) for _, entry in history(store.paths.journal)]
+    return [(entry["action"], entry["key"]) for entry in history(store.paths.journal)]
 
 
 def worlds(tmp_path: Path, staging: Staging) -> Iterator[tuple[int, Path, Scene]]:

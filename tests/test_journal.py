@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from conftest import Children, wait_until
 from yolo_supervisor.actions import Died
 from yolo_supervisor.files import Disk, file_lock
-from yolo_supervisor.journal import Damage, Journal, entry, history, seal, unseal
+from yolo_supervisor.journal import Damage, History, Journal, entry, history, seal, unseal
 
 AT = datetime(2026, 11, 22, 20, 55, 10, tzinfo=UTC)
 TASK = "session-85d6cfb4/1"
@@ -64,7 +64,7 @@ class World:
         return journal
 
     def seqs(self) -> list[int]:
-        return [entry["seq"] for _, entry in history(self.path)]
+        return [entry["seq"] for entry in history(self.path)]
 
     def close(self) -> None:
         for journal in self._opened:
@@ -157,7 +157,7 @@ def test_any_single_flipped_bit_costs_only_the_lines_that_it_touches_and_is_told
         hit = next(n for n, end in enumerate(ends) if at < end)
         touched = {hit + 1, hit + 2} if at == ends[hit] - 1 else {hit + 1}  # without its newline a line eats the next
         reader = world.reader()
-        found = {entry["seq"]: entry for _, entry in history(world.path)}
+        found = {entry["seq"]: entry for entry in history(world.path)}
         assert {1, 2, 3} - touched <= found.keys()
         assert all(entry == {"seq": seq, **told("died" if seq == 2 else "requeued")} for seq, entry in found.items())
         assert found.keys() == {1, 2, 3} or reader.damage or not flipped.endswith(b"\n")
@@ -197,7 +197,7 @@ def test_a_damaged_line_in_the_middle_is_told_and_those_behind_it_are_kept(world
 
     journal = world.journal()
 
-    assert journal.damage == [Damage(offset=len(lines[0]), length=51)]
+    assert journal.damage == [Damage(len(lines[0]), "a line of 51 bytes cannot be read")]
     assert (journal.seq, journal.requeues[TASK], world.seqs()) == (3, 2, [1, 3])
     assert world.path.stat().st_size == 2 * len(lines[0]) + 51
 
@@ -209,7 +209,7 @@ def test_damage_is_told_once_by_each_program_that_meets_it(world: World) -> None
     journal.append(told("died"), durable=False)
     journal.catch_up()
 
-    assert journal.damage == world.reader().damage == [Damage(0, 5)]
+    assert journal.damage == world.reader().damage == [Damage(0, "a line of 5 bytes cannot be read")]
 
 
 @given(st.lists(st.binary(max_size=30) | st.integers(1, 5).map(lambda n: seal({"seq": n, **told("requeued")}))))
@@ -258,7 +258,7 @@ lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
 journal = Journal(folder / "journal.jsonl", Disk(), folder / "quarantine")
 print("ready", flush=True)
 for _ in range(100):
-    with file_lock(lock, 30):
+    with file_lock(Disk(), lock, 30):
         journal.catch_up()
         journal.append({"kind": "task", "key": sys.argv[2], "action": "requeued"}, durable=False)
 """
@@ -266,7 +266,7 @@ for _ in range(100):
 
 def test_processes_that_write_under_a_lock_lose_nothing(world: World, children: Children) -> None:
     lock = os.open(world.path.with_name("lock"), os.O_RDWR | os.O_CREAT)
-    with file_lock(lock, 1):  # nobody gets a head start
+    with file_lock(Disk(), lock, 1):  # nobody gets a head start
         writers = [children.python(WRITER, str(world.path.parent), name) for name in ("left", "right")]
     os.close(lock)
     wait_until(lambda: all(writer.poll() is not None for writer in writers), "both to have written")
@@ -319,11 +319,18 @@ def test_a_death_is_told_until_the_agent_is_registered_again(world: World) -> No
     seen = []
     for action in ("registered", "died", "registered", "died"):
         journal.append(told(action, "dev-1", "agent"), durable=False)
-        seen.append(journal.told("agent", "dev-1", "died", since="registered"))
+        seen.append(journal.memory.told("dev-1", "died", since="registered"))
 
     assert seen == [False, True, False, True]
-    assert not journal.told("agent", "dev-2", "died", since="registered")
-    assert not journal.told("task", "dev-1", "died", since="registered")
+    assert not journal.memory.told("dev-2", "died", since="registered")
+
+
+def test_what_was_told_of_an_agent_is_forgotten_with_it(world: World) -> None:
+    journal = world.journal()
+    for action in ("registered", "died", "forgotten"):
+        journal.append(told(action, "dev-1", "agent"), durable=False)
+
+    assert not journal.memory.told("dev-1", "died", since="registered")
 
 
 def test_the_newest_line_of_a_deed_is_that_of_its_end(world: World) -> None:
@@ -333,17 +340,17 @@ def test_the_newest_line_of_a_deed_is_that_of_its_end(world: World) -> None:
     journal.append(told("terminated", "dev-1", "agent"), durable=False)
     journal.mark(begun, "done")
 
-    assert journal.told("agent", "dev-1", "terminated", since="registered")
+    assert journal.memory.told("dev-1", "terminated", since="registered")
 
 
 def test_an_old_promise_kept_late_does_not_hide_a_newer_line(world: World) -> None:
     journal = world.journal()
-    old = journal.append(told("disabled", "flag", "flag", **PROMISE), durable=False)
-    journal.append(told("enabled", "flag", "flag"), durable=False)
-    journal.append(told("disabled", "flag", "flag"), durable=False)
+    old = journal.append(told("died", "dev-1", "agent", **PROMISE), durable=False)
+    journal.append(told("registered", "dev-1", "agent"), durable=False)
+    journal.append(told("died", "dev-1", "agent"), durable=False)
     journal.mark(old, "done")
 
-    assert journal.told("flag", "flag", "disabled", since="enabled")
+    assert journal.memory.told("dev-1", "died", since="registered")
 
 
 # -- a disk that refuses, a file that goes ------------------------------------------------------------------------
@@ -411,7 +418,6 @@ def test_a_journal_replaced_underneath_is_read_anew(
     journal.catch_up()
 
     assert (journal.seq, journal.requeues[TASK], journal.pending, journal.damage) == (seq, requeues, {}, [])
-    assert [*journal.last.values()] == [seq]
     assert journal.append(told("died"), durable=False) == seq + 1
     assert world.seqs()[-1] == seq + 1
 
@@ -492,7 +498,7 @@ def test_history_tells_what_was_done_and_leaves_out_what_failed_or_was_only_begu
     ended = journal.append(told("terminated", evidence={"gone": [412]}), durable=False)
     journal.mark(begun, "done")
 
-    assert [entry for _, entry in history(world.path)] == [
+    assert [entry for entry in history(world.path)] == [
         {"seq": done, **told("requeued")},
         {"seq": ended, **told("terminated", evidence={"gone": [412]})},
     ]
@@ -500,12 +506,26 @@ def test_history_tells_what_was_done_and_leaves_out_what_failed_or_was_only_begu
 
 def test_history_can_be_followed_from_where_it_was_left(world: World) -> None:
     journal = world.journal()
+    followed = History(world.path)
+    seen = []
     for action in ("requeued", "died", "requeued"):
         journal.append(told(action), durable=False)
+        seen.append([entry["seq"] for entry in followed.news()])
 
-    offsets = [0, *(offset for offset, _ in history(world.path))]
+    assert seen == [[1], [2], [3]]
+    assert [*followed.news()] == []
 
-    assert [[entry["seq"] for _, entry in history(world.path, at)] for at in offsets] == [[1, 2, 3], [2, 3], [3], []]
+
+def test_a_follower_hears_of_a_promise_when_it_is_kept(world: World) -> None:
+    journal = world.journal()
+    followed = History(world.path)
+    promised = journal.append(told("requeued", **PROMISE), durable=False)
+    journal.append(told("died"), durable=False)
+    before = [entry["seq"] for entry in followed.news()]
+
+    journal.mark(promised, "done")
+
+    assert (before, [entry["seq"] for entry in followed.news()]) == ([2], [1])
 
 
 def test_an_entry_has_the_keys_that_history_promises() -> None:

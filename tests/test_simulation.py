@@ -905,7 +905,7 @@ class World:
         self.look_at_the_journal()
 
     def look_at_the_journal(self) -> None:
-        told = Counter(entry["key"] for _, entry in history(self.paths.journal) if entry["action"] == "requeued")
+        told = Counter(entry["key"] for entry in history(self.paths.journal) if entry["action"] == "requeued")
         journal = Journal(self.paths.journal, Disk(), self.paths.folder / "quarantine")
         journal.load()
         if told != journal.requeues:

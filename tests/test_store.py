@@ -94,7 +94,7 @@ def register(store: Store, name: str) -> Register:
 
 def told(store: Store) -> list[tuple[str, str]]:
     """What the journal tells: each entry's action and key."""
-    return [(entry["action"], entry["key"]) for _, entry in history(store.paths.journal)]
+    return [(entry["action"], entry["key"]) for entry in history(store.paths.journal)]
 
 
 def journal_lines(store: Store) -> list[dict[str, Any]]:
@@ -124,7 +124,7 @@ def test_a_decision_that_holds_is_done_and_told(store: Store, task: Path) -> Non
 
     assert read_task(task)["status"] == "pending"
     assert "owner" not in read_task(task)
-    [(_, entry)] = history(store.paths.journal)
+    [entry] = history(store.paths.journal)
     assert (entry["kind"], entry["key"], entry["action"], entry["by"]) == ("task", "team/1", "requeued", "agents")
     assert (entry["reason"], entry["project"]) == ("dev-1 is dead", str(store.paths.project))
     assert os.listdir(task.parent) == ["1.json"]
@@ -420,7 +420,7 @@ def test_a_deed_is_told_with_its_ending_and_not_before(store: Store) -> None:
 
     store.end(begun, TERMINATE, "agents", {"killed": [4242]})
 
-    [(_, entry)] = history(store.paths.journal)
+    [entry] = history(store.paths.journal)
     assert entry["action"] == "terminated"
     assert entry["evidence"] == {"pane": "%1", "killed": [4242]}
 

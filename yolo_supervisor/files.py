@@ -1,7 +1,8 @@
 """The one small seam through which every durable change reaches the disk.
 
-``Disk`` has the primitive operations and nothing else, so that a test can record, refuse or tear each of them; the
-functions below it are the only ways in which this program makes a change survive a crash.
+``Disk`` has the primitive operations and nothing else, so that a test can record, refuse or tear each of them, or put a
+disk of its own in their place; the functions below it are the only ways in which this program makes a change survive a
+crash.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+LIMIT = 16 * 2**20
+"""No document of ours or of our neighbours is anywhere near as large, in bytes."""
+
 FILE_MODE = 0o600
 FOLDER_MODE = 0o700
 
@@ -28,14 +32,24 @@ class Refused(Exception):
     """The path is not one that we write to: a link, say, or no ordinary file."""
 
 
+class Unflushed(OSError):
+    """A flush has failed: the kernel may have forgotten what it could not write, so it must not be tried again."""
+
+
 class Disk:
     """The primitive operations. Every one may raise OSError; none retries."""
 
     def open(self, path: Path, flags: int, mode: int = FILE_MODE) -> int:
         return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
 
+    def close(self, fd: int) -> None:
+        os.close(fd)
+
     def write(self, fd: int, data: bytes) -> int:
         return os.write(fd, data)
+
+    def write_at(self, fd: int, data: bytes, at: int) -> int:
+        return os.pwrite(fd, data, at)
 
     def truncate(self, fd: int, size: int) -> None:
         os.ftruncate(fd, size)
@@ -47,8 +61,14 @@ class Disk:
         else:
             os.fdatasync(fd)
 
+    def chmod(self, fd: int, mode: int) -> None:
+        os.fchmod(fd, mode)
+
     def rename(self, old: Path, new: Path) -> None:
         os.replace(old, new)
+
+    def link(self, old: Path, new: Path) -> None:
+        os.link(old, new, follow_symlinks=False)
 
     def unlink(self, path: Path) -> None:
         os.unlink(path)
@@ -59,13 +79,45 @@ class Disk:
     def rmdir(self, path: Path) -> None:
         os.rmdir(path)
 
+    # what is asked of it before it is changed
+
+    def read(self, path: Path, limit: int = LIMIT) -> bytes | None:
+        return read(path, limit)
+
+    def read_at(self, fd: int, size: int, at: int) -> bytes:
+        return os.pread(fd, size, at)
+
+    def status(self, path: Path) -> os.stat_result | None:
+        """What is at the path itself (a link is not followed); None if there is nothing."""
+        try:
+            return path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def status_of(self, fd: int) -> os.stat_result:
+        return os.fstat(fd)
+
+    def names(self, folder: Path) -> list[str]:
+        """The names in the folder; none where it is missing."""
+        try:
+            return os.listdir(folder)
+        except FileNotFoundError:
+            return []
+
+    def lock(self, fd: int) -> None:
+        """Take the exclusive flock. BlockingIOError if another has it."""
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def unlock(self, fd: int) -> None:
+        fcntl.flock(fd, fcntl.LOCK_UN)
+
 
 def digest(data: bytes | None) -> str | None:
     """SHA-256 in lowercase hex, the plugin's own convention; None for a file that is not there."""
     return None if data is None else hashlib.sha256(data).hexdigest()
 
 
-def read(path: Path, limit: int = 16 * 1024 * 1024) -> bytes | None:
+def read(path: Path, limit: int = LIMIT) -> bytes | None:
     """The file's bytes, or None where there is no such file.
 
     OSError for what exists and cannot be read: a folder, a missing permission, a pipe, more than ``limit`` bytes.
@@ -101,17 +153,25 @@ def glance(path: Path) -> bytes | None:
 def append(disk: Disk, fd: int, data: bytes, size: int, durable: bool = True) -> None:
     """Add ``data`` at the end of an append-mode file of ``size`` bytes, durably, or leave the file as it was.
 
-    OSError if the data is not there; a write that failed half-way has been cut off again.
+    OSError if the data is not there; a write that failed half-way has been cut off again. Unflushed if only the flush
+    has failed: then nobody knows what of the file is on the device.
     """
     try:
         if disk.write(fd, data) != len(data):
             raise OSError(errno.ENOSPC, "No space left for a whole line")
         if durable:
-            disk.sync(fd)
+            _flush(disk, fd)
     except OSError:
         with contextlib.suppress(OSError):
             disk.truncate(fd, size)
         raise
+
+
+def _flush(disk: Disk, fd: int) -> None:
+    try:
+        disk.sync(fd)
+    except OSError as error:
+        raise Unflushed(error.errno, f"it could not be flushed: {error.strerror}") from error
 
 
 def replace(disk: Disk, path: Path, data: bytes, durable: bool = True) -> None:
@@ -120,23 +180,19 @@ def replace(disk: Disk, path: Path, data: bytes, durable: bool = True) -> None:
     ``durable=False`` leaves out the flushing, for observations that are worthless after a power cut anyway.
     OSError if it could not be done: then the old content stands.
     """
-    refuse_links(path)
+    found = refuse_links(disk, path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        mode = stat.S_IMODE(path.stat().st_mode)
-    except FileNotFoundError:
-        mode = FILE_MODE
     try:
         fd = disk.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         try:
             left = memoryview(data)
             while left:
                 left = left[disk.write(fd, bytes(left)) :]
-            os.fchmod(fd, mode)
+            disk.chmod(fd, stat.S_IMODE(found.st_mode) if found else FILE_MODE)
             if durable:
                 disk.sync(fd)
         finally:
-            os.close(fd)
+            disk.close(fd)
         disk.rename(temporary, path)
     except OSError:
         with contextlib.suppress(OSError):
@@ -146,9 +202,25 @@ def replace(disk: Disk, path: Path, data: bytes, durable: bool = True) -> None:
         sync_folder(disk, path.parent)
 
 
+def shorten(disk: Disk, path: Path, before: bytes, size: int) -> None:
+    """Cut off the end of a file that others append to: in its place, so that they lose nothing by it.
+
+    OSError if it could not be done, or if the file has changed since ``before`` was read: then it stands.
+    """
+    refuse_links(disk, path)
+    fd = disk.open(path, os.O_RDWR)
+    try:
+        if disk.status_of(fd).st_size != len(before):
+            raise OSError(errno.EAGAIN, "somebody is writing to it", str(path))
+        disk.truncate(fd, size)
+        disk.sync(fd)
+    finally:
+        disk.close(fd)
+
+
 def remove(disk: Disk, path: Path) -> None:
     """Remove the file, durably. What it held must be in the journal before."""
-    refuse_links(path)
+    refuse_links(disk, path)
     with contextlib.suppress(FileNotFoundError):
         disk.unlink(path)
     sync_folder(disk, path.parent)
@@ -160,12 +232,12 @@ def sync_folder(disk: Disk, folder: Path) -> None:
     try:
         disk.sync(fd)
     finally:
-        os.close(fd)
+        disk.close(fd)
 
 
 def make_folder(disk: Disk, folder: Path, mode: int = FOLDER_MODE) -> None:
     """Create the folder, and its parents, where missing."""
-    if folder.is_dir():
+    if is_folder(disk, folder):
         return
     make_folder(disk, folder.parent, 0o777)
     with contextlib.suppress(FileExistsError):
@@ -173,17 +245,24 @@ def make_folder(disk: Disk, folder: Path, mode: int = FOLDER_MODE) -> None:
         sync_folder(disk, folder.parent)
 
 
-def refuse_links(path: Path) -> None:
-    """``Refused`` if the path is a symbolic link."""
-    if path.is_symlink():
+def is_folder(disk: Disk, path: Path) -> bool:
+    found = disk.status(path)
+    return found is not None and (stat.S_ISDIR(found.st_mode) or (stat.S_ISLNK(found.st_mode) and path.is_dir()))
+
+
+def refuse_links(disk: Disk, path: Path) -> os.stat_result | None:
+    """What is at the path, None if nothing. ``Refused`` if it is a symbolic link."""
+    found = disk.status(path)
+    if found is not None and stat.S_ISLNK(found.st_mode):
         raise Refused(f"{path} is a symbolic link: it is not followed, and not replaced")
+    return found
 
 
 # -- locks ------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def file_lock(fd: int, limit_s: float) -> Iterator[None]:
+def file_lock(disk: Disk, fd: int, limit_s: float) -> Iterator[None]:
     """Hold the exclusive flock of an open file; ``Busy`` if it is not had within ``limit_s`` seconds.
 
     The kernel gives it up when its holder dies, so it is never stale.
@@ -191,7 +270,7 @@ def file_lock(fd: int, limit_s: float) -> Iterator[None]:
     deadline = time.monotonic() + limit_s
     while True:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            disk.lock(fd)
             break
         except BlockingIOError:
             if time.monotonic() >= deadline:
@@ -200,7 +279,7 @@ def file_lock(fd: int, limit_s: float) -> Iterator[None]:
     try:
         yield
     finally:
-        fcntl.flock(fd, fcntl.LOCK_UN)
+        disk.unlock(fd)
 
 
 class LockAges:
@@ -238,33 +317,35 @@ def folder_lock(disk: Disk, path: Path, stale_s: float, ages: LockAges | None = 
         _take_over(disk, path, stale_s, ages)
     if ages is not None:
         ages.forget(path)
-    made = _life(path)
+    made = _life(disk, path)
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
-            if _life(path) == made:  # else we were away for so long that another has taken it over
+            if _life(disk, path) == made:  # else we were away for so long that another has taken it over
                 disk.rmdir(path)
 
 
-def _life(path: Path) -> tuple[int, int]:
+def _life(disk: Disk, path: Path) -> tuple[int, int] | None:
     """Which folder this is: an inode alone is given out again at once."""
-    found = path.lstat()
-    return found.st_ino, found.st_mtime_ns
+    found = disk.status(path)
+    return (found.st_ino, found.st_mtime_ns) if found else None
 
 
 def _take_over(disk: Disk, path: Path, stale_s: float, ages: LockAges | None) -> None:
     """Only one of us at a time takes over in a folder (its flock), so that nothing fresh is ever put aside by us."""
-    fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = disk.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        found = path.lstat()
+        disk.lock(fd)
+        found = disk.status(path)
+        if found is None:
+            raise Busy(f"{path} changed hands")
         age_s = ages.age_s(path, found) if ages is not None else time.time() - found.st_mtime
         if not stat.S_ISDIR(found.st_mode) or age_s < stale_s:
             raise Busy(f"{path} is held")
         aside = path.with_name(f"{path.name}.{os.getpid()}.stale")
         disk.rename(path, aside)
-        if _life(aside) != (found.st_ino, found.st_mtime_ns):
+        if _life(disk, aside) != (found.st_ino, found.st_mtime_ns):
             disk.rename(aside, path)
             raise Busy(f"{path} is held")
         with contextlib.suppress(OSError):
@@ -277,4 +358,4 @@ def _take_over(disk: Disk, path: Path, stale_s: float, ages: LockAges | None) ->
             raise Busy(f"{path} changed hands") from None
         raise
     finally:
-        os.close(fd)
+        disk.close(fd)

@@ -1,16 +1,22 @@
 """The journal: everything that was decided and done, in order, each line with its own checksum.
 
-One JSON object a line, the CRC-32 of all before it as its last key, so that ``tail`` and ``jq`` read it as it is. Three
-kinds of lines: an *entry* (what, why, on what evidence; for a change of a document also what was there and what comes
-instead), a deed's *beginning*, and a *mark* that says how an earlier line ended. A line is durable before what it
-promises is done; marks need not be, they only spare ``Store.recover`` work.
+One JSON object a line, the CRC-32 of all before it as its last key, so that ``tail`` and ``jq`` read it as it is. Kinds
+of lines: an *entry* (what, why, on what evidence; for a change of a document also what was there and what comes
+instead), a deed's *beginning*, a *mark* that says how an earlier line ended, a document's *good* version, and the
+*checkpoint* at the start of a segment. A line is durable before what it promises is done; marks need not be, they only
+spare ``Store.recover`` work.
+
+It is written in segments: ``journal.jsonl`` is the newest, ``journal-<first number>.jsonl`` are older ones. A segment's
+checkpoint carries on what must not be forgotten, so that one who starts reads the newest only.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import re
 import stat
 import zlib
 from collections import Counter
@@ -21,16 +27,26 @@ from pathlib import Path
 from typing import Any, Literal
 
 from yolo_supervisor.actions import Action
-from yolo_supervisor.files import Disk, append, read, replace, sync_folder
+from yolo_supervisor.files import Disk, Unflushed, append, replace, sync_folder
 from yolo_supervisor.records import iso
 
 FileStamp = tuple[int, int]
 Ending = Literal["done", "failed"]
 
 LIMIT = 2**32
-"""A journal larger than this is not ours."""
+"""A segment larger than this, in bytes, is not ours."""
+
+SEGMENT = 8 * 2**20
+"""A segment that has grown beyond this many bytes is closed."""
+
+SEGMENTS = 7
+"""How many closed ones are kept: with the newest, 64 MiB."""
+
+VERSIONS = 5
+"""How many good versions of a document are remembered."""
 
 _CRC = b',"crc":"'
+_CLOSED = re.compile(r"journal-(\d{12})\.jsonl")
 
 
 def seal(record: Mapping[str, Any]) -> bytes:
@@ -69,45 +85,128 @@ def entry(action: Action, by: str, at: datetime, project: Path, prefix: str = ""
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """A line that could not be read."""
+    """Something of the journal that could not be read: where, and what is known of it."""
 
     offset: int
-    length: int
+    what: str
 
 
-class Journal:
-    """The open journal of one project. Writers call it under the store's lock only; readers need none."""
+class Memory:
+    """What follows from the lines so far, and what a checkpoint carries on."""
 
-    def __init__(self, path: Path, disk: Disk, quarantine: Path) -> None:
-        self.path = path
+    def __init__(self) -> None:
         self.seq = 0
         self.pending: dict[int, dict[str, Any]] = {}
         """Lines that promise a change or begin a deed and have no mark yet, by their number."""
         self.requeues: Counter[str] = Counter()
         """How often each task was given back since it was last redriven."""
-        self.last: dict[tuple[str, str, str], int] = {}
-        """The newest line for each (kind, key, action)."""
+        self.good: dict[str, list[str]] = {}
+        """The digests of each document's good versions, the newest last."""
+        self._deaths: dict[str, dict[str, int]] = {}
+        """The newest line for each action on an agent that is not forgotten yet."""
+
+    def told(self, agent: str, action: str, since: str) -> bool:
+        """Whether ``action`` was written of this agent after the newest line with the action ``since``."""
+        told = self._deaths.get(agent, {})
+        return told.get(action, 0) > told.get(since, 0)
+
+    def learn(self, record: Mapping[str, Any]) -> None:
+        """Take in one more line; one that stands in two segments counts once."""
+        if record["seq"] <= self.seq:
+            return
+        if "checkpoint" in record:
+            self._take_up(record["checkpoint"])
+        self.seq = record["seq"]
+        for ending in ("done", "failed"):
+            if ending in record:
+                started = self.pending.pop(record[ending], None)
+                if ending == "done" and started is not None:
+                    self._count(started)
+                return
+        if "good" in record:
+            self._keep(*record["good"])
+        elif "write" in record or "begun" in record:
+            self.pending[record["seq"]] = dict(record)
+            if "begun" in record:
+                return
+        elif "action" in record:
+            self._count(record)
+
+    def _keep(self, path: str, digest: str) -> None:
+        versions = self.good.setdefault(path, [])
+        if digest in versions:
+            versions.remove(digest)
+        versions.append(digest)
+        del versions[:-VERSIONS]
+
+    def _count(self, record: Mapping[str, Any]) -> None:
+        kind, key, action = str(record.get("kind")), str(record.get("key")), str(record.get("action"))
+        if kind == "agent" and action == "forgotten":
+            self._deaths.pop(key, None)
+        elif kind == "agent":
+            told = self._deaths.setdefault(key, {})
+            told[action] = max(record["seq"], told.get(action, 0))
+        if action == "requeued":
+            self.requeues[key] += 1
+        elif action == "redriven":
+            del self.requeues[key]
+
+    def checkpoint(self) -> dict[str, Any]:
+        return {
+            "pending": list(self.pending.values()),
+            "requeues": dict(self.requeues),
+            "good": self.good,
+            "agents": self._deaths,
+        }
+
+    def _take_up(self, checkpoint: Mapping[str, Any]) -> None:
+        self.pending = {record["seq"]: record for record in checkpoint["pending"]}
+        self.requeues = Counter(checkpoint["requeues"])
+        self.good = {path: list(digests) for path, digests in checkpoint["good"].items()}
+        self._deaths = {agent: dict(told) for agent, told in checkpoint["agents"].items()}
+
+
+class Journal:
+    """The open journal of one project. Writers call it under the store's lock only; readers need none."""
+
+    def __init__(self, path: Path, disk: Disk, quarantine: Path, segment: int = SEGMENT) -> None:
+        self.path = path
+        self.memory = Memory()
         self.damage: list[Damage] = []
         self.unreadable: str | None = None
         """Why ``load`` could not read it at all."""
         self.torn = 0
         """How many bytes of a half-written line have been cut off and kept aside."""
+        self._spoiled = False
+        """A flush of the segment has failed: nobody knows what of it is on the device, so it is to be closed."""
         self._owed: list[dict[str, Any]] = []
         """Marks for which there was no room: they come before the next line."""
         self._disk = disk
         self._quarantine = quarantine
-        self._fd = -1
+        self._segment = segment
+        self._fd = self._mark_fd = -1
         self._file: FileStamp = (0, 0)
         self._offset = 0
+        self._first = 0
+        """The number of the segment's first line."""
+
+    @property
+    def seq(self) -> int:
+        return self.memory.seq
+
+    @property
+    def pending(self) -> dict[int, dict[str, Any]]:
+        return self.memory.pending
+
+    @property
+    def requeues(self) -> Counter[str]:
+        return self.memory.requeues
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    def told(self, kind: str, key: str, action: str, since: str) -> bool:
-        """Whether ``action`` was written of this key after the newest line with the action ``since``."""
-        return self.last.get((kind, key, action), 0) > self.last.get((kind, key, since), 0)
+        for fd in (self._fd, self._mark_fd):
+            if fd >= 0:
+                self._disk.close(fd)
+        self._fd = self._mark_fd = -1
 
     # -- writing (under the store's lock) ------------------------------------------------------------------------
 
@@ -116,8 +215,8 @@ class Journal:
 
         OSError (FileNotFoundError, say, when the project was deleted) if the journal cannot be had.
         """
-        self._reopen_if_replaced()
-        data = self._rest(self._fd)
+        opened = self._reopen_if_replaced()
+        data = self._rest()
         whole = data.rfind(b"\n") + 1
         if whole < len(data):
             torn = data[whole:]
@@ -125,18 +224,31 @@ class Journal:
             self._disk.truncate(self._fd, self._offset + whole)
             self.torn += len(torn)
         self._take(data[:whole])
+        if opened:
+            self._read_mark()
 
     def append(self, record: Mapping[str, Any], durable: bool = True) -> int:
         """Write one record and return its number. It is on the device when this returns, if ``durable``.
 
         OSError if it could not be written; then the journal is as it was.
         """
+        if self._spoiled:
+            self.rotate()
         while self._owed and record is not self._owed[0]:
             self.append(self._owed[0], durable=False)
             self._owed.pop(0)
         line = seal({"seq": self.seq + 1, **record})
-        append(self._disk, self._fd, line, self._offset, durable)
+        try:
+            append(self._disk, self._fd, line, self._offset, durable)
+        except Unflushed:
+            self._spoiled = True
+            raise
         self._take(line)
+        if durable:
+            self._write_mark()
+        if self._offset > self._segment:
+            with contextlib.suppress(OSError):  # no room for another: this one goes on
+                self.rotate()
         return self.seq
 
     def mark(self, seq: int, ending: Ending, why: str | None = None) -> None:
@@ -148,44 +260,88 @@ class Journal:
             self._owed.append(record)
             self.pending.pop(seq, None)  # no room for a mark: the next recovery finds out by looking
 
+    def rotate(self) -> None:
+        """Close the segment and begin the next. At every moment ``journal.jsonl`` is there and whole.
+
+        OSError if it cannot be done: then the segment goes on.
+        """
+        line = seal({"seq": self.seq + 1, "checkpoint": self.memory.checkpoint()})
+        closed = self.path.with_name(f"journal-{self._first:012d}.jsonl")
+        with contextlib.suppress(FileExistsError):  # a crash came between the two names
+            self._disk.link(self.path, closed)
+        sync_folder(self._disk, self.path.parent)
+        replace(self._disk, self.path, line)
+        self.catch_up()
+        self._write_mark()
+        for old in segments(self._disk, self.path)[:-SEGMENTS]:
+            with contextlib.suppress(OSError):
+                self._disk.unlink(old)
+
+    # -- the watermark: how far the journal has certainly come --------------------------------------------------------
+
+    def _write_mark(self) -> None:
+        """Not flushed: what it names is on the device already, so an older one after a crash says less, never wrong."""
+        with contextlib.suppress(OSError):
+            if self._mark_fd < 0:
+                self._mark_fd = self._disk.open(self._mark, os.O_RDWR | os.O_CREAT)
+            self._disk.write_at(self._mark_fd, seal({"seq": self.seq}).rjust(48), 0)
+
+    def _read_mark(self) -> None:
+        """Find out whether the end of the journal is gone: no line is ever given a number that was acknowledged."""
+        try:
+            found = unseal((self._disk.read(self._mark) or b"").strip())
+        except OSError:
+            return
+        if found is not None and found["seq"] > self.seq:
+            what = f"lines {self.seq + 1} to {found['seq']} were written and are gone"
+            self.damage.append(Damage(self._offset, what))
+            self.memory.seq = found["seq"]
+
+    @property
+    def _mark(self) -> Path:
+        return self.path.with_name("journal.mark")
+
     # -- reading -------------------------------------------------------------------------------------------------
 
     def load(self) -> None:
         """Read the journal as far as it is, without a lock and without changing anything (for readers)."""
         try:
-            data = (read(self.path, LIMIT) or b"")[self._offset :]
+            data = (self._disk.read(self.path, LIMIT) or b"")[self._offset :]
         except OSError as error:
             self.unreadable = str(error)
         else:
+            fresh = not self._offset
             self._take(data[: data.rfind(b"\n") + 1])
+            if fresh:
+                self._read_mark()
 
-    def _reopen_if_replaced(self) -> None:
+    def _reopen_if_replaced(self) -> bool:
+        """Whether the segment is another than before."""
         if self._fd >= 0:
-            try:
-                now = self.path.stat()
-            except FileNotFoundError:
+            now = self._disk.status(self.path)
+            if now is None:
                 self.close()
-                raise
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path))
             if (now.st_dev, now.st_ino) == self._file and now.st_size >= self._offset:
-                return
+                return False
             self.close()
         fd = self._disk.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
-        found = os.fstat(fd)
+        found = self._disk.status_of(fd)
         if not stat.S_ISREG(found.st_mode):
-            os.close(fd)
+            self._disk.close(fd)
             raise OSError(errno.EINVAL, "not an ordinary file", str(self.path))
         if found.st_size == 0:
             sync_folder(self._disk, self.path.parent)
         self._fd, self._file = fd, (found.st_dev, found.st_ino)
-        self.seq, self._offset = 0, 0
-        self.pending.clear()
-        self.requeues.clear()
-        self.last.clear()
+        self.memory = Memory()
+        self._offset = self._first = 0
+        self._spoiled = False
         self.damage.clear()
+        return True
 
-    def _rest(self, fd: int) -> bytes:
+    def _rest(self) -> bytes:
         parts, at = [], self._offset
-        while part := os.pread(fd, 1 << 20, at):
+        while part := self._disk.read_at(self._fd, 1 << 20, at):
             parts.append(part)
             at += len(part)
         return b"".join(parts)
@@ -194,47 +350,77 @@ class Journal:
         for line in data.splitlines(keepends=True):
             record = unseal(line.rstrip(b"\n"))
             if record is None:
-                self.damage.append(Damage(self._offset, len(line)))
+                self.damage.append(Damage(self._offset, f"a line of {len(line)} bytes cannot be read"))
+                if self._offset == 0:
+                    self._take_older()
             else:
-                self._learn(record)
+                self._first = self._first or record["seq"]
+                self.memory.learn(record)
             self._offset += len(line)
 
-    def _learn(self, record: dict[str, Any]) -> None:
-        self.seq = max(self.seq, record["seq"])
-        for ending in ("done", "failed"):
-            if ending in record:
-                started = self.pending.pop(record[ending], None)
-                if ending == "done" and started is not None:
-                    self._count(started)
-                return
-        if "write" in record or "begun" in record:
-            self.pending[record["seq"]] = record
-        if "write" not in record:
-            self._count(record)
-
-    def _count(self, record: Mapping[str, Any]) -> None:
-        kind, key, action = str(record.get("kind")), str(record.get("key")), str(record.get("action"))
-        self.last[kind, key, action] = max(record["seq"], self.last.get((kind, key, action), 0))
-        if action == "requeued":
-            self.requeues[key] += 1
-        elif action == "redriven":
-            del self.requeues[key]
+    def _take_older(self) -> None:
+        """The checkpoint cannot be read: what it carried on stands in the closed segments."""
+        for older in segments(self._disk, self.path):
+            for record in _records(self._disk.read(older, LIMIT) or b""):
+                self.memory.learn(record)
 
 
-def history(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The journal's entries from ``offset`` on, for people: each with the offset behind it. Nothing is changed.
+def segments(disk: Disk, path: Path) -> list[Path]:
+    """The closed segments of the journal at ``path``, the oldest first."""
+    return [path.with_name(name) for name in sorted(disk.names(path.parent)) if _CLOSED.fullmatch(name)]
+
+
+def _records(data: bytes) -> Iterator[dict[str, Any]]:
+    for line in data[: data.rfind(b"\n") + 1].splitlines():
+        if (record := unseal(line)) is not None:
+            yield record
+
+
+class History:
+    """The journal for people: its entries in order, over all segments. Nothing is changed, and no lock is needed.
 
     What failed is left out; so is the beginning of a deed whose end is told, and what is promised but not done yet.
-    OSError if there is a journal and it cannot be read.
     """
-    data = (read(path, LIMIT) or b"")[offset:]
-    records, at = [], offset
-    for line in data[: data.rfind(b"\n") + 1].splitlines(keepends=True):
-        at += len(line)
-        if (record := unseal(line.rstrip(b"\n"))) is not None:
-            records.append((at, record))
-    done = {record["done"] for _, record in records if "done" in record}
-    for at, record in records:
-        told = "action" in record and "begun" not in record
-        if told and ("write" not in record or record["seq"] in done):
-            yield at, {key: value for key, value in record.items() if key not in ("write", "crc")}
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._disk = Disk()
+        self._seq = 0
+        self._file: FileStamp | None = None
+        self._offset = 0
+        self._promised: dict[int, dict[str, Any]] = {}
+
+    def news(self) -> Iterator[dict[str, Any]]:
+        """What has come since the last time. OSError if there is a journal and it cannot be read."""
+        found = self._disk.status(self._path)
+        if found is None:
+            return
+        newest = self._disk.read(self._path, LIMIT) or b""  # before the others are listed: it may be closed meanwhile
+        if (found.st_dev, found.st_ino) != self._file or len(newest) < self._offset:
+            self._file, self._offset = (found.st_dev, found.st_ino), 0
+            for older in segments(self._disk, self._path):
+                yield from self._new_ones(self._disk.read(older, LIMIT) or b"")
+        whole = newest[self._offset : newest.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        yield from self._new_ones(whole)
+
+    def _new_ones(self, data: bytes) -> Iterator[dict[str, Any]]:
+        for record in _records(data):
+            if record["seq"] <= self._seq:
+                continue
+            self._seq = record["seq"]
+            if "done" in record and record["done"] in self._promised:
+                yield _for_people(self._promised.pop(record["done"]))
+            elif "action" in record and "write" in record:
+                self._promised[record["seq"]] = record
+            elif "action" in record and "begun" not in record:
+                yield _for_people(record)
+
+
+def _for_people(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key not in ("write", "crc")}
+
+
+def history(path: Path) -> list[dict[str, Any]]:
+    """All entries of the journal, by their numbers. OSError if there is a journal and it cannot be read."""
+    return sorted(History(path).news(), key=lambda entry: int(entry["seq"]))

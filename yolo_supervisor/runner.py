@@ -125,7 +125,7 @@ class Runner:
             what = {
                 "finished": list(recovery.finished),
                 "overtaken": list(recovery.overtaken),
-                "unreadable_lines": recovery.unreadable,
+                "damage": list(recovery.damage),
                 "torn_bytes": recovery.torn,
             }
             self._carry_out_note(

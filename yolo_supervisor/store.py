@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,18 +23,21 @@ from yolo_supervisor.files import (
     digest,
     file_lock,
     folder_lock,
-    glance,
+    is_folder,
     make_folder,
-    read,
     refuse_links,
     remove,
     replace,
+    shorten,
 )
 from yolo_supervisor.formats import supervisor, yolo
 from yolo_supervisor.journal import Journal, entry
 
 LOCK_LIMIT_S = 0.25
 """How long one change may block the loop while another process writes; after that it is ``busy``, to be tried again."""
+
+INLINE = 256 * 1024
+"""A document larger than this, in bytes, is not written into the journal but beside it, among the good versions."""
 
 FOLDERS = ("agents", "hooks", "snapshots", "backups", "quarantine", "dead-letters", "crashes")
 
@@ -48,16 +52,16 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """What ``recover`` found: changes it finished, changes others have overtaken, lines it could not read, and the
+    """What ``recover`` found: changes it finished, changes others have overtaken, what of the journal is lost, and the
     bytes of a line that was torn off half written."""
 
     finished: tuple[str, ...]
     overtaken: tuple[str, ...]
-    unreadable: int
+    damage: tuple[str, ...]
     torn: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self.finished or self.overtaken or self.unreadable or self.torn)
+        return bool(self.finished or self.overtaken or self.damage or self.torn)
 
 
 class Unwritable(OSError):
@@ -87,6 +91,14 @@ class Paths:
         return self.folder / "agents"
 
     @property
+    def backups(self) -> Path:
+        return self.folder / "backups"
+
+    @property
+    def quarantine(self) -> Path:
+        return self.folder / "quarantine"
+
+    @property
     def hooks(self) -> Path:
         return self.folder / "hooks"
 
@@ -106,19 +118,21 @@ class Store:
         self.paths = Paths(project)
         self.disk = disk or Disk()
         self.clock = clock or SystemClock()
-        self.journal = Journal(self.paths.journal, self.disk, self.paths.folder / "quarantine")
+        self.journal = Journal(self.paths.journal, self.disk, self.paths.quarantine)
         self._lock_fd = -1
         self._lock_ages = LockAges()
 
     def open(self) -> None:
         """Make our folder where it is missing, private to the user and invisible to git."""
         folder = self.paths.folder
-        if folder.is_symlink():
-            raise Refused(f"{folder} is a symbolic link: remove it, the supervisor's folder must be its own")
+        try:
+            refuse_links(self.disk, folder)
+        except Refused:
+            raise Refused(f"{folder} is a symbolic link: remove it, the supervisor's folder must be its own") from None
         make_folder(self.disk, folder)
         for name in FOLDERS:
             make_folder(self.disk, folder / name)
-        if not (folder / ".gitignore").exists():
+        if self.disk.status(folder / ".gitignore") is None:
             replace(self.disk, folder / ".gitignore", b"*\n")
         self._lock_fd = self.disk.open(folder / "store.lock", os.O_RDWR | os.O_CREAT, FILE_MODE)
         with self._locked():
@@ -127,7 +141,7 @@ class Store:
     def close(self) -> None:
         self.journal.close()
         if self._lock_fd >= 0:
-            os.close(self._lock_fd)
+            self.disk.close(self._lock_fd)
             self._lock_fd = -1
 
     def commit(self, action: Edit, by: str) -> Outcome:
@@ -135,25 +149,25 @@ class Store:
         try:
             with self._locked(), self._neighbours_lock(action.lock):
                 self.journal.catch_up()
-                refuse_links(action.path)
-                before = read(action.path)
+                refuse_links(self.disk, action.path)
+                before = self.disk.read(action.path)
                 if not action.holds(before):
                     return Outcome.STALE
                 after = action.edit(before)
                 write: dict[str, Any] = {"path": str(action.path), "before": digest(before), "after": digest(after)}
                 if before is not None:
-                    write["stamp"] = _stamp(action.path)
+                    write["stamp"] = self._stamp(action.path)
                 if action.lock:
                     write["lock"] = [str(action.lock[0]), action.lock[1]]
-                write |= _text("content", after) if after is not None else _text("removed", before)
+                write |= self._told("content", after) if after is not None else self._told("removed", before)
                 told = entry(action, by, self.clock.now(), self.paths.project)
                 self._settle(action.path, before)
                 seq = self.journal.append({**told, "write": write})
                 try:
                     self._write(action.path, before, after)
                 except (OSError, Refused) as error:
-                    made = digest(glance(action.path)) == digest(after)  # all but the last flush, perhaps
-                    self.journal.mark(seq, "done" if made else "failed", str(error))
+                    if not self._is(action.path, digest(after)):  # else all but the last flush: left to ``recover``
+                        self.journal.mark(seq, "failed", str(error))
                     raise Unwritable(getattr(error, "errno", None), str(error), str(action.path)) from error
                 self.journal.mark(seq, "done")
                 return Outcome.DONE
@@ -209,8 +223,8 @@ class Store:
                 lock = (Path(write["lock"][0]), write["lock"][1]) if "lock" in write else None
                 with contextlib.suppress(Busy, OSError, Refused), self._neighbours_lock(lock):  # left for the next time
                     try:
-                        refuse_links(path)
-                        before = read(path)
+                        refuse_links(self.disk, path)
+                        before = self.disk.read(path)
                     except (OSError, Refused) as error:
                         self.journal.mark(seq, "failed", str(error))
                         overtaken.append(name)
@@ -219,23 +233,28 @@ class Store:
                         if write["after"] is not None:
                             self._refresh_side_file(path, write["after"])
                         self.journal.mark(seq, "done")
-                    elif digest(before) == write["before"] and _stamp(path) == write.get("stamp"):
-                        self._write(path, before, _bytes("content", write))
+                    elif digest(before) == write["before"] and self._stamp(path) == write.get("stamp"):
+                        self._write(path, before, self._promised(write))
                         self.journal.mark(seq, "done")
                         finished.append(name)
                     else:
                         self.journal.mark(seq, "failed", "the document was changed by somebody else since")
                         overtaken.append(name)
             torn, self.journal.torn = self.journal.torn, 0
-            return Recovery(tuple(finished), tuple(overtaken), len(self.journal.damage), torn)
+            damage = tuple(each.what for each in self.journal.damage)
+            if damage:
+                self.journal.rotate()  # what is damaged is kept, and told once
+            return Recovery(tuple(finished), tuple(overtaken), damage, torn)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         path = self.paths.folder / "store.lock"
-        if self._lock_fd >= 0 and not os.path.samestat(os.fstat(self._lock_fd), path.stat()):
+        if (there := self.disk.status(path)) is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        if self._lock_fd >= 0 and not os.path.samestat(self.disk.status_of(self._lock_fd), there):
             self.close()
             self._lock_fd = self.disk.open(path, os.O_RDWR | os.O_CREAT, FILE_MODE)
-        with file_lock(self._lock_fd, LOCK_LIMIT_S):
+        with file_lock(self.disk, self._lock_fd, LOCK_LIMIT_S):
             self._break_orphaned_lock()
             yield
 
@@ -244,14 +263,14 @@ class Store:
         if lock is None:
             yield
             return
-        if not lock[0].parent.is_dir():  # and so there is no document either
+        if not is_folder(self.disk, lock[0].parent):  # and so there is no document either
             yield
             return
         with folder_lock(self.disk, *lock, self._lock_ages):
-            found = lock[0].lstat()
             with contextlib.suppress(OSError, Refused):  # without the note the lock is only stale later
-                note = supervisor.dump_held_lock(lock[0], found.st_ino, found.st_mtime_ns)
-                replace(self.disk, self._held, note, durable=False)
+                if (found := self.disk.status(lock[0])) is not None:
+                    note = supervisor.dump_held_lock(lock[0], found.st_ino, found.st_mtime_ns)
+                    replace(self.disk, self._held, note, durable=False)
             yield
         with contextlib.suppress(OSError):
             self.disk.unlink(self._held)
@@ -262,13 +281,13 @@ class Store:
         The note is made and removed under the store's own lock. That we have this lock proves that its writer is gone;
         inode and time prove that the folder is still the one which it made.
         """
-        if not os.path.lexists(self._held):
+        if self.disk.status(self._held) is None:
             return
-        if (held := supervisor.load_held_lock(glance(self._held) or b"")) is not None:
+        if (held := supervisor.load_held_lock(self._glance(self._held) or b"")) is not None:
             path, inode, made = held
             with contextlib.suppress(OSError, ValueError):
-                found = path.lstat()
-                if (found.st_ino, found.st_mtime_ns) == (inode, made):
+                found = self.disk.status(path)
+                if found is not None and (found.st_ino, found.st_mtime_ns) == (inode, made):
                     self.disk.rmdir(path)
         with contextlib.suppress(OSError):
             self.disk.unlink(self._held)
@@ -280,17 +299,19 @@ class Store:
     def _write(self, path: Path, before: bytes | None, after: bytes | None) -> None:
         if after is None:
             remove(self.disk, path)
+        elif before is not None and after and before.startswith(after) and before != after:
+            shorten(self.disk, path, before, len(after))
         elif after != before:
             try:
                 replace(self.disk, path, after)
             finally:
-                if digest(glance(path)) == digest(after):
+                if self._is(path, digest(after)):
                     self._refresh_side_file(path, str(digest(after)))
 
     def _refresh_side_file(self, path: Path, told: str) -> None:
         """Bring the plugin's ``.sha256`` up to date where there is one; the journal has the truth, so it may fail."""
         sidecar = path.with_name(path.name + ".sha256")
-        if sidecar.exists() and glance(sidecar) != told.encode():
+        if self.disk.status(sidecar) is not None and self._glance(sidecar) != told.encode():
             with contextlib.suppress(OSError, Refused):
                 replace(self.disk, sidecar, told.encode())
 
@@ -301,27 +322,83 @@ class Store:
                 made = promise["write"]["after"] == digest(now)
                 self.journal.mark(seq, "done" if made else "failed", "overtaken by a later decision")
 
+    # -- good versions ---------------------------------------------------------------------------------------------
 
-def _stamp(path: Path) -> list[int] | None:
-    """Which writing of the file this is; None where there is no file."""
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return [found.st_ino, found.st_mtime_ns]
+    def good(self, path: Path) -> str | None:
+        """The digest of the document's newest good version; None if none is known."""
+        return next(reversed(self.journal.memory.good.get(str(path), ())), None)
 
+    def versions(self, path: Path) -> Iterator[bytes]:
+        """The document's good versions that are still whole, the newest first."""
+        for told in reversed(self.journal.memory.good.get(str(path), ())):
+            data = self._glance(self.paths.backups / told)
+            if data is not None and digest(data) == told:
+                yield data
 
-def _text(key: str, data: bytes | None) -> dict[str, str]:
-    if data is None:
-        return {}
-    try:
-        return {key: data.decode()}
-    except UnicodeDecodeError:
-        return {f"{key}_base64": base64.b64encode(data).decode()}
+    def keep(self, path: Path, data: bytes) -> None:
+        """Remember ``data`` as the document's newest good version."""
+        told = str(digest(data))
+        with self._locked():
+            self.journal.catch_up()
+            self._put(self.paths.backups, data)
+            self.journal.append({"good": [str(path), told]}, durable=False)
+            self._refresh_side_file(path, told)
+            self._prune()
 
+    def _put(self, folder: Path, data: bytes) -> str:
+        """Keep the content under its digest: then it cannot be mistaken for another."""
+        told = str(digest(data))
+        if self._glance(folder / told) != data:
+            replace(self.disk, folder / told, data)
+        return told
 
-def _bytes(key: str, write: Mapping[str, Any]) -> bytes | None:
-    if key in write:
-        return str(write[key]).encode()
-    encoded = write.get(f"{key}_base64")
-    return base64.b64decode(encoded) if encoded is not None else None
+    def _prune(self) -> None:
+        """Remove the contents that no document and no promise needs any more."""
+        needed = {told for versions in self.journal.memory.good.values() for told in versions}
+        needed |= {str(promise.get("write", {}).get("content_in")) for promise in self.journal.pending.values()}
+        for name in set(self.disk.names(self.paths.backups)) - needed:
+            with contextlib.suppress(OSError):
+                self.disk.unlink(self.paths.backups / name)
+
+    # -- contents in the journal -------------------------------------------------------------------------------------
+
+    def _told(self, key: str, data: bytes | None) -> dict[str, str]:
+        """The content as a line of the journal holds it; one that is too large for that is put beside it."""
+        if data is None:
+            return {}
+        if len(data) > INLINE:
+            return {f"{key}_in": self._put(self.paths.backups if key == "content" else self.paths.quarantine, data)}
+        try:
+            return {key: data.decode()}
+        except UnicodeDecodeError:
+            return {f"{key}_base64": base64.b64encode(data).decode()}
+
+    def _promised(self, write: Mapping[str, Any]) -> bytes | None:
+        """The content that a line of the journal promises. OSError if it was put beside it, and is not there."""
+        if "content" in write:
+            return str(write["content"]).encode()
+        if "content_base64" in write:
+            return base64.b64decode(write["content_base64"])
+        if "content_in" not in write:
+            return None
+        data = self.disk.read(self.paths.backups / write["content_in"])
+        if digest(data) != write["content_in"]:
+            raise OSError(errno.ENODATA, "the promised content is gone", str(self.paths.backups / write["content_in"]))
+        return data
+
+    # -- looking -----------------------------------------------------------------------------------------------------
+
+    def _glance(self, path: Path) -> bytes | None:
+        try:
+            return self.disk.read(path)
+        except OSError:
+            return None
+
+    def _is(self, path: Path, told: str | None) -> bool:
+        """Whether the file has the content with this digest."""
+        return digest(self._glance(path)) == told
+
+    def _stamp(self, path: Path) -> list[int] | None:
+        """Which writing of the file this is; None where there is no file."""
+        found = self.disk.status(path)
+        return [found.st_ino, found.st_mtime_ns] if found else None

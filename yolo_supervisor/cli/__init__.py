@@ -6,14 +6,17 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
 from yolo_supervisor import __version__
 from yolo_supervisor.formats.yolo import PLANNING
+
+if TYPE_CHECKING:
+    from yolo_supervisor.journal import History
 
 EX_NO, EX_DATAERR, EX_UNAVAILABLE, EX_TEMPFAIL, EX_CONFIG = 1, 65, 69, 75, 78
 
@@ -165,13 +168,10 @@ def fail(code: int, message: str) -> NoReturn:
     sys.exit(code)
 
 
-def entries(project: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The project's journal for people; ends the program with exit code 65 if there is one and it cannot be read."""
-    from yolo_supervisor.journal import history
-    from yolo_supervisor.store import Paths
-
+def entries(history: History) -> list[dict[str, Any]]:
+    """What the journal has to tell since it was last asked; ends the program with exit code 65 if it cannot be read."""
     try:
-        yield from history(Paths(project).journal, offset)
+        return sorted(history.news(), key=lambda entry: int(entry["seq"]))
     except OSError as error:
         fail(EX_DATAERR, f"the journal cannot be read: {error}; yolo-supervisor doctor tells more")
 

@@ -111,11 +111,9 @@ def _store(view: View, fix: bool) -> Iterator[Finding]:
         yield Finding("problem", f"{journal.path} cannot be written", "nothing is healed without a journal")
     damaged = len(journal.damage)
     if damaged:
-        where = ", ".join(f"byte {each.offset}" for each in journal.damage[:5])
-        what = f"{damaged} lines of {journal.path} cannot be read ({where})"
-        yield Finding(
-            "problem", what, "the others are sound; compare the files that these were about with their backups"
-        )
+        where = "; ".join(f"{each.what} (at byte {each.offset})" for each in journal.damage[:5])
+        do = "the rest is sound; the next start closes this segment and goes on in a new one"
+        yield Finding("problem", f"{journal.path} is damaged in {damaged} places: {where}", do)
     holder = view.holder()
     if holder is None and journal.pending:
         if fix:

@@ -24,11 +24,13 @@ def command(options: Shared, kind: str, key: str) -> None:
       yolo-supervisor explain agent dev-1@session-85d6cfb4
     """
     from yolo_supervisor.cli.history import matches
+    from yolo_supervisor.journal import History
+    from yolo_supervisor.store import Paths
 
     project = options.project()
     story = [
         entry
-        for _, entry in entries(project)
+        for entry in entries(History(Paths(project).journal))
         if (entry["kind"] == KINDS[kind] and matches(str(entry["key"]), key))
         or (kind == "agent" and matches(str(entry["evidence"].get("agent", "")), key))
     ]

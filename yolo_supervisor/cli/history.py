@@ -44,23 +44,20 @@ def command(options: Shared, kind: str | None, key: str | None, since: str | Non
       yolo-supervisor history task dev/3
       yolo-supervisor history --json --follow | jq -c .reason
     """
+    from yolo_supervisor.journal import History
     from yolo_supervisor.store import Paths
 
     project = options.project()
-    path = Paths(project).journal
     from_then = since_moment(since) if since else None
-    offset = 0
+    journal = History(Paths(project).journal)
     try:
         while True:
-            for behind, entry in entries(project, offset):
-                offset = behind
+            for entry in entries(journal):
                 if _wanted(entry, kind, key) and (from_then is None or from_iso(entry["at"]) >= from_then):
                     _show(entry, options.json)
             if not follow:
                 return
             time.sleep(0.2)
-            if path.exists() and path.stat().st_size < offset:
-                offset = 0
     except KeyboardInterrupt:
         return
 

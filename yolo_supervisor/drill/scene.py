@@ -105,7 +105,7 @@ class Scene:
 
     def entries(self) -> list[dict[str, Any]]:
         """The journal so far."""
-        return [entry for _, entry in history(Paths(self.project).journal)]
+        return history(Paths(self.project).journal)
 
     # -- the team ------------------------------------------------------------------------------------------------
 

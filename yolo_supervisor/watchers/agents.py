@@ -392,7 +392,7 @@ class AgentsWatcher:
             recorded=recorded,
             proof=proof,
             certain=certain,
-            told=state is Liveness.DEAD and self._store.journal.told("agent", agent.id, "died", "registered"),
+            told=state is Liveness.DEAD and self._store.journal.memory.told(agent.id, "died", "registered"),
             stopped=agent.lead is not None and agent.id in stopped,
         )
 
