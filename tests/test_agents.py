@@ -42,7 +42,7 @@ from yolo_supervisor.kernel import kernel
 from yolo_supervisor.processes import DeathWatch, Leftovers, Processes
 from yolo_supervisor.records import Agent, Lease, Liveness, ProcessId, Task
 from yolo_supervisor.roster import Roster, claude_dirs
-from yolo_supervisor.store import Outcome, Store
+from yolo_supervisor.store import Outcome, Paths, Store
 from yolo_supervisor.watchers import Remedy
 from yolo_supervisor.watchers.agents import AgentsWatcher, Look, Sighting, decide
 
@@ -313,8 +313,8 @@ class World:
         self.store.open()
         self.paths = self.store.paths
         self.deaths = DeathWatch(self.processes.kernel)
-        roster = Roster(self.paths, self.processes, self.census, lambda: claude_dirs(Config(), os.environ))
-        self.watcher = AgentsWatcher(Config, roster, self.store, self.processes, self.census, self.deaths)
+        self.roster = Roster(self.paths, self.processes, self.census, lambda: claude_dirs(Config(), os.environ))
+        self.watcher = AgentsWatcher(Config, self.roster, self.store, self.processes, self.census, self.deaths)
 
     def look(self) -> Look:
         self.census.sample()
@@ -369,24 +369,26 @@ class World:
         dated(path, -age_s)
         return path
 
-    def session(self, child: subprocess.Popen[bytes], session: str, started: int | None = None) -> None:
+    def session(
+        self, child: subprocess.Popen[bytes], session: str, started: int | None = None, cwd: Path | None = None
+    ) -> None:
         """The client's own note of a session, with the right start of its process unless told."""
         folder = self.claude / "sessions"
         folder.mkdir(exist_ok=True)
         said = {
-            "pid": child.pid, "sessionId": session, "cwd": str(self.project), "startedAt": 1795379572760,
+            "pid": child.pid, "sessionId": session, "cwd": str(cwd or self.project), "startedAt": 1795379572760,
             "procStart": str(started or self.identify(child).started), "kind": "interactive", "status": "busy",
         }  # fmt: skip
         (folder / f"{child.pid}.json").write_text(json.dumps(said))
 
-    def team(self, lead_session: str, folder: str = "red", **backends: str) -> Path:
+    def team(self, lead_session: str, folder: str = "red", cwd: Path | None = None, **backends: str) -> Path:
         """The file of a team: its lead, and a member for each backend."""
         lead = {"agentId": f"team-lead@{folder}", "name": "team-lead", "agentType": "team-lead", "tmuxPaneId": "leader"}
         members = [
             {"agentId": f"{name}@{folder}", "name": name, "agentType": "general-purpose", "tmuxPaneId": "in-process",
              "backendType": backend} for name, backend in backends.items()
         ]  # fmt: skip
-        members = [{**member, "cwd": str(self.project)} for member in (lead, *members)]
+        members = [{**member, "cwd": str(cwd or self.project)} for member in (lead, *members)]
         said = {"name": folder, "leadAgentId": lead["agentId"], "leadSessionId": lead_session, "members": members}
         path = self.claude / "teams" / folder / "config.json"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -476,6 +478,40 @@ def test_who_works_in_another_folder_is_none_of_ours(world: World, children: Chi
     children.agent("beside", "red", cwd=beside)
 
     assert world.found().keys() == {"inside@red"}
+
+
+def further_in(world: World, supervised: bool) -> Path:
+    """A folder of a project within the project, which another daemon has supervised or has not."""
+    inner = world.project / "packages" / "shop"
+    (inner / ".yolo-planning").mkdir(parents=True)
+    (inner / "src").mkdir()
+    if supervised:
+        Paths(inner).folder.mkdir()
+    return inner / "src"
+
+
+@pytest.mark.parametrize("supervised", [False, True])
+def test_who_works_in_a_project_further_in_is_ours_unless_that_is_supervised(
+    world: World, children: Children, supervised: bool
+) -> None:
+    inner = further_in(world, supervised)
+    children.agent("dev-1", "red", cwd=inner)
+    world.session(children.start("sleep", "600"), "85d6cfb4-e039", cwd=inner)
+
+    assert world.found().keys() == (set() if supervised else {"dev-1@red", "session-85d6cfb4"})
+
+
+@pytest.mark.parametrize("supervised", [False, True])
+def test_the_teams_and_lists_of_a_project_further_in_are_ours_unless_that_is_supervised(
+    world: World, children: Children, supervised: bool
+) -> None:
+    inner = further_in(world, supervised)
+    world.session(children.start("sleep", "600"), "85d6cfb4-e039", cwd=inner)
+    world.team("ffffffff-e039", cwd=inner)
+    lists = {write_task(world.claude, name, 1).parent for name in ("red", "85d6cfb4-e039")}
+
+    assert [team.name for team in world.roster.teams()] == ([] if supervised else ["red"])
+    assert set(world.roster.task_lists()) == (set() if supervised else lists)
 
 
 def test_a_session_is_found_by_its_file_if_that_names_its_very_process(world: World, children: Children) -> None:

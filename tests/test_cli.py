@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import signal
 import stat
 import subprocess
@@ -147,6 +148,11 @@ WRONG = {
     "status too many": "unexpected extra argument",
     "status --project": "requires an argument",
     "status --project . --project ..": "give --project once",
+    "status --project ''": "an empty name is no folder",
+    "run --project ''": "an empty name is no folder",
+    "--project '' run": "an empty name is no folder",
+    "run --config ''": "an empty name is no folder",
+    "history bogus": "'bogus' is not one of",
     "history --since yesterday": "'yesterday' is neither a time like",
     "history --since 15x": "neither a time",
     "explain": "Missing argument",
@@ -170,7 +176,7 @@ WRONG = {
 
 @pytest.mark.parametrize("line", WRONG)
 def test_wrong_usage_ends_in_one_clear_sentence(cli: Cli, line: str) -> None:
-    told = cli(*line.split())
+    told = cli(*shlex.split(line))
 
     assert told.returncode == 2
     if WRONG[line]:
@@ -254,6 +260,7 @@ def test_while_the_store_is_being_written_to_a_command_exits_with_75(
 BAD_CONFIGURATIONS = {
     "[agents]\nintervall_s = 3": ":2: unknown key 'agents.intervall_s'; did you mean 'agents.interval_s'?",
     "[agents]\n\ninterval_s = 0": ":3: 'agents.interval_s': expected",
+    "[processes]\nsample_s = 1e-9": ":2: 'processes.sample_s': expected",
     'mode = "kill"': ":1: 'mode': ",
     "[agents]\ninterval_s = \n[log]": ":2: not valid TOML",
 }
@@ -282,6 +289,19 @@ def test_a_configuration_that_ends_too_early_says_where_too(cli: Cli, project: P
     assert told.stderr.startswith(f"yolo-supervisor: {file}:2: not valid TOML")
 
 
+@pytest.mark.parametrize("command", ["status", "run"])
+def test_a_pipe_in_the_place_of_the_configuration_is_told_and_not_waited_for(
+    cli: Cli, project: Path, command: str
+) -> None:
+    file = project / ".yolo-planning" / "supervisor.toml"
+    os.mkfifo(file)
+
+    told = cli(command, timeout=SOON_S)
+
+    assert (told.returncode, told.stdout) == (78, "")
+    assert told.stderr == f"yolo-supervisor: {file}: cannot be read: it is no ordinary file\n"
+
+
 def test_a_configuration_file_that_is_named_must_be_there(cli: Cli, tmp_path: Path) -> None:
     for words in (["check", "--config", str(tmp_path / "no.toml")], ["--config", str(tmp_path / "no.toml"), "run"]):
         told = cli(*words)
@@ -307,6 +327,16 @@ def test_the_doctor_finds_a_bad_configuration(cli: Cli, project: Path) -> None:
 
     assert told.returncode == 1
     assert "not valid TOML" in told.stdout
+
+
+def test_the_doctor_finds_every_mistake_in_a_configuration_by_itself(cli: Cli, project: Path) -> None:
+    file = project / ".yolo-planning" / "supervisor.toml"
+    file.write_text("mod = 1\n[agents]\ninterval_s = 0\n[log]\nformat = 'xml'\n")
+
+    problems = [each for each in cli.json("doctor", code=1)["findings"] if each["level"] == "problem"]
+
+    assert sorted(each["what"].removeprefix(str(file))[:3] for each in problems) == [":1:", ":3:", ":5:"]
+    assert all(each["do"] for each in problems)
 
 
 def test_a_reader_that_goes_away_is_no_mishap(cli: Cli, project: Path) -> None:
@@ -665,6 +695,17 @@ def test_history_may_be_of_one_kind_or_one_key(cli: Cli) -> None:
     assert asked("task", "2") == asked("lease") == []
 
 
+def test_history_of_a_file_tells_how_it_was_repaired(cli: Cli, project: Path) -> None:
+    new_store(project)
+    (project / ".yolo-planning" / ".agent-pids").write_text("4194303\n")
+    cli("doctor", "--fix")
+
+    told = entries(cli("history", "--json", "file", ".agent-pids"))
+
+    assert [(entry["action"], entry["key"]) for entry in told] == [("repaired", ".agent-pids")]
+    assert entries(cli("history", "--json", "file", ".agent-panes")) == []
+
+
 @pytest.mark.usefixtures("healed")
 def test_history_may_begin_at_a_time_or_so_long_ago(cli: Cli) -> None:
     everything = entries(cli("history", "--json"))
@@ -888,7 +929,67 @@ def test_the_doctor_leaves_a_young_lock_and_a_running_agent_alone(cli: Cli, proj
     assert agent.poll() is None
 
 
+def findings(told: Answer) -> dict[str, str]:
+    """What the doctor calls a problem, and what is to be done about it; he has looked at the installation too."""
+    assert told.returncode == 1, told.stderr
+    found = json.loads(told.stdout)["findings"]
+    assert "the configuration is valid" in [each["what"] for each in found]
+    return {each["what"]: each["do"] for each in found if each["level"] == "problem"}
+
+
+def test_the_doctor_finds_a_folder_of_ours_that_may_not_be_read(cli: Cli, project: Path) -> None:
+    new_store(project)
+    folder = Paths(project).folder
+    folder.chmod(0)
+    if os.access(folder, os.R_OK):
+        pytest.skip("whoever runs this may read anything")
+
+    told = cli("doctor", "--json")
+
+    folder.chmod(0o700)
+    assert any(str(folder) in what and do for what, do in findings(told).items())
+
+
+def test_the_doctor_finds_a_journal_that_may_not_be_written(cli: Cli, project: Path) -> None:
+    new_store(project)
+    journal = Paths(project).journal
+    journal.touch()
+    journal.chmod(0o400)
+    if os.access(journal, os.W_OK):
+        pytest.skip("whoever runs this may write anywhere")
+
+    assert findings(cli("doctor", "--json"))[f"{journal} cannot be written"]
+
+
 # -- run ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("above", [False, True], ids=["home", "above home"])
+def test_nobodys_home_becomes_a_project_by_mere_accident(cli: Cli, claude_home: Path, above: bool) -> None:
+    home = claude_home.parent
+    folder = home.parent if above else home
+    before = tree(home)
+
+    told = cli("run", cwd=folder, timeout=SOON_S)
+
+    assert (told.returncode, told.stdout) == (1, "")
+    assert told.stderr.startswith(f"yolo-supervisor: {folder} holds every agent of yours")
+    assert len(told.stderr.splitlines()) == 1
+    assert not Paths(folder).planning.exists()
+    assert tree(home) == before
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["with the plugin's folder", "named"])
+def test_a_home_that_is_meant_is_watched(cli: Cli, claude_home: Path, children: Children, named: bool) -> None:
+    home = claude_home.parent
+    if not named:
+        Paths(home).planning.mkdir()
+
+    running = children.start(*PROGRAM, "run", *(["--project", str(home)] if named else []), cwd=home)
+
+    wait_until(lambda: Paths(home).holder.exists() or running.poll() is not None, "the daemon to watch")
+    running.terminate()
+    assert running.wait(LIMIT_S) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

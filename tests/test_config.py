@@ -155,6 +155,8 @@ def test_a_mistake_is_found_in_its_line_wherever_it_stands(seed: int, tmp_path_f
         ("agents.interval_s = nan", "1: 'agents.interval_s': ", "> 0"),
         ("agents.interval_s = inf", "1: 'agents.interval_s': ", "<= 86400"),
         ("processes.grace_s = nan", "1: 'processes.grace_s': ", ">= 0"),
+        ("processes.sample_s = 1e-9", "1: 'processes.sample_s': ", ">= 0.05"),
+        ("processes.sample_s = 0.049", "1: 'processes.sample_s': ", ">= 0.05"),
         ('mode = "kill"', "1: 'mode': ", "'kill'"),
         ("mode = 2026-11-22", "1: 'mode': ", "expected 'str'"),
         ('[log]\nformat = "xml"', "2: 'log.format': ", "'xml'"),
@@ -171,6 +173,12 @@ def test_a_wrong_value_is_told_with_its_line_and_what_would_be_right(
 
     assert told.startswith(place)
     assert what in told
+
+
+def test_processes_may_be_sampled_twenty_times_a_second_at_most(world: World) -> None:
+    world.projects.write_text("processes.sample_s = 0.05")
+
+    assert world.load().processes.sample_s == 0.05
 
 
 def test_everything_that_is_wrong_in_a_file_is_told_at_once(world: World) -> None:

@@ -11,9 +11,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -396,6 +396,85 @@ def test_what_cannot_be_written_down_is_not_done_until_there_is_room(
     assert read_task(task)["status"] == "pending"
     assert not lives(tool)
     assert running.log.read_text().count("File too large") <= 3
+
+
+@pytest.fixture(params=["a full disk", "a reader that is gone"])
+def unheard(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[BinaryIO]:
+    """A stream to which nothing can be written; what was meant for it stays in the writer's buffer."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    if request.param == "a full disk":
+        stream = open("/dev/full", "wb")  # noqa: SIM115 - closed below
+    else:
+        reader, writer = os.pipe()
+        os.close(reader)
+        stream = os.fdopen(writer, "wb")
+    yield stream
+    stream.close()
+
+
+def test_where_its_log_cannot_be_written_it_heals_all_the_same(
+    unheard: BinaryIO, children: Children, project: Path, claude_home: Path
+) -> None:
+    (project / ".yolo-planning" / "supervisor.toml").write_text(QUICK)
+    tasks = [write_task(claude_home, "team", n, f"dev-{n}", "in_progress") for n in (1, 2)]
+    child = children.start(sys.executable, "-m", "yolo_supervisor", "run", stderr=unheard, cwd=project)
+    running = RunningDaemon(project, child, Path(os.devnull))
+
+    for number, task in enumerate(tasks, 1):
+        victim = children.agent(f"dev-{number}", "team", project)
+        running.wait(lambda number=number: running.did("registered", f"dev-{number}@team"), "it to be found")
+        victim.kill()
+        running.wait(lambda number=number: running.did("forgotten", f"dev-{number}@team"), "it to be healed")
+        assert read_task(task)["status"] == "pending"
+
+
+def test_where_its_log_cannot_be_written_it_ends_cleanly_all_the_same(
+    unheard: BinaryIO, children: Children, project: Path
+) -> None:
+    (project / ".yolo-planning" / "supervisor.toml").write_text(QUICK)
+    victim = children.agent("dev-1", "team", project)
+    child = children.start(sys.executable, "-m", "yolo_supervisor", "run", stderr=unheard, cwd=project)
+    running = RunningDaemon(project, child, Path(os.devnull))
+    running.wait(lambda: running.did("registered", "dev-1@team"), "dev-1 to be found")
+    victim.kill()
+    running.wait(lambda: running.did("forgotten", "dev-1@team"), "dev-1 to be healed, which is logged")
+
+    assert running.stop() == 0
+
+
+def test_where_its_log_cannot_be_written_a_second_signal_still_ends_it_at_once(
+    unheard: BinaryIO, children: Children, project: Path
+) -> None:
+    (project / ".yolo-planning" / "supervisor.toml").write_text(QUICK.replace("grace_s = 0.5", "grace_s = 600"))
+    stubborn = TOOL.replace("import time;", 'import signal, time; signal.signal(15, lambda *_: open("asked", "w"));')
+    victim = children.agent("dev-1", "team", project, stubborn)
+    tool = int((project / "tool.pid").read_text())
+    child = children.start(sys.executable, "-m", "yolo_supervisor", "run", stderr=unheard, cwd=project)
+    running = RunningDaemon(project, child, Path(os.devnull))
+    try:
+        running.wait(lambda: running.sees(tool), "the tool to be seen")
+        victim.kill()
+        running.wait((project / "asked").exists, "the grace period")
+        child.send_signal(signal.SIGINT)
+        assert running.stop() in (130, 143)  # sent so close together, either may be the second
+    finally:
+        os.kill(tool, signal.SIGKILL)
+
+
+def test_where_there_is_no_tmux_that_is_told_once_and_agents_are_healed(
+    daemon: Start, children: Children, project: Path, claude_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = write_task(claude_home, "team", 1, "dev-1", "in_progress")
+    victim = children.agent("dev-1", "team", project)
+    monkeypatch.setenv("PATH", "/nowhere")
+    running = daemon(config=QUICK)
+    found(running, "dev-1@team")
+
+    victim.kill()
+    wait_until(lambda: running.did("forgotten", "dev-1@team"), "dev-1 to be healed")
+
+    assert read_task(task)["status"] == "pending"
+    assert running.log.read_text().count("tmux is not on PATH") == 1
 
 
 def test_nothing_is_logged_while_nothing_happens(daemon: Start, children: Children, project: Path) -> None:

@@ -498,7 +498,7 @@ def test_history_tells_what_was_done_and_leaves_out_what_failed_or_was_only_begu
     ended = journal.append(told("terminated", evidence={"gone": [412]}), durable=False)
     journal.mark(begun, "done")
 
-    assert [entry for entry in history(world.path)] == [
+    assert history(world.path) == [
         {"seq": done, **told("requeued")},
         {"seq": ended, **told("terminated", evidence={"gone": [412]})},
     ]

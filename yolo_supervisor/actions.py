@@ -244,6 +244,96 @@ class SetMark(Repair):
         return None if self.word is None else self.word.encode()
 
 
+# -- the plugin's state ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keep(Action):
+    """Remember a critical file's content as its newest good version. Nobody is told: neighbours write all day."""
+
+    kind: ClassVar[Kind] = "state"
+    verb: ClassVar[str] = "kept"
+    path: Path
+    data: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quarantine(Edit):
+    """Put a copy of what cannot be right aside, before anything is done about it."""
+
+    kind: ClassVar[Kind] = "state"
+    verb: ClassVar[str] = "quarantined"
+    data: bytes
+
+    def holds(self, before: bytes | None) -> bool:
+        return before is None
+
+    def edit(self, before: bytes | None) -> bytes | None:
+        return self.data
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restore(Edit):
+    """Put a good content in the place of a broken one, or, with None, nothing."""
+
+    kind: ClassVar[Kind] = "state"
+    verb: ClassVar[str] = "restored"
+    judged: str | None
+    """The digest of the content that was judged; None if there was no file."""
+    data: bytes | None
+
+    def holds(self, before: bytes | None) -> bool:
+        return digest(before) == self.judged
+
+    def edit(self, before: bytes | None) -> bytes | None:
+        return self.data
+
+
+@dataclass(frozen=True, kw_only=True)
+class CutTail(Repair):
+    """Cut the half-written line from the end of a log."""
+
+    judged: str | None
+    size: int
+    """How many bytes of it are whole."""
+
+    def holds(self, before: bytes | None) -> bool:
+        return before is not None and digest(before) == self.judged
+
+    def edit(self, before: bytes | None) -> bytes | None:
+        assert before is not None
+        return before[: self.size]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snap(Edit):
+    """Save the execution state as it is."""
+
+    kind: ClassVar[Kind] = "state"
+    verb: ClassVar[str] = "snapshotted"
+    data: bytes
+
+    def holds(self, before: bytes | None) -> bool:
+        return before is None
+
+    def edit(self, before: bytes | None) -> bytes | None:
+        return self.data
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropSnapshot(Edit):
+    """Remove a snapshot that newer ones have outlived."""
+
+    kind: ClassVar[Kind] = "state"
+    verb: ClassVar[str] = "pruned"
+
+    def holds(self, before: bytes | None) -> bool:
+        return before is not None
+
+    def edit(self, before: bytes | None) -> bytes | None:
+        return None
+
+
 # -- the daemon itself ------------------------------------------------------------------------------------------
 
 

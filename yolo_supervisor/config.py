@@ -35,6 +35,19 @@ class SessionsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     detach_grace_s: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 10.0
 
 
+class StateConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    interval_s: Seconds = 5.0
+    settle_s: Seconds = 0.3
+    files: tuple[Annotated[str, msgspec.Meta(pattern=r"^(?!/)(?!(.*/)?\.\.(/|$)).+$")], ...] = (
+        ".execution-state.json",
+        "config.json",
+        "STATE.md",
+        ".events/event-log.jsonl",
+        ".locks/*.lease",
+        ".contracts/*.json",
+    )
+
+
 class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: Literal["json", "console"] = "json"
 
@@ -48,6 +61,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     processes: ProcessesConfig = ProcessesConfig()
     agents: AgentsConfig = AgentsConfig()
     sessions: SessionsConfig = SessionsConfig()
+    state: StateConfig = StateConfig()
     log: LogConfig = LogConfig()
 
 

@@ -26,7 +26,7 @@ from yolo_supervisor.files import Busy, Disk, Refused, glance, make_folder
 from yolo_supervisor.formats import supervisor
 from yolo_supervisor.kernel import kernel
 from yolo_supervisor.processes import Processes
-from yolo_supervisor.runner import Rooms, Runner
+from yolo_supervisor.runner import Bell, Rooms, Runner
 from yolo_supervisor.service import Notifier
 from yolo_supervisor.store import Paths
 from yolo_supervisor.tmux import Tmux
@@ -300,27 +300,26 @@ class Daemon:
     # -- edges ---------------------------------------------------------------------------------------------------
 
     async def _wake_at_changes(self) -> None:
-        """Look at once when a person, a command or a hook has registered something; the interval is the safety net."""
+        """Look at once when something was registered or a critical file has changed; the interval is the safety net."""
         while not self._stopping.is_set():
             self._unwatch = anyio.Event()
-            folders = {
-                folder: project
-                for project in self.projects.values()
-                if project.runner is not None
-                for folder in (project.runner.store.paths.agents, project.runner.store.paths.hooks)
-                if folder.is_dir()
-            }
+            bells: dict[Path, Bell] = {}
+            for project in self.projects.values():
+                bells |= project.runner.edges() if project.runner is not None else {}
+            folders = {folder for folder in bells if folder.is_dir()}
             if not folders:
                 await self._unwatch.wait()
                 continue
             try:
                 async for changes in watchfiles.awatch(
-                    *folders, watch_filter=None, step=400, rust_timeout=60_000, recursive=False,
+                    *folders, watch_filter=None, step=200, rust_timeout=60_000, recursive=False,
                     stop_event=self._unwatch,
                 ):  # fmt: skip
-                    for project in {folders[f] for _, name in changes if (f := Path(name).parent) in folders}:
-                        if project.runner is not None:
-                            project.runner.bells["agents"].ring()
+                    changed = {Path(name) for _, name in changes}
+                    for folder in {path.parent for path in changed} & folders:
+                        bells[folder].ring()
+                    if changed & bells.keys():  # a folder to be watched has come or gone
+                        break
             except (OSError, RuntimeError, ValueError) as error:
                 self._log.warning("trouble", where="inotify", error=f"{error}: changes are seen at the next interval")
                 await self._unwatch.wait()

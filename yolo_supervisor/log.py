@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import MutableMapping
 from typing import Any, Literal, TextIO, cast
@@ -25,11 +26,10 @@ class _Stderr:
 
     def write(self, text: str) -> None:
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            sys.stderr.write(text)
+            os.write(sys.stderr.fileno(), text.encode(errors="backslashreplace"))
 
     def flush(self) -> None:
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            sys.stderr.flush()
+        """Nothing is held back: what could not be written would be tried again at the end, and spoil the exit code."""
 
 
 def configure(log_format: LogFormat) -> None:
@@ -55,6 +55,6 @@ def configure(log_format: LogFormat) -> None:
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(20),
-        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Stderr())),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _Stderr())),
         cache_logger_on_first_use=False,
     )

@@ -452,7 +452,7 @@ class Roster:
 
     def unreadable(self, agent: Agent) -> Iterator[Path]:
         """The files beside its tasks that would tell what the agent was at, and cannot be read (now, at least)."""
-        state = self.paths.planning / ".execution-state.json"
+        state = self.paths.planning / yolo.STATE_FILE
         if yolo.may_have_plans(agent.name) and os.path.isfile(state) and self._plans.get(state) is None:
             yield state
         if agent.session and agent.lead is None:
@@ -463,7 +463,7 @@ class Roster:
 
     def plans(self) -> list[Task]:
         """The plans of the plugin's execution state; none where it cannot be read."""
-        return self._plans.get(self.paths.planning / ".execution-state.json") or []
+        return self._plans.get(self.paths.planning / yolo.STATE_FILE) or []
 
     def plans_of(self, agent: Agent) -> list[Task]:
         """The running plans that are the agent's: by their owner where one is named, else by the plugin's numbering."""

@@ -14,7 +14,7 @@ import anyio
 import anyio.abc
 import structlog
 
-from yolo_supervisor.actions import Action, DaemonNote, Edit, Escalate, Note, Terminate
+from yolo_supervisor.actions import Action, DaemonNote, Edit, Escalate, Keep, Note, Terminate
 from yolo_supervisor.census import Census
 from yolo_supervisor.clock import Clock, until_next
 from yolo_supervisor.config import Config
@@ -28,6 +28,7 @@ from yolo_supervisor.tmux import Tmux
 from yolo_supervisor.watchers import Remedy, Watcher
 from yolo_supervisor.watchers.agents import AgentsWatcher
 from yolo_supervisor.watchers.sessions import SessionsWatcher
+from yolo_supervisor.watchers.state import StateWatcher
 
 RETRY_S = 0.05
 """How soon a change is tried again that met somebody else's lock: the client holds its own for a millisecond."""
@@ -98,7 +99,8 @@ class Runner:
             lambda: self.config, self.roster, self.agents.living, self.store.paths, rooms.processes, rooms.tmux,
             rooms.clock,
         )  # fmt: skip
-        self.watchers: tuple[Watcher, ...] = (self.agents, self.sessions)
+        self.state = StateWatcher(lambda: self.config, self.roster, self.store, rooms.clock)
+        self.watchers: tuple[Watcher, ...] = (self.agents, self.sessions, self.state)
         self.bells = {watcher.name: Bell() for watcher in self.watchers}
         self.pulses = {watcher.name: Pulse() for watcher in self.watchers}
         self.started_at = rooms.clock.now()
@@ -159,6 +161,13 @@ class Runner:
     def daemon_note(self, verb: str, reason: str, evidence: Mapping[str, Any] | None = None) -> None:
         """Write a turn of the daemon's own life into this project's journal."""
         self._carry_out_note(DaemonNote(verb=verb, key="daemon", reason=reason, evidence=evidence or {}))
+
+    def edges(self) -> dict[Path, Bell]:
+        """The folders in which a change is a reason to look at once, and who is woken by it."""
+        paths = self.store.paths
+        return dict.fromkeys(self.state.folders(), self.bells[self.state.name]) | dict.fromkeys(
+            (paths.agents, paths.hooks), self.bells[self.agents.name]
+        )
 
     @property
     def terminating(self) -> bool:
@@ -264,6 +273,8 @@ class Runner:
                     return False
                 if outcome is Outcome.DONE:
                     self._tell(action)
+            elif isinstance(action, Keep):
+                self.store.keep(action.path, action.data)
             elif isinstance(action, Terminate):
                 self._start_terminating(watcher, action)
         return True

@@ -12,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from yolo_supervisor import sidecars
 from yolo_supervisor.actions import Action, Edit, Note
 from yolo_supervisor.clock import Clock, SystemClock
 from yolo_supervisor.files import (
@@ -121,6 +122,8 @@ class Store:
         self.journal = Journal(self.paths.journal, self.disk, self.paths.quarantine)
         self._lock_fd = -1
         self._lock_ages = LockAges()
+        self._hidden: bool | None = None
+        """Whether git does not see the sidecars that we make; None before that was seen to."""
 
     def open(self) -> None:
         """Make our folder where it is missing, private to the user and invisible to git."""
@@ -231,7 +234,7 @@ class Store:
                         continue
                     if digest(before) == write["after"]:
                         if write["after"] is not None:
-                            self._refresh_side_file(path, write["after"])
+                            sidecars.refresh(self.disk, path, write["after"], make=False)
                         self.journal.mark(seq, "done")
                     elif digest(before) == write["before"] and self._stamp(path) == write.get("stamp"):
                         self._write(path, before, self._promised(write))
@@ -306,14 +309,7 @@ class Store:
                 replace(self.disk, path, after)
             finally:
                 if self._is(path, digest(after)):
-                    self._refresh_side_file(path, str(digest(after)))
-
-    def _refresh_side_file(self, path: Path, told: str) -> None:
-        """Bring the plugin's ``.sha256`` up to date where there is one; the journal has the truth, so it may fail."""
-        sidecar = path.with_name(path.name + ".sha256")
-        if self.disk.status(sidecar) is not None and self._glance(sidecar) != told.encode():
-            with contextlib.suppress(OSError, Refused):
-                replace(self.disk, sidecar, told.encode())
+                    sidecars.refresh(self.disk, path, str(digest(after)), make=False)
 
     def _settle(self, path: Path, now: bytes | None) -> None:
         """A later decision about a document ends all earlier promises about it: none may come true after it."""
@@ -336,14 +332,16 @@ class Store:
                 yield data
 
     def keep(self, path: Path, data: bytes) -> None:
-        """Remember ``data`` as the document's newest good version."""
+        """Remember ``data`` as the document's newest good version, and say so in its sidecar."""
         told = str(digest(data))
+        if self._hidden is None:
+            self._hidden = sidecars.hide(self.disk, self.paths.project)
         with self._locked():
             self.journal.catch_up()
             self._put(self.paths.backups, data)
             self.journal.append({"good": [str(path), told]}, durable=False)
-            self._refresh_side_file(path, told)
             self._prune()
+            sidecars.refresh(self.disk, path, told, make=self._hidden and path.parent == self.paths.planning)
 
     def _put(self, folder: Path, data: bytes) -> str:
         """Keep the content under its digest: then it cannot be mistaken for another."""

@@ -32,6 +32,8 @@ COMMANDS = {
     "history": "What was done, when, why, on what evidence.",
     "explain": "The story of one agent, task, lease, session or file.",
     "agent": "List, register and forget agents.",
+    "state": "Verify the plugin's critical files; recover those that are broken.",
+    "snapshot": "Save, list and restore snapshots of the execution state.",
     "hook": "For Claude Code's hooks: note an event. Always succeeds, prints nothing.",
     "doctor": "Find what is wrong with the installation and the state.",
     "drill": "Fire drill: break a scratch team on purpose and watch it being healed.",

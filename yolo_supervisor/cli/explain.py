@@ -50,5 +50,9 @@ def _tell(entry: dict[str, Any]) -> None:
     out(f"{at:%Y-%m-%d %H:%M:%S.%f}"[:-3] + f"  {entry['kind']} {entry['key']} {entry['action'].replace('_', ' ')}")
     out(f"    because {entry['reason']} (decided by {entry['by']})")
     for name, value in entry["evidence"].items():
-        shown = ", ".join(str(v) for v in value) if isinstance(value, list) else value
-        out(f"    {name}: {shown}")
+        if isinstance(value, list) and any(isinstance(each, str) and " " in each for each in value):
+            out(f"    {name}:")
+            for each in value:
+                out(f"      {each}")
+        else:
+            out(f"    {name}: {', '.join(str(each) for each in value) if isinstance(value, list) else value}")

@@ -7,6 +7,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from yolo_supervisor.actions import Edit, Keep, Note
 from yolo_supervisor.census import Census
 from yolo_supervisor.clock import SystemClock
 from yolo_supervisor.config import Config
@@ -16,13 +19,14 @@ from yolo_supervisor.kernel import kernel
 from yolo_supervisor.processes import DeathWatch, Processes
 from yolo_supervisor.records import Liveness, Task, iso
 from yolo_supervisor.roster import Roster, claude_dirs
-from yolo_supervisor.store import Store
+from yolo_supervisor.store import Outcome, Store
 from yolo_supervisor.tmux import Tmux, ask_now
 from yolo_supervisor.watchers.agents import AgentsWatcher
 from yolo_supervisor.watchers.sessions import SessionsWatcher
+from yolo_supervisor.watchers.state import StateWatcher
 
 if TYPE_CHECKING:
-    from yolo_supervisor.watchers import Watcher
+    from yolo_supervisor.watchers import Remedy, Watcher
 
 
 class View:
@@ -74,7 +78,12 @@ class View:
 
     def watchers(self) -> tuple[Watcher, ...]:
         """Every watcher, asked for what it sees; nothing of it is carried out."""
-        return (self.agents, self.sessions())
+        return (self.agents, self.sessions(), self.state())
+
+    def state(self) -> StateWatcher:
+        """One that has no time to wait: a file that is just being written is broken for it."""
+        config = msgspec.structs.replace(self.config, state=msgspec.structs.replace(self.config.state, settle_s=0.0))
+        return StateWatcher(lambda: config, self.roster, self.store, self.clock)
 
     def sessions(self) -> SessionsWatcher:
         return SessionsWatcher(
@@ -102,3 +111,18 @@ class View:
             }
             for session in look.sessions
         ]
+
+
+def carry_out(store: Store, remedy: Remedy) -> Outcome:
+    """Take the steps of a remedy that a command has decided on; how the last of them went. BUSY stops it."""
+    outcome = Outcome.DONE
+    for action in remedy:
+        if isinstance(action, Edit):
+            outcome = store.commit(action, "cli")
+            if outcome is Outcome.BUSY:
+                return outcome
+        elif isinstance(action, Keep):
+            store.keep(action.path, action.data)
+        elif isinstance(action, Note):
+            store.note(action, "cli")
+    return outcome

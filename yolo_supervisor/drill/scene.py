@@ -21,6 +21,7 @@ from typing import Any
 import libtmux
 import tomli_w
 
+from yolo_supervisor.census import within
 from yolo_supervisor.files import glance
 from yolo_supervisor.formats import load_object
 from yolo_supervisor.formats.supervisor import load_holder
@@ -246,11 +247,24 @@ class Scene:
         for stranger in self._strangers:
             stranger.kill()
             stranger.wait()
-        for actor in self.actors:
-            for process in (actor.process, actor.tool):
+        for _ in range(100):  # agents that were just being started are nobody's yet, and may start something themselves
+            for process in (here := self._still_here()):
                 if (handle := self.processes.kernel.hold(process)) is not None:
                     handle.signal(signal.SIGKILL)
                     handle.close()
+            if not here:
+                break
+            time.sleep(0.01)
+
+    def _still_here(self) -> list[ProcessId]:
+        """The processes that have the stage for their folder: nobody else knows of it."""
+        found = []
+        for pid, facts in self.processes.sweep().facts.items():
+            with contextlib.suppress(OSError):
+                inside = within(Path(self.processes.kernel.folder(pid)), self.folder)
+                if inside and not facts.zombie and pid != os.getpid() and (process := self.processes.identify(pid)):
+                    found.append(process)
+        return found
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from yolo_supervisor.formats import dump_like, load_object, text_or_none
 from yolo_supervisor.records import Lease, Task, from_iso
 
 PLANNING = ".yolo-planning"
+STATE_FILE = ".execution-state.json"
 EXECUTION_STATE = "execution-state"
 """The list that the plans of ``.execution-state.json`` are tasks of."""
 
@@ -175,6 +177,14 @@ def works_on(agent_name: str, team: str | None, plan_id: str) -> bool:
 
 def plan_is_running(raw: Mapping[str, Any], plan_id: str) -> bool:
     return any(p["id"] == plan_id and text_or_none(p.get("status")) in RUNNING for p in _plan_objects(raw))
+
+
+def dump(value: dict[str, Any]) -> bytes:
+    """An object as the plugin writes its files: sorted, two spaces, no final newline, UTF-8 as it is."""
+    try:
+        return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # lone surrogates can only be written as escapes
+        return json.dumps(value, indent=2, sort_keys=True).encode()
 
 
 def plan_given_back(data: bytes, plan_id: str) -> bytes:

@@ -1,0 +1,164 @@
+"""``snapshot``: save, list and restore snapshots of the execution state."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import click
+
+from yolo_supervisor import config as configuration
+from yolo_supervisor.actions import Restore
+from yolo_supervisor.cli import EX_DATAERR, EX_NO, EX_TEMPFAIL, Shared, fail, out, out_json, shared
+from yolo_supervisor.cli.view import View, carry_out
+from yolo_supervisor.files import digest, read
+from yolo_supervisor.formats import load_object, yolo
+from yolo_supervisor.formats.snapshots import Snapshot
+from yolo_supervisor.records import iso
+from yolo_supervisor.snapshots import Snapshots
+from yolo_supervisor.store import Outcome
+
+GIT_LIMIT_S = 2.0
+
+
+@click.group()
+def command() -> None:
+    """Save, list and restore snapshots of the execution state: ours and the plugin's, in the plugin's own format.
+
+    \b
+    Examples:
+      yolo-supervisor snapshot save
+      yolo-supervisor snapshot list
+      yolo-supervisor snapshot restore 3-20260224T110957.json
+    """
+
+
+@command.command("save")
+@click.option("--role", help="For whom it is (default: the agent that the plugin says is active).")
+@shared
+@click.pass_obj
+def save(options: Shared, role: str | None) -> None:
+    """Save the execution state as it is now; ten of a phase are kept.
+
+    \b
+    Example:
+      yolo-supervisor snapshot save --role dev
+    """
+    view = _view(options)
+    state = _state(view)
+    if state is None:
+        fail(EX_DATAERR, "the execution state is missing or broken: yolo-supervisor state verify tells more")
+    snapshots = Snapshots(view.store.paths)
+    view.store.open()
+    remedy = snapshots.save(state, view.now, "manual", role, _commits(view.project))
+    if carry_out(view.store, remedy[:1]) is Outcome.BUSY or carry_out(view.store, remedy[1:]) is Outcome.BUSY:
+        fail(EX_TEMPFAIL, "the store is being written to: try again")
+    path = remedy[0].path
+    out_json({"result": "saved", "id": path.name, "path": str(path)}) if options.json else out(str(path))
+
+
+@command.command("list")
+@shared
+@click.pass_obj
+def list_snapshots(options: Shared) -> None:
+    """All snapshots, the newest first, wherever the plugin or we keep them.
+
+    \b
+    Example:
+      yolo-supervisor snapshot list --json
+    """
+    view = _view(options)
+    found = [_row(path, each) for path, each in reversed(Snapshots(view.store.paths).all())]
+    if options.json:
+        out_json({"version": 1, "project": str(view.project), "snapshots": found})
+        return
+    for row in found:
+        plans = f"{row['done']}/{row['plans']} plans"
+        out(f"{row['id']}  phase {row['phase']}  {row['status']}  {plans}  by {row['role'] or '-'}")
+    if not found:
+        out("there are no snapshots")
+
+
+@command.command("restore")
+@click.argument("ident", metavar="[ID]", required=False)
+@click.option("--role", help="Without ID: the newest of this role, else the newest.")
+@click.option("--phase", help="Without ID: of this phase only.")
+@shared
+@click.pass_obj
+def restore(options: Shared, ident: str | None, role: str | None, phase: str | None) -> None:
+    """Put a snapshot's state in the place of the execution state. What was there is saved as a snapshot before.
+
+    \b
+    Examples:
+      yolo-supervisor snapshot restore
+      yolo-supervisor snapshot restore --role dev --phase 3
+      yolo-supervisor snapshot restore 3-20260224T110957.json
+    """
+    view = _view(options)
+    snapshots = Snapshots(view.store.paths)
+    if ident is None:
+        wanted = snapshots.best(phase, role or snapshots.active_role())
+    else:
+        wanted = next((each for path, each in snapshots.all() if ident in (path.name, path.stem)), None)
+    if wanted is None:
+        fail(
+            EX_NO, f"there is no such snapshot{f': {ident}' if ident else ''}; yolo-supervisor snapshot list shows all"
+        )
+    path = view.store.paths.planning / yolo.STATE_FILE
+    before = read(path)
+    state = _state(view)
+    view.store.open()
+    if before is not None and state is not None:
+        carry_out(view.store, snapshots.save(state, view.now, f"before {wanted.name} was restored")[:1])
+    action = Restore(
+        key=yolo.STATE_FILE,
+        path=path,
+        judged=digest(before),
+        data=yolo.dump(wanted.state),
+        reason=f"a person wanted the snapshot {wanted.name}",
+        evidence={"source": wanted.name},
+    )
+    outcome = view.store.commit(action, "cli")
+    if outcome is not Outcome.DONE:
+        fail(EX_TEMPFAIL, "the execution state is being written to: try again")
+    answer = {"result": "restored", "id": wanted.name, "path": str(path)}
+    out_json(answer) if options.json else out(f"restored {path} from {wanted.name}")
+
+
+def _view(options: Shared) -> View:
+    project = options.project()
+    return View(project, configuration.load(project, options.config))
+
+
+def _state(view: View) -> dict[str, Any] | None:
+    data = read(view.store.paths.planning / yolo.STATE_FILE)
+    return load_object(data) if data is not None else None
+
+
+def _row(path: Path, snapshot: Snapshot) -> dict[str, Any]:
+    plans = snapshot.state.get("plans")
+    listed = [plan for plan in plans if isinstance(plan, dict)] if isinstance(plans, list) else []
+    return {
+        "id": path.name,
+        "path": str(path),
+        "phase": snapshot.phase,
+        "at": iso(snapshot.at),
+        "role": snapshot.role,
+        "trigger": snapshot.trigger,
+        "status": str(snapshot.state.get("status")),
+        "plans": len(listed),
+        "done": sum(plan.get("status") in ("complete", "completed", "done") for plan in listed),
+    }
+
+
+def _commits(project: Path) -> tuple[str, ...]:
+    """The newest commits, as the plugin notes them; none without git."""
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(project), "log", "--oneline", "-5"],
+            capture_output=True, text=True, errors="replace", timeout=GIT_LIMIT_S, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    return tuple(answer.stdout.splitlines()) if answer.returncode == 0 else ()

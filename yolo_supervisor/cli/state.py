@@ -1,0 +1,116 @@
+"""``state``: are the plugin's critical files whole, and if not, make them so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from yolo_supervisor import config as configuration
+from yolo_supervisor.actions import Escalate
+from yolo_supervisor.cli import EX_NO, EX_TEMPFAIL, Shared, fail, out, out_json, shared
+from yolo_supervisor.cli.view import View, carry_out
+from yolo_supervisor.store import Outcome
+from yolo_supervisor.watchers.state import Broken, Look, decide
+
+
+@click.group()
+def command() -> None:
+    """Verify the plugin's critical files; recover those that are broken.
+
+    \b
+    Examples:
+      yolo-supervisor state verify
+      yolo-supervisor state recover
+    """
+
+
+@command.command("verify")
+@shared
+@click.pass_obj
+def verify(options: Shared) -> None:
+    """Look at every critical file and at our own journal. Exit code 1 if any is damaged. Changes nothing.
+
+    \b
+    Examples:
+      yolo-supervisor state verify
+      yolo-supervisor state verify --json | jq '.files[] | select(.flaw)'
+    """
+    view = _view(options)
+    watcher = view.state()
+    look = watcher.look(view.now, 0.0)
+    flaws = {each.key: (each.flaw, _plan(each)) for each in look.broken}
+    flaws |= {key: (f"cannot be read: {why}", "ask you to mend it or put it away") for key, why in look.unreadable}
+    keys = [str(path.relative_to(view.store.paths.planning)) for path in watcher.files()]
+    files: list[dict[str, Any]] = [
+        {"file": key, "flaw": flaws.get(key, (None, None))[0], "would": flaws.get(key, (None, None))[1]} for key in keys
+    ]
+    journal = [each.what for each in view.store.journal.damage]
+    if view.store.journal.unreadable:
+        journal.append(view.store.journal.unreadable)
+    if options.json:
+        out_json({"version": 1, "project": str(view.project), "sound": not (flaws or journal), "files": files,
+                  "journal": journal})  # fmt: skip
+    else:
+        for each in files:
+            out(
+                f"{'BROKEN' if each['flaw'] else 'well  '}  {each['file']}"
+                + (f": {each['flaw']}" if each["flaw"] else "")
+            )
+            if each["would"]:
+                out(f"        recover would {each['would']}")
+        for what in journal:
+            out(f"BROKEN  the supervisor's own journal: {what}")
+        if not files:
+            out("there are no critical files here")
+    if flaws or journal:
+        raise SystemExit(EX_NO)
+
+
+def _plan(broken: Broken) -> str:
+    if broken.path.suffix == ".jsonl" and "half written" in broken.flaw:
+        return "cut it off, with a copy in the quarantine"
+    if not broken.cures:
+        return "ask you: nothing is left from which it could be restored"
+    cure = broken.cures[0]
+    return f"remove it, {cure.source}" if cure.data is None else f"restore it from {cure.source}"
+
+
+@command.command("recover")
+@shared
+@click.pass_obj
+def recover(options: Shared) -> None:
+    """Restore every broken critical file: from its last good version, else a snapshot, else plans and events.
+
+    What is broken is kept in .yolo-planning/.supervisor/quarantine. Exit code 1 if something is left to you.
+
+    \b
+    Examples:
+      yolo-supervisor state recover
+      yolo-supervisor state recover --json
+    """
+    view = _view(options)
+    look = view.state().look(view.now, 0.0)
+    view.store.open()
+    view.store.recover()
+    done: list[dict[str, Any]] = []
+    for remedy in decide(Look(broken=look.broken, unreadable=look.unreadable), view.store.paths.quarantine):
+        outcome, last = carry_out(view.store, remedy), remedy[-1]
+        if outcome is Outcome.BUSY:
+            fail(EX_TEMPFAIL, f"{last.key} is being written to: try again")
+        left = isinstance(last, Escalate) or outcome is Outcome.STALE
+        done.append({"file": last.key, "result": "left" if left else last.verb, "reason": last.reason})
+    if options.json:
+        out_json({"version": 1, "project": str(view.project), "files": done})
+    else:
+        for each in done:
+            out(f"{each['result']:<9} {each['file']}: {each['reason']}")
+        if not done:
+            out("nothing is broken")
+    if any(each["result"] == "left" for each in done):
+        raise SystemExit(EX_NO)
+
+
+def _view(options: Shared) -> View:
+    project = options.project()
+    return View(project, configuration.load(project, options.config))

@@ -1,0 +1,51 @@
+"""The ``.sha256`` beside a document, as the plugin writes it: lowercase hex, nothing else. It is for neighbours: two
+files never change together, so what a document's digest ought to be is told by the journal alone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from yolo_supervisor.files import Disk, Refused, make_folder, replace
+from yolo_supervisor.formats import yolo
+
+HIDDEN = "*.sha256"
+
+
+def refresh(disk: Disk, path: Path, told: str, make: bool) -> None:
+    """Bring the document's sidecar up to date; with ``make`` also one that is not there. It may fail, and is silent."""
+    sidecar = path.with_name(path.name + ".sha256")
+    with contextlib.suppress(OSError, Refused):
+        there = disk.status(sidecar)
+        if (there is not None or make) and disk.read(sidecar) != told.encode():
+            replace(disk, sidecar, told.encode())
+
+
+def hide(disk: Disk, project: Path) -> bool:
+    """Keep new sidecars out of ``git status``: by the repository's own list of what only this clone ignores.
+
+    False where that cannot be done: then none should be made.
+    """
+    root = next((folder for folder in (project, *project.parents) if os.path.lexists(folder / ".git")), None)
+    if root is None:
+        return True
+    try:
+        list_ = _common_dir(root / ".git") / "info" / "exclude"
+        before = disk.read(list_) or b""
+        line = f"{(project / yolo.PLANNING).relative_to(root)}/{HIDDEN}".encode()
+        if line not in before.splitlines():
+            make_folder(disk, list_.parent, 0o777)
+            replace(disk, list_, before + (b"" if before[-1:] in (b"", b"\n") else b"\n") + line + b"\n")
+    except (OSError, ValueError, Refused):
+        return False
+    return True
+
+
+def _common_dir(git: Path) -> Path:
+    """The repository itself behind a work tree's ``.git``, which is a file in linked work trees and submodules."""
+    if git.is_dir():
+        return git
+    own = git.parent / git.read_text().removeprefix("gitdir:").strip()
+    common = own / "commondir"
+    return own / common.read_text().strip() if common.is_file() else own

@@ -1,0 +1,85 @@
+"""The snapshots of a project's execution state: ours and the plugin's, wherever they are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from yolo_supervisor.actions import DropSnapshot, Edit, Snap
+from yolo_supervisor.files import glance
+from yolo_supervisor.formats import snapshots, text_or_none
+from yolo_supervisor.formats.snapshots import Snapshot
+from yolo_supervisor.store import Paths
+
+KEPT = 10
+"""How many are kept for each phase, as by the plugin."""
+
+
+class Snapshots:
+    """Looks at them; what is to be saved and dropped is told as actions."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+        self._known: dict[Path, tuple[int, Snapshot | None]] = {}
+
+    @property
+    def folder(self) -> Path:
+        """Where new ones go: to the plugin's own, where it keeps any, so that it can restore them; else to ours."""
+        theirs = self._paths.planning / ".snapshots"
+        return theirs if theirs.is_dir() and not theirs.is_symlink() else self._paths.folder / "snapshots"
+
+    def all(self) -> list[tuple[Path, Snapshot]]:
+        """All that are whole, the oldest first."""
+        found = [(path, each) for path in self._paths_of_all() if (each := self._load(path)) is not None]
+        return sorted(found, key=lambda each: (each[1].at, each[0]))
+
+    def best(self, phase: str | None, role: str | None) -> Snapshot | None:
+        """The one to restore: the role's newest of the phase, else the newest."""
+        return snapshots.best((each for _, each in self.all()), phase, role)
+
+    def save(
+        self, state: dict[str, Any], at: datetime, trigger: str, role: str | None = None, commits: tuple[str, ...] = ()
+    ) -> tuple[Edit, ...]:
+        """The actions that save this state, and drop what is then one too many."""
+        phase = str(state.get("phase", "none"))
+        try:
+            name = snapshots.file_name(phase, at)
+        except ValueError:
+            phase = "none"
+            name = snapshots.file_name(phase, at)
+        folder = self.folder
+        taken = Snapshot(name, phase, at, role or self.active_role(), state, trigger, commits)
+        reason = f"the state of phase {phase} as it is: {trigger}"
+        snap = Snap(key=f"{folder.name}/{name}", path=folder / name, data=snapshots.dump(taken), reason=reason)
+        names = [path.name for path in self._paths_of_all() if path.parent == folder]
+        return (
+            snap,
+            *(
+                DropSnapshot(key=f"{folder.name}/{old}", path=folder / old, reason=f"{KEPT} newer ones are kept")
+                for old in snapshots.surplus([*names, name], phase, KEPT)
+            ),
+        )
+
+    def active_role(self) -> str | None:
+        """The agent that the plugin says is at work."""
+        word = (glance(self._paths.planning / ".active-agent") or b"").decode("utf-8", "replace").strip()
+        return text_or_none(word)
+
+    def _paths_of_all(self) -> Iterator[Path]:
+        planning = self._paths.planning
+        for folder in (self._paths.folder / "snapshots", planning / ".snapshots", planning / "snapshots"):
+            try:
+                yield from (path for path in folder.iterdir() if path.suffix == ".json" and path.name[0] != ".")
+            except OSError:
+                continue
+
+    def _load(self, path: Path) -> Snapshot | None:
+        try:
+            stamp = path.stat().st_mtime_ns
+        except OSError:
+            return None
+        if path not in self._known or self._known[path][0] != stamp:
+            self._known[path] = stamp, snapshots.load(path.name, glance(path) or b"")
+        return self._known[path][1]

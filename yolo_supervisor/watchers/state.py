@@ -1,0 +1,321 @@
+"""Critical files that a crash, a torn write or a foolish edit has broken, and the snapshots that help against it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from yolo_supervisor.actions import CutTail, Escalate, Keep, Quarantine, Restore, Terminate
+from yolo_supervisor.clock import Clock
+from yolo_supervisor.config import Config
+from yolo_supervisor.files import digest, read
+from yolo_supervisor.formats import integrity, load_object, phases, snapshots, yolo
+from yolo_supervisor.roster import Roster, names
+from yolo_supervisor.snapshots import Snapshots
+from yolo_supervisor.store import Store
+from yolo_supervisor.watchers import Remedy
+
+DIFF_LINES = 40
+"""How much of what a restoration changes is told."""
+
+KEEP_LOG = 2**20
+"""A log larger than this, in bytes, is not kept whole again and again as it grows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cure:
+    """A content that may take a broken one's place: where it comes from, what of it is only inferred."""
+
+    data: bytes | None
+    source: str
+    inferred: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broken:
+    """A critical file in which something has been wrong for long enough that nobody is writing it."""
+
+    path: Path
+    key: str
+    data: bytes
+    flaw: str
+    cures: tuple[Cure, ...] = ()
+    """The best first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sound:
+    """A critical file that has a new content, and a whole one. ``snap`` are the actions that save it as a snapshot."""
+
+    path: Path
+    key: str
+    data: bytes
+    snap: Remedy = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    broken: tuple[Broken, ...] = ()
+    sound: tuple[Sound, ...] = ()
+    unreadable: tuple[tuple[str, str], ...] = ()
+    """Files that nobody can read now, and why."""
+
+
+def decide(look: Look, quarantine: Path) -> list[Remedy]:
+    """New good versions are kept; broken files are put aside and made good, or a person is asked."""
+    remedies: list[Remedy] = [
+        (*each.snap, Keep(key=each.key, path=each.path, data=each.data, reason="it is whole")) for each in look.sound
+    ]
+    remedies += [_mend(each, quarantine) for each in look.broken]
+    remedies += [
+        (Escalate(kind="state", key=key, reason=f"it cannot be read: {why}: mend it or put it away"),)
+        for key, why in look.unreadable
+    ]
+    return remedies
+
+
+def _mend(broken: Broken, quarantine: Path) -> Remedy:
+    judged = str(digest(broken.data))
+    if broken.path.suffix == ".jsonl" and (whole := integrity.torn_at(broken.data)) is not None:
+        aside = _aside(broken, broken.data[whole:], quarantine)
+        cut = CutTail(key=broken.key, path=broken.path, judged=judged, size=whole, reason=broken.flaw,
+                      evidence={"cut_bytes": len(broken.data) - whole, "kept_bytes": whole})  # fmt: skip
+        return (*aside, cut)
+    aside = _aside(broken, broken.data, quarantine)
+    if not broken.cures:
+        reason = f"{broken.flaw}, and nothing is left from which it could be restored: mend it or remove it"
+        return (*aside, Escalate(kind="state", key=broken.key, reason=reason))
+    cure = broken.cures[0]
+    evidence: dict[str, Any] = {"source": cure.source, "flaw": broken.flaw, "diff": _diff(broken.data, cure.data)}
+    if cure.inferred:
+        evidence["inferred"] = list(cure.inferred)
+    reason = f"{broken.flaw}: {'removed' if cure.data is None else 'restored from'} {cure.source}"
+    return (
+        *aside,
+        Restore(key=broken.key, path=broken.path, judged=judged, data=cure.data, reason=reason, evidence=evidence),
+    )
+
+
+def _aside(broken: Broken, data: bytes, quarantine: Path) -> Remedy:
+    """The copy of what is taken away. There is nothing to copy of an empty file."""
+    if not data:
+        return ()
+    name = f"{broken.path.name.lstrip('.')}-{str(digest(data))[:12]}"
+    return (
+        Quarantine(
+            key=broken.key,
+            path=quarantine / name,
+            data=data,
+            reason=f"{broken.flaw}, and still so at a second look",
+            evidence={"file": str(broken.path), "copy": f"quarantine/{name}", "bytes": len(data)},
+        ),
+    )
+
+
+def _diff(before: bytes, after: bytes | None) -> list[str]:
+    """What a restoration changes, in the form that people know; cut where it is long."""
+    old, new = (((data or b"").decode("utf-8", "replace")[:65536]).splitlines() for data in (before, after))
+    lines = [line[:200] for line in difflib.unified_diff(old, new, "broken", "restored", n=1, lineterm="")]
+    more = len(lines) - DIFF_LINES
+    return lines if more <= 0 else [*lines[:DIFF_LINES], f"… and {more} lines more"]
+
+
+def meaning(state: Mapping[str, Any]) -> tuple[object, ...]:
+    """What of an execution state is worth a snapshot when it changes."""
+    plans = state.get("plans")
+    listed = [plan for plan in plans if isinstance(plan, dict)] if isinstance(plans, list) else []
+    return (
+        str(state.get("phase")),
+        str(state.get("status")),
+        tuple((str(plan.get("id")), str(plan.get("status"))) for plan in listed),
+    )
+
+
+@dataclass
+class _Known:
+    """What we know of one file: which writing of it was looked at, and since when it has been broken, unchanged."""
+
+    stamp: tuple[int, int, int]
+    since_s: float
+    flaw: str | None = None
+    digest: str | None = None
+    """Of a content that is to be kept."""
+
+
+class StateWatcher:
+    name = "state"
+
+    def __init__(self, config: Callable[[], Config], roster: Roster, store: Store, clock: Clock) -> None:
+        self._config = config
+        self._roster = roster
+        self._store = store
+        self._clock = clock
+        self._planning = store.paths.planning
+        self._snapshots = Snapshots(store.paths)
+        self._known: dict[Path, _Known] = {}
+        self._unsettled = False
+
+    @property
+    def interval_s(self) -> float:
+        """Soon again while something is broken that may only be half written."""
+        config = self._config().state
+        return config.settle_s if self._unsettled else config.interval_s
+
+    async def tick(self, now: datetime) -> Sequence[Remedy]:
+        return decide(self.look(now, self._config().state.settle_s), self._store.paths.quarantine)
+
+    async def objection(self, action: Terminate) -> str | None:
+        return "no file is a reason to end a process"
+
+    def look(self, now: datetime, settle_s: float) -> Look:
+        """All critical files that have changed, or have been broken for ``settle_s`` seconds without changing."""
+        broken: list[Broken] = []
+        sound: list[Sound] = []
+        unreadable: list[tuple[str, str]] = []
+        self._unsettled = False
+        there = dict.fromkeys(self.files())
+        for gone in self._known.keys() - there.keys():
+            del self._known[gone]
+        for path in there:
+            key = str(path.relative_to(self._planning))
+            try:
+                found = self._judge(path, key)
+            except OSError as error:
+                unreadable.append((key, error.strerror or str(error)))
+                continue
+            if found is None:
+                continue
+            data, known = found
+            if known.flaw is None:
+                sound.append(Sound(path=path, key=key, data=data, snap=self._snap(path, data, now)))
+            elif self._clock.monotonic() - known.since_s < settle_s:
+                self._unsettled = True
+            else:
+                cures = tuple(self._cures(path, key, data, now))
+                broken.append(Broken(path=path, key=key, data=data, flaw=known.flaw, cures=cures))
+        return Look(broken=tuple(broken), sound=tuple(sound), unreadable=tuple(unreadable))
+
+    def folders(self) -> set[Path]:
+        """The folders that critical files are in, whether they are there or not."""
+        return {(self._planning / pattern).parent for pattern in self._config().state.files}
+
+    def files(self) -> Iterator[Path]:
+        """The critical files that there are. A link is none: it leads who knows where."""
+        for pattern in self._config().state.files:
+            folder, _, name = pattern.rpartition("/")
+            inside = self._planning / folder
+            if inside.is_symlink():
+                continue
+            matching = [n for n in names(inside) if Path(n).match(name)] if "*" in name else [name]
+            for path in (inside / each for each in matching):
+                if path.is_file() and not path.is_symlink():
+                    yield path
+
+    def _judge(self, path: Path, key: str) -> tuple[bytes, _Known] | None:
+        """The file's content and what we know of it; None where nothing is new. OSError if it cannot be read."""
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            return None
+        stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
+        known = self._known.get(path)
+        if known is None or known.stamp != stamp:
+            known = self._known[path] = _Known(stamp, self._clock.monotonic())
+        elif known.flaw is None and known.digest in (None, self._store.good(path)):
+            return None
+        data = read(path)
+        if data is None:
+            return None
+        known.flaw = integrity.flaw(key, data) or self._emptied(path, data)
+        known.digest = digest(data) if known.flaw is None and self._worth_keeping(path, data) else None
+        return (data, known) if known.flaw or known.digest else None
+
+    def _emptied(self, path: Path, data: bytes) -> str | None:
+        """A log only ever grows: one that has nothing in it any more has lost it all."""
+        if path.suffix == ".jsonl" and not data.strip(b"\0 \r\n") and any(self._store.versions(path)):
+            return "all its lines are gone"
+        return None
+
+    def _worth_keeping(self, path: Path, data: bytes) -> bool:
+        """Whether the content is another than the newest good version: for a growing log, by a fourth at least.
+
+        A lease is not: it is rewritten all the time, and a broken one is worth nothing.
+        """
+        if self._store.good(path) == digest(data) or path.suffix == ".lease" or self._config().mode == "observe":
+            return False
+        if path.suffix != ".jsonl":
+            return True
+        before = next(self._store.versions(path), b"")
+        return bool(data) and len(data) <= KEEP_LOG and not len(before) <= len(data) < 1.25 * len(before)
+
+    def _snap(self, path: Path, data: bytes, now: datetime) -> Remedy:
+        """A snapshot, if the execution state says something new."""
+        state = load_object(data)
+        if path != self._planning / yolo.STATE_FILE or state is None:
+            return ()
+        phase = str(state.get("phase"))
+        newest = snapshots.best((each for _, each in self._snapshots.all()), phase, None)
+        if newest is not None and meaning(newest.state) == meaning(state):
+            return ()
+        return self._snapshots.save(state, now, "state changed")
+
+    # -- what a broken file may be restored from, the best first ----------------------------------------------------
+
+    def _cures(self, path: Path, key: str, data: bytes, now: datetime) -> Iterator[Cure]:
+        for version in self._store.versions(path):
+            if version != data and integrity.flaw(key, version) is None:
+                yield Cure(data=version, source="the last good version")
+        if path == self._planning / yolo.STATE_FILE:
+            yield from self._cures_of_state(now)
+        if path.suffix == ".lease":
+            yield Cure(data=None, source="since the plugin takes it for free, and would leave it for ever")
+
+    def _cures_of_state(self, now: datetime) -> Iterator[Cure]:
+        snapshot = self._snapshots.best(None, self._snapshots.active_role())
+        if snapshot is not None:
+            yield Cure(data=yolo.dump(snapshot.state), source=f"the snapshot {snapshot.name}")
+        rebuilt = self.rebuilt(now)
+        if rebuilt is not None:
+            state = self._for_readers(rebuilt.state)
+            yield Cure(data=yolo.dump(state), source="plans, summaries and events", inferred=rebuilt.inferred)
+
+    def _for_readers(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """In the words that the plugin's readers know: they resume a phase that is ``running``, and a plan that is
+        ``pending``; a plan that is ``stale`` they would leave for ever, unless its agent is there to go on with it."""
+        agents = self._roster.teammates()
+        plans = [
+            {
+                **plan,
+                "status": "running" if any(yolo.works_on(a.name, a.team, plan["id"]) for a in agents) else "pending",
+            }
+            if plan["status"] == "stale"
+            else plan
+            for plan in state["plans"]
+        ]
+        return {**state, "plans": plans, "status": "complete" if state["status"] == "complete" else "running"}
+
+    def rebuilt(self, now: datetime) -> phases.Rebuilt | None:
+        """The execution state as plans, summaries, events and leases tell it; None if there is no phase at all."""
+        folder = self._planning / "phases"
+        dirs = {name: self._phase_files(folder / name) for name in names(folder) if (folder / name).is_dir()}
+        log = self._planning / ".events" / "event-log.jsonl"
+        events, _ = phases.events((read(log) or b"") if log.is_file() else b"")
+        current = phases.current_phase(dirs, events)
+        if current is None:
+            return None
+        leases = {lease.resource: lease.expires_at for lease in self._roster.leases()}
+        return phases.rebuild(current, dirs[current], events, leases, now)
+
+    def _phase_files(self, folder: Path) -> dict[str, bytes]:
+        found = {}
+        for name in names(folder):
+            if name.endswith(("-PLAN.md", "-SUMMARY.md")):
+                try:
+                    found[name] = read(folder / name) or b""
+                except OSError:
+                    continue
+        return found
