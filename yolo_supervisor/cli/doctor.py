@@ -114,6 +114,8 @@ def _store(view: View, fix: bool) -> Iterator[Finding]:
         where = "; ".join(f"{each.what} (at byte {each.offset})" for each in journal.damage[:5])
         do = "the rest is sound; the next start closes this segment and goes on in a new one"
         yield Finding("problem", f"{journal.path} is damaged in {damaged} places: {where}", do)
+    for each in view.state().look(view.now, 0.0).broken:
+        yield Finding("problem", f"{each.key}: {each.flaw}", "yolo-supervisor state recover")
     holder = view.holder()
     if holder is None and journal.pending:
         if fix:
@@ -144,6 +146,10 @@ def _plugin(view: View, fix: bool) -> Iterator[Finding]:
                 "problem", f"{lock} was left by a hook that was killed {age_s:.0f} s ago: it blocks every registration",
                 f"rmdir {lock}", fixed,
             )  # fmt: skip
+    wishes = yolo.wishes(glance(planning / "config.json") or b"")
+    for (wish, needed), vain in yolo.IN_VAIN.items():
+        if wishes.get(wish) and not wishes.get(needed):
+            yield Finding("note", f"{wish} is on while {needed} is off: {vain}", f"switch {needed} on in config.json")
     words = (glance(planning / ".agent-pids") or b"").split()
     impossible = [w for w in words if not (w.isdigit() and len(w) < 12 and yolo.is_pid(int(w)))]
     if impossible:

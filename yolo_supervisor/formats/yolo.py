@@ -126,6 +126,26 @@ def lease(data: bytes, path: Path) -> Lease | None:
     return Lease(resource=text_or_none(raw.get("resource")) or path.stem, owner=owner, path=path, expires_at=expires_at)
 
 
+# -- config.json ------------------------------------------------------------------------------------------------
+
+
+def wishes(data: bytes) -> dict[str, bool]:
+    """The feature flags in a ``config.json`` that say yes or no; the plugin takes every other value for no.
+
+    For us they are wishes: what is switched off by name is not done, what is not named is.
+    """
+    raw = load_object(data) or {}
+    return {key: value for key, value in raw.items() if isinstance(value, bool)}
+
+
+IN_VAIN = {
+    ("v3_event_recovery", "v3_event_log"): "recovery from events has nothing to read",
+    ("v3_lease_locks", "v3_lock_lite"): "the plugin's leases are skipped",
+    ("v2_hard_gates", "v2_hard_contracts"): "the gates have no contracts to hold on to",
+}
+"""What comes of a flag that is on while the one that it needs is off."""
+
+
 # -- .execution-state.json --------------------------------------------------------------------------------------
 
 RUNNING = frozenset({"running", "in_progress", "executing"})

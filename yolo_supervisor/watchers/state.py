@@ -12,7 +12,7 @@ from typing import Any
 from yolo_supervisor.actions import CutTail, Escalate, Keep, Quarantine, Restore, Terminate
 from yolo_supervisor.clock import Clock
 from yolo_supervisor.config import Config
-from yolo_supervisor.files import digest, read
+from yolo_supervisor.files import digest, glance, read
 from yolo_supervisor.formats import integrity, load_object, phases, snapshots, yolo
 from yolo_supervisor.roster import Roster, names
 from yolo_supervisor.snapshots import Snapshots
@@ -255,13 +255,17 @@ class StateWatcher:
     def _snap(self, path: Path, data: bytes, now: datetime) -> Remedy:
         """A snapshot, if the execution state says something new."""
         state = load_object(data)
-        if path != self._planning / yolo.STATE_FILE or state is None:
+        if path != self._planning / yolo.STATE_FILE or state is None or not self._wished("v3_snapshot_resume"):
             return ()
         phase = str(state.get("phase"))
         newest = snapshots.best((each for _, each in self._snapshots.all()), phase, None)
         if newest is not None and meaning(newest.state) == meaning(state):
             return ()
         return self._snapshots.save(state, now, "state changed")
+
+    def _wished(self, flag: str) -> bool:
+        """Whether the project's own configuration lets us: only a plain no is one."""
+        return yolo.wishes(glance(self._planning / "config.json") or b"").get(flag, True)
 
     # -- what a broken file may be restored from, the best first ----------------------------------------------------
 
@@ -278,7 +282,7 @@ class StateWatcher:
         snapshot = self._snapshots.best(None, self._snapshots.active_role())
         if snapshot is not None:
             yield Cure(data=yolo.dump(snapshot.state), source=f"the snapshot {snapshot.name}")
-        rebuilt = self.rebuilt(now)
+        rebuilt = self.rebuilt(now) if self._wished("v3_event_recovery") else None
         if rebuilt is not None:
             state = self._for_readers(rebuilt.state)
             yield Cure(data=yolo.dump(state), source="plans, summaries and events", inferred=rebuilt.inferred)
