@@ -48,6 +48,10 @@ class StateConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     )
 
 
+class JournalConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    size_mib: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 64
+
+
 class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: Literal["json", "console"] = "json"
 
@@ -62,6 +66,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     agents: AgentsConfig = AgentsConfig()
     sessions: SessionsConfig = SessionsConfig()
     state: StateConfig = StateConfig()
+    journal: JournalConfig = JournalConfig()
     log: LogConfig = LogConfig()
 
 

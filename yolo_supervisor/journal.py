@@ -36,11 +36,11 @@ Ending = Literal["done", "failed"]
 LIMIT = 2**32
 """A segment larger than this, in bytes, is not ours."""
 
-SEGMENT = 8 * 2**20
-"""A segment that has grown beyond this many bytes is closed."""
+SIZE = 64 * 2**20
+"""How large the whole journal may become, in bytes, where nothing else is said."""
 
 SEGMENTS = 7
-"""How many closed ones are kept: with the newest, 64 MiB."""
+"""How many closed segments are kept beside the newest: each has an eighth of the size."""
 
 VERSIONS = 5
 """How many good versions of a document are remembered."""
@@ -169,7 +169,7 @@ class Memory:
 class Journal:
     """The open journal of one project. Writers call it under the store's lock only; readers need none."""
 
-    def __init__(self, path: Path, disk: Disk, quarantine: Path, segment: int = SEGMENT) -> None:
+    def __init__(self, path: Path, disk: Disk, quarantine: Path, size: int = SIZE) -> None:
         self.path = path
         self.memory = Memory()
         self.damage: list[Damage] = []
@@ -183,7 +183,7 @@ class Journal:
         """Marks for which there was no room: they come before the next line."""
         self._disk = disk
         self._quarantine = quarantine
-        self._segment = segment
+        self._segment = size // (SEGMENTS + 1)
         self._fd = self._mark_fd = -1
         self._file: FileStamp = (0, 0)
         self._offset = 0

@@ -87,7 +87,7 @@ class Runner:
         self.project = project
         self.config = config
         self.rooms = rooms
-        self.store = Store(project, rooms.clock)
+        self.store = Store(project, rooms.clock, journal_size=config.journal.size_mib * 2**20)
         self.deaths = DeathWatch(rooms.processes.kernel)
         self.roster = Roster(
             self.store.paths, rooms.processes, rooms.census, lambda: claude_dirs(self.config, environment)

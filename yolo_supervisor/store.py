@@ -32,7 +32,7 @@ from yolo_supervisor.files import (
     shorten,
 )
 from yolo_supervisor.formats import supervisor, yolo
-from yolo_supervisor.journal import Journal, entry
+from yolo_supervisor.journal import SIZE, Journal, entry
 
 LOCK_LIMIT_S = 0.25
 """How long one change may block the loop while another process writes; after that it is ``busy``, to be tried again."""
@@ -115,11 +115,13 @@ class Paths:
 class Store:
     """One project's store. Every method that writes may raise OSError; then nothing is half done."""
 
-    def __init__(self, project: Path, clock: Clock | None = None, disk: Disk | None = None) -> None:
+    def __init__(
+        self, project: Path, clock: Clock | None = None, disk: Disk | None = None, journal_size: int = SIZE
+    ) -> None:
         self.paths = Paths(project)
         self.disk = disk or Disk()
         self.clock = clock or SystemClock()
-        self.journal = Journal(self.paths.journal, self.disk, self.paths.quarantine)
+        self.journal = Journal(self.paths.journal, self.disk, self.paths.quarantine, journal_size)
         self._lock_fd = -1
         self._lock_ages = LockAges()
         self._hidden: bool | None = None

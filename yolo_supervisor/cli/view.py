@@ -40,7 +40,7 @@ class View:
         self.processes = Processes(kernel())
         self.census = Census(self.processes)
         self.census.sample()
-        self.store = Store(project, self.clock)
+        self.store = Store(project, self.clock, journal_size=config.journal.size_mib * 2**20)
         self.store.journal.load()
         self.roster = Roster(self.store.paths, self.processes, self.census, lambda: claude_dirs(config, os.environ))
         self.agents = AgentsWatcher(
