@@ -166,16 +166,35 @@ class RequeuePlan(Edit):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Lend(Edit):
+    """Give a lease to its new owner, or to the same one for longer; its line's number is the fencing token."""
+
+    kind: ClassVar[Kind] = "lease"
+    verb: Literal["acquired", "renewed", "taken_over"]  # type: ignore[misc]  # one change of one file, three turns
+    judged: str | None
+    """The digest of the lease that was there and is renewed or over; None if there was none."""
+    data: bytes
+
+    def holds(self, before: bytes | None) -> bool:
+        return digest(before) == self.judged
+
+    def edit(self, before: bytes | None) -> bytes | None:
+        return self.data
+
+
+@dataclass(frozen=True, kw_only=True)
 class Release(Edit):
-    """End a lease whose holder is gone."""
+    """End a lease: its holder is gone, or has given it back, or has let it run out."""
 
     kind: ClassVar[Kind] = "lease"
     verb: ClassVar[str] = "released"
     owner: str
+    judged: str | None = None
+    """The digest of the lease that ran out: one that was renewed meanwhile has not."""
 
     def holds(self, before: bytes | None) -> bool:
         held = yolo.lease(before, self.path) if before is not None else None
-        return held is not None and held.owner == self.owner
+        return held is not None and held.owner == self.owner and self.judged in (None, digest(before))
 
     def edit(self, before: bytes | None) -> bytes | None:
         return None

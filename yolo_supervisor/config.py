@@ -35,6 +35,10 @@ class SessionsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     detach_grace_s: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 10.0
 
 
+class LeasesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    interval_s: Seconds = 10.0
+
+
 class StateConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     interval_s: Seconds = 5.0
     settle_s: Seconds = 0.3
@@ -65,6 +69,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     processes: ProcessesConfig = ProcessesConfig()
     agents: AgentsConfig = AgentsConfig()
     sessions: SessionsConfig = SessionsConfig()
+    leases: LeasesConfig = LeasesConfig()
     state: StateConfig = StateConfig()
     journal: JournalConfig = JournalConfig()
     log: LogConfig = LogConfig()

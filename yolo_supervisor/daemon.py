@@ -303,9 +303,10 @@ class Daemon:
         """Look at once when something was registered or a critical file has changed; the interval is the safety net."""
         while not self._stopping.is_set():
             self._unwatch = anyio.Event()
-            bells: dict[Path, Bell] = {}
-            for project in self.projects.values():
-                bells |= project.runner.edges() if project.runner is not None else {}
+            bells: dict[Path, list[Bell]] = {}
+            for runner in (project.runner for project in self.projects.values() if project.runner is not None):
+                for folder, bell in runner.edges():
+                    bells.setdefault(folder, []).append(bell)
             folders = {folder for folder in bells if folder.is_dir()}
             if not folders:
                 await self._unwatch.wait()
@@ -317,7 +318,8 @@ class Daemon:
                 ):  # fmt: skip
                     changed = {Path(name) for _, name in changes}
                     for folder in {path.parent for path in changed} & folders:
-                        bells[folder].ring()
+                        for bell in bells[folder]:
+                            bell.ring()
                     if changed & bells.keys():  # a folder to be watched has come or gone
                         break
             except (OSError, RuntimeError, ValueError) as error:

@@ -181,6 +181,32 @@ def replace(disk: Disk, path: Path, data: bytes, durable: bool = True) -> None:
     OSError if it could not be done: then the old content stands.
     """
     found = refuse_links(disk, path)
+    with _written_beside(disk, path, data, stat.S_IMODE(found.st_mode) if found else FILE_MODE, durable) as temporary:
+        disk.rename(temporary, path)
+    if durable:
+        sync_folder(disk, path.parent)
+
+
+def create(disk: Disk, path: Path, data: bytes) -> None:
+    """Make the file with this content, durably, if nobody else makes one first: FileExistsError then.
+
+    Where there are no hard links it is the same as ``replace``: then only those who lock are told apart.
+    """
+    with _written_beside(disk, path, data, FILE_MODE, durable=True) as temporary:
+        try:
+            disk.link(temporary, path)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV):
+                raise
+            disk.rename(temporary, path)
+        else:
+            disk.unlink(temporary)
+    sync_folder(disk, path.parent)
+
+
+@contextlib.contextmanager
+def _written_beside(disk: Disk, path: Path, data: bytes, mode: int, durable: bool) -> Iterator[Path]:
+    """The content in a temporary file beside the path, which is gone again if what is done with it fails."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         fd = disk.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -188,18 +214,16 @@ def replace(disk: Disk, path: Path, data: bytes, durable: bool = True) -> None:
             left = memoryview(data)
             while left:
                 left = left[disk.write(fd, bytes(left)) :]
-            disk.chmod(fd, stat.S_IMODE(found.st_mode) if found else FILE_MODE)
+            disk.chmod(fd, mode)
             if durable:
                 disk.sync(fd)
         finally:
             disk.close(fd)
-        disk.rename(temporary, path)
+        yield temporary
     except OSError:
         with contextlib.suppress(OSError):
             disk.unlink(temporary)
         raise
-    if durable:
-        sync_folder(disk, path.parent)
 
 
 def shorten(disk: Disk, path: Path, before: bytes, size: int) -> None:

@@ -102,6 +102,9 @@ class Memory:
         """How often each task was given back since it was last redriven."""
         self.good: dict[str, list[str]] = {}
         """The digests of each document's good versions, the newest last."""
+        self.lent: dict[str, dict[str, Any]] = {}
+        """Of each lease given through the store and not given back: the digest of its file, since when by the
+        monotonic clock of which boot, and its fencing token, which is the number of its line."""
         self._deaths: dict[str, dict[str, int]] = {}
         """The newest line for each action on an agent that is not forgotten yet."""
 
@@ -146,16 +149,32 @@ class Memory:
         elif kind == "agent":
             told = self._deaths.setdefault(key, {})
             told[action] = max(record["seq"], told.get(action, 0))
+        if kind == "lease" and "write" in record:
+            self._lend(record)
         if action == "requeued":
             self.requeues[key] += 1
         elif action == "redriven":
             del self.requeues[key]
+
+    def _lend(self, record: Mapping[str, Any]) -> None:
+        write, evidence = record["write"], record["evidence"]
+        if write["after"] is None or "since_s" not in evidence:
+            self.lent.pop(write["path"], None)
+        else:
+            before = self.lent.get(write["path"], {}) if record["action"] == "renewed" else {}
+            self.lent[write["path"]] = {
+                "judged": write["after"],
+                "since_s": evidence["since_s"],
+                "boot": evidence["boot"],
+                "token": before.get("token", record["seq"]),  # who renews goes on with the token that it has
+            }
 
     def checkpoint(self) -> dict[str, Any]:
         return {
             "pending": list(self.pending.values()),
             "requeues": dict(self.requeues),
             "good": self.good,
+            "lent": self.lent,
             "agents": self._deaths,
         }
 
@@ -163,6 +182,7 @@ class Memory:
         self.pending = {record["seq"]: record for record in checkpoint["pending"]}
         self.requeues = Counter(checkpoint["requeues"])
         self.good = {path: list(digests) for path, digests in checkpoint["good"].items()}
+        self.lent = {path: dict(lent) for path, lent in checkpoint.get("lent", {}).items()}
         self._deaths = {agent: dict(told) for agent, told in checkpoint["agents"].items()}
 
 

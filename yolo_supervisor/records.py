@@ -91,6 +91,7 @@ class Lease:
     owner: str
     path: Path
     expires_at: datetime | None
+    ttl_s: float = 0.0
 
 
 def iso(moment: datetime) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,10 +16,11 @@ import structlog
 
 from yolo_supervisor.actions import Action, DaemonNote, Edit, Escalate, Keep, Note, Terminate
 from yolo_supervisor.census import Census
-from yolo_supervisor.clock import Clock, until_next
+from yolo_supervisor.clock import Clock
 from yolo_supervisor.config import Config
 from yolo_supervisor.files import Busy, Refused, glance, replace
 from yolo_supervisor.formats import supervisor
+from yolo_supervisor.leases import Leases
 from yolo_supervisor.processes import DeathWatch, Ending, Processes
 from yolo_supervisor.records import ProcessId, iso
 from yolo_supervisor.roster import Roster, claude_dirs, names
@@ -27,6 +28,7 @@ from yolo_supervisor.store import Outcome, Store, Unwritable
 from yolo_supervisor.tmux import Tmux
 from yolo_supervisor.watchers import Remedy, Watcher
 from yolo_supervisor.watchers.agents import AgentsWatcher
+from yolo_supervisor.watchers.leases import LeasesWatcher
 from yolo_supervisor.watchers.sessions import SessionsWatcher
 from yolo_supervisor.watchers.state import StateWatcher
 
@@ -100,7 +102,8 @@ class Runner:
             rooms.clock,
         )  # fmt: skip
         self.state = StateWatcher(lambda: self.config, self.roster, self.store, rooms.clock)
-        self.watchers: tuple[Watcher, ...] = (self.agents, self.sessions, self.state)
+        self.leases = LeasesWatcher(lambda: self.config, Leases(self.store, rooms.clock, rooms.processes.boot))
+        self.watchers: tuple[Watcher, ...] = (self.agents, self.sessions, self.leases, self.state)
         self.bells = {watcher.name: Bell() for watcher in self.watchers}
         self.pulses = {watcher.name: Pulse() for watcher in self.watchers}
         self.started_at = rooms.clock.now()
@@ -162,12 +165,12 @@ class Runner:
         """Write a turn of the daemon's own life into this project's journal."""
         self._carry_out_note(DaemonNote(verb=verb, key="daemon", reason=reason, evidence=evidence or {}))
 
-    def edges(self) -> dict[Path, Bell]:
+    def edges(self) -> Iterator[tuple[Path, Bell]]:
         """The folders in which a change is a reason to look at once, and who is woken by it."""
         paths = self.store.paths
-        return dict.fromkeys(self.state.folders(), self.bells[self.state.name]) | dict.fromkeys(
-            (paths.agents, paths.hooks), self.bells[self.agents.name]
-        )
+        yield from ((folder, self.bells[self.state.name]) for folder in self.state.folders())
+        yield from ((folder, self.bells[self.agents.name]) for folder in (paths.agents, paths.hooks))
+        yield paths.planning / ".locks", self.bells[self.leases.name]
 
     @property
     def terminating(self) -> bool:
@@ -191,7 +194,7 @@ class Runner:
             if watcher is self.agents:
                 self._looked.set()
                 self._looked = anyio.Event()
-            with anyio.move_on_after(until_next(watcher.interval_s)):
+            with anyio.move_on_after(watcher.rest_s()):
                 await bell.wait()
 
     async def _wake_at_deaths(self) -> None:

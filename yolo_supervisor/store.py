@@ -21,6 +21,7 @@ from yolo_supervisor.files import (
     Disk,
     LockAges,
     Refused,
+    create,
     digest,
     file_lock,
     folder_lock,
@@ -170,6 +171,9 @@ class Store:
                 seq = self.journal.append({**told, "write": write})
                 try:
                     self._write(action.path, before, after)
+                except FileExistsError:
+                    self.journal.mark(seq, "failed", "somebody else has made it meanwhile")
+                    return Outcome.STALE
                 except (OSError, Refused) as error:
                     if not self._is(action.path, digest(after)):  # else all but the last flush: left to ``recover``
                         self.journal.mark(seq, "failed", str(error))
@@ -304,6 +308,8 @@ class Store:
     def _write(self, path: Path, before: bytes | None, after: bytes | None) -> None:
         if after is None:
             remove(self.disk, path)
+        elif before is None:
+            create(self.disk, path, after)
         elif before is not None and after and before.startswith(after) and before != after:
             shorten(self.disk, path, before, len(after))
         elif after != before:

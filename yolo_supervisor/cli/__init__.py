@@ -32,6 +32,7 @@ COMMANDS = {
     "history": "What was done, when, why, on what evidence.",
     "explain": "The story of one agent, task, lease, session or file.",
     "agent": "List, register and forget agents.",
+    "lease": "Acquire, renew, release and list leases.",
     "state": "Verify the plugin's critical files; recover those that are broken.",
     "snapshot": "Save, list and restore snapshots of the execution state.",
     "hook": "For Claude Code's hooks: note an event. Always succeeds, prints nothing.",

@@ -16,12 +16,14 @@ from yolo_supervisor.config import Config
 from yolo_supervisor.files import glance
 from yolo_supervisor.formats import supervisor
 from yolo_supervisor.kernel import kernel
+from yolo_supervisor.leases import Leases
 from yolo_supervisor.processes import DeathWatch, Processes
 from yolo_supervisor.records import Liveness, Task, iso
 from yolo_supervisor.roster import Roster, claude_dirs
 from yolo_supervisor.store import Outcome, Store
 from yolo_supervisor.tmux import Tmux, ask_now
 from yolo_supervisor.watchers.agents import AgentsWatcher
+from yolo_supervisor.watchers.leases import LeasesWatcher
 from yolo_supervisor.watchers.sessions import SessionsWatcher
 from yolo_supervisor.watchers.state import StateWatcher
 
@@ -43,6 +45,7 @@ class View:
         self.store = Store(project, self.clock, journal_size=config.journal.size_mib * 2**20)
         self.store.journal.load()
         self.roster = Roster(self.store.paths, self.processes, self.census, lambda: claude_dirs(config, os.environ))
+        self.leases = Leases(self.store, self.clock, self.processes.boot)
         self.agents = AgentsWatcher(
             lambda: config, self.roster, self.store, self.processes, self.census, DeathWatch(self.processes.kernel)
         )
@@ -78,7 +81,7 @@ class View:
 
     def watchers(self) -> tuple[Watcher, ...]:
         """Every watcher, asked for what it sees; nothing of it is carried out."""
-        return (self.agents, self.sessions(), self.state())
+        return (self.agents, self.sessions(), LeasesWatcher(lambda: self.config, self.leases), self.state())
 
     def state(self) -> StateWatcher:
         """One that has no time to wait: a file that is just being written is broken for it."""

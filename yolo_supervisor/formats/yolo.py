@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ MAX_PID = 2**22
 """The kernel's own limit; a larger number in a file is no pid, whatever a cast would make of it."""
 
 DEFAULT_TTL_S = 300
+MAX_TTL_S = 366 * 86400
 EPOCH, FOREVER = from_iso("1970-01-01"), from_iso("9999-01-01")
 
 
@@ -113,9 +114,10 @@ def lease(data: bytes, path: Path) -> Lease | None:
     owner = text_or_none(raw.get("owner")) if raw else None
     if raw is None or owner is None:
         return None
-    expires_at = None
+    expires_at, ttl_s = None, 0.0
     if path.suffix == ".lease":
         ttl = raw.get("ttl_secs", DEFAULT_TTL_S)
+        ttl_s = float(min(max(ttl, 0), MAX_TTL_S)) if isinstance(ttl, int | float) else DEFAULT_TTL_S
         acquired_at = _moment(raw.get("acquired_at")) or datetime.fromtimestamp(0, tz=from_iso("1970-01-01").tzinfo)
         try:
             expires_at = acquired_at + timedelta(seconds=ttl if isinstance(ttl, int | float) else DEFAULT_TTL_S)
@@ -123,7 +125,25 @@ def lease(data: bytes, path: Path) -> Lease | None:
             expires_at = FOREVER
         if not EPOCH <= expires_at <= FOREVER:
             expires_at = EPOCH if expires_at < EPOCH else FOREVER
-    return Lease(resource=text_or_none(raw.get("resource")) or path.stem, owner=owner, path=path, expires_at=expires_at)
+    resource = text_or_none(raw.get("resource")) or path.stem
+    return Lease(resource=resource, owner=owner, path=path, expires_at=expires_at, ttl_s=ttl_s)
+
+
+def lease_file(resource: str) -> str:
+    """The name of the file that a lease on the resource is kept in: the plugin's, collisions (``a/b``, ``a__b``) too.
+
+    ValueError for a resource that no file can be named by.
+    """
+    name = resource.replace("/", "__").replace("\\", "__").replace(" ", "_")
+    if not name.strip(".") or "\0" in name or len(name.encode("utf-8", "surrogateescape")) > 200:
+        raise ValueError(f"{resource!r} cannot name a lease")
+    return f"{name}.lease"
+
+
+def dump_lease(resource: str, owner: str, acquired_at: datetime, ttl_s: int) -> bytes:
+    """A lease as ``lease-lock acquire`` writes it; a renewal is written anew."""
+    at = acquired_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return dump({"acquired_at": at, "owner": owner, "resource": resource, "ttl_secs": ttl_s, "type": "lease"})
 
 
 # -- config.json ------------------------------------------------------------------------------------------------
@@ -136,6 +156,12 @@ def wishes(data: bytes) -> dict[str, bool]:
     """
     raw = load_object(data) or {}
     return {key: value for key, value in raw.items() if isinstance(value, bool)}
+
+
+def lease_ttl_s(config: bytes) -> int:
+    """How long a lease holds if nobody says otherwise: ``task_lease_ttl_secs`` of the ``config.json``, else 300 s."""
+    ttl = (load_object(config) or {}).get("task_lease_ttl_secs")
+    return ttl if type(ttl) is int and 1 <= ttl <= MAX_TTL_S else DEFAULT_TTL_S
 
 
 IN_VAIN = {

@@ -18,7 +18,10 @@ class Watcher(Protocol):
 
     @property
     def interval_s(self) -> float:
-        """How long to rest between two looks, unless woken."""
+        """How long to rest between two looks, as a rule."""
+
+    def rest_s(self) -> float:
+        """How long to rest now, unless woken."""
 
     async def tick(self, now: datetime) -> Sequence[Remedy]:
         """Look, and say what is to be done. Asked again, it says the same until the trouble is gone."""

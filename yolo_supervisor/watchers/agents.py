@@ -23,6 +23,7 @@ from yolo_supervisor.actions import (
     Terminate,
 )
 from yolo_supervisor.census import Census
+from yolo_supervisor.clock import until_next
 from yolo_supervisor.config import Config
 from yolo_supervisor.estate import Estate, Estates
 from yolo_supervisor.files import glance
@@ -284,6 +285,9 @@ class AgentsWatcher:
     @property
     def interval_s(self) -> float:
         return self._config().agents.interval_s
+
+    def rest_s(self) -> float:
+        return until_next(self.interval_s)
 
     async def tick(self, now: datetime) -> Sequence[Remedy]:
         config = self._config()

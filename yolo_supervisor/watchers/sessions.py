@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from yolo_supervisor.actions import Escalate, PaneDied, Terminate
-from yolo_supervisor.clock import Clock
+from yolo_supervisor.clock import Clock, until_next
 from yolo_supervisor.config import Config, Policy
 from yolo_supervisor.files import glance
 from yolo_supervisor.formats import yolo
@@ -175,6 +175,9 @@ class SessionsWatcher:
     @property
     def interval_s(self) -> float:
         return self._config().sessions.interval_s
+
+    def rest_s(self) -> float:
+        return until_next(self.interval_s)
 
     async def tick(self, now: datetime) -> Sequence[Remedy]:
         config = self._config()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from yolo_supervisor.actions import CutTail, Escalate, Keep, Quarantine, Restore, Terminate
-from yolo_supervisor.clock import Clock
+from yolo_supervisor.clock import Clock, until_next
 from yolo_supervisor.config import Config
 from yolo_supervisor.files import digest, glance, read
 from yolo_supervisor.formats import integrity, load_object, phases, snapshots, yolo
@@ -161,9 +161,11 @@ class StateWatcher:
 
     @property
     def interval_s(self) -> float:
+        return self._config().state.interval_s
+
+    def rest_s(self) -> float:
         """Soon again while something is broken that may only be half written."""
-        config = self._config().state
-        return config.settle_s if self._unsettled else config.interval_s
+        return self._config().state.settle_s if self._unsettled else until_next(self.interval_s)
 
     async def tick(self, now: datetime) -> Sequence[Remedy]:
         return decide(self.look(now, self._config().state.settle_s), self._store.paths.quarantine)

@@ -1,0 +1,114 @@
+"""The leases of one project, and how long each still holds: by clocks that nobody can set.
+
+The plugin's format knows wall time only. A lease given through the store is as old as its line in the journal says, by
+the monotonic clock; another one is judged by the wall clock once, when it is first seen, and from then on by ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from yolo_supervisor.actions import Lend, Release
+from yolo_supervisor.clock import Clock
+from yolo_supervisor.files import digest, glance
+from yolo_supervisor.formats import yolo
+from yolo_supervisor.records import Lease, iso
+from yolo_supervisor.roster import names
+from yolo_supervisor.store import Store
+
+WHOLE_S = 1.0
+"""``acquired_at`` is cut to whole seconds: a lease may be this much younger than it says."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Held:
+    """One lease as it is: ``left_s`` until it runs out, negative if it has; ``judged`` is its content's digest."""
+
+    lease: Lease
+    judged: str
+    left_s: float
+
+
+class Leases:
+    """``boot`` names the world in which the monotonic clock means something."""
+
+    def __init__(self, store: Store, clock: Clock, boot: str) -> None:
+        self._store = store
+        self._clock = clock
+        self._boot = boot
+        self._folder = store.paths.planning / ".locks"
+        self._deadlines: dict[Path, tuple[str, float]] = {}
+        """By the monotonic clock, for a content."""
+
+    def all(self, now: datetime) -> list[Held]:
+        """The leases that can be read, by name."""
+        found = [held for name in names(self._folder) if name.endswith(".lease") and (held := self._look(name, now))]
+        there = {held.lease.path for held in found}
+        self._deadlines = {path: known for path, known in self._deadlines.items() if path in there}
+        return found
+
+    def of(self, resource: str, now: datetime) -> Held | None:
+        """The lease on the resource, if there is one that can be read. ValueError if none can be named so."""
+        return self._look(yolo.lease_file(resource), now)
+
+    def _look(self, name: str, now: datetime) -> Held | None:
+        path = self._folder / name
+        data = glance(path)
+        lease = yolo.lease(data, path) if data is not None else None
+        if data is None or lease is None:
+            return None
+        judged = str(digest(data))
+        known = self._deadlines.get(path)
+        if known is None or known[0] != judged:
+            known = self._deadlines[path] = judged, self._clock.monotonic() + self._first_left_s(lease, judged, now)
+        return Held(lease=lease, judged=judged, left_s=known[1] - self._clock.monotonic())
+
+    def _first_left_s(self, lease: Lease, judged: str, now: datetime) -> float:
+        lent = self._store.journal.memory.lent.get(str(lease.path), {})
+        if lent.get("judged") == judged and lent.get("boot") == self._boot:
+            return float(lent["since_s"]) + lease.ttl_s - self._clock.monotonic()
+        assert lease.expires_at is not None
+        left_s = (lease.expires_at - now).total_seconds() + WHOLE_S
+        return min(left_s, lease.ttl_s)  # one from the future has its whole time before it, and no more
+
+    def lend(self, resource: str, owner: str, ttl_s: int, now: datetime) -> Lend | Held:
+        """The action that gives the resource to the owner, or who holds it. ValueError if it cannot be named so."""
+        path = self._folder / yolo.lease_file(resource)
+        held = self.of(resource, now)
+        if held is not None and held.lease.owner != owner and (held.left_s > 0 or held.lease.resource != resource):
+            return held
+        before = glance(path)
+        if held is None:
+            verb, reason = "acquired", f"{owner} asked for it"
+        elif held.lease.owner == owner:
+            verb, reason = "renewed", f"{owner} holds it for longer"
+        else:
+            verb, reason = (
+                "taken_over",
+                f"{held.lease.owner} let it run out {-held.left_s:.0f} s ago, {owner} asked for it",
+            )
+        return Lend(
+            key=resource,
+            path=path,
+            verb=verb,  # type: ignore[arg-type]  # one of the three
+            judged=digest(before),
+            data=yolo.dump_lease(resource, owner, now, ttl_s),
+            reason=reason,
+            evidence={"owner": owner, "ttl_s": ttl_s, "since_s": self._clock.monotonic(), "boot": self._boot}
+            | ({"previous_owner": held.lease.owner} if verb == "taken_over" and held else {}),
+        )
+
+
+def over(held: Held) -> Release:
+    """The action that ends a lease which has run out."""
+    ended = iso(held.lease.expires_at) if held.lease.expires_at else "its time"
+    return Release(
+        key=held.lease.resource,
+        path=held.lease.path,
+        owner=held.lease.owner,
+        judged=held.judged,
+        reason=f"{held.lease.owner} let it run out: it held until {ended}",
+        evidence={"owner": held.lease.owner, "ttl_s": held.lease.ttl_s},
+    )
