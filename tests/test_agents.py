@@ -35,11 +35,13 @@ from yolo_supervisor.actions import (
     Terminate,
 )
 from yolo_supervisor.census import Census
+from yolo_supervisor.clock import SystemClock
 from yolo_supervisor.config import Config
 from yolo_supervisor.estate import Claim, Estate, Mark
 from yolo_supervisor.formats import supervisor
 from yolo_supervisor.kernel import kernel
 from yolo_supervisor.processes import DeathWatch, Leftovers, Processes
+from yolo_supervisor.queue import Queue
 from yolo_supervisor.records import Agent, Lease, Liveness, ProcessId, Task
 from yolo_supervisor.roster import Roster, claude_dirs
 from yolo_supervisor.store import Outcome, Paths, Store
@@ -109,7 +111,7 @@ def test_a_dead_agent_is_healed_in_order_and_its_record_goes_last() -> None:
     plan = Task(list="execution-state", number="05-01", status="running", owner=None, path=Path("/state.json"))
     estate = Estate(
         claims=(Claim(task=task(1)), Claim(task=task(2))),
-        plans=(plan,),
+        plans=(Claim(task=plan),),
         leases=(Lease(resource="src", owner="dev-1", path=Path("/src.lease"), expires_at=EPOCH),),
         health=Path("/.agent-health/dev.json"),
         panes=Path("/.agent-panes"),
@@ -314,7 +316,8 @@ class World:
         self.paths = self.store.paths
         self.deaths = DeathWatch(self.processes.kernel)
         self.roster = Roster(self.paths, self.processes, self.census, lambda: claude_dirs(Config(), os.environ))
-        self.watcher = AgentsWatcher(Config, self.roster, self.store, self.processes, self.census, self.deaths)
+        queue = Queue(Config, self.store, SystemClock(), self.processes.boot)
+        self.watcher = AgentsWatcher(Config, self.roster, self.store, self.processes, self.census, self.deaths, queue)
 
     def look(self) -> Look:
         self.census.sample()

@@ -27,12 +27,12 @@ import pytest
 import structlog.testing
 
 from conftest import write_task
-from yolo_supervisor import census, files, roster, runner
+from yolo_supervisor import census, clock, files, roster, runner
 from yolo_supervisor.actions import DropPids, Forget, Register
 from yolo_supervisor.census import Census
 from yolo_supervisor.config import Config
 from yolo_supervisor.files import Disk
-from yolo_supervisor.formats import load_object, supervisor
+from yolo_supervisor.formats import load_object, supervisor, tasks
 from yolo_supervisor.journal import Journal, history
 from yolo_supervisor.kernel import Facts, LinuxHandle
 from yolo_supervisor.processes import Processes
@@ -652,7 +652,8 @@ class World:
 
     def claim(self) -> None:
         worker = self.some(self.living())
-        pending = [p for p in self.legible(worker.team) if p.said["status"] == "pending"] if worker else []
+        open_ = [p for p in self.legible(worker.team) if p.said["status"] == "pending"] if worker else []
+        pending = [p for p in open_ if not p.said.get("owner")]
         if paper := self.some(pending):
             self.change(paper, worker, "in_progress")
 
@@ -849,10 +850,16 @@ class World:
         back = {key: value for key, value in paper.said.items() if key != "owner"} | {"status": "pending"}
         if said == paper.said:
             return
-        if said != back or paper.said["status"] != "in_progress":
+        aside = said == {**back, "owner": tasks.SET_ASIDE}
+        if aside and not paper.given_back:
+            self.wrong(f"{paper.key} was set aside after its first attempt")
+        if not aside and said != back or paper.said["status"] != "in_progress":
             self.wrong(f"{paper.key} said {paper.said}, and now {said}")
         elif paper.writer and paper.writer.alive and not paper.writer.forgotten:
             self.wrong(f"{paper.key} was taken from {paper.writer}")
+        elif aside:
+            paper.said, paper.writer = dict(said or {}), None
+            self.tell(f"{paper.key} was set aside")
         else:
             paper.said, paper.writer = back, None
             paper.given_back += 1
@@ -923,7 +930,7 @@ def world_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., W
 
     def make(seed: int = 0, pidfds: bool = True) -> World:
         world = World(seed, pidfds, tmp_path / str(seed))
-        for module in (census, files, roster, runner):
+        for module in (census, clock, files, roster, runner):
             monkeypatch.setattr(module, "time", world.time)
         # the plugin's lock over its pids is the whole machine's: here it is the world's own
         defaults = DropPids.__init__.__kwdefaults__

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from yolo_supervisor.files import digest
-from yolo_supervisor.formats import claude, load_object, supervisor, yolo
-from yolo_supervisor.records import Agent, ProcessId
+from yolo_supervisor.formats import claude, load_object, supervisor, tasks, yolo
+from yolo_supervisor.memory import Memory
+from yolo_supervisor.records import Agent, ProcessId, Task
 
 Kind = Literal["agent", "task", "lease", "flag", "session", "state", "commit", "gate", "command", "daemon"]
 
@@ -39,6 +40,10 @@ class Edit(Action):
     def lock(self) -> tuple[Path, float] | None:
         """The folder that the file's owners lock it with, and after how many seconds such a lock is abandoned."""
         return None
+
+    def allowed(self, memory: Memory) -> bool:
+        """Whether what the journal knows lets it be: asked first, under the store's lock."""
+        return True
 
     def holds(self, before: bytes | None) -> bool:
         """Whether the document is still as it was judged; ``before`` is None where there is none."""
@@ -163,6 +168,149 @@ class RequeuePlan(Edit):
     def edit(self, before: bytes | None) -> bytes | None:
         assert before is not None
         return yolo.plan_given_back(before, self.plan)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskEdit(Edit):
+    """A change of a task's status and owner, wherever the task lives."""
+
+    kind: ClassVar[Kind] = "task"
+    task: Task
+    path: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", self.task.path)
+
+    @property
+    def lock(self) -> tuple[Path, float] | None:
+        if self.task.list == yolo.EXECUTION_STATE:
+            return None
+        return self.path.with_name(self.path.name + ".lock"), claude.LOCK_STALE_S
+
+    def holds(self, before: bytes | None) -> bool:
+        found = tasks.state(self.task, before) if before is not None else None
+        return found is not None and self.fits(*found)
+
+    def fits(self, status: str, owner: str | None) -> bool:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim(TaskEdit):
+    """Give a task that nobody has to an owner; its line's number is the fencing token."""
+
+    verb: ClassVar[str] = "claimed"
+    owner: str
+
+    def allowed(self, memory: Memory) -> bool:
+        return self.key not in memory.set_aside
+
+    def fits(self, status: str, owner: str | None) -> bool:
+        return status == tasks.PENDING and owner in (None, self.owner)
+
+    def edit(self, before: bytes | None) -> bytes | None:
+        return tasks.with_state(self.task, before or b"", tasks.AT_WORK, self.owner)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Complete(TaskEdit):
+    """Finish a task by the claim with this token: also late, when it was given back and nobody has claimed it since."""
+
+    verb: ClassVar[str] = "completed"
+    owner: str
+    token: int
+
+    def allowed(self, memory: Memory) -> bool:
+        claim = memory.claims.get(self.key)
+        return claim is not None and (claim["token"], claim["owner"]) == (self.token, self.owner)
+
+    def fits(self, status: str, owner: str | None) -> bool:
+        return (status == tasks.AT_WORK and owner == self.owner) or (status == tasks.PENDING and owner is None)
+
+    def edit(self, before: bytes | None) -> bytes | None:
+        return tasks.with_state(self.task, before or b"", tasks.DONE, self.owner)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetAside(TaskEdit):
+    """Take a task that keeps failing out of everybody's reach, until a person has looked at it."""
+
+    verb: ClassVar[str] = "dead_lettered"
+    owner: str | None
+
+    def fits(self, status: str, owner: str | None) -> bool:
+        return status == tasks.AT_WORK and owner == self.owner
+
+    def edit(self, before: bytes | None) -> bytes | None:
+        return tasks.with_state(self.task, before or b"", tasks.PENDING, tasks.SET_ASIDE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Redrive(TaskEdit):
+    """Put a task that was set aside back into the queue, as if it had never failed."""
+
+    verb: ClassVar[str] = "redriven"
+
+    def fits(self, status: str, owner: str | None) -> bool:
+        return owner == tasks.SET_ASIDE
+
+    def edit(self, before: bytes | None) -> bytes | None:
+        return tasks.with_state(self.task, before or b"", tasks.PENDING, None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hand(TaskEdit):
+    """Give a task back because a person says so, whoever has it."""
+
+    verb: ClassVar[str] = "requeued"
+
+    def fits(self, status: str, owner: str | None) -> bool:
+        return status == tasks.AT_WORK or (status == tasks.PENDING and owner not in (None, tasks.SET_ASIDE))
+
+    def edit(self, before: bytes | None) -> bytes | None:
+        return tasks.with_state(self.task, before or b"", tasks.PENDING, None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Letter(Edit):
+    """Write down the story of a task that is set aside."""
+
+    kind: ClassVar[Kind] = "task"
+    verb: ClassVar[str] = "told"
+    data: bytes
+
+    def holds(self, before: bytes | None) -> bool:
+        return before is None
+
+    def edit(self, before: bytes | None) -> bytes | None:
+        return self.data
+
+
+@dataclass(frozen=True, kw_only=True)
+class GiveUp(TaskEdit):
+    """Remove a task that was set aside, because a person says so; the journal keeps what it was."""
+
+    verb: ClassVar[str] = "dropped"
+
+    def fits(self, status: str, owner: str | None) -> bool:
+        return owner == tasks.SET_ASIDE
+
+    def edit(self, before: bytes | None) -> bytes | None:
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PutAway(Edit):
+    """Remove the story of a task that is not set aside any more; the journal keeps it."""
+
+    kind: ClassVar[Kind] = "task"
+    verb: ClassVar[str] = "put_away"
+
+    def holds(self, before: bytes | None) -> bool:
+        return before is not None
+
+    def edit(self, before: bytes | None) -> bytes | None:
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,14 @@ class SessionsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     detach_grace_s: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 10.0
 
 
+class TasksConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    max_attempts: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 3
+    poison_s: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 60.0
+    backoff_s: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 5.0
+    backoff_max_s: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 300.0
+    requeues_per_s: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 25.0
+
+
 class LeasesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     interval_s: Seconds = 10.0
 
@@ -69,6 +77,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     processes: ProcessesConfig = ProcessesConfig()
     agents: AgentsConfig = AgentsConfig()
     sessions: SessionsConfig = SessionsConfig()
+    tasks: TasksConfig = TasksConfig()
     leases: LeasesConfig = LeasesConfig()
     state: StateConfig = StateConfig()
     journal: JournalConfig = JournalConfig()

@@ -12,6 +12,7 @@ from yolo_supervisor.files import digest, glance
 from yolo_supervisor.formats import supervisor, yolo
 from yolo_supervisor.formats.supervisor import Trees
 from yolo_supervisor.processes import Leftovers, Processes
+from yolo_supervisor.queue import Queue, Turn
 from yolo_supervisor.records import Agent, Lease, ProcessId, Task
 from yolo_supervisor.roster import Roster
 from yolo_supervisor.store import Paths
@@ -23,6 +24,8 @@ class Claim:
 
     task: Task
     doubt: str | None = None
+    turn: Turn = field(default_factory=Turn)
+    """What is next for it, if there is no doubt."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +42,7 @@ class Estate:
     """What a dead agent left."""
 
     claims: tuple[Claim, ...] = ()
-    plans: tuple[Task, ...] = ()
+    plans: tuple[Claim, ...] = ()
     leases: tuple[Lease, ...] = ()
     leftovers: Leftovers = field(default_factory=Leftovers)
     unreadable: tuple[Path, ...] = ()
@@ -50,6 +53,9 @@ class Estate:
     marks: tuple[Mark, ...] = ()
 
 
+DIED = "died"
+"""How an attempt has failed whose agent is dead, or has stopped without finishing it."""
+
 NAMESAKE = "another agent of that name is alive and may be working on it"
 """Which of the two claimed the task no clock can tell: the file holds no times, and wall clocks jump."""
 
@@ -57,7 +63,8 @@ NAMESAKE = "another agent of that name is alive and may be working on it"
 class Estates:
     """Finds out what the dead of one project left. It only looks."""
 
-    def __init__(self, roster: Roster, paths: Paths, processes: Processes, census: Census) -> None:
+    def __init__(self, roster: Roster, paths: Paths, processes: Processes, census: Census, queue: Queue) -> None:
+        self._queue = queue
         self._roster = roster
         self._paths = paths
         self._processes = processes
@@ -90,12 +97,12 @@ class Estates:
                 unreadable |= dict.fromkeys(bad)
                 for task in tasks:
                     if task.status == "in_progress" and agent.bears(task.owner):
-                        claims[task.path] = Claim(task=task, doubt=doubt)
+                        claims[task.path] = Claim(task=task, doubt=doubt, turn=self._queue.turn(task, DIED))
         return tuple(claims.values()), tuple(unreadable)
 
-    def _plans(self, agent: Agent, others: Iterable[Agent]) -> tuple[Task, ...]:
+    def _plans(self, agent: Agent, others: Iterable[Agent]) -> tuple[Claim, ...]:
         return tuple(
-            plan
+            Claim(task=plan, turn=self._queue.turn(plan, DIED))
             for plan in self._roster.plans_of(agent)
             if not any(yolo.works_on(other.name, other.team, plan.number) for other in others)
         )

@@ -28,6 +28,7 @@ from typing import Any, Literal
 
 from yolo_supervisor.actions import Action
 from yolo_supervisor.files import Disk, Unflushed, append, replace, sync_folder
+from yolo_supervisor.memory import Memory
 from yolo_supervisor.records import iso
 
 FileStamp = tuple[int, int]
@@ -41,9 +42,6 @@ SIZE = 64 * 2**20
 
 SEGMENTS = 7
 """How many closed segments are kept beside the newest: each has an eighth of the size."""
-
-VERSIONS = 5
-"""How many good versions of a document are remembered."""
 
 _CRC = b',"crc":"'
 _CLOSED = re.compile(r"journal-(\d{12})\.jsonl")
@@ -89,101 +87,6 @@ class Damage:
 
     offset: int
     what: str
-
-
-class Memory:
-    """What follows from the lines so far, and what a checkpoint carries on."""
-
-    def __init__(self) -> None:
-        self.seq = 0
-        self.pending: dict[int, dict[str, Any]] = {}
-        """Lines that promise a change or begin a deed and have no mark yet, by their number."""
-        self.requeues: Counter[str] = Counter()
-        """How often each task was given back since it was last redriven."""
-        self.good: dict[str, list[str]] = {}
-        """The digests of each document's good versions, the newest last."""
-        self.lent: dict[str, dict[str, Any]] = {}
-        """Of each lease given through the store and not given back: the digest of its file, since when by the
-        monotonic clock of which boot, and its fencing token, which is the number of its line."""
-        self._deaths: dict[str, dict[str, int]] = {}
-        """The newest line for each action on an agent that is not forgotten yet."""
-
-    def told(self, agent: str, action: str, since: str) -> bool:
-        """Whether ``action`` was written of this agent after the newest line with the action ``since``."""
-        told = self._deaths.get(agent, {})
-        return told.get(action, 0) > told.get(since, 0)
-
-    def learn(self, record: Mapping[str, Any]) -> None:
-        """Take in one more line; one that stands in two segments counts once."""
-        if record["seq"] <= self.seq:
-            return
-        if "checkpoint" in record:
-            self._take_up(record["checkpoint"])
-        self.seq = record["seq"]
-        for ending in ("done", "failed"):
-            if ending in record:
-                started = self.pending.pop(record[ending], None)
-                if ending == "done" and started is not None:
-                    self._count(started)
-                return
-        if "good" in record:
-            self._keep(*record["good"])
-        elif "write" in record or "begun" in record:
-            self.pending[record["seq"]] = dict(record)
-            if "begun" in record:
-                return
-        elif "action" in record:
-            self._count(record)
-
-    def _keep(self, path: str, digest: str) -> None:
-        versions = self.good.setdefault(path, [])
-        if digest in versions:
-            versions.remove(digest)
-        versions.append(digest)
-        del versions[:-VERSIONS]
-
-    def _count(self, record: Mapping[str, Any]) -> None:
-        kind, key, action = str(record.get("kind")), str(record.get("key")), str(record.get("action"))
-        if kind == "agent" and action == "forgotten":
-            self._deaths.pop(key, None)
-        elif kind == "agent":
-            told = self._deaths.setdefault(key, {})
-            told[action] = max(record["seq"], told.get(action, 0))
-        if kind == "lease" and "write" in record:
-            self._lend(record)
-        if action == "requeued":
-            self.requeues[key] += 1
-        elif action == "redriven":
-            del self.requeues[key]
-
-    def _lend(self, record: Mapping[str, Any]) -> None:
-        write, evidence = record["write"], record["evidence"]
-        if write["after"] is None or "since_s" not in evidence:
-            self.lent.pop(write["path"], None)
-        else:
-            before = self.lent.get(write["path"], {}) if record["action"] == "renewed" else {}
-            self.lent[write["path"]] = {
-                "judged": write["after"],
-                "since_s": evidence["since_s"],
-                "boot": evidence["boot"],
-                "token": before.get("token", record["seq"]),  # who renews goes on with the token that it has
-            }
-
-    def checkpoint(self) -> dict[str, Any]:
-        return {
-            "pending": list(self.pending.values()),
-            "requeues": dict(self.requeues),
-            "good": self.good,
-            "lent": self.lent,
-            "agents": self._deaths,
-        }
-
-    def _take_up(self, checkpoint: Mapping[str, Any]) -> None:
-        self.pending = {record["seq"]: record for record in checkpoint["pending"]}
-        self.requeues = Counter(checkpoint["requeues"])
-        self.good = {path: list(digests) for path, digests in checkpoint["good"].items()}
-        self.lent = {path: dict(lent) for path, lent in checkpoint.get("lent", {}).items()}
-        self._deaths = {agent: dict(told) for agent, told in checkpoint["agents"].items()}
 
 
 class Journal:
@@ -277,8 +180,10 @@ class Journal:
         try:
             self.append(record, durable=False)
         except OSError:
-            self._owed.append(record)
-            self.pending.pop(seq, None)  # no room for a mark: the next recovery finds out by looking
+            self._owed.append(record)  # no room for a mark: the next recovery finds out by looking
+            started = self.pending.pop(seq, None)
+            if ending == "done" and started is not None:
+                self.memory.count(started)
 
     def rotate(self) -> None:
         """Close the segment and begin the next. At every moment ``journal.jsonl`` is there and whole.

@@ -77,6 +77,8 @@ class Task:
     owner: str | None
     path: Path
     subject: str = ""
+    blocked_by: tuple[str, ...] = ()
+    """The numbers of the tasks in its list that have to be finished before."""
 
     @property
     def id(self) -> str:

@@ -14,7 +14,7 @@ import anyio
 import anyio.abc
 import structlog
 
-from yolo_supervisor.actions import Action, DaemonNote, Edit, Escalate, Keep, Note, Terminate
+from yolo_supervisor.actions import Action, DaemonNote, Edit, Escalate, Keep, Note, Requeue, RequeuePlan, Terminate
 from yolo_supervisor.census import Census
 from yolo_supervisor.clock import Clock
 from yolo_supervisor.config import Config
@@ -22,6 +22,7 @@ from yolo_supervisor.files import Busy, Refused, glance, replace
 from yolo_supervisor.formats import supervisor
 from yolo_supervisor.leases import Leases
 from yolo_supervisor.processes import DeathWatch, Ending, Processes
+from yolo_supervisor.queue import Queue
 from yolo_supervisor.records import ProcessId, iso
 from yolo_supervisor.roster import Roster, claude_dirs, names
 from yolo_supervisor.store import Outcome, Store, Unwritable
@@ -72,6 +73,26 @@ class Pulse:
     """Monotonic; after it the watcher counts as stuck."""
 
 
+class Breath:
+    """How much may be done at once: what one second allows, and then as much a second."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._left: float | None = None
+        self._at_s = clock.monotonic()
+
+    def take(self, per_s: float) -> bool:
+        """Whether one more may be done now."""
+        now_s = self._clock.monotonic()
+        full = max(1.0, per_s)
+        self._left = full if self._left is None else min(full, self._left + (now_s - self._at_s) * per_s)
+        self._at_s = now_s
+        if self._left < 1.0:
+            return False
+        self._left -= 1.0
+        return True
+
+
 @dataclass(frozen=True)
 class Rooms:
     """What the projects share: one process table, one view of tmux, one clock."""
@@ -94,8 +115,9 @@ class Runner:
         self.roster = Roster(
             self.store.paths, rooms.processes, rooms.census, lambda: claude_dirs(self.config, environment)
         )
+        self.queue = Queue(lambda: self.config, self.store, rooms.clock, rooms.processes.boot)
         self.agents = AgentsWatcher(
-            lambda: self.config, self.roster, self.store, rooms.processes, rooms.census, self.deaths
+            lambda: self.config, self.roster, self.store, rooms.processes, rooms.census, self.deaths, self.queue
         )
         self.sessions = SessionsWatcher(
             lambda: self.config, self.roster, self.agents.living, self.store.paths, rooms.processes, rooms.tmux,
@@ -107,6 +129,7 @@ class Runner:
         self.bells = {watcher.name: Bell() for watcher in self.watchers}
         self.pulses = {watcher.name: Pulse() for watcher in self.watchers}
         self.started_at = rooms.clock.now()
+        self._breath = Breath(rooms.clock)
         self._log = structlog.get_logger().bind(project=str(project))
         self._told: dict[str, set[tuple[str, ...]]] = {watcher.name: set() for watcher in self.watchers}
         self._troubles: dict[str, str] = {}
@@ -270,6 +293,8 @@ class Runner:
                     self.store.note(action, watcher.name, prefix)
                     self._told[watcher.name].add(name)
                     self._tell(action, prefix)
+            elif isinstance(action, Requeue | RequeuePlan) and not self._breath.take(self.config.tasks.requeues_per_s):
+                return False  # not all of it in one breath
             elif isinstance(action, Edit):
                 outcome = self.store.commit(action, watcher.name)
                 if outcome is Outcome.BUSY:

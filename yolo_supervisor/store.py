@@ -157,7 +157,7 @@ class Store:
                 self.journal.catch_up()
                 refuse_links(self.disk, action.path)
                 before = self.disk.read(action.path)
-                if not action.holds(before):
+                if not action.allowed(self.journal.memory) or not action.holds(before):
                     return Outcome.STALE
                 after = action.edit(before)
                 write: dict[str, Any] = {"path": str(action.path), "before": digest(before), "after": digest(after)}
@@ -182,6 +182,16 @@ class Store:
                 return Outcome.DONE
         except Busy:
             return Outcome.BUSY
+
+    def beat(self, key: str, token: int, since_s: float, boot: str) -> bool:
+        """Write down a sign of life of the claim with this token; False if it is not the task's claim any more."""
+        with self._locked():
+            self.journal.catch_up()
+            claim = self.journal.memory.claims.get(key)
+            if claim is None or claim["token"] != token or not claim["live"]:
+                return False
+            self.journal.append({"beat": [key, token, since_s, boot]}, durable=False)
+            return True
 
     def note(self, action: Action, by: str, prefix: str = "") -> None:
         """Write down what changes no document. ``prefix`` is ``would_`` in observe mode."""

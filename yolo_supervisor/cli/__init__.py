@@ -32,6 +32,8 @@ COMMANDS = {
     "history": "What was done, when, why, on what evidence.",
     "explain": "The story of one agent, task, lease, session or file.",
     "agent": "List, register and forget agents.",
+    "task": "List, claim, finish and requeue tasks.",
+    "dead-letter": "List, show, redrive and drop tasks that kept failing.",
     "lease": "Acquire, renew, release and list leases.",
     "state": "Verify the plugin's critical files; recover those that are broken.",
     "snapshot": "Save, list and restore snapshots of the execution state.",
@@ -52,7 +54,7 @@ class Program(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"yolo_supervisor.cli.{cmd_name}")
+        module = importlib.import_module(f"yolo_supervisor.cli.{cmd_name.replace('-', '_')}")
         command: click.Command = module.command
         return command
 

@@ -11,7 +11,7 @@ from yolo_supervisor import config as configuration
 from yolo_supervisor.actions import Lend, Release
 from yolo_supervisor.cli import EX_NO, EX_TEMPFAIL, Shared, fail, out, out_json, shared
 from yolo_supervisor.cli.view import View
-from yolo_supervisor.files import glance, make_folder
+from yolo_supervisor.files import make_folder
 from yolo_supervisor.formats import yolo
 from yolo_supervisor.leases import Held
 from yolo_supervisor.records import iso
@@ -78,7 +78,7 @@ def renew(options: Shared, resource: str, owner: str, ttl: int | None) -> None:
 def _lend(options: Shared, resource: str, owner: str, ttl: int | None, only_own: bool) -> None:
     view = _view(options, resource, owner)
     view.store.open()
-    ttl_s = ttl or yolo.lease_ttl_s(glance(view.store.paths.planning / "config.json") or b"")
+    ttl_s = ttl or view.lease_ttl_s()
     make_folder(view.store.disk, view.store.paths.planning / ".locks", 0o777)
     for _ in range(TRIES):
         now = view.clock.now()

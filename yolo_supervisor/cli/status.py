@@ -48,19 +48,8 @@ def command(options: Shared) -> None:
                     }
                     for lease in view.roster.leases()
                 ],
-                "tasks": [
-                    {
-                        "id": task.id,
-                        "status": task.status,
-                        "owner": task.owner,
-                        "attempts": view.attempts(task),
-                        "token": None,
-                        "list": task.list,
-                        "subject": task.subject,
-                    }
-                    for task in view.tasks()
-                ],
-                "dead_letters": 0,
+                "tasks": view.tasks_json(),
+                "dead_letters": len(view.store.journal.memory.set_aside),
                 "flags": [],
                 "sessions": view.sessions_json(),
                 "watchers": list(holder.watchers) if holder else [],
@@ -85,6 +74,10 @@ def _show(answer: dict[str, Any]) -> None:
             [(a["id"], a["role"], a["state"], f"pid {a['pid']}", f"by {a['source']}") for a in project["agents"]],
         ),
         ("tasks", [(t["id"], t["status"], t["owner"] or "-", t["subject"]) for t in project["tasks"]]),
+        (
+            "dead letters",
+            [(project["dead_letters"], "see: yolo-supervisor dead-letter list")][: project["dead_letters"]],
+        ),
         ("leases", [(x["resource"], x["owner"], f"until {x['expires_at'] or 'released'}") for x in project["leases"]]),
         ("sessions", [(s["name"], f"{s['attached']} attached", s["state"]) for s in project["sessions"]]),
         (

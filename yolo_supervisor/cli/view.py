@@ -14,10 +14,11 @@ from yolo_supervisor.census import Census
 from yolo_supervisor.clock import SystemClock
 from yolo_supervisor.config import Config
 from yolo_supervisor.files import glance
-from yolo_supervisor.formats import supervisor
+from yolo_supervisor.formats import supervisor, yolo
 from yolo_supervisor.kernel import kernel
 from yolo_supervisor.leases import Leases
 from yolo_supervisor.processes import DeathWatch, Processes
+from yolo_supervisor.queue import Queue
 from yolo_supervisor.records import Liveness, Task, iso
 from yolo_supervisor.roster import Roster, claude_dirs
 from yolo_supervisor.store import Outcome, Store
@@ -47,8 +48,9 @@ class View:
         self.roster = Roster(self.store.paths, self.processes, self.census, lambda: claude_dirs(config, os.environ))
         self.leases = Leases(self.store, self.clock, self.processes.boot)
         self.agents = AgentsWatcher(
-            lambda: config, self.roster, self.store, self.processes, self.census, DeathWatch(self.processes.kernel)
-        )
+            lambda: config, self.roster, self.store, self.processes, self.census, DeathWatch(self.processes.kernel),
+            Queue(lambda: config, self.store, self.clock, self.processes.boot),
+        )  # fmt: skip
 
     def holder(self) -> supervisor.Holder | None:
         """The daemon that supervises the project now, if one does."""
@@ -60,9 +62,26 @@ class View:
         found = [task for folder in self.roster.task_lists() for task in self.roster.tasks(folder)[0]]
         return found + self.roster.plans()
 
-    def attempts(self, task: Task) -> int:
-        """How often the task was given back."""
-        return self.store.journal.requeues[task.id]
+    def tasks_json(self) -> list[dict[str, Any]]:
+        """The tasks; ``attempts`` is how often each was given back, ``token`` that of its claim, if it has one."""
+        memory = self.store.journal.memory
+        claims = {key: claim for key, claim in memory.claims.items() if claim["live"]}
+        return [
+            {
+                "id": task.id,
+                "status": task.status,
+                "owner": task.owner,
+                "attempts": memory.requeues[task.id],
+                "token": claims.get(task.id, {}).get("token"),
+                "list": task.list,
+                "subject": task.subject,
+            }
+            for task in self.tasks()
+        ]
+
+    def lease_ttl_s(self) -> int:
+        """How long a claim holds without a sign of life."""
+        return yolo.lease_ttl_s(glance(self.store.paths.planning / "config.json") or b"")
 
     def agents_json(self) -> list[dict[str, Any]]:
         return [

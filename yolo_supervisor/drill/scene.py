@@ -70,6 +70,7 @@ class Scene:
             "processes": {"grace_s": 1.0, "sample_s": 0.2},
             "agents": {"interval_s": 1.0},
             "sessions": {"interval_s": 0.5, "detach_grace_s": 1.0, "on_detach": "terminate"},
+            "tasks": {"max_attempts": 1000, "poison_s": 0.0, "backoff_s": 0.0},  # the same few are killed all the time
         }
         (self.project / ".yolo-planning" / "supervisor.toml").write_bytes(tomli_w.dumps(settings).encode())
 

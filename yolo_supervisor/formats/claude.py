@@ -152,6 +152,7 @@ def task(data: bytes, list_name: str, path: Path) -> Task | None:
     raw = load_object(data)
     if raw is None or not isinstance(raw.get("status"), str):
         return None
+    blockers = raw.get("blockedBy")
     return Task(
         list=list_name,
         number=path.stem,
@@ -159,6 +160,7 @@ def task(data: bytes, list_name: str, path: Path) -> Task | None:
         owner=text_or_none(raw.get("owner")),
         path=path,
         subject=text_or_none(raw.get("subject")) or "",
+        blocked_by=tuple(each for each in blockers if isinstance(each, str)) if isinstance(blockers, list) else (),
     )
 
 

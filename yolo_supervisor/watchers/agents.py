@@ -17,8 +17,6 @@ from yolo_supervisor.actions import (
     Forget,
     Register,
     Release,
-    Requeue,
-    RequeuePlan,
     SetMark,
     Terminate,
 )
@@ -30,6 +28,7 @@ from yolo_supervisor.files import glance
 from yolo_supervisor.formats import supervisor, yolo
 from yolo_supervisor.formats.supervisor import Trees
 from yolo_supervisor.processes import DeathWatch, Processes
+from yolo_supervisor.queue import Queue, give_back
 from yolo_supervisor.records import Agent, Liveness, ProcessId
 from yolo_supervisor.roster import Roster, names
 from yolo_supervisor.store import Store
@@ -109,7 +108,7 @@ def decide(look: Look, records: Path, grace_s: float, mass_min: int) -> list[Rem
         )
         dead = [s for s in dead if s.certain]
     remedies += [(_damaged(name),) for name in look.damaged]
-    remedies += [_heal(s, records, grace_s) for s in dead]
+    remedies += [remedy for s in dead if (remedy := _heal(s, records, grace_s))]
     remedies += [
         (
             (
@@ -159,7 +158,7 @@ def _identity(agent: Agent) -> dict[str, Any]:
 
 def _heal(dead: Sighting, records: Path, grace_s: float) -> Remedy:
     """Its tasks, its leases, its processes, the plugin's books, and last the agent itself."""
-    agent, estate = dead.agent, dead.estate
+    agent, estate, letters = dead.agent, dead.estate, records.with_name("dead-letters")
     fate = "stopped" if dead.stopped else "is dead"
     evidence = {"agent": agent.id, "proof": dead.proof, **({"pid": agent.pid} if agent.pid else {})}
     steps: list[Action] = []
@@ -172,13 +171,9 @@ def _heal(dead: Sighting, records: Path, grace_s: float) -> Remedy:
         if claim.doubt:
             steps.append(Escalate(kind="task", key=task.id, reason=f"{who}, but {claim.doubt}", evidence=evidence))
         else:
-            steps.append(Requeue(key=task.id, path=task.path, owner=str(task.owner), reason=who, evidence=evidence))
-    steps += [
-        RequeuePlan(
-            key=plan.id, path=plan.path, plan=plan.number, reason=f"its owner {agent.name} {fate}", evidence=evidence
-        )
-        for plan in estate.plans
-    ]
+            steps += give_back(task, claim.turn, letters, who, evidence)
+    for claim in estate.plans:
+        steps += give_back(claim.task, claim.turn, letters, f"its owner {agent.name} {fate}", evidence)
     steps += [
         Release(key=lease.resource, path=lease.path, owner=lease.owner, reason=f"its holder {lease.owner} {fate}",
                 evidence=evidence)
@@ -196,6 +191,8 @@ def _heal(dead: Sighting, records: Path, grace_s: float) -> Remedy:
             )
         )
         return tuple(steps)  # the record stands until they are gone
+    if any(claim.turn.wait_s > 0 for claim in (*estate.claims, *estate.plans)):
+        return tuple(steps)  # and until it is not too early any more
     if estate.unreadable:
         files = ", ".join(str(path) for path in estate.unreadable)
         reason = f"cannot be read, so nobody knows what {agent.name}, which is dead, was at: mend or remove {files}"
@@ -264,7 +261,7 @@ class AgentsWatcher:
 
     def __init__(
         self, config: Callable[[], Config], roster: Roster, store: Store, processes: Processes, census: Census,
-        deaths: DeathWatch,
+        deaths: DeathWatch, queue: Queue,
     ) -> None:  # fmt: skip
         self._config = config
         self._roster = roster
@@ -274,7 +271,9 @@ class AgentsWatcher:
         self._deaths = deaths
         self._known = Known()
         self._recorded: set[str] = set()
-        self._estates = Estates(roster, store.paths, processes, census)
+        self._estates = Estates(roster, store.paths, processes, census, queue)
+        self._next_s: float | None = None
+        """When the next task may be given back for which it is too early now."""
         self._teammates: Sequence[Agent] = ()
         self._again = False
         """Whether the teammates that were seen before are to be looked at as if they were new."""
@@ -287,7 +286,8 @@ class AgentsWatcher:
         return self._config().agents.interval_s
 
     def rest_s(self) -> float:
-        return until_next(self.interval_s)
+        rest_s = until_next(self.interval_s)
+        return rest_s if self._next_s is None else min(rest_s, self._next_s)
 
     async def tick(self, now: datetime) -> Sequence[Remedy]:
         config = self._config()
@@ -335,8 +335,11 @@ class AgentsWatcher:
         confirmed = absent <= self._absent
         self._absent = absent
         dangling = self._roster.dangling_pids() - {s.agent.pid for s in dead}
+        sightings = tuple(self._with_estate(s, living) for s in attention)
+        claims = [claim for s in sightings for claim in (*s.estate.claims, *s.estate.plans)]
+        self._next_s = min((claim.turn.wait_s for claim in claims if claim.turn.wait_s > 0), default=None)
         return Look(
-            sightings=tuple(self._with_estate(s, living) for s in attention),
+            sightings=sightings,
             known=len(self._known.agents),
             observing=self._config().mode == "observe",
             confirmed=confirmed,

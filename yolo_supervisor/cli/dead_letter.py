@@ -1,0 +1,172 @@
+"""``dead-letter``: tasks that were set aside because they kept failing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from yolo_supervisor import config as configuration
+from yolo_supervisor.actions import Edit, GiveUp, PutAway, Redrive
+from yolo_supervisor.cli import EX_NO, EX_TEMPFAIL, Shared, entries, fail, out, out_json, shared
+from yolo_supervisor.cli.view import View
+from yolo_supervisor.files import glance
+from yolo_supervisor.formats import load_object, yolo
+from yolo_supervisor.journal import History
+from yolo_supervisor.queue import letter_file
+from yolo_supervisor.records import Task
+from yolo_supervisor.store import Outcome
+
+
+@click.group()
+def command() -> None:
+    """Tasks that were set aside because they kept failing. Nobody can claim them; nothing happens to them by itself.
+
+    \b
+    Examples:
+      yolo-supervisor dead-letter list
+      yolo-supervisor dead-letter show my-team/3
+      yolo-supervisor dead-letter redrive my-team/3
+    """
+
+
+@command.command("list")
+@shared
+@click.pass_obj
+def list_letters(options: Shared) -> None:
+    """All dead letters, and why each is one.
+
+    \b
+    Example:
+      yolo-supervisor dead-letter list --json
+    """
+    view = _view(options)
+    letters = [{"id": each["id"], "subject": each.get("subject"), "why": each.get("why")} for each in _letters(view)]
+    if options.json:
+        out_json({"version": 1, "project": str(view.project), "dead_letters": letters})
+        return
+    for letter in letters:
+        out(f"{letter['id']}  {letter['subject']}: {letter['why']}")
+    if not letters:
+        out("there are no dead letters")
+
+
+@command.command("show")
+@click.argument("ident", metavar="ID")
+@shared
+@click.pass_obj
+def show(options: Shared, ident: str) -> None:
+    """The story of one: its attempts, their owners, how they ended.
+
+    \b
+    Example:
+      yolo-supervisor dead-letter show my-team/3
+    """
+    view = _view(options)
+    letter = _letter(view, ident)
+    told = [
+        entry for entry in entries(History(view.store.paths.journal)) if entry["action"] not in ("told", "put_away")
+    ]
+    story = [entry for entry in told if (entry["kind"], entry["key"]) == ("task", letter["id"])]
+    if options.json:
+        out_json({**letter, "story": story})
+        return
+    out(f"{letter['id']}  {letter.get('subject')}")
+    out(f"  {letter.get('why')}")
+    for entry in story:
+        out(f"  {entry['at']}  {entry['action']}: {entry['reason']}")
+    out(f"  give it back: yolo-supervisor dead-letter redrive {letter['id']}")
+
+
+@command.command("redrive")
+@click.argument("ident", metavar="ID")
+@shared
+@click.pass_obj
+def redrive(options: Shared, ident: str) -> None:
+    """Put it back into the queue, as if it had never failed.
+
+    \b
+    Example:
+      yolo-supervisor dead-letter redrive my-team/3
+    """
+    view = _view(options)
+    letter = _letter(view, ident)
+    task = _task(letter)
+    view.store.open()
+    action = Redrive(key=task.id, task=task, reason="a person said so")
+    if (outcome := view.store.commit(action, "cli")) is Outcome.BUSY:
+        fail(EX_TEMPFAIL, f"{task.id} is being written to: try again")
+    _remove(view, task, "it was redriven" if outcome is Outcome.DONE else "somebody has taken it up already")
+    if outcome is Outcome.STALE:
+        fail(EX_NO, f"{task.id} was not set aside any more: it is left as it is, and the letter is put away")
+    answer = {"result": "redriven", "id": task.id}
+    out_json(answer) if options.json else out(f"{task.id}: back in the queue")
+
+
+@command.command("drop")
+@click.argument("ident", metavar="ID")
+@shared
+@click.pass_obj
+def drop(options: Shared, ident: str) -> None:
+    """Give the task up: it is removed from its list, and what waits for it waits no more.
+
+    The journal keeps what it was. A plan of the plugin stays in the execution state, as failed.
+
+    \b
+    Example:
+      yolo-supervisor dead-letter drop my-team/3
+    """
+    view = _view(options)
+    task = _task(_letter(view, ident))
+    view.store.open()
+    if task.list != yolo.EXECUTION_STATE:
+        _commit(view, GiveUp(key=task.id, task=task, reason="a person gave it up"))
+    _remove(view, task, "a person gave it up")
+    answer = {"result": "dropped", "id": task.id}
+    out_json(answer) if options.json else out(f"{task.id}: dropped")
+
+
+def _remove(view: View, task: Task, why: str) -> None:
+    path = _folder(view) / letter_file(task.id)
+    _commit(view, PutAway(key=task.id, path=path, reason=why))
+
+
+def _commit(view: View, action: Edit) -> None:
+    if view.store.commit(action, "cli") is Outcome.BUSY:
+        fail(EX_TEMPFAIL, f"{action.key} is being written to: try again")
+
+
+def _letters(view: View) -> list[dict[str, Any]]:
+    found = [load_object(glance(path) or b"") for path in sorted(_folder(view).glob("*.json"))]
+    return [each for each in found if each is not None and isinstance(each.get("id"), str)]
+
+
+def _letter(view: View, ident: str) -> dict[str, Any]:
+    found = [each for each in _letters(view) if ident in (each["id"], each["id"].rpartition("/")[2])]
+    if len(found) != 1:
+        several = f"{ident} may be {' or '.join(each['id'] for each in found)}: say which"
+        fail(
+            EX_NO, several if found else f"there is no dead letter {ident}: yolo-supervisor dead-letter list shows all"
+        )
+    return found[0]
+
+
+def _task(letter: dict[str, Any]) -> Task:
+    return Task(
+        list=str(letter.get("list")),
+        number=str(letter.get("number")),
+        status="pending",
+        owner=None,
+        path=Path(str(letter.get("path"))),
+        subject=str(letter.get("subject")),
+    )
+
+
+def _folder(view: View) -> Path:
+    return view.store.paths.folder / "dead-letters"
+
+
+def _view(options: Shared) -> View:
+    project = options.project()
+    return View(project, configuration.load(project, options.config))

@@ -1,0 +1,97 @@
+"""The one rule of what becomes of a task whose attempt has failed: again, again later, or never again."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from yolo_supervisor.actions import Edit, Letter, Requeue, RequeuePlan, SetAside
+from yolo_supervisor.clock import Clock
+from yolo_supervisor.config import Config
+from yolo_supervisor.formats import yolo
+from yolo_supervisor.records import Task
+from yolo_supervisor.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """What is next for a task whose attempt has failed. ``wait_s`` is how long it is too early to give it back."""
+
+    attempt: int = 1
+    """Which attempt has failed."""
+    wait_s: float = 0.0
+    never: str | None = None
+    """Why it is not given back any more."""
+    stamp: Mapping[str, Any] = field(default_factory=dict)
+    """What the journal is to remember of this failure."""
+
+
+class Queue:
+    """Knows whose turn it is. ``boot`` names the world in which the monotonic clock means something."""
+
+    def __init__(self, config: Callable[[], Config], store: Store, clock: Clock, boot: str) -> None:
+        self._config = config
+        self._store = store
+        self._clock = clock
+        self._boot = boot
+
+    def turn(self, task: Task, cause: str) -> Turn:
+        """What is next for the task, now that an attempt has failed for this ``cause``, a word that may come again."""
+        config, memory = self._config().tasks, self._store.journal.memory
+        attempt = memory.requeues[task.id] + 1
+        last = memory.failures.get(task.id, {})
+        ago_s = self._clock.monotonic() - last["since_s"] if last.get("boot") == self._boot else float("inf")
+        stamp = {"cause": cause, "attempt": attempt, "since_s": self._clock.monotonic(), "boot": self._boot}
+        never = None
+        if attempt >= config.max_attempts:
+            never = f"attempt {attempt} of {config.max_attempts} has failed"
+        elif last.get("cause") == cause and ago_s < config.poison_s:
+            never = f"two attempts in a row ended in the same way ({cause}) within {ago_s:.0f} s"
+        wait_s = max(0.0, self._pause_s(task, attempt) - ago_s)
+        return Turn(attempt=attempt, wait_s=0.0 if never else wait_s, never=never, stamp=stamp)
+
+    def _pause_s(self, task: Task, attempt: int) -> float:
+        """Twice as long each time; up to half of it is left out, by chance, but for one task always the same."""
+        if attempt == 1:
+            return 0.0
+        config = self._config().tasks
+        whole_s = min(config.backoff_max_s, config.backoff_s * 2.0 ** (attempt - 2))
+        return whole_s * (0.5 + zlib.crc32(f"{task.id}#{attempt}".encode()) / 2**33)
+
+
+def give_back(task: Task, turn: Turn, letters: Path, reason: str, evidence: Mapping[str, Any]) -> tuple[Edit, ...]:
+    """The actions that follow from the turn; none while it is too early. ``letters`` is where dead letters are kept."""
+    if turn.wait_s > 0:
+        return ()
+    told = {**evidence, **turn.stamp}
+    if turn.never is not None:
+        why = f"{turn.never}: {reason}"
+        letter = Letter(key=task.id, path=letters / letter_file(task.id), data=_story(task, why, told), reason=why)
+        return letter, SetAside(key=task.id, task=task, owner=task.owner, reason=why, evidence=told)
+    if task.list == yolo.EXECUTION_STATE:
+        return (RequeuePlan(key=task.id, path=task.path, plan=task.number, reason=reason, evidence=told),)
+    return (Requeue(key=task.id, path=task.path, owner=str(task.owner), reason=reason, evidence=told),)
+
+
+def letter_file(ident: str) -> str:
+    """The name of the file with the story of a task that was set aside."""
+    return f"{ident.replace('/', '__')}.json"
+
+
+def _story(task: Task, why: str, evidence: Mapping[str, Any]) -> bytes:
+    raw = {
+        "version": 1,
+        "id": task.id,
+        "list": task.list,
+        "number": task.number,
+        "path": str(task.path),
+        "subject": task.subject,
+        "why": why,
+        "last_owner": task.owner,
+        "evidence": dict(evidence),
+    }
+    return json.dumps(raw, indent=2, default=str).encode()
