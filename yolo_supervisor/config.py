@@ -36,6 +36,8 @@ class SessionsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TasksConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    interval_s: Seconds = 10.0
+    idle_limit_s: Seconds = 300.0
     max_attempts: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 3
     poison_s: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 60.0
     backoff_s: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 5.0

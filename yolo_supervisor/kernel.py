@@ -28,6 +28,8 @@ class Facts:
     started: int
     zombie: bool
     comm: str
+    cpu: int = 0
+    """The processor time that it has used, in clock ticks."""
 
 
 class Handle(Protocol):
@@ -125,7 +127,8 @@ class LinuxKernel:
         head, _, tail = data.rpartition(b")")
         fields = tail.split()
         zombie = fields[0] in (b"Z", b"X", b"x") and self._last_thread(pid)
-        return Facts(pid, int(fields[1]), int(fields[19]), zombie, head.partition(b"(")[2].decode("utf-8", "replace"))
+        comm = head.partition(b"(")[2].decode("utf-8", "replace")
+        return Facts(pid, int(fields[1]), int(fields[19]), zombie, comm, int(fields[11]) + int(fields[12]))
 
     def _gone(self, pid: int) -> bool:
         try:
@@ -258,7 +261,9 @@ class PsutilKernel:
             process = self._psutil.Process(pid)
             with process.oneshot():
                 zombie = process.status() == self._psutil.STATUS_ZOMBIE
-                return Facts(pid, process.ppid(), round(process.create_time() * 100), zombie, process.name())
+                used = process.cpu_times()
+                cpu = round((used.user + used.system) * 100)
+                return Facts(pid, process.ppid(), round(process.create_time() * 100), zombie, process.name(), cpu)
         except self._psutil.NoSuchProcess:
             return None
         except self._psutil.Error as error:

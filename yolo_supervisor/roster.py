@@ -297,6 +297,11 @@ class Roster:
     def _live_sessions(self, folder: Path) -> list[claude.Session]:
         return self._once(f"sessions {folder}", lambda: list(self._find_sessions(folder)))
 
+    def session_status(self, agent: Agent) -> str | None:
+        """What the client says of the agent's session: ``idle``, ``busy`` or ``waiting``; None where it has none."""
+        found = (session for folder in self.claude_dirs() for session in self._live_sessions(folder))
+        return next((session.status for session in found if session.pid == agent.pid), None)
+
     def _find_sessions(self, folder: Path) -> Iterator[claude.Session]:
         for name in names(folder / "sessions"):
             session = self._sessions.get(folder / "sessions" / name) if name.endswith(".json") else None

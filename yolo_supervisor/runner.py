@@ -32,6 +32,7 @@ from yolo_supervisor.watchers.agents import AgentsWatcher
 from yolo_supervisor.watchers.leases import LeasesWatcher
 from yolo_supervisor.watchers.sessions import SessionsWatcher
 from yolo_supervisor.watchers.state import StateWatcher
+from yolo_supervisor.watchers.tasks import TasksWatcher
 
 RETRY_S = 0.05
 """How soon a change is tried again that met somebody else's lock: the client holds its own for a millisecond."""
@@ -125,7 +126,10 @@ class Runner:
         )  # fmt: skip
         self.state = StateWatcher(lambda: self.config, self.roster, self.store, rooms.clock)
         self.leases = LeasesWatcher(lambda: self.config, Leases(self.store, rooms.clock, rooms.processes.boot))
-        self.watchers: tuple[Watcher, ...] = (self.agents, self.sessions, self.leases, self.state)
+        self.tasks = TasksWatcher(
+            lambda: self.config, self.roster, self.agents.living, self.store, rooms.census, self.queue, rooms.clock
+        )
+        self.watchers: tuple[Watcher, ...] = (self.agents, self.sessions, self.tasks, self.leases, self.state)
         self.bells = {watcher.name: Bell() for watcher in self.watchers}
         self.pulses = {watcher.name: Pulse() for watcher in self.watchers}
         self.started_at = rooms.clock.now()

@@ -27,6 +27,7 @@ from yolo_supervisor.watchers.agents import AgentsWatcher
 from yolo_supervisor.watchers.leases import LeasesWatcher
 from yolo_supervisor.watchers.sessions import SessionsWatcher
 from yolo_supervisor.watchers.state import StateWatcher
+from yolo_supervisor.watchers.tasks import TasksWatcher
 
 if TYPE_CHECKING:
     from yolo_supervisor.watchers import Remedy, Watcher
@@ -47,9 +48,10 @@ class View:
         self.store.journal.load()
         self.roster = Roster(self.store.paths, self.processes, self.census, lambda: claude_dirs(config, os.environ))
         self.leases = Leases(self.store, self.clock, self.processes.boot)
+        self.queue = Queue(lambda: config, self.store, self.clock, self.processes.boot)
         self.agents = AgentsWatcher(
             lambda: config, self.roster, self.store, self.processes, self.census, DeathWatch(self.processes.kernel),
-            Queue(lambda: config, self.store, self.clock, self.processes.boot),
+            self.queue,
         )  # fmt: skip
 
     def holder(self) -> supervisor.Holder | None:
@@ -100,7 +102,10 @@ class View:
 
     def watchers(self) -> tuple[Watcher, ...]:
         """Every watcher, asked for what it sees; nothing of it is carried out."""
-        return (self.agents, self.sessions(), LeasesWatcher(lambda: self.config, self.leases), self.state())
+        tasks = TasksWatcher(
+            lambda: self.config, self.roster, self.agents.living, self.store, self.census, self.queue, self.clock
+        )
+        return (self.agents, self.sessions(), tasks, LeasesWatcher(lambda: self.config, self.leases), self.state())
 
     def state(self) -> StateWatcher:
         """One that has no time to wait: a file that is just being written is broken for it."""

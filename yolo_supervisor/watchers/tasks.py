@@ -1,0 +1,200 @@
+"""Tasks that are in progress without anybody at work on them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from yolo_supervisor.actions import Escalate, Terminate
+from yolo_supervisor.census import Census
+from yolo_supervisor.clock import Clock, until_next
+from yolo_supervisor.config import Config
+from yolo_supervisor.files import glance
+from yolo_supervisor.formats import supervisor, tasks, yolo
+from yolo_supervisor.queue import Queue, Turn, give_back
+from yolo_supervisor.records import Agent, Liveness, Task
+from yolo_supervisor.roster import Roster, names
+from yolo_supervisor.store import Store
+from yolo_supervisor.watchers import Remedy
+
+SILENT, UNKNOWN = "silent", "unknown owner"
+"""How an attempt has failed whose owner shows no sign of life, or is nobody that we know."""
+
+PATIENT = frozenset({"permission_prompt", "idle_prompt", "agent_needs_input", "elicitation_dialog"})
+"""Notifications by which the client waits for a person."""
+
+LIMITED = frozenset({"rate_limit", "overloaded", "billing_error", "authentication_failed"})
+"""Failures after which the client waits for its quota, or for a person."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Silence:
+    """A task at work of which nothing was heard for so long; ``owner`` is the living agent that has it, if one is."""
+
+    task: Task
+    quiet_s: float
+    looks: int
+    owner: Agent | None = None
+    turn: Turn = field(default_factory=Turn)
+
+
+def decide(silences: Sequence[Silence], letters: Path, idle_limit_s: float) -> list[Remedy]:
+    """What nobody is at work on is given back; a person is told where its owner lives."""
+    remedies: list[Remedy] = []
+    for each in silences:
+        if each.quiet_s < idle_limit_s or each.looks < 2:
+            continue
+        task = each.task
+        if each.owner is None:
+            reason = (
+                f"its owner {task.owner} is nobody known here, and nothing was heard of it for {each.quiet_s:.0f} s"
+            )
+        else:
+            reason = f"its owner {each.owner.name} is alive, but shows no sign of life for {each.quiet_s:.0f} s"
+        evidence = {"owner": task.owner, "quiet_s": round(each.quiet_s, 1), "looks": each.looks}
+        steps = give_back(task, each.turn, letters, reason, evidence)
+        if steps and each.owner is not None:
+            told = f"{each.owner.name} seems to hang: its task {task.id} was given back; it is left alone, look at it"
+            remedies.append((Escalate(kind="agent", key=each.owner.id, reason=told, evidence=evidence), *steps))
+        elif steps:
+            remedies.append(steps)
+    return remedies
+
+
+@dataclass
+class _Watched:
+    """What was last seen of a task at work, since when it is the same, and at how many looks."""
+
+    signs: tuple[object, ...]
+    since_s: float
+    looks: int = 1
+
+
+class TasksWatcher:
+    name = "tasks"
+
+    def __init__(
+        self,
+        config: Callable[[], Config],
+        roster: Roster,
+        agents: Callable[[datetime], list[tuple[Agent, Liveness]]],
+        store: Store,
+        census: Census,
+        queue: Queue,
+        clock: Clock,
+    ) -> None:
+        self._config = config
+        self._roster = roster
+        self._agents = agents
+        self._store = store
+        self._census = census
+        self._queue = queue
+        self._clock = clock
+        self._watched: dict[tuple[str, str | None], _Watched] = {}
+
+    @property
+    def interval_s(self) -> float:
+        return self._config().tasks.interval_s
+
+    def rest_s(self) -> float:
+        return until_next(self.interval_s)
+
+    async def tick(self, now: datetime) -> Sequence[Remedy]:
+        letters = self._store.paths.folder / "dead-letters"
+        return decide(self.look(now), letters, self._config().tasks.idle_limit_s)
+
+    async def objection(self, action: Terminate) -> str | None:
+        return "no task is a reason to end a process"
+
+    def look(self, now: datetime) -> list[Silence]:
+        """The tasks at work, each with how long nothing has changed about it or its owner.
+
+        A step of the wall clock changes nothing; a restart of ours begins every silence anew.
+        """
+        self._roster.renew()
+        known = self._agents(now)
+        living = [agent for agent, state in known if state is Liveness.ALIVE]
+        living += [mate for agent in living if agent.session for mate in self._roster.in_process(agent, living)]
+        elsewhere = self._roster.elsewhere()
+        others = [agent for agent, state in known if state is not Liveness.ALIVE]
+        found: list[Silence] = []
+        watched: dict[tuple[str, str | None], _Watched] = {}
+        for task in self._at_work():
+            if any(self._has(agent, task) for agent in (*others, *elsewhere)):
+                continue  # the dead are healed by those who watch agents; of the others nothing is known
+            owner = next((agent for agent in living if self._has(agent, task)), None)
+            key = task.id, task.owner
+            signs, before = self._signs(task, owner), self._watched.get(key)
+            if before is None or before.signs != signs or (owner is not None and self._waits(owner)):
+                watched[key] = _Watched(signs, self._clock.monotonic())
+                continue
+            before.looks += 1
+            watched[key] = before
+            quiet_s = self._clock.monotonic() - before.since_s
+            cause = UNKNOWN if owner is None else SILENT
+            turn = self._queue.turn(task, cause)
+            found.append(Silence(task=task, quiet_s=quiet_s, looks=before.looks, owner=owner, turn=turn))
+        self._watched = watched
+        return found
+
+    def _at_work(self) -> Iterator[Task]:
+        for folder in self._roster.task_lists():
+            yield from (t for t in self._roster.tasks(folder)[0] if t.status == tasks.AT_WORK and t.owner)
+        yield from (plan for plan in self._roster.plans() if plan.status in yolo.RUNNING and plan.owner)
+
+    def _has(self, agent: Agent, task: Task) -> bool:
+        if not agent.bears(task.owner):
+            return False
+        return task.list == yolo.EXECUTION_STATE or task.path.parent in self._roster.lists_of(agent)
+
+    def _signs(self, task: Task, owner: Agent | None) -> tuple[object, ...]:
+        """All that shows that somebody is at work on the task: any difference is a sign of life."""
+        claim = self._store.journal.memory.claims.get(task.id, {})
+        signs: list[object] = [_writing(task.path), claim.get("token"), claim.get("since_s")]
+        if owner is not None and owner.process is not None:
+            signs += [self._cpu(owner), self._roster.session_status(owner), self._notes(owner)]
+        return tuple(signs)
+
+    def _cpu(self, owner: Agent) -> int:
+        """The processor time of its process and of those in its tree, in clock ticks: work makes it grow."""
+        assert owner.process is not None
+        ticks = 0
+        for process in (owner.process, *(each for each, _ in self._census.trees.get(owner.process, ()))):
+            with contextlib.suppress(OSError):
+                facts = self._census.processes.kernel.facts(process.pid)
+                ticks += facts.cpu if facts is not None and facts.started == process.started else 0
+        return ticks
+
+    def _notes(self, owner: Agent) -> tuple[tuple[str, object], ...]:
+        """The writings of the hooks' notes about its process."""
+        folder = self._store.paths.hooks
+        return tuple((name, _writing(folder / name)) for name in self._note_names(owner))
+
+    def _note_names(self, owner: Agent) -> list[str]:
+        return [name for name in names(self._store.paths.hooks) if name.split(".")[1:2] == [str(owner.pid)]]
+
+    def _waits(self, owner: Agent) -> bool:
+        """Whether it waits on purpose: for a person, for its quota, for what it has set going."""
+        if self._roster.session_status(owner) == "waiting":
+            return True
+        folder = self._store.paths.hooks
+        newest = max(self._note_names(owner), key=lambda name: _writing(folder / name) or 0, default=None)
+        if newest is None:
+            return False
+        payload = supervisor.hook_note(glance(folder / newest) or b"", newest.partition(".")[0]).payload
+        return bool(
+            payload.get("background_tasks")
+            or payload.get("session_crons")
+            or payload.get("notification_type") in PATIENT
+            or (newest.startswith("StopFailure.") and payload.get("error") in LIMITED)
+        )
+
+
+def _writing(path: Path) -> int | None:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
