@@ -348,6 +348,16 @@ class Release(Edit):
         return None
 
 
+@dataclass(frozen=True, kw_only=True)
+class BreakLock(Action):
+    """Remove a lock that is a folder, and that nobody has touched for so long that its holder must be gone."""
+
+    kind: ClassVar[Kind] = "lease"
+    verb: ClassVar[str] = "released"
+    path: Path
+    stale_s: float
+
+
 # -- the plugin's own bookkeeping of agents ---------------------------------------------------------------------
 
 

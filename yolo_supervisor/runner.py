@@ -14,7 +14,18 @@ import anyio
 import anyio.abc
 import structlog
 
-from yolo_supervisor.actions import Action, DaemonNote, Edit, Escalate, Keep, Note, Requeue, RequeuePlan, Terminate
+from yolo_supervisor.actions import (
+    Action,
+    BreakLock,
+    DaemonNote,
+    Edit,
+    Escalate,
+    Keep,
+    Note,
+    Requeue,
+    RequeuePlan,
+    Terminate,
+)
 from yolo_supervisor.census import Census
 from yolo_supervisor.clock import Clock
 from yolo_supervisor.config import Config
@@ -125,7 +136,9 @@ class Runner:
             rooms.clock,
         )  # fmt: skip
         self.state = StateWatcher(lambda: self.config, self.roster, self.store, rooms.clock)
-        self.leases = LeasesWatcher(lambda: self.config, Leases(self.store, rooms.clock, rooms.processes.boot))
+        self.leases = LeasesWatcher(
+            lambda: self.config, Leases(self.store, rooms.clock, rooms.processes.boot), self.store
+        )
         self.tasks = TasksWatcher(
             lambda: self.config, self.roster, self.agents.living, self.store, rooms.census, self.queue, rooms.clock
         )
@@ -304,6 +317,9 @@ class Runner:
                 if outcome is Outcome.BUSY:
                     return False
                 if outcome is Outcome.DONE:
+                    self._tell(action)
+            elif isinstance(action, BreakLock):
+                if self.store.break_lock(action, watcher.name) is Outcome.DONE:
                     self._tell(action)
             elif isinstance(action, Keep):
                 self.store.keep(action.path, action.data)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from yolo_supervisor import sidecars
-from yolo_supervisor.actions import Action, Edit, Note
+from yolo_supervisor.actions import Action, BreakLock, Edit, Note
 from yolo_supervisor.clock import Clock, SystemClock
 from yolo_supervisor.files import (
     FILE_MODE,
@@ -192,6 +192,27 @@ class Store:
                 return False
             self.journal.append({"beat": [key, token, since_s, boot]}, durable=False)
             return True
+
+    def lock_age_s(self, path: Path) -> float | None:
+        """For how long we have seen this lock of a neighbour's unchanged; None if there is none."""
+        found = self.disk.status(path)
+        return None if found is None else self._lock_ages.age_s(path, found)
+
+    def break_lock(self, action: BreakLock, by: str) -> Outcome:
+        """Take the lock over as its next holder would, and give it back. STALE if it is held after all."""
+        with self._locked():
+            self.journal.catch_up()
+            told = entry(action, by, self.clock.now(), self.paths.project)
+            begun = self.journal.append({**told, "begun": True})
+            try:
+                with folder_lock(self.disk, action.path, action.stale_s, self._lock_ages):
+                    pass
+            except (Busy, OSError) as error:
+                self.journal.mark(begun, "failed", str(error))
+                return Outcome.STALE
+            self.journal.append(told)
+            self.journal.mark(begun, "done")
+            return Outcome.DONE
 
     def note(self, action: Action, by: str, prefix: str = "") -> None:
         """Write down what changes no document. ``prefix`` is ``would_`` in observe mode."""

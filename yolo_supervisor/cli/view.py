@@ -105,7 +105,13 @@ class View:
         tasks = TasksWatcher(
             lambda: self.config, self.roster, self.agents.living, self.store, self.census, self.queue, self.clock
         )
-        return (self.agents, self.sessions(), tasks, LeasesWatcher(lambda: self.config, self.leases), self.state())
+        return (
+            self.agents,
+            self.sessions(),
+            tasks,
+            LeasesWatcher(lambda: self.config, self.leases, self.store),
+            self.state(),
+        )
 
     def state(self) -> StateWatcher:
         """One that has no time to wait: a file that is just being written is broken for it."""
