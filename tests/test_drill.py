@@ -25,7 +25,8 @@ pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is no
 
 FAULTS = [
     "agent-killed", "agent-ignores-sigterm", "session-killed", "session-detached", "tmux-server-killed",
-    "supervisor-killed", "pid-reused",
+    "supervisor-killed", "pid-reused", "mass-death", "task-orphaned", "owner-hung", "poison-task", "lease-abandoned",
+    "state-emptied",
 ]  # fmt: skip
 
 

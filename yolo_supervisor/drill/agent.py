@@ -1,7 +1,7 @@
 """A process that plays a coding agent: it claims a task as the client does, and runs a tool in a session of its own.
 
     python -m yolo_supervisor.drill.agent --agent-id dev-1@team --agent-name dev-1 --team-name team \\
-        --task FILE --ready FILE [--ignore-sigterm] [--done-after S]
+        --task FILE --ready FILE [--ignore-sigterm] [--busy]
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument("--task", type=Path, required=True)
     parser.add_argument("--ready", type=Path, required=True)
     parser.add_argument("--ignore-sigterm", action="store_true")
+    parser.add_argument("--busy", action="store_true")
     options = parser.parse_args()
     if options.ignore_sigterm:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -39,7 +40,10 @@ def main() -> None:
     temporary.write_text(json.dumps({"pid": os.getpid(), "tool": tool.pid}))
     temporary.rename(options.ready)
     while True:
-        time.sleep(3600)
+        time.sleep(0.1 if options.busy else 3600)
+        began = time.process_time()
+        while options.busy and time.process_time() - began < 0.02:
+            pass
 
 
 def claim(path: Path, owner: str) -> None:

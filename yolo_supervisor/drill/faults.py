@@ -6,12 +6,15 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from yolo_supervisor.drill.scene import TEAM, Actor, Scene
-from yolo_supervisor.formats import supervisor
+from yolo_supervisor.files import digest, glance
+from yolo_supervisor.formats import supervisor, yolo
+from yolo_supervisor.formats.tasks import SET_ASIDE
 from yolo_supervisor.records import Agent, ProcessId, from_iso
 from yolo_supervisor.store import Paths
 
@@ -29,16 +32,26 @@ class Round:
 
 @dataclass
 class Watch:
-    """What a fault wants to see: who must be healed, and who must not be touched."""
+    """What a fault wants to see: what must be healed, and who must not be touched."""
 
-    victims: list[Actor]
+    healed: Callable[[], bool]
+    keys: frozenset[str]
+    """What the journal calls the victims."""
+    told: tuple[str, ...]
+    """The journal's actions about a victim of which the first counts as noticing the fault."""
     bystanders: list[Actor] = field(default_factory=list)
     strangers: list[ProcessId] = field(default_factory=list)
-    told: tuple[str, ...] = ("died",)
-    """The journal's actions about a victim of which the first counts as noticing the fault."""
 
 
 Fault = Callable[[Scene, random.Random], Watch]
+
+
+def _agents(
+    scene: Scene, victims: list[Actor], bystanders: Sequence[Actor] = (), told: tuple[str, ...] = ("died",)
+) -> Watch:
+    """Agents that are gone: all that they left has to be taken care of."""
+    keys = frozenset(f"{victim.name}@{TEAM}" for victim in victims)
+    return Watch(lambda: all(_healed(scene, victim) for victim in victims), keys, told, list(bystanders))
 
 
 def _signal(process: ProcessId, number: int) -> None:
@@ -51,7 +64,7 @@ def agent_killed(scene: Scene, dice: random.Random) -> Watch:
     actors = [scene.agent(session) for _ in range(2)]
     victim = actors.pop(dice.randrange(2))
     _signal(victim.process, signal.SIGKILL)
-    return Watch([victim], actors)
+    return _agents(scene, [victim], actors)
 
 
 def agent_ignores_sigterm(scene: Scene, dice: random.Random) -> Watch:
@@ -59,7 +72,7 @@ def agent_ignores_sigterm(scene: Scene, dice: random.Random) -> Watch:
     session, other = scene.session(), scene.session()
     victim, bystander = scene.agent(session, ignore_sigterm=True), scene.agent(other)
     session.kill()
-    return Watch([victim], [bystander], told=("terminated", "died"))
+    return _agents(scene, [victim], [bystander], told=("terminated", "died"))
 
 
 def session_killed(scene: Scene, dice: random.Random) -> Watch:
@@ -67,7 +80,7 @@ def session_killed(scene: Scene, dice: random.Random) -> Watch:
     session, other = scene.session(), scene.session()
     victim, bystander = scene.agent(session), scene.agent(other)
     session.kill()
-    return Watch([victim], [bystander])
+    return _agents(scene, [victim], [bystander])
 
 
 def session_detached(scene: Scene, dice: random.Random) -> Watch:
@@ -76,7 +89,7 @@ def session_detached(scene: Scene, dice: random.Random) -> Watch:
     victim, bystander = scene.agent(session), scene.agent(other)
     scene.attach(session)
     scene.detach()
-    return Watch([victim], [bystander], told=("terminated", "died"))
+    return _agents(scene, [victim], [bystander], told=("terminated", "died"))
 
 
 def tmux_server_killed(scene: Scene, dice: random.Random) -> Watch:
@@ -84,7 +97,7 @@ def tmux_server_killed(scene: Scene, dice: random.Random) -> Watch:
     session = scene.session()
     victims = [scene.agent(session) for _ in range(2)]
     os.kill(scene.server_pid(), signal.SIGKILL)
-    return Watch(victims)
+    return _agents(scene, victims)
 
 
 def supervisor_killed(scene: Scene, dice: random.Random) -> Watch:
@@ -99,7 +112,7 @@ def supervisor_killed(scene: Scene, dice: random.Random) -> Watch:
     time.sleep(dice.random() * 0.004)  # not a wait: the random moment of the crash
     scene.kill_daemon()
     scene.start_daemon()
-    return Watch(actors, [bystander])
+    return _agents(scene, actors, [bystander])
 
 
 def pid_reused(scene: Scene, dice: random.Random) -> Watch:
@@ -119,7 +132,70 @@ def pid_reused(scene: Scene, dice: random.Random) -> Watch:
     )  # fmt: skip
     (Paths(scene.project).agents / supervisor.agent_file(ghost)).write_bytes(supervisor.dump_agent(ghost))
     scene.start_daemon()
-    return Watch([Actor(name, gone, gone, task)], [bystander], [stranger])
+    watch = _agents(scene, [Actor(name, gone, gone, task)], [bystander])
+    watch.strangers.append(stranger)
+    return watch
+
+
+def mass_death(scene: Scene, dice: random.Random) -> Watch:
+    """Eight of nine agents are killed at once."""
+    session = scene.session()
+    actors = [scene.agent(session) for _ in range(9)]
+    bystander = actors.pop(dice.randrange(9))
+    for victim in actors:
+        _signal(victim.process, signal.SIGKILL)
+    return _agents(scene, actors, [bystander])
+
+
+def task_orphaned(scene: Scene, dice: random.Random) -> Watch:
+    """A task is in progress, and nobody has ever heard of its owner."""
+    bystander = scene.agent(scene.session(), busy=True)
+    scene.configure(tasks={"idle_limit_s": 1.0, "interval_s": 0.25})
+    task = scene.task("nobody")
+    return Watch(lambda: scene.free(task), frozenset({f"{TEAM}/{task.stem}"}), ("requeued",), [bystander])
+
+
+def owner_hung(scene: Scene, dice: random.Random) -> Watch:
+    """An agent stops doing anything at all, and lives on: its task is given back, it is left alone."""
+    session = scene.session()
+    victim, bystander = scene.agent(session), scene.agent(session, busy=True)
+    _signal(victim.process, signal.SIGSTOP)
+    scene.configure(tasks={"idle_limit_s": 1.0, "interval_s": 0.25})
+    keys = frozenset({f"{TEAM}/{victim.task.stem}"})
+    return Watch(lambda: scene.free(victim.task), keys, ("requeued",), [bystander], [victim.process, victim.tool])
+
+
+def poison_task(scene: Scene, dice: random.Random) -> Watch:
+    """One agent after the other dies of the same task: it is set aside, where nobody can claim it."""
+    session = scene.session()
+    scene.configure(tasks={"poison_s": 60.0})
+    bystander, victim = scene.agent(session), scene.agent(session)
+    _signal(victim.process, signal.SIGKILL)
+    scene.wait(lambda: _healed(scene, victim), "it was not healed the first time")
+    _signal(scene.agent(session, task=victim.task).process, signal.SIGKILL)
+    keys = frozenset({f"{TEAM}/{victim.task.stem}"})
+    return Watch(lambda: scene.owner(victim.task) == SET_ASIDE, keys, ("dead_lettered",), [bystander])
+
+
+def lease_abandoned(scene: Scene, dice: random.Random) -> Watch:
+    """A lease runs out whose holder is nobody that is there."""
+    locks = scene.planning(".locks")
+    lease = locks / "src__api.py.lease"
+    lease.write_bytes(yolo.dump_lease("src/api.py", "nobody", datetime.now(UTC) - timedelta(seconds=60), 60))
+    return Watch(lambda: not lease.exists(), frozenset({"src/api.py"}), ("released",))
+
+
+def state_emptied(scene: Scene, dice: random.Random) -> Watch:
+    """A crash leaves the plugin's execution state empty."""
+    state = scene.planning() / yolo.STATE_FILE
+    whole = yolo.dump(
+        {"phase": 1, "status": "running", "plans": [{"id": "01-01", "status": dice.choice(("pending", "complete"))}]}
+    )
+    state.write_bytes(whole)
+    sidecar = state.with_name(f"{state.name}.sha256")
+    scene.wait(lambda: glance(sidecar) == str(digest(whole)).encode(), "it was not kept as a good version")
+    state.write_bytes(b"")
+    return Watch(lambda: glance(state) == whole, frozenset({yolo.STATE_FILE}), ("restored",))
 
 
 FAULTS: dict[str, Fault] = {
@@ -130,22 +206,26 @@ FAULTS: dict[str, Fault] = {
     "tmux-server-killed": tmux_server_killed,
     "supervisor-killed": supervisor_killed,
     "pid-reused": pid_reused,
+    "mass-death": mass_death,
+    "task-orphaned": task_orphaned,
+    "owner-hung": owner_hung,
+    "poison-task": poison_task,
+    "lease-abandoned": lease_abandoned,
+    "state-emptied": state_emptied,
 }
 
 
 def play(scene: Scene, fault: Fault, dice: random.Random) -> Round:
     """Do the fault once and watch it being healed."""
     result = Round()
-    began = time.time()
     try:
         watch = fault(scene, dice)
-        began = min(time.time(), began) if not watch.victims else time.time()
-        scene.wait(lambda: all(_healed(scene, victim) for victim in watch.victims), "it was not healed in time")
+        began = time.time()
+        scene.wait(watch.healed, "it was not healed in time")
         healed = time.time()
-        keys = {f"{victim.name}@{TEAM}" for victim in watch.victims}
-        told = [e for e in scene.entries() if e["key"] in keys and e["action"] in watch.told]
         result.heal_s = max(0.0, healed - began)
-        result.detect_s = max(0.0, _first(told) - began) if told else None
+        scene.wait(lambda: _told(scene, watch), "the journal does not tell of it")
+        result.detect_s = max(0.0, _first(_told(scene, watch)) - began)
         touched = [actor.name for actor in watch.bystanders if not scene.intact(actor)]
         touched += [f"process {stranger.pid}" for stranger in watch.strangers if not scene.alive(stranger)]
         if touched:
@@ -157,6 +237,10 @@ def play(scene: Scene, fault: Fault, dice: random.Random) -> Round:
     return result
 
 
+def _told(scene: Scene, watch: Watch) -> list[dict[str, Any]]:
+    return [e for e in scene.entries() if e["key"] in watch.keys and e["action"] in watch.told]
+
+
 def _first(entries: Iterable[dict[str, Any]]) -> float:
     return min(from_iso(entry["at"]).timestamp() for entry in entries)
 
@@ -164,7 +248,7 @@ def _first(entries: Iterable[dict[str, Any]]) -> float:
 def _healed(scene: Scene, victim: Actor) -> bool:
     """The task may be claimed again, nothing of the agent runs, and the supervisor has closed the case."""
     return (
-        scene.given_back(victim)
+        scene.free(victim.task)
         and not scene.alive(victim.process)
         and not scene.alive(victim.tool)
         and any(e["action"] == "forgotten" and e["key"] == f"{victim.name}@{TEAM}" for e in scene.entries())

@@ -66,13 +66,22 @@ class Scene:
         self._count = 0
         (self.project / ".yolo-planning").mkdir(parents=True)
         (self.claude / "tasks" / TEAM).mkdir(parents=True)
-        settings = {
+        self._settings: dict[str, dict[str, Any]] = {
             "processes": {"grace_s": 1.0, "sample_s": 0.2},
             "agents": {"interval_s": 1.0},
             "sessions": {"interval_s": 0.5, "detach_grace_s": 1.0, "on_detach": "terminate"},
             "tasks": {"max_attempts": 1000, "poison_s": 0.0, "backoff_s": 0.0},  # the same few are killed all the time
         }
-        (self.project / ".yolo-planning" / "supervisor.toml").write_bytes(tomli_w.dumps(settings).encode())
+        self._write_settings()
+
+    def _write_settings(self) -> None:
+        (self.project / ".yolo-planning" / "supervisor.toml").write_bytes(tomli_w.dumps(self._settings).encode())
+
+    def planning(self, folder: str = "") -> Path:
+        """A folder of the plugin's in the project."""
+        found = self.project / ".yolo-planning" / folder
+        found.mkdir(exist_ok=True)
+        return found
 
     # -- the daemon ----------------------------------------------------------------------------------------------
 
@@ -100,6 +109,19 @@ class Scene:
             f"the daemon did not start: see {self.folder / 'daemon.log'}",
         )
 
+    def configure(self, **settings: dict[str, Any]) -> None:
+        """Have the daemon go on under other settings."""
+        assert self._daemon is not None
+        for section, values in settings.items():
+            self._settings[section] |= values
+        self._write_settings()
+        before = self._count_of("reloaded")
+        self._daemon.send_signal(signal.SIGHUP)
+        self.wait(lambda: self._count_of("reloaded") > before, "the daemon did not take up its new settings")
+
+    def _count_of(self, action: str) -> int:
+        return sum(entry["action"] == action for entry in self.entries())
+
     def kill_daemon(self) -> None:
         assert self._daemon is not None
         self._daemon.kill()
@@ -118,23 +140,27 @@ class Scene:
             session_name=f"team-{self._count}", start_directory=str(self.project), window_command="sleep 3600"
         )
 
-    def agent(self, session: libtmux.Session, *, ignore_sigterm: bool = False) -> Actor:
-        """A new agent in a window of its own, at work on a task of its own, and known to the daemon."""
+    def task(self, owner: str | None = None) -> Path:
+        """A new task, in progress if it has an owner."""
+        self._count += 1
+        path = self.claude / "tasks" / TEAM / f"{self._count}.json"
+        raw: dict[str, Any] = {"id": path.stem, "subject": f"Task {path.stem}", "description": "", "activeForm": "x",
+               "status": "in_progress" if owner else "pending", "blocks": [], "blockedBy": []}  # fmt: skip
+        path.write_text(json.dumps(raw | ({"owner": owner} if owner else {}), indent=2))
+        return path
+
+    def agent(
+        self, session: libtmux.Session, *, ignore_sigterm: bool = False, busy: bool = False, task: Path | None = None
+    ) -> Actor:
+        """A new agent in a window of its own, at work on a task of its own or on this one, and known to the daemon."""
+        task = task or self.task()
         self._count += 1
         name = f"dev-{self._count}"
-        task = self.claude / "tasks" / TEAM / f"{self._count}.json"
-        task.write_text(
-            json.dumps(
-                {"id": task.stem, "subject": f"Task of {name}", "description": "", "activeForm": "Working",
-                 "status": "pending", "blocks": [], "blockedBy": []},
-                indent=2,
-            )
-        )  # fmt: skip
         ready = self.folder / f"{name}.ready"
         words = [
             sys.executable, "-m", "yolo_supervisor.drill.agent", "--agent-id", f"{name}@{TEAM}", "--agent-name", name,
             "--team-name", TEAM, "--task", str(task), "--ready", str(ready),
-            *(["--ignore-sigterm"] if ignore_sigterm else []),
+            *(["--ignore-sigterm"] if ignore_sigterm else []), *(["--busy"] if busy else []),
         ]  # fmt: skip
         environment = {"HOME": str(self.claude.parent), "CLAUDE_CONFIG_DIR": str(self.claude)}
         session.new_window(
@@ -216,9 +242,13 @@ class Scene:
     def alive(self, process: ProcessId) -> bool:
         return self.processes.liveness(process) is Liveness.ALIVE
 
-    def given_back(self, actor: Actor) -> bool:
-        task = load_object(actor.task.read_bytes())
-        return task is not None and task.get("status") == "pending" and not task.get("owner")
+    def free(self, task: Path) -> bool:
+        """Whether anyone may claim the task."""
+        found = load_object(task.read_bytes())
+        return found is not None and found.get("status") == "pending" and not found.get("owner")
+
+    def owner(self, task: Path) -> object:
+        return (load_object(task.read_bytes()) or {}).get("owner")
 
     def intact(self, actor: Actor) -> bool:
         """Whether an agent that nothing happened to lives, works and owns its task."""
