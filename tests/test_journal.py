@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from conftest import Children, wait_until
 from yolo_supervisor.actions import Died
 from yolo_supervisor.files import Disk, file_lock
-from yolo_supervisor.journal import Damage, History, Journal, entry, history, seal, unseal
+from yolo_supervisor.journal import SEGMENTS, SIZE, Damage, History, Journal, entry, history, seal, segments, unseal
 
 AT = datetime(2026, 11, 22, 20, 55, 10, tzinfo=UTC)
 TASK = "session-85d6cfb4/1"
@@ -51,9 +52,9 @@ class World:
         self.quarantine.mkdir()
         self._opened: list[Journal] = []
 
-    def journal(self, disk: Disk | None = None) -> Journal:
+    def journal(self, disk: Disk | None = None, size: int = SIZE) -> Journal:
         """A program of its own that has read everything."""
-        journal = Journal(self.path, disk or Disk(), self.quarantine)
+        journal = Journal(self.path, disk or Disk(), self.quarantine, size)
         self._opened.append(journal)
         journal.catch_up()
         return journal
@@ -541,3 +542,382 @@ def test_an_entry_has_the_keys_that_history_promises() -> None:
         "evidence": {"pid": 412},
         "project": "/x",
     }
+
+
+# -- segments -----------------------------------------------------------------------------------------------------
+
+
+def remembered(journal: Journal) -> tuple[object, ...]:
+    """All that must never be forgotten."""
+    return journal.seq, journal.pending, journal.requeues, journal.memory.good, journal.memory.told("a", "died", "x")
+
+
+def live(journal: Journal, lines: int = 30) -> list[dict[str, Any]]:
+    """Lines of every kind; the entries that are to be told."""
+    entries = []
+    for n in range(lines):
+        match n % 6:
+            case 0:
+                entries.append({"seq": journal.append(told("requeued", f"red/{n % 4}"), durable=False)})
+            case 1:
+                journal.append({"good": [f"/x/{n % 4}", f"{n:064x}"]}, durable=False)
+            case 2:
+                seq = journal.append(told("released", **PROMISE), durable=False)
+                journal.mark(seq, "done")
+                entries.append({"seq": seq})
+            case 3:
+                journal.append(told("restored", **PROMISE), durable=False)
+            case 4:
+                entries.append({"seq": journal.append(told("died", "a", "agent"), durable=False)})
+            case 5:
+                journal.append(told("terminated", "b", "agent", begun=True), durable=False)
+    return entries
+
+
+@pytest.mark.parametrize("segment", [1, 60, 200, 500, 1000, 3000, 10**6])
+def test_however_small_the_segments_are_nothing_is_forgotten(world: World, segment: int) -> None:
+    whole, parted = World(world.path.parent / "quarantine"), world.journal(size=8 * segment)
+    expected = whole.journal()
+    live(expected), live(parted)
+
+    for journal in (parted, world.journal(), world.reader()):
+        assert journal.requeues == expected.requeues
+        assert journal.memory.good == expected.memory.good
+        assert journal.memory.told("a", "died", "x")
+        assert [told["action"] for told in journal.pending.values()] == ["restored", "terminated"] * 5
+        assert journal.damage == []
+    whole.close()
+
+
+@pytest.mark.parametrize("segment", [700, 1500, 10**6])
+def test_history_is_told_over_all_segments_that_are_left(world: World, segment: int) -> None:
+    journal = world.journal(size=8 * segment)
+
+    entries = [entry["seq"] for entry in live(journal)]
+
+    assert world.seqs()[-3:] == entries[-3:]
+    assert world.seqs() == entries[-len(world.seqs()) :]
+    assert len(segments(Disk(), world.path)) > 1 or segment == 10**6
+
+
+def test_a_follower_misses_nothing_and_hears_nothing_twice_over_the_segments(world: World) -> None:
+    journal, followed = world.journal(size=8 * 300), History(world.path)
+    heard, written = [], []
+    for _ in range(40):
+        written.append(journal.append(told("died"), durable=False))
+        if journal.seq % 3 == 0:
+            heard += [entry["seq"] for entry in followed.news()]
+
+    assert heard + [entry["seq"] for entry in followed.news()] == written
+    assert len(segments(Disk(), world.path)) > 2
+
+
+def test_a_follower_that_reads_in_the_very_moment_of_a_rotation_misses_nothing(world: World) -> None:
+    journal, followed = world.journal(), History(world.path)
+    journal.append(told("died"), durable=False)
+    heard = [entry["seq"] for entry in followed.news()]
+
+    class Meanwhile(Disk):
+        def read(self, path: Path, limit: int = 0) -> bytes | None:
+            if self is followed._disk:
+                followed._disk = Disk()
+                for _ in range(3):
+                    journal.append(told("died"), durable=False)
+                journal.rotate()
+                for _ in range(3):
+                    journal.append(told("died"), durable=False)
+            return super().read(path, limit or 2**32)
+
+    followed._disk = Meanwhile()
+    for _ in range(2):
+        heard += [entry["seq"] for entry in followed.news()]
+
+    assert heard == world.seqs()
+    assert len(heard) == 7
+
+
+def test_a_promise_is_kept_over_segments_and_told_by_its_own_number(world: World) -> None:
+    journal = world.journal()
+    promised = journal.append(told("requeued", **PROMISE), durable=False)
+    for _ in range(3):
+        journal.rotate()
+
+    other = world.journal()
+    assert other.pending[promised]["write"] == PROMISE["write"]
+    other.mark(promised, "done")
+
+    assert (world.reader().requeues[TASK], world.reader().pending) == (1, {})
+    assert world.seqs() == [promised]
+
+
+def test_closed_segments_are_bounded_and_the_oldest_go(world: World) -> None:
+    journal = world.journal(size=8 * 500)
+
+    for _ in range(200):
+        journal.append(told("died"), durable=False)
+
+    closed = segments(Disk(), world.path)
+    assert len(closed) == SEGMENTS
+    assert all(path.stat().st_size < 1000 for path in [*closed, world.path])
+    assert world.seqs()[-1] == journal.seq
+    numbers = world.seqs()
+    assert numbers == sorted(numbers)
+
+
+def test_writers_notice_that_another_has_begun_a_new_segment(world: World) -> None:
+    one, other = world.journal(), world.journal()
+    for n in range(6):
+        (one, other)[n % 2].catch_up()
+        (one, other)[n % 2].append(told("requeued"), durable=False)
+        (one, other)[n % 2].rotate()
+
+    one.catch_up()
+    assert remembered(one) == remembered(other)
+    assert one.requeues[TASK] == 6
+    assert len(world.seqs()) == 6
+
+
+class CutOff(BaseException):
+    """The end of the world, for one process."""
+
+
+class MortalDisk(Disk):
+    """One that is cut off at its n-th operation from now on."""
+
+    left = 10**9
+
+    def _live(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise CutOff
+
+    def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
+        self._live()
+        return super().open(path, flags, mode)
+
+    def write(self, fd: int, data: bytes) -> int:
+        self._live()
+        return super().write(fd, data)
+
+    def write_at(self, fd: int, data: bytes, at: int) -> int:
+        self._live()
+        return super().write_at(fd, data, at)
+
+    def link(self, old: Path, new: Path) -> None:
+        self._live()
+        super().link(old, new)
+
+    def rename(self, old: Path, new: Path) -> None:
+        self._live()
+        super().rename(old, new)
+
+    def unlink(self, path: Path) -> None:
+        self._live()
+        super().unlink(path)
+
+
+@pytest.mark.parametrize("operations", range(14))
+def test_a_crash_at_any_moment_of_a_rotation_costs_nothing(world: World, operations: int) -> None:
+    disk = MortalDisk()
+    journal = world.journal(disk)
+    entries = [entry["seq"] for entry in live(journal)]
+    before = remembered(journal)[1:]
+    disk.left = operations
+
+    try:
+        journal.rotate()
+    except CutOff:
+        pass
+    journal._fd = -1  # its process is gone
+
+    for each in (world.reader(), world.journal()):
+        assert remembered(each)[1:] == before
+        assert each.damage == []
+    assert sorted(world.seqs()) == entries
+    assert list(world.path.parent.glob("journal.jsonl")) == [world.path]
+    again = world.journal()
+    again.append(told("died"), durable=False)
+    again.rotate()
+    assert sorted(world.seqs()) == [*entries, world.seqs()[-1]]
+    assert remembered(again)[1:] == before
+
+
+class NoSecondName(Disk):
+    """A disk on which nothing can be renamed."""
+
+    on = True
+
+    def rename(self, old: Path, new: Path) -> None:
+        if self.on:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        super().rename(old, new)
+
+
+def test_a_rotation_that_fails_leaves_the_segment_in_use(world: World) -> None:
+    disk = NoSecondName()
+    journal = world.journal(disk, size=8 * 100)
+    for n in range(1, 4):
+        assert journal.append(told("requeued"), durable=False) == n
+    assert world.seqs() == [1, 2, 3]
+
+    disk.on = False
+    for _ in range(3):
+        journal.append(told("requeued"), durable=False)
+
+    assert len(world.seqs()) == world.journal().requeues[TASK] == 6
+    assert len(segments(Disk(), world.path)) > 1
+
+
+def test_a_checkpoint_that_cannot_be_read_is_told_and_what_it_carried_on_is_read_from_the_older_segments(
+    world: World,
+) -> None:
+    journal = world.journal()
+    live(journal)
+    journal.rotate()
+    journal.append(told("requeued"), durable=False)
+    expected = remembered(journal)
+    data = bytearray(world.path.read_bytes())
+    data[5] ^= 1
+    world.path.write_bytes(data)
+
+    for each in (world.reader(), world.journal()):
+        assert len(each.damage) == 1
+        assert remembered(each) == expected
+
+
+@pytest.mark.parametrize("twice", [1, 2, 3])
+def test_however_often_a_journal_is_overwritten_with_junk_each_is_kept(world: World, twice: int) -> None:
+    junk = [b"junk %d\n" % n for n in range(twice)]
+    for data in junk:
+        world.path.write_bytes(data)
+        world.journal().rotate()
+
+    closed = [path.read_bytes() for path in segments(Disk(), world.path)]
+
+    assert [data for data in junk if data not in closed] == []
+
+
+def test_a_journal_that_was_restored_from_an_older_copy_loses_no_line_at_its_next_rotation(world: World) -> None:
+    journal = world.journal()
+    for _ in range(3):
+        journal.append(told("died"))
+    copy = world.path.read_bytes()
+    journal.append(told("died"))
+    journal.rotate()
+    world.path.write_bytes(copy)
+
+    after = world.journal()
+    new = after.append(told("requeued"))
+    after.rotate()
+
+    assert new in world.seqs()
+    assert world.reader().requeues[TASK] == 1
+
+
+# -- the watermark ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kept", [0, 1, 3])
+def test_a_journal_whose_end_was_cut_off_says_so_and_gives_no_number_twice(world: World, kept: int) -> None:
+    journal = world.journal()
+    for _ in range(5):
+        journal.append(told("died"))
+    lines = world.path.read_bytes().splitlines(keepends=True)
+    world.path.write_bytes(b"".join(lines[:kept]))
+
+    for each in (world.reader(), world.journal()):
+        assert [damage.what for damage in each.damage] == [f"lines {kept + 1} to 5 were written and are gone"]
+        assert each.seq == 5
+    again = world.journal()
+    assert again.append(told("died")) == 6
+    assert world.seqs() == [*range(1, kept + 1), 6]
+
+
+def test_a_journal_that_was_replaced_by_an_older_copy_is_told(world: World) -> None:
+    journal = world.journal()
+    journal.append(told("requeued"))
+    copy = world.path.read_bytes()
+    journal.append(told("requeued"))
+    world.path.with_name("copy").write_bytes(copy)
+    world.path.with_name("copy").rename(world.path)
+
+    journal.catch_up()
+
+    assert [damage.what for damage in journal.damage] == ["lines 2 to 2 were written and are gone"]
+
+
+def test_what_needs_not_be_durable_may_be_lost_without_a_word(world: World) -> None:
+    journal = world.journal()
+    journal.append(told("requeued"))
+    journal.append(told("died"), durable=False)
+    world.path.write_bytes(world.path.read_bytes().splitlines(keepends=True)[0])
+
+    assert world.journal().damage == []
+
+
+@pytest.mark.parametrize("mark", [b"", b"junk", b"\0" * 48, seal({"seq": "5"}), b"\xff"])
+def test_a_mark_that_cannot_be_read_says_nothing(world: World, mark: bytes) -> None:
+    journal = world.journal()
+    journal.append(told("requeued"))
+    world.path.with_name("journal.mark").write_bytes(mark)
+
+    again = world.journal()
+
+    assert (again.damage, again.seq) == ([], 1)
+    assert again.append(told("requeued")) == 2
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/nowhere")])
+def test_without_a_place_for_the_mark_all_is_written_all_the_same(world: World, make: Callable[[Path], object]) -> None:
+    make(world.path.with_name("journal.mark"))
+
+    journal = world.journal()
+
+    assert journal.append(told("requeued")) == 1
+    assert world.reader().requeues[TASK] == 1
+
+
+# -- a flush that fails -------------------------------------------------------------------------------------------
+
+
+class UnflushingDisk(Disk):
+    """A disk whose next flushes of files fail."""
+
+    failing = 0
+
+    def sync(self, fd: int) -> None:
+        if self.failing:
+            self.failing -= 1
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_after_a_flush_that_failed_nothing_is_written_to_that_segment_any_more(world: World) -> None:
+    disk = UnflushingDisk()
+    journal = world.journal(disk)
+    journal.append(told("requeued"))
+    disk.failing = 1
+    with pytest.raises(OSError, match="could not be flushed"):
+        journal.append(told("requeued"))
+    spoiled = world.path.stat().st_ino
+
+    assert journal.append(told("requeued")) > 1
+
+    assert world.path.stat().st_ino != spoiled
+    assert len(world.seqs()) == world.journal().requeues[TASK] == 2
+
+
+def test_while_flushes_go_on_failing_nothing_is_acknowledged_and_all_is_well_when_they_do_not(world: World) -> None:
+    disk = UnflushingDisk()
+    journal = world.journal(disk)
+    journal.append(told("requeued"))
+    disk.failing = 10**6
+    for _ in range(5):
+        with pytest.raises(OSError, match=r"flushed|Input/output"):
+            journal.append(told("requeued"))
+        assert world.seqs() == [1]
+
+    disk.failing = 0
+
+    journal.append(told("requeued"))
+    assert len(world.seqs()) == world.journal().requeues[TASK] == 2
+    assert world.journal().damage == []

@@ -160,14 +160,15 @@ def append(disk: Disk, fd: int, data: bytes, size: int, durable: bool = True) ->
         if disk.write(fd, data) != len(data):
             raise OSError(errno.ENOSPC, "No space left for a whole line")
         if durable:
-            _flush(disk, fd)
+            flush(disk, fd)
     except OSError:
         with contextlib.suppress(OSError):
             disk.truncate(fd, size)
         raise
 
 
-def _flush(disk: Disk, fd: int) -> None:
+def flush(disk: Disk, fd: int) -> None:
+    """Flush the file. ``Unflushed`` if that fails."""
     try:
         disk.sync(fd)
     except OSError as error:
@@ -209,7 +210,11 @@ def _written_beside(disk: Disk, path: Path, data: bytes, mode: int, durable: boo
     """The content in a temporary file beside the path, which is gone again if what is done with it fails."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        fd = disk.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        try:
+            fd = disk.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        except FileExistsError:  # left by a crash: it may be another name of the document itself
+            disk.unlink(temporary)
+            fd = disk.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
             left = memoryview(data)
             while left:

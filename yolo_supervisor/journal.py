@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from yolo_supervisor.actions import Action
-from yolo_supervisor.files import Disk, Unflushed, append, replace, sync_folder
+from yolo_supervisor.files import Disk, Unflushed, append, flush, replace, sync_folder
 from yolo_supervisor.memory import Memory
 from yolo_supervisor.records import iso
 
@@ -43,6 +43,7 @@ SIZE = 64 * 2**20
 SEGMENTS = 7
 """How many closed segments are kept beside the newest: each has an eighth of the size."""
 
+_BEGIN = b'{"seq":'
 _CRC = b',"crc":"'
 _CLOSED = re.compile(r"journal-(\d{12})\.jsonl")
 
@@ -65,6 +66,16 @@ def unseal(line: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return record if isinstance(record, dict) and type(record.get("seq")) is int else None
+
+
+def unseal_last(line: bytes) -> tuple[dict[str, Any] | None, int]:
+    """The record at the end of a line, and how much before it cannot be read: something torn has no end of its own."""
+    at = 0
+    while at >= 0:
+        if (record := unseal(line[at:])) is not None:
+            return record, at
+        at = line.find(_BEGIN, at + 1)
+    return None, len(line) + 1
 
 
 def entry(action: Action, by: str, at: datetime, project: Path, prefix: str = "") -> dict[str, Any]:
@@ -126,10 +137,11 @@ class Journal:
         return self.memory.requeues
 
     def close(self) -> None:
-        for fd in (self._fd, self._mark_fd):
+        opened, self._fd, self._mark_fd = (self._fd, self._mark_fd), -1, -1
+        for fd in opened:
             if fd >= 0:
-                self._disk.close(fd)
-        self._fd = self._mark_fd = -1
+                with contextlib.suppress(OSError):  # it is closed all the same
+                    self._disk.close(fd)
 
     # -- writing (under the store's lock) ------------------------------------------------------------------------
 
@@ -138,15 +150,20 @@ class Journal:
 
         OSError (FileNotFoundError, say, when the project was deleted) if the journal cannot be had.
         """
-        opened = self._reopen_if_replaced()
-        data = self._rest()
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):
-            torn = data[whole:]
-            replace(self._disk, self._quarantine / f"journal-tail-{self._offset + whole}-{zlib.crc32(torn):08x}", torn)
-            self._disk.truncate(self._fd, self._offset + whole)
-            self.torn += len(torn)
-        self._take(data[:whole])
+        try:
+            opened = self._reopen_if_replaced()
+            data = self._rest()
+            whole = data.rfind(b"\n") + 1
+            if whole < len(data):
+                torn = data[whole:]
+                name = f"journal-tail-{self._offset + whole}-{zlib.crc32(torn):08x}"
+                replace(self._disk, self._quarantine / name, torn)
+                self._disk.truncate(self._fd, self._offset + whole)
+                self.torn += len(torn)
+            self._take(data[:whole])
+        except OSError:
+            self.close()  # nothing is ever written after lines that were not read
+            raise
         if opened:
             self._read_mark()
 
@@ -167,12 +184,13 @@ class Journal:
             self._spoiled = True
             raise
         self._take(line)
+        seq = self.seq  # a new segment's checkpoint has a number too
         if durable:
             self._write_mark()
         if self._offset > self._segment:
             with contextlib.suppress(OSError):  # no room for another: this one goes on
                 self.rotate()
-        return self.seq
+        return seq
 
     def mark(self, seq: int, ending: Ending, why: str | None = None) -> None:
         """Say how the promise or deed of line ``seq`` ended."""
@@ -191,16 +209,36 @@ class Journal:
         OSError if it cannot be done: then the segment goes on.
         """
         line = seal({"seq": self.seq + 1, "checkpoint": self.memory.checkpoint()})
-        closed = self.path.with_name(f"journal-{self._first:012d}.jsonl")
-        with contextlib.suppress(FileExistsError):  # a crash came between the two names
-            self._disk.link(self.path, closed)
-        sync_folder(self._disk, self.path.parent)
-        replace(self._disk, self.path, line)
-        self.catch_up()
+        with contextlib.suppress(OSError):  # what the closed one tells must not go on differently after a crash
+            self.flush()
+        # a copy, not a link: after a flush that failed, ours or another's, nobody knows what of it is on the device
+        self._keep_closed(self._disk.read_at(self._fd, self._offset, 0))
+        try:
+            replace(self._disk, self.path, line)
+        finally:  # it may have come although it failed: never write on in the closed one
+            self.catch_up()
         self._write_mark()
         for old in segments(self._disk, self.path)[:-SEGMENTS]:
             with contextlib.suppress(OSError):
                 self._disk.unlink(old)
+
+    def _keep_closed(self, data: bytes) -> None:
+        """Put a segment beside the newest. One that was put back from an older copy takes no other's place."""
+        closed = self.path.with_name(f"journal-{self._first:012d}.jsonl")
+        before = self._disk.read(closed, LIMIT)
+        if before is not None and not data.startswith(before):
+            if before.startswith(data):
+                return
+            closed = self.path.with_name(f"journal-{self.seq:012d}.jsonl")
+        replace(self._disk, closed, data)
+
+    def flush(self) -> None:
+        """Make durable what others have written: they may have been killed before they had flushed it."""
+        try:
+            flush(self._disk, self._fd)
+        except Unflushed:
+            self._spoiled = True
+            raise
 
     # -- the watermark: how far the journal has certainly come --------------------------------------------------------
 
@@ -251,16 +289,18 @@ class Journal:
                 return False
             self.close()
         fd = self._disk.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
-        found = self._disk.status_of(fd)
-        if not stat.S_ISREG(found.st_mode):
+        try:
+            found = self._disk.status_of(fd)
+            if not stat.S_ISREG(found.st_mode):
+                raise OSError(errno.EINVAL, "not an ordinary file", str(self.path))
+            sync_folder(self._disk, self.path.parent)  # whoever made or renamed it may have died before
+        except OSError:
             self._disk.close(fd)
-            raise OSError(errno.EINVAL, "not an ordinary file", str(self.path))
-        if found.st_size == 0:
-            sync_folder(self._disk, self.path.parent)
+            raise
+        self._spoiled = self._spoiled and self._file == (found.st_dev, found.st_ino)
         self._fd, self._file = fd, (found.st_dev, found.st_ino)
         self.memory = Memory()
         self._offset = self._first = 0
-        self._spoiled = False
         self.damage.clear()
         return True
 
@@ -272,15 +312,21 @@ class Journal:
         return b"".join(parts)
 
     def _take(self, data: bytes) -> None:
+        whole = True
         for line in data.splitlines(keepends=True):
-            record = unseal(line.rstrip(b"\n"))
-            if record is None:
-                self.damage.append(Damage(self._offset, f"a line of {len(line)} bytes cannot be read"))
+            expected = self.seq + 1 if whole else 2**63  # what cannot be read is told already
+            record, lost = unseal_last(line.rstrip(b"\n"))
+            if lost:
+                self.damage.append(Damage(self._offset, f"a line of {lost} bytes cannot be read"))
                 if self._offset == 0:
                     self._take_older()
-            else:
+            if record is not None:
+                if not lost and record["seq"] > expected and "checkpoint" not in record:
+                    what = f"lines {expected} to {record['seq'] - 1} are not there"
+                    self.damage.append(Damage(self._offset, what))
                 self._first = self._first or record["seq"]
                 self.memory.learn(record)
+            whole = record is not None
             self._offset += len(line)
 
     def _take_older(self) -> None:
@@ -297,7 +343,7 @@ def segments(disk: Disk, path: Path) -> list[Path]:
 
 def _records(data: bytes) -> Iterator[dict[str, Any]]:
     for line in data[: data.rfind(b"\n") + 1].splitlines():
-        if (record := unseal(line)) is not None:
+        if (record := unseal_last(line)[0]) is not None:
             yield record
 
 
@@ -311,20 +357,20 @@ class History:
         self._path = path
         self._disk = Disk()
         self._seq = 0
-        self._file: FileStamp | None = None
+        self._head = b""
+        """The newest segment's first line, by which it is known: the number of a file is given out again at once."""
         self._offset = 0
         self._promised: dict[int, dict[str, Any]] = {}
 
     def news(self) -> Iterator[dict[str, Any]]:
         """What has come since the last time. OSError if there is a journal and it cannot be read."""
-        found = self._disk.status(self._path)
-        if found is None:
-            return
         newest = self._disk.read(self._path, LIMIT) or b""  # before the others are listed: it may be closed meanwhile
-        if (found.st_dev, found.st_ino) != self._file or len(newest) < self._offset:
-            self._file, self._offset = (found.st_dev, found.st_ino), 0
+        if not (self._head and newest.startswith(self._head) and len(newest) >= self._offset):
+            self._head, self._offset = newest[: newest.find(b"\n") + 1], 0
+            first = next((record["seq"] for record in _records(newest)), 0)
             for older in segments(self._disk, self._path):
-                yield from self._new_ones(self._disk.read(older, LIMIT) or b"")
+                if older.name != f"journal-{first:012d}.jsonl":  # else a crash came while the newest was being closed
+                    yield from self._new_ones(self._disk.read(older, LIMIT) or b"")
         whole = newest[self._offset : newest.rfind(b"\n") + 1]
         self._offset += len(whole)
         yield from self._new_ones(whole)
@@ -343,7 +389,7 @@ class History:
 
 
 def _for_people(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in record.items() if key not in ("write", "crc")}
+    return {key: value for key, value in record.items() if key not in ("write", "done", "crc")}
 
 
 def history(path: Path) -> list[dict[str, Any]]:

@@ -51,7 +51,8 @@ class Memory:
                 started = self.pending.pop(record[ending], None)
                 if ending == "done" and started is not None:
                     self.count(started)
-                return
+                if "action" not in record:  # else it is the end of a deed, and tells how it went
+                    return
         if "good" in record:
             self._keep(*record["good"])
         elif "beat" in record:

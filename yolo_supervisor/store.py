@@ -31,6 +31,7 @@ from yolo_supervisor.files import (
     remove,
     replace,
     shorten,
+    sync_folder,
 )
 from yolo_supervisor.formats import supervisor, yolo
 from yolo_supervisor.journal import SIZE, Journal, entry
@@ -136,6 +137,7 @@ class Store:
         except Refused:
             raise Refused(f"{folder} is a symbolic link: remove it, the supervisor's folder must be its own") from None
         make_folder(self.disk, folder)
+        sync_folder(self.disk, folder.parent)  # a run that made it may have been killed before it had
         for name in FOLDERS:
             make_folder(self.disk, folder / name)
         if self.disk.status(folder / ".gitignore") is None:
@@ -146,9 +148,9 @@ class Store:
 
     def close(self) -> None:
         self.journal.close()
-        if self._lock_fd >= 0:
-            self.disk.close(self._lock_fd)
-            self._lock_fd = -1
+        fd, self._lock_fd = self._lock_fd, -1
+        if fd >= 0:
+            self.disk.close(fd)
 
     def commit(self, action: Edit, by: str) -> Outcome:
         """Make the change if it still holds. The journal hears of it first; at DONE it is on the disk."""
@@ -175,7 +177,7 @@ class Store:
                     self.journal.mark(seq, "failed", "somebody else has made it meanwhile")
                     return Outcome.STALE
                 except (OSError, Refused) as error:
-                    if not self._is(action.path, digest(after)):  # else all but the last flush: left to ``recover``
+                    if self._surely_not(action.path, digest(after)):  # else ``recover`` finds out
                         self.journal.mark(seq, "failed", str(error))
                     raise Unwritable(getattr(error, "errno", None), str(error), str(action.path)) from error
                 self.journal.mark(seq, "done")
@@ -210,8 +212,7 @@ class Store:
             except (Busy, OSError) as error:
                 self.journal.mark(begun, "failed", str(error))
                 return Outcome.STALE
-            self.journal.append(told)
-            self.journal.mark(begun, "done")
+            self.journal.append({**told, "done": begun})
             return Outcome.DONE
 
     def note(self, action: Action, by: str, prefix: str = "") -> None:
@@ -232,8 +233,7 @@ class Store:
         with self._locked():
             self.journal.catch_up()
             told = entry(action, by, self.clock.now(), self.paths.project)
-            self.journal.append({**told, "evidence": {**told["evidence"], **evidence}})
-            self.journal.mark(begun, "done")
+            self.journal.append({**told, "evidence": {**told["evidence"], **evidence}, "done": begun})
 
     def abandon(self, begun: int, why: str) -> None:
         """Write down that the deed came to nothing."""
@@ -251,12 +251,14 @@ class Store:
         finished, overtaken = [], []
         with self._locked():
             self.journal.catch_up()
+            damage = tuple(each.what for each in self.journal.damage)  # now: the next segment may begin meanwhile
+            if self.journal.pending:
+                self.journal.flush()  # nothing is done that the journal has not certainly heard of
             for seq, promise in sorted(self.journal.pending.items()):
                 if "write" not in promise:
                     told = {key: value for key, value in promise.items() if key not in ("seq", "begun", "crc")}
                     cut = {"interrupted": "the supervisor ended in the middle of it, and did not see how it went"}
-                    self.journal.append({**told, "evidence": {**told["evidence"], **cut}})
-                    self.journal.mark(seq, "done")
+                    self.journal.append({**told, "evidence": {**told["evidence"], **cut}, "done": seq})
                     continue
                 write = promise["write"]
                 path, name = Path(write["path"]), f"{promise['action']} {promise['key']}"
@@ -270,6 +272,7 @@ class Store:
                         overtaken.append(name)
                         continue
                     if digest(before) == write["after"]:
+                        self._make_sure(path, write, before)
                         if write["after"] is not None:
                             sidecars.refresh(self.disk, path, write["after"], make=False)
                         self.journal.mark(seq, "done")
@@ -281,7 +284,6 @@ class Store:
                         self.journal.mark(seq, "failed", "the document was changed by somebody else since")
                         overtaken.append(name)
             torn, self.journal.torn = self.journal.torn, 0
-            damage = tuple(each.what for each in self.journal.damage)
             if damage:
                 self.journal.rotate()  # what is damaged is kept, and told once
             return Recovery(tuple(finished), tuple(overtaken), damage, torn)
@@ -350,11 +352,24 @@ class Store:
                 if self._is(path, digest(after)):
                     sidecars.refresh(self.disk, path, str(digest(after)), make=False)
 
+    def _make_sure(self, path: Path, write: Mapping[str, Any], now: bytes | None) -> None:
+        """Flush a change that is made but was not acknowledged: its writer may have been killed before, or failed.
+
+        What was changed in its place is written anew: a flush that has failed once must not be tried again.
+        """
+        found = self._stamp(path)
+        if now is not None and found is not None and found[0] == (write.get("stamp") or [None])[0]:
+            replace(self.disk, path, now)
+        else:
+            sync_folder(self.disk, path.parent)
+
     def _settle(self, path: Path, now: bytes | None) -> None:
         """A later decision about a document ends all earlier promises about it: none may come true after it."""
         for seq, promise in list(self.journal.pending.items()):
             if promise.get("write", {}).get("path") == str(path):
                 made = promise["write"]["after"] == digest(now)
+                if made:
+                    self._make_sure(path, promise["write"], now)
                 self.journal.mark(seq, "done" if made else "failed", "overtaken by a later decision")
 
     # -- good versions ---------------------------------------------------------------------------------------------
@@ -434,6 +449,13 @@ class Store:
     def _is(self, path: Path, told: str | None) -> bool:
         """Whether the file has the content with this digest."""
         return digest(self._glance(path)) == told
+
+    def _surely_not(self, path: Path, told: str | None) -> bool:
+        """Whether the file can be read, and has another content."""
+        try:
+            return digest(self.disk.read(path)) != told
+        except OSError:
+            return False
 
     def _stamp(self, path: Path) -> list[int] | None:
         """Which writing of the file this is; None where there is no file."""
