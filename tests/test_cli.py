@@ -16,6 +16,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ from yolo_supervisor.formats import supervisor
 from yolo_supervisor.hook import PAYLOAD_LIMIT
 from yolo_supervisor.kernel import kernel
 from yolo_supervisor.processes import Processes
-from yolo_supervisor.records import ProcessId
+from yolo_supervisor.records import ProcessId, iso
 from yolo_supervisor.store import Paths
 
 SOON_S = 10.0
@@ -424,7 +425,8 @@ def test_status_tells_everything_it_promises(
     pid = start_agent_in(tmux, "work", "dev-1", "team", project)
     write_task(claude_home, "team", 3, owner="dev-1", status="in_progress")
     (project / ".yolo-planning" / ".locks").mkdir()
-    lease = {"resource": "src/a.py", "owner": "dev-1", "acquired_at": "2026-11-22T20:00:00Z", "ttl_secs": 60}
+    now = datetime.now(UTC)
+    lease = {"resource": "src/a.py", "owner": "dev-1", "acquired_at": iso(now), "ttl_secs": 600}
     (project / ".yolo-planning" / ".locks" / "src__a.py.lease").write_text(json.dumps(lease))
     plans = {"status": "running", "plans": [{"id": "05-01", "title": "Do", "status": "pending"}]}
     (project / ".yolo-planning" / ".execution-state.json").write_text(json.dumps(plans))
@@ -444,7 +446,8 @@ def test_status_tells_everything_it_promises(
         ("team/3", "team", "dev-1"),
         ("execution-state/05-01", "execution-state", None),
     ]
-    assert seen["leases"] == [{"resource": "src/a.py", "owner": "dev-1", "expires_at": "2026-11-22T20:01:00.000000Z"}]
+    until = iso(now + timedelta(seconds=600))
+    assert seen["leases"] == [{"resource": "src/a.py", "owner": "dev-1", "expires_at": until}]
     assert [(s["name"], s["attached"]) for s in seen["sessions"]] == [("work", 0)]
     assert {watcher["name"] for watcher in seen["watchers"]} >= {"agents", "sessions"}
 
@@ -542,7 +545,7 @@ def test_the_doctor_counts_the_lines_that_cannot_be_read(cli: Cli, project: Path
     told = cli("doctor")
 
     assert told.returncode == 1
-    assert f"2 lines of {Paths(project).journal} cannot be read" in told.stdout
+    assert f"{Paths(project).journal} is damaged in 2 places: a line of 5 bytes cannot be read" in told.stdout
 
 
 # -- what neighbours write must not drive the terminal ------------------------------------------------------------

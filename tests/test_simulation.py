@@ -32,7 +32,7 @@ from yolo_supervisor.actions import DropPids, Forget, Register
 from yolo_supervisor.census import Census
 from yolo_supervisor.config import Config
 from yolo_supervisor.files import Disk
-from yolo_supervisor.formats import load_object, supervisor, tasks
+from yolo_supervisor.formats import load_object, supervisor, tasks, yolo
 from yolo_supervisor.journal import Journal, history
 from yolo_supervisor.kernel import Facts, LinuxHandle
 from yolo_supervisor.processes import Processes
@@ -45,6 +45,9 @@ LIVES = int(os.environ.get("SIMULATED_LIVES", "6"))
 ROUNDS, DEEDS = 4, 150
 KNOWN_S = 12.0
 """Whoever has lived this long under one and the same supervisor, that knows of him."""
+
+PATIENCE_S = Config().state.interval_s + Config().state.settle_s + 1.0
+"""So long a critical file may be broken, or a sound one unknown, under one and the same supervisor."""
 
 BOOT = "machine/boot/1"
 TEAM = ("dev-1", "dev-2", "dev-3", "dev-4", "dev-5")
@@ -307,6 +310,10 @@ class MortalDisk(Disk):
         self._live()
         super().rename(old, new)
 
+    def link(self, old: Path, new: Path) -> None:
+        self._live()
+        super().link(old, new)
+
     def unlink(self, path: Path) -> None:
         self._live()
         super().unlink(path)
@@ -415,6 +422,20 @@ class Paper:
         self.unsettled = False
 
 
+@dataclass(eq=False)
+class Ledger:
+    """A critical file of the plugin's, as its last writer left it."""
+
+    path: Path
+    data: bytes = b""
+    written_s: float = 0.0
+    broken: bool = False
+    sound: list[bytes] = field(default_factory=list)
+    """All whole contents that it ever had, by people and by the plugin."""
+    good: bytes | None = None
+    """The newest that a supervisor had the time to see."""
+
+
 class World:
     """A team on a machine, its papers on a disk, and somebody who supervises it, most of the time."""
 
@@ -440,6 +461,9 @@ class World:
         self.wrongs: list[str] = []
         self._tasks: anyio.abc.TaskGroup
         (self.planning / ".agent-pids").touch()
+        self.ledgers = [Ledger(self.planning / name) for name in (".execution-state.json", "config.json", "STATE.md")]
+        for ledger in self.ledgers:
+            self.write_ledger(ledger)
         for number in range(6):
             self.paper("red", number)
 
@@ -473,7 +497,7 @@ class World:
             self.claim: 16, self.resume: 8, self.finish: 6, self.write_slowly: 5, self.garble: 4, self.mend: 4,
             self.work: 12, self.use_background: 5, self.end_tool: 4, self.stranger: 6, self.reuse_pid: 6, self.reap: 6,
             self.start_supervisor: 14, self.stop_supervisor: 2, self.kill_supervisor: 3,
-            self.kill_supervisor_at_work: 6, self.jump: 2,
+            self.kill_supervisor_at_work: 6, self.jump: 2, self.write_ledger: 12, self.break_ledger: 9,
         }  # fmt: skip
         for _ in range(ROUNDS):
             for deed in self.chance.choices(list(deeds), list(deeds.values()), k=DEEDS):
@@ -726,6 +750,31 @@ class World:
                 self.write(path, before)
             self.tell(f"{path.parent.name}/{path.name} is mended")
 
+    # -- deeds: the plugin's state -------------------------------------------------------------------------------
+
+    def write_ledger(self, ledger: Ledger | None = None) -> None:
+        """Somebody writes it, in its place or anew; nobody tells us."""
+        ledger = ledger or self.some(self.ledgers)
+        number = len(ledger.sound)
+        state = {"phase": number // 9, "status": "running", "plans": [{"id": "05-01", "status": f"was-{number}"}]}
+        data = yolo.dump(state) if ledger.path.suffix == ".json" else f"# State {number}\n".encode()
+        if self.chance.random() < 0.5:
+            ledger.path.unlink(missing_ok=True)
+        self.write(ledger.path, data)
+        ledger.data, ledger.written_s, ledger.broken = data, self.time.s, False
+        ledger.sound.append(data)
+        self.tell(f"{ledger.path.name} says {number}")
+
+    def break_ledger(self) -> None:
+        """A crash, a torn write or a foolish edit."""
+        ledger = self.some(self.ledgers)
+        whole = ledger.sound[-1]
+        torn = whole[: self.chance.randrange(len(whole))] if ledger.path.suffix == ".json" else b"\xff"
+        data = self.chance.choice((b"", torn, b"\0" * len(whole), b"\xff\xfe\0garbage"))
+        self.write(ledger.path, data)
+        ledger.data, ledger.written_s, ledger.broken = data, self.time.s, True
+        self.tell(f"{ledger.path.name} is broken: {data[:20]!r}")
+
     # -- deeds: processes ----------------------------------------------------------------------------------------
 
     def work(self) -> None:
@@ -831,6 +880,8 @@ class World:
     def look(self) -> None:
         for paper in self.legible():
             self.look_at(paper)
+        for ledger in self.ledgers:
+            self.look_at_ledger(ledger)
         everyone: list[Worker | Process] = [*self.living(awake=False), *self.tools()]
         for each in everyone:
             if self.hidden(each):
@@ -853,7 +904,7 @@ class World:
         aside = said == {**back, "owner": tasks.SET_ASIDE}
         if aside and not paper.given_back:
             self.wrong(f"{paper.key} was set aside after its first attempt")
-        if not aside and said != back or paper.said["status"] != "in_progress":
+        if (not aside and said != back) or paper.said["status"] != "in_progress":
             self.wrong(f"{paper.key} said {paper.said}, and now {said}")
         elif paper.writer and paper.writer.alive and not paper.writer.forgotten:
             self.wrong(f"{paper.key} was taken from {paper.writer}")
@@ -865,6 +916,25 @@ class World:
             paper.given_back += 1
             paper.unsettled = not self.supervised()
             self.tell(f"{paper.key} was given back")
+
+    def look_at_ledger(self, ledger: Ledger) -> None:
+        name, found = ledger.path.name, ledger.path.read_bytes()
+        since_s = self.supervision.since_s if self.supervision and self.supervised() else float("inf")
+        seen = self.time.s - max(ledger.written_s, since_s) > PATIENCE_S
+        if not ledger.broken and found != ledger.data:
+            self.wrong(f"{name} said {ledger.data!r}, and now {found!r}")
+        elif not ledger.broken:
+            ledger.good = found if seen else ledger.good
+        elif found == ledger.data:
+            if seen and ledger.good is not None:
+                self.wrong(f"{name} is broken for longer than it may be")
+        elif found not in ledger.sound:
+            self.wrong(f"{name} says what nobody ever wrote: {found!r}")
+        elif ledger.good is not None and ledger.sound.index(found) < ledger.sound.index(ledger.good):
+            self.wrong(f"{name} was restored to {found!r}, which is older than {ledger.good!r}")
+        else:
+            ledger.data, ledger.broken = found, False
+            self.tell(f"{name} was restored to {found!r}")
 
     async def settle(self) -> None:
         """Nobody does anything any more; people mend what was garbled; the supervisor has its time."""

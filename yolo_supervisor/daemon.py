@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,9 @@ STOP_LIMIT_S = 8.0
 
 LOST_S = 15.0
 """How often we look whether a project's folder is still there: its watchers tell of it at their next look anyway."""
+
+WATCH_AGAIN_S, WATCH_AGAIN_MAX_S = 0.1, 10.0
+"""How soon folders are watched anew when that has failed; less and less soon if it lasts."""
 
 REOPEN_S = 5.0
 """How often a project is tried again that could not be opened or was lost."""
@@ -301,6 +305,7 @@ class Daemon:
 
     async def _wake_at_changes(self) -> None:
         """Look at once when something was registered or a critical file has changed; the interval is the safety net."""
+        told, pause_s = "", WATCH_AGAIN_S
         while not self._stopping.is_set():
             self._unwatch = anyio.Event()
             bells: dict[Path, list[Bell]] = {}
@@ -311,6 +316,7 @@ class Daemon:
             if not folders:
                 await self._unwatch.wait()
                 continue
+            failed, began_s = False, time.monotonic()
             try:
                 async for changes in watchfiles.awatch(
                     *folders, watch_filter=None, step=200, rust_timeout=60_000, recursive=False,
@@ -320,11 +326,21 @@ class Daemon:
                     for folder in {path.parent for path in changed} & folders:
                         for bell in bells[folder]:
                             bell.ring()
-                    if changed & bells.keys():  # a folder to be watched has come or gone
+                    if moved := changed & bells.keys():  # a folder to be watched has come or gone, and what is in it
+                        for bell in (bell for folder in moved for bell in bells[folder]):
+                            bell.ring()
                         break
-            except (OSError, RuntimeError, ValueError) as error:
-                self._log.warning("trouble", where="inotify", error=f"{error}: changes are seen at the next interval")
-                await self._unwatch.wait()
+            except* Exception as errors:  # noqa: BLE001 - a file whose name is no text, say, must not end the daemon
+                failed = True
+                if told != (told := str(errors.exceptions[0])):
+                    self._log.warning("trouble", where="inotify", error=f"{told}: begun anew, all is looked at")
+            if failed:
+                for bell in (bell for listed in bells.values() for bell in listed):
+                    bell.ring()
+                lived_s = time.monotonic() - began_s
+                pause_s = WATCH_AGAIN_S if lived_s > WATCH_AGAIN_MAX_S else min(2 * pause_s, WATCH_AGAIN_MAX_S)
+                with anyio.move_on_after(pause_s):
+                    await self._unwatch.wait()
 
     # -- the service manager ---------------------------------------------------------------------------------------
 

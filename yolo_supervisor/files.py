@@ -24,6 +24,10 @@ FILE_MODE = 0o600
 FOLDER_MODE = 0o700
 
 
+LINKLESS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
+"""What file systems without hard links say to one."""
+
+
 class Busy(Exception):
     """Somebody else holds the lock; nothing was changed, and the next look tries again."""
 
@@ -197,7 +201,7 @@ def create(disk: Disk, path: Path, data: bytes) -> None:
         try:
             disk.link(temporary, path)
         except OSError as error:
-            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV):
+            if error.errno not in LINKLESS:
                 raise
             disk.rename(temporary, path)
         else:
@@ -208,7 +212,8 @@ def create(disk: Disk, path: Path, data: bytes) -> None:
 @contextlib.contextmanager
 def _written_beside(disk: Disk, path: Path, data: bytes, mode: int, durable: bool) -> Iterator[Path]:
     """The content in a temporary file beside the path, which is gone again if what is done with it fails."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    name = os.fsdecode(os.fsencode(path.name)[:200])  # there must be room for the rest
+    temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
     try:
         try:
             fd = disk.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)

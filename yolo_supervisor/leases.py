@@ -42,6 +42,9 @@ class Leases:
         self._deadlines: dict[Path, tuple[str, float]] = {}
         """By the monotonic clock, for a content."""
 
+    def monotonic(self) -> float:
+        return self._clock.monotonic()
+
     def all(self, now: datetime) -> list[Held]:
         """The leases that can be read, by name."""
         found = [held for name in names(self._folder) if name.endswith(".lease") and (held := self._look(name, now))]
@@ -55,7 +58,9 @@ class Leases:
 
     def _look(self, name: str, now: datetime) -> Held | None:
         path = self._folder / name
-        data = glance(path)
+        return self._judge(path, glance(path), now)
+
+    def _judge(self, path: Path, data: bytes | None, now: datetime) -> Held | None:
         lease = yolo.lease(data, path) if data is not None else None
         if data is None or lease is None:
             return None
@@ -65,8 +70,16 @@ class Leases:
             known = self._deadlines[path] = judged, self._clock.monotonic() + self._first_left_s(lease, judged, now)
         return Held(lease=lease, judged=judged, left_s=known[1] - self._clock.monotonic())
 
+    def token(self, held: Held) -> int | None:
+        """The fencing token of a lease that was given through the store."""
+        lent = self._store.journal.memory.lent.get(str(held.lease.path), {})
+        return int(lent["token"]) if lent.get("judged") == held.judged else None
+
     def _first_left_s(self, lease: Lease, judged: str, now: datetime) -> float:
         lent = self._store.journal.memory.lent.get(str(lease.path), {})
+        if lent.get("judged") != judged:  # another process may have given it
+            self._store.heed()
+            lent = self._store.journal.memory.lent.get(str(lease.path), {})
         if lent.get("judged") == judged and lent.get("boot") == self._boot:
             return float(lent["since_s"]) + lease.ttl_s - self._clock.monotonic()
         assert lease.expires_at is not None
@@ -76,13 +89,13 @@ class Leases:
     def lend(self, resource: str, owner: str, ttl_s: int, now: datetime) -> Lend | Held:
         """The action that gives the resource to the owner, or who holds it. ValueError if it cannot be named so."""
         path = self._folder / yolo.lease_file(resource)
-        held = self.of(resource, now)
-        if held is not None and held.lease.owner != owner and (held.left_s > 0 or held.lease.resource != resource):
+        before = glance(path)  # once: what is judged is what is replaced
+        held = self._judge(path, before, now)
+        if held is not None and held.left_s > 0 and (held.lease.owner, held.lease.resource) != (owner, resource):
             return held
-        before = glance(path)
         if held is None:
             verb, reason = "acquired", f"{owner} asked for it"
-        elif held.lease.owner == owner:
+        elif (held.lease.owner, held.lease.resource) == (owner, resource):
             verb, reason = "renewed", f"{owner} holds it for longer"
         else:
             verb, reason = (

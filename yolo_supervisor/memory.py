@@ -112,7 +112,9 @@ class Memory:
         if write["after"] is None or "since_s" not in evidence:
             self.lent.pop(write["path"], None)
         else:
-            before = self.lent.get(write["path"], {}) if record["action"] == "renewed" else {}
+            before = self.lent.get(write["path"], {})
+            if record["action"] != "renewed" or before.get("judged") != write["before"]:
+                before = {}  # what is renewed was not given by us: its holder's token is not the one that we know
             self.lent[write["path"]] = {
                 "judged": write["after"],
                 "since_s": evidence["since_s"],

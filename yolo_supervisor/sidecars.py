@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from pathlib import Path
 
 from yolo_supervisor.files import Disk, Refused, make_folder, replace
 from yolo_supervisor.formats import yolo
 
-HIDDEN = "*.sha256"
+HIDDEN = ("*.sha256", "**/.*.[0-9]*.tmp")
+"""The sidecars, and what a crash may leave of a file that was being written."""
 
 
 def refresh(disk: Disk, path: Path, told: str, make: bool) -> None:
@@ -33,13 +35,21 @@ def hide(disk: Disk, project: Path) -> bool:
     try:
         list_ = _common_dir(root / ".git") / "info" / "exclude"
         before = disk.read(list_) or b""
-        line = f"{(project / yolo.PLANNING).relative_to(root)}/{HIDDEN}".encode()
-        if line not in before.splitlines():
+        inside = str((project / yolo.PLANNING).relative_to(root))
+        if "\n" in inside:
+            return False
+        lines = [f"{_literally(inside)}/{name}".encode(errors="surrogateescape") for name in HIDDEN]
+        if missing := [line + b"\n" for line in lines if line not in before.splitlines()]:
             make_folder(disk, list_.parent, 0o777)
-            replace(disk, list_, before + (b"" if before[-1:] in (b"", b"\n") else b"\n") + line + b"\n")
+            replace(disk, list_, before + (b"" if before[-1:] in (b"", b"\n") else b"\n") + b"".join(missing))
     except (OSError, ValueError, Refused):
         return False
     return True
+
+
+def _literally(path: str) -> str:
+    """The path as a pattern that matches nothing else."""
+    return re.sub(r"[\\*?\[\]#!]", r"\\\g<0>", path)
 
 
 def _common_dir(git: Path) -> Path:

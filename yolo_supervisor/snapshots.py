@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import datetime
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from yolo_supervisor.actions import DropSnapshot, Edit, Snap
 from yolo_supervisor.files import glance
-from yolo_supervisor.formats import snapshots, text_or_none
+from yolo_supervisor.formats import integrity, snapshots, text_or_none, yolo
 from yolo_supervisor.formats.snapshots import Snapshot
 from yolo_supervisor.store import Paths
 
+_PLAIN = re.compile(r"\w[\w.-]{0,63}", re.ASCII)
+"""What can stand in a file's name; whatever else a state calls its phase."""
+
 KEPT = 10
 """How many are kept for each phase, as by the plugin."""
+
+
+def phase_of(state: Mapping[str, Any]) -> str:
+    """What the state's snapshots are named by."""
+    phase = str(state.get("phase", ""))
+    return phase if _PLAIN.fullmatch(phase) else "none"
 
 
 class Snapshots:
@@ -36,19 +47,25 @@ class Snapshots:
         return sorted(found, key=lambda each: (each[1].at, each[0]))
 
     def best(self, phase: str | None, role: str | None) -> Snapshot | None:
-        """The one to restore: the role's newest of the phase, else the newest."""
-        return snapshots.best((each for _, each in self.all()), phase, role)
+        """The one to restore: the role's newest of the phase (None: that of the newest), else the newest.
+
+        One whose state would itself have to be restored is none.
+        """
+        whole = [each for _, each in self.all() if integrity.flaw(yolo.STATE_FILE, yolo.dump(each.state)) is None]
+        if phase is None and whole:
+            phase = whole[-1].phase
+        return snapshots.best(whole, phase, role)
 
     def save(
         self, state: dict[str, Any], at: datetime, trigger: str, role: str | None = None, commits: tuple[str, ...] = ()
     ) -> tuple[Edit, ...]:
         """The actions that save this state, and drop what is then one too many."""
-        phase = str(state.get("phase", "none"))
-        try:
-            name = snapshots.file_name(phase, at)
-        except ValueError:
-            phase = "none"
-            name = snapshots.file_name(phase, at)
+        phase = phase_of(state)
+        newest = max((each.at for _, each in self.all() if each.phase == phase), default=None)
+        if newest is not None and newest >= at.replace(microsecond=0):  # of the same second, or the clock was set back
+            with contextlib.suppress(OverflowError):
+                at = newest + timedelta(seconds=1)
+        name = snapshots.file_name(phase, at)
         folder = self.folder
         taken = Snapshot(name, phase, at, role or self.active_role(), state, trigger, commits)
         reason = f"the state of phase {phase} as it is: {trigger}"

@@ -241,6 +241,12 @@ class Store:
             self.journal.catch_up()
             self.journal.mark(begun, "failed", why)
 
+    def heed(self) -> None:
+        """Take in what other processes have written. Those who only read, and those who meet a lock, know less."""
+        if self._lock_fd >= 0:
+            with contextlib.suppress(Busy, OSError), self._locked():
+                self.journal.catch_up()
+
     def recover(self) -> Recovery:
         """Finish what the journal promised and a crash interrupted. Harmless at any time, twice too.
 
@@ -277,6 +283,7 @@ class Store:
                             sidecars.refresh(self.disk, path, write["after"], make=False)
                         self.journal.mark(seq, "done")
                     elif digest(before) == write["before"] and self._stamp(path) == write.get("stamp"):
+                        self.journal.flush()  # the marks of what this one is built on, for the next recovery
                         self._write(path, before, self._promised(write))
                         self.journal.mark(seq, "done")
                         finished.append(name)

@@ -114,8 +114,11 @@ def _store(view: View, fix: bool) -> Iterator[Finding]:
         where = "; ".join(f"{each.what} (at byte {each.offset})" for each in journal.damage[:5])
         do = "the rest is sound; the next start closes this segment and goes on in a new one"
         yield Finding("problem", f"{journal.path} is damaged in {damaged} places: {where}", do)
-    for each in view.state().look(view.now, 0.0).broken:
+    look = view.state().look(view.now, 0.0)
+    for each in look.broken:
         yield Finding("problem", f"{each.key}: {each.flaw}", "yolo-supervisor state recover")
+    for key, why in look.unreadable:
+        yield Finding("problem", f"{key} cannot be read: {why}", "mend it or put it away")
     holder = view.holder()
     if holder is None and journal.pending:
         if fix:

@@ -133,7 +133,7 @@ def release(options: Shared, resource: str, owner: str) -> None:
     """
     view = _view(options, resource, owner)
     held = view.leases.of(resource, view.now)
-    if held is None or held.lease.owner != owner:
+    if held is None or (held.lease.owner, held.lease.resource) != (owner, resource):
         _refuse(options, resource, owner, held, "not_held" if held is None else "not_owner")
     view.store.open()
     action = Release(key=resource, path=held.lease.path, owner=owner, reason=f"{owner} gave it back",
@@ -165,7 +165,7 @@ def list_leases(options: Shared) -> None:
             "owner": held.lease.owner,
             "expires_at": iso(held.lease.expires_at) if held.lease.expires_at else None,
             "left_s": round(held.left_s, 1),
-            "token": view.store.journal.memory.lent.get(str(held.lease.path), {}).get("token"),
+            "token": view.leases.token(held),
         }
         for held in view.leases.all(view.now)
     ]

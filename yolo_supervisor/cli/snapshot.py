@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from yolo_supervisor import config as configuration
-from yolo_supervisor.actions import Restore
+from yolo_supervisor.actions import Quarantine, Restore
 from yolo_supervisor.cli import EX_DATAERR, EX_NO, EX_TEMPFAIL, Shared, fail, out, out_json, shared
 from yolo_supervisor.cli.view import View, carry_out
 from yolo_supervisor.files import digest, read
@@ -18,6 +18,7 @@ from yolo_supervisor.formats.snapshots import Snapshot
 from yolo_supervisor.records import iso
 from yolo_supervisor.snapshots import Snapshots
 from yolo_supervisor.store import Outcome
+from yolo_supervisor.watchers import Remedy
 
 GIT_LIMIT_S = 2.0
 
@@ -109,8 +110,17 @@ def restore(options: Shared, ident: str | None, role: str | None, phase: str | N
     before = read(path)
     state = _state(view)
     view.store.open()
-    if before is not None and state is not None:
-        carry_out(view.store, snapshots.save(state, view.now, f"before {wanted.name} was restored")[:1])
+    if before:
+        aside: Remedy
+        if state is not None:
+            aside = snapshots.save(state, view.now, f"before {wanted.name} was restored")[:1]
+        else:
+            name = f"{yolo.STATE_FILE.lstrip('.')}-{str(digest(before))[:12]}"
+            quarantine = view.store.paths.quarantine / name
+            why = f"it is broken, and {wanted.name} is wanted in its place"
+            aside = (Quarantine(key=yolo.STATE_FILE, path=quarantine, data=before, reason=why),)
+        if carry_out(view.store, aside) is Outcome.BUSY:
+            fail(EX_TEMPFAIL, "the store is being written to: try again")
     action = Restore(
         key=yolo.STATE_FILE,
         path=path,

@@ -47,6 +47,7 @@ class LeasesWatcher:
         self._store = store
         self._locks = (pid_lock, store.paths.planning / ".active-agent-count.lock")
         self._next_s: float | None = None
+        """When the next lease runs out, by the monotonic clock."""
 
     @property
     def interval_s(self) -> float:
@@ -55,11 +56,12 @@ class LeasesWatcher:
     def rest_s(self) -> float:
         """Until the next lease runs out, if that is sooner."""
         rest_s = until_next(self.interval_s)
-        return rest_s if self._next_s is None else min(rest_s, self._next_s)
+        return rest_s if self._next_s is None else min(rest_s, max(0.0, self._next_s - self._leases.monotonic()))
 
     async def tick(self, now: datetime) -> Sequence[Remedy]:
         held = self._leases.all(now)
-        self._next_s = min((each.left_s for each in held if each.left_s > 0), default=None)
+        left_s = min((each.left_s for each in held if each.left_s > 0), default=None)
+        self._next_s = None if left_s is None else self._leases.monotonic() + left_s
         locks = {path: age_s for path in self._locks if (age_s := self._store.lock_age_s(path)) is not None}
         return decide(held, locks)
 

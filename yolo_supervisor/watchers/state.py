@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,7 +16,7 @@ from yolo_supervisor.config import Config
 from yolo_supervisor.files import digest, glance, read
 from yolo_supervisor.formats import integrity, load_object, phases, snapshots, yolo
 from yolo_supervisor.roster import Roster, names
-from yolo_supervisor.snapshots import Snapshots
+from yolo_supervisor.snapshots import Snapshots, phase_of
 from yolo_supervisor.store import Store
 from yolo_supervisor.watchers import Remedy
 
@@ -80,7 +81,8 @@ def decide(look: Look, quarantine: Path) -> list[Remedy]:
 
 def _mend(broken: Broken, quarantine: Path) -> Remedy:
     judged = str(digest(broken.data))
-    if broken.path.suffix == ".jsonl" and (whole := integrity.torn_at(broken.data)) is not None:
+    whole = integrity.torn_at(broken.data) if broken.path.suffix == ".jsonl" else None
+    if whole or (whole is not None and not broken.cures):
         aside = _aside(broken, broken.data[whole:], quarantine)
         cut = CutTail(key=broken.key, path=broken.path, judged=judged, size=whole, reason=broken.flaw,
                       evidence={"cut_bytes": len(broken.data) - whole, "kept_bytes": whole})  # fmt: skip
@@ -104,7 +106,7 @@ def _aside(broken: Broken, data: bytes, quarantine: Path) -> Remedy:
     """The copy of what is taken away. There is nothing to copy of an empty file."""
     if not data:
         return ()
-    name = f"{broken.path.name.lstrip('.')}-{str(digest(data))[:12]}"
+    name = f"{_short(broken.path.name.lstrip('.'))}-{str(digest(data))[:12]}"
     return (
         Quarantine(
             key=broken.key,
@@ -114,6 +116,11 @@ def _aside(broken: Broken, data: bytes, quarantine: Path) -> Remedy:
             evidence={"file": str(broken.path), "copy": f"quarantine/{name}", "bytes": len(data)},
         ),
     )
+
+
+def _short(name: str) -> str:
+    """The name as far as there is room for it beside a digest, a pid and what else stands in a file's name."""
+    return os.fsdecode(os.fsencode(name)[:180])
 
 
 def _diff(before: bytes, after: bytes | None) -> list[str]:
@@ -187,12 +194,15 @@ class StateWatcher:
             try:
                 found = self._judge(path, key)
             except OSError as error:
+                self._known.pop(path, None)  # it is asked again at each look: a mode can change without a writing
                 unreadable.append((key, error.strerror or str(error)))
                 continue
             if found is None:
                 continue
             data, known = found
             if known.flaw is None:
+                if self._config().mode == "observe":
+                    continue
                 sound.append(Sound(path=path, key=key, data=data, snap=self._snap(path, data, now)))
             elif self._clock.monotonic() - known.since_s < settle_s:
                 self._unsettled = True
@@ -247,7 +257,7 @@ class StateWatcher:
 
         A lease is not: it is rewritten all the time, and a broken one is worth nothing.
         """
-        if self._store.good(path) == digest(data) or path.suffix == ".lease" or self._config().mode == "observe":
+        if self._store.good(path) == digest(data) or path.suffix == ".lease":
             return False
         if path.suffix != ".jsonl":
             return True
@@ -259,8 +269,7 @@ class StateWatcher:
         state = load_object(data)
         if path != self._planning / yolo.STATE_FILE or state is None or not self._wished("v3_snapshot_resume"):
             return ()
-        phase = str(state.get("phase"))
-        newest = snapshots.best((each for _, each in self._snapshots.all()), phase, None)
+        newest = snapshots.best((each for _, each in self._snapshots.all()), phase_of(state), None)
         if newest is not None and meaning(newest.state) == meaning(state):
             return ()
         return self._snapshots.save(state, now, "state changed")
@@ -309,7 +318,7 @@ class StateWatcher:
         folder = self._planning / "phases"
         dirs = {name: self._phase_files(folder / name) for name in names(folder) if (folder / name).is_dir()}
         log = self._planning / ".events" / "event-log.jsonl"
-        events, _ = phases.events((read(log) or b"") if log.is_file() else b"")
+        events, _ = phases.events(glance(log) or b"")
         current = phases.current_phase(dirs, events)
         if current is None:
             return None
