@@ -223,7 +223,10 @@ class Machine:
 
     def facts(self, pid: int) -> Facts | None:
         found = self.table.get(pid)
-        return Facts(pid, found.parent, found.started, found.over, Path(found.argv[0]).name) if found else None
+        if found is None:
+            return None
+        used = int(self._time.s * 100)  # everybody is at work all the time
+        return Facts(pid, found.parent, found.started, found.over, Path(found.argv[0]).name, used)
 
     def pids(self) -> list[int]:
         return list(self.table)

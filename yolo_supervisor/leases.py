@@ -56,6 +56,12 @@ class Leases:
         """The lease on the resource, if there is one that can be read. ValueError if none can be named so."""
         return self._look(yolo.lease_file(resource), now)
 
+    def broken(self, resource: str) -> bool:
+        """Whether there is a lease that cannot be read. ValueError if none can be named so."""
+        path = self._folder / yolo.lease_file(resource)
+        data = glance(path)
+        return data is not None and yolo.lease(data, path) is None
+
     def _look(self, name: str, now: datetime) -> Held | None:
         path = self._folder / name
         return self._judge(path, glance(path), now)

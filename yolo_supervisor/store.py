@@ -118,8 +118,14 @@ class Store:
     """One project's store. Every method that writes may raise OSError; then nothing is half done."""
 
     def __init__(
-        self, project: Path, clock: Clock | None = None, disk: Disk | None = None, journal_size: int = SIZE
+        self,
+        project: Path,
+        clock: Clock | None = None,
+        disk: Disk | None = None,
+        journal_size: int = SIZE,
+        lock_limit_s: float = LOCK_LIMIT_S,
     ) -> None:
+        self._lock_limit_s = lock_limit_s
         self.paths = Paths(project)
         self.disk = disk or Disk()
         self.clock = clock or SystemClock()
@@ -173,8 +179,8 @@ class Store:
                 seq = self.journal.append({**told, "write": write})
                 try:
                     self._write(action.path, before, after)
-                except FileExistsError:
-                    self.journal.mark(seq, "failed", "somebody else has made it meanwhile")
+                except (FileExistsError, BlockingIOError):
+                    self.journal.mark(seq, "failed", "somebody else has written to it meanwhile")
                     return Outcome.STALE
                 except (OSError, Refused) as error:
                     if self._surely_not(action.path, digest(after)):  # else ``recover`` finds out
@@ -303,7 +309,7 @@ class Store:
         if self._lock_fd >= 0 and not os.path.samestat(self.disk.status_of(self._lock_fd), there):
             self.close()
             self._lock_fd = self.disk.open(path, os.O_RDWR | os.O_CREAT, FILE_MODE)
-        with file_lock(self.disk, self._lock_fd, LOCK_LIMIT_S):
+        with file_lock(self.disk, self._lock_fd, self._lock_limit_s):
             self._break_orphaned_lock()
             yield
 
@@ -399,9 +405,10 @@ class Store:
             self._hidden = sidecars.hide(self.disk, self.paths.project)
         with self._locked():
             self.journal.catch_up()
+            before = self.journal.memory.good.get(str(path), ())
             self._put(self.paths.backups, data)
             self.journal.append({"good": [str(path), told]}, durable=False)
-            self._prune()
+            self._prune(set(before) - set(self.journal.memory.good[str(path)]))
             sidecars.refresh(self.disk, path, told, make=self._hidden and path.parent == self.paths.planning)
 
     def _put(self, folder: Path, data: bytes) -> str:
@@ -411,11 +418,14 @@ class Store:
             replace(self.disk, folder / told, data)
         return told
 
-    def _prune(self) -> None:
-        """Remove the contents that no document and no promise needs any more."""
+    def _prune(self, outdated: set[str]) -> None:
+        """Remove these contents, as far as no other document and no promise needs them.
+
+        Of what the journal does not know nothing is removed: it may be all that is left of a journal that was deleted.
+        """
         needed = {told for versions in self.journal.memory.good.values() for told in versions}
         needed |= {str(promise.get("write", {}).get("content_in")) for promise in self.journal.pending.values()}
-        for name in set(self.disk.names(self.paths.backups)) - needed:
+        for name in outdated - needed:
             with contextlib.suppress(OSError):
                 self.disk.unlink(self.paths.backups / name)
 

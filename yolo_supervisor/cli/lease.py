@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 from typing import Any, NoReturn
 
@@ -16,6 +17,9 @@ from yolo_supervisor.formats import yolo
 from yolo_supervisor.leases import Held
 from yolo_supervisor.records import iso
 from yolo_supervisor.store import Outcome
+
+SETTLE_S = 0.3
+"""How long a lease that cannot be read is given to become one."""
 
 TRIES = 10
 """How often a decision is made anew because somebody else was quicker."""
@@ -80,6 +84,8 @@ def _lend(options: Shared, resource: str, owner: str, ttl: int | None, only_own:
     view.store.open()
     ttl_s = ttl or view.lease_ttl_s()
     make_folder(view.store.disk, view.store.paths.planning / ".locks", 0o777)
+    if view.leases.broken(resource):
+        time.sleep(SETTLE_S)  # the plugin may be writing it: it cuts the file to nothing first
     for _ in range(TRIES):
         now = view.clock.now()
         held = view.leases.of(resource, now)

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from yolo_supervisor.watchers import Remedy, Watcher
 
 
+PATIENCE_S = 5.0
+"""How long a command waits for others that write: it has nothing else to do."""
+
+
 class View:
     """A project as it is now, for reading only."""
 
@@ -44,7 +48,8 @@ class View:
         self.processes = Processes(kernel())
         self.census = Census(self.processes)
         self.census.sample()
-        self.store = Store(project, self.clock, journal_size=config.journal.size_mib * 2**20)
+        size = config.journal.size_mib * 2**20
+        self.store = Store(project, self.clock, journal_size=size, lock_limit_s=PATIENCE_S)
         self.store.journal.load()
         self.roster = Roster(self.store.paths, self.processes, self.census, lambda: claude_dirs(config, os.environ))
         self.leases = Leases(self.store, self.clock, self.processes.boot)
