@@ -41,7 +41,7 @@ class Edit(Action):
         """The folder that the file's owners lock it with, and after how many seconds such a lock is abandoned."""
         return None
 
-    def allowed(self, memory: Memory) -> bool:
+    def allowed(self, memory: Memory, before: bytes | None = None) -> bool:
         """Whether what the journal knows lets it be: asked first, under the store's lock."""
         return True
 
@@ -160,10 +160,11 @@ class RequeuePlan(Edit):
     kind: ClassVar[Kind] = "task"
     verb: ClassVar[str] = "requeued"
     plan: str
+    owner: str | None = None
 
     def holds(self, before: bytes | None) -> bool:
         raw = load_object(before) if before is not None else None
-        return raw is not None and yolo.plan_is_running(raw, self.plan)
+        return raw is not None and yolo.plan_is_running(raw, self.plan, self.owner)
 
     def edit(self, before: bytes | None) -> bytes | None:
         assert before is not None
@@ -202,7 +203,7 @@ class Claim(TaskEdit):
     verb: ClassVar[str] = "claimed"
     owner: str
 
-    def allowed(self, memory: Memory) -> bool:
+    def allowed(self, memory: Memory, before: bytes | None = None) -> bool:
         return self.key not in memory.set_aside
 
     def fits(self, status: str, owner: str | None) -> bool:
@@ -220,9 +221,12 @@ class Complete(TaskEdit):
     owner: str
     token: int
 
-    def allowed(self, memory: Memory) -> bool:
+    def allowed(self, memory: Memory, before: bytes | None = None) -> bool:
         claim = memory.claims.get(self.key)
-        return claim is not None and (claim["token"], claim["owner"]) == (self.token, self.owner)
+        if claim is None or (claim["token"], claim["owner"]) != (self.token, self.owner):
+            return False
+        # given back, and at work again under the same name: a namesake has taken it up by the client
+        return bool(claim["live"]) or tasks.state(self.task, before or b"") != (tasks.AT_WORK, self.owner)
 
     def fits(self, status: str, owner: str | None) -> bool:
         return (status == tasks.AT_WORK and owner == self.owner) or (status == tasks.PENDING and owner is None)
@@ -252,7 +256,7 @@ class Redrive(TaskEdit):
     verb: ClassVar[str] = "redriven"
 
     def fits(self, status: str, owner: str | None) -> bool:
-        return owner == tasks.SET_ASIDE
+        return owner == tasks.SET_ASIDE and status in tasks.ASIDE
 
     def edit(self, before: bytes | None) -> bytes | None:
         return tasks.with_state(self.task, before or b"", tasks.PENDING, None)
@@ -280,10 +284,16 @@ class Letter(Edit):
     data: bytes
 
     def holds(self, before: bytes | None) -> bool:
-        return before is None
+        """Unless it is told already: an older one may be left of a task that was not set aside after all."""
+        return before is None or _gist(before) != _gist(self.data)
 
     def edit(self, before: bytes | None) -> bytes | None:
         return self.data
+
+
+def _gist(letter: bytes) -> tuple[object, object]:
+    raw = load_object(letter) or {}
+    return raw.get("why"), raw.get("last_owner")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,7 +303,7 @@ class GiveUp(TaskEdit):
     verb: ClassVar[str] = "dropped"
 
     def fits(self, status: str, owner: str | None) -> bool:
-        return owner == tasks.SET_ASIDE
+        return owner == tasks.SET_ASIDE and status in tasks.ASIDE
 
     def edit(self, before: bytes | None) -> bytes | None:
         return None

@@ -36,7 +36,7 @@ class SessionsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TasksConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    interval_s: Seconds = 10.0
+    interval_s: Seconds = 30.0
     idle_limit_s: Seconds = 300.0
     max_attempts: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 3
     poison_s: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 60.0
@@ -46,11 +46,11 @@ class TasksConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LeasesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    interval_s: Seconds = 10.0
+    interval_s: Seconds = 30.0
 
 
 class StateConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    interval_s: Seconds = 5.0
+    interval_s: Seconds = 30.0
     settle_s: Seconds = 0.3
     files: tuple[Annotated[str, msgspec.Meta(pattern=r"^(?!/)(?!(.*/)?\.\.(/|$)).+$")], ...] = (
         ".execution-state.json",

@@ -101,10 +101,12 @@ class Memory:
                 self.claims[key]["live"] = False
         elif action == "dead_lettered":
             self.set_aside[key] = str(record.get("reason"))
-        elif action in ("redriven", "dropped", "completed"):
+            if key in self.claims:
+                self.claims[key]["live"] = False
+        elif action in ("redriven", "dropped", "completed", "put_away"):
             for memory in (self.requeues, self.failures, self.set_aside):
                 memory.pop(key, None)
-            if action != "redriven":
+            if action in ("dropped", "completed"):
                 self.claims.pop(key, None)
 
     def _lend(self, record: Mapping[str, Any]) -> None:

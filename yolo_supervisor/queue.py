@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -28,6 +30,9 @@ class Turn:
     """Why it is not given back any more."""
     stamp: Mapping[str, Any] = field(default_factory=dict)
     """What the journal is to remember of this failure."""
+
+
+_PLAIN = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]*[0-9A-Za-z]/[0-9A-Za-z][0-9A-Za-z_.-]*")
 
 
 class Queue:
@@ -59,8 +64,8 @@ class Queue:
         if attempt == 1:
             return 0.0
         config = self._config().tasks
-        whole_s = min(config.backoff_max_s, config.backoff_s * 2.0 ** (attempt - 2))
-        return whole_s * (0.5 + zlib.crc32(f"{task.id}#{attempt}".encode()) / 2**33)
+        whole_s = min(config.backoff_max_s, config.backoff_s * 2.0 ** min(attempt - 2, 100))
+        return whole_s * (0.5 + zlib.crc32(f"{task.id}#{attempt}".encode("utf-8", "surrogatepass")) / 2**33)
 
 
 def give_back(task: Task, turn: Turn, letters: Path, reason: str, evidence: Mapping[str, Any]) -> tuple[Edit, ...]:
@@ -73,13 +78,18 @@ def give_back(task: Task, turn: Turn, letters: Path, reason: str, evidence: Mapp
         letter = Letter(key=task.id, path=letters / letter_file(task.id), data=_story(task, why, told), reason=why)
         return letter, SetAside(key=task.id, task=task, owner=task.owner, reason=why, evidence=told)
     if task.list == yolo.EXECUTION_STATE:
-        return (RequeuePlan(key=task.id, path=task.path, plan=task.number, reason=reason, evidence=told),)
-    return (Requeue(key=task.id, path=task.path, owner=str(task.owner), reason=reason, evidence=told),)
+        requeue = RequeuePlan(
+            key=task.id, path=task.path, plan=task.number, owner=task.owner, reason=reason, evidence=told
+        )
+        return (requeue,)
+    return (Requeue(key=task.id, path=task.path, owner=task.owner or "", reason=reason, evidence=told),)
 
 
 def letter_file(ident: str) -> str:
-    """The name of the file with the story of a task that was set aside."""
-    return f"{ident.replace('/', '__')}.json"
+    """The name of the file with the story of a task that was set aside: of each task another."""
+    if _PLAIN.fullmatch(ident) and "__" not in ident and len(ident) < 200:
+        return f"{ident.replace('/', '__')}.json"
+    return f"{hashlib.sha256(ident.encode('utf-8', 'surrogatepass')).hexdigest()}.json"
 
 
 def _story(task: Task, why: str, evidence: Mapping[str, Any]) -> bytes:

@@ -299,8 +299,11 @@ class Roster:
 
     def session_status(self, agent: Agent) -> str | None:
         """What the client says of the agent's session: ``idle``, ``busy`` or ``waiting``; None where it has none."""
+        return self._once("statuses", self._statuses).get(agent.pid)
+
+    def _statuses(self) -> dict[int | None, str | None]:
         found = (session for folder in self.claude_dirs() for session in self._live_sessions(folder))
-        return next((session.status for session in found if session.pid == agent.pid), None)
+        return {session.pid: session.status for session in found}
 
     def _find_sessions(self, folder: Path) -> Iterator[claude.Session]:
         for name in names(folder / "sessions"):

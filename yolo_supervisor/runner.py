@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -86,22 +87,20 @@ class Pulse:
 
 
 class Breath:
-    """How much may be done at once: what one second allows, and then as much a second."""
+    """How much may be done at once: in no second more than a second allows."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._left: float | None = None
-        self._at_s = clock.monotonic()
+        self._taken: deque[float] = deque()
 
     def take(self, per_s: float) -> bool:
         """Whether one more may be done now."""
         now_s = self._clock.monotonic()
-        full = max(1.0, per_s)
-        self._left = full if self._left is None else min(full, self._left + (now_s - self._at_s) * per_s)
-        self._at_s = now_s
-        if self._left < 1.0:
+        while self._taken and now_s - self._taken[0] >= max(1.0, 1.0 / per_s):
+            self._taken.popleft()
+        if len(self._taken) >= max(1, int(per_s)):
             return False
-        self._left -= 1.0
+        self._taken.append(now_s)
         return True
 
 

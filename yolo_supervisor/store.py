@@ -165,7 +165,7 @@ class Store:
                 self.journal.catch_up()
                 refuse_links(self.disk, action.path)
                 before = self.disk.read(action.path)
-                if not action.allowed(self.journal.memory) or not action.holds(before):
+                if not action.allowed(self.journal.memory, before) or not action.holds(before):
                     return Outcome.STALE
                 after = action.edit(before)
                 write: dict[str, Any] = {"path": str(action.path), "before": digest(before), "after": digest(after)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -99,7 +99,7 @@ def redrive(options: Shared, ident: str) -> None:
         fail(EX_TEMPFAIL, f"{task.id} is being written to: try again")
     _remove(view, task, "it was redriven" if outcome is Outcome.DONE else "somebody has taken it up already")
     if outcome is Outcome.STALE:
-        fail(EX_NO, f"{task.id} was not set aside any more: it is left as it is, and the letter is put away")
+        _not_any_more(task)
     answer = {"result": "redriven", "id": task.id}
     out_json(answer) if options.json else out(f"{task.id}: back in the queue")
 
@@ -120,9 +120,13 @@ def drop(options: Shared, ident: str) -> None:
     view = _view(options)
     task = _task(_letter(view, ident))
     view.store.open()
+    there = glance(task.path) is not None
+    outcome = Outcome.DONE
     if task.list != yolo.EXECUTION_STATE:
-        _commit(view, GiveUp(key=task.id, task=task, reason="a person gave it up"))
+        outcome = _commit(view, GiveUp(key=task.id, task=task, reason="a person gave it up"))
     _remove(view, task, "a person gave it up")
+    if outcome is Outcome.STALE and there:
+        _not_any_more(task)
     answer = {"result": "dropped", "id": task.id}
     out_json(answer) if options.json else out(f"{task.id}: dropped")
 
@@ -132,14 +136,31 @@ def _remove(view: View, task: Task, why: str) -> None:
     _commit(view, PutAway(key=task.id, path=path, reason=why))
 
 
-def _commit(view: View, action: Edit) -> None:
-    if view.store.commit(action, "cli") is Outcome.BUSY:
+def _not_any_more(task: Task) -> NoReturn:
+    fail(EX_NO, f"{task.id} was not set aside any more: it is left as it is, and the letter is put away")
+
+
+def _commit(view: View, action: Edit) -> Outcome:
+    if (outcome := view.store.commit(action, "cli")) is Outcome.BUSY:
         fail(EX_TEMPFAIL, f"{action.key} is being written to: try again")
+    return outcome
 
 
 def _letters(view: View) -> list[dict[str, Any]]:
+    """The stories of all that is set aside; of one whose story cannot be read, what the task itself tells.
+
+    A story without a dead letter is left by a task that was finished, or taken up, in the last moment.
+    """
     found = [load_object(glance(path) or b"") for path in sorted(_folder(view).glob("*.json"))]
-    return [each for each in found if each is not None and isinstance(each.get("id"), str)]
+    stories = {each["id"]: each for each in found if each is not None and isinstance(each.get("id"), str)}
+    aside = view.store.journal.memory.set_aside
+    for task in view.tasks():
+        if task.id in aside and task.id not in stories:
+            stories[task.id] = {
+                "id": task.id, "list": task.list, "number": task.number, "path": str(task.path),
+                "subject": task.subject, "why": aside[task.id],
+            }  # fmt: skip
+    return [stories[ident] for ident in sorted(stories) if ident in aside]
 
 
 def _letter(view: View, ident: str) -> dict[str, Any]:

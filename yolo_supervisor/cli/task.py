@@ -72,7 +72,10 @@ def claim(options: Shared, ident: str, owner: str) -> None:
     """
     view, task = _find(options, ident, owner)
     blockers = [other.id for other in view.tasks() if other.list == task.list and other.number in task.blocked_by
-                and other.status != tasks.DONE]  # fmt: skip
+                and other.status not in (tasks.DONE, "deleted")]  # fmt: skip
+    if task.blocked_by:
+        torn = view.roster.tasks(task.path.parent)[1]
+        blockers += [f"{path}, which cannot be read now" for path in torn if path.stem in task.blocked_by]
     if blockers:
         _conflict(options, task, owner, f"it waits for {', '.join(blockers)}")
     clock = {"since_s": view.clock.monotonic(), "boot": view.processes.boot}
@@ -103,7 +106,9 @@ def heartbeat(options: Shared, ident: str, owner: str, token: int) -> None:
     """
     view, task = _find(options, ident, owner)
     view.store.open()
-    if not view.store.beat(task.id, token, view.clock.monotonic(), view.processes.boot):
+    claim = view.store.journal.memory.claims.get(task.id, {})
+    its_own = claim.get("owner") == owner and tasks.state(task, glance(task.path) or b"") == (tasks.AT_WORK, owner)
+    if not its_own or not view.store.beat(task.id, token, view.clock.monotonic(), view.processes.boot):
         _conflict(options, task, owner, f"the claim with token {token} is over: {_whose(task)}")
     until = iso(view.now + timedelta(seconds=view.lease_ttl_s()))
     answer = {"result": "alive", "id": task.id, "owner": owner, "token": token, "lease_expires_at": until}
@@ -132,6 +137,11 @@ def done(options: Shared, ident: str, owner: str, token: int) -> None:
             other = f"{newest['owner']} works on it by token {newest['token']}"
             why = f"{owner} has finished it by token {token}, while {other}"
             view.store.note(Escalate(kind="task", key=task.id, reason=f"{why}: look at both", evidence=newest), "cli")
+            _conflict(options, task, owner, why)
+        found = tasks.state(task, glance(task.path) or b"")
+        if found is not None and found[0] in (tasks.AT_WORK, tasks.DONE) and found[1] not in (None, owner):
+            why = f"{owner} has finished it by token {token}, while it is {found[0]}, by {found[1]}"
+            view.store.note(Escalate(kind="task", key=task.id, reason=f"{why}: look at both"), "cli")
             _conflict(options, task, owner, why)
         _conflict(options, task, owner, f"the claim with token {token} is not {owner}'s, or over: {_whose(task)}")
     answer = {"result": "done", "id": task.id, "owner": owner, "token": token}

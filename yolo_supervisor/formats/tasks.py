@@ -11,6 +11,9 @@ SET_ASIDE = "dead-letter"
 """The owner of a task that nobody shall claim. The client (2.1.197) gives a task with an owner to nobody else, and its
 dependents go on waiting for it; the plugin takes up no plan that has ``failed``."""
 
+ASIDE = frozenset({PENDING, "failed"})
+"""What a task that was set aside is: otherwise somebody has done something about it since."""
+
 
 def state(task: Task, data: bytes) -> tuple[str, str | None] | None:
     """The task's status, in the client's words, and its owner; None if the document does not tell."""
@@ -30,8 +33,9 @@ def with_state(task: Task, data: bytes, status: str, owner: str | None) -> bytes
     if task.list != yolo.EXECUTION_STATE:
         changed = {key: status if key == "status" else value for key, value in raw.items() if key != "owner"}
         return dump_like(data, changed | ({"owner": owner} if owner else {}))
-    for plan in raw.get("plans", []):
-        if isinstance(plan, dict) and text_or_none(plan.get("id")) == task.number:
+    listed = raw.get("plans")
+    for plan in listed if isinstance(listed, list) else ():
+        if isinstance(plan, dict) and plan.get("id") == task.number and text_or_none(plan.get("status")):
             plan["status"] = "failed" if owner == SET_ASIDE else _AS_PLAN[status]
             plan.pop("owner", None)
             plan.update({"owner": owner} if owner else {})

@@ -221,8 +221,12 @@ def works_on(agent_name: str, team: str | None, plan_id: str) -> bool:
     return bool(dev and plan and int(dev[1]) == int(plan[2]) and (not phase or int(phase[1]) == int(plan[1])))
 
 
-def plan_is_running(raw: Mapping[str, Any], plan_id: str) -> bool:
-    return any(p["id"] == plan_id and text_or_none(p.get("status")) in RUNNING for p in _plan_objects(raw))
+def plan_is_running(raw: Mapping[str, Any], plan_id: str, owner: str | None = None) -> bool:
+    """Whether the plan is being worked on by ``owner``: None where it names nobody."""
+    return any(
+        p["id"] == plan_id and text_or_none(p.get("status")) in RUNNING and text_or_none(p.get("owner")) == owner
+        for p in _plan_objects(raw)
+    )
 
 
 def dump(value: dict[str, Any]) -> bytes:
@@ -234,11 +238,12 @@ def dump(value: dict[str, Any]) -> bytes:
 
 
 def plan_given_back(data: bytes, plan_id: str) -> bytes:
-    """The execution state with that plan pending again. ValueError if ``data`` is no execution state."""
+    """The execution state with that plan pending again, and nobody's. ValueError if ``data`` is no execution state."""
     raw = load_object(data)
     if raw is None:
         raise ValueError("not an execution state: the file holds no JSON object")
     for plan in _plan_objects(raw):
         if plan["id"] == plan_id and text_or_none(plan.get("status")) in RUNNING:
             plan["status"] = "pending"
+            plan.pop("owner", None)
     return dump_like(data, raw)

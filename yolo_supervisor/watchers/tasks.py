@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+
+import anyio
 
 from yolo_supervisor.actions import Escalate, Terminate
 from yolo_supervisor.census import Census
@@ -22,6 +24,9 @@ from yolo_supervisor.watchers import Remedy
 
 SILENT, UNKNOWN = "silent", "unknown owner"
 """How an attempt has failed whose owner shows no sign of life, or is nobody that we know."""
+
+AT_ONCE = 64
+"""After how many tasks others get their turn."""
 
 PATIENT = frozenset({"permission_prompt", "idle_prompt", "agent_needs_input", "elicitation_dialog"})
 """Notifications by which the client waits for a person."""
@@ -49,9 +54,8 @@ def decide(silences: Sequence[Silence], letters: Path, idle_limit_s: float) -> l
             continue
         task = each.task
         if each.owner is None:
-            reason = (
-                f"its owner {task.owner} is nobody known here, and nothing was heard of it for {each.quiet_s:.0f} s"
-            )
+            who = f"its owner {task.owner} is nobody known here" if task.owner else "nobody has it"
+            reason = f"{who}, and nothing was heard of it for {each.quiet_s:.0f} s"
         else:
             reason = f"its owner {each.owner.name} is alive, but shows no sign of life for {each.quiet_s:.0f} s"
         evidence = {"owner": task.owner, "quiet_s": round(each.quiet_s, 1), "looks": each.looks}
@@ -93,6 +97,7 @@ class TasksWatcher:
         self._census = census
         self._queue = queue
         self._clock = clock
+        self._notes: dict[str, list[str]] = {}
         self._watched: dict[tuple[str, str | None], _Watched] = {}
 
     @property
@@ -104,28 +109,35 @@ class TasksWatcher:
 
     async def tick(self, now: datetime) -> Sequence[Remedy]:
         letters = self._store.paths.folder / "dead-letters"
-        return decide(self.look(now), letters, self._config().tasks.idle_limit_s)
+        return decide(await self.look(now), letters, self._config().tasks.idle_limit_s)
 
     async def objection(self, action: Terminate) -> str | None:
         return "no task is a reason to end a process"
 
-    def look(self, now: datetime) -> list[Silence]:
+    async def look(self, now: datetime) -> list[Silence]:
         """The tasks at work, each with how long nothing has changed about it or its owner.
 
         A step of the wall clock changes nothing; a restart of ours begins every silence anew.
         """
         self._roster.renew()
+        self._notes = _by_pid(names(self._store.paths.hooks))
         known = self._agents(now)
         living = [agent for agent, state in known if state is Liveness.ALIVE]
         living += [mate for agent in living if agent.session for mate in self._roster.in_process(agent, living)]
-        elsewhere = self._roster.elsewhere()
-        others = [agent for agent, state in known if state is not Liveness.ALIVE]
+        ours = _by_owner(living)
+        others = _by_owner(
+            [*(agent for agent, state in known if state is not Liveness.ALIVE), *self._roster.elsewhere()]
+        )
         found: list[Silence] = []
         watched: dict[tuple[str, str | None], _Watched] = {}
-        for task in self._at_work():
-            if any(self._has(agent, task) for agent in (*others, *elsewhere)):
+        for number, task in enumerate(self._at_work()):
+            if number % AT_ONCE == AT_ONCE - 1:
+                await anyio.sleep(0)  # nobody has to wait for us
+            if task.owner is None and any(task.path.parent in self._roster.lists_of(agent) for agent in living):
+                continue  # a session names no owner of what it does itself
+            if any(self._has(agent, task) for agent in others.get(str(task.owner), ())):
                 continue  # the dead are healed by those who watch agents; of the others nothing is known
-            owner = next((agent for agent in living if self._has(agent, task)), None)
+            owner = next((agent for agent in ours.get(str(task.owner), ()) if self._has(agent, task)), None)
             key = task.id, task.owner
             signs, before = self._signs(task, owner), self._watched.get(key)
             if before is None or before.signs != signs or (owner is not None and self._waits(owner)):
@@ -142,12 +154,10 @@ class TasksWatcher:
 
     def _at_work(self) -> Iterator[Task]:
         for folder in self._roster.task_lists():
-            yield from (t for t in self._roster.tasks(folder)[0] if t.status == tasks.AT_WORK and t.owner)
+            yield from (t for t in self._roster.tasks(folder)[0] if t.status == tasks.AT_WORK)
         yield from (plan for plan in self._roster.plans() if plan.status in yolo.RUNNING and plan.owner)
 
     def _has(self, agent: Agent, task: Task) -> bool:
-        if not agent.bears(task.owner):
-            return False
         return task.list == yolo.EXECUTION_STATE or task.path.parent in self._roster.lists_of(agent)
 
     def _signs(self, task: Task, owner: Agent | None) -> tuple[object, ...]:
@@ -155,7 +165,7 @@ class TasksWatcher:
         claim = self._store.journal.memory.claims.get(task.id, {})
         signs: list[object] = [_writing(task.path), claim.get("token"), claim.get("since_s")]
         if owner is not None and owner.process is not None:
-            signs += [self._cpu(owner), self._roster.session_status(owner), self._notes(owner)]
+            signs += [self._cpu(owner), self._roster.session_status(owner), *map(self._written, self._notes_of(owner))]
         return tuple(signs)
 
     def _cpu(self, owner: Agent) -> int:
@@ -168,20 +178,19 @@ class TasksWatcher:
                 ticks += facts.cpu if facts is not None and facts.started == process.started else 0
         return ticks
 
-    def _notes(self, owner: Agent) -> tuple[tuple[str, object], ...]:
-        """The writings of the hooks' notes about its process."""
-        folder = self._store.paths.hooks
-        return tuple((name, _writing(folder / name)) for name in self._note_names(owner))
+    def _notes_of(self, owner: Agent) -> list[str]:
+        """The hooks' notes about its process."""
+        return self._notes.get(str(owner.pid), [])
 
-    def _note_names(self, owner: Agent) -> list[str]:
-        return [name for name in names(self._store.paths.hooks) if name.split(".")[1:2] == [str(owner.pid)]]
+    def _written(self, note: str) -> int:
+        return _writing(self._store.paths.hooks / note) or 0
 
     def _waits(self, owner: Agent) -> bool:
         """Whether it waits on purpose: for a person, for its quota, for what it has set going."""
         if self._roster.session_status(owner) == "waiting":
             return True
         folder = self._store.paths.hooks
-        newest = max(self._note_names(owner), key=lambda name: _writing(folder / name) or 0, default=None)
+        newest = max(self._notes_of(owner), key=self._written, default=None)
         if newest is None:
             return False
         payload = supervisor.hook_note(glance(folder / newest) or b"", newest.partition(".")[0]).payload
@@ -191,6 +200,22 @@ class TasksWatcher:
             or payload.get("notification_type") in PATIENT
             or (newest.startswith("StopFailure.") and payload.get("error") in LIMITED)
         )
+
+
+def _by_owner(agents: Iterable[Agent]) -> dict[str, list[Agent]]:
+    """The agents by what tasks may call them."""
+    found: dict[str, list[Agent]] = {}
+    for agent in agents:
+        for name in {agent.name, agent.id}:
+            found.setdefault(name, []).append(agent)
+    return found
+
+
+def _by_pid(notes: Sequence[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name in notes:
+        found.setdefault(name.partition(".")[2].partition(".")[0], []).append(name)
+    return found
 
 
 def _writing(path: Path) -> int | None:
