@@ -35,7 +35,7 @@ from conftest import (
 )
 from yolo_supervisor.actions import Terminate
 from yolo_supervisor.census import Census
-from yolo_supervisor.clock import SystemClock
+from yolo_supervisor.clock import SystemClock, until_next
 from yolo_supervisor.config import Config
 from yolo_supervisor.kernel import kernel
 from yolo_supervisor.processes import Processes
@@ -45,6 +45,7 @@ from yolo_supervisor.tmux import Tmux
 from yolo_supervisor.watchers import Remedy
 
 BRISK = QUICK.replace("interval_s = 0.3", "interval_s = 0.05")
+PATIENT = BRISK + "\n[tasks]\nmax_attempts = 1000\npoison_s = 0\nbackoff_s = 0\n"
 
 
 def long_ago(path: Path) -> Path:
@@ -398,7 +399,7 @@ def sampled(team: Team) -> str:
 
 def test_my_dead_agent_was_started_anew_at_every_look(team: Team) -> None:
     """Its lead starts it again and again: each of its lives ends once, and nobody else gives it any."""
-    team.supervise(BRISK)
+    team.supervise(PATIENT)
 
     def wait_told(action: str, life: int) -> None:
         wait_until(lambda: len(team.running.did(action)) == life, f"life {life} to be {action}")
@@ -423,7 +424,7 @@ def lock_held(task: Path) -> Path:
 
 
 def name_too_long_to_write_beside(task: Path) -> Path:
-    return task.rename(task.with_name(f"{'1' * 245}.json"))
+    return task.rename(task.with_name(f"{'1' * 248}.json"))
 
 
 @pytest.mark.parametrize("hinder", [lock_held, name_too_long_to_write_beside])
@@ -474,7 +475,7 @@ def test_a_fire_drill_left_its_agents_and_its_tmux_server_behind(
     drill = team.cli("drill", "--faults", "agent-killed,tmux-server-killed", timeout=110)
 
     assert drill.returncode == 0, drill.stdout
-    wait_until(lambda: mentioning(tmp_path) == before, "all that it had killed to be gone")
+    wait_until(lambda: mentioning(tmp_path) <= before, "all that it had killed to be gone")
     assert list(tmp_path.glob("yolo-drill-*")) == []
     assert {question.strip() for question in clients.questions() if "yolo-drill-" not in question} == {"-V"}
     assert team.alive(mine)
@@ -620,6 +621,9 @@ class Sluggish:
     def __init__(self) -> None:
         self.looks: list[float] = []
         self.enough = anyio.Event()
+
+    def rest_s(self) -> float:
+        return until_next(self.interval_s)
 
     async def tick(self, now: datetime) -> Sequence[Remedy]:
         self.looks.append(time.monotonic())

@@ -413,7 +413,7 @@ TREES: list[object] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("tree", TREES, ids=str)
+@pytest.mark.parametrize("tree", TREES, ids=lambda tree: str(tree).replace(str(PID), "PID"))
 def test_wrong_values_in_the_sampled_trees_stop_nothing(team: Team, tree: object) -> None:
     task = team.task("dev-0", TEAM)
     gone = ProcessId(PID, 1, team.processes.boot)  # a pid that belongs to another process now: to this one
