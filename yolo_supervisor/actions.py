@@ -55,6 +55,45 @@ class Edit(Action):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Make(Edit):
+    """Make a new document. One that is there stays as it is."""
+
+    data: bytes
+
+    def holds(self, before: bytes | None) -> bool:
+        return before is None
+
+    def edit(self, before: bytes | None) -> bytes | None:
+        return self.data
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remove(Edit):
+    """Remove a document. The journal keeps what it held."""
+
+    def holds(self, before: bytes | None) -> bool:
+        return before is not None
+
+    def edit(self, before: bytes | None) -> bytes | None:
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replace(Edit):
+    """Put another content in the place of the one that was judged; None is no document."""
+
+    judged: str | None
+    """The digest of the content that was judged; None if there was no document."""
+    data: bytes | None
+
+    def holds(self, before: bytes | None) -> bool:
+        return digest(before) == self.judged
+
+    def edit(self, before: bytes | None) -> bytes | None:
+        return self.data
+
+
+@dataclass(frozen=True, kw_only=True)
 class Note(Action):
     """Something worth telling that changes nothing."""
 
@@ -98,17 +137,11 @@ class PaneDied(Note):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Forget(Edit):
+class Forget(Remove):
     """End the watch over an agent: the last step, its record is the proof that something is left to do."""
 
     kind: ClassVar[Kind] = "agent"
     verb: ClassVar[str] = "forgotten"
-
-    def holds(self, before: bytes | None) -> bool:
-        return before is not None
-
-    def edit(self, before: bytes | None) -> bytes | None:
-        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,19 +309,15 @@ class Hand(TaskEdit):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Letter(Edit):
+class Letter(Make):
     """Write down the story of a task that is set aside."""
 
     kind: ClassVar[Kind] = "task"
     verb: ClassVar[str] = "told"
-    data: bytes
 
     def holds(self, before: bytes | None) -> bool:
         """Unless it is told already: an older one may be left of a task that was not set aside after all."""
         return before is None or _gist(before) != _gist(self.data)
-
-    def edit(self, before: bytes | None) -> bytes | None:
-        return self.data
 
 
 def _gist(letter: bytes) -> tuple[object, object]:
@@ -310,34 +339,19 @@ class GiveUp(TaskEdit):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PutAway(Edit):
+class PutAway(Remove):
     """Remove the story of a task that is not set aside any more; the journal keeps it."""
 
     kind: ClassVar[Kind] = "task"
     verb: ClassVar[str] = "put_away"
 
-    def holds(self, before: bytes | None) -> bool:
-        return before is not None
-
-    def edit(self, before: bytes | None) -> bytes | None:
-        return None
-
 
 @dataclass(frozen=True, kw_only=True)
-class Lend(Edit):
+class Lend(Replace):
     """Give a lease to its new owner, or to the same one for longer; its line's number is the fencing token."""
 
     kind: ClassVar[Kind] = "lease"
     verb: Literal["acquired", "renewed", "taken_over"]  # type: ignore[misc]  # one change of one file, three turns
-    judged: str | None
-    """The digest of the lease that was there and is renewed or over; None if there was none."""
-    data: bytes
-
-    def holds(self, before: bytes | None) -> bool:
-        return digest(before) == self.judged
-
-    def edit(self, before: bytes | None) -> bytes | None:
-        return self.data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -445,35 +459,19 @@ class Keep(Action):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quarantine(Edit):
+class Quarantine(Make):
     """Put a copy of what cannot be right aside, before anything is done about it."""
 
     kind: ClassVar[Kind] = "state"
     verb: ClassVar[str] = "quarantined"
-    data: bytes
-
-    def holds(self, before: bytes | None) -> bool:
-        return before is None
-
-    def edit(self, before: bytes | None) -> bytes | None:
-        return self.data
 
 
 @dataclass(frozen=True, kw_only=True)
-class Restore(Edit):
+class Restore(Replace):
     """Put a good content in the place of a broken one, or, with None, nothing."""
 
     kind: ClassVar[Kind] = "state"
     verb: ClassVar[str] = "restored"
-    judged: str | None
-    """The digest of the content that was judged; None if there was no file."""
-    data: bytes | None
-
-    def holds(self, before: bytes | None) -> bool:
-        return digest(before) == self.judged
-
-    def edit(self, before: bytes | None) -> bytes | None:
-        return self.data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -493,32 +491,19 @@ class CutTail(Repair):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Snap(Edit):
+class Snap(Make):
     """Save the execution state as it is."""
 
     kind: ClassVar[Kind] = "state"
     verb: ClassVar[str] = "snapshotted"
-    data: bytes
-
-    def holds(self, before: bytes | None) -> bool:
-        return before is None
-
-    def edit(self, before: bytes | None) -> bytes | None:
-        return self.data
 
 
 @dataclass(frozen=True, kw_only=True)
-class DropSnapshot(Edit):
+class DropSnapshot(Remove):
     """Remove a snapshot that newer ones have outlived."""
 
     kind: ClassVar[Kind] = "state"
     verb: ClassVar[str] = "pruned"
-
-    def holds(self, before: bytes | None) -> bool:
-        return before is not None
-
-    def edit(self, before: bytes | None) -> bytes | None:
-        return None
 
 
 # -- the daemon itself ------------------------------------------------------------------------------------------
