@@ -141,7 +141,8 @@ class Runner:
         self.tasks = TasksWatcher(
             lambda: self.config, self.roster, self.agents.living, self.store, rooms.census, self.queue, rooms.clock
         )
-        self.watchers: tuple[Watcher, ...] = (self.agents, self.sessions, self.tasks, self.leases, self.state)
+        # the state is looked at, and saved, before anybody changes something in it
+        self.watchers: tuple[Watcher, ...] = (self.state, self.agents, self.sessions, self.tasks, self.leases)
         self.bells = {watcher.name: Bell() for watcher in self.watchers}
         self.pulses = {watcher.name: Pulse() for watcher in self.watchers}
         self.started_at = rooms.clock.now()
