@@ -18,6 +18,7 @@ from conftest import Children, wait_until
 from yolo_supervisor.actions import Died
 from yolo_supervisor.files import Disk, file_lock
 from yolo_supervisor.journal import SEGMENTS, SIZE, Damage, History, Journal, entry, history, seal, segments, unseal
+from yolo_supervisor.memory import Memory
 
 AT = datetime(2026, 11, 22, 20, 55, 10, tzinfo=UTC)
 TASK = "session-85d6cfb4/1"
@@ -324,6 +325,14 @@ def test_a_death_is_told_until_the_agent_is_registered_again(world: World) -> No
 
     assert seen == [False, True, False, True]
     assert not journal.memory.told("dev-2", "died", since="registered")
+
+
+def test_a_line_that_stands_in_two_segments_counts_once() -> None:
+    memory = Memory()
+    for _ in range(2):
+        memory.learn({"seq": 1, **told("requeued")})
+
+    assert memory.requeues[TASK] == 1
 
 
 def test_what_was_told_of_an_agent_is_forgotten_with_it(world: World) -> None:

@@ -448,6 +448,29 @@ def test_a_deed_that_a_crash_cut_off_is_closed_by_the_first_recovery_and_left_by
     next_run.close()
 
 
+def test_a_promise_whose_document_has_become_something_else_is_told_as_overtaken(project: Path, task: Path) -> None:
+    class Dying(Disk):
+        def rename(self, old: Path, new: Path) -> None:
+            if new == task:
+                raise KeyboardInterrupt
+            super().rename(old, new)
+
+    crashed, next_run = Store(project, disk=Dying()), Store(project)
+    crashed.open()
+    with pytest.raises(KeyboardInterrupt):
+        crashed.commit(requeue(task), "agents")
+    crashed.close()
+    task.unlink()
+    task.mkdir()
+
+    next_run.open()
+    recovery = next_run.recover()
+
+    assert recovery.overtaken == (f"requeued team/{task.stem}",)
+    assert next_run.journal.pending == {}
+    next_run.close()
+
+
 def test_recovery_of_a_store_that_is_well_changes_nothing(store: Store, task: Path) -> None:
     store.commit(requeue(task), "agents")
     store.note(DIED, "agents")
