@@ -7,10 +7,9 @@ from typing import Any, NoReturn
 
 import click
 
-from yolo_supervisor import config as configuration
 from yolo_supervisor.actions import Edit, GiveUp, PutAway, Redrive
 from yolo_supervisor.cli import EX_NO, EX_TEMPFAIL, Shared, entries, fail, out, out_json, shared
-from yolo_supervisor.cli.view import View
+from yolo_supervisor.cli.view import View, view_of
 from yolo_supervisor.files import glance
 from yolo_supervisor.formats import load_object, yolo
 from yolo_supervisor.journal import History
@@ -41,7 +40,7 @@ def list_letters(options: Shared) -> None:
     Example:
       yolo-supervisor dead-letter list --json
     """
-    view = _view(options)
+    view = view_of(options)
     letters = [{"id": each["id"], "subject": each.get("subject"), "why": each.get("why")} for each in _letters(view)]
     if options.json:
         out_json({"version": 1, "project": str(view.project), "dead_letters": letters})
@@ -63,7 +62,7 @@ def show(options: Shared, ident: str) -> None:
     Example:
       yolo-supervisor dead-letter show my-team/3
     """
-    view = _view(options)
+    view = view_of(options)
     letter = _letter(view, ident)
     told = [
         entry for entry in entries(History(view.store.paths.journal)) if entry["action"] not in ("told", "put_away")
@@ -90,7 +89,7 @@ def redrive(options: Shared, ident: str) -> None:
     Example:
       yolo-supervisor dead-letter redrive my-team/3
     """
-    view = _view(options)
+    view = view_of(options)
     letter = _letter(view, ident)
     task = _task(letter)
     view.store.open()
@@ -117,7 +116,7 @@ def drop(options: Shared, ident: str) -> None:
     Example:
       yolo-supervisor dead-letter drop my-team/3
     """
-    view = _view(options)
+    view = view_of(options)
     task = _task(_letter(view, ident))
     view.store.open()
     there = glance(task.path) is not None
@@ -186,8 +185,3 @@ def _task(letter: dict[str, Any]) -> Task:
 
 def _folder(view: View) -> Path:
     return view.store.paths.folder / "dead-letters"
-
-
-def _view(options: Shared) -> View:
-    project = options.project()
-    return View(project, configuration.load(project, options.config))

@@ -8,10 +8,9 @@ from typing import Any, NoReturn
 
 import click
 
-from yolo_supervisor import config as configuration
 from yolo_supervisor.actions import Lend, Release
 from yolo_supervisor.cli import EX_NO, EX_TEMPFAIL, Shared, fail, out, out_json, shared
-from yolo_supervisor.cli.view import View
+from yolo_supervisor.cli.view import View, view_of
 from yolo_supervisor.files import make_folder
 from yolo_supervisor.formats import yolo
 from yolo_supervisor.leases import Held
@@ -163,8 +162,7 @@ def list_leases(options: Shared) -> None:
     Example:
       yolo-supervisor lease list --json
     """
-    project = options.project()
-    view = View(project, configuration.load(project, options.config))
+    view = view_of(options)
     rows = [
         {
             "resource": held.lease.resource,
@@ -176,7 +174,7 @@ def list_leases(options: Shared) -> None:
         for held in view.leases.all(view.now)
     ]
     if options.json:
-        out_json({"version": 1, "project": str(project), "leases": rows})
+        out_json({"version": 1, "project": str(view.project), "leases": rows})
         return
     for row in rows:
         out(f"{row['resource']}  held by {row['owner']}  {row['left_s']:g} s left")
@@ -191,5 +189,4 @@ def _view(options: Shared, resource: str, owner: str) -> View:
         yolo.lease_file(resource)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    project = options.project()
-    return View(project, configuration.load(project, options.config))
+    return view_of(options)

@@ -8,10 +8,9 @@ from typing import Any
 
 import click
 
-from yolo_supervisor import config as configuration
 from yolo_supervisor.actions import Quarantine, Restore
 from yolo_supervisor.cli import EX_DATAERR, EX_NO, EX_TEMPFAIL, Shared, fail, out, out_json, shared
-from yolo_supervisor.cli.view import View, carry_out
+from yolo_supervisor.cli.view import View, carry_out, view_of
 from yolo_supervisor.files import digest, read
 from yolo_supervisor.formats import load_object, yolo
 from yolo_supervisor.formats.snapshots import Snapshot
@@ -46,7 +45,7 @@ def save(options: Shared, role: str | None) -> None:
     Example:
       yolo-supervisor snapshot save --role dev
     """
-    view = _view(options)
+    view = view_of(options)
     state = _state(view)
     if state is None:
         fail(EX_DATAERR, "the execution state is missing or broken: yolo-supervisor state verify tells more")
@@ -69,7 +68,7 @@ def list_snapshots(options: Shared) -> None:
     Example:
       yolo-supervisor snapshot list --json
     """
-    view = _view(options)
+    view = view_of(options)
     found = [_row(path, each) for path, each in reversed(Snapshots(view.store.paths).all())]
     if options.json:
         out_json({"version": 1, "project": str(view.project), "snapshots": found})
@@ -96,7 +95,7 @@ def restore(options: Shared, ident: str | None, role: str | None, phase: str | N
       yolo-supervisor snapshot restore --role dev --phase 3
       yolo-supervisor snapshot restore 3-20260224T110957.json
     """
-    view = _view(options)
+    view = view_of(options)
     snapshots = Snapshots(view.store.paths)
     if ident is None:
         wanted = snapshots.best(phase, role or snapshots.active_role())
@@ -134,11 +133,6 @@ def restore(options: Shared, ident: str | None, role: str | None, phase: str | N
         fail(EX_TEMPFAIL, "the execution state is being written to: try again")
     answer = {"result": "restored", "id": wanted.name, "path": str(path)}
     out_json(answer) if options.json else out(f"restored {path} from {wanted.name}")
-
-
-def _view(options: Shared) -> View:
-    project = options.project()
-    return View(project, configuration.load(project, options.config))
 
 
 def _state(view: View) -> dict[str, Any] | None:

@@ -6,10 +6,9 @@ from typing import Any
 
 import click
 
-from yolo_supervisor import config as configuration
 from yolo_supervisor.actions import Escalate
 from yolo_supervisor.cli import EX_NO, EX_TEMPFAIL, Shared, fail, out, out_json, shared
-from yolo_supervisor.cli.view import View, carry_out
+from yolo_supervisor.cli.view import carry_out, view_of
 from yolo_supervisor.store import Outcome
 from yolo_supervisor.watchers.state import Broken, Look, decide
 
@@ -36,7 +35,7 @@ def verify(options: Shared) -> None:
       yolo-supervisor state verify
       yolo-supervisor state verify --json | jq '.files[] | select(.flaw)'
     """
-    view = _view(options)
+    view = view_of(options)
     watcher = view.state()
     look = watcher.look(view.now, 0.0)
     flaws = {each.key: (each.flaw, _plan(each)) for each in look.broken}
@@ -89,7 +88,7 @@ def recover(options: Shared) -> None:
       yolo-supervisor state recover
       yolo-supervisor state recover --json
     """
-    view = _view(options)
+    view = view_of(options)
     look = view.state().look(view.now, 0.0)
     view.store.open()
     view.store.recover()
@@ -109,8 +108,3 @@ def recover(options: Shared) -> None:
             out("nothing is broken")
     if any(each["result"] == "left" for each in done):
         raise SystemExit(EX_NO)
-
-
-def _view(options: Shared) -> View:
-    project = options.project()
-    return View(project, configuration.load(project, options.config))

@@ -7,10 +7,9 @@ from typing import Any, NoReturn
 
 import click
 
-from yolo_supervisor import config as configuration
 from yolo_supervisor.actions import Claim, Complete, Escalate, Hand, TaskEdit
 from yolo_supervisor.cli import EX_NO, EX_TEMPFAIL, Shared, fail, out, out_json, shared
-from yolo_supervisor.cli.view import View
+from yolo_supervisor.cli.view import View, view_of
 from yolo_supervisor.files import glance
 from yolo_supervisor.formats import tasks
 from yolo_supervisor.records import Task, iso
@@ -46,7 +45,7 @@ def list_tasks(options: Shared) -> None:
     Example:
       yolo-supervisor task list --json
     """
-    view = _view(options)
+    view = view_of(options)
     rows = view.tasks_json()
     if options.json:
         out_json({"version": 1, "project": str(view.project), "tasks": rows})
@@ -170,7 +169,7 @@ def requeue(options: Shared, ident: str) -> None:
 def _find(options: Shared, ident: str, owner: str) -> tuple[View, Task]:
     if not owner.strip() or owner == tasks.SET_ASIDE:
         raise click.UsageError(f"--owner {owner!r} is no name of an agent")
-    view = _view(options)
+    view = view_of(options)
     found = [task for task in view.tasks() if ident in (task.id, task.number)]
     if not found:
         fail(EX_NO, f"there is no task {ident}: yolo-supervisor task list shows those that there are")
@@ -201,8 +200,3 @@ def _conflict(options: Shared, task: Task, owner: str | None, why: str) -> NoRet
         out_json(answer)
         raise SystemExit(EX_NO)
     fail(EX_NO, f"{task.id}: {why}")
-
-
-def _view(options: Shared) -> View:
-    project = options.project()
-    return View(project, configuration.load(project, options.config))

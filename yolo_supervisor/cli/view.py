@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from yolo_supervisor import config as configuration
 from yolo_supervisor.actions import Edit, Keep, Note
 from yolo_supervisor.census import Census
+from yolo_supervisor.cli import Shared
 from yolo_supervisor.clock import SystemClock
 from yolo_supervisor.config import Config
 from yolo_supervisor.files import glance
@@ -149,6 +151,12 @@ class View:
             }
             for session in look.sessions
         ]
+
+
+def view_of(options: Shared) -> View:
+    """The project that the command line means. ConfigError if its configuration cannot be used."""
+    project = options.project()
+    return View(project, configuration.load(project, options.config))
 
 
 def carry_out(store: Store, remedy: Remedy) -> Outcome:
