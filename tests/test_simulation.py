@@ -7,19 +7,22 @@ processes are made up, its time is virtual, so that half an hour takes a second 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import itertools
 import json
 import os
 import random
 import selectors
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import anyio
 import anyio.abc
@@ -27,30 +30,47 @@ import pytest
 import structlog.testing
 
 from conftest import write_task
-from yolo_supervisor import census, clock, files, roster, runner
-from yolo_supervisor.actions import DropPids, Forget, Register
+from yolo_supervisor.actions import Claim, Complete, DropPids, Forget, GiveUp, PutAway, Redrive, Register, Release
 from yolo_supervisor.census import Census
-from yolo_supervisor.config import Config
+from yolo_supervisor.config import Config, TasksConfig
 from yolo_supervisor.files import Disk
-from yolo_supervisor.formats import load_object, supervisor, tasks, yolo
+from yolo_supervisor.formats import claude, load_object, supervisor, tasks, yolo
 from yolo_supervisor.journal import Journal, history
 from yolo_supervisor.kernel import Facts, LinuxHandle
+from yolo_supervisor.leases import Held, Leases
 from yolo_supervisor.processes import Processes
-from yolo_supervisor.records import Agent, ProcessId
+from yolo_supervisor.queue import letter_file
+from yolo_supervisor.records import Agent, ProcessId, Task
 from yolo_supervisor.runner import Rooms, Runner
-from yolo_supervisor.store import Paths, Store
+from yolo_supervisor.store import Outcome, Paths, Store
 from yolo_supervisor.tmux import Tmux
+from yolo_supervisor.watchers.leases import LeasesWatcher
+
+T = TypeVar("T")
 
 LIVES = int(os.environ.get("SIMULATED_LIVES", "6"))
-ROUNDS, DEEDS = 4, 150
+ROUNDS, DEEDS = 4, 180
+CONFIG = Config(tasks=TasksConfig(interval_s=10.0, idle_limit_s=40.0))
 KNOWN_S = 12.0
 """Whoever has lived this long under one and the same supervisor, that knows of him."""
 
-PATIENCE_S = Config().state.interval_s + Config().state.settle_s + 1.0
+PATIENCE_S = CONFIG.state.interval_s + CONFIG.state.settle_s + 1.0
 """So long a critical file may be broken, or a sound one unknown, under one and the same supervisor."""
+
+ORPHANED_S = CONFIG.agents.interval_s + CONFIG.processes.grace_s + CONFIG.tasks.backoff_s + 5.0
+"""So long a task may stay with the dead, under one and the same supervisor."""
+
+IDLE_S = CONFIG.tasks.idle_limit_s
+SILENT_S = IDLE_S + 2 * CONFIG.tasks.interval_s + CONFIG.tasks.backoff_s
+"""So long it may stay with those who show no sign of life, or whom nobody knows."""
+
+LENT_S = CONFIG.leases.interval_s + 2.0
+"""So long a lease may outlive its time, under one and the same supervisor."""
 
 BOOT = "machine/boot/1"
 TEAM = ("dev-1", "dev-2", "dev-3", "dev-4", "dev-5")
+GUESTS = ("guest-1", "guest-2")
+DAY_S = 86400.0
 
 
 # -- time ---------------------------------------------------------------------------------------------------------
@@ -69,6 +89,9 @@ class Time:
 
     def time(self) -> float:
         return self.s + self.wall_s
+
+    def time_ns(self) -> int:
+        return int(self.time() * 1e9)
 
     def now(self) -> datetime:
         return datetime.fromtimestamp(self.time(), UTC)
@@ -119,6 +142,10 @@ class Process:
     loose: bool = False
     """Its parent is gone too: who comes now cannot know any more where it belongs."""
     over: bool = False
+    hangs_s: float | None = None
+    """Since when its processor time stands still, and that of all that works for it."""
+    heard_s: float = 0.0
+    """When last something that works for it began or ended, or itself went on."""
     holds: list[int] = field(default_factory=list)
 
     @property
@@ -179,7 +206,12 @@ class Machine:
         self._newest = pid
         process = Process(pid, parent, int(self._time.s * 100), argv, kind, self._time.s, **more)
         self.table[pid] = process
+        self._stir(process)
         return process
+
+    def _stir(self, process: Process) -> None:
+        if process.worker is not None:
+            process.worker.process.heard_s = self._time.s
 
     def _pids_from(self, first: int) -> Iterator[int]:
         yield from range(first, 400)
@@ -194,6 +226,7 @@ class Machine:
             child.parent = 1
             child.loose |= process.kind == "tool"
         process.over = True
+        self._stir(process)
         for fd in process.holds:
             os.eventfd_write(fd, 1)
         if reaped:
@@ -225,7 +258,8 @@ class Machine:
         found = self.table.get(pid)
         if found is None:
             return None
-        used = int(self._time.s * 100)  # everybody is at work all the time
+        hangs_s = found.worker.process.hangs_s if found.worker else None
+        used = int((self._time.s if hangs_s is None else hangs_s) * 100)  # all others are at work all the time
         return Facts(pid, found.parent, found.started, found.over, Path(found.argv[0]).name, used)
 
     def pids(self) -> list[int]:
@@ -279,9 +313,10 @@ class Killed(BaseException):
 class MortalDisk(Disk):
     """A disk that nothing reaches any more once its user was killed, in the middle of an operation perhaps."""
 
-    def __init__(self, lives: float = float("inf")) -> None:
+    def __init__(self, stamp: Callable[[Path], None], lives: float = float("inf")) -> None:
         self.lives = lives
         """How many operations are left to it."""
+        self._stamp = stamp
 
     def _live(self) -> None:
         self.lives -= 1
@@ -312,22 +347,27 @@ class MortalDisk(Disk):
     def rename(self, old: Path, new: Path) -> None:
         self._live()
         super().rename(old, new)
+        self._stamp(new)
 
     def link(self, old: Path, new: Path) -> None:
         self._live()
         super().link(old, new)
+        self._stamp(new)
 
     def unlink(self, path: Path) -> None:
         self._live()
         super().unlink(path)
+        self._stamp(path)
 
     def mkdir(self, path: Path, mode: int = 0o700) -> None:
         self._live()
         super().mkdir(path, mode)
+        self._stamp(path)
 
     def rmdir(self, path: Path) -> None:
         self._live()
         super().rmdir(path)
+        self._stamp(path)
 
 
 class Supervision:
@@ -335,7 +375,7 @@ class Supervision:
 
     def __init__(self, world: World) -> None:
         self.since_s = world.time.s
-        self.disk = MortalDisk()
+        self.disk = MortalDisk(world.stamp)
         self.over = False
         self._scope = anyio.CancelScope()
         self._world = world
@@ -343,7 +383,7 @@ class Supervision:
     async def run(self) -> None:
         world, processes = self._world, Processes(self._world.machine)
         rooms = Rooms(world.time, processes, Census(processes), Tmux(world.time))
-        runner = Runner(world.project, Config(), rooms, {"HOME": str(world.home)})
+        runner = Runner(world.project, CONFIG, rooms, {"HOME": str(world.home)})
         runner.store.disk = runner.store.journal._disk = self.disk
 
         def sampled(changed: bool) -> None:
@@ -391,10 +431,16 @@ class Worker:
     shown_s: float = 0.0
     known: bool = False
     forgotten: bool = False
+    far: bool = False
+    """It works on another machine, and nobody here knows it."""
 
     @property
     def alive(self) -> bool:
         return not self.process.over
+
+    @property
+    def hangs(self) -> bool:
+        return self.process.hangs_s is not None
 
     def __repr__(self) -> str:
         state = "alive" if self.alive else "dead"
@@ -409,7 +455,17 @@ class Paper:
     said: dict[str, Any]
     writer: Worker | None = None
     written_s: float = 0.0
+    heard_s: float = 0.0
+    """When its writer last showed, by it or for it, that it is at work."""
+    minded_s: float = 0.0
+    """Until when somebody was at work on it, or nobody could know that it is not so."""
     torn: bool = False
+    begun: int = 0
+    """How often somebody has begun to work on it."""
+    token: int = 0
+    """Of the newest claim that was made through the store."""
+    attempts: int = 0
+    """How often it was given back since it was made or redriven."""
     given_back: int = 0
     untold: int = 0
     """How often it was given back by one who died over it, and was changed before another could see that."""
@@ -419,10 +475,67 @@ class Paper:
     def key(self) -> str:
         return f"{self.path.parent.name}/{self.path.stem}"
 
+    @property
+    def state(self) -> tuple[str, str | None]:
+        return self.said["status"], self.said.get("owner")
+
+    @property
+    def aside(self) -> bool:
+        return self.state == ("pending", tasks.SET_ASIDE)
+
     def changes(self) -> None:
         """Somebody is about to write it."""
         self.untold += self.unsettled
         self.unsettled = False
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A claim that was made through the store; ``number`` is the task's attempt that it began."""
+
+    paper: Paper
+    worker: Worker
+    token: int
+    number: int
+
+    @property
+    def newest(self) -> bool:
+        """Whether nobody is at the task but its owner, by this very claim."""
+        return self.token == self.paper.token and self.number == self.paper.begun
+
+    @property
+    def at_work(self) -> bool:
+        return self.newest and self.paper.state == ("in_progress", self.worker.name)
+
+    @property
+    def may_finish(self) -> bool:
+        return self.at_work or (self.token == self.paper.token and self.paper.state == ("pending", None))
+
+
+@dataclass(eq=False)
+class Grant:
+    """The place of a lease's file, as its last writer left it."""
+
+    path: Path
+    resource: str
+    data: bytes | None = None
+    holder: Worker | None = None
+    ttl_s: int = 0
+    given_s: float = 0.0
+    lent: bool = False
+    """Through the store, not by the plugin."""
+    token: int = 0
+    """The newest that was ever given for it."""
+    shown_s: float = 0.0
+    """Since when nothing hides it."""
+    jumped_s: float | None = None
+    """When the wall clock was set while it was held."""
+    seen_by: Supervision | None = None
+    """Who had judged it before."""
+
+    @property
+    def ends_s(self) -> float:
+        return self.given_s + self.ttl_s
 
 
 @dataclass(eq=False)
@@ -455,6 +568,11 @@ class World:
         self.machine = Machine(self.time, pidfds, self.home, self.project, self.wrong)
         self.workers: list[Worker] = []
         self.papers: list[Paper] = []
+        self.guests = [Worker(name, "red", Process(0, 0, 0, [name], "agent", 0.0), 0.0, far=True) for name in GUESTS]
+        self.attempts: list[Attempt] = []
+        self.dropped: list[Path] = []
+        self.touched: dict[Path, float] = {}
+        """When the supervisor, or a person by its store, has last changed what is there."""
         self.garbled: dict[Path, bytes] = {}
         self.locked: dict[Path, float] = {}
         self.supervision: Supervision | None = None
@@ -467,8 +585,16 @@ class World:
         self.ledgers = [Ledger(self.planning / name) for name in (".execution-state.json", "config.json", "STATE.md")]
         for ledger in self.ledgers:
             self.write_ledger(ledger)
-        for number in range(6):
-            self.paper("red", number)
+        self.locks = self.planning / ".locks"
+        self.locks.mkdir()
+        self.grants = [Grant(self.locks / yolo.lease_file(name), name) for name in ("src/a.py", "src/b.py", "docs")]
+        member = {"agentId": "lead@red", "name": "lead", "cwd": str(self.project), "tmuxPaneId": "%1"}
+        self.write(
+            self.claude / "teams" / "red" / "config.json", json.dumps({"name": "red", "members": [member]}).encode()
+        )
+        self._numbers = itertools.count()
+        for _ in range(6):
+            self.paper("red")
 
     def tell(self, text: str) -> None:
         self.story.append(f"{self.time.s:9.2f}  {text}")
@@ -498,9 +624,11 @@ class World:
         deeds = {
             self.hire: 8, self.lead: 3, self.register: 2, self.crash: 7, self.crash_all: 1, self.forget: 1,
             self.claim: 16, self.resume: 8, self.finish: 6, self.write_slowly: 5, self.garble: 4, self.mend: 4,
+            self.claim_by_token: 8, self.beat: 8, self.complete: 5, self.visit: 3, self.hang: 5, self.wake: 3,
+            self.redrive: 2, self.drop: 1, self.take_lease: 4, self.borrow: 6, self.hand_in: 2,
             self.work: 12, self.use_background: 5, self.end_tool: 4, self.stranger: 6, self.reuse_pid: 6, self.reap: 6,
             self.start_supervisor: 14, self.stop_supervisor: 2, self.kill_supervisor: 3,
-            self.kill_supervisor_at_work: 6, self.jump: 2, self.write_ledger: 12, self.break_ledger: 9,
+            self.kill_supervisor_at_work: 6, self.jump: 4, self.write_ledger: 12, self.break_ledger: 9,
         }  # fmt: skip
         for _ in range(ROUNDS):
             for deed in self.chance.choices(list(deeds), list(deeds.values()), k=DEEDS):
@@ -521,8 +649,8 @@ class World:
         return self.chance.choice(found) if found else None
 
     def living(self, awake: bool = True) -> list[Worker]:
-        """``awake``: no client is at work in its first seconds."""
-        return [w for w in self.workers if w.alive and not (awake and self.time.s - w.born_s < 2.0)]
+        """``awake``: no client is at work in its first seconds, nor while it hangs."""
+        return [w for w in self.workers if w.alive and not (awake and (self.time.s - w.born_s < 2.0 or w.hangs))]
 
     def tools(self) -> list[Process]:
         return [process for process in self.machine.table.values() if process.kind == "tool" and not process.over]
@@ -572,8 +700,8 @@ class World:
         ]  # fmt: skip
         config = {"name": team, "leadAgentId": f"team-lead@{team}", "leadSessionId": session, "members": members}
         self.write(self.claude / "teams" / team / "config.json", json.dumps(config).encode())
-        for number in range(2):
-            self.paper(team, number)
+        for _ in range(2):
+            self.paper(team)
         self.join("team-lead", team, process)
         self.join("mate", team, process)
 
@@ -591,11 +719,22 @@ class World:
         self.person(lambda store: store.commit(Register(key=agent.id, path=path, agent=agent, reason="asked"), "cli"))
         worker.born_s = self.time.s
 
-    def person(self, deed: Callable[[Store], object]) -> None:
-        store = Store(self.project, self.time, MortalDisk())
-        store.open()
-        deed(store)
-        store.close()
+    def person(self, deed: Callable[[Store], T]) -> T:
+        """One calls the program: it is another process, and reads the journal from its beginning."""
+        with contextlib.closing(Store(self.project, self.time, MortalDisk(self.stamp))) as store:
+            store.open()
+            return deed(store)
+
+    def hang(self, worker: Worker | None = None) -> None:
+        """One goes on living, and does nothing any more."""
+        if worker := worker or self.some(self.living()):
+            worker.process.hangs_s = self.time.s
+            self.tell(f"{worker} hangs")
+
+    def wake(self, worker: Worker | None = None) -> None:
+        if worker := worker or self.some([w for w in self.living(awake=False) if w.hangs]):
+            worker.process.hangs_s, worker.process.heard_s = None, self.time.s
+            self.tell(f"{worker} goes on")
 
     def crash(self) -> None:
         if worker := self.some(self.living(awake=False)):
@@ -642,15 +781,24 @@ class World:
 
     # -- deeds: tasks --------------------------------------------------------------------------------------------
 
-    def paper(self, team: str, number: int) -> None:
-        metadata = {"x-unknown": [number, {"deep": True}]}
-        path = write_task(self.claude, team, number, metadata=metadata)
-        self.papers.append(Paper(path, json.loads(path.read_text())))
+    def paper(self, team: str) -> Paper:
+        number = next(self._numbers)
+        path = write_task(self.claude, team, number, metadata={"x-unknown": [number, {"deep": True}]})
+        self.stamp(path)
+        paper = Paper(path, json.loads(path.read_text()))
+        self.papers.append(paper)
+        return paper
 
     def write(self, path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         os.utime(path, (self.time.time(), self.time.time()))
+        self.stamp(path)
+
+    def stamp(self, path: Path) -> None:
+        """Something was made, replaced or removed there, at this very time."""
+        self.touched[path] = self.time.s
+        os.utime(path.parent, (self.time.time(), self.time.time()))
 
     def lock(self, paper: Paper) -> Path | None:
         """The client's lock of the file, if it can be had; one that nobody has refreshed for long is no lock."""
@@ -670,8 +818,14 @@ class World:
             paper.changes()
             self.write(paper.path, json.dumps(said, indent=2).encode())
             lock.rmdir()
-            paper.said, paper.writer, paper.written_s = said, worker, self.time.s
+            self.writes(paper, worker, said)
             self.tell(f"{paper.key} is {status} by {worker}")
+
+    def writes(self, paper: Paper, worker: Worker, said: dict[str, Any]) -> None:
+        paper.said, paper.writer, paper.written_s, paper.heard_s = said, worker, self.time.s, self.time.s
+        paper.begun += said["status"] == "in_progress"
+        if said["status"] == "completed":
+            self.paper(paper.path.parent.name)  # there is always more to do
 
     def legible(self, team: str | None = None) -> list[Paper]:
         papers = [paper for paper in self.papers if not paper.torn and paper.path not in self.garbled]
@@ -722,7 +876,7 @@ class World:
         if worker.alive:
             self.write(paper.path, whole)
             lock.rmdir()
-            paper.torn, paper.written_s = False, self.time.s
+            paper.torn, paper.written_s, paper.heard_s = False, self.time.s, self.time.s
             self.tell(f"{worker} has written {paper.key}")
 
     def garble(self, path: Path | None = None) -> None:
@@ -732,6 +886,7 @@ class World:
             found += sorted(folder.glob("*.json"))
         found += sorted((self.claude / "teams").glob("*/config.json"))
         found += self.planning.glob(".agent-pids")
+        found += [grant.path for grant in self.grants if grant.data]
         path = path or self.some([path for path in found if path not in self.garbled])
         if path is not None:
             self.garbled[path] = path.read_bytes()
@@ -751,7 +906,189 @@ class World:
             before = self.garbled.pop(path)
             if path.exists() and load_object(path.read_bytes()) is None:
                 self.write(path, before)
+            for grant in self.grants:
+                if grant.path == path:
+                    grant.shown_s, grant.seen_by = self.time.s, None
+                    grant.data = grant.data if path.exists() else None  # a broken lease is worth nothing
             self.tell(f"{path.parent.name}/{path.name} is mended")
+
+    # -- deeds: tasks, by the store ----------------------------------------------------------------------------
+
+    def judged(self, what: str, outcome: Outcome, may: bool, untold: bool = False) -> bool:
+        """Whether it was done; it must have been if it ``may``, unless somebody held a lock, and else must not."""
+        self.tell(f"{what}: {outcome}")
+        if outcome is not Outcome.BUSY and (outcome is Outcome.DONE) is not may and not untold:
+            self.wrong(f"{what}: {outcome}")
+        return outcome is Outcome.DONE
+
+    def task(self, paper: Paper) -> Task:
+        found = claude.task(paper.path.read_bytes(), paper.path.parent.name, paper.path)
+        assert found is not None
+        return found
+
+    def claim_by_token(self) -> None:
+        """Any task, free or not."""
+        worker = self.some([*self.living(), *self.guests])
+        if worker and (paper := self.some(self.legible(worker.team))):
+            self.claims(worker, paper)
+
+    def claims(self, worker: Worker, paper: Paper) -> Attempt | None:
+        may = paper.state == ("pending", None)
+        clock = {"since_s": self.time.s, "boot": BOOT}
+        action = Claim(
+            key=paper.key, task=self.task(paper), owner=worker.name, reason="asked",
+            evidence={"owner": worker.name, **clock},
+        )  # fmt: skip
+
+        def deed(store: Store) -> Attempt | None:
+            paper.changes()
+            if not self.judged(f"{worker} claims {paper.key}", store.commit(action, "cli"), may):
+                return None
+            token = int(store.journal.memory.claims[paper.key]["token"])
+            if token <= paper.token:
+                self.wrong(f"{paper.key} had token {paper.token}, and now {token}")
+            self.writes(paper, worker, {**paper.said, "status": "in_progress", "owner": worker.name})
+            paper.token = token
+            return Attempt(paper, worker, token, paper.begun)
+
+        attempt = self.person(deed)
+        self.attempts += [attempt] if attempt else []
+        return attempt
+
+    def trials(self) -> list[Attempt]:
+        """The claims of those who can still show that they are at it, or finish it."""
+        able, there = [*self.living(), *self.guests], self.legible()
+        return [each for each in self.attempts[-20:] if each.worker in able and each.paper in there]
+
+    def beat(self, attempt: Attempt | None = None) -> None:
+        """One shows that it is at its task, as ``task heartbeat`` does it."""
+        attempt = attempt or self.some(self.trials())
+        if attempt is None:
+            return
+        paper, may = attempt.paper, attempt.at_work
+        its_own = paper.state == ("in_progress", attempt.worker.name)
+        beaten = self.person(
+            lambda store: its_own and store.beat(paper.key, attempt.token, self.time.s, BOOT)
+        )
+        self.tell(f"{attempt.worker} beats for {paper.key}: {beaten}")
+        if beaten is not may and not paper.untold:
+            self.wrong(f"a heartbeat of {attempt} was {'taken' if beaten else 'refused'}")
+        paper.heard_s = self.time.s if beaten else paper.heard_s
+
+    def complete(self, attempt: Attempt | None = None) -> None:
+        """One finishes a task by its token, however late."""
+        attempt = attempt or self.some(self.trials())
+        if attempt is None:
+            return
+        paper, worker = attempt.paper, attempt.worker
+        action = Complete(
+            key=paper.key, task=self.task(paper), owner=worker.name, token=attempt.token, reason="asked",
+            evidence={"owner": worker.name, "token": attempt.token},
+        )  # fmt: skip
+        may = attempt.may_finish
+        paper.changes()
+        outcome = self.person(lambda store: store.commit(action, "cli"))
+        if self.judged(f"{worker} finishes {paper.key} by token {attempt.token}", outcome, may, paper.untold > 0):
+            paper.attempts = 0
+            self.writes(paper, worker, {**paper.said, "status": "completed", "owner": worker.name})
+
+    def visit(self) -> None:
+        """One from another machine takes a task as its client does it."""
+        guest = self.some(self.guests)
+        if paper := self.some([p for p in self.legible(guest.team) if p.state == ("pending", None)]):
+            self.change(paper, guest, "in_progress")
+
+    def redrive(self) -> None:
+        """A person puts a dead letter back into the queue."""
+        if paper := self.some([paper for paper in self.legible() if paper.aside]):
+            action = Redrive(key=paper.key, task=self.task(paper), reason="asked")
+            if self.judged(f"a person redrives {paper.key}", self.commit_on(paper, action), True):
+                paper.said = {key: value for key, value in paper.said.items() if key != "owner"}
+                paper.attempts = 0
+
+    def drop(self) -> None:
+        """A person gives a dead letter up."""
+        if paper := self.some([paper for paper in self.legible() if paper.aside]):
+            action = GiveUp(key=paper.key, task=self.task(paper), reason="asked")
+            if self.judged(f"a person drops {paper.key}", self.commit_on(paper, action), True):
+                self.papers.remove(paper)
+                self.dropped.append(paper.path)
+                self.paper(paper.path.parent.name)
+
+    def commit_on(self, paper: Paper, action: Redrive | GiveUp) -> Outcome:
+        away = PutAway(key=paper.key, path=self.letter(paper), reason="asked")
+
+        def deed(store: Store) -> Outcome:
+            paper.changes()
+            outcome = store.commit(action, "cli")
+            if outcome is Outcome.DONE and store.commit(away, "cli") is not Outcome.DONE:
+                self.wrong(f"{paper.key} was set aside without a letter")
+            return outcome
+
+        return self.person(deed)
+
+    def letter(self, paper: Paper) -> Path:
+        return self.paths.folder / "dead-letters" / letter_file(paper.key)
+
+    # -- deeds: leases -------------------------------------------------------------------------------------------
+
+    def at_hand(self) -> Grant | None:
+        found: Grant | None = self.some([grant for grant in self.grants if grant.path not in self.garbled])
+        return found
+
+    def take_lease(self) -> None:
+        """One takes a lease that is free, or renews its own, as the plugin does it."""
+        worker, grant = self.some(self.living()), self.at_hand()
+        if worker and grant and (grant.holder is None or grant.holder.name == worker.name):
+            self.takes(worker, grant, self.chance.choice((5, 30, 120)))
+
+    def takes(self, worker: Worker, grant: Grant, ttl_s: int) -> None:
+        self.write(grant.path, yolo.dump_lease(grant.resource, worker.name, self.time.now(), ttl_s))
+        self.holds(worker, grant, ttl_s, lent=False)
+
+    def holds(self, worker: Worker, grant: Grant, ttl_s: int, lent: bool) -> None:
+        grant.data, grant.holder, grant.ttl_s, grant.lent = grant.path.read_bytes(), worker, ttl_s, lent
+        grant.given_s, grant.jumped_s, grant.seen_by = self.time.s, None, None
+        self.tell(f"{worker} holds {grant.resource} for {ttl_s} s{', by the store' * lent}")
+
+    def borrow(self) -> None:
+        """One asks the store for a lease, whoever may have it."""
+        worker, grant = self.some(self.living()), self.at_hand()
+        if worker and grant:
+            self.borrows(worker, grant, self.chance.choice((5, 30, 120)))
+
+    def borrows(self, worker: Worker, grant: Grant, ttl_s: int) -> None:
+        own = grant.holder is not None and grant.holder.name == worker.name
+        free = grant.holder is None or own or self.time.s >= grant.ends_s
+        sure = grant.lent or (grant.jumped_s is None and not grant.ends_s <= self.time.s < grant.ends_s + 1.0)
+        before = grant.token if own and grant.lent else None
+
+        def deed(store: Store) -> None:
+            action = Leases(store, self.time, BOOT).lend(grant.resource, worker.name, ttl_s, self.time.now())
+            if isinstance(action, Held) is free and sure:
+                self.wrong(f"{worker} asked for {grant}, and was answered {action}")
+            if not isinstance(action, Held) and self.judged(f"{worker} borrows", store.commit(action, "cli"), True):
+                token = int(store.journal.memory.lent[str(grant.path)]["token"])
+                if token != before if before is not None else token <= grant.token:
+                    self.wrong(f"{grant.resource} had token {grant.token}, and now {token}")
+                grant.token = token
+                self.holds(worker, grant, ttl_s, lent=True)
+
+        self.person(deed)
+
+    def hand_in(self) -> None:
+        """One gives its lease back before its time."""
+        able = self.living()
+        if grant := self.some([g for g in self.grants if g.holder in able and g.path not in self.garbled]):
+            assert grant.holder is not None
+            if self.chance.random() < 0.4:
+                grant.path.unlink()
+                self.stamp(grant.path)
+            else:
+                action = Release(key=grant.resource, path=grant.path, owner=grant.holder.name, reason="asked")
+                self.person(lambda store: self.judged("handed in", store.commit(action, "cli"), True))
+            self.tell(f"{grant.holder} hands {grant.resource} in")
+            grant.data = grant.holder = None
 
     # -- deeds: the plugin's state -------------------------------------------------------------------------------
 
@@ -782,7 +1119,8 @@ class World:
 
     def work(self) -> None:
         """An agent, or one of its tools, starts a process."""
-        if parent := self.some([worker.process for worker in self.living()] + self.tools()):
+        tools = [tool for tool in self.tools() if not (tool.worker and tool.worker.hangs)]
+        if parent := self.some([worker.process for worker in self.living()] + tools):
             self.use_tool(parent)
 
     def use_tool(self, parent: Process, ears: Ears | None = None) -> Process:
@@ -838,9 +1176,15 @@ class World:
     def jump(self, s: float | None = None) -> None:
         """The wall clock is set; not twice while nobody supervises: nobody could know where it had been in between."""
         if self.supervised() or self.jumped_s < self.supervised_s:
-            self.time.wall_s += s or self.chance.choice((-86400.0, -7.0, 7.0, 3600.0))
+            s = s or self.chance.choice((-DAY_S, -7.0, 7.0, 3600.0, DAY_S))
+            self.time.wall_s += s
             self.jumped_s = self.time.s
-            self.tell("the wall clock jumps")
+            for grant in self.grants:
+                seen = self.seen_for_s(grant) > CONFIG.leases.interval_s + 1.0
+                if grant.jumped_s is None or grant.seen_by is not self.supervision:
+                    grant.seen_by = self.supervision if seen and grant.jumped_s is None else None
+                grant.jumped_s = self.time.s
+            self.tell(f"the wall clock jumps by {s} s")
 
     def let_loose(self) -> None:
         """What hangs on nothing any more was known to the last supervisor only."""
@@ -883,8 +1227,16 @@ class World:
     def look(self) -> None:
         for paper in self.legible():
             self.look_at(paper)
+        for paper in self.papers:
+            self.look_who_minds(paper)
+        for grant in self.grants:
+            if grant.path not in self.garbled:
+                self.look_at_lease(grant)
         for ledger in self.ledgers:
             self.look_at_ledger(ledger)
+        for path in self.dropped:
+            if path.exists():
+                self.wrong(f"{path} was dropped, and is there again")
         everyone: list[Worker | Process] = [*self.living(awake=False), *self.tools()]
         for each in everyone:
             if self.hidden(each):
@@ -896,8 +1248,10 @@ class World:
     def hidden(self, one: Worker | Process) -> bool:
         """Whether the file that tells of the agent cannot be read now."""
         worker = one if isinstance(one, Worker) else one.worker
-        pid = worker.process.pid if worker else 0
-        return any(path.name == f"{pid}.json" or f"~{pid}-" in path.name for path in self.garbled)
+        if worker is None:
+            return False
+        names = (f"{worker.process.pid}.json", f"~{worker.process.pid}-")
+        return any(path.name == names[0] or names[1] in path.name for path in self.garbled)
 
     def look_at(self, paper: Paper) -> None:
         said = load_object(paper.path.read_bytes()) if paper.path.exists() else None
@@ -905,20 +1259,81 @@ class World:
         if said == paper.said:
             return
         aside = said == {**back, "owner": tasks.SET_ASIDE}
-        if aside and not paper.given_back:
+        if aside and not paper.attempts:
             self.wrong(f"{paper.key} was set aside after its first attempt")
         if (not aside and said != back) or paper.said["status"] != "in_progress":
             self.wrong(f"{paper.key} said {paper.said}, and now {said}")
-        elif paper.writer and paper.writer.alive and not paper.writer.forgotten:
+        elif self.may_be_at(paper):
             self.wrong(f"{paper.key} was taken from {paper.writer}")
+        elif not aside and paper.attempts + 1 - paper.untold >= CONFIG.tasks.max_attempts:
+            self.wrong(f"{paper.key} was given back again after attempt {paper.attempts + 1}")
         elif aside:
             paper.said, paper.writer = dict(said or {}), None
             self.tell(f"{paper.key} was set aside")
         else:
             paper.said, paper.writer = back, None
+            paper.attempts += 1
             paper.given_back += 1
             paper.unsettled = not self.supervised()
             self.tell(f"{paper.key} was given back")
+
+    def may_be_at(self, paper: Paper) -> bool:
+        """Whether its writer may have been at work on it when it was taken from it."""
+        writer = paper.writer
+        if writer is None or not writer.alive:
+            return False
+        quiet_s = self.touched[paper.path] - max(paper.heard_s, writer.process.hangs_s or 0.0)
+        return not (writer.far or writer.hangs or writer.forgotten) or quiet_s < IDLE_S - 0.001
+
+    def left_s(self, paper: Paper) -> float | None:
+        """How long it may stay as it is; None where somebody is at work on it, or nobody could know that it is not so.
+
+        Whoever bears the name of its owner may be at it.
+        """
+        team = paper.path.parent.name
+        bearers = [
+            w for w in self.workers if (w.name, w.team) == (paper.said.get("owner"), team) and w.over_s >= paper.written_s
+        ]
+        told = self.claude / "teams" / team / "config.json"
+        unclear = {paper.path, told} & self.garbled.keys() or any(self.hidden(w) for w in bearers) or paper.torn
+        locked = paper.path.with_name(f"{paper.path.name}.lock").exists()
+        if paper.said["status"] != "in_progress" or unclear or locked or any(w.alive and not w.hangs for w in bearers):
+            return None
+        healed = bearers and all(w.known and not w.alive and not w.forgotten for w in bearers)
+        heard_s = max((w.process.heard_s for w in bearers if w.alive), default=0.0)
+        since_s = max(paper.minded_s, paper.heard_s, heard_s, self.supervision.since_s if self.supervision else 0.0)
+        return since_s + (ORPHANED_S if healed else SILENT_S) - self.time.s
+
+    def look_who_minds(self, paper: Paper) -> None:
+        left_s = self.left_s(paper) if self.supervised() else None
+        if left_s is None:
+            paper.minded_s = self.time.s
+        elif left_s < 0.0:
+            self.wrong(f"{paper.key} of {paper.said['owner']} should have been back {-left_s:.1f} s ago")
+
+    def seen_for_s(self, grant: Grant) -> float:
+        """How long the supervisor has had to look at it."""
+        since_s = self.supervision.since_s if self.supervision and self.supervised() else float("inf")
+        return self.time.s - max(grant.given_s, grant.shown_s, since_s)
+
+    def look_at_lease(self, grant: Grant) -> None:
+        found = grant.path.read_bytes() if grant.path.exists() else None
+        if found is not None and found == grant.data:
+            over_s = grant.ends_s
+            if grant.jumped_s is not None and self.supervision is not grant.seen_by and not grant.lent:
+                since_s = self.supervision.since_s if self.supervision else 0.0
+                over_s = max(over_s, grant.jumped_s + grant.ttl_s, since_s + grant.ttl_s)
+            if self.seen_for_s(grant) > LENT_S and self.time.s - over_s > LENT_S:
+                self.wrong(f"{grant} has outlived its time")
+        elif found is not None:
+            self.wrong(f"{grant} says {found!r} now")
+        elif (holder := grant.holder) is not None:
+            misled = not grant.lent and grant.jumped_s is not None and grant.seen_by is not self.supervision
+            at_s = self.touched[grant.path]
+            if holder.alive and not holder.forgotten and at_s < grant.ends_s - 0.001 and not misled:
+                self.wrong(f"{grant} was taken from {holder} {grant.ends_s - at_s:.1f} s before its time")
+            grant.data = grant.holder = None
+            self.tell(f"the lease on {grant.resource} of {holder} was ended")
 
     def look_at_ledger(self, ledger: Ledger) -> None:
         name, found = ledger.path.name, ledger.path.read_bytes()
@@ -959,19 +1374,20 @@ class World:
 
     def look_at_the_end(self) -> None:
         for paper in self.papers:
-            bearers = [
-                w for w in self.workers
-                if (w.name, w.team) == (paper.said.get("owner"), paper.path.parent.name) and w.over_s >= paper.written_s
-            ]  # fmt: skip
-            if paper.said["status"] == "in_progress" and all(
-                w.known and not w.alive and not w.forgotten for w in bearers
-            ):
-                self.wrong(f"{paper.key} is still in progress, of {bearers}")
+            if self.left_s(paper) is not None:
+                self.wrong(f"{paper.key} is still in progress, of {paper.said['owner']}")
+            if paper.aside and (load_object(self.letter(paper).read_bytes()) or {}).get("id") != paper.key:
+                self.wrong(f"{paper.key} was set aside without its story")
+        names = {worker.name for worker in self.living(awake=False)}
+        for grant in self.grants:
+            holder = grant.holder
+            if holder and holder.known and not holder.alive and not holder.forgotten and holder.name not in names:
+                self.wrong(f"{grant} is still there")
         for tool in self.tools():
             if tool.doomed and tool.ears != "dead":
                 self.wrong(f"{tool} was left behind")
         records = [supervisor.load_agent(path.read_bytes()) for path in self.paths.agents.iterdir()]
-        running = {w.process.id: w for w in self.living()}
+        running = {w.process.id: w for w in self.living(awake=False)}
         for agent in records:
             if agent is None or agent.process not in running:
                 self.wrong(f"there is still a record of {agent}")
@@ -985,14 +1401,39 @@ class World:
         self.look_at_the_journal()
 
     def look_at_the_journal(self) -> None:
-        told = Counter(entry["key"] for entry in history(self.paths.journal) if entry["action"] == "requeued")
+        entries = [entry for entry in history(self.paths.journal) if entry["kind"] == "task"]
         journal = Journal(self.paths.journal, Disk(), self.paths.folder / "quarantine")
         journal.load()
-        if told != journal.requeues:
-            self.wrong(f"the journal tells {told} and counts {journal.requeues}")
+        attempts = self.attempts_told(entries)
+        if attempts != journal.requeues:
+            self.wrong(f"the journal tells {attempts} and counts {journal.requeues}")
+        aside = {paper.key for paper in self.papers if paper.aside}
+        if aside != journal.memory.set_aside.keys():
+            self.wrong(f"{aside} are set aside, and the journal knows {journal.memory.set_aside}")
+        told = Counter(entry["key"] for entry in entries if entry["action"] == "requeued")
         for paper in self.papers:
             if not paper.given_back - paper.untold <= told[paper.key] <= paper.given_back:
                 self.wrong(f"{paper.key} was given back {paper.given_back} times, the journal tells {told[paper.key]}")
+
+    def attempts_told(self, entries: list[dict[str, Any]]) -> Counter[str]:
+        """How often each task was given back since its last good end. Each failure must have had its due."""
+        attempts: Counter[str] = Counter()
+        failures: dict[str, dict[str, Any]] = {}
+        for entry in entries:
+            key, action, how = entry["key"], entry["action"], entry["evidence"]
+            if action in ("redriven", "dropped", "completed", "put_away"):
+                attempts.pop(key, None)
+                failures.pop(key, None)
+            elif action in ("requeued", "dead_lettered"):
+                last = failures.get(key, {"cause": None, "since_s": 0.0})
+                again = last["cause"] == how["cause"] and how["since_s"] - last["since_s"] < CONFIG.tasks.poison_s
+                never = again or how["attempt"] >= CONFIG.tasks.max_attempts
+                if how["attempt"] != attempts[key] + 1 or never is not (action == "dead_lettered"):
+                    self.wrong(f"after {attempts[key]} attempts, the last of which was {last}, came {entry}")
+                if action == "requeued":
+                    attempts[key] += 1
+                    failures[key] = how
+        return +attempts
 
 
 @pytest.fixture
@@ -1003,12 +1444,14 @@ def world_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., W
 
     def make(seed: int = 0, pidfds: bool = True) -> World:
         world = World(seed, pidfds, tmp_path / str(seed))
-        for module in (census, clock, files, roster, runner):
-            monkeypatch.setattr(module, "time", world.time)
+        for name, module in list(sys.modules.items()):
+            if name.startswith("yolo_supervisor.") and getattr(module, "time", None) is time:
+                monkeypatch.setattr(module, "time", world.time)
         # the plugin's lock over its pids is the whole machine's: here it is the world's own
         defaults = DropPids.__init__.__kwdefaults__
         assert defaults
         monkeypatch.setitem(defaults, "pid_lock", tmp_path / "pid-lock")
+        monkeypatch.setattr(LeasesWatcher.__init__, "__defaults__", (tmp_path / "pid-lock",))
         return world
 
     return make

@@ -93,10 +93,10 @@ class Estates:
             namesakes = [other for other in others if other.name == agent.name]
             for folder in self._roster.lists_of(agent):
                 doubt = NAMESAKE if any(folder in self._roster.lists_of(other) for other in namesakes) else None
-                tasks, bad = self._roster.tasks(folder)
+                tasks, bad = self._roster.at_work(folder)
                 unreadable |= dict.fromkeys(bad)
                 for task in tasks:
-                    if task.status == "in_progress" and agent.bears(task.owner):
+                    if agent.bears(task.owner):
                         claims[task.path] = Claim(task=task, doubt=doubt, turn=self._queue.turn(task, DIED))
         return tuple(claims.values()), tuple(unreadable)
 

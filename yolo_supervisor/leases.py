@@ -6,6 +6,7 @@ the monotonic clock; another one is judged by the wall clock once, when it is fi
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 from yolo_supervisor.actions import Lend, Release
 from yolo_supervisor.clock import Clock
 from yolo_supervisor.files import digest, glance
+from yolo_supervisor.folder import Folder
 from yolo_supervisor.formats import yolo
 from yolo_supervisor.records import Lease, iso
 from yolo_supervisor.roster import names
@@ -39,8 +41,11 @@ class Leases:
         self._clock = clock
         self._boot = boot
         self._folder = store.paths.planning / ".locks"
+        self._files = Folder(self._folder, lambda name: name.endswith(".lease"))
         self._deadlines: dict[Path, tuple[str, float]] = {}
         """By the monotonic clock, for a content."""
+        self._order: list[tuple[float, Path]] = []
+        """The same as a heap, with some that hold no longer."""
 
     def monotonic(self) -> float:
         return self._clock.monotonic()
@@ -51,6 +56,28 @@ class Leases:
         there = {held.lease.path for held in found}
         self._deadlines = {path: known for path, known in self._deadlines.items() if path in there}
         return found
+
+    def due(self, now: datetime) -> tuple[list[Held], float | None]:
+        """The leases that have run out, and how long the next one holds, in seconds; None if there is no other."""
+        for name in self._files.look():
+            if self._look(name, now) is None:
+                self._deadlines.pop(self._folder / name, None)
+        found: dict[Path, Held] = {}
+        next_s = None
+        while self._order and next_s is None:
+            deadline_s, path = heapq.heappop(self._order)
+            if path in found or self._deadlines.get(path, ("", 0.0))[1] != deadline_s:
+                continue
+            if (left_s := deadline_s - self._clock.monotonic()) > 0:
+                next_s = left_s
+                heapq.heappush(self._order, (deadline_s, path))
+            elif (held := self._look(path.name, now)) is None:
+                del self._deadlines[path]
+            elif held.left_s <= 0:
+                found[path] = held
+        for path in found:  # until they are gone
+            heapq.heappush(self._order, (self._deadlines[path][1], path))
+        return list(found.values()), next_s
 
     def of(self, resource: str, now: datetime) -> Held | None:
         """The lease on the resource, if there is one that can be read. ValueError if none can be named so."""
@@ -74,6 +101,7 @@ class Leases:
         known = self._deadlines.get(path)
         if known is None or known[0] != judged:
             known = self._deadlines[path] = judged, self._clock.monotonic() + self._first_left_s(lease, judged, now)
+            heapq.heappush(self._order, (known[1], path))
         return Held(lease=lease, judged=judged, left_s=known[1] - self._clock.monotonic())
 
     def token(self, held: Held) -> int | None:

@@ -5,17 +5,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from yolo_supervisor.census import Census, Seen, within
 from yolo_supervisor.config import Config
 from yolo_supervisor.files import glance
-from yolo_supervisor.formats import claude, supervisor, yolo
+from yolo_supervisor.folder import EVERY, Folder, Parsed
+from yolo_supervisor.formats import claude, supervisor, tasks, yolo
 from yolo_supervisor.processes import Processes
 from yolo_supervisor.records import Agent, Lease, Liveness, Pane, ProcessId, Task
 from yolo_supervisor.store import Paths
@@ -23,41 +23,8 @@ from yolo_supervisor.tmux import pane_of
 
 T = TypeVar("T")
 
-REMEMBERED = 10_000
-"""How many parsed files are kept at most: the lists of weeks gone by need not be."""
-
 NO_AGENTS = ("tmux", "screen", "sshd", "systemd", "login", "init")
 """Programs that start sessions for people: what they start is no hook of theirs."""
-
-RECENT_S = 0.1
-"""A file written this short ago may be written again within the same tick of its time stamp: not remembered yet."""
-
-
-class Parsed(Generic[T]):
-    """Files parsed once for as long as they stay unchanged."""
-
-    def __init__(self, parse: Callable[[bytes, Path], T | None]) -> None:
-        self._parse = parse
-        self._known: dict[Path, tuple[tuple[int, int, int], T | None]] = {}
-
-    def get(self, path: Path) -> T | None:
-        """What the file says; None if there is none, or it cannot be read."""
-        try:
-            found = path.stat()
-        except (OSError, ValueError):
-            self._known.pop(path, None)
-            return None
-        stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
-        known = self._known.get(path)
-        if known is not None and known[0] == stamp:
-            return known[1]
-        data = glance(path)
-        value = None if data is None else self._parse(data, path)
-        if time.time() - found.st_mtime > RECENT_S:
-            if len(self._known) >= REMEMBERED:
-                self._known.clear()
-            self._known[path] = stamp, value
-        return value
 
 
 def names(folder: Path) -> list[str]:
@@ -99,7 +66,7 @@ class Roster:
         self._by_seen: dict[Seen, Agent] = {}
         self._sessions = Parsed(lambda data, _: claude.session(data))
         self._teams = Parsed(lambda data, path: claude.team(data, path.parent.name))
-        self._tasks = Parsed(lambda data, path: claude.task(data, path.parent.name, path))
+        self._lists: dict[Path, _TaskList] = {}
         self._plans = Parsed(yolo.plans)
 
     def renew(self) -> None:
@@ -231,8 +198,8 @@ class Roster:
 
     def _ours(self, folder: Path) -> bool:
         """Whether one at work there is this project's: in it, and in no supervised project further in."""
-        if not within(folder, self._real):
-            return False
+        if folder == self._real or not within(folder, self._real):
+            return folder == self._real
         between = [f for f in (folder, *folder.parents) if f != self._real and within(f, self._real)]
         return not any(Paths(nearer).folder.is_dir() for nearer in between)
 
@@ -443,20 +410,21 @@ class Roster:
             if os.path.isdir(path := folder / "tasks" / name)
         ]
 
-    def tasks(self, folder: Path) -> tuple[list[Task], list[Path]]:
-        """The tasks in a list's folder, and the files that cannot be read (now, at least)."""
-        found, unreadable = [], []
+    def tasks(self, folder: Path) -> list[Task]:
+        """All the tasks in a list's folder that can be read."""
+        found = (_task(folder, name) for name in names(folder) if claude.is_task_file(name))
+        return [task for task in found if task is not None]
+
+    def at_work(self, folder: Path, quiet: int = EVERY) -> tuple[list[Task], list[Path]]:
+        """The tasks in progress in a list's folder, and the files that cannot be read (now, at least).
+
+        ``quiet`` is how many of the other files have their turn while the folder itself is as it was.
+        """
+        known = self._lists.setdefault(folder, _TaskList(folder))
         try:
-            files = claude.task_files(listed(folder))
+            return known.look(quiet)
         except OSError:
             return [], [folder]
-        for name in files:
-            task = self._tasks.get(folder / name)
-            if task is not None:
-                found.append(task)
-            elif os.path.isfile(folder / name):
-                unreadable.append(folder / name)
-        return found, unreadable
 
     def unreadable(self, agent: Agent) -> Iterator[Path]:
         """The files beside its tasks that would tell what the agent was at, and cannot be read (now, at least)."""
@@ -491,6 +459,33 @@ class Roster:
             if name.endswith((".lease", ".lock")) and (data := glance(folder / name)) is not None
         )
         return [lease for lease in found if lease is not None]
+
+
+class _TaskList:
+    """The tasks in progress of one list. The client locks a task by a folder beside it, so its list changes, too."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder
+        self._folder = Folder(folder, claude.is_task_file)
+        self._at_work: dict[str, Task | None] = {}
+        """None for a file that cannot be read."""
+
+    def look(self, quiet: int) -> tuple[list[Task], list[Path]]:
+        for name in self._folder.look(self._at_work, quiet):
+            self._at_work.pop(name, None)
+            task = _task(self._path, name)
+            if task is None and os.path.isfile(self._path / name):
+                self._at_work[name] = None
+            elif task is not None and task.status == tasks.AT_WORK:
+                self._at_work[name] = task
+        found = sorted(self._at_work.items())
+        return [t for _, t in found if t is not None], [self._path / n for n, t in found if t is None]
+
+
+def _task(folder: Path, name: str) -> Task | None:
+    path = folder / name
+    data = glance(path)
+    return claude.task(data, folder.name, path) if data is not None else None
 
 
 def _list_names(agent: Agent) -> set[str]:

@@ -73,7 +73,7 @@ def claim(options: Shared, ident: str, owner: str) -> None:
     blockers = [other.id for other in view.tasks() if other.list == task.list and other.number in task.blocked_by
                 and other.status not in (tasks.DONE, "deleted")]  # fmt: skip
     if task.blocked_by:
-        torn = view.roster.tasks(task.path.parent)[1]
+        torn = view.roster.at_work(task.path.parent)[1]
         blockers += [f"{path}, which cannot be read now" for path in torn if path.stem in task.blocked_by]
     if blockers:
         _conflict(options, task, owner, f"it waits for {', '.join(blockers)}")

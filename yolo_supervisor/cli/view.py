@@ -68,7 +68,7 @@ class View:
         return holder if alive else None
 
     def tasks(self) -> list[Task]:
-        found = [task for folder in self.roster.task_lists() for task in self.roster.tasks(folder)[0]]
+        found = [task for folder in self.roster.task_lists() for task in self.roster.tasks(folder)]
         return found + self.roster.plans()
 
     def tasks_json(self) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ everything is parsed leniently, unknown keys survive a rewrite, and what cannot 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,9 +142,9 @@ def team(data: bytes, name: str) -> Team | None:
 _TASK_FILE = re.compile(r"[0-9A-Za-z_-]+\.json")
 
 
-def task_files(names: Iterator[str] | Sequence[str]) -> list[str]:
-    """Those of a task folder's file names that are tasks (not ``.lock``, ``.highwatermark``, temporary files)."""
-    return [name for name in names if _TASK_FILE.fullmatch(name)]
+def is_task_file(name: str) -> bool:
+    """Whether a file in a task folder is a task (not ``.lock``, ``.highwatermark``, a temporary file)."""
+    return _TASK_FILE.fullmatch(name) is not None
 
 
 def task(data: bytes, list_name: str, path: Path) -> Task | None:

@@ -15,12 +15,12 @@ from yolo_supervisor.store import Store
 from yolo_supervisor.watchers import Remedy
 
 
-def decide(held: Sequence[Held], locks: Mapping[Path, float]) -> list[Remedy]:
+def decide(due: Sequence[Held], locks: Mapping[Path, float]) -> list[Remedy]:
     """A lease ends when its time is over, whoever holds it: renewing is the holder's part.
 
     ``locks`` are the plugin's folders that are locks, and for how long each was seen unchanged, in seconds.
     """
-    remedies: list[Remedy] = [(over(each),) for each in held if each.left_s <= 0]
+    remedies: list[Remedy] = [(over(each),) for each in due if each.left_s <= 0]
     return remedies + [
         (
             BreakLock(
@@ -59,11 +59,10 @@ class LeasesWatcher:
         return rest_s if self._next_s is None else min(rest_s, max(0.0, self._next_s - self._leases.monotonic()))
 
     async def tick(self, now: datetime) -> Sequence[Remedy]:
-        held = self._leases.all(now)
-        left_s = min((each.left_s for each in held if each.left_s > 0), default=None)
+        due, left_s = self._leases.due(now)
         self._next_s = None if left_s is None else self._leases.monotonic() + left_s
         locks = {path: age_s for path in self._locks if (age_s := self._store.lock_age_s(path)) is not None}
-        return decide(held, locks)
+        return decide(due, locks)
 
     async def objection(self, action: Terminate) -> str | None:
         return "no lease is a reason to end a process"

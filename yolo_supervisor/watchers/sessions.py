@@ -313,9 +313,8 @@ class SessionsWatcher:
         busy = set()
         for agent in agents:
             for folder in self._roster.lists_of(agent):
-                tasks, unreadable = self._roster.tasks(folder)
-                owns = any(t.status == "in_progress" and agent.bears(t.owner) for t in tasks)
-                if owns or unreadable:
+                tasks, unreadable = self._roster.at_work(folder)
+                if unreadable or any(agent.bears(task.owner) for task in tasks):
                     busy.add(agent.id)
             if self._roster.plans_of(agent):
                 busy.add(agent.id)

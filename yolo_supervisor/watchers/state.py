@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import fnmatch
+import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +17,7 @@ from yolo_supervisor.actions import CutTail, Escalate, Keep, Quarantine, Restore
 from yolo_supervisor.clock import Clock, until_next
 from yolo_supervisor.config import Config
 from yolo_supervisor.files import digest, glance, read
+from yolo_supervisor.folder import Folder
 from yolo_supervisor.formats import integrity, load_object, phases, snapshots, yolo
 from yolo_supervisor.roster import Roster, names
 from yolo_supervisor.snapshots import Snapshots, phase_of
@@ -131,6 +135,11 @@ def _diff(before: bytes, after: bytes | None) -> list[str]:
     return lines if more <= 0 else [*lines[:DIFF_LINES], f"… and {more} lines more"]
 
 
+def _is_file(path: Path) -> bool:
+    """Whether it is one. A link is none."""
+    return path.is_file() and not path.is_symlink()
+
+
 def meaning(state: Mapping[str, Any]) -> tuple[object, ...]:
     """What of an execution state is worth a snapshot when it changes."""
     plans = state.get("plans")
@@ -164,6 +173,9 @@ class StateWatcher:
         self._planning = store.paths.planning
         self._snapshots = Snapshots(store.paths)
         self._known: dict[Path, _Known] = {}
+        self._folders: dict[tuple[Path, str], Folder] = {}
+        self._doubtful: dict[Path, None] = {}
+        """What is looked at again though it has not changed: broken files, unreadable ones, those to be kept."""
         self._unsettled = False
 
     @property
@@ -186,10 +198,8 @@ class StateWatcher:
         sound: list[Sound] = []
         unreadable: list[tuple[str, str]] = []
         self._unsettled = False
-        there = dict.fromkeys(self.files())
-        for gone in self._known.keys() - there.keys():
-            del self._known[gone]
-        for path in there:
+        self._doubtful.update(dict.fromkeys(self._changed()))
+        for path in list(self._doubtful):
             key = str(path.relative_to(self._planning))
             try:
                 found = self._judge(path, key)
@@ -198,6 +208,7 @@ class StateWatcher:
                 unreadable.append((key, error.strerror or str(error)))
                 continue
             if found is None:
+                del self._doubtful[path]
                 continue
             data, known = found
             if known.flaw is None:
@@ -216,22 +227,37 @@ class StateWatcher:
         return {(self._planning / pattern).parent for pattern in self._config().state.files}
 
     def files(self) -> Iterator[Path]:
-        """The critical files that there are. A link is none: it leads who knows where."""
-        for pattern in self._config().state.files:
-            folder, _, name = pattern.rpartition("/")
-            inside = self._planning / folder
-            if inside.is_symlink():
+        """The critical files that there are."""
+        for inside, pattern in self._patterns():
+            matching = fnmatch.filter(names(inside), pattern) if "*" in pattern else [pattern]
+            yield from (path for each in matching if _is_file(path := inside / each))
+
+    def _changed(self) -> Iterator[Path]:
+        """The critical files that may have changed since the last look, gone ones too."""
+        for inside, pattern in self._patterns():
+            if "*" not in pattern:
+                yield inside / pattern
                 continue
-            matching = [n for n in names(inside) if Path(n).match(name)] if "*" in name else [name]
-            for path in (inside / each for each in matching):
-                if path.is_file() and not path.is_symlink():
-                    yield path
+            if (inside, pattern) not in self._folders:
+                self._folders[inside, pattern] = Folder(inside, functools.partial(fnmatch.fnmatchcase, pat=pattern))
+            with contextlib.suppress(OSError):
+                yield from (inside / name for name in self._folders[inside, pattern].look())
+
+    def _patterns(self) -> Iterator[tuple[Path, str]]:
+        """Where critical files are, and what they are called. A link is no folder: it leads who knows where."""
+        for each in self._config().state.files:
+            folder, _, pattern = each.rpartition("/")
+            if not (self._planning / folder).is_symlink():
+                yield self._planning / folder, pattern
 
     def _judge(self, path: Path, key: str) -> tuple[bytes, _Known] | None:
         """The file's content and what we know of it; None where nothing is new. OSError if it cannot be read."""
         try:
-            status = path.stat()
+            status = path.stat() if _is_file(path) else None
         except FileNotFoundError:
+            status = None
+        if status is None:
+            self._known.pop(path, None)
             return None
         stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
         known = self._known.get(path)

@@ -15,7 +15,8 @@ from yolo_supervisor.census import Census
 from yolo_supervisor.clock import Clock, until_next
 from yolo_supervisor.config import Config
 from yolo_supervisor.files import glance
-from yolo_supervisor.formats import supervisor, tasks, yolo
+from yolo_supervisor.folder import QUIET
+from yolo_supervisor.formats import supervisor, yolo
 from yolo_supervisor.queue import Queue, Turn, give_back
 from yolo_supervisor.records import Agent, Liveness, Task
 from yolo_supervisor.roster import Roster, names
@@ -153,8 +154,9 @@ class TasksWatcher:
         return found
 
     def _at_work(self) -> Iterator[Task]:
-        for folder in self._roster.task_lists():
-            yield from (t for t in self._roster.tasks(folder)[0] if t.status == tasks.AT_WORK)
+        lists = self._roster.task_lists()
+        for folder in lists:
+            yield from self._roster.at_work(folder, quiet=max(1, QUIET // len(lists)))[0]
         yield from (plan for plan in self._roster.plans() if plan.status in yolo.RUNNING and plan.owner)
 
     def _has(self, agent: Agent, task: Task) -> bool:
