@@ -72,7 +72,7 @@ def give_back(task: Task, turn: Turn, letters: Path, reason: str, evidence: Mapp
     """The actions that follow from the turn; none while it is too early. ``letters`` is where dead letters are kept."""
     if turn.wait_s > 0:
         return ()
-    told = {**evidence, **turn.stamp}
+    told = {"owner": task.owner, **evidence, **turn.stamp}
     if turn.never is not None:
         why = f"{turn.never}: {reason}"
         letter = Letter(key=task.id, path=letters / letter_file(task.id), data=_story(task, why, told), reason=why)

@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from yolo_supervisor import sidecars
+from yolo_supervisor import events, sidecars
 from yolo_supervisor.actions import Action, BreakLock, Edit, Note
 from yolo_supervisor.clock import Clock, SystemClock
 from yolo_supervisor.files import (
@@ -186,6 +186,7 @@ class Store:
                     if self._surely_not(action.path, digest(after)):  # else ``recover`` finds out
                         self.journal.mark(seq, "failed", str(error))
                     raise Unwritable(getattr(error, "errno", None), str(error), str(action.path)) from error
+                events.tell(self.disk, self.paths.planning, told, seq)
                 self.journal.mark(seq, "done")
                 return Outcome.DONE
         except Busy:
@@ -287,10 +288,12 @@ class Store:
                         self._make_sure(path, write, before)
                         if write["after"] is not None:
                             sidecars.refresh(self.disk, path, write["after"], make=False)
+                        events.tell(self.disk, self.paths.planning, promise, seq)
                         self.journal.mark(seq, "done")
                     elif digest(before) == write["before"] and self._stamp(path) == write.get("stamp"):
                         self.journal.flush()  # the marks of what this one is built on, for the next recovery
                         self._write(path, before, self._promised(write))
+                        events.tell(self.disk, self.paths.planning, promise, seq)
                         self.journal.mark(seq, "done")
                         finished.append(name)
                     else:

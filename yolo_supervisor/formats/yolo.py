@@ -164,12 +164,56 @@ def lease_ttl_s(config: bytes) -> int:
     return ttl if type(ttl) is int and 1 <= ttl <= MAX_TTL_S else DEFAULT_TTL_S
 
 
+def enabled(config: bytes, flag: str) -> bool:
+    """Whether the plugin takes the flag for set: only a plain ``true`` is."""
+    return wishes(config).get(flag, False)
+
+
 IN_VAIN = {
     ("v3_event_recovery", "v3_event_log"): "recovery from events has nothing to read",
     ("v3_lease_locks", "v3_lock_lite"): "the plugin's leases are skipped",
     ("v2_hard_gates", "v2_hard_contracts"): "the gates have no contracts to hold on to",
 }
 """What comes of a flag that is on while the one that it needs is off."""
+
+
+# -- .events/event-log.jsonl ------------------------------------------------------------------------------------
+
+EVENT_LOG = Path(".events", "event-log.jsonl")
+
+
+def dump_event(
+    name: str, at: datetime, ident: str, correlation: str, place: tuple[int, int | None], data: Mapping[str, object]
+) -> bytes:
+    """A line of the event log as ``log-event`` writes it: compact, sorted, ``data`` in strings only.
+
+    ``place`` is the phase and, where there is one, the plan, as numbers: the plugin's readers take no others.
+    """
+    phase, plan = place
+    line = {
+        "correlation_id": correlation,
+        "data": {key: str(value) for key, value in data.items() if value is not None},
+        "event": name,
+        "event_id": ident,
+        "phase": phase,
+        "ts": at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+    if plan is not None:
+        line["plan"] = plan
+    text = json.dumps(line, separators=(",", ":"), sort_keys=True, ensure_ascii=False)
+    return text.encode("utf-8", "replace") + b"\n"
+
+
+def place(state: bytes, plan_id: str | None) -> tuple[int, int | None]:
+    """Phase and plan that an event is about: a plan's own, else the phase that the execution state names, else 0."""
+    if plan_id is not None and (found := _PLAN_ID.fullmatch(plan_id)):
+        return int(found[1]), int(found[2])
+    phase = (load_object(state) or {}).get("phase")
+    return (phase if type(phase) is int and phase >= 0 else 0), None
+
+
+def correlation(state: bytes) -> str:
+    return text_or_none((load_object(state) or {}).get("correlation_id")) or ""
 
 
 # -- .execution-state.json --------------------------------------------------------------------------------------

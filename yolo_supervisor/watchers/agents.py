@@ -176,7 +176,7 @@ def _heal(dead: Sighting, records: Path, grace_s: float) -> Remedy:
         steps += give_back(claim.task, claim.turn, letters, f"its owner {agent.name} {fate}", evidence)
     steps += [
         Release(key=lease.resource, path=lease.path, owner=lease.owner, reason=f"its holder {lease.owner} {fate}",
-                evidence=evidence)
+                evidence={"owner": lease.owner, **evidence})
         for lease in estate.leases
     ]  # fmt: skip
     left = estate.leftovers
