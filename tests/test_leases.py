@@ -24,8 +24,10 @@ from yolo_supervisor.config import Config
 from yolo_supervisor.files import Busy, Disk, create, digest
 from yolo_supervisor.formats import yolo
 from yolo_supervisor.journal import history
+from yolo_supervisor.kernel import kernel
 from yolo_supervisor.leases import Held, Leases, over
-from yolo_supervisor.records import iso
+from yolo_supervisor.locks import Locks
+from yolo_supervisor.records import Agent, Liveness, iso
 from yolo_supervisor.store import Outcome, Store
 from yolo_supervisor.watchers.leases import LeasesWatcher, decide
 
@@ -83,7 +85,11 @@ class Process:
         self.store.open()
         self.clock = clock
         self.leases = Leases(self.store, clock, boot)
-        self.watcher = LeasesWatcher(Config, self.leases, self.store, pid_lock=project / "pid-lock")
+        self.living: list[Agent] = []
+        locks = Locks(
+            self.store, kernel(), lambda now: [(each, Liveness.ALIVE) for each in self.living], project / "pid-lock"
+        )
+        self.watcher = LeasesWatcher(Config, self.leases, locks)
 
     def ask(self, owner: str, resource: str = FILE, ttl_s: int = 60) -> int | str:
         """The token that the owner gets; else who holds the lease."""
@@ -512,8 +518,8 @@ def held_for(left_s: float) -> Held:
 
 
 def test_a_lease_is_ended_at_its_deadline_and_not_before() -> None:
-    assert decide([held_for(0.001)], {}) == []
-    assert decide([held_for(0.0)], {}) == [
+    assert decide([held_for(0.001)], []) == []
+    assert decide([held_for(0.0)], []) == [
         (
             Release(
                 key=FILE, path=Path("src__a1.js.lease"), owner="dev-1", judged="its digest",

@@ -360,6 +360,22 @@ def folder_lock(disk: Disk, path: Path, stale_s: float, ages: LockAges | None = 
                 disk.rmdir(path)
 
 
+def put_aside(disk: Disk, path: Path, aside: Path, stale_s: float, ages: LockAges) -> None:
+    """Move a lock that is a file away, if it is still the one that was seen unchanged for ``stale_s`` seconds.
+
+    ``Busy`` if it is another by now. OSError if it cannot be moved, to another file system, say: then it stands.
+    """
+    found = refuse_links(disk, path)
+    if found is None or ages.age_s(path, found) < stale_s:
+        raise Busy(f"{path} changed hands")
+    disk.rename(path, aside)
+    if _life(disk, aside) != (found.st_ino, found.st_mtime_ns):
+        with contextlib.suppress(OSError):
+            disk.link(aside, path)  # a newer one than that stands
+        raise Busy(f"{path} changed hands")
+    sync_folder(disk, path.parent)
+
+
 def _life(disk: Disk, path: Path) -> tuple[int, int] | None:
     """Which folder this is: an inode alone is given out again at once."""
     found = disk.status(path)

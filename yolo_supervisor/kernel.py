@@ -71,6 +71,9 @@ class Kernel(Protocol):
 
     def executable(self, pid: int) -> str: ...
 
+    def has_open(self, pid: int, path: Path) -> bool:
+        """Whether the process has the file open."""
+
     def hold(self, process: ProcessId) -> Handle | None:
         """A handle on the process; None if it is over."""
 
@@ -192,6 +195,16 @@ class LinuxKernel:
     def executable(self, pid: int) -> str:
         return os.readlink(f"/proc/{pid}/exe")
 
+    def has_open(self, pid: int, path: Path) -> bool:
+        folder, wanted = f"/proc/{pid}/fd", str(path)
+        for name in os.listdir(folder):
+            try:
+                if os.readlink(f"{folder}/{name}") == wanted:
+                    return True
+            except FileNotFoundError:  # closed meanwhile
+                continue
+        return False
+
     def hold(self, process: ProcessId) -> Handle | None:
         try:
             fd = os.pidfd_open(process.pid)
@@ -296,6 +309,9 @@ class PsutilKernel:
 
     def executable(self, pid: int) -> str:
         return str(self._ask(pid, lambda process: process.exe()))
+
+    def has_open(self, pid: int, path: Path) -> bool:
+        return bool(self._ask(pid, lambda process: any(file.path == str(path) for file in process.open_files())))
 
     def _ask(self, pid: int, question: Callable[[Any], Any]) -> Any:
         try:

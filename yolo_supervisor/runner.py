@@ -33,6 +33,7 @@ from yolo_supervisor.config import Config
 from yolo_supervisor.files import Busy, Refused, glance, replace
 from yolo_supervisor.formats import supervisor
 from yolo_supervisor.leases import Leases
+from yolo_supervisor.locks import Locks
 from yolo_supervisor.processes import DeathWatch, Ending, Processes
 from yolo_supervisor.queue import Queue
 from yolo_supervisor.records import ProcessId, iso
@@ -136,7 +137,9 @@ class Runner:
         )  # fmt: skip
         self.state = StateWatcher(lambda: self.config, self.roster, self.store, rooms.clock)
         self.leases = LeasesWatcher(
-            lambda: self.config, Leases(self.store, rooms.clock, rooms.processes.boot), self.store
+            lambda: self.config,
+            Leases(self.store, rooms.clock, rooms.processes.boot),
+            Locks(self.store, rooms.processes.kernel, self.agents.living),
         )
         self.tasks = TasksWatcher(
             lambda: self.config, self.roster, self.agents.living, self.store, rooms.census, self.queue, rooms.clock

@@ -4,12 +4,12 @@ files never change together, so what a document's digest ought to be is told by 
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from pathlib import Path
 
 from yolo_supervisor.files import Disk, Refused, make_folder, replace
 from yolo_supervisor.formats import yolo
+from yolo_supervisor.repository import common_dir, root_of
 
 HIDDEN = ("*.sha256", "**/.*.[0-9]*.tmp")
 """The sidecars, and what a crash may leave of a file that was being written."""
@@ -29,11 +29,11 @@ def hide(disk: Disk, project: Path) -> bool:
 
     False where that cannot be done: then none should be made.
     """
-    root = next((folder for folder in (project, *project.parents) if os.path.lexists(folder / ".git")), None)
+    root = root_of(project)
     if root is None:
         return True
     try:
-        list_ = _common_dir(root / ".git") / "info" / "exclude"
+        list_ = common_dir(root) / "info" / "exclude"
         before = disk.read(list_) or b""
         inside = str((project / yolo.PLANNING).relative_to(root))
         if "\n" in inside:
@@ -50,12 +50,3 @@ def hide(disk: Disk, project: Path) -> bool:
 def _literally(path: str) -> str:
     """The path as a pattern that matches nothing else."""
     return re.sub(r"[\\*?\[\]#!]", r"\\\g<0>", path)
-
-
-def _common_dir(git: Path) -> Path:
-    """The repository itself behind a work tree's ``.git``, which is a file in linked work trees and submodules."""
-    if git.is_dir():
-        return git
-    own = git.parent / git.read_text().removeprefix("gitdir:").strip()
-    common = own / "commondir"
-    return own / common.read_text().strip() if common.is_file() else own

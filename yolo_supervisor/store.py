@@ -27,6 +27,7 @@ from yolo_supervisor.files import (
     folder_lock,
     is_folder,
     make_folder,
+    put_aside,
     refuse_links,
     remove,
     replace,
@@ -205,17 +206,27 @@ class Store:
     def lock_age_s(self, path: Path) -> float | None:
         """For how long we have seen this lock of a neighbour's unchanged; None if there is none."""
         found = self.disk.status(path)
-        return None if found is None else self._lock_ages.age_s(path, found)
+        if found is None:
+            self._lock_ages.forget(path)
+            return None
+        return self._lock_ages.age_s(path, found)
 
     def break_lock(self, action: BreakLock, by: str) -> Outcome:
-        """Take the lock over as its next holder would, and give it back. STALE if it is held after all."""
+        """Take the lock over as its next holder would, and give it back; one that is a file is put into the quarantine.
+
+        STALE if it is held after all.
+        """
         with self._locked():
             self.journal.catch_up()
             told = entry(action, by, self.clock.now(), self.paths.project)
             begun = self.journal.append({**told, "begun": True})
             try:
-                with folder_lock(self.disk, action.path, action.stale_s, self._lock_ages):
-                    pass
+                if is_folder(self.disk, action.path):
+                    with folder_lock(self.disk, action.path, action.stale_s, self._lock_ages):
+                        pass
+                else:
+                    aside = self.paths.quarantine / f"{action.path.name}-{begun}"
+                    put_aside(self.disk, action.path, aside, action.stale_s, self._lock_ages)
             except (Busy, OSError) as error:
                 self.journal.mark(begun, "failed", str(error))
                 return Outcome.STALE

@@ -19,6 +19,7 @@ from yolo_supervisor.files import glance
 from yolo_supervisor.formats import supervisor, yolo
 from yolo_supervisor.kernel import kernel
 from yolo_supervisor.leases import Leases
+from yolo_supervisor.locks import Locks
 from yolo_supervisor.processes import DeathWatch, Processes
 from yolo_supervisor.queue import Queue
 from yolo_supervisor.records import Liveness, Task, iso
@@ -116,7 +117,9 @@ class View:
             self.agents,
             self.sessions(),
             tasks,
-            LeasesWatcher(lambda: self.config, self.leases, self.store),
+            LeasesWatcher(
+                lambda: self.config, self.leases, Locks(self.store, self.processes.kernel, self.agents.living)
+            ),
             self.state(),
         )
 

@@ -2,66 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from pathlib import Path
 
-from yolo_supervisor.actions import BreakLock, Terminate
+from yolo_supervisor.actions import BreakLock, Escalate, Release, Terminate
 from yolo_supervisor.clock import until_next
 from yolo_supervisor.config import Config
-from yolo_supervisor.formats import yolo
 from yolo_supervisor.leases import Held, Leases, over
-from yolo_supervisor.store import Store
+from yolo_supervisor.locks import Left, Locks
 from yolo_supervisor.watchers import Remedy
 
 
-def decide(due: Sequence[Held], locks: Mapping[Path, float]) -> list[Remedy]:
-    """A lease ends when its time is over, whoever holds it: renewing is the holder's part.
-
-    ``locks`` are the plugin's folders that are locks, and for how long each was seen unchanged, in seconds.
-    """
-    remedies: list[Remedy] = [(over(each),) for each in due if each.left_s <= 0]
-    return remedies + [
-        (
-            BreakLock(
-                key=path.name,
-                path=path,
-                stale_s=yolo.PID_LOCK_STALE_S,
-                reason=f"it was left behind: untouched for {age_s:.0f} s, and those who take it live for 15 s at most",
-                evidence={"path": str(path), "unchanged_s": round(age_s, 1)},
-            ),
-        )
-        for path, age_s in locks.items()
-        if age_s >= yolo.PID_LOCK_STALE_S
+def decide(due: Sequence[Held], locks: Sequence[Left]) -> list[Remedy]:
+    """A lease ends when its time is over, whoever holds it: renewing is the holder's part. A lock has no time: it ends
+    when nobody can be holding it."""
+    return [(over(each),) for each in due if each.left_s <= 0] + [
+        _end(lock) for lock in locks if lock.age_s >= lock.stale_s and (lock.holder is None or lock.lease is not None)
     ]
+
+
+def _end(lock: Left) -> Remedy:
+    evidence = {"path": str(lock.path), "unchanged_s": round(lock.age_s, 1)}
+    unchanged = f"untouched for {lock.age_s:.0f} s"
+    if lock.lease is None:
+        reason = f"it was left behind: {unchanged}, and nobody can be holding it any more"
+        return (BreakLock(key=lock.path.name, path=lock.path, stale_s=lock.stale_s, reason=reason, evidence=evidence),)
+    name, owner = lock.lease.resource, lock.lease.owner
+    evidence["owner"] = owner
+    if lock.holder is not None:
+        told = (
+            f"{owner}, who is nobody known here, has it locked, and a lock never ends by itself: remove {lock.path} if"
+        )
+        return (Escalate(kind="lease", key=name, reason=f"{told} it was left behind", evidence=evidence),)
+    reason = f"it was left behind by {owner}: {unchanged}, and no agent is there any more"
+    return (Release(key=name, path=lock.path, owner=owner, judged=lock.judged, reason=reason, evidence=evidence),)
 
 
 class LeasesWatcher:
     name = "leases"
 
-    def __init__(
-        self, config: Callable[[], Config], leases: Leases, store: Store, pid_lock: Path = yolo.PID_LOCK
-    ) -> None:
+    def __init__(self, config: Callable[[], Config], leases: Leases, locks: Locks) -> None:
         self._config = config
         self._leases = leases
-        self._store = store
-        self._locks = (pid_lock, store.paths.planning / ".active-agent-count.lock")
+        self._locks = locks
         self._next_s: float | None = None
-        """When the next lease runs out, by the monotonic clock."""
+        """When there is something to do next, by the monotonic clock."""
 
     @property
     def interval_s(self) -> float:
         return self._config().leases.interval_s
 
     def rest_s(self) -> float:
-        """Until the next lease runs out, if that is sooner."""
+        """Until the next lease runs out, or a lock has been left for long enough, if that is sooner."""
         rest_s = until_next(self.interval_s)
         return rest_s if self._next_s is None else min(rest_s, max(0.0, self._next_s - self._leases.monotonic()))
 
     async def tick(self, now: datetime) -> Sequence[Remedy]:
         due, left_s = self._leases.due(now)
-        self._next_s = None if left_s is None else self._leases.monotonic() + left_s
-        locks = {path: age_s for path in self._locks if (age_s := self._store.lock_age_s(path)) is not None}
+        locks = self._locks.all(now, self._config().tasks.idle_limit_s)
+        soon = [lock.stale_s - lock.age_s for lock in locks if lock.age_s < lock.stale_s]
+        next_s = min([*soon, *([] if left_s is None else [left_s])], default=None)
+        self._next_s = None if next_s is None else self._leases.monotonic() + next_s
         return decide(due, locks)
 
     async def objection(self, action: Terminate) -> str | None:

@@ -1,0 +1,140 @@
+"""Locks that never end by themselves, and the proof that nobody holds them any more: the plugin's folders and ``.lock``
+files, and git's ``index.lock``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from yolo_supervisor.census import within
+from yolo_supervisor.files import digest, glance
+from yolo_supervisor.folder import Folder
+from yolo_supervisor.formats import yolo
+from yolo_supervisor.kernel import Kernel
+from yolo_supervisor.records import Agent, Lease, Liveness
+from yolo_supervisor.repository import WorkTree, work_trees
+from yolo_supervisor.store import Store
+
+INDEX_STALE_S = 10.0
+"""How long git's lock must not have changed beside the proof that no git is at work: it is for the case that we do not
+see the process that holds it, on the other side of a network file system, say."""
+
+SERVANTS = frozenset({"credential-cache--daemon", "fsmonitor--daemon", "daemon", "credential-cache"})
+"""Git's own programs that stay, and never take that lock."""
+
+ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+"""By these git works on another repository than the one that it stands in."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Left:
+    """A lock, for how long we have seen it unchanged, and who may hold it: None where it is proven that nobody does."""
+
+    path: Path
+    age_s: float
+    stale_s: float
+    holder: str | None = None
+    lease: Lease | None = None
+    """What stands in it, where it is one of the plugin's files."""
+    judged: str | None = None
+    """The digest of that."""
+
+
+class Locks:
+    """The locks of one project. It only looks. ``agents`` are all that may be at work in it."""
+
+    def __init__(
+        self,
+        store: Store,
+        kernel: Kernel,
+        agents: Callable[[datetime], list[tuple[Agent, Liveness]]],
+        pid_lock: Path = yolo.PID_LOCK,
+    ) -> None:
+        self._store = store
+        self._kernel = kernel
+        self._agents = agents
+        self._folders = (pid_lock, store.paths.planning / ".active-agent-count.lock")
+        self._place = store.paths.planning / ".locks"
+        self._files = Folder(self._place, lambda name: name.endswith(".lock"))
+        self._held: dict[str, tuple[Lease, str | None]] = {}
+
+    def all(self, now: datetime, file_stale_s: float) -> list[Left]:
+        """Every lock; the plugin's files count as left when they have not changed for ``file_stale_s``."""
+        return [*self._of_hooks(), *self._of_agents(now, file_stale_s), *self._of_git()]
+
+    def _of_hooks(self) -> Iterator[Left]:
+        for path in self._folders:
+            if (age_s := self._store.lock_age_s(path)) is not None:
+                yield Left(path=path, age_s=age_s, stale_s=yolo.PID_LOCK_STALE_S)
+
+    def _of_agents(self, now: datetime, stale_s: float) -> Iterator[Left]:
+        for name in self._files.look():
+            self._held.pop(name, None)
+            data = glance(self._place / name)
+            if data is not None and (lease := yolo.lease(data, self._place / name)) is not None:
+                self._held[name] = lease, digest(data)
+        if not self._held:
+            return
+        there = [agent for agent, state in self._agents(now) if state is not Liveness.DEAD]
+        for lease, judged in self._held.values():
+            age_s = self._store.lock_age_s(lease.path)
+            if age_s is not None and not any(agent.bears(lease.owner) for agent in there):
+                holder = "a subagent that nobody here knows" if there else None
+                yield Left(path=lease.path, age_s=age_s, stale_s=stale_s, holder=holder, lease=lease, judged=judged)
+
+    def _of_git(self) -> Iterator[Left]:
+        for tree in work_trees(self._store.paths.project):
+            age_s = self._store.lock_age_s(tree.index_lock)
+            if age_s is not None:
+                holder = self._git_at_work(tree) if age_s >= INDEX_STALE_S else "not looked for yet"
+                yield Left(path=tree.index_lock, age_s=age_s, stale_s=INDEX_STALE_S, holder=holder)
+
+    def _git_at_work(self, tree: WorkTree) -> str | None:
+        """Who may hold the lock of this checkout. Git closes it while an editor or a hook runs: it is not enough that
+        nobody has it open, no git may be at work there at all."""
+        try:
+            found = tree.index_lock.lstat()
+        except OSError as error:
+            return f"unknown: {error}"
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+            return "another user"
+        for pid in self._kernel.pids():
+            try:
+                if self._kernel.owner(pid) == os.geteuid() and self._may_hold(pid, tree):
+                    return f"process {pid}"
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            except OSError as error:
+                if self._exists(pid):
+                    return f"process {pid}, perhaps: {error}"
+        return None
+
+    def _may_hold(self, pid: int, tree: WorkTree) -> bool:
+        facts = self._kernel.facts(pid)
+        if facts is None or facts.zombie:
+            return False
+        with contextlib.suppress(PermissionError):  # guarded programs, key agents say: none works on repositories
+            if self._kernel.has_open(pid, tree.index_lock):
+                return True
+        if not facts.comm.startswith("git"):
+            return False
+        argv = self._kernel.argv(pid)
+        if SERVANTS.intersection(argv[1:2]):
+            return False
+        if any(word.startswith(("--git-dir", "--work-tree")) for word in argv):
+            return True
+        if any(name in self._kernel.environment(pid) for name in ELSEWHERE):
+            return True
+        folder = Path(self._kernel.folder(pid))
+        return within(folder, tree.root) or within(folder, tree.own)
+
+    def _exists(self, pid: int) -> bool:
+        try:
+            return self._kernel.facts(pid) is not None
+        except OSError:
+            return True
