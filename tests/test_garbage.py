@@ -294,7 +294,7 @@ def test_a_wrong_value_in_a_task_stops_nothing_and_stays(team: Team) -> None:
     }  # fmt: skip
     folder = team.claude / "tasks" / TEAM
     write_all(folder, spoilt(task), "9{}.json")
-    kept = {path: looks(path) for path in folder.iterdir()}
+    kept = {path: looks(path) for path in folder.glob("*.lock")}
 
     team.supervise()
     team.assert_heals(TEAM)
@@ -344,7 +344,7 @@ def test_a_wrong_ancestry_in_a_hooks_note_stops_nothing(team: Team) -> None:
 def test_a_wrong_value_in_a_health_file_stops_nothing_and_stays(team: Team, stranger: subprocess.Popen[bytes]) -> None:
     folder = team.planning / ".agent-health"
     write_all(folder, spoilt(health_of("dev", stranger.pid)))
-    kept = {path: looks(path) for path in folder.iterdir()}
+    kept = {path: looks(path) for path in folder.glob("*.lock")}
 
     team.supervise()
     team.assert_heals(TEAM)
@@ -353,7 +353,7 @@ def test_a_wrong_value_in_a_health_file_stops_nothing_and_stays(team: Team, stra
     assert stranger.pid not in [e["evidence"]["pid"] for e in team.running.did("registered")]
 
 
-def test_a_wrong_value_in_a_lease_stops_nothing_and_stays(team: Team) -> None:
+def test_a_wrong_value_in_a_lease_stops_nothing_and_in_a_lock_stays(team: Team) -> None:
     lease = {
         "acquired_at": "2026-11-22T20:55:10Z", "owner": "dev-77", "resource": "src/a.js", "ttl_secs": 60,
         "type": "lease",
@@ -361,7 +361,7 @@ def test_a_wrong_value_in_a_lease_stops_nothing_and_stays(team: Team) -> None:
     folder = team.planning / ".locks"
     write_all(folder, spoilt(lease), "{}.lease")
     write_all(folder, spoilt(lease), "{}.lock")
-    kept = {path: looks(path) for path in folder.iterdir()}
+    kept = {path: looks(path) for path in folder.glob("*.lock")}
 
     team.supervise()
     team.assert_heals(TEAM)
