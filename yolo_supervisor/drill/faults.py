@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from yolo_supervisor.drill.scene import TEAM, Actor, Scene
 from yolo_supervisor.files import digest, glance
-from yolo_supervisor.formats import supervisor, yolo
+from yolo_supervisor.formats import load_object, supervisor, yolo
 from yolo_supervisor.formats.tasks import SET_ASIDE
 from yolo_supervisor.records import Agent, ProcessId, from_iso
 from yolo_supervisor.store import Paths
@@ -41,6 +42,10 @@ class Watch:
     """The journal's actions about a victim of which the first counts as noticing the fault."""
     bystanders: list[Actor] = field(default_factory=list)
     strangers: list[ProcessId] = field(default_factory=list)
+    kept: list[Path] = field(default_factory=list)
+    """Files that must be there afterwards."""
+    ahead_s: float = 0.0
+    """How far the daemon's wall clock is ahead of ours."""
 
 
 Fault = Callable[[Scene, random.Random], Watch]
@@ -198,6 +203,59 @@ def state_emptied(scene: Scene, dice: random.Random) -> Watch:
     return Watch(lambda: glance(state) == whole, frozenset({yolo.STATE_FILE}), ("restored",))
 
 
+def lock_ownerless(scene: Scene, dice: random.Random) -> Watch:
+    """A killed git has left index.lock behind; that of another checkout, where a git is at work, stays."""
+    project, other = scene.repository(), scene.folder / f"checkout-{dice.randrange(10**9)}"
+    scene.configure(leases={"interval_s": 0.25})
+    scene.git("worktree", "add", "-q", str(other))
+    held = project / ".git" / "worktrees" / other.name / "index.lock"
+    holder = scene.stranger("git", "cat-file", "--batch", folder=other)
+    held.touch()
+    left = project / ".git" / "index.lock"
+    left.touch()
+    return Watch(lambda: not left.exists(), frozenset({left.name}), ("released",), strangers=[holder], kept=[held])
+
+
+def late_completion(scene: Scene, dice: random.Random) -> Watch:
+    """An agent that was given up finishes after all: it counts unless another has begun anew."""
+    session = scene.session()
+    victim, bystander = scene.agent(session), scene.agent(session, busy=True)
+    task = scene.task()
+    ident = f"{TEAM}/{task.stem}"
+    claim = scene.command("task", "claim", ident, "--owner", victim.name)
+    _signal(victim.process, signal.SIGSTOP)
+    scene.configure(tasks={"idle_limit_s": 1.0, "interval_s": 0.25})
+    scene.wait(lambda: scene.free(task), "the task was not given back")
+    too_late = dice.random() < 0.5
+    if too_late:
+        scene.command("task", "claim", ident, "--owner", bystander.name)
+    scene.begin("task", "done", ident, "--owner", victim.name, "--token", str(claim["token"]))
+    status, owner = ("in_progress", bystander.name) if too_late else ("completed", victim.name)
+    told = ("escalated",) if too_late else ("completed",)
+
+    def settled() -> bool:
+        found = load_object(task.read_bytes()) or {}
+        entries = [e for e in scene.entries() if e["key"] == ident and e["action"] in told]
+        return bool(entries) and (found.get("status"), found.get("owner")) == (status, owner)
+
+    return Watch(settled, frozenset({ident}), told, [bystander], [victim.process])
+
+
+def clock_jump(scene: Scene, dice: random.Random) -> Watch:
+    """The wall clock jumps by a day, and an agent is killed: only its own things are given back."""
+    session = scene.session()
+    victim, bystander = scene.agent(session), scene.agent(session, busy=True)
+    resource = f"src/{dice.randrange(10**9)}.py"
+    scene.command("lease", "acquire", resource, "--owner", bystander.name, "--ttl", "3600")
+    ahead_s = dice.choice((-86400.0, 86400.0))
+    scene.set_wall_clock(ahead_s)
+    _signal(victim.process, signal.SIGKILL)
+    watch = _agents(scene, [victim], [bystander])
+    watch.ahead_s = ahead_s
+    watch.kept.append(scene.planning(".locks") / yolo.lease_file(resource))
+    return watch
+
+
 FAULTS: dict[str, Fault] = {
     "agent-killed": agent_killed,
     "agent-ignores-sigterm": agent_ignores_sigterm,
@@ -210,35 +268,42 @@ FAULTS: dict[str, Fault] = {
     "task-orphaned": task_orphaned,
     "owner-hung": owner_hung,
     "poison-task": poison_task,
+    "late-completion": late_completion,
     "lease-abandoned": lease_abandoned,
+    "lock-ownerless": lock_ownerless,
     "state-emptied": state_emptied,
+    "clock-jump": clock_jump,
 }
 
 
 def play(scene: Scene, fault: Fault, dice: random.Random) -> Round:
     """Do the fault once and watch it being healed."""
     result = Round()
+    before = len(scene.entries())
     try:
         watch = fault(scene, dice)
         began = time.time()
         scene.wait(watch.healed, "it was not healed in time")
         healed = time.time()
         result.heal_s = max(0.0, healed - began)
-        scene.wait(lambda: _told(scene, watch), "the journal does not tell of it")
-        result.detect_s = max(0.0, _first(_told(scene, watch)) - began)
+        scene.wait(lambda: _told(scene, watch, before), "the journal does not tell of it")
+        result.detect_s = max(0.0, _first(_told(scene, watch, before)) - watch.ahead_s - began)
         touched = [actor.name for actor in watch.bystanders if not scene.intact(actor)]
         touched += [f"process {stranger.pid}" for stranger in watch.strangers if not scene.alive(stranger)]
+        touched += [path.name for path in watch.kept if not path.exists()]
         if touched:
             result.why = f"harmed: {', '.join(touched)}"
             result.lost = len(touched)
     except TimeoutError as error:
         result.why = str(error)
+    scene.set_wall_clock(0.0)
     result.lost += scene.lost()
     return result
 
 
-def _told(scene: Scene, watch: Watch) -> list[dict[str, Any]]:
-    return [e for e in scene.entries() if e["key"] in watch.keys and e["action"] in watch.told]
+def _told(scene: Scene, watch: Watch, before: int) -> list[dict[str, Any]]:
+    """What the journal tells of the victims since this fault began."""
+    return [e for e in scene.entries()[before:] if e["key"] in watch.keys and e["action"] in watch.told]
 
 
 def _first(entries: Iterable[dict[str, Any]]) -> float:

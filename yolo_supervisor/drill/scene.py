@@ -63,6 +63,7 @@ class Scene:
         self._viewer: subprocess.Popen[bytes] | None = None
         self._viewer_terminal = -1
         self._strangers: list[subprocess.Popen[bytes]] = []
+        self._skew = folder / "skew"
         self._count = 0
         (self.project / ".yolo-planning").mkdir(parents=True)
         (self.claude / "tasks" / TEAM).mkdir(parents=True)
@@ -87,33 +88,58 @@ class Scene:
 
     def start_daemon(self) -> None:
         """Start the real daemon, and return when it watches."""
-        environment = {
-            **os.environ,
-            "HOME": str(self.claude.parent),
-            "XDG_CONFIG_HOME": str(self.claude.parent / ".config"),
-            "CLAUDE_CONFIG_DIR": str(self.claude),
-        }
-        for name in ("TMUX", "TMUX_PANE", "NOTIFY_SOCKET"):
-            environment.pop(name, None)
         with (self.folder / "daemon.log").open("ab") as log:
             self._daemon = subprocess.Popen(
-                [sys.executable, "-m", "yolo_supervisor", "run", "--project", str(self.project)],
-                stdin=subprocess.DEVNULL,
-                stderr=log,
-                env=environment,
-                cwd=self.folder,
-            )
+                [sys.executable, "-m", "yolo_supervisor.drill.daemon", str(self._skew), "run", "--project",
+                 str(self.project)],
+                stdin=subprocess.DEVNULL, stderr=log, env=self._environment(), cwd=self.folder,
+            )  # fmt: skip
         pid = self._daemon.pid
         self.wait(
             lambda: any(e["action"] == "started" and e["evidence"].get("pid") == pid for e in self.entries()),
             f"the daemon did not start: see {self.folder / 'daemon.log'}",
         )
 
+    def _environment(self) -> dict[str, str]:
+        home = self.claude.parent
+        hidden = ("TMUX", "TMUX_PANE", "NOTIFY_SOCKET")
+        kept = {name: value for name, value in os.environ.items() if name not in hidden}
+        return {
+            **kept,
+            "HOME": str(home),
+            "XDG_CONFIG_HOME": str(home / ".config"),
+            "CLAUDE_CONFIG_DIR": str(self.claude),
+        }
+
+    def set_wall_clock(self, ahead_s: float) -> None:
+        """Have the daemon's wall clock jump: from now on it is so far ahead of the machine's, or behind."""
+        temporary = self._skew.with_suffix(".tmp")
+        temporary.write_text(str(ahead_s))
+        temporary.rename(self._skew)
+
+    def command(self, *words: str) -> dict[str, Any]:
+        """What the supervisor's command answers. TimeoutError if it says no."""
+        child = self.begin(*words, "--json")
+        out, errors = child.communicate()
+        if child.returncode != 0:
+            raise TimeoutError(f"yolo-supervisor {shlex.join(words)}: {(errors or out).decode().strip()}")
+        answer: dict[str, Any] = json.loads(out)
+        return answer
+
+    def begin(self, *words: str) -> subprocess.Popen[bytes]:
+        """Begin a command of the supervisor's."""
+        child = subprocess.Popen(
+            [sys.executable, "-m", "yolo_supervisor", "--project", str(self.project), *words],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self._environment(),
+        )  # fmt: skip
+        self._strangers.append(child)
+        return child
+
     def configure(self, **settings: dict[str, Any]) -> None:
         """Have the daemon go on under other settings."""
         assert self._daemon is not None
         for section, values in settings.items():
-            self._settings[section] |= values
+            self._settings.setdefault(section, {}).update(values)
         self._write_settings()
         before = self._count_of("reloaded")
         self._daemon.send_signal(signal.SIGHUP)
@@ -219,11 +245,10 @@ class Scene:
         os.close(self._viewer_terminal)
         self._viewer = None
 
-    def stranger(self) -> ProcessId:
-        """A process of the same user that nobody may touch."""
-        child = subprocess.Popen(
-            [sys.executable, "-c", "import time; time.sleep(3600)"], stdin=subprocess.DEVNULL, cwd=self.project
-        )
+    def stranger(self, *words: str, folder: Path | None = None) -> ProcessId:
+        """A process of the same user that nobody may touch: it waits for its input for ever."""
+        command = words or (sys.executable, "-c", "import sys; sys.stdin.read()")
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=folder or self.project)
         self._strangers.append(child)
         process = self.processes.identify(child.pid)
         assert process is not None
@@ -256,6 +281,24 @@ class Scene:
         owns = task is not None and task.get("status") == "in_progress" and task.get("owner") == actor.name
         return owns and self.alive(actor.process) and self.alive(actor.tool)
 
+    def repository(self) -> Path:
+        """The project as a git repository with a commit."""
+        if not (self.project / ".git").exists():
+            self.git("init", "-q")
+            self.git("commit", "-q", "--allow-empty", "-m", "first")
+        return self.project
+
+    def git(self, *words: str) -> None:
+        """Run git in the project. TimeoutError if it says no, or is not there."""
+        who = ("-c", "user.name=drill", "-c", "user.email=drill@example.org")
+        try:
+            subprocess.run(
+                ["git", *who, *words], cwd=self.project, check=True, capture_output=True, stdin=subprocess.DEVNULL,
+                timeout=LIMIT_S, env=self._environment(),
+            )  # fmt: skip
+        except (OSError, subprocess.SubprocessError) as error:
+            raise TimeoutError(f"git {words[0]}: {error}") from error
+
     def lost(self) -> int:
         """How many tasks cannot be read any more."""
         return sum(load_object(path.read_bytes()) is None for path in (self.claude / "tasks" / TEAM).glob("*.json"))
@@ -277,7 +320,7 @@ class Scene:
             self._server.kill()
         for stranger in self._strangers:
             stranger.kill()
-            stranger.wait()
+            stranger.communicate()
         for _ in range(100):  # agents that were just being started are nobody's yet, and may start something themselves
             for process in (here := self._still_here()):
                 if (handle := self.processes.kernel.hold(process)) is not None:
