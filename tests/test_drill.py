@@ -25,8 +25,8 @@ pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is no
 
 FAULTS = [
     "agent-killed", "agent-ignores-sigterm", "session-killed", "session-detached", "tmux-server-killed",
-    "supervisor-killed", "pid-reused", "mass-death", "task-orphaned", "owner-hung", "poison-task", "lease-abandoned",
-    "state-emptied",
+    "supervisor-killed", "pid-reused", "mass-death", "task-orphaned", "owner-hung", "poison-task",
+    "late-completion", "lease-abandoned", "lock-ownerless", "state-emptied", "clock-jump",
 ]  # fmt: skip
 
 

@@ -572,9 +572,10 @@ def test_a_task_a_plan_and_a_dead_letter_are_given_back_each_in_its_way() -> Non
     assert isinstance(plan_requeued, RequeuePlan)
     assert plan_requeued.plan == "05-01"
     assert isinstance(letter, Letter), "the story is written before the task is set aside"
-    assert aside == SetAside(key="red/3", task=task, owner="dev-1", reason="enough: it is dead", evidence=told)
-    for action in (requeued, plan_requeued, aside):
-        assert action.evidence == told
+    assert aside == SetAside(key="red/3", task=task, owner="dev-1", reason="enough: it is dead",
+                             evidence={"owner": "dev-1", **told})  # fmt: skip
+    for action, owner in ((requeued, "dev-1"), (plan_requeued, None), (aside, "dev-1")):
+        assert action.evidence == {"owner": owner, **told}
     story = json.loads(letter.data)
     assert (story["id"], story["subject"], story["last_owner"]) == ("red/3", "Fix bug", "dev-1")
     assert story["why"] == "enough: it is dead"
@@ -788,6 +789,29 @@ def test_a_plan_that_was_set_aside_is_not_given_back_to_anybody(project: Path, c
     assert first == {"id": "05-01", "status": "failed", "owner": tasks.SET_ASIDE}
     assert second == {"id": "05-02", "status": "pending"}
     assert [each["key"] for each in watch.did("dead_lettered")] == ["execution-state/05-01"]
+
+
+def test_what_has_failed_before_and_is_finished_counts_against_no_later_task_of_the_same_name(
+    project: Path, claude_home: Path
+) -> None:
+    watch = Watch(project, claude_home, FakeClock(), Config(tasks=TasksConfig(max_attempts=2, poison_s=0.0)))
+    state = project / ".yolo-planning" / ".execution-state.json"
+    running = '{"phase":5,"plans":[{"id":"05-01","status":"running"}]}'
+    state.write_text(running)
+    watch.dead_agent("dev-01")
+
+    async def deed() -> None:
+        await watch.until(lambda: watch.did("forgotten"), "it to be healed")
+        state.write_text(running.replace("running", "complete"))
+        watch.runner.bells["tasks"].ring()
+        await watch.until(lambda: watch.did("completed"), "it to be seen that it is finished")
+        state.write_text(running)  # the next milestone has a plan of that name, too
+        watch.dead_agent("dev-01")
+        await watch.until(lambda: len(watch.did("forgotten")) == 2, "it to be healed again")
+
+    watch.run(deed)
+    assert len(watch.did("requeued")) == 2
+    assert not watch.did("dead_lettered")
 
 
 def test_a_crash_between_the_letter_and_the_setting_aside_is_healed_by_the_next_run(

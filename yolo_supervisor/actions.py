@@ -269,6 +269,16 @@ class Complete(TaskEdit):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Finished(Note):
+    """A task that had failed before, or was claimed here, has been finished by its owner's own hand: nothing of that
+    counts against the next task of this name."""
+
+    kind: ClassVar[Kind] = "task"
+    verb: ClassVar[str] = "completed"
+    durable: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class SetAside(TaskEdit):
     """Take a task that keeps failing out of everybody's reach, until a person has looked at it."""
 

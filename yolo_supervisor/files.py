@@ -301,7 +301,7 @@ def file_lock(disk: Disk, fd: int, limit_s: float) -> Iterator[None]:
 
     The kernel gives it up when its holder dies, so it is never stale.
     """
-    deadline = time.monotonic() + limit_s
+    deadline, pause_s = time.monotonic() + limit_s, 0.0001
     while True:
         try:
             disk.lock(fd)
@@ -309,7 +309,8 @@ def file_lock(disk: Disk, fd: int, limit_s: float) -> Iterator[None]:
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 raise Busy("another process is writing to the store") from None
-            time.sleep(0.001)
+            time.sleep(pause_s)
+            pause_s = min(0.002, pause_s * 1.5)
     try:
         yield
     finally:

@@ -415,6 +415,10 @@ class Roster:
         found = (_task(folder, name) for name in names(folder) if claude.is_task_file(name))
         return [task for task in found if task is not None]
 
+    def task(self, folder: Path, number: str) -> Task | None:
+        """One task of a list; None if there is none, or it cannot be read."""
+        return _task(folder, f"{number}.json") if claude.is_task_file(f"{number}.json") else None
+
     def at_work(self, folder: Path, quiet: int = EVERY) -> tuple[list[Task], list[Path]]:
         """The tasks in progress in a list's folder, and the files that cannot be read (now, at least).
 

@@ -25,6 +25,11 @@ def state(task: Task, data: bytes) -> tuple[str, str | None] | None:
     return (_AS_TASK.get(plan.status, plan.status), plan.owner) if plan else None
 
 
+def is_done(task: Task) -> bool:
+    """Whether it is finished, in its own neighbour's words."""
+    return task.status == DONE if task.list != yolo.EXECUTION_STATE else _AS_TASK.get(task.status) == DONE
+
+
 def with_state(task: Task, data: bytes, status: str, owner: str | None) -> bytes:
     """The document with this task's status and owner, all else as it was. ValueError if it does not hold the task."""
     raw = load_object(data)

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import anyio
 
-from yolo_supervisor.actions import Escalate, Terminate
+from yolo_supervisor.actions import Escalate, Finished, Terminate
 from yolo_supervisor.census import Census
 from yolo_supervisor.clock import Clock, until_next
 from yolo_supervisor.config import Config
 from yolo_supervisor.files import glance
 from yolo_supervisor.folder import QUIET
-from yolo_supervisor.formats import supervisor, yolo
+from yolo_supervisor.formats import supervisor, tasks, yolo
 from yolo_supervisor.queue import Queue, Turn, give_back
 from yolo_supervisor.records import Agent, Liveness, Task
 from yolo_supervisor.roster import Roster, names
@@ -47,9 +47,12 @@ class Silence:
     turn: Turn = field(default_factory=Turn)
 
 
-def decide(silences: Sequence[Silence], letters: Path, idle_limit_s: float) -> list[Remedy]:
-    """What nobody is at work on is given back; a person is told where its owner lives."""
-    remedies: list[Remedy] = []
+def decide(silences: Sequence[Silence], finished: Sequence[Task], letters: Path, idle_limit_s: float) -> list[Remedy]:
+    """What nobody is at work on is given back; a person is told where its owner lives. What is finished starts anew."""
+    remedies: list[Remedy] = [
+        (Finished(key=task.id, reason=f"{task.owner or 'somebody'} finished it", evidence={"owner": task.owner}),)
+        for task in finished
+    ]
     for each in silences:
         if each.quiet_s < idle_limit_s or each.looks < 2:
             continue
@@ -110,7 +113,8 @@ class TasksWatcher:
 
     async def tick(self, now: datetime) -> Sequence[Remedy]:
         letters = self._store.paths.folder / "dead-letters"
-        return decide(await self.look(now), letters, self._config().tasks.idle_limit_s)
+        silences = await self.look(now)
+        return decide(silences, self.finished(), letters, self._config().tasks.idle_limit_s)
 
     async def objection(self, action: Terminate) -> str | None:
         return "no task is a reason to end a process"
@@ -151,6 +155,18 @@ class TasksWatcher:
             turn = self._queue.turn(task, cause)
             found.append(Silence(task=task, quiet_s=quiet_s, looks=before.looks, owner=owner, turn=turn))
         self._watched = watched
+        return found
+
+    def finished(self) -> list[Task]:
+        """The tasks that are finished, and of which something is still remembered that was before."""
+        memory = self._store.journal.memory
+        remembered = {*memory.requeues, *memory.failures, *memory.claims} - memory.set_aside.keys()
+        found = []
+        for ident in remembered:
+            name, _, number = ident.rpartition("/")
+            here = [self._roster.task(folder, number) for folder in self._roster.task_lists() if folder.name == name]
+            here += [plan for plan in self._roster.plans() if plan.id == ident]
+            found += [task for task in here if task is not None and tasks.is_done(task)]
         return found
 
     def _at_work(self) -> Iterator[Task]:
