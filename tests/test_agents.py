@@ -100,7 +100,7 @@ def task(number: int, owner: str = "dev-1") -> Task:
 def requeue(number: int) -> Requeue:
     return Requeue(
         key=f"red/{number}", path=Path(f"/red/{number}.json"), owner="dev-1", reason="its owner dev-1 is dead",
-        evidence=evidence(),
+        evidence={"owner": "dev-1", **evidence()},
     )  # fmt: skip
 
 
@@ -127,9 +127,9 @@ def test_a_dead_agent_is_healed_in_order_and_its_record_goes_last() -> None:
             requeue(1),
             requeue(2),
             RequeuePlan(key=plan.id, path=plan.path, plan="05-01", reason="its owner dev-1 is dead",
-                        evidence=evidence()),
+                        evidence={"owner": None, **evidence()}),
             Release(key="src", path=Path("/src.lease"), owner="dev-1", reason="its holder dev-1 is dead",
-                    evidence=evidence()),
+                    evidence={"owner": "dev-1", **evidence()}),
             DropHealth(key=".agent-health/dev.json", path=Path("/.agent-health/dev.json"), pid=401, **books),
             DropPids(key=".agent-panes", path=Path("/.agent-panes"), pids=pids, pid_lock=None, **books),
             SetMark(key=".active-agent", path=Path("/.active-agent"), judged="digest", word="qa", **books),

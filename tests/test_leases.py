@@ -654,7 +654,7 @@ async def test_a_lease_of_the_plugin_ends_when_the_plugin_says_so(world: World) 
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("ttl", [0, -1, -(10**12), -1e300], ids=str)
+@pytest.mark.parametrize("ttl", [-1, -(10**12), -1e300], ids=str)
 async def test_a_lease_for_no_time_is_over(ttl: float, world: World) -> None:
     world.plugin("dev-1", ttl=ttl)
 

@@ -118,7 +118,9 @@ class Leases:
             return float(lent["since_s"]) + lease.ttl_s - self._clock.monotonic()
         assert lease.expires_at is not None
         left_s = (lease.expires_at - now).total_seconds() + WHOLE_S
-        return min(left_s, lease.ttl_s)  # one from the future has its whole time before it, and no more
+        if left_s > lease.ttl_s + WHOLE_S:  # one from the future has its whole time before it, and no more
+            return lease.ttl_s
+        return left_s
 
     def lend(self, resource: str, owner: str, ttl_s: int, now: datetime) -> Lend | Held:
         """The action that gives the resource to the owner, or who holds it. ValueError if it cannot be named so."""

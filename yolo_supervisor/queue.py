@@ -52,7 +52,9 @@ class Queue:
         ago_s = self._clock.monotonic() - last["since_s"] if last.get("boot") == self._boot else float("inf")
         stamp = {"cause": cause, "attempt": attempt, "since_s": self._clock.monotonic(), "boot": self._boot}
         never = None
-        if attempt >= config.max_attempts:
+        if task.id in memory.set_aside:  # the client gives it to whoever takes it by name
+            never = "it was set aside before, and begun again without being redriven"
+        elif attempt >= config.max_attempts:
             never = f"attempt {attempt} of {config.max_attempts} has failed"
         elif last.get("cause") == cause and ago_s < config.poison_s:
             never = f"two attempts in a row ended in the same way ({cause}) within {ago_s:.0f} s"
