@@ -516,6 +516,17 @@ class DropSnapshot(Remove):
     verb: ClassVar[str] = "pruned"
 
 
+# -- commands --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overran(Note):
+    """A command has had its time and was ended."""
+
+    kind: ClassVar[Kind] = "command"
+    verb: ClassVar[str] = "terminated"
+
+
 # -- the daemon itself ------------------------------------------------------------------------------------------
 
 

@@ -1,17 +1,29 @@
-"""Other programs, run with a limit: every command ends, its whole process group with it, and its output is bounded."""
+"""Other programs, run with a limit: every command ends, its whole process tree with it, and nothing of it is kept that
+has no bound."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import anyio
 
+from yolo_supervisor.kernel import kernel
+from yolo_supervisor.processes import Ending, Processes
+
 OUTPUT_LIMIT = 4 * 1024 * 1024
+
+GRACE_S = 5.0
+"""How long a command that has had its time may take to leave before it is killed."""
+
+PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 started = 0
 """How many commands this process has begun: the census tells its own forks from the world's by it."""
@@ -19,15 +31,32 @@ started = 0
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a command ended. ``exit`` is None where the limit ended it; ``stdout`` is cut at ``OUTPUT_LIMIT`` bytes."""
+    """How a command ended. ``exit`` is None where the limit ended it; the outputs are cut at ``OUTPUT_LIMIT`` bytes."""
 
     exit: int | None
     stdout: bytes
     stderr: bytes
 
 
-async def run(command: Sequence[str], limit_s: float, environment: Mapping[str, str] | None = None) -> Result:
-    """Run the command to its end, at most ``limit_s`` seconds; then its process group is killed.
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One run of a command that has our terminal: ``exit`` is as a shell tells it, None where the limit ended it."""
+
+    limit_s: float
+    duration_s: float
+    exit: int | None
+    ending: Ending | None = None
+    """How its processes were ended at the limit."""
+
+
+async def run(
+    command: Sequence[str],
+    limit_s: float,
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+    grace_s: float = 0.0,
+) -> Result:
+    """Run the command to its end, at most ``limit_s`` seconds; then its processes are ended, after ``grace_s`` killed.
 
     FileNotFoundError if there is no such program.
     """
@@ -39,6 +68,7 @@ async def run(command: Sequence[str], limit_s: float, environment: Mapping[str, 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment,
+        cwd=folder,
         start_new_session=True,
     )
     assert child.stdout is not None
@@ -65,10 +95,95 @@ async def run(command: Sequence[str], limit_s: float, environment: Mapping[str, 
         over = limit.cancelled_caught
     finally:
         if child.returncode is None:
+            with anyio.CancelScope(shield=True):
+                await end(child.pid, grace_s)
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)  # its own session: the group is proven to be ours
+                os.killpg(child.pid, signal.SIGKILL)  # its own session, and not reaped yet: the group is surely ours
             child.wait()
         stdout, stderr = (bytes(output[pipe.fileno()]) for pipe in (child.stdout, child.stderr))
         child.stdout.close()
         child.stderr.close()
     return Result(None if over else child.returncode, stdout, stderr)
+
+
+async def end(pid: int, grace_s: float, adopted: bool = False) -> Ending:
+    """End what our child ``pid`` has started, and itself: its tree, its session, and with ``adopted`` all that became
+    ours when its parent ended (see ``adopt_orphans``). The child must not be reaped yet."""
+    processes = Processes(kernel())
+    sweep = processes.sweep()
+    roots = [
+        sweep.id(facts.pid)
+        for facts in sweep.facts.values()
+        if facts.pid == pid or facts.session == pid or (adopted and facts.parent == os.getpid())
+    ]
+
+    async def holds() -> str | None:
+        return None
+
+    return await processes.terminate(roots, grace_s, holds)
+
+
+def run_attached(command: Sequence[str], limit_s: float) -> Attempt:
+    """Run the command with our own input and output, as if it had been called itself; signals are passed on to it.
+
+    FileNotFoundError, PermissionError if it cannot be started.
+    """
+    with _signals() as bell:
+        began = time.monotonic()
+        child = subprocess.Popen(command)
+        while child.poll() is None:
+            left_s = began + limit_s - time.monotonic()
+            if left_s <= 0:
+                ending = anyio.run(end, child.pid, GRACE_S, True)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(0)
+                return Attempt(limit_s, time.monotonic() - began, None, ending)
+            for number in _rung(bell, left_s):
+                if not _told_by_terminal(number):
+                    child.send_signal(number)
+        code = child.returncode if child.returncode >= 0 else 128 - child.returncode
+        return Attempt(limit_s, time.monotonic() - began, code)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[int]:
+    """A descriptor from which the numbers of the signals that reach us can be read."""
+    bell, clapper = os.pipe()
+    os.set_blocking(bell, False)
+    os.set_blocking(clapper, False)
+    # what is ignored stays so: whoever started us in the background, or under nohup, wants the command to ignore it too
+    heard = [number for number in (*PASSED_ON, signal.SIGCHLD) if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda *_: None) for number in heard}
+    woken_by = signal.set_wakeup_fd(clapper, warn_on_full_buffer=False)
+    try:
+        yield bell
+    finally:
+        signal.set_wakeup_fd(woken_by)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(bell)
+        os.close(clapper)
+
+
+def _rung(bell: int, limit_s: float) -> list[int]:
+    """The signals that have come, at the latest after ``limit_s``."""
+    select.select([bell], [], [], limit_s)
+    with contextlib.suppress(BlockingIOError):
+        return [number for number in os.read(bell, 4096) if number != signal.SIGCHLD]
+    return []
+
+
+def _told_by_terminal(number: int) -> bool:
+    """Whether the terminal has sent the signal to the command, too: it sends Ctrl-C to all that run in front."""
+    if number not in (signal.SIGINT, signal.SIGQUIT):
+        return False
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)

@@ -30,6 +30,8 @@ class Facts:
     comm: str
     cpu: int = 0
     """The processor time that it has used, in clock ticks."""
+    session: int = 0
+    """The pid of its session's leader; 0 where the kernel does not say."""
 
 
 class Handle(Protocol):
@@ -131,7 +133,8 @@ class LinuxKernel:
         fields = tail.split()
         zombie = fields[0] in (b"Z", b"X", b"x") and self._last_thread(pid)
         comm = head.partition(b"(")[2].decode("utf-8", "replace")
-        return Facts(pid, int(fields[1]), int(fields[19]), zombie, comm, int(fields[11]) + int(fields[12]))
+        used = int(fields[11]) + int(fields[12])
+        return Facts(pid, int(fields[1]), int(fields[19]), zombie, comm, used, int(fields[3]))
 
     def _gone(self, pid: int) -> bool:
         try:
@@ -325,6 +328,27 @@ class PsutilKernel:
 
     def newest(self) -> int | None:
         return None
+
+
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+def adopt_orphans() -> None:
+    """From now on whatever descends from this process, and loses its parent, becomes its child: so nothing that is
+    started here is ever lost sight of. Only Linux can."""
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def end_with_parent() -> None:
+    """Have this process asked to leave when its parent ends, however that comes. Only Linux can."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
 def kernel() -> Kernel:

@@ -169,6 +169,15 @@ def enabled(config: bytes, flag: str) -> bool:
     return wishes(config).get(flag, False)
 
 
+COMMAND_LIMIT_S = 30.0
+
+
+def command_limit_s(config: bytes) -> float:
+    """How long a command may take: ``command_timeout_ms`` of the ``config.json`` (at least a second), else 30 s."""
+    limit_ms = (load_object(config) or {}).get("command_timeout_ms")
+    return limit_ms / 1000 if type(limit_ms) is int and 1000 <= limit_ms <= 86_400_000 else COMMAND_LIMIT_S
+
+
 IN_VAIN = {
     ("v3_event_recovery", "v3_event_log"): "recovery from events has nothing to read",
     ("v3_lease_locks", "v3_lock_lite"): "the plugin's leases are skipped",
