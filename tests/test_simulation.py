@@ -299,6 +299,9 @@ class Machine:
         found = self.table.get(process.pid)
         return self._handle(self, found) if found and found.started == process.started and not found.over else None
 
+    def has_open(self, pid: int, path: Path) -> bool:
+        return False
+
     def newest(self) -> int | None:
         return self._newest
 
@@ -909,7 +912,8 @@ class World:
             for grant in self.grants:
                 if grant.path == path:
                     grant.shown_s, grant.seen_by = self.time.s, None
-                    grant.data = grant.data if path.exists() else None  # a broken lease is worth nothing
+                    if not path.exists():  # a broken lease is worth nothing
+                        grant.data = grant.holder = None
             self.tell(f"{path.parent.name}/{path.name} is mended")
 
     # -- deeds: tasks, by the store ----------------------------------------------------------------------------
@@ -967,9 +971,7 @@ class World:
             return
         paper, may = attempt.paper, attempt.at_work
         its_own = paper.state == ("in_progress", attempt.worker.name)
-        beaten = self.person(
-            lambda store: its_own and store.beat(paper.key, attempt.token, self.time.s, BOOT)
-        )
+        beaten = self.person(lambda store: its_own and store.beat(paper.key, attempt.token, self.time.s, BOOT))
         self.tell(f"{attempt.worker} beats for {paper.key}: {beaten}")
         if beaten is not may and not paper.untold:
             self.wrong(f"a heartbeat of {attempt} was {'taken' if beaten else 'refused'}")
@@ -1176,7 +1178,7 @@ class World:
     def jump(self, s: float | None = None) -> None:
         """The wall clock is set; not twice while nobody supervises: nobody could know where it had been in between."""
         if self.supervised() or self.jumped_s < self.supervised_s:
-            s = s or self.chance.choice((-DAY_S, -7.0, 7.0, 3600.0, DAY_S))
+            s = s if s is not None else self.chance.choice((-DAY_S, -7.0, 7.0, 3600.0, DAY_S))
             self.time.wall_s += s
             self.jumped_s = self.time.s
             for grant in self.grants:
@@ -1274,35 +1276,42 @@ class World:
             paper.said, paper.writer = back, None
             paper.attempts += 1
             paper.given_back += 1
-            paper.unsettled = not self.supervised()
+            paper.unsettled = self.supervision is None or self.supervision.over or self.supervision.disk.lives < 0
             self.tell(f"{paper.key} was given back")
 
     def may_be_at(self, paper: Paper) -> bool:
         """Whether its writer may have been at work on it when it was taken from it."""
         writer = paper.writer
-        if writer is None or not writer.alive:
+        if writer is None or not writer.alive or writer.forgotten:
             return False
-        quiet_s = self.touched[paper.path] - max(paper.heard_s, writer.process.hangs_s or 0.0)
-        return not (writer.far or writer.hangs or writer.forgotten) or quiet_s < IDLE_S - 0.001
+        at_s, no_session = self.touched[paper.path], writer.shown_s > self.time.s - CONFIG.agents.interval_s - 1.0
+        if writer.far or no_session:
+            return at_s - paper.heard_s < IDLE_S - 0.001
+        return not writer.hangs or at_s - max(paper.heard_s, writer.process.hangs_s or 0.0) < IDLE_S - 0.001
 
     def left_s(self, paper: Paper) -> float | None:
         """How long it may stay as it is; None where somebody is at work on it, or nobody could know that it is not so.
 
         Whoever bears the name of its owner may be at it.
         """
-        team = paper.path.parent.name
-        bearers = [
-            w for w in self.workers if (w.name, w.team) == (paper.said.get("owner"), team) and w.over_s >= paper.written_s
-        ]
-        told = self.claude / "teams" / team / "config.json"
-        unclear = {paper.path, told} & self.garbled.keys() or any(self.hidden(w) for w in bearers) or paper.torn
+        owner = paper.said.get("owner"), (team := paper.path.parent.name)
+        bearers = [w for w in self.workers if (w.name, w.team) == owner and w.over_s >= paper.written_s]
+        unread = {path.parent for path in self.garbled} | {each.path.parent for each in self.papers if each.torn}
+        telling = {paper.path.parent, self.claude / "teams" / team, self.paths.agents}
+        unclear = unread & telling or any(self.hidden(w) for w in bearers)
         locked = paper.path.with_name(f"{paper.path.name}.lock").exists()
         if paper.said["status"] != "in_progress" or unclear or locked or any(w.alive and not w.hangs for w in bearers):
             return None
         healed = bearers and all(w.known and not w.alive and not w.forgotten for w in bearers)
-        heard_s = max((w.process.heard_s for w in bearers if w.alive), default=0.0)
+        if not healed and any(self.is_recorded(w) for w in self.workers if (w.name, w.team) == owner and not w.alive):
+            return None
+        heard_s = max((w.process.heard_s if w.alive else w.over_s for w in bearers), default=0.0)
         since_s = max(paper.minded_s, paper.heard_s, heard_s, self.supervision.since_s if self.supervision else 0.0)
         return since_s + (ORPHANED_S if healed else SILENT_S) - self.time.s
+
+    def is_recorded(self, worker: Worker) -> bool:
+        mark = f"~{worker.process.pid}-{worker.process.started}"
+        return any(mark in path.name for path in self.paths.agents.iterdir())
 
     def look_who_minds(self, paper: Paper) -> None:
         left_s = self.left_s(paper) if self.supervised() else None
@@ -1368,8 +1377,8 @@ class World:
             assert self.supervision is not None
             self.supervision.disk.lives = float("inf")
         self.start_supervisor()
-        await anyio.sleep(120.0)
-        self.look()
+        for _ in range(12):
+            await self.spend(10.0)
         self.look_at_the_end()
 
     def look_at_the_end(self) -> None:
@@ -1597,5 +1606,172 @@ def test_a_promise_about_a_dead_agents_task_is_not_kept_when_its_successor_is_at
             await world.spend(11.0)
             world.change(world.papers[0], second, "in_progress")
         await world.settle()
+
+    world.run(story)
+
+
+@pytest.mark.parametrize("jump_s", [0.0, DAY_S, -DAY_S])
+def test_a_hanging_agents_task_comes_back_after_the_limit_and_not_before_and_the_agent_is_left_alone(
+    jump_s: float, world: World
+) -> None:
+    async def story() -> None:
+        dev = world.begin("dev-1")
+        await world.spend(KNOWN_S + 1)
+        world.change(paper := world.papers[0], dev, "in_progress")
+        world.hang(dev)
+        world.jump(jump_s)
+        await world.spend(IDLE_S - 1.0)
+        assert paper.state == ("in_progress", "dev-1")
+        await world.spend(SILENT_S - IDLE_S)
+        assert paper.state == ("pending", None)
+        await world.settle()
+        assert dev.alive
+
+    world.run(story)
+
+
+def test_a_task_of_nobody_known_stays_with_it_for_as_long_as_its_heart_beats(world: World) -> None:
+    async def story() -> None:
+        attempt = world.claims(world.guests[0], world.papers[0])
+        assert attempt is not None
+        for _ in range(6):
+            await world.spend(IDLE_S / 2)
+            world.beat(attempt)
+        assert attempt.at_work
+        await world.spend(SILENT_S)
+        assert world.papers[0].state == ("pending", None)
+
+    world.run(story)
+
+
+@pytest.mark.parametrize("operations", range(1, 12))
+def test_what_was_promised_for_silence_is_not_done_after_the_silence_is_over(operations: int, world: World) -> None:
+    async def story() -> None:
+        attempt = world.claims(world.guests[0], world.papers[0])
+        assert attempt is not None
+        await world.spend(IDLE_S - 5.0)
+        world.kill_supervisor_at_work(operations)
+        await world.spend(SILENT_S - IDLE_S + 5.0)
+        world.kill_supervisor()
+        world.beat(attempt)
+        await world.spend(1.0)
+        world.start_supervisor()
+        await world.spend(5.0)
+
+    world.run(story)
+
+
+def test_a_late_completion_counts_until_a_newer_attempt_has_begun(world: World) -> None:
+    async def story() -> None:
+        dev, other = world.begin("dev-1"), world.begin("dev-2")
+        await world.spend(KNOWN_S + 1)
+        first, second = (world.claims(dev, paper) for paper in world.papers[:2])
+        assert first is not None
+        assert second is not None
+        world.hang(dev)
+        await world.spend(SILENT_S)
+        newer = world.claims(other, second.paper)
+        world.wake(dev)
+        world.complete(first)
+        world.complete(second)
+        assert first.paper.state == ("completed", "dev-1")
+        assert newer is not None
+        assert newer.at_work
+
+    world.run(story)
+
+
+def test_one_who_has_begun_anew_cannot_finish_by_its_older_token(world: World) -> None:
+    async def story() -> None:
+        dev = world.begin("dev-1")
+        await world.spend(KNOWN_S + 1)
+        older = world.claims(dev, world.papers[0])
+        assert older is not None
+        world.hang(dev)
+        await world.spend(SILENT_S)
+        world.wake(dev)
+        newer = world.claims(dev, world.papers[0])
+        world.complete(older)
+        assert newer is not None
+        assert newer.at_work
+        world.complete(newer)
+        assert world.papers[0].state == ("completed", "dev-1")
+
+    world.run(story)
+
+
+def test_what_living_teammates_are_at_is_not_taken_from_them_while_their_teams_file_cannot_be_read(
+    world: World,
+) -> None:
+    async def story() -> None:
+        world.lead()
+        (lead, mate) = world.workers
+        await world.spend(KNOWN_S + 1)
+        paper = next(paper for paper in world.papers if paper.path.parent.name == mate.team)
+        world.change(paper, mate, "in_progress")
+        world.garble(world.claude / "teams" / lead.team / "config.json")
+        await world.spend(2 * SILENT_S)
+        assert paper.state == ("in_progress", "mate")
+
+    world.run(story)
+
+
+def test_what_an_agent_is_at_is_not_taken_from_it_while_its_record_cannot_be_read(world: World) -> None:
+    async def story() -> None:
+        world.register()
+        (aider,) = world.workers
+        await world.spend(KNOWN_S + 1)
+        world.change(world.papers[0], aider, "in_progress")
+        world.stop_supervisor()
+        await world.spend(1.0)
+        (record,) = world.paths.agents.iterdir()
+        world.garble(record)
+        world.start_supervisor()
+        await world.spend(2 * SILENT_S)
+        assert world.papers[0].state == ("in_progress", "aider")
+
+    world.run(story)
+
+
+@pytest.mark.parametrize("jump_s", [DAY_S, -DAY_S])
+@pytest.mark.parametrize("lent", [True, False], ids=["by the store", "by the plugin"])
+def test_a_step_of_the_wall_clock_ends_no_lease_and_makes_none_outlive_its_time(
+    lent: bool, jump_s: float, world: World
+) -> None:
+    async def story() -> None:
+        dev, grant = world.begin("dev-1"), world.grants[0]
+        await world.spend(KNOWN_S + 1)
+        (world.borrows if lent else world.takes)(dev, grant, 120)
+        await world.spend(LENT_S)
+        world.jump(jump_s)
+        if lent:  # whose time is known to every supervisor
+            world.kill_supervisor()
+            await world.spend(1.0)
+            world.start_supervisor()
+        await world.spend(grant.ends_s - world.time.s - 1.0)
+        assert grant.holder is dev
+        await world.spend(3.0)
+        assert grant.holder is None
+
+    world.run(story)
+
+
+def test_a_dead_letter_waits_for_a_person_however_often_others_ask_for_it(world: World) -> None:
+    async def story() -> None:
+        paper = world.papers[0]
+        for attempt in range(CONFIG.tasks.max_attempts):
+            dev = world.begin("dev-1")
+            await world.spend(CONFIG.tasks.poison_s)
+            world.change(paper, dev, "in_progress")
+            world.end(dev)
+            await world.spend(ORPHANED_S)
+            assert paper.aside is (attempt == CONFIG.tasks.max_attempts - 1)
+        for guest in world.guests:
+            world.claims(guest, paper)
+        await world.settle()
+        assert paper.aside
+        world.redrive()
+        world.claims(world.guests[0], paper)
+        assert paper.state == ("in_progress", "guest-1")
 
     world.run(story)

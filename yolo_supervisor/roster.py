@@ -441,6 +441,11 @@ class Roster:
                 if os.path.isfile(team) and self._teams.get(team) is None:
                     yield team
 
+    def unclear(self, folder: Path) -> bool:
+        """Whether something cannot be read (now, at least) that may tell who is at work on the list in the folder."""
+        team = folder.parent.parent / "teams" / folder.name / "config.json"
+        return bool(self.damaged_records()) or (os.path.isfile(team) and self._teams.get(team) is None)
+
     def plans(self) -> list[Task]:
         """The plans of the plugin's execution state; none where it cannot be read."""
         return self._plans.get(self.paths.planning / yolo.STATE_FILE) or []

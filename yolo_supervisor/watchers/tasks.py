@@ -125,6 +125,7 @@ class TasksWatcher:
         A step of the wall clock changes nothing; a restart of ours begins every silence anew.
         """
         self._roster.renew()
+        self._store.heed()  # the heartbeats of claims are written by other processes
         self._notes = _by_pid(names(self._store.paths.hooks))
         known = self._agents(now)
         living = [agent for agent, state in known if state is Liveness.ALIVE]
@@ -143,6 +144,8 @@ class TasksWatcher:
             if any(self._has(agent, task) for agent in others.get(str(task.owner), ())):
                 continue  # the dead are healed by those who watch agents; of the others nothing is known
             owner = next((agent for agent in ours.get(str(task.owner), ()) if self._has(agent, task)), None)
+            if owner is None and self._roster.unclear(task.path.parent):
+                continue  # it may be somebody's who is at work on it
             key = task.id, task.owner
             signs, before = self._signs(task, owner), self._watched.get(key)
             if before is None or before.signs != signs or (owner is not None and self._waits(owner)):
