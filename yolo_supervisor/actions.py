@@ -527,6 +527,39 @@ class Overran(Note):
     verb: ClassVar[str] = "terminated"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Trip(Replace):
+    """Open a circuit: what keeps failing is not tried for a while."""
+
+    kind: ClassVar[Kind] = "command"
+    verb: ClassVar[str] = "disabled"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe(Replace):
+    """Say who tries whether an open circuit can be closed: one at a time."""
+
+    kind: ClassVar[Kind] = "command"
+    verb: ClassVar[str] = "probed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Close(Replace):
+    """Close a circuit: what had failed is well again."""
+
+    kind: ClassVar[Kind] = "command"
+    verb: ClassVar[str] = "enabled"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Healed(Note):
+    """A call went well that had failed before."""
+
+    kind: ClassVar[Kind] = "command"
+    verb: ClassVar[str] = "recovered"
+    durable: ClassVar[bool] = False
+
+
 # -- the daemon itself ------------------------------------------------------------------------------------------
 
 

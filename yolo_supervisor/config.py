@@ -62,6 +62,19 @@ class StateConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     )
 
 
+class McpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    retries: Annotated[int, msgspec.Meta(ge=0, le=100)] = 3
+    backoff_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 0.1
+    attempt_s: Seconds = 30.0
+    retry_s: Seconds = 60.0
+    cap_s: Seconds = 240.0
+    failures: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 5
+    cool_down_s: Seconds = 60.0
+    restarts: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 5
+    repeatable: tuple[str, ...] = ("acquire_lock", "release_lock", "compile_context", "run_test_suite")
+    unrepeatable: tuple[str, ...] = ()
+
+
 class JournalConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     size_mib: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 64
 
@@ -82,6 +95,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tasks: TasksConfig = TasksConfig()
     leases: LeasesConfig = LeasesConfig()
     state: StateConfig = StateConfig()
+    mcp: McpConfig = McpConfig()
     journal: JournalConfig = JournalConfig()
     log: LogConfig = LogConfig()
 

@@ -16,6 +16,7 @@ from yolo_supervisor.clock import Clock
 from yolo_supervisor.config import Config
 from yolo_supervisor.formats import yolo
 from yolo_supervisor.records import Task
+from yolo_supervisor.retry import pause_s
 from yolo_supervisor.store import Store
 
 
@@ -62,12 +63,12 @@ class Queue:
         return Turn(attempt=attempt, wait_s=0.0 if never else wait_s, never=never, stamp=stamp)
 
     def _pause_s(self, task: Task, attempt: int) -> float:
-        """Twice as long each time; up to half of it is left out, by chance, but for one task always the same."""
+        """By chance, but for one attempt always the same."""
         if attempt == 1:
             return 0.0
         config = self._config().tasks
-        whole_s = min(config.backoff_max_s, config.backoff_s * 2.0 ** min(attempt - 2, 100))
-        return whole_s * (0.5 + zlib.crc32(f"{task.id}#{attempt}".encode("utf-8", "surrogatepass")) / 2**33)
+        chance = zlib.crc32(f"{task.id}#{attempt}".encode("utf-8", "surrogatepass")) / 2**32
+        return pause_s(config.backoff_s, attempt - 1, config.backoff_max_s, chance)
 
 
 def give_back(task: Task, turn: Turn, letters: Path, reason: str, evidence: Mapping[str, Any]) -> tuple[Edit, ...]:

@@ -38,6 +38,7 @@ COMMANDS = {
     "state": "Verify the plugin's critical files; recover those that are broken.",
     "snapshot": "Save, list and restore snapshots of the execution state.",
     "exec": "Run a command with a hard limit; end all that it has started when that is over.",
+    "mcp": "Stand before an MCP server and heal its calls: retries, limits, a circuit breaker, restarts.",
     "hook": "For Claude Code's hooks: note an event. Always succeeds, prints nothing.",
     "doctor": "Find what is wrong with the installation and the state.",
     "drill": "Fire drill: break a scratch team on purpose and watch it being healed.",

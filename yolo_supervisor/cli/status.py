@@ -51,6 +51,7 @@ def command(options: Shared) -> None:
                 "tasks": view.tasks_json(),
                 "dead_letters": len(view.store.journal.memory.set_aside),
                 "flags": [],
+                "circuits": view.circuits_json(),
                 "sessions": view.sessions_json(),
                 "watchers": list(holder.watchers) if holder else [],
             }
@@ -79,6 +80,19 @@ def _show(answer: dict[str, Any]) -> None:
             [(project["dead_letters"], "see: yolo-supervisor dead-letter list")][: project["dead_letters"]],
         ),
         ("leases", [(x["resource"], x["owner"], f"until {x['expires_at'] or 'released'}") for x in project["leases"]]),
+        (
+            "switched off",
+            [
+                (
+                    c["server"],
+                    c["tool"] or "the whole server",
+                    f"since {c['since']}",
+                    c["why"],
+                    f"tried in {c['retry_in_s']:g} s",
+                )
+                for c in project["circuits"]
+            ],
+        ),
         ("sessions", [(s["name"], f"{s['attached']} attached", s["state"]) for s in project["sessions"]]),
         (
             "watchers",

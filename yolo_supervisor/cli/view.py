@@ -11,6 +11,7 @@ import msgspec
 
 from yolo_supervisor import config as configuration
 from yolo_supervisor.actions import Edit, Keep, Note
+from yolo_supervisor.breaker import circuits, describe
 from yolo_supervisor.census import Census
 from yolo_supervisor.cli import Shared
 from yolo_supervisor.clock import SystemClock
@@ -88,6 +89,11 @@ class View:
             }
             for task in self.tasks()
         ]
+
+    def circuits_json(self) -> list[dict[str, Any]]:
+        """The MCP servers and tools that are switched off."""
+        found = circuits(self.store.paths.folder)
+        return [describe(circuit, self.clock, self.processes.boot) for circuit in found]
 
     def lease_ttl_s(self) -> int:
         """How long a claim holds without a sign of life."""

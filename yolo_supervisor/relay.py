@@ -1,0 +1,587 @@
+"""The relay before an MCP server: it forwards every frame as it is, and tries again what may be repeated.
+
+A call goes up under the client's own id; only a retry gets one of ours, so that its answer is known from a late one.
+What comes from the server goes down unchanged, but for requests of a server that was started again, whose ids would be
+mistaken for those of the server before.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+import anyio.abc
+
+from yolo_supervisor.breaker import UPSTREAM, Breaker
+from yolo_supervisor.config import McpConfig
+from yolo_supervisor.formats import mcp
+from yolo_supervisor.retry import pause_s
+from yolo_supervisor.upstream import Endless, Outlet, Upstream, lines
+
+LOOK_S = 0.1
+"""How often it is seen to whether a call has had its time."""
+
+LEAVE_S, GRACE_S = 2.0, 2.0
+"""How long the server may take to leave when nothing more comes, and how long when it is asked to."""
+
+RESTARTS_IN_S = 60.0
+MOST_PAUSE_S = 30.0
+
+FAILED, TIMED_OUT = -32000, -32001
+"""The codes of our own errors: nothing was answered; nothing was answered in time."""
+
+
+@dataclass(eq=False, slots=True)
+class Call:
+    """A request of the client that is not answered yet."""
+
+    ident: object
+    method: str
+    line: bytes
+    tool: str | None
+    token: str | None
+    cap_s: float
+    """When it has had its time as a whole, by the monotonic clock."""
+    sent_as: object = None
+    attempt: int = 0
+    limit_s: float = float("inf")
+    """When this attempt has had its time."""
+    up: bool = False
+    """Whether it is with the server now."""
+    over: bool = False
+    progress: float = float("-inf")
+    troubles: list[str] = field(default_factory=list)
+
+    @property
+    def what(self) -> str:
+        return f"the tool {self.tool}" if self.tool else self.method
+
+
+class Relay:
+    """Stands between one client and one server until the client has gone."""
+
+    def __init__(
+        self,
+        words: Sequence[str],
+        name: str,
+        config: McpConfig,
+        breaker: Breaker,
+        tell: Callable[[str, str, Any], None],
+    ) -> None:
+        self._words = words
+        self._name = name
+        self._config = config
+        self._breaker = breaker
+        self._tell = tell
+        """Is told what was healed, or not: a verb of the journal, a sentence, evidence."""
+        self._client = Outlet(1)
+        self._upstream: Upstream | None = None
+        self._ready = False
+        """Whether the server may be sent what the client sends: it has been started, and knows what it has to."""
+        self._generation = 0
+        self._waiting: list[Call | bytes] = []
+        """What is to be sent when it may be."""
+        self._calls: dict[str, Call] = {}
+        self._by_sent: dict[str, Call] = {}
+        self._by_token: dict[str, Call] = {}
+        self._own: dict[str, Callable[[Mapping[str, Any]], None]] = {}
+        """Requests of our own, and what becomes of their answers."""
+        self._asked: dict[str, object] = {}
+        """Requests of the server that the client has not answered: the id that it knows, and the server's own."""
+        self._numbers = 0
+        self._hello: bytes | None = None
+        self._greeted: bytes | None = None
+        self._level: bytes | None = None
+        self._subscriptions: dict[str, bytes] = {}
+        self._hints: dict[str, bool] | None = None
+        self._starts: list[float] = []
+        self._deaths = 0
+        """In a row, without an answer in between."""
+        self._heard_s = 0.0
+        self._busy = anyio.Event()
+        self._eof = False
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self.code = 0
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> int:
+        """Until the client has gone; the exit code. FileNotFoundError, PermissionError if there is no such server."""
+        self._upstream = Upstream(self._words)
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            tasks.start_soon(self._client.run)
+            tasks.start_soon(self._watch_time)
+            tasks.start_soon(self._serve)
+            async for line in lines(0):
+                self._from_client(line)
+                await self._room()
+            self._eof = True
+            await self._finish()
+            tasks.cancel_scope.cancel()
+        with anyio.CancelScope(shield=True):
+            if self._upstream is not None:
+                await self._upstream.end(0.0, GRACE_S)
+        self._client.close()
+        return self.code
+
+    async def _room(self) -> None:
+        if self._upstream is not None:
+            await self._upstream.input.room()
+
+    async def _finish(self) -> None:
+        """The client sends no more. What it still waits for is answered, if it is still there to hear it."""
+        while self._upstream is not None and not self._ready and not self._client.broken and self._calls:
+            await anyio.sleep(LOOK_S)
+        while self._upstream is not None and self._waiting and not self._client.broken:
+            await anyio.sleep(LOOK_S)
+        if self._upstream is not None:
+            with anyio.move_on_after(LEAVE_S):
+                await self._upstream.input.empty()
+            self._upstream.finish()
+        while self._upstream is not None and self._calls and not self._gone():
+            await anyio.sleep(LOOK_S)
+        with anyio.move_on_after(LEAVE_S):
+            while self._upstream is not None and not self._gone():
+                await anyio.sleep(0.01)
+        with anyio.move_on_after(LEAVE_S):
+            await self._client.empty()
+
+    def _gone(self) -> bool:
+        """Whether nobody is there any more to read what we write."""
+        if self._client.broken:
+            return True
+        import select
+
+        poll = select.poll()
+        poll.register(1, 0)
+        return any(event & (select.POLLERR | select.POLLNVAL) for _, event in poll.poll(0))
+
+    async def _serve(self) -> None:
+        """Keep a server there, for as long as the client wants one."""
+        assert self._tasks is not None
+        while True:
+            upstream = self._upstream
+            assert upstream is not None
+            self._generation += 1
+            self._begin()
+            writer = anyio.CancelScope()
+            why = "it ended"
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._write, upstream, writer)
+                try:
+                    async for line in upstream.lines():
+                        self._from_server(line)
+                        await self._client.room()
+                except Endless:
+                    why = "it sent a line without an end"
+                writer.cancel()
+            self._ready = False
+            code = await upstream.end(LEAVE_S if self._eof else 0.2, GRACE_S)
+            self._upstream = None
+            if self._eof and not self._calls:
+                self.code = code if code is not None and code >= 0 else 0
+                return
+            if not await self._restart(f"{why} with exit code {code}" if code is not None else why):
+                return
+
+    async def _write(self, upstream: Upstream, scope: anyio.CancelScope) -> None:
+        with scope:
+            await upstream.input.run()
+        # nobody reads what we write: whatever it still says, it will not be asked anything any more
+        if upstream.input.broken and not self._eof:
+            upstream.finish()
+
+    async def _restart(self, why: str) -> bool:
+        """Begin another life of the server; False if there will be none."""
+        self._deaths += 1
+        self._note(f"the MCP server {self._name} has died: {why}")
+        if not self._eof:
+            self._breaker.failed(UPSTREAM, why)
+        self._lost(why)
+        now_s = time.monotonic()
+        self._starts = [at_s for at_s in self._starts if now_s - at_s < RESTARTS_IN_S]
+        wait_s = pause_s(self._config.backoff_s, self._deaths, MOST_PAUSE_S, random.random())
+        if len(self._starts) >= self._config.restarts:
+            wait_s = max(wait_s, RESTARTS_IN_S - (now_s - self._starts[0]))
+        await anyio.sleep(max(wait_s, self._breaker.left_s()))
+        self._starts.append(time.monotonic())
+        try:
+            self._upstream = Upstream(self._words)
+        except OSError as error:
+            return await self._restart(f"it cannot be started: {error}")
+        self._tell("recovered", f"{self._name} was started again after {why}", {"deaths": self._deaths})
+        return True
+
+    def _lost(self, why: str) -> None:
+        """The server is gone with all that it was asked."""
+        self._own.clear()
+        for shown in self._asked:
+            self._client.send(mcp.cancelled(_value(shown), "the server was started again"))
+        self._asked.clear()
+        self._hints = None if self._hints is None else dict(self._hints)
+        for call in [call for call in self._calls.values() if call.up]:
+            call.up = False
+            if call.method in mcp.ENDLESS:
+                self._waiting.append(call)
+            else:
+                self._failed(call, FAILED, f"the server died ({why})", may_wait=True)
+
+    # -- the beginning of a server's life ----------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """Tell a server that was started again what the one before it knew."""
+        hello = self._hello
+        if self._generation == 1 or hello is None or any(call.method == "initialize" for call in self._calls.values()):
+            self._go()
+            return
+        self._ask(mcp.with_value(hello, ("id",), self._number()), lambda _: self._greet())
+
+    def _greet(self) -> None:
+        assert self._upstream is not None
+        if self._greeted is not None:
+            self._upstream.input.send(self._greeted)
+        for line in [*([self._level] if self._level else []), *self._subscriptions.values()]:
+            self._ask(mcp.with_value(line, ("id",), self._number()), lambda _: None)
+        self._go()
+
+    def _go(self) -> None:
+        self._ready = True
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            if isinstance(each, bytes):
+                self._send(each)
+            elif not each.over:
+                self._try(each)
+
+    def _number(self) -> str:
+        self._numbers += 1
+        return f"yolo-supervisor-{os.getpid()}-{self._numbers}"
+
+    def _ask(self, line: bytes, then: Callable[[Mapping[str, Any]], None]) -> None:
+        """Ask the server something ourselves: the client never hears of it."""
+        assert self._upstream is not None
+        self._own[mcp.key(mcp.load(line)["id"])] = then
+        self._upstream.input.send(line)
+
+    def _send(self, line: bytes) -> None:
+        if self._ready and self._upstream is not None:
+            self._upstream.input.send(line)
+        else:
+            self._waiting.append(line)
+
+    # -- from the client ---------------------------------------------------------------------------------------------
+
+    def _from_client(self, line: bytes) -> None:
+        if not line.endswith(b"\n"):
+            line += b"\n"
+        try:
+            message = mcp.load(line)
+        except ValueError:
+            message = None
+        if not isinstance(message, dict) or "id" not in message or message["id"] is None:
+            if isinstance(message, dict) and message.get("method") == "notifications/cancelled":
+                self._cancel(line, message)
+                return
+            if isinstance(message, dict) and message.get("method") == "notifications/initialized":
+                self._greeted = line
+            self._send(line)
+        elif isinstance(message.get("method"), str):
+            self._request(line, message)
+        else:
+            self._answer(line, message)
+
+    def _request(self, line: bytes, message: Mapping[str, Any]) -> None:
+        method, ident = message["method"], mcp.key(message["id"])
+        if method == "initialize":
+            self._hello = line
+        tool = mcp.tool_of(message)
+        if ident in self._calls:  # two with one id: nobody can tell their answers apart, so they are left alone
+            self._drop(self._calls[ident])
+            self._send(line)
+            return
+        if (why := self._breaker.refusal(tool)) is not None:
+            self._refuse(message["id"], FAILED, why, {"circuit": "open"})
+            return
+        token = mcp.progress_token(message)
+        call = Call(message["id"], method, line, tool, token, time.monotonic() + self._config.cap_s)
+        self._calls[ident] = call
+        if token is not None:
+            self._by_token[token] = call
+        self._busy.set()
+        if tool is not None and self._hints is None and self._ready:
+            self._ask_hints()
+        self._try(call)
+
+    def _ask_hints(self, cursor: str | None = None) -> None:
+        """Which tools may be called twice, as the server says itself."""
+        known = self._hints = self._hints or {}
+
+        def learn(message: Mapping[str, Any]) -> None:
+            found, more = mcp.hints(message.get("result"))
+            known.update(found)
+            if more is not None and self._hints is known and len(known) < 10_000:
+                self._ask_hints(more)
+
+        self._ask(mcp.request(self._number(), "tools/list", {"cursor": cursor} if cursor else None), learn)
+
+    def _cancel(self, line: bytes, message: Mapping[str, Any]) -> None:
+        wanted = mcp.params(message).get("requestId")
+        call = self._calls.get(mcp.key(wanted))
+        if call is None:
+            self._send(line)
+            return
+        if call.up:
+            same = call.sent_as == call.ident
+            self._send(line if same else mcp.with_value(line, ("params", "requestId"), call.sent_as))
+        self._breaker.given_up(call.tool or UPSTREAM)
+        self._drop(call)
+
+    def _answer(self, line: bytes, message: Mapping[str, Any]) -> None:
+        """An answer to something that the server has asked."""
+        ident = mcp.key(message["id"])
+        if ident not in self._asked:
+            if self._generation == 1:
+                self._send(line)  # it is not ours to judge
+            return  # else it is to a server that is no more
+        own = self._asked.pop(ident)
+        self._send(line if mcp.key(own) == ident else mcp.with_value(line, ("id",), own))
+
+    # -- an attempt --------------------------------------------------------------------------------------------------
+
+    def _try(self, call: Call) -> None:
+        if not self._ready or self._upstream is None:
+            if call not in self._waiting:
+                self._waiting.append(call)
+            return
+        call.attempt += 1
+        call.up = True
+        call.sent_as = call.ident if call.attempt == 1 else self._number()
+        call.limit_s = min(call.cap_s, time.monotonic() + self._patience_s(call))
+        self._by_sent[mcp.key(call.sent_as)] = call
+        again = call.attempt > 1
+        self._upstream.input.send(mcp.with_value(call.line, ("id",), call.sent_as) if again else call.line)
+
+    def _patience_s(self, call: Call) -> float:
+        """How long an attempt may take. What must not be repeated has all the time there is."""
+        if call.method in mcp.REPEATABLE or (call.tool is not None and self._repeatable(call)):
+            return self._config.attempt_s if call.attempt == 1 else self._config.retry_s
+        return self._config.cap_s if call.tool is not None else float("inf")
+
+    def _repeatable(self, call: Call) -> bool:
+        """Whether the call may be made twice: configuration, the server's own word, else no."""
+        if call.tool is None:
+            return call.method in mcp.REPEATABLE
+        if call.tool in self._config.unrepeatable:
+            return False
+        return call.tool in self._config.repeatable or (self._hints or {}).get(call.tool, False)
+
+    def _failed(self, call: Call, code: int, why: str, may_wait: bool = False, answer: bytes | None = None) -> None:
+        """An attempt has failed: try again if that is safe, else tell the client."""
+        call.up = False
+        call.troubles.append(why)
+        if not self._repeatable(call):
+            why = f"{why}; it is not known to be safe to repeat, so it was not repeated"
+            self._give_up(call, code, f"{why}: find out what became of it before you call it again", answer)
+        elif call.attempt > self._config.retries or time.monotonic() >= call.cap_s:
+            self._give_up(call, code, f"{why}, as the last of {call.attempt} attempts", answer)
+        elif may_wait and not self._ready:
+            call.attempt = max(call.attempt, 1)
+            self._waiting.append(call)  # the pause is that before the server is started again
+        else:
+            assert self._tasks is not None
+            self._tasks.start_soon(self._again, call)
+
+    async def _again(self, call: Call) -> None:
+        await anyio.sleep(pause_s(self._config.backoff_s, call.attempt, MOST_PAUSE_S, random.random()))
+        if not call.over:
+            self._try(call)
+
+    def _give_up(self, call: Call, code: int, why: str, answer: bytes | None) -> None:
+        self._drop(call)
+        if call.tool is not None:
+            self._breaker.failed(call.tool, call.troubles[-1])
+        evidence = {"attempts": call.attempt, "troubles": call.troubles}
+        self._tell("escalated", f"{call.what} of {self._name} failed: {why}", evidence)
+        if answer is not None:
+            self._client.send(answer)
+        else:
+            self._refuse(call.ident, code, f"{call.what} of the MCP server {self._name} failed: {why}.", evidence)
+
+    def _refuse(self, ident: object, code: int, why: str, data: Mapping[str, Any]) -> None:
+        self._client.send(mcp.error(ident, code, why, {"by": "yolo-supervisor", "server": self._name, **data}))
+
+    def _drop(self, call: Call) -> None:
+        """It is no longer waited for."""
+        call.over = True
+        call.up = False
+        self._calls.pop(mcp.key(call.ident), None)
+        self._by_sent = {key: each for key, each in self._by_sent.items() if each is not call}
+        if call.token is not None and self._by_token.get(call.token) is call:
+            del self._by_token[call.token]
+
+    # -- from the server ---------------------------------------------------------------------------------------------
+
+    def _from_server(self, line: bytes) -> None:
+        self._heard_s = time.monotonic()
+        if len(line) > mcp.LARGE and (ident := mcp.answered(line)) is not None and self._plain(ident):
+            self._done(self._by_sent[ident], line, None)
+            return
+        try:
+            message = mcp.load(line)
+        except ValueError:
+            if line.strip():
+                self._note(f"{self._name} wrote something that is no message: {line[:200]!r}")
+            return
+        if not isinstance(message, dict):
+            self._batch(line, message)
+        elif "method" not in message and "id" in message:
+            self._reply(line, message)
+        elif message.get("id") is not None:
+            self._asks(line, message)
+        else:
+            self._tells(line, message)
+
+    def _plain(self, ident: str) -> bool:
+        """Whether the answer can go down without anybody having read it."""
+        call = self._by_sent.get(ident)
+        return call is not None and call.sent_as == call.ident and call.method != "tools/list"
+
+    def _batch(self, line: bytes, messages: object) -> None:
+        """Of several messages in one line none is changed; those that were waited for have come."""
+        if isinstance(messages, list):
+            for each in messages:
+                if isinstance(each, dict) and (call := self._by_sent.get(mcp.key(each.get("id")))) is not None:
+                    self._drop(call)
+            self._client.send(_whole(line))
+        else:
+            self._note(f"{self._name} wrote something that is no message: {line[:200]!r}")
+
+    def _reply(self, line: bytes, message: Mapping[str, Any]) -> None:
+        ident = mcp.key(message["id"])
+        if (then := self._own.pop(ident, None)) is not None:
+            then(message)
+            return
+        call = self._by_sent.get(ident)
+        if call is None:
+            if not ident.startswith('"yolo-supervisor-'):  # else it is a late answer, to an attempt given up
+                self._client.send(_whole(line))
+            return
+        error = message.get("error")
+        code = error.get("code") if isinstance(error, dict) else None
+        if code in mcp.TRANSIENT:
+            if message["id"] != call.sent_as:
+                return  # of an attempt that was given up: another is on its way
+            told = error.get("message") if isinstance(error, dict) else None
+            self._by_sent.pop(ident)
+            own = mcp.with_value(_whole(line), ("id",), call.ident) if message["id"] != call.ident else _whole(line)
+            self._failed(call, int(code or 0), f"it answered {told!s:.200} ({code})", answer=own)
+            return
+        self._done(call, line, message)
+
+    def _done(self, call: Call, line: bytes, message: Mapping[str, Any] | None) -> None:
+        """An answer has come, whatever it is."""
+        if message is not None and mcp.key(message["id"]) != mcp.key(call.ident):
+            line = mcp.with_value(line, ("id",), call.ident)
+        self._client.send(_whole(line))
+        if call.up and message is not None and mcp.key(message["id"]) != mcp.key(call.sent_as):
+            self._send(mcp.cancelled(call.sent_as, "an earlier attempt was answered after all"))
+        self._calls.pop(mcp.key(call.ident), None)
+        if call.attempt > 1:
+            self._drop(call)
+        else:
+            call.over, call.up = True, False
+            self._by_sent.pop(mcp.key(call.ident), None)
+            if call.token is not None and self._by_token.get(call.token) is call:
+                del self._by_token[call.token]
+        self._deaths = 0
+        self._breaker.succeeded(call.tool or UPSTREAM)
+        if message is not None and "result" in message:
+            self._learn(call, message)
+        if call.troubles:
+            how = (
+                f"{call.what} of {self._name} was answered at attempt {call.attempt}, after: {'; '.join(call.troubles)}"
+            )
+            self._tell("recovered", how, {"attempts": call.attempt})
+
+    def _learn(self, call: Call, message: Mapping[str, Any]) -> None:
+        """What the server will have to be told again, and which of its tools may be called twice."""
+        if call.method == "tools/list":
+            found, _ = mcp.hints(message["result"])
+            self._hints = {**(self._hints or {}), **found}
+        elif call.method == "logging/setLevel":
+            self._level = call.line
+        elif call.method in ("resources/subscribe", "resources/unsubscribe"):
+            uri = str(mcp.params(mcp.load(call.line)).get("uri"))
+            self._subscriptions.pop(uri, None)
+            if call.method == "resources/subscribe":
+                self._subscriptions[uri] = call.line
+
+    def _asks(self, line: bytes, message: Mapping[str, Any]) -> None:
+        """A request of the server: the client must not take it for one of the server before."""
+        own = message["id"]
+        shown = own if self._generation == 1 else f"{self._generation}:{mcp.key(own)}"
+        self._asked[mcp.key(shown)] = own
+        self._client.send(_whole(line) if shown is own else mcp.with_value(_whole(line), ("id",), shown))
+
+    def _tells(self, line: bytes, message: Mapping[str, Any]) -> None:
+        method, params = message.get("method"), mcp.params(message)
+        if method == "notifications/progress":
+            call = self._by_token.get(mcp.key(params.get("progressToken")))
+            progress = params.get("progress")
+            if call is not None and isinstance(progress, int | float):
+                call.limit_s = min(call.cap_s, time.monotonic() + self._patience_s(call))
+                if call.attempt > 1 and progress <= call.progress:
+                    return  # it begins anew, and progress only ever grows
+                call.progress = max(call.progress, progress)
+        elif method == "notifications/tools/list_changed":
+            self._hints = None
+        elif method == "notifications/cancelled" and self._generation > 1:
+            shown = f"{self._generation}:{mcp.key(params.get('requestId'))}"
+            self._asked.pop(mcp.key(shown), None)
+            line = mcp.with_value(_whole(line), ("params", "requestId"), shown)
+        self._client.send(_whole(line))
+
+    # -- time --------------------------------------------------------------------------------------------------------
+
+    async def _watch_time(self) -> None:
+        """End the attempts that have had their time."""
+        while True:
+            if not self._calls:
+                self._busy = anyio.Event()
+                await self._busy.wait()
+            await anyio.sleep(LOOK_S)
+            now_s = time.monotonic()
+            for call in [call for call in self._calls.values() if now_s >= min(call.limit_s, call.cap_s)]:
+                if call.method in mcp.ENDLESS or (call.tool is None and not self._repeatable(call)):
+                    continue
+                self._timed_out(call, now_s)
+
+    def _timed_out(self, call: Call, now_s: float) -> None:
+        if not call.up:
+            if now_s >= call.cap_s:  # it waits for a server that does not come
+                call.troubles.append("the server was not there in time")
+                self._give_up(call, TIMED_OUT, "the server was not there in time", None)
+            return
+        limit_s = self._patience_s(call)
+        self._send(mcp.cancelled(call.sent_as, f"no answer within {limit_s:g} s"))
+        call.limit_s = float("inf")
+        self._failed(call, TIMED_OUT, f"no answer within {limit_s:g} s")
+
+    def _note(self, text: str) -> None:
+        sys.stderr.write(f"yolo-supervisor: {text}\n")
+
+
+def _value(key: str) -> object:
+    found: object = mcp.load(key.encode())
+    return found
+
+
+def _whole(line: bytes) -> bytes:
+    return line if line.endswith(b"\n") else line + b"\n"
