@@ -17,6 +17,7 @@ import anyio
 
 from yolo_supervisor.kernel import kernel
 from yolo_supervisor.processes import Ending, Processes
+from yolo_supervisor.records import ProcessId
 
 OUTPUT_LIMIT = 4 * 1024 * 1024
 
@@ -117,10 +118,16 @@ async def end(pid: int, grace_s: float, adopted: bool = False) -> Ending:
         if facts.pid == pid or facts.session == pid or (adopted and facts.parent == os.getpid())
     ]
 
+    return await end_all(roots, grace_s)
+
+
+async def end_all(roots: Sequence[ProcessId], grace_s: float) -> Ending:
+    """End these processes, which are known to be ours, and their trees."""
+
     async def holds() -> str | None:
         return None
 
-    return await processes.terminate(roots, grace_s, holds)
+    return await Processes(kernel()).terminate(roots, grace_s, holds)
 
 
 def run_attached(command: Sequence[str], limit_s: float) -> Attempt:

@@ -21,6 +21,7 @@ import anyio.abc
 from yolo_supervisor.breaker import UPSTREAM, Breaker
 from yolo_supervisor.config import McpConfig
 from yolo_supervisor.formats import mcp
+from yolo_supervisor.handshake import Handshake
 from yolo_supervisor.retry import pause_s
 from yolo_supervisor.upstream import Endless, Outlet, Upstream, lines
 
@@ -30,6 +31,7 @@ LOOK_S = 0.1
 LEAVE_S, GRACE_S = 2.0, 2.0
 """How long the server may take to leave when nothing more comes, and how long when it is asked to."""
 
+PING_S = 5.0
 RESTARTS_IN_S = 60.0
 MOST_PAUSE_S = 30.0
 
@@ -54,6 +56,10 @@ class Call:
     """When this attempt has had its time."""
     up: bool = False
     """Whether it is with the server now."""
+    sent_s: float = 0.0
+    """Since when."""
+    alone: bool = True
+    """Whether no other tool was being called meanwhile: then what the server has started since then is its."""
     over: bool = False
     progress: float = float("-inf")
     troubles: list[str] = field(default_factory=list)
@@ -95,10 +101,7 @@ class Relay:
         self._asked: dict[str, object] = {}
         """Requests of the server that the client has not answered: the id that it knows, and the server's own."""
         self._numbers = 0
-        self._hello: bytes | None = None
-        self._greeted: bytes | None = None
-        self._level: bytes | None = None
-        self._subscriptions: dict[str, bytes] = {}
+        self._handshake = Handshake()
         self._hints: dict[str, bool] | None = None
         self._starts: list[float] = []
         self._deaths = 0
@@ -237,18 +240,19 @@ class Relay:
 
     def _begin(self) -> None:
         """Tell a server that was started again what the one before it knew."""
-        hello = self._hello
+        hello = self._handshake.hello
         if self._generation == 1 or hello is None or any(call.method == "initialize" for call in self._calls.values()):
             self._go()
-            return
-        self._ask(mcp.with_value(hello, ("id",), self._number()), lambda _: self._greet())
+        else:
+            self._ask(mcp.with_value(hello, ("id",), self._number()), lambda _: self._remind())
 
-    def _greet(self) -> None:
+    def _remind(self) -> None:
         assert self._upstream is not None
-        if self._greeted is not None:
-            self._upstream.input.send(self._greeted)
-        for line in [*([self._level] if self._level else []), *self._subscriptions.values()]:
-            self._ask(mcp.with_value(line, ("id",), self._number()), lambda _: None)
+        for line in self._handshake.rest():
+            if "id" in mcp.load(line):
+                self._ask(mcp.with_value(line, ("id",), self._number()), lambda _: None)
+            else:
+                self._upstream.input.send(line)
         self._go()
 
     def _go(self) -> None:
@@ -290,7 +294,7 @@ class Relay:
                 self._cancel(line, message)
                 return
             if isinstance(message, dict) and message.get("method") == "notifications/initialized":
-                self._greeted = line
+                self._handshake.greeted = line
             self._send(line)
         elif isinstance(message.get("method"), str):
             self._request(line, message)
@@ -300,7 +304,7 @@ class Relay:
     def _request(self, line: bytes, message: Mapping[str, Any]) -> None:
         method, ident = message["method"], mcp.key(message["id"])
         if method == "initialize":
-            self._hello = line
+            self._handshake.hello = line
         tool = mcp.tool_of(message)
         if ident in self._calls:  # two with one id: nobody can tell their answers apart, so they are left alone
             self._drop(self._calls[ident])
@@ -361,7 +365,12 @@ class Relay:
                 self._waiting.append(call)
             return
         call.attempt += 1
-        call.up = True
+        call.up, call.sent_s = True, time.monotonic()
+        if call.tool is not None:
+            others = [each for each in self._calls.values() if each.up and each.tool is not None and each is not call]
+            call.alone = not others
+            for each in others:
+                each.alone = False
         call.sent_as = call.ident if call.attempt == 1 else self._number()
         call.limit_s = min(call.cap_s, time.monotonic() + self._patience_s(call))
         self._by_sent[mcp.key(call.sent_as)] = call
@@ -515,13 +524,8 @@ class Relay:
         if call.method == "tools/list":
             found, _ = mcp.hints(message["result"])
             self._hints = {**(self._hints or {}), **found}
-        elif call.method == "logging/setLevel":
-            self._level = call.line
-        elif call.method in ("resources/subscribe", "resources/unsubscribe"):
-            uri = str(mcp.params(mcp.load(call.line)).get("uri"))
-            self._subscriptions.pop(uri, None)
-            if call.method == "resources/subscribe":
-                self._subscriptions[uri] = call.line
+        else:
+            self._handshake.learn(call.method, call.line)
 
     def _asks(self, line: bytes, message: Mapping[str, Any]) -> None:
         """A request of the server: the client must not take it for one of the server before."""
@@ -572,7 +576,32 @@ class Relay:
         limit_s = self._patience_s(call)
         self._send(mcp.cancelled(call.sent_as, f"no answer within {limit_s:g} s"))
         call.limit_s = float("inf")
-        self._failed(call, TIMED_OUT, f"no answer within {limit_s:g} s")
+        assert self._tasks is not None
+        self._tasks.start_soon(self._tidy, call, now_s)
+
+    async def _tidy(self, call: Call, now_s: float) -> None:
+        """End what an attempt that has had its time has left running, before it is tried again."""
+        upstream, limit_s = self._upstream, self._patience_s(call)
+        if upstream is not None and call.tool is not None and call.alone:
+            await upstream.end_children(call.sent_s, now_s, GRACE_S)
+        if call.up:  # else it has been answered, or cancelled, or the server has died
+            self._failed(call, TIMED_OUT, f"no answer within {limit_s:g} s")
+            if call.over and self._heard_s < call.sent_s:
+                await self._suspect(call.sent_s)
+
+    async def _suspect(self, since_s: float) -> None:
+        """A server that has said nothing since then, nor answers when it is only asked whether it is there, hangs."""
+        generation = self._generation
+        if not self._ready or any(call.up for call in self._calls.values()):
+            return
+        self._ask(mcp.request(self._number(), "ping"), lambda _: None)
+        await anyio.sleep(PING_S)
+        upstream = self._upstream
+        busy = any(call.up for call in self._calls.values())
+        if upstream is None or busy or self._generation != generation or self._heard_s >= since_s:
+            return
+        self._note(f"the MCP server {self._name} hangs: it is started again")
+        await upstream.condemn(GRACE_S)
 
     def _note(self, text: str) -> None:
         sys.stderr.write(f"yolo-supervisor: {text}\n")

@@ -7,13 +7,16 @@ import fcntl
 import os
 import stat
 import subprocess
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 
 import anyio
 
 from yolo_supervisor import commands
-from yolo_supervisor.kernel import end_with_parent
+from yolo_supervisor.kernel import end_with_parent, kernel
+from yolo_supervisor.processes import Processes
+from yolo_supervisor.records import ProcessId
 
 CHUNK = 256 * 1024
 PIPE_SIZE = 2**20
@@ -26,6 +29,9 @@ LINE_LIMIT = 512 * 2**20
 """A line of more bytes is not waited for."""
 
 F_SETPIPE_SZ = 1031
+
+TICK_S = 0.02
+"""How exactly the kernel tells when a process was started."""
 
 
 class Endless(Exception):
@@ -206,6 +212,33 @@ class Upstream:
             self._child.stdout.close()
         reap()
         return self._child.returncode
+
+    async def condemn(self, grace_s: float) -> None:
+        """End it, and all that it has started, whatever it is at."""
+        await commands.end(self.pid, grace_s, adopted=True)
+
+    async def end_children(self, from_s: float, to_s: float, grace_s: float) -> None:
+        """End what it has started between two moments of the monotonic clock, if that does not go by itself soon."""
+        pause_s = 0.05
+        with anyio.move_on_after(grace_s):
+            while self._children(from_s, to_s):
+                await anyio.sleep(pause_s)
+            return
+        await commands.end_all(self._children(from_s, to_s), grace_s)
+
+    def _children(self, from_s: float, to_s: float) -> list[ProcessId]:
+        """What descends from it, or became ours when its parent ended, and was started then."""
+        processes = Processes(kernel())
+        sweep = processes.sweep()
+        if (own := processes.identify(self.pid)) is None:
+            return []
+        found = {process for process, _ in sweep.tree(own)}
+        for adopted in sweep.children.get(os.getpid(), ()):
+            if adopted != self.pid:
+                found |= {sweep.id(adopted), *(process for process, _ in sweep.tree(sweep.id(adopted)))}
+        to_monotonic = time.monotonic() - time.time()
+        started = {each: processes.kernel.started_at(each.started) + to_monotonic for each in found}
+        return [each for each, at_s in started.items() if from_s - TICK_S <= at_s <= to_s and sweep.has(each)]
 
     def _over(self) -> bool:
         """Whether it has ended; it is not reaped, so that its pid stays its own until its children are seen to."""

@@ -108,7 +108,7 @@ def _show(row: dict[str, Any], story: str, troubles: Sequence[str]) -> None:
     good = row["healed"] == row["injected"] and not row["lost"]
     sign = click.style("healed", fg="green") if good else click.style("NOT HEALED", fg="red", bold=True)
     click.echo(
-        f"  {row['fault']:<22} {sign}  noticed after {_span(row['detect_s']['p50']):>7}, "
+        f"  {row['fault']:<23} {sign}  noticed after {_span(row['detect_s']['p50']):>7}, "
         f"healed after {_span(row['heal_s']['p50']):>7}, lost {row['lost']}   {story.splitlines()[0]}"
     )
     for trouble in troubles:

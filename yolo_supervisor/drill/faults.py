@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from yolo_supervisor.drill.client import Client
 from yolo_supervisor.drill.scene import TEAM, Actor, Scene
 from yolo_supervisor.files import digest, glance
 from yolo_supervisor.formats import load_object, supervisor, yolo
@@ -256,6 +258,68 @@ def clock_jump(scene: Scene, dice: random.Random) -> Watch:
     return watch
 
 
+SERVER = "yolo_supervisor.drill.server"
+"""What the relay calls the scratch server, by its command."""
+
+
+def _mcp(scene: Scene, dice: random.Random, trouble: str, times: int) -> Client:
+    notebook = scene.folder / f"notebook-{dice.randrange(10**9)}"
+    notebook.touch()
+    return scene.client(sys.executable, "-m", SERVER, str(notebook), trouble, str(times))
+
+
+def _call(client: Client) -> Watch:
+    number = client.ask("tools/call", name="echo", arguments={})
+    return Watch(lambda: client.well(number), frozenset({SERVER}), ("recovered",))
+
+
+def mcp_error(scene: Scene, dice: random.Random) -> Watch:
+    """An MCP server answers one to three times in a row that something went wrong inside it."""
+    return _call(_mcp(scene, dice, "error", dice.randint(1, 3)))
+
+
+def mcp_hang(scene: Scene, dice: random.Random) -> Watch:
+    """An MCP server does not answer a call at all."""
+    return _call(_mcp(scene, dice, "hang", 1))
+
+
+def mcp_crash(scene: Scene, dice: random.Random) -> Watch:
+    """An MCP server dies in the middle of a call."""
+    return _call(_mcp(scene, dice, "crash", dice.randint(1, 3)))
+
+
+def mcp_flapping(scene: Scene, dice: random.Random) -> Watch:
+    """An MCP server dies at every call: it is switched off, tried again later, and is well by then."""
+    client = _mcp(scene, dice, "crash", 5)
+    numbers = [client.ask("tools/call", name="echo", arguments={})]
+
+    def healed() -> bool:
+        if (answer := client.answer(numbers[-1])) is not None and "error" in answer:
+            numbers.append(client.ask("tools/call", name="echo", arguments={}))
+        return client.well(numbers[-1])
+
+    return Watch(healed, frozenset({SERVER, f"{SERVER}/echo"}), ("disabled",))
+
+
+def _command(scene: Scene, program: str) -> Watch:
+    """The command works in a folder of its own: whoever is still there afterwards was left behind."""
+    folder = scene.workplace()
+    child = scene.begin("exec", "--timeout", "1", "--", sys.executable, "-c", program, folder=folder)
+    return Watch(
+        lambda: child.poll() == 124 and not scene.anybody_in(folder), frozenset({sys.executable}), ("terminated",)
+    )
+
+
+def command_hangs(scene: Scene, dice: random.Random) -> Watch:
+    """A command hangs, and so does what it has started in a session of its own."""
+    return _command(scene, "import subprocess as s; s.Popen(['setsid', 'sleep', '3600']); s.run(['sleep', '3600'])")
+
+
+def command_ignores_sigterm(scene: Scene, dice: random.Random) -> Watch:
+    """A command takes too long, and ignores SIGTERM."""
+    return _command(scene, "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(3600)")
+
+
 FAULTS: dict[str, Fault] = {
     "agent-killed": agent_killed,
     "agent-ignores-sigterm": agent_ignores_sigterm,
@@ -273,6 +337,12 @@ FAULTS: dict[str, Fault] = {
     "lock-ownerless": lock_ownerless,
     "state-emptied": state_emptied,
     "clock-jump": clock_jump,
+    "mcp-error": mcp_error,
+    "mcp-hang": mcp_hang,
+    "mcp-crash": mcp_crash,
+    "mcp-flapping": mcp_flapping,
+    "command-hangs": command_hangs,
+    "command-ignores-sigterm": command_ignores_sigterm,
 }
 
 

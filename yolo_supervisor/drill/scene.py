@@ -22,6 +22,7 @@ import libtmux
 import tomli_w
 
 from yolo_supervisor.census import within
+from yolo_supervisor.drill.client import Client
 from yolo_supervisor.files import glance
 from yolo_supervisor.formats import load_object
 from yolo_supervisor.formats.supervisor import load_holder
@@ -71,6 +72,7 @@ class Scene:
             "processes": {"grace_s": 1.0, "sample_s": 0.2},
             "agents": {"interval_s": 1.0},
             "sessions": {"interval_s": 0.5, "detach_grace_s": 1.0, "on_detach": "terminate"},
+            "mcp": {"attempt_s": 0.5, "retry_s": 1.0, "cool_down_s": 1.0},
             "tasks": {"max_attempts": 1000, "poison_s": 0.0, "backoff_s": 0.0},  # the same few are killed all the time
         }
         self._write_settings()
@@ -126,14 +128,27 @@ class Scene:
         answer: dict[str, Any] = json.loads(out)
         return answer
 
-    def begin(self, *words: str) -> subprocess.Popen[bytes]:
+    def begin(
+        self, *words: str, stdin: int = subprocess.DEVNULL, folder: Path | None = None
+    ) -> subprocess.Popen[bytes]:
         """Begin a command of the supervisor's."""
         child = subprocess.Popen(
             [sys.executable, "-m", "yolo_supervisor", "--project", str(self.project), *words],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self._environment(),
+            stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self._environment(),
+            cwd=folder or self.folder,
         )  # fmt: skip
         self._strangers.append(child)
         return child
+
+    def client(self, *words: str) -> Client:
+        """A client that has been introduced to an MCP server through the relay."""
+        client = Client(self.begin("mcp", "--", *words, stdin=subprocess.PIPE))
+        hello = client.ask("initialize", protocolVersion="2025-06-18", capabilities={}, clientInfo={"name": "drill"})
+        self.wait(lambda: client.well(hello), "the relay did not begin")
+        client.tell("notifications/initialized")
+        tools = client.ask("tools/list")
+        self.wait(lambda: client.well(tools), "the relay did not answer")
+        return client
 
     def configure(self, **settings: dict[str, Any]) -> None:
         """Have the daemon go on under other settings."""
@@ -322,7 +337,7 @@ class Scene:
             stranger.kill()
             stranger.communicate()
         for _ in range(100):  # agents that were just being started are nobody's yet, and may start something themselves
-            for process in (here := self._still_here()):
+            for process in (here := self.anybody_in(self.folder)):
                 if (handle := self.processes.kernel.hold(process)) is not None:
                     handle.signal(signal.SIGKILL)
                     handle.close()
@@ -330,12 +345,19 @@ class Scene:
                 break
             time.sleep(0.01)
 
-    def _still_here(self) -> list[ProcessId]:
-        """The processes that have the stage for their folder: nobody else knows of it."""
+    def workplace(self) -> Path:
+        """A new folder in which somebody may be at work."""
+        self._count += 1
+        folder = self.folder / f"work-{self._count}"
+        folder.mkdir()
+        return folder
+
+    def anybody_in(self, folder: Path) -> list[ProcessId]:
+        """The processes that have the folder for their own: nobody but the stage knows of it."""
         found = []
         for pid, facts in self.processes.sweep().facts.items():
             with contextlib.suppress(OSError):
-                inside = within(Path(self.processes.kernel.folder(pid)), self.folder)
+                inside = within(Path(self.processes.kernel.folder(pid)), folder)
                 if inside and not facts.zombie and pid != os.getpid() and (process := self.processes.identify(pid)):
                     found.append(process)
         return found

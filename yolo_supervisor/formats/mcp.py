@@ -139,7 +139,7 @@ def _line(message: Mapping[str, Any]) -> bytes:
 
 
 RUNNERS = frozenset({
-    "npx", "bunx", "uvx", "uv", "node", "bun", "deno", "python", "python3", "sh", "bash", "env", "docker", "run", "exec",
+    "npx", "bunx", "uvx", "uv", "node", "bun", "deno", "python", "python3", "sh", "bash", "env", "docker", "run",
 })  # fmt: skip
 """Programs that only start others: a server behind one is better known by what it is given."""
 
