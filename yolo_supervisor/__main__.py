@@ -1,4 +1,4 @@
-"""The program. A hook goes its own short way before anything else is imported."""
+"""The program. A hook and a commit go their own short ways before anything else is imported."""
 
 import sys
 
@@ -8,6 +8,10 @@ def main() -> None:
         from yolo_supervisor import hook
 
         hook.main()  # returns only where another command is meant
+    if "commit" in sys.argv:
+        from yolo_supervisor import commit
+
+        commit.main()  # the same
     from yolo_supervisor.cli import program
 
     program()

@@ -516,6 +516,17 @@ class DropSnapshot(Remove):
     verb: ClassVar[str] = "pruned"
 
 
+# -- commits ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rebased(Note):
+    """Commits were put on top of what others had pushed before, and pushed."""
+
+    kind: ClassVar[Kind] = "commit"
+    verb: ClassVar[str] = "rebased"
+
+
 # -- commands --------------------------------------------------------------------------------------------------
 
 

@@ -91,50 +91,57 @@ class Locks:
         for tree in work_trees(self._store.paths.project):
             age_s = self._store.lock_age_s(tree.index_lock)
             if age_s is not None:
-                holder = self._git_at_work(tree) if age_s >= INDEX_STALE_S else "not looked for yet"
+                holder = (
+                    git_at_work(self._kernel, tree, tree.index_lock) if age_s >= INDEX_STALE_S else "not looked for yet"
+                )
                 yield Left(path=tree.index_lock, age_s=age_s, stale_s=INDEX_STALE_S, holder=holder)
 
-    def _git_at_work(self, tree: WorkTree) -> str | None:
-        """Who may hold the lock of this checkout. Git closes it while an editor or a hook runs: it is not enough that
-        nobody has it open, no git may be at work there at all."""
+
+def git_at_work(kernel: Kernel, tree: WorkTree, lock: Path) -> str | None:
+    """Who may hold the lock of this checkout; None where it is proven that nobody does.
+
+    Git closes it while an editor or a hook runs: it is not enough that nobody has it open, no git may be at work there.
+    """
+    try:
+        found = lock.lstat()
+    except OSError as error:
+        return f"unknown: {error}"
+    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+        return "another user"
+    for pid in kernel.pids():
         try:
-            found = tree.index_lock.lstat()
+            if kernel.owner(pid) == os.geteuid() and _may_hold(kernel, pid, tree, lock):
+                return f"process {pid}"
+        except (FileNotFoundError, ProcessLookupError):
+            continue
         except OSError as error:
-            return f"unknown: {error}"
-        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
-            return "another user"
-        for pid in self._kernel.pids():
-            try:
-                if self._kernel.owner(pid) == os.geteuid() and self._may_hold(pid, tree):
-                    return f"process {pid}"
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            except OSError as error:
-                if self._exists(pid):
-                    return f"process {pid}, perhaps: {error}"
-        return None
+            if _exists(kernel, pid):
+                return f"process {pid}, perhaps: {error}"
+    return None
 
-    def _may_hold(self, pid: int, tree: WorkTree) -> bool:
-        facts = self._kernel.facts(pid)
-        if facts is None or facts.zombie:
-            return False
-        with contextlib.suppress(PermissionError):  # guarded programs, key agents say: none works on repositories
-            if self._kernel.has_open(pid, tree.index_lock):
-                return True
-        if not facts.comm.startswith("git"):
-            return False
-        argv = self._kernel.argv(pid)
-        if SERVANTS.intersection(argv[1:2]):
-            return False
-        if any(word.startswith(("--git-dir", "--work-tree")) for word in argv):
-            return True
-        if any(name in self._kernel.environment(pid) for name in ELSEWHERE):
-            return True
-        folder = Path(self._kernel.folder(pid))
-        return within(folder, tree.root) or within(folder, tree.own)
 
-    def _exists(self, pid: int) -> bool:
-        try:
-            return self._kernel.facts(pid) is not None
-        except OSError:
+def _may_hold(kernel: Kernel, pid: int, tree: WorkTree, lock: Path) -> bool:
+    facts = kernel.facts(pid)
+    if facts is None or facts.zombie:
+        return False
+    with contextlib.suppress(PermissionError):  # guarded programs, key agents say: none works on repositories
+        if kernel.has_open(pid, lock):
             return True
+    if not facts.comm.startswith("git"):
+        return False
+    argv = kernel.argv(pid)
+    if SERVANTS.intersection(argv[1:2]):
+        return False
+    if any(word.startswith(("--git-dir", "--work-tree")) for word in argv):
+        return True
+    if any(name in kernel.environment(pid) for name in ELSEWHERE):
+        return True
+    folder = Path(kernel.folder(pid))
+    return within(folder, tree.root) or within(folder, tree.own)
+
+
+def _exists(kernel: Kernel, pid: int) -> bool:
+    try:
+        return kernel.facts(pid) is not None
+    except OSError:
+        return True

@@ -37,6 +37,7 @@ COMMANDS = {
     "lease": "Acquire, renew, release and list leases.",
     "state": "Verify the plugin's critical files; recover those that are broken.",
     "snapshot": "Save, list and restore snapshots of the execution state.",
+    "commit": "git commit that recovers: locks left behind, others who pushed before, never a forced thing.",
     "exec": "Run a command with a hard limit; end all that it has started when that is over.",
     "mcp": "Stand before an MCP server and heal its calls: retries, limits, a circuit breaker, restarts.",
     "hook": "For Claude Code's hooks: note an event. Always succeeds, prints nothing.",

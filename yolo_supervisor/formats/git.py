@@ -1,0 +1,116 @@
+"""What git says when it says no (in English: it is always asked with ``LC_ALL=C``), and what that means for us."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Cause(StrEnum):
+    """Why a commit or a push has failed."""
+
+    LOCKED = "locked"
+    """Another git is at work, or has left its lock behind."""
+    REJECTED = "rejected"
+    """The upstream has commits that we do not have."""
+    UNREACHABLE = "unreachable"
+    """The other side did not answer: it may the next time."""
+    CONFLICT = "conflict"
+    UNMERGED = "unmerged"
+    NOTHING = "nothing to commit"
+    NO_MESSAGE = "no message"
+    NO_IDENTITY = "no identity"
+    HOOK = "hook"
+    SIGNING = "signing"
+    NO_ROOM = "no room"
+    CORRUPT = "corrupt"
+    NO_UPSTREAM = "no upstream"
+    DETACHED = "detached"
+    REFUSED = "refused"
+    """The other side has rules that forbid it."""
+    NO_REPOSITORY = "no repository"
+    TIMED_OUT = "timed out"
+    USAGE = "usage"
+    UNKNOWN = "unknown"
+
+
+TRANSIENT = frozenset({Cause.LOCKED, Cause.REJECTED, Cause.UNREACHABLE})
+"""What may be over the next time."""
+
+_TELLTALES: tuple[tuple[Cause, str], ...] = (
+    (Cause.NO_ROOM, r"No space left on device|File too large|Disk quota exceeded|file write error|"
+                    r"unable to write (?:loose|new|file)"),
+    (Cause.LOCKED, r"\.lock': File exists|Another git process seems to be running|cannot lock ref|could not lock|"
+                   r"is already checked out|Unable to create '.*\.lock'"),
+    (Cause.UNMERGED, r"you have unmerged files|unmerged paths|Unmerged paths|is not possible because you have|"
+                     r"cannot do a partial commit during"),
+    (Cause.NO_IDENTITY, r"Please tell me who you are|unable to auto-detect email|empty ident name|no email was given"),
+    (Cause.SIGNING, r"gpg failed to sign|failed to write commit object|signing failed|Couldn't load public key|"
+                    r"error: gpg|user\.signingkey"),
+    (Cause.CORRUPT, r"index file (?:corrupt|smaller)|bad (?:index file|signature)|bad object|object file .* is empty|"
+                    r"unable to read tree|is corrupt|invalid object"),
+    (Cause.REJECTED, r"\[rejected\]|non-fast-forward|fetch first|tip of your current branch is behind"),
+    (Cause.REFUSED, r"\[remote rejected\]|pre-receive hook declined|protected branch|GH0\d\d"),
+    (Cause.NO_UPSTREAM, r"has no upstream branch|no configured push destination|does not appear to be a git repository|"
+                        r"couldn't find remote ref|Repository not found|does not exist"),
+    (Cause.UNREACHABLE, r"Could not resolve host|Connection (?:refused|timed out|reset)|unable to access|"
+                        r"Could not read from remote|early EOF|the remote end hung up|HTTP 5\d\d"),
+    (Cause.NO_MESSAGE, r"empty commit message|there was a problem with the editor"),
+    (Cause.NOTHING, r"nothing to commit|nothing added to commit|no changes added to commit|"
+                    r"Changes not staged for commit"),
+    (Cause.DETACHED, r"You are not currently on a branch|not currently on a branch"),
+    (Cause.NO_REPOSITORY, r"not a git repository|must be run in a work tree"),
+    (Cause.USAGE, r"^usage: git|^error: unknown (?:option|switch)|pathspec '.*' did not match"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A command of git's that said no."""
+
+    cause: Cause
+    exit: int | None
+    said: str
+    """What it said, as far as it says why."""
+
+    @property
+    def lock(self) -> str | None:
+        """The lock that was in its way, where it says so."""
+        found = re.search(r"Unable to create '(.*\.lock)'", self.said)
+        return found[1] if found else None
+
+
+def failure(exit_code: int | None, said: str, hooks: bool = False) -> Failure:
+    """What has failed. ``hooks`` are there: where git itself says nothing, one of them has said no."""
+    if exit_code is None:
+        return Failure(Cause.TIMED_OUT, None, said)
+    if exit_code < 0:  # XFSZ, say: a limit on the size of files
+        return Failure(Cause.NO_ROOM if exit_code == -25 else Cause.UNKNOWN, exit_code, f"{said}\nsignal {-exit_code}")
+    found = next((cause for cause, words in _TELLTALES if re.search(words, said, re.MULTILINE)), None)
+    if found is None:
+        found = Cause.HOOK if hooks and exit_code == 1 else Cause.UNKNOWN
+    return Failure(found, exit_code, said.strip()[-4000:])
+
+
+ADVICE = {
+    Cause.LOCKED: "another git is at work there: wait for it, or end it, and try again",
+    Cause.REJECTED: "the upstream goes on changing: try again",
+    Cause.UNREACHABLE: "the commit is made; push it when the other side is there again: git push",
+    Cause.CONFLICT: "your commit and the upstream's change the same lines: somebody has to decide",
+    Cause.UNMERGED: "resolve the files that git status shows as unmerged, git add them, and commit again",
+    Cause.NOTHING: "nothing is staged: git add what shall be committed",
+    Cause.NO_MESSAGE: "say what it is about: -m MESSAGE",
+    Cause.NO_IDENTITY: "git config user.name NAME && git config user.email ADDRESS",
+    Cause.HOOK: "a hook of the repository said no: see what it wrote, mend that, and commit again",
+    Cause.SIGNING: "the commit could not be signed: unlock the key, or see git config commit.gpgsign",
+    Cause.NO_ROOM: "make room on the disk, and commit again; nothing was changed",
+    Cause.CORRUPT: "git's own files are damaged: git fsck; a damaged index is made anew by: rm .git/index && git reset",
+    Cause.NO_UPSTREAM: "the commit is made; say where to push it: git push --set-upstream REMOTE BRANCH",
+    Cause.DETACHED: "the commit is made, on no branch: git switch -c NAME keeps it",
+    Cause.REFUSED: "the commit is made; the other side has a rule against pushing it",
+    Cause.NO_REPOSITORY: "git init makes this folder a repository",
+    Cause.TIMED_OUT: "it took too long, and was ended: a hook, or a key that asks for its password?",
+    Cause.USAGE: "see git commit -h",
+    Cause.UNKNOWN: "see what git said",
+}
