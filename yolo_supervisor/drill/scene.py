@@ -103,15 +103,10 @@ class Scene:
         )
 
     def _environment(self) -> dict[str, str]:
-        home = self.claude.parent
-        hidden = ("TMUX", "TMUX_PANE", "NOTIFY_SOCKET")
-        kept = {name: value for name, value in os.environ.items() if name not in hidden}
-        return {
-            **kept,
-            "HOME": str(home),
-            "XDG_CONFIG_HOME": str(home / ".config"),
-            "CLAUDE_CONFIG_DIR": str(self.claude),
-        }
+        home, hidden = self.claude.parent, ("TMUX", "TMUX_PANE", "NOTIFY_SOCKET")
+        own = {"HOME": str(home), "XDG_CONFIG_HOME": str(home / ".config"), "CLAUDE_CONFIG_DIR": str(self.claude)}
+        own |= {f"GIT_{who}_{what}": "drill@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+        return {name: value for name, value in os.environ.items() if name not in hidden} | own
 
     def set_wall_clock(self, ahead_s: float) -> None:
         """Have the daemon's wall clock jump: from now on it is so far ahead of the machine's, or behind."""
@@ -129,12 +124,15 @@ class Scene:
         return answer
 
     def begin(
-        self, *words: str, stdin: int = subprocess.DEVNULL, folder: Path | None = None
+        self, *words: str, stdin: int = subprocess.DEVNULL, folder: Path | None = None, tools: Path | None = None
     ) -> subprocess.Popen[bytes]:
-        """Begin a command of the supervisor's."""
+        """Begin a command of the supervisor's. What is in the folder ``tools`` comes before all other programs."""
+        environment = self._environment()
+        if tools is not None:
+            environment["PATH"] = f"{tools}:{environment.get('PATH', os.defpath)}"
         child = subprocess.Popen(
             [sys.executable, "-m", "yolo_supervisor", "--project", str(self.project), *words],
-            stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self._environment(),
+            stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment,
             cwd=folder or self.folder,
         )  # fmt: skip
         self._strangers.append(child)
@@ -303,16 +301,31 @@ class Scene:
             self.git("commit", "-q", "--allow-empty", "-m", "first")
         return self.project
 
-    def git(self, *words: str) -> None:
-        """Run git in the project. TimeoutError if it says no, or is not there."""
-        who = ("-c", "user.name=drill", "-c", "user.email=drill@example.org")
+    def upstream(self) -> Path:
+        """What the project's repository pushes to, up to date with it; somebody else's clone of it is ``other``."""
+        bare = self.folder / "upstream.git"
+        self.repository()
+        if not bare.exists():
+            self.git("init", "-q", "--bare", str(bare))
+            self.git("remote", "add", "origin", str(bare))
+            self.git("push", "-q", "-u", "origin", "HEAD")
+            self.git("clone", "-q", str(bare), str(self.other))
+        return bare
+
+    @property
+    def other(self) -> Path:
+        return self.folder / "other"
+
+    def git(self, *words: str, folder: Path | None = None) -> str:
+        """What git answers in the project. TimeoutError if it says no, or is not there."""
         try:
-            subprocess.run(
-                ["git", *who, *words], cwd=self.project, check=True, capture_output=True, stdin=subprocess.DEVNULL,
-                timeout=LIMIT_S, env=self._environment(),
+            answer = subprocess.run(
+                ["git", *words], cwd=folder or self.project, check=True, capture_output=True,
+                stdin=subprocess.DEVNULL, timeout=LIMIT_S, env=self._environment(),
             )  # fmt: skip
         except (OSError, subprocess.SubprocessError) as error:
-            raise TimeoutError(f"git {words[0]}: {error}") from error
+            raise TimeoutError(f"git {words[0]}: {getattr(error, 'stderr', None) or error!s}") from error
+        return answer.stdout.decode(errors="replace").strip()
 
     def lost(self) -> int:
         """How many tasks cannot be read any more."""
