@@ -27,6 +27,8 @@ FAULTS = [
     "agent-killed", "agent-ignores-sigterm", "session-killed", "session-detached", "tmux-server-killed",
     "supervisor-killed", "pid-reused", "mass-death", "task-orphaned", "owner-hung", "poison-task",
     "late-completion", "lease-abandoned", "lock-ownerless", "state-emptied", "clock-jump",
+    "mcp-error", "mcp-hang", "mcp-crash", "mcp-flapping", "command-hangs", "command-ignores-sigterm",
+    "commit-index-lock", "commit-non-fast-forward", "commit-conflict", "commit-killed-midway", "commit-disk-full",
 ]  # fmt: skip
 
 

@@ -144,9 +144,9 @@ class Repository:
                 status = lock.lstat()
             except OSError:
                 return True
-            if ages.age_s(lock, status) >= INDEX_STALE_S and self._ownerless(lock):
-                return self._put_aside(lock, ages)
-            time.sleep(0.05)
+            if ages.age_s(lock, status) >= INDEX_STALE_S and self._ownerless(lock) and self._put_aside(lock, ages):
+                return True
+            time.sleep(0.05)  # also where somebody else was quicker to put it aside
         return False
 
     def _ownerless(self, lock: Path) -> bool:
