@@ -14,13 +14,14 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 
 from yolo_supervisor import actions
 from yolo_supervisor.actions import (
     Claim,
+    Close,
     Complete,
     CutTail,
     DropHealth,
@@ -33,9 +34,11 @@ from yolo_supervisor.actions import (
     Kind,
     Lend,
     Letter,
+    Probe,
     PutAway,
     Quarantine,
     Redrive,
+    Regenerate,
     Register,
     Release,
     Requeue,
@@ -44,6 +47,7 @@ from yolo_supervisor.actions import (
     SetAside,
     SetMark,
     Snap,
+    Trip,
 )
 from yolo_supervisor.files import Disk, digest
 from yolo_supervisor.formats import supervisor
@@ -413,13 +417,41 @@ def _put_letter_away(p: Path) -> Scene:
     return Scene(PutAway(key="tasks/2", path=path, reason="it was redriven"), b'{"id":"tasks/2"}', None)
 
 
+def _regenerate(p: Path) -> Scene:
+    path = p / ".contracts" / "5-1.json"
+    return Scene(
+        Regenerate(key="contract_compliance/5-1-T1", path=path, judged=digest(b"{"), data=b"{}", reason="it is broken"),
+        b"{",
+        b"{}",
+    )
+
+
+OPEN, TRIED = b'{"tool": "echo"}', b'{"tool": "echo", "probed_s": 1.0}'
+
+
+def _circuit(p: Path) -> dict[str, Any]:
+    return {"key": "server/echo", "path": p / ".supervisor" / "circuits" / "1-2.json", "reason": "it keeps failing"}
+
+
+def _trip(p: Path) -> Scene:
+    return Scene(Trip(judged=None, data=OPEN, **_circuit(p)), None, OPEN)
+
+
+def _probe(p: Path) -> Scene:
+    return Scene(Probe(judged=digest(OPEN), data=TRIED, **_circuit(p)), OPEN, TRIED)
+
+
+def _close(p: Path) -> Scene:
+    return Scene(Close(judged=digest(TRIED), data=None, **_circuit(p)), TRIED, None)
+
+
 Staging = Callable[[Path], Scene]
 
 STAGINGS: tuple[Staging, ...] = (
     _register, _forget, _requeue, _requeue_plan, _release, _drop_pids, _drop_health, _set_mark, _remove_mark, _lend,
     _take_over, _quarantine, _restore, _restore_one_that_is_empty, _restore_one_too_large_for_the_journal, _put_away,
     _cut_tail, _snap, _drop_snapshot, _claim, _complete, _set_aside, _redrive, _hand, _give_up, _letter,
-    _put_letter_away,
+    _put_letter_away, _regenerate, _trip, _probe, _close,
 )  # fmt: skip
 
 every_action = pytest.mark.parametrize("staging", STAGINGS, ids=lambda staging: staging.__name__)

@@ -27,7 +27,7 @@ FAULTS = [
     "agent-killed", "agent-ignores-sigterm", "session-killed", "session-detached", "tmux-server-killed",
     "supervisor-killed", "pid-reused", "mass-death", "task-orphaned", "owner-hung", "poison-task",
     "late-completion", "lease-abandoned", "lock-ownerless", "state-emptied", "clock-jump",
-    "mcp-error", "mcp-hang", "mcp-crash", "mcp-flapping", "command-hangs", "command-ignores-sigterm",
+    "mcp-error", "mcp-hang", "mcp-crash", "mcp-flapping", "command-hangs", "command-ignores-sigterm", "contract-broken",
     "commit-index-lock", "commit-non-fast-forward", "commit-conflict", "commit-killed-midway", "commit-disk-full",
 ]  # fmt: skip
 

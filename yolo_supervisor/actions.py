@@ -527,6 +527,17 @@ class Rebased(Note):
     verb: ClassVar[str] = "rebased"
 
 
+# -- gates ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regenerate(Replace):
+    """Generate a contract anew from its plan."""
+
+    kind: ClassVar[Kind] = "gate"
+    verb: ClassVar[str] = "repaired"
+
+
 # -- commands --------------------------------------------------------------------------------------------------
 
 

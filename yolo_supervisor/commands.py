@@ -10,13 +10,13 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import anyio
 
-from yolo_supervisor.kernel import kernel
-from yolo_supervisor.processes import Ending, Processes
+from yolo_supervisor.kernel import bury_orphans, kernel
+from yolo_supervisor.processes import VERIFY_S, Ending, Processes
 from yolo_supervisor.records import ProcessId
 
 OUTPUT_LIMIT = 4 * 1024 * 1024
@@ -24,7 +24,8 @@ OUTPUT_LIMIT = 4 * 1024 * 1024
 GRACE_S = 5.0
 """How long a command that has had its time may take to leave before it is killed."""
 
-PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+ENOUGH = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
+PASSED_ON = (*ENOUGH, signal.SIGUSR1, signal.SIGUSR2)
 
 started = 0
 """How many commands this process has begun: the census tells its own forks from the world's by it."""
@@ -48,6 +49,8 @@ class Attempt:
     exit: int | None
     ending: Ending | None = None
     """How its processes were ended at the limit."""
+    given_up: bool = False
+    """Whether somebody wanted an end of it all while they were being ended: then it is not run again."""
 
 
 async def run(
@@ -109,16 +112,39 @@ async def run(
 
 async def end(pid: int, grace_s: float, adopted: bool = False) -> Ending:
     """End what our child ``pid`` has started, and itself: its tree, its session, and with ``adopted`` all that became
-    ours when its parent ended (see ``adopt_orphans``). The child must not be reaped yet."""
-    processes = Processes(kernel())
-    sweep = processes.sweep()
-    roots = [
-        sweep.id(facts.pid)
-        for facts in sweep.facts.values()
-        if facts.pid == pid or facts.session == pid or (adopted and facts.parent == os.getpid())
-    ]
+    ours when its parent ended (see ``adopt_orphans``). The child must not be reaped yet.
 
-    return await end_all(roots, grace_s)
+    It is looked again until nothing is left: much is started on the way out. The grace period is one for all.
+    """
+    processes = Processes(kernel())
+    ended = Ending()
+    deadline = time.monotonic() + grace_s
+    while True:
+        sweep = processes.sweep()
+        if pid not in sweep.facts:
+            return ended
+        begun = sweep.facts[pid].started  # what is ours from before, if a shell became us, is not the command's
+        roots = [
+            sweep.id(facts.pid)
+            for facts in sweep.facts.values()
+            if not facts.zombie
+            and (
+                facts.pid == pid
+                or facts.session == pid
+                or (adopted and facts.parent == os.getpid() and facts.started >= begun)
+            )
+        ]
+        roots = [root for root in roots if root not in ended.survived and root not in ended.refused]
+        left_s = deadline - time.monotonic()
+        if not roots or left_s < -VERIFY_S:
+            return replace(ended, survived=(*ended.survived, *roots))
+        more = await end_all(roots, max(0.0, left_s))
+        ended = Ending(
+            (*ended.terminated, *more.terminated),
+            (*ended.killed, *more.killed),
+            (*ended.survived, *more.survived),
+            {**ended.refused, **more.refused},
+        )
 
 
 async def end_all(roots: Sequence[ProcessId], grace_s: float) -> Ending:
@@ -137,16 +163,19 @@ def run_attached(command: Sequence[str], limit_s: float) -> Attempt:
     """
     with _signals() as bell:
         began = time.monotonic()
-        child = subprocess.Popen(command)
+        # what was opened for the command, by <(...) say, stays open; ours is never passed on
+        child = subprocess.Popen(command, close_fds=False)
         while child.poll() is None:
+            bury_orphans(child.pid)
             left_s = began + limit_s - time.monotonic()
             if left_s <= 0:
                 ending = anyio.run(end, child.pid, GRACE_S, True)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     child.wait(0)
-                return Attempt(limit_s, time.monotonic() - began, None, ending)
+                given_up = not {*_rung(bell, 0.0)}.isdisjoint(ENOUGH)
+                return Attempt(limit_s, time.monotonic() - began, None, ending, given_up)
             for number in _rung(bell, left_s):
-                if not _told_by_terminal(number):
+                if not _told_by_terminal(number, child.pid):
                     child.send_signal(number)
         code = child.returncode if child.returncode >= 0 else 128 - child.returncode
         return Attempt(limit_s, time.monotonic() - began, code)
@@ -159,7 +188,8 @@ def _signals() -> Iterator[int]:
     os.set_blocking(bell, False)
     os.set_blocking(clapper, False)
     # what is ignored stays so: whoever started us in the background, or under nohup, wants the command to ignore it too
-    heard = [number for number in (*PASSED_ON, signal.SIGCHLD) if signal.getsignal(number) is not signal.SIG_IGN]
+    heard = [number for number in PASSED_ON if signal.getsignal(number) is not signal.SIG_IGN]
+    heard.append(signal.SIGCHLD)  # but this one, which would hide from us how the command has ended
     before = {number: signal.signal(number, lambda *_: None) for number in heard}
     woken_by = signal.set_wakeup_fd(clapper, warn_on_full_buffer=False)
     try:
@@ -176,12 +206,12 @@ def _rung(bell: int, limit_s: float) -> list[int]:
     """The signals that have come, at the latest after ``limit_s``."""
     select.select([bell], [], [], limit_s)
     with contextlib.suppress(BlockingIOError):
-        return [number for number in os.read(bell, 4096) if number != signal.SIGCHLD]
+        return [number for number in os.read(bell, 1 << 16) if number != signal.SIGCHLD]
     return []
 
 
-def _told_by_terminal(number: int) -> bool:
-    """Whether the terminal has sent the signal to the command, too: it sends Ctrl-C to all that run in front."""
+def _told_by_terminal(number: int, child: int) -> bool:
+    """Whether the terminal has sent the signal to the command, too: it sends Ctrl-C to the group that runs in front."""
     if number not in (signal.SIGINT, signal.SIGQUIT):
         return False
     try:
@@ -189,7 +219,7 @@ def _told_by_terminal(number: int) -> bool:
     except OSError:
         return False
     try:
-        return os.tcgetpgrp(terminal) == os.getpgrp()
+        return os.tcgetpgrp(terminal) == os.getpgrp() == os.getpgid(child)
     except OSError:
         return False
     finally:

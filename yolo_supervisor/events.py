@@ -23,6 +23,7 @@ NAMES = {
     ("lease", "released"): "task_reassigned",
     ("lease", "taken_over"): "task_reassigned",
     ("state", "restored"): "state_recovered",
+    ("gate", "escalated"): "task_blocked",
 }
 """The plugin's word for an action of ours. Its own ``lease-lock reassign`` tells of leases in the same way."""
 
@@ -42,12 +43,22 @@ def tell(disk: Disk, planning: Path, record: Mapping[str, Any], seq: int) -> Non
             return
         state = disk.read(planning / yolo.STATE_FILE) or b""
         ident = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{record['project']}#{seq}"))
-        place = yolo.place(state, record["key"].partition("/")[2] if record["kind"] == "task" else None)
-        line = yolo.dump_event(name, from_iso(record["at"]), ident, yolo.correlation(state), place, _data(record))
+        line = yolo.dump_event(
+            name, from_iso(record["at"]), ident, yolo.correlation(state), _place(record, state), _data(record)
+        )
         _append(disk, planning / yolo.EVENT_LOG, line, ident.encode())
 
 
+def _place(record: Mapping[str, Any], state: bytes) -> tuple[int, int | None]:
+    if record["kind"] == "gate":
+        return record["evidence"].get("phase", 0), record["evidence"].get("plan")
+    return yolo.place(state, record["key"].partition("/")[2] if record["kind"] == "task" else None)
+
+
 def _data(record: Mapping[str, Any]) -> dict[str, object]:
+    if record["kind"] == "gate":
+        more = {key: value for key, value in record["evidence"].items() if key not in ("phase", "plan")}
+        return {**more, "reason": record["reason"]}
     evidence, subject = record["evidence"], {"task": "task", "lease": "resource"}.get(record["kind"], "file")
     was = evidence.get("previous_owner", evidence.get("owner"))
     who = {"owner": was} if record["action"] in ("claimed", "completed") else {"previous_owner": was}

@@ -252,7 +252,8 @@ class Processes:
         for root in roots:
             if root in spare:
                 continue
-            for process in (root, *(process for process, _ in now.tree(root, {*spare, *tmux}))):
+            below = () if root in tmux else now.tree(root, {*spare, *tmux})
+            for process in (root, *(process for process, _ in below)):
                 if process in handles or process in spare:
                     continue
                 if (why_not := self.refusal(process)) is not None:

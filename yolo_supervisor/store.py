@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from yolo_supervisor import events, sidecars
-from yolo_supervisor.actions import Action, BreakLock, Edit, Note
+from yolo_supervisor.actions import Action, BreakLock, Edit, Escalate, Note
 from yolo_supervisor.clock import Clock, SystemClock
 from yolo_supervisor.files import (
     FILE_MODE,
@@ -238,7 +238,10 @@ class Store:
         durable = not isinstance(action, Note) or action.durable
         with self._locked():
             self.journal.catch_up()
-            self.journal.append(entry(action, by, self.clock.now(), self.paths.project, prefix), durable)
+            told = entry(action, by, self.clock.now(), self.paths.project, prefix)
+            seq = self.journal.append(told, durable)
+            if isinstance(action, Escalate):  # what others do by their own hand is for them to tell
+                events.tell(self.disk, self.paths.planning, told, seq)
 
     def begin(self, action: Action, by: str) -> int:
         """Write down that a deed is about to be done; the number is for ``end``."""

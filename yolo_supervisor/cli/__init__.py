@@ -40,6 +40,7 @@ COMMANDS = {
     "commit": "git commit that recovers: locks left behind, others who pushed before, never a forced thing.",
     "exec": "Run a command with a hard limit; end all that it has started when that is over.",
     "mcp": "Stand before an MCP server and heal its calls: retries, limits, a circuit breaker, restarts.",
+    "gate": "Ask the plugin's hard gates; mend what one complains of, in two attempts at most.",
     "hook": "For Claude Code's hooks: note an event. Always succeeds, prints nothing.",
     "doctor": "Find what is wrong with the installation and the state.",
     "drill": "Fire drill: break a scratch team on purpose and watch it being healed.",
@@ -152,13 +153,10 @@ def _program() -> None:
 
 def program() -> NoReturn:
     """Run the command line. Whatever a user does wrong ends in one sentence and an exit code, never in a traceback."""
-    from yolo_supervisor.config import ConfigError
     from yolo_supervisor.files import Busy, Refused
 
     try:
         _program(prog_name="yolo-supervisor")
-    except ConfigError as error:
-        fail(EX_CONFIG, str(error))
     except (Refused, OSError) as error:
         if isinstance(error, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -166,7 +164,16 @@ def program() -> NoReturn:
         fail(EX_DATAERR if isinstance(error, PermissionError) else EX_NO, str(error))
     except Busy as error:
         fail(EX_TEMPFAIL, f"{error}: try again")
+    except _config_error() as error:
+        fail(EX_CONFIG, str(error))
     sys.exit(0)
+
+
+def _config_error() -> type[Exception]:
+    """Asked for only where something has failed: importing it takes a quarter of a short command's time."""
+    from yolo_supervisor.config import ConfigError
+
+    return ConfigError
 
 
 def fail(code: int, message: str) -> NoReturn:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -19,7 +21,7 @@ TIMED_OUT, NOT_EXECUTABLE, NOT_FOUND = 124, 126, 127
 """The exit codes of ``timeout`` and of shells."""
 
 
-@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.command(context_settings={"allow_interspersed_args": False})
 @click.option(
     "--timeout",
     "limit_s",
@@ -48,15 +50,20 @@ def command(options: Shared, limit_s: float | None, retries: int, words: tuple[s
       yolo-supervisor exec -- npm test
       yolo-supervisor exec --timeout 120 --retries 1 -- pytest -x tests
     """  # fmt: skip
+    if limit_s is not None and math.isnan(limit_s):  # which is in any range
+        raise click.BadParameter("nan is no number of seconds", param_hint="'--timeout'")
     project = options.project()
     limit_s = limit_s or yolo.command_limit_s(glance(project / yolo.PLANNING / "config.json") or b"")
     adopt_orphans()
+    _restore_locale()
     attempts: list[Attempt] = []
+    again = True
     try:
-        while not attempts or (attempts[-1].exit is None and len(attempts) <= retries):
+        while again:
             attempts.append(run_attached(words, limit_s if not attempts else 2 * limit_s))
+            again = attempts[-1].exit is None and not attempts[-1].given_up and len(attempts) <= retries
             if attempts[-1].exit is None:
-                _tell(project, words, attempts[-1], again=len(attempts) <= retries)
+                _tell(project, words, attempts[-1], again)
     except FileNotFoundError:
         fail(NOT_FOUND, f"{words[0]}: there is no such program")
     except OSError as error:
@@ -69,6 +76,18 @@ def command(options: Shared, limit_s: float | None, retries: int, words: tuple[s
         ]
         click.echo(json.dumps({"attempts": rows, "exit": code}), err=True)
     sys.exit(code)
+
+
+def _restore_locale() -> None:
+    """Take back what Python has told its children in the C locale (PEP 538): the command sees what we were given."""
+    told = glance(Path("/proc/self/environ"))  # as it was at our start
+    if told is None or "LC_CTYPE" not in os.environ:
+        return
+    given = {name: value for name, _, value in (each.partition(b"=") for each in told.split(b"\0"))}
+    if (value := given.get(b"LC_CTYPE")) is None:
+        del os.environ["LC_CTYPE"]
+    else:
+        os.environb[b"LC_CTYPE"] = value
 
 
 def _tell(project: Path, words: tuple[str, ...], attempt: Attempt, again: bool) -> None:

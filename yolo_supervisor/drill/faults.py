@@ -17,7 +17,7 @@ from typing import Any
 from yolo_supervisor.drill.client import Client
 from yolo_supervisor.drill.scene import TEAM, Actor, Scene
 from yolo_supervisor.files import digest, glance
-from yolo_supervisor.formats import load_object, supervisor, yolo
+from yolo_supervisor.formats import contracts, load_object, supervisor, yolo
 from yolo_supervisor.formats.tasks import SET_ASIDE
 from yolo_supervisor.records import Agent, ProcessId, from_iso
 from yolo_supervisor.store import Paths
@@ -432,6 +432,31 @@ def commit_disk_full(scene: Scene, dice: random.Random) -> Watch:
     return Watch(healed, frozenset({str(scene.project)}), ("escalated",))
 
 
+PLAN = """---
+phase: 5
+plan: 1
+title: Drill
+must_haves: [it works]
+---
+## Task 1
+**Files:** src/a.py
+## Task 2
+**Files:** src/b.py
+"""
+
+
+def contract_broken(scene: Scene, dice: random.Random) -> Watch:
+    """A crash leaves a plan's contract broken, and its gate lets nobody through: it is generated anew from the plan."""
+    phase, contract = scene.planning("phases") / "05-drill", scene.planning(".contracts") / "5-1.json"
+    phase.mkdir(exist_ok=True)
+    (phase / "05-01-PLAN.md").write_text(PLAN)
+    (scene.planning() / "config.json").write_text('{"v2_hard_gates": true, "v2_hard_contracts": true}')
+    contract.write_bytes(dice.choice((b'{"phase": 5, "plan": 1, "contract_hash": "no"}', b'{"phase": 5}')))
+    child = scene.begin("gate", "repair", "contract_compliance", "5", "1", "2")
+    key = "contract_compliance/5-1-T2"
+    return Watch(lambda: child.poll() == 0 and contracts.intact(contract.read_bytes()), frozenset({key}), ("repaired",))
+
+
 FAULTS: dict[str, Fault] = {
     "agent-killed": agent_killed,
     "agent-ignores-sigterm": agent_ignores_sigterm,
@@ -455,6 +480,7 @@ FAULTS: dict[str, Fault] = {
     "mcp-flapping": mcp_flapping,
     "command-hangs": command_hangs,
     "command-ignores-sigterm": command_ignores_sigterm,
+    "contract-broken": contract_broken,
     "commit-index-lock": commit_index_lock,
     "commit-non-fast-forward": commit_non_fast_forward,
     "commit-conflict": commit_conflict,

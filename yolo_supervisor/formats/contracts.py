@@ -69,7 +69,7 @@ def _hard(short: dict[str, Any], head: list[str], config: dict[str, Any]) -> dic
         "objective": _scalar(head, "title") or "",
         "task_ids": [f"{phase}-{plan}-T{number}" for number in range(1, short["task_count"] + 1)],
         "forbidden_paths": _list(head, "forbidden_paths"),
-        "depends_on": [number for word in _list(head, "depends_on") if (number := _integer(word)) is not None],
+        "depends_on": [number for word in _list(head, "depends_on") if (number := integer(word)) is not None],
         "verification_checks": _list(head, "verification_checks"),
         "max_token_budget": _setting(config, "max_token_budget", TOKEN_BUDGET),
         "timeout_seconds": _setting(config, "task_timeout_seconds", TIMEOUT_S),
@@ -154,7 +154,8 @@ def _natural(text: str | None) -> int | None:
     return value if match and (value := int(match[1])) < 2**64 else None
 
 
-def _integer(text: str) -> int | None:
+def integer(text: str) -> int | None:
+    """The number as the plugin reads one: a sign and zeros before it do no harm, anything else does."""
     match = _INTEGER.fullmatch(text)
     value = int(match[1] + match[2]) if match else None
     return value if value is not None and -(2**63) <= value < 2**63 else None
