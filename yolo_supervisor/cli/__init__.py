@@ -157,6 +157,8 @@ def program() -> NoReturn:
 
     try:
         _program(prog_name="yolo-supervisor")
+    except SystemExit:  # as all that goes well: nothing below is asked for then
+        raise
     except (Refused, OSError) as error:
         if isinstance(error, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
