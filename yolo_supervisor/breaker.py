@@ -9,11 +9,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from yolo_supervisor.actions import Close, Probe, Trip
 from yolo_supervisor.clock import Clock
@@ -25,6 +28,9 @@ from yolo_supervisor.store import Outcome, Store
 
 UPSTREAM = ""
 """The circuit of the server as a whole, beside those of its tools."""
+
+SETTLED_NS = 50_000_000
+"""A folder's time of change is told in steps: after this long, in ns, another change has another time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +59,9 @@ class Circuit:
 
 def load(data: bytes) -> Circuit | None:
     """The circuit in a document; None if it cannot be read: then it is closed."""
-    raw = load_object(data)
     try:
-        return Circuit(**{name: raw[name] for name in Circuit.__slots__}) if raw else None
-    except (KeyError, TypeError):
+        return msgspec.convert(load_object(data), Circuit)
+    except msgspec.ValidationError:
         return None
 
 
@@ -82,6 +87,8 @@ class Breaker:
         self._ident = str(digest("\0".join(server).encode("utf-8", "surrogateescape")))[:16]
         self._folder = store.paths.folder / "circuits" if store is not None else None
         self._open: dict[str, Circuit] = {}
+        self._seen: dict[str, str | None] = {}
+        """The digests of the documents, by name."""
         self._stamp: int | None = None
         self._failures: Counter[str] = Counter()
         self._probing: set[str] = set()
@@ -92,8 +99,9 @@ class Breaker:
         Where it is time to try, the first who asks may, and has to tell how it went.
         """
         self._heed()
+        due = []
         for circuit in (self._open.get(UPSTREAM), self._open.get(tool) if tool else None):
-            if circuit is None or circuit.tool in self._probing:
+            if circuit is None:
                 continue
             left_s = circuit.left_s(self._clock, self._boot)
             if left_s > 0:
@@ -101,26 +109,31 @@ class Breaker:
             since_s = circuit.probed_s if circuit.boot == self._boot else None
             if since_s is not None and self._clock.monotonic() - since_s < self._config.cap_s:
                 return self._words(circuit, "one call is trying it just now")
+            due.append(circuit)
+        for circuit in due:
             if not self._probe(circuit):
+                self.given_up(tool or UPSTREAM)
                 return self._words(circuit, "another call has just begun to try it")
         return None
 
     def failed(self, tool: str, why: str) -> None:
         """Another failure of the tool, or of the whole server (``UPSTREAM``)."""
-        self._failures[tool] += 1
         self._heed()
-        probe = tool in self._probing
+        probe, before = tool in self._probing, self._open.get(tool)
         self._probing.discard(tool)
-        if self._failures[tool] < self._config.failures and not probe:
-            return
+        self._leave(UPSTREAM)  # whether the server is well is not known by this: the next call may try
+        self._failures[tool] += 1
+        if not probe and (before is not None or self._failures[tool] < self._config.failures):
+            return  # not often enough yet; or it was under way when the circuit was opened
         now = Circuit(
-            server=self._name, tool=tool, why=why, opened_at=iso(self._clock.now()),
+            server=self._name, tool=tool, why=why, opened_at=before.opened_at if before else iso(self._clock.now()),
             since_s=self._clock.monotonic(), boot=self._boot, cool_down_s=self._config.cool_down_s,
-            failures=self._failures[tool],
+            failures=before.failures + 1 if before else self._failures[tool],
         )  # fmt: skip
         reason = f"{now.failures} failures in a row, the last: {why}"
         evidence = {"cool_down_s": now.cool_down_s, "failures": now.failures}
-        self._write(Trip(**self._about(tool), data=now.dump(), reason=reason, evidence=evidence), tool, now)
+        if self._write(Trip(**self._about(tool), data=now.dump(), reason=reason, evidence=evidence), tool, now):
+            self._failures.pop(tool)
 
     def succeeded(self, tool: str) -> None:
         """A call has gone well: it counts for the tool, and for the server that answered it."""
@@ -136,10 +149,13 @@ class Breaker:
     def given_up(self, tool: str) -> None:
         """The call that was to try has been cancelled: the next one may."""
         for name in (tool, UPSTREAM):
-            if name in self._probing:
-                self._probing.discard(name)
-                if (circuit := self._open.get(name)) is not None:
-                    self._put(circuit, None)
+            self._leave(name)
+
+    def _leave(self, name: str) -> None:
+        if name in self._probing:
+            self._probing.discard(name)
+            if (circuit := self._open.get(name)) is not None:
+                self._put(circuit, None)
 
     def left_s(self) -> float:
         """For how long the whole server is to be left alone."""
@@ -155,7 +171,9 @@ class Breaker:
 
     def _put(self, circuit: Circuit, probed_s: float | None) -> bool:
         told = {name: getattr(circuit, name) for name in Circuit.__slots__}
-        now = Circuit(**{**told, "probed_s": probed_s, "boot": self._boot})
+        if circuit.boot != self._boot:  # its clock has begun anew: the cool-down counts as over, here as there
+            told |= {"boot": self._boot, "since_s": self._clock.monotonic() - circuit.cool_down_s}
+        now = Circuit(**{**told, "probed_s": probed_s})
         reason = "one call tries whether it is well again"
         return self._write(Probe(**self._about(circuit.tool), data=now.dump(), reason=reason), circuit.tool, now)
 
@@ -174,6 +192,7 @@ class Breaker:
         self._open.pop(tool, None)
         if now is not None:
             self._open[tool] = now
+        self._seen[action.path.name] = digest(action.data)
         return True
 
     def _heed(self) -> None:
@@ -185,20 +204,21 @@ class Breaker:
         except OSError:
             return
         if stamp != self._stamp:
-            found = {}
+            self._open, self._seen = {}, {}
             for name in os.listdir(self._folder):
-                if name.startswith(self._ident) and (circuit := load(glance(self._folder / name) or b"")) is not None:
-                    found[circuit.tool] = circuit
-            self._open, self._stamp = found, stamp
+                if name.startswith(self._ident) and name.endswith(".json"):
+                    data = glance(self._folder / name)
+                    self._seen[name] = digest(data)
+                    if (circuit := load(data or b"")) is not None:
+                        self._open[circuit.tool] = circuit
+            self._stamp = stamp if abs(time.time_ns() - stamp) > SETTLED_NS else None
 
     def _about(self, tool: str) -> dict[str, Any]:
         """What a change of the circuit is about, and on what content it is decided."""
         told = str(digest(tool.encode("utf-8", "surrogatepass")))[:16] if tool else "server"
-        return {
-            "key": f"{self._name}/{tool}" if tool else self._name,
-            "path": (self._folder or Path()) / f"{self._ident}-{told}.json",
-            "judged": digest(self._open[tool].dump()) if tool in self._open else None,
-        }
+        path = (self._folder or Path()) / f"{self._ident}-{told}.json"
+        key = f"{self._name}/{tool}" if tool else self._name
+        return {"key": key, "path": path, "judged": self._seen.get(path.name)}
 
     def _words(self, circuit: Circuit, then: str) -> str:
         what = f"the tool {circuit.tool} of the MCP server" if circuit.tool else "the MCP server"

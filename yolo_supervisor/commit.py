@@ -26,10 +26,13 @@ TURN_S = 300.0
 INSIDE = "YOLO_SUPERVISOR_COMMITS_IN"
 """Tells a hook that commits, too, that its turn is ours."""
 
-NEVER_ASK = {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_EDITOR": "true", "GIT_SEQUENCE_EDITOR": "true"}
-"""What makes git say no where it would ask, and speak English."""
+NEVER_ASK = {"GIT_TERMINAL_PROMPT": "0", "GIT_EDITOR": "true", "GIT_SEQUENCE_EDITOR": "true"}
+"""What makes git say no where it would ask."""
 
 KEPT = 64 * 1024
+
+LOOK_S = 0.05
+"""How often it is looked whether git has ended, though somebody else still has its outputs."""
 
 
 class Words:
@@ -38,7 +41,11 @@ class Words:
     def __init__(self, words: Sequence[str]) -> None:
         self.json = self.push = self.help = False
         self.limit_s = LIMIT_S
-        self.folder = os.getcwd()
+        self.input = subprocess.DEVNULL
+        try:
+            self.folder = os.getcwd()
+        except FileNotFoundError:
+            self.folder = ""
         self.git: list[str] = []
         self.wrong: str | None = None
         rest = list(words)
@@ -56,7 +63,9 @@ class Words:
                 self.help = True
             elif option in ("--project", "--config", "--timeout") and (named or not self.git):
                 value = value or (rest.pop(0) if rest else "")
-                if option == "--project":
+                if not value:
+                    self.wrong = word
+                elif option == "--project":
                     self.folder = os.path.join(self.folder, value)
                 elif option == "--timeout":
                     self._limit(value)
@@ -81,7 +90,10 @@ def main() -> None:
     words = Words(sys.argv[1:])
     if words.wrong is not None or words.help or not os.path.isdir(words.folder):
         return
-    common = _common_dir(words.folder)
+    own, common = _git_dirs(words.folder)
+    log = os.path.join(own or "", "logs", "HEAD")
+    if _asks_for_input(words.git):
+        words.input = _kept_input()
     with Turn(common) as turn:
         if turn.waited_out:
             _end(75, words, {"result": "busy"}, f"others have been committing in {common} for {TURN_S:g} s: try again")
@@ -91,6 +103,7 @@ def main() -> None:
             from yolo_supervisor import rescue
 
             rescue.tidy(Path(words.folder), turn.environment)
+        before = _size(log)
         code, said = run(words, turn.environment)
         push = words.push or _pushes(words.folder)
         if code == 0 and not push:
@@ -100,41 +113,96 @@ def main() -> None:
         from yolo_supervisor import rescue
 
         again = functools.partial(run, words, turn.environment)
-        rescue.main(Path(words.folder), words.json, push, again, (code, said), turn.environment)
+        made = functools.partial(_grown, log, before)
+        rescue.main(Path(words.folder), words.json, push, again, (code, said), turn.environment, made, turn.nested)
+
+
+class Git:
+    """``git commit`` while it runs, and the signals that are its."""
+
+    def __init__(self) -> None:
+        self.pid: int | None = None
+        self.starting = False
+        self.passed_on: list[int] = []
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._pass_on)
+
+    def _pass_on(self, number: int, _: object) -> None:
+        if self.pid is None and not self.starting:
+            raise SystemExit(128 + number)
+        self.passed_on.append(number)
+        if self.pid is not None:
+            os.killpg(self.pid, number)  # its own session, and not reaped yet
+
+    def start(self, words: Words, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        if words.input >= 0:
+            os.lseek(words.input, 0, os.SEEK_SET)
+        self.starting = True
+        child = subprocess.Popen(
+            ["git", "commit", *words.git], cwd=words.folder, env=environment, stdin=words.input,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+        self.pid, self.starting = child.pid, False
+        for number in self.passed_on:
+            os.killpg(child.pid, number)
+        return child
+
+    def ended(self, wait: bool = False) -> bool:
+        """Whether it has ended. It is not reaped: until then its pid is nobody else's."""
+        assert self.pid is not None
+        if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | (0 if wait else os.WNOHANG)) is None:
+            return False
+        self.pid = None
+        return True
 
 
 def run(words: Words, environment: dict[str, str]) -> tuple[int | None, str]:
     """Run ``git commit``; its exit code (None: it took too long) and the end of what it wrote, which is passed on."""
+    git = Git()
     try:
-        child = subprocess.Popen(
-            ["git", "commit", *words.git], cwd=words.folder, env=environment, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-        )  # fmt: skip
+        child = git.start(words, environment)
     except FileNotFoundError:
         _end(69, words, {"result": "failed", "cause": "no git"}, "git is not installed")
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda number, _: os.killpg(child.pid, number))  # its own session: ours to pass on to
     said = b""
     deadline = time.monotonic() + words.limit_s
     outputs = {pipe.fileno(): fd for pipe, fd in ((child.stdout, 1), (child.stderr, 2)) if pipe is not None}
+    ended = False
     while outputs:
-        ready, _, _ = select.select(list(outputs), [], [], max(0.0, deadline - time.monotonic()))
-        if not ready:
+        left_s = deadline - time.monotonic()
+        if left_s <= 0 and not ended:
             import anyio
 
             from yolo_supervisor.commands import GRACE_S, end
 
             anyio.run(end, child.pid, GRACE_S)
             child.wait()
+            git.pid = None
             return None, said.decode(errors="replace")
+        ready, _, _ = select.select(list(outputs), [], [], 0 if ended else min(left_s, LOOK_S))
+        if ended and (not ready or left_s <= 0):
+            break  # what a hook has left running, a server say, has our pipes: it is not waited for
         for fd in ready:
             part = os.read(fd, KEPT)
+            if not words.json:
+                _write(outputs[fd], part)
             if not part:
                 del outputs[fd]
             said = (said + part)[-KEPT:]
-            if not words.json:
-                os.write(outputs.get(fd, 2), part)
-    return child.wait(), said.decode(errors="replace")
+        ended = ended or (not ready and git.ended())
+    if not ended:
+        git.ended(wait=True)
+    code = child.wait()
+    if code != 0 and git.passed_on:
+        _end(128 + git.passed_on[0], words, {"result": "failed", "cause": "interrupted"}, "git was told to end")
+    return code, said.decode(errors="replace")
+
+
+def _write(fd: int, data: bytes) -> None:
+    try:
+        os.write(fd, data)
+    except OSError:
+        pass  # nobody listens: git goes on all the same
 
 
 class Turn:
@@ -144,12 +212,17 @@ class Turn:
         self._common = common
         self._fd = -1
         self.waited_out = False
-        self.environment = {**os.environ, **NEVER_ASK}
+        self.environment = {**os.environ, **NEVER_ASK, "LC_MESSAGES": "C"}  # git speaks English, in the user's letters
+        self.environment.pop("LANGUAGE", None)
+        if letters := self.environment.pop("LC_ALL", None):
+            self.environment["LC_CTYPE"] = letters
+        ours = [each for each in os.environ.get(INSIDE, "").split(os.pathsep) if each]
+        self.nested = common in ours
         if common is not None:
-            self.environment[INSIDE] = common
+            self.environment[INSIDE] = os.pathsep.join([*ours, common])
 
     def __enter__(self) -> Turn:
-        if self._common is None or os.environ.get(INSIDE) == self._common:
+        if self._common is None or self.nested:
             return self
         try:
             path = os.path.join(self._common, "yolo-supervisor.lock")
@@ -173,35 +246,77 @@ class Turn:
             os.close(self._fd)
 
 
-def _common_dir(folder: str) -> str | None:
-    """The repository that the folder's work tree belongs to; None where git has to find it otherwise."""
+def _git_dirs(folder: str) -> tuple[str | None, str | None]:
+    """The git folder of the work tree's own, and the repository that it belongs to; None where only git can find it."""
     if "GIT_DIR" in os.environ:
-        return None
+        return None, None
+    folder = os.path.realpath(folder)
     while not os.path.lexists(os.path.join(folder, ".git")):
         if folder == (folder := os.path.dirname(folder)):
-            return None
-    git = os.path.join(folder, ".git")
+            return None, None
+    own = common = os.path.join(folder, ".git")
     try:
-        if os.path.isfile(git):
-            with open(git) as pointer:
-                git = os.path.join(folder, pointer.read().removeprefix("gitdir:").strip())
-        with open(os.path.join(git, "commondir")) as pointer:
-            git = os.path.join(git, pointer.read().strip())
+        if os.path.isfile(own):
+            with open(own) as pointer:
+                own = common = os.path.join(folder, pointer.read().removeprefix("gitdir:").strip())
+        with open(os.path.join(own, "commondir")) as pointer:
+            common = os.path.join(own, pointer.read().strip())
     except OSError:
         pass
-    return os.path.realpath(git)
+    return os.path.realpath(own), os.path.realpath(common)
+
+
+def _asks_for_input(git: list[str]) -> bool:
+    """Whether a message, or paths, are to be read from the standard input."""
+    words = git[: git.index("--")] if "--" in git else git
+    for before, word in zip(["", *words], words, strict=False):
+        option, value = (before, word) if word == "-" else (word.removesuffix("-").removesuffix("="), word[-1:])
+        if value == "-" and (option.startswith(("--fi", "--pathspec-fr")) or _is_short(option, "F")):
+            return True
+    return False
+
+
+def _is_short(option: str, letter: str) -> bool:
+    return option.endswith(letter) and option.startswith("-") and not option.startswith("--")
+
+
+def _kept_input() -> int:
+    """The standard input as a file: git may have to be asked more than once."""
+    import tempfile
+
+    fd, path = tempfile.mkstemp()
+    os.unlink(path)
+    while part := os.read(0, KEPT):
+        os.write(fd, part)
+    return fd
+
+
+def _size(log: str) -> int:
+    try:
+        return os.stat(log).st_size
+    except OSError:
+        return 0
+
+
+def _grown(log: str, before: int) -> bool:
+    """Whether HEAD has moved since: the commit is made, whatever failed then."""
+    return _size(log) > before
 
 
 def _left_behind(common: str) -> bool:
     """Whether a run that was killed has left something in the middle. Our turn proves that it runs no more."""
     try:
-        return any(name.startswith(("move-", "tree-")) for name in os.listdir(os.path.join(common, "yolo-supervisor")))
+        return any(
+            name.startswith(("move-", "tree-", "index-"))
+            for name in os.listdir(os.path.join(common, "yolo-supervisor"))
+        )
     except OSError:
         return False
 
 
 def _pushes(folder: str) -> bool:
     """Whether the plugin's ``auto_push`` wants every commit pushed."""
+    folder = os.path.realpath(folder)
     while not os.path.isdir(os.path.join(folder, ".yolo-planning")):
         if folder == (folder := os.path.dirname(folder)):
             return False

@@ -7,6 +7,7 @@ mistaken for those of the server before.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import sys
@@ -30,6 +31,9 @@ LOOK_S = 0.1
 
 LEAVE_S, GRACE_S = 2.0, 2.0
 """How long the server may take to leave when nothing more comes, and how long when it is asked to."""
+
+NEAR_S = 0.1
+"""What is closer together cannot be told apart by when the kernel says that a process was started."""
 
 PING_S = 5.0
 RESTARTS_IN_S = 60.0
@@ -60,6 +64,8 @@ class Call:
     """Since when."""
     alone: bool = True
     """Whether no other tool was being called meanwhile: then what the server has started since then is its."""
+    cancelled: bool = False
+    """Whether the server was told to forget this attempt: an error is no answer then."""
     over: bool = False
     progress: float = float("-inf")
     troubles: list[str] = field(default_factory=list)
@@ -67,6 +73,11 @@ class Call:
     @property
     def what(self) -> str:
         return f"the tool {self.tool}" if self.tool else self.method
+
+    @property
+    def bounded(self) -> bool:
+        """Whether it ends in any case: it has a limit."""
+        return self.tool is not None or self.method in mcp.REPEATABLE
 
 
 class Relay:
@@ -90,7 +101,7 @@ class Relay:
         self._upstream: Upstream | None = None
         self._ready = False
         """Whether the server may be sent what the client sends: it has been started, and knows what it has to."""
-        self._generation = 0
+        self._generation = 1
         self._waiting: list[Call | bytes] = []
         """What is to be sent when it may be."""
         self._calls: dict[str, Call] = {}
@@ -106,7 +117,11 @@ class Relay:
         self._starts: list[float] = []
         self._deaths = 0
         """In a row, without an answer in between."""
+        self._away: tuple[float, str] | None = None
+        """Until when there is no server, by the monotonic clock, and why; None if it comes back soon."""
         self._heard_s = 0.0
+        self._ended_s = float("-inf")
+        """When a call was answered, or given up, the last time."""
         self._busy = anyio.Event()
         self._eof = False
         self._tasks: anyio.abc.TaskGroup | None = None
@@ -117,21 +132,23 @@ class Relay:
     async def run(self) -> int:
         """Until the client has gone; the exit code. FileNotFoundError, PermissionError if there is no such server."""
         self._upstream = Upstream(self._words)
-        async with anyio.create_task_group() as tasks:
-            self._tasks = tasks
-            tasks.start_soon(self._client.run)
-            tasks.start_soon(self._watch_time)
-            tasks.start_soon(self._serve)
-            async for line in lines(0):
-                self._from_client(line)
-                await self._room()
-            self._eof = True
-            await self._finish()
-            tasks.cancel_scope.cancel()
-        with anyio.CancelScope(shield=True):
-            if self._upstream is not None:
-                await self._upstream.end(0.0, GRACE_S)
-        self._client.close()
+        try:
+            async with anyio.create_task_group() as tasks:
+                self._tasks = tasks
+                tasks.start_soon(self._client.run)
+                tasks.start_soon(self._watch_time)
+                tasks.start_soon(self._serve)
+                async for line in lines(0):
+                    self._from_client(line)
+                    await self._room()
+                self._eof = True
+                await self._finish()
+                tasks.cancel_scope.cancel()
+        finally:  # also when we are asked to leave: nothing of the server stays behind
+            with anyio.CancelScope(shield=True):
+                if self._upstream is not None:
+                    await self._upstream.end(0.0, GRACE_S)
+            self._client.close()
         return self.code
 
     async def _room(self) -> None:
@@ -140,9 +157,9 @@ class Relay:
 
     async def _finish(self) -> None:
         """The client sends no more. What it still waits for is answered, if it is still there to hear it."""
-        while self._upstream is not None and not self._ready and not self._client.broken and self._calls:
-            await anyio.sleep(LOOK_S)
-        while self._upstream is not None and self._waiting and not self._client.broken:
+        while any(call.bounded for call in self._calls.values()) and not self._gone():
+            await anyio.sleep(LOOK_S)  # its input stays open meanwhile: what fails may have to be tried again
+        while self._upstream is not None and self._waiting and not self._gone():
             await anyio.sleep(LOOK_S)
         if self._upstream is not None:
             with anyio.move_on_after(LEAVE_S):
@@ -164,7 +181,7 @@ class Relay:
 
         poll = select.poll()
         poll.register(1, 0)
-        return any(event & (select.POLLERR | select.POLLNVAL) for _, event in poll.poll(0))
+        return any(event & (select.POLLERR | select.POLLHUP | select.POLLNVAL) for _, event in poll.poll(0))
 
     async def _serve(self) -> None:
         """Keep a server there, for as long as the client wants one."""
@@ -172,7 +189,6 @@ class Relay:
         while True:
             upstream = self._upstream
             assert upstream is not None
-            self._generation += 1
             self._begin()
             writer = anyio.CancelScope()
             why = "it ended"
@@ -188,18 +204,26 @@ class Relay:
             self._ready = False
             code = await upstream.end(LEAVE_S if self._eof else 0.2, GRACE_S)
             self._upstream = None
-            if self._eof and not self._calls:
+            why = f"{why} with exit code {code}" if code is not None else why
+            self._lost(why)
+            if self._eof and all(call.method in mcp.ENDLESS for call in self._calls.values()):
                 self.code = code if code is not None and code >= 0 else 0
                 return
-            if not await self._restart(f"{why} with exit code {code}" if code is not None else why):
+            if not await self._restart(why):
                 return
 
     async def _write(self, upstream: Upstream, scope: anyio.CancelScope) -> None:
         with scope:
             await upstream.input.run()
-        # nobody reads what we write: whatever it still says, it will not be asked anything any more
-        if upstream.input.broken and not self._eof:
-            upstream.finish()
+            if self._eof:
+                return
+            # it reads no more, so it can be asked nothing: it may finish what it is at, then another takes its place
+            self._ready = False
+            with anyio.move_on_after(LEAVE_S):
+                while any(call.up for call in self._calls.values()):
+                    await anyio.sleep(LOOK_S)
+            self._note(f"the MCP server {self._name} reads no more: it is started again")
+            await upstream.condemn(GRACE_S)
 
     async def _restart(self, why: str) -> bool:
         """Begin another life of the server; False if there will be none."""
@@ -207,13 +231,16 @@ class Relay:
         self._note(f"the MCP server {self._name} has died: {why}")
         if not self._eof:
             self._breaker.failed(UPSTREAM, why)
-        self._lost(why)
         now_s = time.monotonic()
         self._starts = [at_s for at_s in self._starts if now_s - at_s < RESTARTS_IN_S]
-        wait_s = pause_s(self._config.backoff_s, self._deaths, MOST_PAUSE_S, random.random())
+        pause = pause_s(self._config.backoff_s, self._deaths, MOST_PAUSE_S, random.random())
+        off_s = self._breaker.left_s()
         if len(self._starts) >= self._config.restarts:
-            wait_s = max(wait_s, RESTARTS_IN_S - (now_s - self._starts[0]))
-        await anyio.sleep(max(wait_s, self._breaker.left_s()))
+            off_s = max(off_s, RESTARTS_IN_S - (now_s - self._starts[0]))
+        if off_s > 0:
+            self._stay_away(now_s + off_s, why)
+        await anyio.sleep(max(pause, off_s))
+        self._away = None
         self._starts.append(time.monotonic())
         try:
             self._upstream = Upstream(self._words)
@@ -222,16 +249,33 @@ class Relay:
         self._tell("recovered", f"{self._name} was started again after {why}", {"deaths": self._deaths})
         return True
 
+    def _stay_away(self, until_s: float, why: str) -> None:
+        """The server has died too often: nobody is left to wait for it."""
+        self._away = until_s, f"the MCP server {self._name} has died {self._deaths} times in a row ({why})"
+        for call in [each for each in self._waiting if isinstance(each, Call) and each.method not in mcp.ENDLESS]:
+            self._drop(call)
+            self._refuse_away(call.ident)
+
+    def _refuse_away(self, ident: object) -> None:
+        assert self._away is not None
+        until_s, why = self._away
+        then = f"it is started again in {max(0.0, until_s - time.monotonic()):.0f} s"
+        words = f"{why}; {then}. Do something else until then, or go on without it."
+        self._refuse(ident, FAILED, words, {"circuit": "open"})
+
     def _lost(self, why: str) -> None:
         """The server is gone with all that it was asked."""
+        self._generation += 1
         self._own.clear()
-        for shown in self._asked:
-            self._client.send(mcp.cancelled(_value(shown), "the server was started again"))
+        if not self._eof:
+            for shown in self._asked:
+                self._client.send(mcp.cancelled(_value(shown), "the server was started again"))
         self._asked.clear()
-        self._hints = None if self._hints is None else dict(self._hints)
+        self._hints = dict(self._hints) if self._hints else None  # else it died before it could say anything
         for call in [call for call in self._calls.values() if call.up]:
             call.up = False
             if call.method in mcp.ENDLESS:
+                call.attempt = 0  # under its own id, which the server names in all that belongs to it
                 self._waiting.append(call)
             else:
                 self._failed(call, FAILED, f"the server died ({why})", may_wait=True)
@@ -310,8 +354,11 @@ class Relay:
             self._drop(self._calls[ident])
             self._send(line)
             return
-        if (why := self._breaker.refusal(tool)) is not None:
+        if tool is not None and (why := self._breaker.refusal(tool)) is not None:
             self._refuse(message["id"], FAILED, why, {"circuit": "open"})
+            return
+        if self._away is not None and method not in mcp.ENDLESS:
+            self._refuse_away(message["id"])
             return
         token = mcp.progress_token(message)
         call = Call(message["id"], method, line, tool, token, time.monotonic() + self._config.cap_s)
@@ -320,20 +367,28 @@ class Relay:
             self._by_token[token] = call
         self._busy.set()
         if tool is not None and self._hints is None and self._ready:
-            self._ask_hints()
+            self._ask_hints(mcp.manner(message))
         self._try(call)
 
-    def _ask_hints(self, cursor: str | None = None) -> None:
+    def _ask_hints(self, manner: Mapping[str, Any], cursor: str | None = None) -> None:
         """Which tools may be called twice, as the server says itself."""
         known = self._hints = self._hints or {}
 
         def learn(message: Mapping[str, Any]) -> None:
             found, more = mcp.hints(message.get("result"))
             known.update(found)
+            self._limit_anew()
             if more is not None and self._hints is known and len(known) < 10_000:
-                self._ask_hints(more)
+                self._ask_hints(manner, more)
 
-        self._ask(mcp.request(self._number(), "tools/list", {"cursor": cursor} if cursor else None), learn)
+        params = {**manner, **({"cursor": cursor} if cursor else {})}
+        self._ask(mcp.request(self._number(), "tools/list", params), learn)
+
+    def _limit_anew(self) -> None:
+        """A call was quicker than the news that it may be repeated: it need not wait for its cap."""
+        for call in self._calls.values():
+            if call.up and call.limit_s == call.cap_s:
+                call.limit_s = min(call.cap_s, call.sent_s + self._patience_s(call))
 
     def _cancel(self, line: bytes, message: Mapping[str, Any]) -> None:
         wanted = mcp.params(message).get("requestId")
@@ -365,10 +420,10 @@ class Relay:
                 self._waiting.append(call)
             return
         call.attempt += 1
-        call.up, call.sent_s = True, time.monotonic()
+        call.up, call.cancelled, call.sent_s = True, False, time.monotonic()
         if call.tool is not None:
             others = [each for each in self._calls.values() if each.up and each.tool is not None and each is not call]
-            call.alone = not others
+            call.alone = not others and call.sent_s - self._ended_s > NEAR_S
             for each in others:
                 each.alone = False
         call.sent_as = call.ident if call.attempt == 1 else self._number()
@@ -428,6 +483,7 @@ class Relay:
 
     def _drop(self, call: Call) -> None:
         """It is no longer waited for."""
+        self._ended_s = time.monotonic()
         call.over = True
         call.up = False
         self._calls.pop(mcp.key(call.ident), None)
@@ -483,10 +539,10 @@ class Relay:
                 self._client.send(_whole(line))
             return
         error = message.get("error")
+        if error is not None and (call.cancelled or ident != mcp.key(call.sent_as)):
+            return  # of an attempt that was given up: another is on its way
         code = error.get("code") if isinstance(error, dict) else None
         if code in mcp.TRANSIENT:
-            if message["id"] != call.sent_as:
-                return  # of an attempt that was given up: another is on its way
             told = error.get("message") if isinstance(error, dict) else None
             self._by_sent.pop(ident)
             own = mcp.with_value(_whole(line), ("id",), call.ident) if message["id"] != call.ident else _whole(line)
@@ -505,7 +561,7 @@ class Relay:
         if call.attempt > 1:
             self._drop(call)
         else:
-            call.over, call.up = True, False
+            call.over, call.up, self._ended_s = True, False, time.monotonic()
             self._by_sent.pop(mcp.key(call.ident), None)
             if call.token is not None and self._by_token.get(call.token) is call:
                 del self._by_token[call.token]
@@ -524,15 +580,20 @@ class Relay:
         if call.method == "tools/list":
             found, _ = mcp.hints(message["result"])
             self._hints = {**(self._hints or {}), **found}
+            self._limit_anew()
         else:
             self._handshake.learn(call.method, call.line)
 
     def _asks(self, line: bytes, message: Mapping[str, Any]) -> None:
         """A request of the server: the client must not take it for one of the server before."""
         own = message["id"]
-        shown = own if self._generation == 1 else f"{self._generation}:{mcp.key(own)}"
+        shown = self._shown(own)
         self._asked[mcp.key(shown)] = own
         self._client.send(_whole(line) if shown is own else mcp.with_value(_whole(line), ("id",), shown))
+
+    def _shown(self, own: object) -> object:
+        """The id by which the client knows a request of the server."""
+        return own if self._generation == 1 else f"{self._generation}:{mcp.key(own)}"
 
     def _tells(self, line: bytes, message: Mapping[str, Any]) -> None:
         method, params = message.get("method"), mcp.params(message)
@@ -546,10 +607,11 @@ class Relay:
                 call.progress = max(call.progress, progress)
         elif method == "notifications/tools/list_changed":
             self._hints = None
-        elif method == "notifications/cancelled" and self._generation > 1:
-            shown = f"{self._generation}:{mcp.key(params.get('requestId'))}"
+        elif method == "notifications/cancelled" and "requestId" in params:
+            shown = self._shown(params["requestId"])
             self._asked.pop(mcp.key(shown), None)
-            line = mcp.with_value(_whole(line), ("params", "requestId"), shown)
+            if shown != params["requestId"]:
+                line = mcp.with_value(_whole(line), ("params", "requestId"), shown)
         self._client.send(_whole(line))
 
     # -- time --------------------------------------------------------------------------------------------------------
@@ -573,18 +635,20 @@ class Relay:
                 call.troubles.append("the server was not there in time")
                 self._give_up(call, TIMED_OUT, "the server was not there in time", None)
             return
-        limit_s = self._patience_s(call)
-        self._send(mcp.cancelled(call.sent_as, f"no answer within {limit_s:g} s"))
-        call.limit_s = float("inf")
+        if call.cancelled:
+            return
+        call.cancelled = True
+        if self._ready:
+            self._send(mcp.cancelled(call.sent_as, f"no answer within {self._patience_s(call):g} s"))
         assert self._tasks is not None
         self._tasks.start_soon(self._tidy, call, now_s)
 
     async def _tidy(self, call: Call, now_s: float) -> None:
         """End what an attempt that has had its time has left running, before it is tried again."""
-        upstream, limit_s = self._upstream, self._patience_s(call)
+        upstream, limit_s, attempt = self._upstream, self._patience_s(call), call.attempt
         if upstream is not None and call.tool is not None and call.alone:
             await upstream.end_children(call.sent_s, now_s, GRACE_S)
-        if call.up:  # else it has been answered, or cancelled, or the server has died
+        if call.up and call.attempt == attempt:  # else it has been answered, or cancelled, or the server has died
             self._failed(call, TIMED_OUT, f"no answer within {limit_s:g} s")
             if call.over and self._heard_s < call.sent_s:
                 await self._suspect(call.sent_s)
@@ -604,7 +668,8 @@ class Relay:
         await upstream.condemn(GRACE_S)
 
     def _note(self, text: str) -> None:
-        sys.stderr.write(f"yolo-supervisor: {text}\n")
+        with contextlib.suppress(OSError, AttributeError):  # nobody reads it, or there is none
+            sys.stderr.write(f"yolo-supervisor: {text}\n")
 
 
 def _value(key: str) -> object:

@@ -12,6 +12,7 @@ import json
 import os
 import random
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -49,13 +50,26 @@ RESCUE = "refs/yolo-supervisor/rescue/"
 QUIET = frozenset({Cause.NOTHING, Cause.NO_MESSAGE, Cause.USAGE, Cause.HOOK, Cause.NO_REPOSITORY})
 """Answers to whoever has asked; no news for anybody else."""
 
+ELSEWHERE = ("GIT_DIR", "GIT_COMMON_DIR", "GIT_WORK_TREE", "GIT_IMPLICIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
+"""By these git is told which work tree is the user's; a checkout of our own must not hear of them."""
+
+UNCONFIGURED = ("-c", "rebase.updateRefs=false", "-c", "rebase.autoSquash=false", "-c", "rebase.autoStash=false")
+"""What the user has configured for rebases by hand."""
+
 CODES = {Cause.LOCKED: 75, Cause.UNREACHABLE: 75, Cause.REJECTED: 75, Cause.USAGE: 2}
 
 
 def tidy(folder: Path, environment: Mapping[str, str]) -> None:
     """See to what a run that was killed has left."""
-    with contextlib.suppress(Said, OSError):
-        anyio.run(Repository(folder, environment).tidy)
+    repository = Repository(folder, environment)
+    for _ in range(ROUNDS):
+        try:
+            return anyio.run(repository.tidy)
+        except Said as no:
+            if no.failure.cause is not Cause.LOCKED or not repository.wait_for(no.failure):
+                return
+        except OSError:
+            return
 
 
 class Said(Exception):
@@ -95,13 +109,23 @@ def main(
     again: Callable[[], tuple[int | None, str]],
     first: tuple[int | None, str],
     environment: Mapping[str, str],
+    made: Callable[[], bool],
+    nested: bool,
 ) -> NoReturn:
-    """Go on after ``git commit`` has ended like the ``first`` time, and end the process."""
+    """Go on after ``git commit`` has ended like the ``first`` time, and end the process.
+
+    ``made`` tells whether the commit is there all the same; ``nested`` that a hook of a commit to this repository runs
+    us, which will not go on before we end."""
     repository, answer, told = Repository(folder, environment), Answer(), Told(folder, as_json)
     code, said = first
     while code != 0:
-        found = failure(code, said, hooks=True)
-        if found.cause is not Cause.LOCKED or answer.rounds > ROUNDS or not repository.wait_for(found):
+        found = failure(code, said, "commit")
+        if made():
+            answer.result = "committed"
+            told.fail(answer, found, "the commit is made, but git did not end well")
+        if push and found.cause is Cause.NOTHING and anyio.run(repository.ahead):
+            break  # it was committed before, and we were ended
+        if found.cause is not Cause.LOCKED or nested or answer.rounds > ROUNDS or not repository.wait_for(found):
             told.fail(answer, found)
         answer.rounds += 1
         code, said = again()
@@ -115,7 +139,8 @@ def main(
     except Conflict as conflict:
         answer.files = conflict.files
         answer.commands = [
-            f"git -C {shlex.quote(str(folder))} rebase {shlex.quote(conflict.upstream)}",
+            f"cd {shlex.quote(str(folder))}",
+            f"git rebase --autostash {shlex.quote(conflict.upstream)}",
             "git status    # mend the files, git add them, git rebase --continue",
             "git push",
         ]
@@ -151,7 +176,7 @@ class Repository:
 
     def _ownerless(self, lock: Path) -> bool:
         trees = [*work_trees(self.folder)]
-        own = [tree for tree in trees if lock.is_relative_to(tree.own)] or trees
+        own = [tree for tree in trees if lock == tree.index_lock or lock == tree.own / "HEAD.lock"] or trees
         return bool(own) and all(git_at_work(kernel(), tree, lock) is None for tree in own)
 
     def _put_aside(self, lock: Path, ages: LockAges) -> bool:
@@ -184,13 +209,25 @@ class Repository:
         folder: Path | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> str:
+        answer = await self._bytes(words, limit_s, folder, environment)
+        return answer.decode(errors="surrogateescape").strip("\n")
+
+    async def _bytes(
+        self,
+        words: tuple[str, ...],
+        limit_s: float = LIMIT_S,
+        folder: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> bytes:
+        around = {key: each for key, each in self._environment.items() if folder is None or key not in ELSEWHERE}
         result = await commands.run(
-            ["git", *words], limit_s, {**self._environment, "GIT_OPTIONAL_LOCKS": "0", **(environment or {})},
+            ["git", *words], limit_s, {**around, "GIT_OPTIONAL_LOCKS": "0", **(environment or {})},
             folder or self.folder, commands.GRACE_S,
         )  # fmt: skip
         if result.exit != 0:
-            raise Said(failure(result.exit, (result.stderr + result.stdout).decode(errors="replace")))
-        return result.stdout.decode(errors="surrogateescape").strip("\n")
+            said = (result.stderr + result.stdout).decode(errors="replace")
+            raise Said(failure(result.exit, said, "push" if words[0] == "push" else ""))
+        return result.stdout
 
     async def _answers(self, *words: str) -> str | None:
         try:
@@ -203,51 +240,63 @@ class Repository:
     async def push(self, answer: Answer) -> None:
         """Push the branch; where others were quicker, put our commits on top of theirs. ``Said``, ``Conflict``."""
         answer.commit = await self.git("rev-parse", "HEAD")
+        branch = await self._answers("symbolic-ref", "HEAD") or ""
         new: str | None = None
         for number in range(1, ROUNDS + 1):
             answer.rounds = number
             try:
-                await self._push(new)
+                await self._push(branch, new)
                 break
             except Said as no:
                 if no.failure.cause not in TRANSIENT or number == ROUNDS:
                     raise
+                if no.failure.cause is Cause.REJECTED and not await self._pushes_to_upstream():
+                    raise  # ours to put on top of that would not be
                 await anyio.sleep(pause_s(0.2, number, 5.0, random.random()))
                 if no.failure.cause is Cause.REJECTED:
-                    new = await self._on_top(answer)
+                    new = await self._on_top(answer, answer.commit, branch)
         answer.result = "pushed"
         if new is not None:
             answer.result = "rebased"
             reason = f"others had pushed before: {answer.commit[:12]} became {new[:12]} and was pushed"
             note(self.folder, Rebased(key=str(self.folder), reason=reason, evidence={"rounds": answer.rounds}))
-            await self._move_on(answer, answer.commit, new)
+            await self._move_on(answer, branch, answer.commit, new)
             answer.commit = new
 
-    async def _push(self, commit: str | None) -> None:
+    async def ahead(self) -> bool:
+        """Whether there are commits that the upstream has not."""
+        return await self._answers("rev-list", "--count", "@{upstream}..HEAD") not in (None, "0")
+
+    async def _pushes_to_upstream(self) -> bool:
+        upstream = await self._answers("rev-parse", "--symbolic-full-name", "@{upstream}")
+        return upstream == await self._answers("rev-parse", "--symbolic-full-name", "@{push}")
+
+    async def _push(self, branch: str, commit: str | None) -> None:
         if commit is None:
             await self._git(("push",), NETWORK_LIMIT_S)
             return
-        remote, branch = await self._upstream()
-        await self._git(("push", remote, f"{commit}:{branch}"), NETWORK_LIMIT_S)
+        remote, there = await self._upstream(branch)
+        await self._git(("push", remote, f"{commit}:{there}"), NETWORK_LIMIT_S)
 
-    async def _upstream(self) -> tuple[str, str]:
+    async def _upstream(self, branch: str) -> tuple[str, str]:
         """The remote, and the name that the branch has there."""
-        branch = await self.git("symbolic-ref", "--short", "HEAD")
+        branch = branch.removeprefix("refs/heads/")
         remote = await self.git("config", f"branch.{branch}.remote")
         return remote, await self.git("config", f"branch.{branch}.merge")
 
-    async def _on_top(self, answer: Answer) -> str:
+    async def _on_top(self, answer: Answer, ours: str, branch: str) -> str:
         """Our commits on top of the upstream's, made where nobody works; the new tip."""
         answer.rescue = answer.rescue or await self._preserve()
-        await self._git(("fetch", (await self._upstream())[0]), NETWORK_LIMIT_S)
-        upstream = await self.git("rev-parse", "--verify", "@{upstream}^{commit}")
-        name = await self.git("rev-parse", "--abbrev-ref", "@{upstream}")
-        await self._foresee(upstream, name)
-        tree = await self._own_folder() / f"tree-{os.getpid()}"
-        await self.git("worktree", "add", "--quiet", "--detach", str(tree), "HEAD")
+        await self._git(("fetch", (await self._upstream(branch))[0]), NETWORK_LIMIT_S)
+        tracked = f"{branch.removeprefix('refs/heads/')}@{{upstream}}"
+        upstream = await self.git("rev-parse", "--verify", f"{tracked}^{{commit}}")
+        name = await self.git("rev-parse", "--abbrev-ref", tracked)
+        own = await self._own_folder()
+        tree, worktree = own / f"tree-{os.getpid()}", (f"--git-dir={own.parent}", "worktree")
+        await self._git((*worktree, "add", "--quiet", "--detach", str(tree), ours), folder=own)
         try:
             try:
-                await self._git(("rebase", "--quiet", "--rebase-merges", upstream), folder=tree)
+                await self._git((*UNCONFIGURED, "rebase", "--quiet", "--rebase-merges", upstream), folder=tree)
             except Said:
                 unmerged = await self._git(("diff", "--name-only", "--diff-filter=U", "-z"), folder=tree)
                 if unmerged:
@@ -256,25 +305,17 @@ class Repository:
             return await self._git(("rev-parse", "HEAD"), folder=tree)
         finally:
             with anyio.CancelScope(shield=True), contextlib.suppress(Said):
-                await self.git("worktree", "remove", "--force", str(tree))
-
-    async def _foresee(self, upstream: str, name: str) -> None:
-        """``Conflict`` where git can tell so beforehand, without touching a file."""
-        try:
-            await self.git("merge-tree", "--write-tree", "--name-only", "--no-messages", "-z", "HEAD", upstream)
-        except Said as no:
-            first, *files = no.failure.said.split("\0")
-            if no.failure.exit == 1 and len(first.strip()) in (40, 64):
-                raise Conflict(sorted({each for each in files if each.strip()}), name) from None
+                await self._git((*worktree, "remove", "--force", str(tree)), folder=own)
 
     async def _preserve(self) -> str:
         """A ref on a commit that holds the work tree, untracked files and index too, as they are now."""
         own = await self.git("rev-parse", "--path-format=absolute", "--git-path", "index")
-        copy = Path(f"{own}.yolo-supervisor-{os.getpid()}")
+        copy = await self._own_folder() / f"index-{os.getpid()}"
         try:
             copy.write_bytes(Path(own).read_bytes() if Path(own).exists() else b"")
             index_tree = await self._answers("write-tree")
-            await self._git(("add", "--all"), environment={"GIT_INDEX_FILE": str(copy)})
+            with contextlib.suppress(Said):  # what cannot be added, a repository without a commit say, nobody touches
+                await self._git(("add", "--all", "--ignore-errors"), environment={"GIT_INDEX_FILE": str(copy)})
             tree = await self._git(("write-tree",), environment={"GIT_INDEX_FILE": str(copy)})
         finally:
             copy.unlink(missing_ok=True)
@@ -291,30 +332,58 @@ class Repository:
         await self.git("update-ref", ref, commit)
         return ref
 
-    async def _move_on(self, answer: Answer, before: str, after: str) -> None:
+    async def _move_on(self, answer: Answer, branch: str, before: str, after: str) -> None:
         """Have the branch and the work tree follow; where that would touch a change of the user's, leave both."""
-        branch = await self.git("symbolic-ref", "HEAD")
         move = await self._own_folder() / f"{MOVE}{os.getpid()}.json"
-        told = {"folder": str(self.folder), "branch": branch, "before": before, "after": after}
-        replace(Disk(), move, json.dumps(told).encode())  # should we be killed in the middle of it
+        told = {"folder": str(self.folder), "branch": branch, "before": before, "after": after, "rescue": answer.rescue}
         try:
+            await self._refuse_to_touch(before, after)
+            replace(Disk(), move, json.dumps(told).encode())  # should we be killed in the middle of it
             await self._step(branch, before, after)
         except Said as no:
+            move.unlink(missing_ok=True)
             answer.message = (
                 f"pushed as {after[:12]}; your branch stays where it was, since its next files have changes that are "
                 f"not committed ({no.failure.said.splitlines()[0] if no.failure.said else 'git says no more'})"
             )
             answer.commands = ["git stash && git pull --rebase && git stash pop"]
             return
-        finally:
-            move.unlink(missing_ok=True)
+        move.unlink(missing_ok=True)
         if answer.rescue:
             await self._answers("update-ref", "-d", answer.rescue)
             answer.rescue = None
 
+    async def _refuse_to_touch(self, before: str, after: str, killed: bool = False) -> None:
+        """``Said`` where git would replace what it has not in its index, ignored files say, or bring back what the user
+        has deleted. After a move that was ``killed`` a file may be missing that we took away."""
+        root = Path(await self.git("rev-parse", "--show-toplevel"))
+        tracked = {*(await self.git("-C", str(root), "ls-files", "-z")).split("\0")}
+        raw = (await self.git("diff-tree", "-r", "-z", "--name-status", "--no-renames", before, after)).split("\0")
+        for change, name in zip(raw[::2], raw[1::2], strict=False):
+            if change == "A":
+                ways = [each for each in (name, *map(str, Path(name).parents)) if each != "." and each not in tracked]
+                strange = [each for each in ways if _has_strange(root, each, name, tracked)]
+            else:
+                strange = [name] if change == "M" and not killed and not os.path.lexists(root / name) else []
+            if strange and (change == "A" or name in tracked):
+                raise Said(Failure(Cause.UNKNOWN, None, f"{strange[0]} is in the way"))
+
+    async def _stands(self, branch: str, before: str) -> bool:
+        """Whether the user is still where we started from."""
+        return [branch, before] == [
+            await self._answers("symbolic-ref", "HEAD"),
+            await self._answers("rev-parse", branch),
+        ]
+
     async def _step(self, branch: str, before: str, after: str) -> None:
+        if not await self._stands(branch, before):
+            raise Said(Failure(Cause.UNKNOWN, None, "the branch has moved meanwhile"))
         await self.git("read-tree", "-m", "-u", before, after)
-        await self.git("update-ref", "-m", "yolo-supervisor: on top of what others pushed", branch, after, before)
+        try:
+            await self.git("update-ref", "-m", "yolo-supervisor: on top of what others pushed", branch, after, before)
+        except Said:
+            await self._answers("read-tree", "-m", "-u", after, before)
+            raise
 
     # -- after a crash -------------------------------------------------------------------------------------------
 
@@ -323,26 +392,56 @@ class Repository:
         own = await self._own_folder()
         for move in own.glob(f"{MOVE}*.json"):
             raw = load_object(move.read_bytes()) or {}
-            with contextlib.suppress(Said, KeyError):
+            try:
                 there = Repository(Path(raw["folder"]), self._environment)
-                if await there._answers("rev-parse", raw["branch"]) == raw["before"]:
-                    await there._take_up(raw["before"], raw["after"])
+                if await there._stands(raw["branch"], raw["before"]):
+                    await there._take_up(raw["before"], raw["after"], raw["rescue"])
+                    await there._refuse_to_touch(raw["before"], raw["after"], killed=True)
                     await there._step(raw["branch"], raw["before"], raw["after"])
+            except (KeyError, TypeError, OSError):
+                pass  # no such work tree any more
+            except Said as no:
+                if no.failure.cause is Cause.LOCKED:
+                    raise
             move.unlink(missing_ok=True)
         for tree in own.glob("tree-*"):
             await self._answers("worktree", "remove", "--force", str(tree))
+            shutil.rmtree(tree, ignore_errors=True)
+        for copy in own.glob("index-*"):
+            copy.unlink(missing_ok=True)
         await self._answers("worktree", "prune")
 
-    async def _take_up(self, before: str, after: str) -> None:
-        """Have the index know of the files that are already as they shall be; all others stay as they are."""
+    async def _take_up(self, before: str, after: str, rescue: str) -> None:
+        """Have the index know of the files that are already as they shall be, and finish those that were being written:
+        their user had not changed them when we began. All others stay as they are."""
+        self.folder = Path(await self.git("rev-parse", "--show-toplevel"))
         changed = await self.git("diff-tree", "-r", "-z", "--name-only", "--no-renames", before, after)
         for name in filter(None, changed.split("\0")):
-            wanted = await self._answers("rev-parse", "--verify", f"{after}:{name}")
             path = self.folder / name
-            if wanted is None and not os.path.lexists(path):
-                await self._answers("rm", "--cached", "--quiet", "--", name)
-            elif wanted is not None and await self._answers("hash-object", "--path", name, "--", name) == wanted:
-                await self._answers("checkout", after, "--", name)
+            if not await self._has(after, name):
+                if not os.path.lexists(path):
+                    await self._answers("--literal-pathspecs", "rm", "--cached", "--quiet", "--", name)
+                continue
+            with contextlib.suppress(Said, OSError):
+                wanted = await self._bytes(("cat-file", "--filters", f"{after}:{name}"))
+                there = os.fsencode(os.readlink(path)) if path.is_symlink() else path.read_bytes()
+                untouched = await self._has(rescue, name) == await self._has(before, name)
+                if there == wanted or (untouched and wanted.startswith(there)):
+                    await self.git("--literal-pathspecs", "checkout", after, "--", name)
+
+    async def _has(self, commit: str, name: str) -> str | None:
+        return await self._answers("rev-parse", "--verify", "--quiet", f"{commit}:{name}")
+
+
+def _has_strange(root: Path, way: str, name: str, tracked: set[str]) -> bool:
+    """Whether on the way to a new file there is something that git does not know."""
+    path = root / way
+    if path.is_dir() and not path.is_symlink():
+        if way != name:
+            return False
+        found = (os.path.relpath(os.path.join(at, each), root) for at, _, files in os.walk(path) for each in files)
+        return any(each not in tracked for each in found)
+    return os.path.lexists(path)
 
 
 # -- telling -----------------------------------------------------------------------------------------------------------
@@ -370,10 +469,12 @@ class Told:
         self._folder = folder
         self._as_json = as_json
 
-    def fail(self, answer: Answer, found: Failure) -> NoReturn:
+    def fail(self, answer: Answer, found: Failure, made: str = "") -> NoReturn:
         """Say why it has failed, here and, where that is news, in the journal, and end the process."""
         answer.cause = found.cause
-        made = "the commit is made, but not pushed" if answer.result == "committed" else "nothing was committed"
+        made = made or (
+            "the commit is made, but not pushed" if answer.result == "committed" else "nothing was committed"
+        )
         where = f" ({', '.join(answer.files)})" if answer.files else ""
         answer.message = f"{made}: {found.cause}{where}: {ADVICE[found.cause]}"
         if answer.rescue:

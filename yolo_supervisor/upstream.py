@@ -71,19 +71,21 @@ class Outlet:
             except OSError as error:
                 if isinstance(error, BlockingIOError):
                     raise
-                self._break()
+                self.shut()
         return done
 
     async def run(self) -> None:
-        """Write what is left whenever there is room for it, for ever."""
+        """Write what is left whenever there is room for it, until nobody reads it any more."""
         while True:
-            while not self._left:
+            while not self._left and not self.broken:
                 self._wanted = anyio.Event()
                 await self._wanted.wait()
+            if self.broken:
+                return
             try:
                 await anyio.wait_writable(self.fd)
             except (OSError, anyio.ClosedResourceError):
-                self._break()
+                self.shut()
                 return
             while self._left and not self.broken:
                 done = self._write(self._left[0])
@@ -95,11 +97,13 @@ class Outlet:
             if self._size < BACKLOG:
                 self._room.set()
 
-    def _break(self) -> None:
+    def shut(self) -> None:
+        """Write no more; who waits for that need not."""
         self.broken = True
         self._left.clear()
         self._size = 0
         self._room.set()
+        self._wanted.set()
 
     async def room(self) -> None:
         """Until not too much is waiting to be written."""
@@ -135,10 +139,10 @@ async def lines(fd: int) -> AsyncIterator[bytes]:
     parts: list[bytes] = []
     size = 0
     while True:
+        await _readable(fd)  # also before the first: a descriptor that we did not open may block
         try:
             chunk = os.read(fd, CHUNK)
         except BlockingIOError:
-            await _readable(fd)
             continue
         except ConnectionError:
             chunk = b""
@@ -156,7 +160,6 @@ async def lines(fd: int) -> AsyncIterator[bytes]:
             size += len(chunk) - start
             if size > LINE_LIMIT:
                 raise Endless
-        await _readable(fd)
 
 
 async def _readable(fd: int) -> None:
@@ -195,7 +198,7 @@ class Upstream:
         if not self._child.stdin.closed:
             with contextlib.suppress(OSError):
                 anyio.notify_closing(self._child.stdin.fileno())
-            self.input.broken = True
+            self.input.shut()
             with contextlib.suppress(OSError):
                 self._child.stdin.close()
 

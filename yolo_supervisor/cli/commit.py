@@ -29,6 +29,7 @@ def command(options: Shared, push: bool, timeout: float | None, words: tuple[str
       yolo-supervisor commit --push -am "fix: off by one"
     """
     options.project()  # which says what is wrong with it
+    raise click.UsageError("nothing was committed: --project names a folder, --timeout a number of seconds, both once")
 
 
 if __name__ == "__main__":

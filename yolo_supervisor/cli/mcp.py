@@ -71,6 +71,9 @@ def command(options: Shared, words: tuple[str, ...]) -> None:
         fail(EX_UNAVAILABLE, f"{words[0]}: there is no such program; it is the command of the MCP server")
     except* PermissionError:
         fail(EX_UNAVAILABLE, f"{words[0]}: cannot be run; it is the command of the MCP server")
+    except* OSError as errors:
+        why = ", ".join(str(error) for error in errors.exceptions)
+        fail(EX_UNAVAILABLE, f"{words[0]}: cannot be started: {why}; it is the command of the MCP server")
     sys.stdout = None  # nothing more is to be written there, and whoever read it may be gone
     sys.exit(code)
 

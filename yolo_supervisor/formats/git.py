@@ -18,12 +18,15 @@ class Cause(StrEnum):
     """The other side did not answer: it may the next time."""
     CONFLICT = "conflict"
     UNMERGED = "unmerged"
+    IN_PROGRESS = "in progress"
+    """A merge, say, that has to be concluded first."""
     NOTHING = "nothing to commit"
     NO_MESSAGE = "no message"
     NO_IDENTITY = "no identity"
     HOOK = "hook"
     SIGNING = "signing"
     NO_ROOM = "no room"
+    NO_PERMISSION = "no permission"
     CORRUPT = "corrupt"
     NO_UPSTREAM = "no upstream"
     DETACHED = "detached"
@@ -41,10 +44,11 @@ TRANSIENT = frozenset({Cause.LOCKED, Cause.REJECTED, Cause.UNREACHABLE})
 _TELLTALES: tuple[tuple[Cause, str], ...] = (
     (Cause.NO_ROOM, r"No space left on device|File too large|Disk quota exceeded|file write error|"
                     r"unable to write (?:loose|new|file)"),
+    (Cause.NO_PERMISSION, r"\.lock': (?:Permission denied|Read-only file system)|insufficient permission"),
     (Cause.LOCKED, r"\.lock': File exists|Another git process seems to be running|cannot lock ref|could not lock|"
-                   r"is already checked out|Unable to create '.*\.lock'"),
-    (Cause.UNMERGED, r"you have unmerged files|unmerged paths|Unmerged paths|is not possible because you have|"
-                     r"cannot do a partial commit during"),
+                   r"is already checked out"),
+    (Cause.IN_PROGRESS, r"cannot do a partial commit during|You are in the middle of a"),
+    (Cause.UNMERGED, r"you have unmerged files|unmerged paths|Unmerged paths|is not possible because you have"),
     (Cause.NO_IDENTITY, r"Please tell me who you are|unable to auto-detect email|empty ident name|no email was given"),
     (Cause.SIGNING, r"gpg failed to sign|failed to write commit object|signing failed|Couldn't load public key|"
                     r"error: gpg|user\.signingkey"),
@@ -56,7 +60,7 @@ _TELLTALES: tuple[tuple[Cause, str], ...] = (
                         r"couldn't find remote ref|Repository not found|does not exist"),
     (Cause.UNREACHABLE, r"Could not resolve host|Connection (?:refused|timed out|reset)|unable to access|"
                         r"Could not read from remote|early EOF|the remote end hung up|HTTP 5\d\d"),
-    (Cause.NO_MESSAGE, r"empty commit message|there was a problem with the editor"),
+    (Cause.NO_MESSAGE, r"empty commit message|you did not edit the message|there was a problem with the editor"),
     (Cause.NOTHING, r"nothing to commit|nothing added to commit|no changes added to commit|"
                     r"Changes not staged for commit"),
     (Cause.DETACHED, r"You are not currently on a branch|not currently on a branch"),
@@ -81,30 +85,40 @@ class Failure:
         return found[1] if found else None
 
 
-def failure(exit_code: int | None, said: str, hooks: bool = False) -> Failure:
-    """What has failed. ``hooks`` are there: where git itself says nothing, one of them has said no."""
+OF_PUSHES = frozenset({Cause.REJECTED, Cause.REFUSED, Cause.NO_UPSTREAM, Cause.UNREACHABLE, Cause.DETACHED})
+MILD = frozenset({Cause.NOTHING, Cause.NO_MESSAGE, Cause.USAGE})
+"""What ``git commit`` itself ends for with 1; else it is a hook's no, whose words are not git's."""
+
+
+def failure(exit_code: int | None, said: str, command: str = "") -> Failure:
+    """What has failed. ``commit`` and ``push`` have hooks: where git itself says nothing, one of them has said no."""
     if exit_code is None:
         return Failure(Cause.TIMED_OUT, None, said)
     if exit_code < 0:  # XFSZ, say: a limit on the size of files
         return Failure(Cause.NO_ROOM if exit_code == -25 else Cause.UNKNOWN, exit_code, f"{said}\nsignal {-exit_code}")
-    found = next((cause for cause, words in _TELLTALES if re.search(words, said, re.MULTILINE)), None)
+    causes = {cause for cause, _ in _TELLTALES}
+    if command == "commit":
+        causes = {*MILD} if exit_code == 1 and "Error building trees" not in said else causes - OF_PUSHES
+    found = next((cause for cause, words in _TELLTALES if cause in causes and re.search(words, said, re.M)), None)
     if found is None:
-        found = Cause.HOOK if hooks and exit_code == 1 else Cause.UNKNOWN
+        found = Cause.HOOK if command and exit_code == 1 else Cause.UNKNOWN
     return Failure(found, exit_code, said.strip()[-4000:])
 
 
 ADVICE = {
     Cause.LOCKED: "another git is at work there: wait for it, or end it, and try again",
-    Cause.REJECTED: "the upstream goes on changing: try again",
+    Cause.REJECTED: "others have pushed there before: try again, or git pull --rebase",
     Cause.UNREACHABLE: "the commit is made; push it when the other side is there again: git push",
     Cause.CONFLICT: "your commit and the upstream's change the same lines: somebody has to decide",
     Cause.UNMERGED: "resolve the files that git status shows as unmerged, git add them, and commit again",
+    Cause.IN_PROGRESS: "conclude what git status tells of (a merge is committed without paths), or abort it",
     Cause.NOTHING: "nothing is staged: git add what shall be committed",
     Cause.NO_MESSAGE: "say what it is about: -m MESSAGE",
     Cause.NO_IDENTITY: "git config user.name NAME && git config user.email ADDRESS",
     Cause.HOOK: "a hook of the repository said no: see what it wrote, mend that, and commit again",
     Cause.SIGNING: "the commit could not be signed: unlock the key, or see git config commit.gpgsign",
     Cause.NO_ROOM: "make room on the disk, and commit again; nothing was changed",
+    Cause.NO_PERMISSION: "git may not write to its own folder: see whose it is",
     Cause.CORRUPT: "git's own files are damaged: git fsck; a damaged index is made anew by: rm .git/index && git reset",
     Cause.NO_UPSTREAM: "the commit is made; say where to push it: git push --set-upstream REMOTE BRANCH",
     Cause.DETACHED: "the commit is made, on no branch: git switch -c NAME keeps it",

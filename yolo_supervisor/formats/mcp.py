@@ -28,22 +28,35 @@ LARGE = 64 * 1024
 """A line of more bytes is not parsed as a whole only to know where it belongs."""
 
 _ID = rb'("(?:[^"\\]|\\.){0,200}"|-?\d{1,40})'
-_HEAD = re.compile(rb'\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?"id"\s*:\s*' + _ID + rb"\s*,")
+_BEGIN = rb'\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?'
+_ANSWER = rb'"(?:result|error)"'
+_HEAD = re.compile(_BEGIN + rb'"id"\s*:\s*' + _ID + rb"\s*,\s*" + _ANSWER)
+_ANSWERS = re.compile(_BEGIN + _ANSWER)
 _TAIL = re.compile(rb'[,{]\s*"id"\s*:\s*' + _ID + rb'\s*(?:,\s*"jsonrpc"\s*:\s*"2\.0"\s*)?\}\s*\Z')
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\],:]|[^\s{}\[\],:"]+', re.DOTALL)
 
 
 def load(line: bytes) -> Any:
     """The message in a line. ValueError if it is none."""
+    text = line.decode("utf-8", "surrogatepass").removeprefix("\ufeff")
     try:
-        return json.loads(line)
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # a number of more digits than Python likes to read
+        return json.loads(text, parse_int=float)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 
 
 def answered(line: bytes) -> str | None:
-    """The id (see ``key``) that a large answer is to, without reading all of it; None where that cannot be told so."""
-    found = _HEAD.match(line[:512]) or _TAIL.search(line[-512:])
+    """The id (see ``key``) that a large answer is to, without reading all of it; None where that cannot be told so.
+
+    A line without its end may be half an answer, and a server numbers its own requests as the client does.
+    """
+    if not line.endswith(b"\n"):
+        return None
+    found = _HEAD.match(line[:512]) or (_TAIL.search(line[-512:]) if _ANSWERS.match(line[:512]) else None)
     try:
         return key(json.loads(found[1])) if found else None
     except ValueError:
@@ -57,7 +70,7 @@ def key(ident: object) -> str:
 
 def with_value(line: bytes, path: tuple[str, ...], value: object) -> bytes:
     """The line with another value at the path of keys, every other byte as it was. KeyError if there is none."""
-    first, last = _span(line, 0, path)
+    first, last = _span(line, line.index(b"{"), path)
     return line[:first] + json.dumps(value).encode() + line[last:]
 
 
@@ -100,6 +113,13 @@ def progress_token(message: Mapping[str, Any]) -> str | None:
     meta = params(message).get("_meta")
     token = meta.get("progressToken") if isinstance(meta, dict) else None
     return None if token is None else key(token)
+
+
+def manner(message: Mapping[str, Any]) -> dict[str, Any]:
+    """What every request of this client carries, and one that is made for it has to: the era's version, say."""
+    meta = params(message).get("_meta")
+    kept = {name: value for name, value in meta.items() if name != "progressToken"} if isinstance(meta, dict) else {}
+    return {"_meta": kept} if kept else {}
 
 
 def hints(result: object) -> tuple[dict[str, bool], str | None]:
@@ -146,6 +166,6 @@ RUNNERS = frozenset({
 
 def server_name(words: Sequence[str]) -> str:
     """What to call a server in front of people, by its command."""
-    plain = [word for word in words if not word.startswith("-")]
+    plain = [word for word in words if not word.startswith("-") and len(word.split()) == 1]
     names = [word.rstrip("/").rpartition("/")[2] for word in plain]
     return next((name for name in names if name and name not in RUNNERS), None) or (names or [words[0]])[0]

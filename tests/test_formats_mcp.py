@@ -1,0 +1,232 @@
+"""Frames of MCP: what is read of them, and how one value is changed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from yolo_supervisor.formats import mcp
+
+NUMBERS = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+TEXTS = st.text() | st.sampled_from(['"id":1', "{", "]", ",", ":", "\\", '\\"', "id", "params", 'x","id":7}', "\ud800"])
+NAMES = st.sampled_from(["id", "params", "requestId", "result", "error", "jsonrpc"]) | TEXTS
+VALUES = st.recursive(
+    st.none() | st.booleans() | NUMBERS | TEXTS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(NAMES, inner, max_size=4),
+    max_leaves=15,
+)
+OBJECTS = st.dictionaries(NAMES, VALUES, max_size=5)
+IDS = st.integers() | TEXTS | st.floats(allow_nan=False, allow_infinity=False)
+
+
+@st.composite
+def dumped(draw: st.DrawFn, message: Any) -> bytes:
+    """The message as somebody may write it: in any order, with spaces anywhere, escaped or not, one line."""
+    shuffled = dict(draw(st.permutations(list(message.items()))))
+    space = st.text(" \t\r", max_size=2)
+    separators = draw(space) + "," + draw(space), draw(space) + ":" + draw(space)
+    text = json.dumps(shuffled, ensure_ascii=draw(st.booleans()), separators=separators)
+    return draw(space).encode() + text.encode(errors="surrogatepass") + draw(space).encode() + b"\n"
+
+
+def alike(one: bytes, other: bytes) -> int:
+    """How many bytes they begin with in common."""
+    return next(
+        (number for number, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )
+
+
+# -- one value is changed -------------------------------------------------------------------------------------------
+
+
+@given(st.data(), OBJECTS, IDS, IDS)
+def test_another_id_changes_nothing_else(data: st.DataObject, rest: dict[str, Any], old: object, new: object) -> None:
+    line = data.draw(dumped({**rest, "id": old}))
+
+    changed = mcp.with_value(line, ("id",), new)
+
+    assert json.loads(changed) == {**rest, "id": new}
+    assert list(json.loads(changed)) == list(json.loads(line))
+    assert alike(line, changed) + alike(line[::-1], changed[::-1]) >= len(changed) - len(json.dumps(new))
+
+
+@given(st.data(), OBJECTS, OBJECTS, IDS)
+def test_a_value_inside_another_is_found_whatever_stands_around_it(
+    data: st.DataObject, outer: dict[str, Any], inner: dict[str, Any], new: object
+) -> None:
+    message = {**outer, "params": {**inner, "requestId": "old"}}
+    line = data.draw(dumped(message))
+
+    changed = mcp.with_value(line, ("params", "requestId"), new)
+
+    assert json.loads(changed) == {**outer, "params": {**inner, "requestId": new}}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b'{ "id" :1 , "x":[ 1.0,1e400 ,-0]}\r\n', b'{ "id" :9 , "x":[ 1.0,1e400 ,-0]}\r\n'),
+        (b'{"x":"\xc3\xa9\\u00e9\\/","id":"\xc3\xa9"}\n', b'{"x":"\xc3\xa9\\u00e9\\/","id":9}\n'),
+        (b'{"x":{"id":1,"id":2},"id":{"id":3}}\n', b'{"x":{"id":1,"id":2},"id":9}\n'),
+        (b'{"x":"\\",\\"id\\":1","\\u0069d":null}\n', b'{"x":"\\",\\"id\\":1","\\u0069d":9}\n'),
+        (b'{"n":123456789012345678901234567890,"id":[]}\n', b'{"n":123456789012345678901234567890,"id":9}\n'),
+    ],
+)
+def test_every_byte_around_a_changed_value_stays(before: bytes, after: bytes) -> None:
+    assert mcp.with_value(before, ("id",), 9) == after
+
+
+@given(st.data(), OBJECTS)
+def test_what_is_not_there_is_not_changed(data: st.DataObject, message: dict[str, Any]) -> None:
+    line = data.draw(dumped({name: value for name, value in message.items() if name != "id"}))
+
+    with pytest.raises(KeyError):
+        mcp.with_value(line, ("id",), 1)
+
+
+@given(st.binary())
+def test_what_can_be_read_can_be_changed(noise: bytes) -> None:
+    line = noise + b'{"id":1}'
+    try:
+        message = mcp.load(line)
+    except ValueError:
+        return
+    if isinstance(message, dict) and "id" in message:
+        assert mcp.load(mcp.with_value(line, ("id",), 2)) == {**message, "id": 2}
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le"])
+def test_a_message_in_another_encoding_is_none(encoding: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        mcp.load('{"jsonrpc":"2.0","id":1}'.encode(encoding))
+
+
+def test_a_mark_of_the_byte_order_does_no_harm() -> None:
+    line = b'\xef\xbb\xbf{"id":1}'
+
+    assert mcp.load(line) == {"id": 1}
+    assert mcp.with_value(line, ("id",), 2) == b'\xef\xbb\xbf{"id":2}'
+
+
+@pytest.mark.parametrize("line", [b"", b"\n", b"hello", b'{"id":1', b'{"id":"\xff"}', b"[" * 100_000])
+def test_what_is_no_message_is_a_value_error(line: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        mcp.load(line)
+
+
+def test_a_number_may_have_any_number_of_digits() -> None:
+    assert "n" in mcp.load(b'{"id":1,"n":' + b"7" * 5000 + b"}")
+
+
+# -- whose answer it is ---------------------------------------------------------------------------------------------
+
+
+@given(st.data(), OBJECTS, IDS)
+def test_a_large_answer_is_never_taken_for_that_to_another_request(
+    data: st.DataObject, result: dict[str, Any], ident: object
+) -> None:
+    line = data.draw(dumped({"jsonrpc": "2.0", "id": ident, "result": result}))
+
+    assert mcp.answered(line) in (None, mcp.key(ident))
+
+
+@given(st.data(), OBJECTS, IDS)
+def test_a_large_request_of_the_server_is_not_taken_for_an_answer(
+    data: st.DataObject, params: dict[str, Any], ident: object
+) -> None:
+    """Both sides number their requests, and both begin with 0."""
+    line = data.draw(dumped({"jsonrpc": "2.0", "id": ident, "method": "sampling/createMessage", "params": params}))
+
+    assert mcp.answered(line) is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"jsonrpc":"2.0","id":7,"result":{"x":"X"}}\n',
+        b'{"id": 7, "result": {"x":"X"}, "jsonrpc": "2.0"}\n',
+        b'{"result":{"x":"X","id":1},"jsonrpc":"2.0","id":7}\n',
+        b'{"jsonrpc":"2.0","result":{"x":"X"},"id":7}\r\n',
+        b'{"jsonrpc":"2.0","id":7,"error":{"code":1,"message":"X"}}\n',
+    ],
+)
+def test_a_large_answer_as_servers_write_it_is_known_by_its_ends(line: bytes) -> None:
+    assert mcp.answered(line) == "7"
+    assert mcp.answered(line.replace(b"X", b"X" * mcp.LARGE)) == "7"
+
+
+def test_ids_are_told_apart_by_type() -> None:
+    assert len({mcp.key(1), mcp.key("1"), mcp.key(1.0), mcp.key(None), mcp.key(True), mcp.key('"1"')}) == 6
+
+
+# -- what is in it --------------------------------------------------------------------------------------------------
+
+
+@given(OBJECTS | st.fixed_dictionaries({"method": st.just("tools/call"), "params": VALUES}), VALUES)
+def test_nothing_that_a_neighbour_says_is_too_odd_to_be_looked_at(message: dict[str, Any], result: object) -> None:
+    assert isinstance(mcp.params(message), dict)
+    assert isinstance(mcp.tool_of(message), str | None)
+    assert isinstance(mcp.progress_token({"params": {"_meta": result}}), str | None)
+    assert mcp.hints(result)[0] == mcp.hints({"tools": result})[0] == {} or isinstance(result, dict | list)
+
+
+def test_a_server_says_which_of_its_tools_may_be_called_twice() -> None:
+    told = [
+        {"name": "reads", "annotations": {"readOnlyHint": True}},
+        {"name": "sets", "annotations": {"readOnlyHint": False, "idempotentHint": True}},
+        {"name": "adds", "annotations": {"idempotentHint": False, "destructiveHint": False}},
+        {"name": "odd", "annotations": {"readOnlyHint": "yes", "idempotentHint": 1}},
+        {"name": "silent"},
+        {"annotations": {"readOnlyHint": True}},
+        "no tool",
+    ]
+
+    may, more = mcp.hints({"tools": told, "nextCursor": "page 2"})
+
+    assert may == {"reads": True, "sets": True, "adds": False, "odd": False, "silent": False}
+    assert more == "page 2"
+
+
+@pytest.mark.parametrize("token", [1, 0, "", "a", 1.5])
+def test_progress_is_told_by_the_token_of_the_request(token: object) -> None:
+    assert mcp.progress_token({"params": {"_meta": {"progressToken": token}}}) == mcp.key(token)
+
+
+@pytest.mark.parametrize("params", [None, [], {}, {"_meta": None}, {"_meta": {}}, {"_meta": {"progressToken": None}}])
+def test_a_request_without_a_token_wants_no_progress(params: object) -> None:
+    assert mcp.progress_token({"params": params}) is None
+
+
+@given(IDS, TEXTS)
+def test_what_we_say_ourselves_is_one_line_that_a_parser_reads(ident: object, text: str) -> None:
+    lines = [mcp.cancelled(ident, text), mcp.error(ident, 1, text, {"x": text}), mcp.request(text, "m", {"a": text})]
+
+    assert [line.count(b"\n") for line in lines] == [1, 1, 1]
+    assert json.loads(lines[0])["params"] == {"requestId": ident, "reason": text}
+    assert json.loads(lines[1])["id"] == ident
+    assert json.loads(lines[2]) == {"jsonrpc": "2.0", "id": text, "method": "m", "params": {"a": text}}
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("npx -y @modelcontextprotocol/server-everything", "server-everything"),
+        ("uvx --quiet mcp-server-git --repository .", "mcp-server-git"),
+        ("python -m yolo_mcp", "yolo_mcp"),
+        ("/usr/local/bin/yolo-mcp-server --stdio", "yolo-mcp-server"),
+        ("docker run -i --rm mcp/fetch", "fetch"),
+        ("node", "node"),
+        ("./", "."),
+        ("-x", "-x"),
+    ],
+)
+def test_a_server_is_called_by_what_is_special_in_its_command(command: str, name: str) -> None:
+    assert mcp.server_name(command.split()) == name
+
+
+def test_a_server_that_is_a_program_text_has_a_name_of_one_line() -> None:
+    assert "\n" not in mcp.server_name(["python3", "-c", "import server\nserver.serve()\n"])
