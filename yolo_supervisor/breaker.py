@@ -84,6 +84,8 @@ class Breaker:
         self._clock = clock
         self._boot = boot
         self._store = store
+        self._ready = False
+        """Whether the store is open: that is not needed before something has to be written."""
         self._ident = str(digest("\0".join(server).encode("utf-8", "surrogateescape")))[:16]
         self._folder = store.paths.folder / "circuits" if store is not None else None
         self._open: dict[str, Circuit] = {}
@@ -181,14 +183,13 @@ class Breaker:
         """Make the change known. False if another was quicker; where it cannot be written it holds for us alone."""
         if self._store is not None:
             with contextlib.suppress(OSError, Busy, Refused):
-                self._store.open()
-                try:
-                    make_folder(self._store.disk, action.path.parent)
-                    if self._store.commit(action, "mcp") is Outcome.STALE:
-                        self._stamp = None
-                        return False
-                finally:
-                    self._store.close()
+                if not self._ready:
+                    self._store.open()
+                    self._ready = True
+                make_folder(self._store.disk, action.path.parent)
+                if self._store.commit(action, "mcp") is Outcome.STALE:
+                    self._stamp = None
+                    return False
         self._open.pop(tool, None)
         if now is not None:
             self._open[tool] = now

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import click
 
 from yolo_supervisor.cli import EX_UNAVAILABLE, Shared, fail, shared
@@ -14,6 +15,13 @@ from yolo_supervisor.formats.yolo import PLANNING
 
 if TYPE_CHECKING:
     from yolo_supervisor.store import Store
+
+
+MOST_NOTES = 1000
+"""How many notes wait at most to be written."""
+
+LAST_WORDS_S = 2.0
+"""How long writing them may take at the end."""
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -31,8 +39,6 @@ def command(options: Shared, words: tuple[str, ...]) -> None:
       yolo-supervisor mcp -- npx -y @modelcontextprotocol/server-everything
       {"mcpServers": {"yolo": {"command": "yolo-supervisor", "args": ["mcp", "--", "yolo-mcp-server"]}}}
     """
-    import anyio
-
     from yolo_supervisor import config as configuration
     from yolo_supervisor.breaker import Breaker
     from yolo_supervisor.clock import SystemClock
@@ -44,13 +50,14 @@ def command(options: Shared, words: tuple[str, ...]) -> None:
     project = options.project()
     planned = (project / PLANNING).is_dir()
     config = configuration.load(project if planned else None, options.config)
-    store = Store(project, lock_limit_s=0.05) if planned else None
+    stores = [Store(project, lock_limit_s=limit_s) if planned else None for limit_s in (1.0, 5.0)]
     name = server_name(words)
-    breaker = Breaker(words, name, config.mcp, SystemClock(), kernel().boot(), store)
+    breaker = Breaker(words, name, config.mcp, SystemClock(), kernel().boot(), stores[0])
+    scribe = Scribe(stores[1], name)
     adopt_orphans()
 
     async def live() -> int:
-        relay = Relay(words, name, config.mcp, breaker, _teller(store, name))
+        relay = Relay(words, name, config.mcp, breaker, scribe.tell)
         async with anyio.create_task_group() as tasks:
 
             async def heed_signals() -> None:
@@ -59,10 +66,13 @@ def command(options: Shared, words: tuple[str, ...]) -> None:
                         work.cancel()
 
             tasks.start_soon(heed_signals)
+            tasks.start_soon(scribe.run)
             code = 0
             with anyio.CancelScope() as work:
                 code = await relay.run()
             tasks.cancel_scope.cancel()
+        with anyio.move_on_after(LAST_WORDS_S):
+            await scribe.write()
         return code
 
     try:
@@ -78,26 +88,48 @@ def command(options: Shared, words: tuple[str, ...]) -> None:
     sys.exit(code)
 
 
-def _teller(store: Store | None, name: str) -> Callable[[str, str, Any], None]:
-    """Writes what was healed, and what was not, into the project's journal, if there is one."""
+class Scribe:
+    """Writes what was healed, and what was not, into the project's journal, in a thread: reading a long journal takes
+    longer than any call may have to wait. Without a project it writes nothing."""
 
-    def tell(verb: str, text: str, evidence: Any) -> None:
-        if store is None:
-            return
+    def __init__(self, store: Store | None, name: str) -> None:
+        self._store = store
+        self._name = name
+        self._open = False
+        self._left: list[tuple[str, str, Any]] = []
+        self._wanted = anyio.Event()
+
+    def tell(self, verb: str, text: str, evidence: Any) -> None:
+        if self._store is not None and len(self._left) < MOST_NOTES:
+            self._left.append((verb, text, evidence))
+            self._wanted.set()
+
+    async def run(self) -> None:
+        """Write for ever."""
+        while True:
+            await self._wanted.wait()
+            await self.write()
+
+    async def write(self) -> None:
+        """Write what there is to be written."""
+        self._wanted = anyio.Event()
+        left, self._left = self._left, []
+        if left:
+            await anyio.to_thread.run_sync(self._write, left, abandon_on_cancel=True)
+
+    def _write(self, left: list[tuple[str, str, Any]]) -> None:
         from yolo_supervisor.actions import Escalate, Healed
         from yolo_supervisor.files import Busy, Refused
 
-        note = (
-            Healed(key=name, reason=text, evidence=evidence)
-            if verb == "recovered"
-            else Escalate(kind="command", key=name, reason=text, evidence=evidence)
-        )
+        assert self._store is not None
         try:
-            store.open()
-            store.note(note, "mcp")
+            if not self._open:
+                self._store.open()
+                self._open = True
+            for verb, text, evidence in left:
+                healed = verb == "recovered"
+                told = {"key": self._name, "reason": text, "evidence": evidence}
+                self._store.note(Healed(**told) if healed else Escalate(kind="command", **told), "mcp")
         except (OSError, Busy, Refused) as error:
-            sys.stderr.write(f"yolo-supervisor: the journal cannot be written: {error}\n")
-        finally:
-            store.close()
-
-    return tell
+            with contextlib.suppress(OSError):
+                sys.stderr.write(f"yolo-supervisor: the journal cannot be written: {error}\n")
