@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -423,6 +424,47 @@ def test_where_nothing_can_be_written_a_relay_heeds_its_own(project: Path, meet:
 
     assert breaker.refusal("build") is not None
     assert meet().refusal("build") is None
+
+
+def test_what_could_not_be_written_holds_whatever_else_is(meet: Meet, project: Path, clock: Clock) -> None:
+    (Paths(project).folder / "circuits").mkdir(parents=True)
+    (Paths(project).folder / "store.lock").mkdir()
+    breaker = meet()
+
+    fail(breaker, "build")
+    (Paths(project).folder / "circuits" / "another").touch()
+    assert breaker.refusal("build") is not None
+
+    clock.sleep(60)
+    assert breaker.refusal("build") is None
+    assert breaker.refusal("build") is not None
+    breaker.succeeded("build")
+    assert breaker.refusal("build") is None
+
+
+def test_what_could_not_be_written_holds_until_somebody_else_finds_out(meet: Meet, project: Path, clock: Clock) -> None:
+    lock = Paths(project).folder / "store.lock"
+    lock.mkdir(parents=True)
+    breaker = meet()
+    fail(breaker, "build")
+    lock.rmdir()
+    clock.sleep(30)
+    fail(meet(), "build")
+
+    clock.sleep(30)
+
+    assert "again in 30 s" in (breaker.refusal("build") or "")
+
+
+def test_a_relay_goes_on_when_the_folder_is_removed(meet: Meet, project: Path, clock: Clock) -> None:
+    breaker = meet()
+    fail(breaker, "build")
+    shutil.rmtree(Paths(project).folder)
+
+    for tool in ("build", "test"):
+        fail(breaker, tool)
+
+    assert meet().refusal("test") is not None
 
 
 def test_status_shows_what_is_off(meet: Meet, project: Path, claude_home: Path) -> None:

@@ -52,7 +52,8 @@ class Repo:
             ["git", *words], cwd=self.folder, capture_output=True, text=True, timeout=LIMIT_S, check=False, **options
         )
         assert told.returncode == 0, f"git {shlex.join(words)}: {told.stdout}{told.stderr}"
-        return told.stdout.removesuffix("\n")
+        answer: str = told.stdout
+        return answer.removesuffix("\n")
 
     def write(self, name: str, content: str = "new\n", add: bool = False) -> Path:
         path = self.folder / name
@@ -198,13 +199,12 @@ def files(folder: Path, without: Callable[[str], bool] = lambda name: False) -> 
     return found
 
 
+NEWS = {"objects", "FETCH_HEAD", "COMMIT_EDITMSG", "remotes", "yolo-supervisor", "yolo-supervisor.lock"}
+
+
 def is_news(name: str) -> bool:
-    """What git learns of the upstream, and what is added as a rescue; and the message's own copy."""
-    parts = Path(name).parts
-    return parts[:1] == (".git",) and (
-        parts[1:2] in (("objects",), ("FETCH_HEAD",), ("COMMIT_EDITMSG",), ("yolo-supervisor.lock",))
-        or {"remotes", "yolo-supervisor"} & {*parts}
-    )  # type: ignore[return-value]
+    """What git learns of the upstream, the message's own copy, and what is added as a rescue."""
+    return name.startswith(".git/") and bool(NEWS & {*Path(name).parts})
 
 
 def photograph_when_pushing(repo: Repo) -> Path:

@@ -25,9 +25,9 @@ import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from upstream import effects
 
 from conftest import LIMIT_S, PROGRAM, Cli, wait_until
+from upstream import effects
 from yolo_supervisor.kernel import kernel
 from yolo_supervisor.processes import Processes
 from yolo_supervisor.records import ProcessId
@@ -162,6 +162,12 @@ class Client(Wire):
         return self.process.wait(LIMIT_S)
 
 
+def socket_pair() -> tuple[int, int]:
+    """A line as node makes it."""
+    one, other = socket.socketpair()
+    return one.detach(), other.detach()
+
+
 class World:
     def __init__(self, folder: Path, project: Path) -> None:
         self.project = project
@@ -189,19 +195,13 @@ class World:
         settings.write_text(f"[mcp]\n{config}\n" + ("" if "backoff_s" in config else "backoff_s = 0.01\n"))
         shared = ["--project", str(self.project), "--config", str(settings)]
         command = [*PROGRAM, *shared, "mcp", "--", *(server or self.scratch)]
-        with contextlib.nullcontext(stderr) if stderr else errors.open("wb") as stderr:
-            if sockets:
-                ours, theirs = zip(socket.socketpair(), socket.socketpair(), strict=True)
-                process = subprocess.Popen(command, stdin=theirs[0], stdout=theirs[1], stderr=stderr)
-                for each in theirs:
-                    each.close()
-                client = Client(process, ours[1].detach(), ours[0].detach(), errors)
-            else:
-                (from_us, to_relay), (from_relay, to_us) = os.pipe(), os.pipe()
-                process = subprocess.Popen(command, stdin=from_us, stdout=to_us, stderr=stderr)
-                os.close(from_us)
-                os.close(to_us)
-                client = Client(process, from_relay, to_relay, errors)
+        line = socket_pair if sockets else os.pipe
+        (from_us, to_relay), (from_relay, to_us) = line(), line()
+        with contextlib.nullcontext(stderr) if stderr else errors.open("wb") as told:
+            process = subprocess.Popen(command, stdin=from_us, stdout=to_us, stderr=told)
+        os.close(from_us)
+        os.close(to_us)
+        client = Client(process, from_relay, to_relay, errors)
         self._clients.append(client)
         return client
 
@@ -660,6 +660,9 @@ def test_what_was_healed_and_what_was_not_is_in_the_journal(world: World) -> Non
         if number:
             server.say(result(server.hear()))
         client.hear()
+    client.close(read=False)
+    server.die(0)
+    client.ended()
 
     told = [json.loads(line) for line in Cli(world.project)("history", "--json").stdout.splitlines()]
 
@@ -1030,7 +1033,8 @@ def test_a_cancellation_that_names_nothing_harms_nobody(world: World) -> None:
     server.die()
     server = world.server()
 
-    for params in ({}, {"taskId": "t"}, [], None):
+    odd: list[Any] = [{}, {"taskId": "t"}, [], None]
+    for params in odd:
         told = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}
         server.say(told)
 
@@ -1125,10 +1129,11 @@ def test_a_stream_does_not_hold_the_relay_when_the_server_has_left(world: World)
 STUBBORN = """
 import os, signal, subprocess, sys
 quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-child = subprocess.Popen(["sleep", "600"], start_new_session=True, **quiet)
+child = subprocess.Popen(["sleep", "60"], start_new_session=True, **quiet)
 if "deaf" in sys.argv:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print('{"method":"ready","params":[%d,%d]}' % (os.getpid(), child.pid), flush=True)
+signal.alarm(60)
 while True:
     signal.pause()
 """
@@ -1199,7 +1204,8 @@ def test_nothing_of_a_dead_server_is_left(world: World) -> None:
 
     kernel().hold(server).signal(signal.SIGKILL)  # type: ignore[union-attr]
 
-    client.hear()
+    for pid in client.hear()["params"]:
+        world.mind(pid)
     assert gone(child)
 
 

@@ -1,0 +1,88 @@
+"""What git says is understood, whatever it is."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from yolo_supervisor.formats.git import ADVICE, TRANSIENT, Cause, Failure, failure
+
+EXITS = st.none() | st.integers(-64, 255)
+COMMANDS = st.sampled_from(["", "commit", "push"])
+FRAGMENTS = st.sampled_from(
+    ["fatal: ", "error: ", "Unable to create '", ".lock': File exists", "\n", "[rejected]", "\0", "\udcff",
+     "nothing to commit", "No space left on device", "usage: git", "gpg failed to sign"]
+)  # fmt: skip
+WORDS = st.text() | st.lists(FRAGMENTS | st.text(max_size=5)).map("".join)
+
+
+@given(EXITS, WORDS, COMMANDS)
+def test_whatever_git_says_there_is_a_cause_and_an_advice(exit_code: int | None, said: str, command: str) -> None:
+    found = failure(exit_code, said, command)
+
+    assert ADVICE[found.cause]
+    assert found.exit == exit_code
+    assert (found.cause is Cause.TIMED_OUT) == (exit_code is None)
+    assert found.lock is None or found.lock.endswith(".lock")
+
+
+@given(WORDS)
+def test_a_hook_is_never_a_reason_to_try_again(said: str) -> None:
+    said = said.replace("Error building trees", "")
+
+    assert failure(1, said, "commit").cause not in TRANSIENT
+
+
+@given(st.integers(1, 255), WORDS)
+def test_a_commit_never_fails_for_what_only_a_push_can(exit_code: int, said: str) -> None:
+    assert "the commit is made" not in ADVICE[failure(exit_code, said, "commit").cause]
+
+
+def test_what_is_kept_has_a_bound_and_it_is_the_end_that_is_kept() -> None:
+    assert failure(128, "x" * 10_000 + "the end").said == ("x" * 10_000 + "the end")[-4000:]
+
+
+@pytest.mark.parametrize(
+    ("said", "lock"),
+    [
+        ("fatal: Unable to create '/a b/.git/index.lock': File exists.\n\nAnother git process", "/a b/.git/index.lock"),
+        ("fatal: cannot lock ref 'HEAD': Unable to create '/a/.git/HEAD.lock': File exists.", "/a/.git/HEAD.lock"),
+        ("fatal: cannot lock ref 'HEAD': is at 1 but expected 2", None),
+    ],
+)
+def test_the_lock_is_the_one_that_git_names(said: str, lock: str | None) -> None:
+    assert failure(128, said, "commit") == Failure(Cause.LOCKED, 128, said)
+    assert failure(128, said, "commit").lock == lock
+
+
+@pytest.mark.parametrize("why", ["Permission denied", "Read-only file system"])
+def test_a_lock_that_git_may_not_make_is_not_one_that_another_holds(why: str) -> None:
+    assert failure(128, f"fatal: Unable to create '/a/.git/index.lock': {why}", "commit").cause is Cause.NO_PERMISSION
+
+
+def test_a_lock_for_which_there_is_no_room_is_not_one_that_another_holds() -> None:
+    said = "fatal: Unable to create '/a/.git/index.lock': No space left on device"
+
+    assert failure(128, said, "commit").cause is Cause.NO_ROOM
+
+
+@pytest.mark.parametrize(
+    ("said", "cause"),
+    [
+        (" ! [rejected]        main -> main (fetch first)", Cause.REJECTED),
+        (" ! [rejected]        main -> main (non-fast-forward)", Cause.REJECTED),
+        (" ! [remote rejected] main -> main (pre-receive hook declined)", Cause.REFUSED),
+        (" ! [remote rejected] main -> main (protected branch hook declined)", Cause.REFUSED),
+        ("remote: error: GH006: Protected branch update failed for refs/heads/main.", Cause.REFUSED),
+        ("fatal: The current branch main has no upstream branch.", Cause.NO_UPSTREAM),
+        ("fatal: '/x' does not appear to be a git repository\nfatal: Could not read from remote", Cause.NO_UPSTREAM),
+        ("ssh: Could not resolve hostname x\nfatal: Could not read from remote repository.", Cause.UNREACHABLE),
+        ("fatal: unable to access 'https://x/': Could not resolve host: x", Cause.UNREACHABLE),
+        ("error: RPC failed; HTTP 502\nfatal: the remote end hung up unexpectedly", Cause.UNREACHABLE),
+        ("fatal: You are not currently on a branch.", Cause.DETACHED),
+        ("error: failed to push some refs to '/x'", Cause.HOOK),
+    ],
+)  # fmt: skip
+def test_the_reasons_of_pushes_are_told_apart(said: str, cause: Cause) -> None:
+    assert failure(1, said, "push").cause is cause
