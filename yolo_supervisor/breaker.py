@@ -91,6 +91,8 @@ class Breaker:
         self._open: dict[str, Circuit] = {}
         self._seen: dict[str, str | None] = {}
         """The digests of the documents, by name."""
+        self._kept: dict[str, tuple[str | None, Circuit | None]] = {}
+        """What could not be written, by tool, with the document's digest then: it holds until another is written."""
         self._stamp: int | None = None
         self._failures: Counter[str] = Counter()
         self._probing: set[str] = set()
@@ -181,20 +183,32 @@ class Breaker:
 
     def _write(self, action: Trip | Probe | Close, tool: str, now: Circuit | None) -> bool:
         """Make the change known. False if another was quicker; where it cannot be written it holds for us alone."""
-        if self._store is not None:
-            with contextlib.suppress(OSError, Busy, Refused):
-                if not self._ready:
-                    self._store.open()
-                    self._ready = True
-                make_folder(self._store.disk, action.path.parent)
-                if self._store.commit(action, "mcp") is Outcome.STALE:
-                    self._stamp = None
-                    return False
+        known = self._seen.get(action.path.name)
+        try:
+            if self._store is not None and self._commit(self._store, action) is Outcome.STALE:
+                self._stamp = None
+                return False
+            self._kept.pop(tool, None)
+            self._seen[action.path.name] = digest(action.data)
+        except (OSError, Busy, Refused) as error:
+            if isinstance(error, Busy) and now is not None and now.probed_s is not None:
+                return False  # others may be about to try it as well
+            self._kept[tool] = known, now
         self._open.pop(tool, None)
         if now is not None:
             self._open[tool] = now
-        self._seen[action.path.name] = digest(action.data)
         return True
+
+    def _commit(self, store: Store, action: Trip | Probe | Close) -> Outcome:
+        if not self._ready or not store.paths.folder.exists():  # somebody may have removed it meanwhile
+            store.close()
+            store.open()
+            self._ready = True
+        make_folder(store.disk, action.path.parent)
+        outcome = store.commit(action, "mcp")
+        if outcome is Outcome.BUSY:
+            raise Busy("the store is being written to")
+        return outcome
 
     def _heed(self) -> None:
         """Take in what others have found out. One look at the folder, while nothing has changed."""
@@ -212,14 +226,24 @@ class Breaker:
                     self._seen[name] = digest(data)
                     if (circuit := load(data or b"")) is not None:
                         self._open[circuit.tool] = circuit
+            for tool, (known, kept) in list(self._kept.items()):
+                if self._seen.get(self._path(tool).name) != known:
+                    del self._kept[tool]
+                elif kept is None:
+                    self._open.pop(tool, None)
+                else:
+                    self._open[tool] = kept
             self._stamp = stamp if abs(time.time_ns() - stamp) > SETTLED_NS else None
 
     def _about(self, tool: str) -> dict[str, Any]:
         """What a change of the circuit is about, and on what content it is decided."""
-        told = str(digest(tool.encode("utf-8", "surrogatepass")))[:16] if tool else "server"
-        path = (self._folder or Path()) / f"{self._ident}-{told}.json"
+        path = self._path(tool)
         key = f"{self._name}/{tool}" if tool else self._name
         return {"key": key, "path": path, "judged": self._seen.get(path.name)}
+
+    def _path(self, tool: str) -> Path:
+        told = str(digest(tool.encode("utf-8", "surrogatepass")))[:16] if tool else "server"
+        return (self._folder or Path()) / f"{self._ident}-{told}.json"
 
     def _words(self, circuit: Circuit, then: str) -> str:
         what = f"the tool {circuit.tool} of the MCP server" if circuit.tool else "the MCP server"

@@ -114,6 +114,8 @@ class Relay:
         self._numbers = 0
         self._handshake = Handshake()
         self._hints: dict[str, bool] | None = None
+        self._undecided: list[tuple[Call, int, str]] = []
+        """Calls that have failed before the server could tell whether they may be repeated: the next one tells."""
         self._starts: list[float] = []
         self._deaths = 0
         """In a row, without an answer in between."""
@@ -301,6 +303,8 @@ class Relay:
 
     def _go(self) -> None:
         self._ready = True
+        if self._undecided:
+            self._ask_hints(mcp.manner(mcp.load(self._undecided[0][0].line)))
         waiting, self._waiting = self._waiting, []
         for each in waiting:
             if isinstance(each, bytes):
@@ -380,6 +384,11 @@ class Relay:
             self._limit_anew()
             if more is not None and self._hints is known and len(known) < 10_000:
                 self._ask_hints(manner, more)
+                return
+            undecided, self._undecided = self._undecided, []
+            for call, code, why in undecided:
+                if not call.over:
+                    self._failed(call, code, why)
 
         params = {**manner, **({"cursor": cursor} if cursor else {})}
         self._ask(mcp.request(self._number(), "tools/list", params), learn)
@@ -449,6 +458,9 @@ class Relay:
     def _failed(self, call: Call, code: int, why: str, may_wait: bool = False, answer: bytes | None = None) -> None:
         """An attempt has failed: try again if that is safe, else tell the client."""
         call.up = False
+        if may_wait and call.tool is not None and self._hints is None and not self._repeatable(call):
+            self._undecided.append((call, code, why))
+            return
         call.troubles.append(why)
         if not self._repeatable(call):
             why = f"{why}; it is not known to be safe to repeat, so it was not repeated"

@@ -40,7 +40,7 @@ def git(folder: Path, *words: str) -> None:
 
 def commit_ms(folder: Path, command: list[str], number: int) -> float:
     """How long the command takes for a commit of one changed file."""
-    (folder / "folder-0" / "0").write_text(f"{number}\n")
+    (folder / "folder-0" / "0").write_text(f"changed {number}\n")
     git(folder, "add", "folder-0/0")
     began = time.perf_counter()
     subprocess.run([*command, "-qm", "message"], cwd=folder, check=True)
