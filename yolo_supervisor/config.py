@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from yolo_supervisor.files import other_writers
 from yolo_supervisor.formats.yolo import PLANNING
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
@@ -149,6 +150,9 @@ def _read(path: Path, needed: bool) -> dict[str, Any]:
     try:
         if not needed and path.exists() and not path.is_file():
             raise ConfigError(f"{path}: cannot be read: it is no ordinary file")
+        for place in (path, path.parent):
+            if path.exists() and (why := other_writers(place, place.stat())):
+                raise ConfigError(f"{path}: not trusted: {why}; chmod go-w {place}")
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         if needed:

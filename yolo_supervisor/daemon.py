@@ -28,7 +28,7 @@ from yolo_supervisor.formats import supervisor
 from yolo_supervisor.kernel import kernel
 from yolo_supervisor.processes import Processes
 from yolo_supervisor.runner import Bell, Rooms, Runner
-from yolo_supervisor.service import Notifier
+from yolo_supervisor.service import Notifier, endangered
 from yolo_supervisor.store import Paths
 from yolo_supervisor.tmux import Tmux
 
@@ -54,6 +54,8 @@ class Options:
     projects: tuple[Path, ...] = ()
     config: Path | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    allow_root: bool = False
+    """Whether root may supervise what belongs to others."""
 
 
 class Held(Exception):
@@ -89,8 +91,11 @@ class Claim:
 class Project:
     """One project under the daemon: opened, watched, and tried again when it was lost."""
 
-    def __init__(self, path: Path, config: Config, rooms: Rooms, opened: Callable[[], None]) -> None:
+    def __init__(
+        self, path: Path, config: Config, rooms: Rooms, opened: Callable[[], None], allow_root: bool = False
+    ) -> None:
         self.path = path
+        self._allow_root = allow_root
         self._opened = opened
         self.config = config
         self.rooms = rooms
@@ -104,6 +109,9 @@ class Project:
         """Held if another supervisor has it; OSError, Refused, Busy if its folder cannot be used."""
         if not self.path.is_dir():
             raise FileNotFoundError(f"there is no folder {self.path}")
+        owner = self.path.stat().st_uid
+        if owner != 0 and os.geteuid() == 0 and not self._allow_root:
+            raise Refused(f"{self.path} belongs to user {owner}: run as that user, or tell root to: run --allow-root")
         self._claim.take()
         runner = Runner(self.path, self.config, self.rooms, os.environ)
         try:
@@ -185,6 +193,9 @@ class Daemon:
         self.rooms = Rooms(clock, processes, Census(processes), Tmux(clock))
         self.notifier = Notifier(os.environ)
         self.projects: dict[Path, Project] = {}
+        self._refused = ""
+        """Why the last reload has changed nothing."""
+        self._endangered: dict[int, str] = {}
         self._log = structlog.get_logger()
         self._stopping = anyio.Event()
         self._unwatch = anyio.Event()
@@ -233,7 +244,7 @@ class Daemon:
             except ConfigError as error:
                 wrong[path] = error
                 continue
-            project = self.projects[path] = Project(path, config, self.rooms, self._rewatch)
+            project = self.projects[path] = Project(path, config, self.rooms, self._rewatch, self.options.allow_root)
             try:
                 project.open()
             except (OSError, Held, Refused, Busy) as error:
@@ -272,12 +283,15 @@ class Daemon:
 
     def _reload(self, tasks: anyio.abc.TaskGroup) -> None:
         self.notifier.reloading()
+        self._refused = "not finished"
         try:
             config = self._load(None)
             configs = {path: self._load(path) for path in self.wanted(config)}
         except ConfigError as error:
+            self._refused = str(error)
             self._log.error("reload_refused", error=str(error), kept="the configuration in force")
         else:
+            self._refused = ""
             self.config = config
             for path in self.projects.keys() - configs.keys():
                 self.projects.pop(path).scope.cancel()
@@ -285,12 +299,12 @@ class Daemon:
                 if path in self.projects:
                     self.projects[path].reload(each)
                 else:
-                    self.projects[path] = Project(path, each, self.rooms, self._rewatch)
+                    self.projects[path] = Project(path, each, self.rooms, self._rewatch, self.options.allow_root)
                     tasks.start_soon(self.projects[path].run)
             self._rewatch()
             self._log.info("reloaded", projects=len(configs), mode=config.mode)
         finally:
-            self.notifier.ready(self._status())
+            self.notifier.reloaded(self._status(), self._refused)
 
     async def _let_terminations_end(self) -> None:
         with anyio.move_on_after(STOP_LIMIT_S):
@@ -348,7 +362,21 @@ class Daemon:
         watched = [p for p in self.projects.values() if p.runner is not None]
         agents = sum(len(p.runner.agents.processes()) for p in watched if p.runner is not None)
         text = f"{len(watched)} projects, {agents} agents" + (", observing" if self.config.mode == "observe" else "")
-        return text + "".join(f"; {p.trouble}" for p in self.projects.values() if p.trouble)
+        text += "".join(f"; {p.trouble}" for p in self.projects.values() if p.trouble)
+        text += f"; the last reload was refused: {self._refused}" if self._refused else ""
+        return " ".join(text.split())  # a line feed would begin another assignment
+
+    def _look_around(self) -> None:
+        """Tell, once, of tmux servers and agents that would be killed with us: a unit ends with its whole cgroup."""
+        agents = {process.pid for process in self.rooms.census.agents}
+        found = dict(endangered(self.rooms.processes.kernel, os.getpid(), agents))
+        for pid, what in found.items():
+            if pid not in self._endangered:
+                error = f"a stop of this service would kill {what} {pid}: start tmux in a login, or yolo-tmux@.service"
+                self._log.error("trouble", where="cgroup", error=error, pid=pid)
+        if self._endangered and not found:
+            self._log.info("mended", where="cgroup")
+        self._endangered = found
 
     async def _keep_manager_informed(self) -> None:
         every_s = min(10.0, (self.notifier.watchdog_s or 30.0) / 3)
@@ -360,6 +388,7 @@ class Daemon:
                 self.notifier.status(self._status())
                 if self.notifier.watchdog_s:
                     self.notifier.alive()
+            self._look_around()
             await anyio.sleep(until_next(every_s))
 
 

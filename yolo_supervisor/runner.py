@@ -15,6 +15,7 @@ import anyio
 import anyio.abc
 import structlog
 
+from yolo_supervisor import __version__
 from yolo_supervisor.actions import (
     Action,
     BreakLock,
@@ -458,7 +459,7 @@ class Runner:
             }
             for watcher in self.watchers
         )
-        holder = supervisor.Holder(me, iso(self.started_at), self.config.mode, watchers)
+        holder = supervisor.Holder(me, iso(self.started_at), self.config.mode, watchers, __version__)
         self._observe(self.store.paths.holder, supervisor.dump_holder(holder))
 
     def _observe(self, path: Path, data: bytes) -> bool:

@@ -27,6 +27,7 @@ from yolo_supervisor.files import (
     folder_lock,
     is_folder,
     make_folder,
+    other_writers,
     put_aside,
     refuse_links,
     remove,
@@ -144,6 +145,9 @@ class Store:
         except Refused:
             raise Refused(f"{folder} is a symbolic link: remove it, the supervisor's folder must be its own") from None
         make_folder(self.disk, folder)
+        found = self.disk.status(folder)
+        if found is not None and (why := other_writers(folder, found)):
+            raise Refused(f"{why}: what it tells cannot be trusted; chmod 700 {folder}")
         sync_folder(self.disk, folder.parent)  # a run that made it may have been killed before it had
         for name in FOLDERS:
             make_folder(self.disk, folder / name)

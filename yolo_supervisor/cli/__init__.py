@@ -43,6 +43,7 @@ COMMANDS = {
     "gate": "Ask the plugin's hard gates; mend what one complains of, in two attempts at most.",
     "hook": "For Claude Code's hooks: note an event. Always succeeds, prints nothing.",
     "doctor": "Find what is wrong with the installation and the state.",
+    "service": "Install the daemon as a service, remove it, tell how it fares.",
     "drill": "Fire drill: break a scratch team on purpose and watch it being healed.",
 }
 

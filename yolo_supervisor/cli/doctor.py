@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import stat
 import subprocess
@@ -15,6 +16,7 @@ from typing import Literal
 
 import click
 
+from yolo_supervisor import __version__
 from yolo_supervisor import config as configuration
 from yolo_supervisor.actions import Repair
 from yolo_supervisor.cli import EX_NO, Shared, out, out_json, shared
@@ -22,6 +24,8 @@ from yolo_supervisor.cli.view import View
 from yolo_supervisor.config import ConfigError
 from yolo_supervisor.files import Busy, Disk, folder_lock, glance
 from yolo_supervisor.formats import yolo
+from yolo_supervisor.service import endangered
+from yolo_supervisor.units import Systemd, lingers
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ def command(options: Shared, fix: bool) -> None:
         findings.append(Finding("well", "the configuration is valid"))
         view = View(project, config)
         try:
-            for found in (_store(view, fix), _plugin(view, fix), _team(view)):
+            for found in (_store(view, fix), _service(view), _plugin(view, fix), _team(view)):
                 findings += found
         except OSError as error:
             findings.append(Finding("problem", str(error), "if it is another user's (sudo?), give it back: chown -R"))
@@ -131,6 +135,34 @@ def _store(view: View, fix: bool) -> Iterator[Finding]:
         yield Finding("well", f"supervised by process {holder.process.pid} since {holder.started_at} ({holder.mode})")
     else:
         yield Finding("note", "no daemon is running here", "yolo-supervisor run")
+
+
+def _service(view: View) -> Iterator[Finding]:
+    """The daemon under the service manager: what its end, or the user's logout, would do."""
+    again = "stop it, and start it again"
+    holder = view.holder()
+    if sys.platform == "linux":
+        systemd = Systemd()
+        unit = systemd.folder / systemd.unit
+        if os.path.isdir("/run/systemd/system") and unit.exists():
+            again = f"{systemd.command} restart yolo-supervisor"
+            state = systemd.state()
+            if not state.active:
+                yield Finding("problem", f"the service is installed, and is not running: {state.text}", again)
+            if not lingers(pwd.getpwuid(os.geteuid()).pw_name):
+                why = "the service ends when you log out, and tmux with it if a service has started it"
+                yield Finding("note", why, "loginctl enable-linger")
+    if holder is None:
+        return
+    if holder.program != __version__:
+        theirs = holder.program or "an older one"
+        yield Finding("problem", f"the daemon is version {theirs}, this program is {__version__}", again)
+    agents = {process.pid for process in view.census.agents}
+    for pid, what in endangered(view.processes.kernel, holder.process.pid, agents):
+        yield Finding(
+            "problem", f"{what} {pid} was started inside the supervisor's own service: it would be killed with that",
+            "start tmux in a login, or by yolo-tmux@.service; until it has moved, do not stop the service",
+        )  # fmt: skip
 
 
 def _plugin(view: View, fix: bool) -> Iterator[Finding]:

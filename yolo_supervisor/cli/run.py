@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import os
 import signal
 import sys
@@ -17,9 +19,10 @@ from yolo_supervisor.formats.yolo import PLANNING
 @click.command()
 @click.option("--observe", is_flag=True, help="Decide and write down everything as would_…, touch nothing.")
 @click.option("--log-format", type=click.Choice(["json", "console"]), help="What the log on stderr looks like.")
+@click.option("--allow-root", is_flag=True, help="As root, supervise also projects that belong to other users.")
 @shared
 @click.pass_obj
-def command(options: Shared, observe: bool, log_format: str | None) -> None:
+def command(options: Shared, observe: bool, log_format: str | None, allow_root: bool) -> None:
     """Watch projects and heal what agents leave behind, until SIGTERM or Ctrl-C. SIGHUP reloads the configuration.
 
     \b
@@ -28,6 +31,8 @@ def command(options: Shared, observe: bool, log_format: str | None) -> None:
       yolo-supervisor run --project ~/code/shop --project ~/code/api --log-format console
       yolo-supervisor run --observe
     """
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        faulthandler.enable()  # the watchdog's SIGABRT, or a segmentation fault, says where it was
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it asks for a reload, never for the end, this early neither
     from yolo_supervisor import config as configuration
     from yolo_supervisor import daemon, log
@@ -46,4 +51,4 @@ def command(options: Shared, observe: bool, log_format: str | None) -> None:
         if home.is_relative_to(projects[0]) and not (projects[0] / PLANNING).is_dir():
             fail(EX_NO, f"{projects[0]} holds every agent of yours: go to a project, or name one with --project")
     log.configure(config.log.format)
-    sys.exit(daemon.start(daemon.Options(projects, options.config, overrides)))
+    sys.exit(daemon.start(daemon.Options(projects, options.config, overrides, allow_root)))

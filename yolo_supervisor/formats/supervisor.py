@@ -158,6 +158,8 @@ class Holder:
     started_at: str
     mode: str
     watchers: tuple[Mapping[str, Any], ...] = ()
+    program: str = ""
+    """The version of the program that the daemon runs; empty if it is too old to say."""
 
 
 def dump_holder(holder: Holder) -> bytes:
@@ -166,6 +168,7 @@ def dump_holder(holder: Holder) -> bytes:
             "process": dump_process(holder.process),
             "started_at": holder.started_at,
             "mode": holder.mode,
+            "program": holder.program,
             "watchers": list(holder.watchers),
         }
     )
@@ -178,7 +181,7 @@ def load_holder(data: bytes) -> Holder | None:
         return None
     listed = raw.get("watchers")
     watchers = tuple(w for w in (listed if isinstance(listed, list) else ()) if isinstance(w, dict))
-    return Holder(process, str(raw.get("started_at")), str(raw.get("mode")), watchers)
+    return Holder(process, str(raw.get("started_at")), str(raw.get("mode")), watchers, str(raw.get("program") or ""))
 
 
 # -- held-lock.json: which of a neighbour's locks a writer of ours holds now -----------------------------------------
