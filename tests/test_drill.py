@@ -24,7 +24,8 @@ from yolo_supervisor.store import Paths
 pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed: nothing is drilled")
 
 FAULTS = [
-    "agent-killed", "agent-ignores-sigterm", "session-killed", "session-detached", "tmux-server-killed",
+    "agent-killed", "agent-segfault", "agent-oom", "agent-api-errors", "agent-rate-limited",
+    "agent-ignores-sigterm", "session-killed", "session-detached", "tmux-server-killed",
     "supervisor-killed", "pid-reused", "mass-death", "task-orphaned", "owner-hung", "poison-task",
     "late-completion", "lease-abandoned", "lock-ownerless", "state-emptied", "clock-jump",
     "mcp-error", "mcp-hang", "mcp-crash", "mcp-flapping", "command-hangs", "command-ignores-sigterm", "contract-broken",

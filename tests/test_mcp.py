@@ -768,6 +768,17 @@ def test_progress_of_a_first_attempt_is_the_business_of_the_server(world: World)
     assert [client.hear()["params"]["progress"] for _ in range(3)] == [5, 1, 1]
 
 
+def test_no_call_waits_longer_for_a_server_than_there_is_time(world: World) -> None:
+    client, server = world.relay("cap_s = 0.5"), world.server()
+    greet(client, server)
+    client.notice(server)
+    world.server().hear()  # is greeted, and does not answer
+
+    client.call(1)
+
+    assert client.hear()["error"]["code"] == -32001
+
+
 def test_what_must_not_be_repeated_has_all_the_time_there_is(world: World) -> None:
     client, server = world.talk("attempt_s = 0.2\nretry_s = 0.2\nretries = 0\ncap_s = 1")
     client.call("once", "once")
@@ -842,6 +853,20 @@ def test_a_cancelled_retry_is_cancelled_under_the_id_that_the_server_knows(world
     assert client.hear() == MARK
     client.say(MARK)
     assert server.hear() == MARK
+
+
+def test_a_call_that_is_cancelled_during_a_pause_is_not_made_again(world: World) -> None:
+    client, server = world.talk("backoff_s = 0.2")
+    client.call("cancelled")
+    server.say(error(server.hear(), -32603))
+    client.say(cancelled("cancelled"), MARK)
+    wait_until(lambda: server.hear() == MARK, "the cancellation to be known")
+
+    client.call("later", "again")
+    for _ in range(3):  # its two pauses are longer than the one of the other
+        asked = server.hear()
+        assert asked["params"]["name"] == "again"
+        server.say(error(asked, -32603))
 
 
 def test_a_call_that_is_cancelled_while_there_is_no_server_is_not_made_again(world: World) -> None:
@@ -1075,6 +1100,13 @@ def test_a_server_that_cannot_be_started_again_is_waited_for(world: World, tmp_p
     client.say(MARK)
 
     assert world.server().hear() == MARK
+
+
+def test_a_server_has_a_session_of_its_own(world: World) -> None:
+    """Ctrl-C at the client's terminal is the client's business."""
+    _, server = world.talk()
+
+    assert os.getsid(server.pid) == server.pid
 
 
 # -- the end --------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from yolo_supervisor.crashes import Report
 from yolo_supervisor.files import digest
 from yolo_supervisor.formats import claude, load_object, supervisor, tasks, yolo
 from yolo_supervisor.memory import Memory
@@ -126,6 +127,15 @@ class Died(Note):
     kind: ClassVar[Kind] = "agent"
     verb: ClassVar[str] = "died"
     durable: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileReport(Action):
+    """Write down what an agent died of. The journal tells of it with the death."""
+
+    kind: ClassVar[Kind] = "agent"
+    verb: ClassVar[str] = "examined"
+    report: Report
 
 
 @dataclass(frozen=True, kw_only=True)

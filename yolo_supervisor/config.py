@@ -43,6 +43,8 @@ class TasksConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     poison_s: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 60.0
     backoff_s: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 5.0
     backoff_max_s: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 300.0
+    hold_s: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 300.0
+    hold_max_s: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 21600.0
     requeues_per_s: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 25.0
 
 

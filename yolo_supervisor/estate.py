@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from yolo_supervisor.census import Census
+from yolo_supervisor.crashes import Crash
 from yolo_supervisor.files import digest, glance
 from yolo_supervisor.formats import supervisor, yolo
 from yolo_supervisor.formats.supervisor import Trees
@@ -72,20 +73,26 @@ class Estates:
         self._before: Trees | None = None
         """As the last daemon left them: what it saw counts until the census has seen more."""
 
-    def of(self, agent: Agent, mates: Sequence[Agent], living: Sequence[Agent]) -> Estate:
-        """The estate of one dead agent and of the teammates inside its process; ``living`` are all others."""
+    def of(self, agent: Agent, mates: Sequence[Agent], living: Sequence[Agent], crash: Crash | None = None) -> Estate:
+        """The estate of one dead agent and of the teammates inside its process; ``living`` are all others.
+
+        ``crash`` is what it died of, if that is known: what is next for its tasks depends on it.
+        """
+        failed = (crash.cause or DIED, crash.hold_s) if crash else (DIED, None)
         dead = [agent, *mates, *self._roster.aliases(agent)]
-        claims, unreadable = self._claims(dead, living)
+        claims, unreadable = self._claims(dead, living, failed)
         return Estate(
             claims=claims,
-            plans=tuple(plan for each in dead for plan in self._plans(each, living)),
+            plans=tuple(plan for each in dead for plan in self._plans(each, living, failed)),
             leases=tuple(lease for each in dead for lease in self._leases(each, living)),
             leftovers=self._leftovers(agent),
             unreadable=(*unreadable, *self._roster.unreadable(agent)),
             **self._books(agent, living),
         )
 
-    def _claims(self, dead: Sequence[Agent], others: Sequence[Agent]) -> tuple[tuple[Claim, ...], tuple[Path, ...]]:
+    def _claims(
+        self, dead: Sequence[Agent], others: Sequence[Agent], failed: tuple[str, float | None]
+    ) -> tuple[tuple[Claim, ...], tuple[Path, ...]]:
         """The tasks on which a dead one's name stands, in every list that it worked on."""
         claims: dict[Path, Claim] = {}
         unreadable: dict[Path, None] = {}
@@ -97,12 +104,12 @@ class Estates:
                 unreadable |= dict.fromkeys(bad)
                 for task in tasks:
                     if agent.bears(task.owner):
-                        claims[task.path] = Claim(task=task, doubt=doubt, turn=self._queue.turn(task, DIED))
+                        claims[task.path] = Claim(task=task, doubt=doubt, turn=self._queue.turn(task, *failed))
         return tuple(claims.values()), tuple(unreadable)
 
-    def _plans(self, agent: Agent, others: Iterable[Agent]) -> tuple[Claim, ...]:
+    def _plans(self, agent: Agent, others: Iterable[Agent], failed: tuple[str, float | None]) -> tuple[Claim, ...]:
         return tuple(
-            Claim(task=plan, turn=self._queue.turn(plan, DIED))
+            Claim(task=plan, turn=self._queue.turn(plan, *failed))
             for plan in self._roster.plans_of(agent)
             if not any(yolo.works_on(other.name, other.team, plan.number) for other in others)
         )

@@ -28,7 +28,8 @@ class Memory:
         """Of each task the newest claim made through the store: ``token`` (the number of its line), ``owner``, the
         last sign of life ``since_s`` by the monotonic clock of ``boot``, and whether it was not given back since."""
         self.failures: dict[str, dict[str, Any]] = {}
-        """Of each task how its newest attempt failed: ``cause``, ``since_s`` and ``boot`` of when it was given back."""
+        """Of each task how its newest attempt failed: ``cause``, ``since_s`` and ``boot`` of when it was given back,
+        and the ``reports`` of the attempts before and of that one."""
         self.set_aside: dict[str, str] = {}
         """The dead letters, and why each is one."""
         self._deaths: dict[str, dict[str, int]] = {}
@@ -95,8 +96,12 @@ class Memory:
         if action == "claimed":
             self.claims[key] = {"token": record["seq"], "owner": evidence.get("owner"), "live": True, **clock}
         elif action == "requeued":
-            self.requeues[key] += 1
-            self.failures[key] = {"cause": evidence.get("cause"), **clock}
+            reports = {"reports": evidence["reports"]} if "reports" in evidence else {}
+            if evidence.get("charged", True):
+                self.requeues[key] += 1
+                self.failures[key] = {"cause": evidence.get("cause"), **clock, **reports}
+            elif reports:
+                self.failures[key] = {**self.failures.get(key, {}), **reports}
             if key in self.claims:
                 self.claims[key]["live"] = False
         elif action == "dead_lettered":

@@ -288,6 +288,8 @@ class DeathWatch:
         self._epoll = select.epoll() if sys.platform == "linux" else None
         self._watched: dict[ProcessId, LinuxHandle] = {}
         self._by_fd: dict[int, ProcessId] = {}
+        self.exits: dict[ProcessId, int | None] = {}
+        """How those ended whose end we saw: as ``waitpid`` would tell, None where the kernel does not say."""
 
     def __len__(self) -> int:
         return len(self._watched)
@@ -324,6 +326,7 @@ class DeathWatch:
             return []
         processes = [self._by_fd[fd] for fd, _ in self._epoll.poll(0)]
         for process in processes:
+            self.exits[process] = self._watched[process].exit()
             self.discard(process)
         return processes
 

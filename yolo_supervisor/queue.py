@@ -31,7 +31,12 @@ class Turn:
     """Why it is not given back any more."""
     stamp: Mapping[str, Any] = field(default_factory=dict)
     """What the journal is to remember of this failure."""
+    reports: tuple[str, ...] = ()
+    """The crash reports of the attempts before, the oldest first."""
 
+
+REPORTS = 5
+"""Of how many attempts the crash reports are remembered."""
 
 _PLAIN = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]*[0-9A-Za-z]/[0-9A-Za-z][0-9A-Za-z_.-]*")
 
@@ -45,22 +50,29 @@ class Queue:
         self._clock = clock
         self._boot = boot
 
-    def turn(self, task: Task, cause: str) -> Turn:
-        """What is next for the task, now that an attempt has failed for this ``cause``, a word that may come again."""
+    def turn(self, task: Task, cause: str, hold_s: float | None = None) -> Turn:
+        """What is next for the task, now that an attempt has failed for this ``cause``, a word that may come again.
+
+        With ``hold_s`` it has failed at a wall that everybody would run into for so long: that is no attempt at all.
+        """
         config, memory = self._config().tasks, self._store.journal.memory
         attempt = memory.requeues[task.id] + 1
         last = memory.failures.get(task.id, {})
         ago_s = self._clock.monotonic() - last["since_s"] if last.get("boot") == self._boot else float("inf")
         stamp = {"cause": cause, "attempt": attempt, "since_s": self._clock.monotonic(), "boot": self._boot}
         never = None
+        reports = tuple(str(each) for each in last.get("reports", ()))
         if task.id in memory.set_aside:  # the client gives it to whoever takes it by name
             never = "it was set aside before, and begun again without being redriven"
+        elif hold_s is not None:
+            stamp = {"cause": cause, "charged": False}
+            return Turn(attempt=attempt, wait_s=hold_s, stamp=stamp, reports=reports)
         elif attempt >= config.max_attempts:
             never = f"attempt {attempt} of {config.max_attempts} has failed"
         elif last.get("cause") == cause and ago_s < config.poison_s:
             never = f"two attempts in a row ended in the same way ({cause}) within {ago_s:.0f} s"
         wait_s = max(0.0, self._pause_s(task, attempt) - ago_s)
-        return Turn(attempt=attempt, wait_s=0.0 if never else wait_s, never=never, stamp=stamp)
+        return Turn(attempt=attempt, wait_s=0.0 if never else wait_s, never=never, stamp=stamp, reports=reports)
 
     def _pause_s(self, task: Task, attempt: int) -> float:
         """By chance, but for one attempt always the same."""
@@ -76,6 +88,8 @@ def give_back(task: Task, turn: Turn, letters: Path, reason: str, evidence: Mapp
     if turn.wait_s > 0:
         return ()
     told = {"owner": task.owner, **evidence, **turn.stamp}
+    if reports := [*turn.reports, *([str(evidence["report"])] if "report" in evidence else [])][-REPORTS:]:
+        told["reports"] = reports
     if turn.never is not None:
         why = f"{turn.never}: {reason}"
         letter = Letter(key=task.id, path=letters / letter_file(task.id), data=_story(task, why, told), reason=why)

@@ -15,19 +15,21 @@ import anyio
 import anyio.abc
 import structlog
 
-from yolo_supervisor import __version__
+from yolo_supervisor import __version__, crashes
 from yolo_supervisor.actions import (
     Action,
     BreakLock,
     DaemonNote,
     Edit,
     Escalate,
+    FileReport,
     Keep,
     Note,
     Requeue,
     RequeuePlan,
     Terminate,
 )
+from yolo_supervisor.autopsy import Coroner
 from yolo_supervisor.census import Census
 from yolo_supervisor.clock import Clock
 from yolo_supervisor.config import Config
@@ -129,9 +131,13 @@ class Runner:
             self.store.paths, rooms.processes, rooms.census, lambda: claude_dirs(self.config, environment)
         )
         self.queue = Queue(lambda: self.config, self.store, rooms.clock, rooms.processes.boot)
-        self.agents = AgentsWatcher(
-            lambda: self.config, self.roster, self.store, rooms.processes, rooms.census, self.deaths, self.queue
+        self.coroner = Coroner(
+            lambda: self.config, self.roster, self.store.paths, rooms.processes, rooms.census, self.deaths, rooms.clock
         )
+        self.agents = AgentsWatcher(
+            lambda: self.config, self.roster, self.store, rooms.processes, rooms.census, self.deaths, self.queue,
+            self.coroner,
+        )  # fmt: skip
         self.sessions = SessionsWatcher(
             lambda: self.config, self.roster, self.agents.living, self.store.paths, rooms.processes, rooms.tmux,
             rooms.clock,
@@ -158,6 +164,8 @@ class Runner:
         """Until when (monotonic) a remedy is left alone that could not be carried out."""
         self._retry_s = {watcher.name: RETRY_S for watcher in self.watchers}
         self._terminating: set[str] = set()
+        self._filing: set[str] = set()
+        self._desk = anyio.Lock()
         self._given_up: set[tuple[ProcessId, ...]] = set()
         self._looked = anyio.Event()
         self._reported_s = float("-inf")
@@ -194,6 +202,7 @@ class Runner:
 
     def close(self) -> None:
         self.deaths.close()
+        self.coroner.close()
         self.store.close()
 
     def reload(self, config: Config) -> None:
@@ -327,9 +336,39 @@ class Runner:
                     self._tell(action)
             elif isinstance(action, Keep):
                 self.store.keep(action.path, action.data)
+            elif isinstance(action, FileReport):
+                self._start_filing(action)
             elif isinstance(action, Terminate):
                 self._start_terminating(watcher, action)
         return True
+
+    def _start_filing(self, action: FileReport) -> None:
+        """Reports are written when all tasks of this look have been given back, one at a time: each takes some ms."""
+        if action.report.ident in self._filing:
+            return
+        self._filing.add(action.report.ident)
+        if self._tasks is None:
+            self._file(action)
+        else:
+            self._tasks.start_soon(self._file_later, action)
+
+    async def _file_later(self, action: FileReport) -> None:
+        async with self._desk:
+            await anyio.sleep(0)
+            self._file(action)
+        self.bells[self.agents.name].ring()
+
+    def _file(self, action: FileReport) -> None:
+        """That a report cannot be written is told, and stops nothing."""
+        try:
+            crashes.save(self.store.disk, self.store.paths.crashes, action.report)
+        except Exception as error:  # noqa: BLE001 - nobody may stay unhealed because of what there is to tell of him
+            self._trouble("crashes", f"{error}: this crash report is lost")
+        else:
+            self._mended("crashes")
+        finally:
+            self.coroner.filed(action.report.ident)
+            self._filing.discard(action.report.ident)
 
     def _start_terminating(self, watcher: Watcher, action: Terminate) -> None:
         roots = tuple(root for root in action.roots if root not in self.rooms.processes.stubborn)

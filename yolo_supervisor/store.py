@@ -108,6 +108,10 @@ class Paths:
         return self.folder / "hooks"
 
     @property
+    def crashes(self) -> Path:
+        return self.folder / "crashes"
+
+    @property
     def trees(self) -> Path:
         return self.folder / "trees.json"
 

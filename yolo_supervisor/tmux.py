@@ -22,6 +22,10 @@ from yolo_supervisor.records import Pane
 LIMIT_S = 2.0
 """A server that does not answer within this time is stopped or overloaded: unknown, not gone."""
 
+LINES = 60
+WIDTH = 2000
+"""How much of a screen is looked at when its agent has died."""
+
 _QUESTION = (
     ("list-sessions", "-F", "S #{pid} #{session_id} #{session_name}"),
     ("list-clients", "-F", "C #{client_control_mode} #{session_id}"),
@@ -79,6 +83,36 @@ class Tmux:
                 look.server = await _ask(socket)
                 look.at = self._clock.monotonic()
         return look.server
+
+
+@dataclass(frozen=True, slots=True)
+class LastWords:
+    """What stands on a pane's screen, and how its process ended where tmux keeps the pane."""
+
+    pid: int
+    lines: tuple[str, ...]
+    status: int | None = None
+    signal: int | None = None
+
+
+async def last_words(pane: Pane, limit_s: float) -> LastWords | None:
+    """The screen of this very pane; None if its server does not answer in time, or does not have it any more."""
+    format_ = "#{pid} #{pane_pid} #{pane_dead_status}:#{pane_dead_signal}"
+    words = ["tmux", "-S", pane.socket, "display-message", "-p", "-t", pane.pane, format_, ";",
+             "capture-pane", "-p", "-J", "-t", pane.pane, "-S", f"-{LINES}"]  # fmt: skip
+    try:
+        if not re.fullmatch(r"%\d{1,9}", pane.pane) or not Path(pane.socket).exists():
+            return None
+        result = await commands.run(words, limit_s, _environment())
+        head, _, screen = result.stdout.decode("utf-8", "replace").partition("\n")
+        server, pid, end = head.split(" ")
+        status, _, killer = end.partition(":")
+        if result.exit != 0 or int(server) != pane.server_pid:
+            return None
+        lines = tuple(line.rstrip()[:WIDTH] for line in screen.splitlines() if line.strip())
+        return LastWords(int(pid), lines[-LINES:], int(status) if status else None, int(killer) if killer else None)
+    except (OSError, ValueError):
+        return None
 
 
 async def _ask(socket: str) -> Server | None:

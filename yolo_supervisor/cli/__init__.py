@@ -34,6 +34,7 @@ COMMANDS = {
     "agent": "List, register and forget agents.",
     "task": "List, claim, finish and requeue tasks.",
     "dead-letter": "List, show, redrive and drop tasks that kept failing.",
+    "crash": "List and show the reports on what agents died of.",
     "lease": "Acquire, renew, release and list leases.",
     "state": "Verify the plugin's critical files; recover those that are broken.",
     "snapshot": "Save, list and restore snapshots of the execution state.",

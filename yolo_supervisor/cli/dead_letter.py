@@ -75,6 +75,8 @@ def show(options: Shared, ident: str) -> None:
     out(f"  {letter.get('why')}")
     for entry in story:
         out(f"  {entry['at']}  {entry['action']}: {entry['reason']}")
+    for report in letter.get("evidence", {}).get("reports", ()):
+        out(f"  what it died of: yolo-supervisor crash show {report}")
     out(f"  give it back: yolo-supervisor dead-letter redrive {letter['id']}")
 
 

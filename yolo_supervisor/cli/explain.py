@@ -39,10 +39,16 @@ def command(options: Shared, kind: str, key: str) -> None:
     else:
         for entry in story:
             _tell(entry)
+    if not options.json and (reports := [e["evidence"]["report"] for e in story if _reported(e)]):
+        out(f"what it died of: yolo-supervisor crash show {reports[-1]}")
     if not story:
         fail(
             EX_NO, f"nothing was ever done about {kind} {key} in {project}: yolo-supervisor status lists what there is"
         )
+
+
+def _reported(entry: dict[str, Any]) -> bool:
+    return entry["action"] == "died" and isinstance(entry["evidence"].get("report"), str)
 
 
 def _tell(entry: dict[str, Any]) -> None:

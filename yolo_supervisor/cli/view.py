@@ -11,6 +11,7 @@ import msgspec
 
 from yolo_supervisor import config as configuration
 from yolo_supervisor.actions import Edit, Keep, Note
+from yolo_supervisor.autopsy import Coroner
 from yolo_supervisor.breaker import circuits, describe
 from yolo_supervisor.census import Census
 from yolo_supervisor.cli import Shared
@@ -58,9 +59,12 @@ class View:
         self.roster = Roster(self.store.paths, self.processes, self.census, lambda: claude_dirs(config, os.environ))
         self.leases = Leases(self.store, self.clock, self.processes.boot)
         self.queue = Queue(lambda: config, self.store, self.clock, self.processes.boot)
+        deaths = DeathWatch(self.processes.kernel)
+        coroner = Coroner(
+            lambda: config, self.roster, self.store.paths, self.processes, self.census, deaths, self.clock, files=False
+        )
         self.agents = AgentsWatcher(
-            lambda: config, self.roster, self.store, self.processes, self.census, DeathWatch(self.processes.kernel),
-            self.queue,
+            lambda: config, self.roster, self.store, self.processes, self.census, deaths, self.queue, coroner
         )  # fmt: skip
 
     def holder(self) -> supervisor.Holder | None:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from yolo_supervisor.crashes import load
 from yolo_supervisor.drill.client import Client
 from yolo_supervisor.drill.scene import TEAM, Actor, Scene
 from yolo_supervisor.files import digest, glance
@@ -73,6 +74,58 @@ def agent_killed(scene: Scene, dice: random.Random) -> Watch:
     victim = actors.pop(dice.randrange(2))
     _signal(victim.process, signal.SIGKILL)
     return _agents(scene, [victim], actors)
+
+
+def _dies(scene: Scene, way: str, died_of: str) -> tuple[Actor, Watch]:
+    """An agent that dies by its own hand: the report must say of what."""
+    session = scene.session()
+    bystander, victim = scene.agent(session), scene.agent(session, dies=way)
+    key = f"{victim.name}@{TEAM}"
+    _signal(victim.process, signal.SIGUSR1)
+    watch = _agents(scene, [victim], [bystander])
+    healed = watch.healed
+
+    def explained() -> bool:
+        told = [e["evidence"] for e in scene.entries() if (e["action"], e["key"]) == ("died", key)]
+        report = load(glance(Paths(scene.project).crashes / f"{told[0].get('report')}.json") or b"") if told else None
+        return healed() and report is not None and report["class"] == told[0]["class"] == died_of
+
+    watch.healed = explained
+    return victim, watch
+
+
+def agent_segfault(scene: Scene, dice: random.Random) -> Watch:
+    """An agent breaks with a segmentation fault."""
+    return _dies(scene, "segfault", "signal")[1]
+
+
+def agent_oom(scene: Scene, dice: random.Random) -> Watch:
+    """An agent runs out of memory, under a limit of its own."""
+    return _dies(scene, "oom", "oom")[1]
+
+
+def agent_api_errors(scene: Scene, dice: random.Random) -> Watch:
+    """The model's server is overloaded, and an agent gives up."""
+    return _dies(scene, "api-errors", "api_error")[1]
+
+
+def agent_rate_limited(scene: Scene, dice: random.Random) -> Watch:
+    """An agent has used up its rate: its task is held for a while, and given back without an attempt being charged."""
+    scene.configure(tasks={"hold_s": 2.0})
+    victim, watch = _dies(scene, "rate-limited", "rate_limited")
+    key = f"{TEAM}/{victim.task.stem}"
+    explained = watch.healed
+
+    def held() -> bool:
+        mine = [e for e in scene.entries() if e["key"] == key]
+        told = {e["action"]: e for e in mine}
+        if not explained() or not {"escalated", "requeued"} <= told.keys():
+            return False
+        wait_s = from_iso(told["requeued"]["at"]).timestamp() - from_iso(told["escalated"]["at"]).timestamp()
+        return told["requeued"]["evidence"].get("charged") is False and wait_s > 1.0
+
+    watch.healed = held
+    return watch
 
 
 def agent_ignores_sigterm(scene: Scene, dice: random.Random) -> Watch:
@@ -459,6 +512,10 @@ def contract_broken(scene: Scene, dice: random.Random) -> Watch:
 
 FAULTS: dict[str, Fault] = {
     "agent-killed": agent_killed,
+    "agent-segfault": agent_segfault,
+    "agent-oom": agent_oom,
+    "agent-api-errors": agent_api_errors,
+    "agent-rate-limited": agent_rate_limited,
     "agent-ignores-sigterm": agent_ignores_sigterm,
     "session-killed": session_killed,
     "session-detached": session_detached,

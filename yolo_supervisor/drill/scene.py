@@ -189,9 +189,18 @@ class Scene:
         return path
 
     def agent(
-        self, session: libtmux.Session, *, ignore_sigterm: bool = False, busy: bool = False, task: Path | None = None
+        self,
+        session: libtmux.Session,
+        *,
+        ignore_sigterm: bool = False,
+        busy: bool = False,
+        task: Path | None = None,
+        dies: str | None = None,
     ) -> Actor:
-        """A new agent in a window of its own, at work on a task of its own or on this one, and known to the daemon."""
+        """A new agent in a window of its own, at work on a task of its own or on this one, and known to the daemon.
+
+        One that ``dies`` in some way by its own hand does so when it gets SIGUSR1; its screen stays, as a client's.
+        """
         task = task or self.task()
         self._count += 1
         name = f"dev-{self._count}"
@@ -200,12 +209,15 @@ class Scene:
             sys.executable, "-m", "yolo_supervisor.drill.agent", "--agent-id", f"{name}@{TEAM}", "--agent-name", name,
             "--team-name", TEAM, "--task", str(task), "--ready", str(ready),
             *(["--ignore-sigterm"] if ignore_sigterm else []), *(["--busy"] if busy else []),
+            *(["--dies", dies] if dies else []),
         ]  # fmt: skip
         environment = {"HOME": str(self.claude.parent), "CLAUDE_CONFIG_DIR": str(self.claude)}
-        session.new_window(
+        window = session.new_window(
             window_name=name, attach=False, start_directory=str(self.project), environment=environment,
             window_shell="exec " + shlex.join(words),
         )  # fmt: skip
+        if dies:
+            window.cmd("set-option", "-w", "remain-on-exit", "on")
         self.wait(ready.exists, f"{name} did not start")
         told = json.loads(ready.read_text())
         process, tool = self.processes.identify(told["pid"]), self.processes.identify(told["tool"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -14,15 +14,18 @@ from yolo_supervisor.actions import (
     DropHealth,
     DropPids,
     Escalate,
+    FileReport,
     Forget,
     Register,
     Release,
     SetMark,
     Terminate,
 )
+from yolo_supervisor.autopsy import Coroner
 from yolo_supervisor.census import Census
 from yolo_supervisor.clock import until_next
 from yolo_supervisor.config import Config
+from yolo_supervisor.crashes import Class, Crash
 from yolo_supervisor.estate import Estate, Estates
 from yolo_supervisor.files import glance
 from yolo_supervisor.formats import supervisor, yolo
@@ -52,6 +55,8 @@ class Sighting:
     stopped: bool = False
     """Whether a hook has told that it ended in good order while its process goes on."""
     estate: Estate = field(default_factory=Estate)
+    crash: Crash | None = None
+    """What it died of, once it was examined."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +76,8 @@ class Look:
     """The names of agents' records that cannot be read."""
     idle: tuple[tuple[str, int], ...] = ()
     """Roles whose health file counts three or more idle turns."""
+    clusters: Mapping[Class, str] = field(default_factory=dict)
+    """Of which classes several agents died in a short time, and what is to be told of each."""
 
 
 def decide(look: Look, records: Path, grace_s: float, mass_min: int) -> list[Remedy]:
@@ -107,8 +114,12 @@ def decide(look: Look, records: Path, grace_s: float, mass_min: int) -> list[Rem
             )
         )
         dead = [s for s in dead if s.certain]
+    remedies += [
+        (Escalate(kind="agent", key=f"class {died_of}", reason=sentence),)
+        for died_of, sentence in look.clusters.items()
+    ]
     remedies += [(_damaged(name),) for name in look.damaged]
-    remedies += [remedy for s in dead if (remedy := _heal(s, records, grace_s))]
+    remedies += [remedy for s in dead if (remedy := _heal(s, records, grace_s, look.observing))]
     remedies += [
         (
             (
@@ -156,15 +167,19 @@ def _identity(agent: Agent) -> dict[str, Any]:
     return told
 
 
-def _heal(dead: Sighting, records: Path, grace_s: float) -> Remedy:
+def _heal(dead: Sighting, records: Path, grace_s: float, observing: bool) -> Remedy:
     """Its tasks, its leases, its processes, the plugin's books, and last the agent itself."""
     agent, estate, letters = dead.agent, dead.estate, records.with_name("dead-letters")
     fate = "stopped" if dead.stopped else "is dead"
     evidence = {"agent": agent.id, "proof": dead.proof, **({"pid": agent.pid} if agent.pid else {})}
+    crash = dead.crash
+    if crash is not None:
+        evidence |= {"class": crash.told["class"], "report": crash.report.ident}
     steps: list[Action] = []
     if not dead.told and not dead.stopped:
         reason = f"{agent.name} is dead: {dead.proof}"
-        steps.append(Died(key=agent.id, reason=reason, evidence={**_identity(agent), "proof": dead.proof}))
+        told = {**crash.told, "report": crash.report.ident} if crash else {}
+        steps.append(Died(key=agent.id, reason=reason, evidence={**_identity(agent), "proof": dead.proof, **told}))
     for claim in estate.claims:
         task = claim.task
         who = f"its owner {task.owner} {fate}"
@@ -179,6 +194,12 @@ def _heal(dead: Sighting, records: Path, grace_s: float) -> Remedy:
                 evidence={"owner": lease.owner, **evidence})
         for lease in estate.leases
     ]  # fmt: skip
+    if crash is not None and crash.hold_s is not None:
+        steps += [_held(claim.task.id, agent, crash) for claim in (*estate.claims, *estate.plans)
+                  if claim.turn.wait_s > 0 and not (claim.doubt or claim.turn.never)]  # fmt: skip
+    if crash is not None and not crash.written and not observing:
+        report = FileReport(key=agent.id, report=crash.report, reason=f"{agent.name} is dead: {crash.verdict.why}")
+        return (*steps, report)  # before anything is cleaned up
     left = estate.leftovers
     if left.roots:
         steps.append(
@@ -215,6 +236,13 @@ def _heal(dead: Sighting, records: Path, grace_s: float) -> Remedy:
         evidence = {**evidence, "left_alone": [p.pid for p in left.uncertain]}
     reason = "it stopped" if dead.stopped else "all that it left behind is taken care of"
     return (*steps, Forget(key=agent.id, path=records / dead.record, reason=reason, evidence=evidence))
+
+
+def _held(key: str, agent: Agent, crash: Crash) -> Escalate:
+    """A limit that everybody would run into: the task is not lost, and nobody's fault."""
+    until = f"{crash.verdict.until:%Y-%m-%d %H:%M:%S}Z" if crash.verdict.until else "it is over"
+    reason = f"{agent.name} ran into a limit of its model's: it is held until {until}, and no attempt is charged"
+    return Escalate(kind="task", key=key, reason=reason, evidence={**crash.told, "report": crash.report.ident})
 
 
 class Known:
@@ -261,7 +289,7 @@ class AgentsWatcher:
 
     def __init__(
         self, config: Callable[[], Config], roster: Roster, store: Store, processes: Processes, census: Census,
-        deaths: DeathWatch, queue: Queue,
+        deaths: DeathWatch, queue: Queue, coroner: Coroner | None = None,
     ) -> None:  # fmt: skip
         self._config = config
         self._roster = roster
@@ -269,6 +297,8 @@ class AgentsWatcher:
         self._processes = processes
         self._census = census
         self._deaths = deaths
+        self.coroner = coroner
+        """Without one nobody asks what they died of."""
         self._known = Known()
         self._recorded: set[str] = set()
         self._estates = Estates(roster, store.paths, processes, census, queue)
@@ -291,7 +321,12 @@ class AgentsWatcher:
 
     async def tick(self, now: datetime) -> Sequence[Remedy]:
         config = self._config()
-        return decide(self.look(now), self._store.paths.agents, config.processes.grace_s, config.agents.mass_death_min)
+        attention = self._attention(now)
+        if self.coroner is not None:
+            dead = {s.record: s.agent for s in attention if s.state is Liveness.DEAD}
+            await self.coroner.examine(dead, now, self.trees())
+        look = self._look_at(attention)
+        return decide(look, self._store.paths.agents, config.processes.grace_s, config.agents.mass_death_min)
 
     async def objection(self, action: Terminate) -> str | None:
         """Leftovers: their agent must not have come back to life, and that it cannot."""
@@ -322,9 +357,13 @@ class AgentsWatcher:
     # -- looking -------------------------------------------------------------------------------------------------
 
     def look(self, now: datetime) -> Look:
-        attention = [
-            s for s in self._states(now, everyone=False) if s.state is Liveness.DEAD or not s.recorded or s.stopped
-        ]
+        return self._look_at(self._attention(now))
+
+    def _attention(self, now: datetime) -> list[Sighting]:
+        """Those about which something may have to be done."""
+        return [s for s in self._states(now, everyone=False) if s.state is Liveness.DEAD or not s.recorded or s.stopped]
+
+    def _look_at(self, attention: Sequence[Sighting]) -> Look:
         dead = [s for s in attention if s.state is Liveness.DEAD]
         gone = {s.record for s in dead}
         living = [agent for name, agent in self._known.agents.items() if name not in gone] if dead else []
@@ -346,6 +385,7 @@ class AgentsWatcher:
             dangling=dangling,
             dangling_files=self._dangling_files(dangling),
             damaged=tuple(self._roster.damaged_records()),
+            clusters=self.coroner.clusters() if self.coroner else {},
             idle=tuple((h.role, h.idle_count) for h, _ in self._roster.healths() if h.idle_count >= 3),
         )
 
@@ -390,6 +430,8 @@ class AgentsWatcher:
         elif agent.process and not self._deaths.lives(agent.process):
             self._deaths.add(agent.process)
             self._census.track(agent.process)
+            if self.coroner is not None:
+                self.coroner.meet(agent.process)
         if state is Liveness.ALIVE and recorded and agent.process and self._deaths.lives(agent.process):
             self._known.well.add(name)
         return Sighting(
@@ -407,6 +449,10 @@ class AgentsWatcher:
         """Its record has been removed: all is done, or a person said so."""
         self._proofs.pop(name, None)
         process = self._known.remove(name)
+        if self.coroner is not None:
+            self.coroner.settle(name, process)
+        if process is not None:
+            self._deaths.exits.pop(process, None)
         self._again |= process is not None and self._deaths.lives(process)  # forgotten by a person: found again
         if process and not self._known.names(process):
             self._deaths.discard(process)
@@ -444,7 +490,8 @@ class AgentsWatcher:
         if sighting.state is not Liveness.DEAD:
             return sighting
         mates = self._roster.in_process(sighting.agent, self._known.agents.values())
-        return replace(sighting, estate=self._estates.of(sighting.agent, mates, living))
+        crash = self.coroner.crash(sighting.record) if self.coroner else None
+        return replace(sighting, estate=self._estates.of(sighting.agent, mates, living, crash), crash=crash)
 
     def _dangling_files(self, dangling: frozenset[int]) -> tuple[tuple[Path, int | None], ...]:
         if not dangling:

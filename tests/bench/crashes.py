@@ -1,0 +1,44 @@
+"""How the rules judge the deaths in ``tests/crash_cases.py``: the confusion matrix, and what they get wrong.
+
+python tests/bench/crashes.py
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from crash_cases import BLIND, NOW, OTHERS, Case
+
+from yolo_supervisor.crashes import Class, Evidence, Verdict, judge
+from yolo_supervisor.formats import transcripts
+
+
+def verdict(case: Case) -> Verdict:
+    transcript = "\n".join(case.transcript).encode()
+    evidence = Evidence(
+        at=NOW, status=case.status, signal=case.signal, oom=case.oom, pane=tuple(case.pane.splitlines()),
+        tail=transcripts.tail(transcript[:-20] if case.cut else transcript), hooks=case.hooks,
+    )  # fmt: skip
+    return judge(evidence)
+
+
+def main() -> None:
+    for name, cases in (("blind", BLIND), ("all", [*BLIND, *OTHERS])):
+        judged = [(case, verdict(case)) for case in cases]
+        counts = Counter((case.died_of, str(found.died_of)) for case, found in judged)
+        right = sum(case.died_of == found.died_of for case, found in judged)
+        print(f"{name}: {right} of {len(cases)} right\n\n{'is, judged':<18}" + "".join(f"{c:>18}" for c in Class))
+        for row in Class:
+            print(f"{row:<18}" + "".join(f"{counts[row, column] or '.':>18}" for column in Class))
+        for case, found in judged:
+            if case.died_of != found.died_of:
+                print(f"wrong: {case.name}: {case.died_of}, not {found.died_of} ({found.confidence:.2f}: {found.why})")
+        print()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,468 @@
+"""What agents die of: judged rightly, written down without secrets, and made use of."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from crash_cases import BLIND, NOW, OTHERS, Case, asked, failed, used
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conftest import QUICK, PrivateTmux, Team, agent_of, given_back, read_task, wait_until
+from yolo_supervisor import crashes
+from yolo_supervisor.config import Config, TasksConfig
+from yolo_supervisor.crashes import Class, Clusters, Crash, Evidence, Report, Verdict, judge
+from yolo_supervisor.files import Disk
+from yolo_supervisor.formats import transcripts
+from yolo_supervisor.kernel import LinuxHandle
+from yolo_supervisor.queue import Queue, Turn, give_back
+from yolo_supervisor.records import Pane, ProcessId, Task
+from yolo_supervisor.redaction import redacted
+from yolo_supervisor.store import Outcome, Paths, Store
+from yolo_supervisor.tmux import last_words
+
+PROCESS = ProcessId(4711, 12345, "here")
+AGENT = agent_of("dev-1", "red", PROCESS)
+
+
+def evidence_of(case: Case) -> Evidence:
+    transcript = "\n".join(case.transcript).encode()
+    return Evidence(
+        at=NOW, status=case.status, signal=case.signal, oom=case.oom, pane=tuple(case.pane.splitlines()),
+        tail=transcripts.tail(transcript[:-20] if case.cut else transcript), hooks=case.hooks,
+    )  # fmt: skip
+
+
+def report_of(**known: Any) -> Report:
+    evidence = Evidence(**{"at": NOW, **known})
+    return Report(agent=AGENT, evidence=evidence, verdict=judge(evidence))
+
+
+# -- the rules ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", [*BLIND, *OTHERS], ids=lambda case: case.name)
+def test_a_death_is_judged_as_a_person_would(case: Case) -> None:
+    verdict = judge(evidence_of(case))
+
+    assert verdict.died_of == case.died_of, f"{verdict.confidence}: {verdict.why}"
+    assert (verdict.confidence >= 0.5) == (case.died_of != "unknown")
+    assert all(other.confidence <= verdict.confidence for other in verdict.others)
+
+
+def test_every_class_has_cases_and_a_third_were_written_before_the_rules() -> None:
+    assert {case.died_of for case in BLIND} == {str(each) for each in Class}
+    assert len(BLIND) * 3 >= len(BLIND) + len(OTHERS) >= 60
+
+
+def test_a_tool_that_was_running_at_a_death_which_nobody_saw_is_not_blamed() -> None:
+    evidence = evidence_of(Case(name="", died_of="", transcript=(used("Bash", 3600, command="npm start"),)))
+
+    assert judge(evidence).died_of is Class.TOOL_HANG
+    assert judge(replace(evidence, seen=False)).died_of is Class.UNKNOWN
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.binary(max_size=300), st.lists(st.text(max_size=60), max_size=5))
+def test_whatever_a_transcript_and_a_screen_hold_there_is_a_verdict(data: bytes, screen: list[str]) -> None:
+    report = report_of(tail=transcripts.tail(data), pane=tuple(screen))
+
+    assert crashes.load(crashes.dump(report)) is not None
+
+
+# -- how long a wall stands -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "after_s"),
+    [
+        ("Request rejected (429)", 300),
+        ("Claude AI usage limit reached|1795438800", 3600),
+        ("resets at 2026-11-23T12:30:00Z", 1800),
+        ("resets in 1h 5m", 3900),
+        ("try again in 20s", 20),
+        ("You've hit your session limit · resets 3pm (Europe/Berlin)", 7200),
+        ("You've hit your session limit · resets 2:30pm (UTC)", 9000),
+        ("You've hit your weekly limit · resets 11am (UTC)", 21600),  # tomorrow: believed for six hours
+        ("usage limit reached|1000000000", 300),  # long over: then it would have said nothing
+        ("resets 3pm (Nowhere/Land)", 300),
+        ("resets 99pm (UTC)", 300),
+    ],
+)
+def test_a_wall_stands_until_it_is_said_to_be_over_within_reason(text: str, after_s: float) -> None:
+    error = transcripts.ApiError(text=text, kind="rate_limit", status=429, at=NOW)
+
+    assert judge(Evidence(at=NOW, tail=transcripts.Tail(error=error))).until == NOW + timedelta(seconds=after_s)
+
+
+def test_only_a_limit_is_a_wall() -> None:
+    assert judge(evidence_of(Case(name="", died_of="", transcript=(failed("500", "server_error", 500),)))).until is None
+
+
+# -- the report -----------------------------------------------------------------------------------------------------
+
+SECRETS = {
+    "sk-ant-api03-" + "Ab1" * 12: "{}",
+    "hunter2": "export DB_PASSWORD={}",
+    "s3cr3t-w0rd": '{{"command": "curl -H \\"Authorization: Bearer {}\\" x"}}',
+    "tok3nvalue": "X_API_TOKEN: {}",
+    "opensesame": "postgres://shop:{}@db.internal/shop",
+    "quite plain": "MY_SETTING={}",
+    "ghp_" + "a1B2" * 9: "git clone with {} now",
+    "AKIAIOSFODNN7EXAMPLE": "id {}",
+    "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl": "jwt {}",
+    "MIIEvQIBADANBgkqhkiG9w0": "-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----",
+    "MIIEowIBAAKCAQEA7f2xk9sPq3/ab+cd1234567890abcdefGHIJKLMNOPQRSTUV": "{}",
+    "cookie-of-mine": "Set-Cookie: session={}; Path=/",
+    "pa55": "mysql --password={} shop",
+    "0123456789abcdef" * 4: "digest {}",
+}
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+def test_no_secret_is_written_down_wherever_it_was_seen(secret: str) -> None:
+    seen = SECRETS[secret].format(secret)
+    tail = transcripts.tail("\n".join([asked(seen), used("Bash", command=seen), failed(seen, "unknown")]).encode())
+    report = report_of(status=1, pane=tuple(seen.splitlines()), tail=tail, hooks=(("StopFailure", {"error": seen}),))
+    report = replace(report, more={"processes": [{"pid": 1, "command": seen}]})
+
+    assert secret not in crashes.dump(report).decode()
+    assert secret not in json.dumps(Crash(report=report).told)
+
+
+def test_what_is_no_secret_stays() -> None:
+    plain = "dev-1@session-85d6cfb4 ran tests/test_shop.py in /home/me/shop: 3 failed, see c45b2bd6-48e7-4703-9ff5"
+
+    assert redacted(plain) == plain
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 3000), st.sampled_from(["x", "é", "\0", '"', "\\", "\ud800"]))
+def test_no_report_is_larger_than_its_limit(times: int, what: str) -> None:
+    line = what * 2000
+    report = report_of(pane=(line,) * 60, tail=transcripts.Tail(turns=(line,) * 12, tool=line))
+    report = replace(report, more={"processes": [{"command": line[:times]}] * times})
+
+    data = crashes.dump(report)
+
+    assert len(data) <= crashes.SIZE
+    assert (crashes.load(data) or {})["id"] == report.ident
+
+
+def test_reports_are_for_the_user_alone_and_only_the_newest_are_kept(tmp_path: Path) -> None:
+    for number in range(crashes.KEPT + 2):
+        crashes.save(Disk(), tmp_path, report_of(at=NOW + timedelta(seconds=number)))
+
+    kept = sorted(tmp_path.iterdir())
+
+    assert len(kept) == crashes.KEPT
+    assert kept[-1].name.startswith("20261123T120321Z-dev-1@red")
+    assert kept[0].name.startswith("20261123T120002Z-")
+    assert {stat.S_IMODE(path.stat().st_mode) for path in kept} == {0o600}
+
+
+# -- clusters -------------------------------------------------------------------------------------------------------
+
+
+def test_three_deaths_of_one_class_within_three_minutes_are_a_cluster() -> None:
+    clusters = Clusters()
+    for number, at_s in enumerate((0.0, 100.0)):
+        clusters.add(Class.API_ERROR, f"dev-{number}", at_s)
+    clusters.add(Class.OOM, "dev-9", 100.0)
+    assert not clusters.told(179.0)
+
+    clusters.add(Class.API_ERROR, "dev-3", 179.0)
+
+    assert clusters.told(179.0) == {Class.API_ERROR: "3 agents, one class (api_error), 3 minutes"}
+    assert clusters.told(359.0)
+    assert not clusters.told(360.0)
+
+
+def test_a_growing_cluster_is_told_anew_only_when_it_has_doubled() -> None:
+    clusters, told = Clusters(), set()
+    for number in range(12):
+        clusters.add(Class.SIGNAL, f"dev-{number}", float(number))
+        told |= set(clusters.told(float(number)).values())
+
+    assert sorted(sentence.partition(" ")[0] for sentence in told) == ["12", "3", "6"]
+
+
+# -- the queue ------------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.s = 5000.0
+
+    def now(self) -> datetime:
+        return NOW + timedelta(seconds=self.s)
+
+    def monotonic(self) -> float:
+        return self.s
+
+
+class Desk:
+    """A task on which agents fail, one after the other."""
+
+    def __init__(self, project: Path) -> None:
+        self.clock = Clock()
+        self.config = Config(tasks=TasksConfig(max_attempts=3, poison_s=60.0, backoff_s=0.0))
+        self.store = Store(project, self.clock)
+        self.store.open()
+        self.queue = Queue(lambda: self.config, self.store, self.clock, "here")
+        self.path = project / "red" / "3.json"
+        self.path.parent.mkdir()
+        self.letters = self.store.paths.folder / "dead-letters"
+
+    def fails(self, cause: str, hold_s: float | None = None, report: str = "r") -> Turn:
+        """What is next after this failure; done, if it is not too early."""
+        self.path.write_text(json.dumps({"id": "3", "status": "in_progress", "owner": "dev-1"}))
+        task = Task(list="red", number="3", status="in_progress", owner="dev-1", path=self.path)
+        turn = self.queue.turn(task, cause, hold_s)
+        for action in give_back(task, turn, self.letters, "it is dead", {"report": report}):
+            assert self.store.commit(action, "test") is Outcome.DONE
+        return turn
+
+
+@pytest.fixture
+def desk(project: Path) -> Iterator[Desk]:
+    desk = Desk(project)
+    yield desk
+    desk.store.close()
+
+
+def test_a_limit_is_no_attempt_and_no_poison_however_often_it_is_met(desk: Desk) -> None:
+    for _ in range(10):
+        assert desk.fails("rate_limited", hold_s=0.0).never is None
+
+    assert desk.store.journal.memory.requeues["red/3"] == 0
+    assert desk.fails("signal").attempt == 1
+
+
+def test_nothing_is_given_back_while_the_wall_stands(desk: Desk) -> None:
+    assert desk.fails("rate_limited", hold_s=0.1).wait_s == 0.1
+    assert read_task(desk.path)["status"] == "in_progress"
+
+    desk.fails("rate_limited", hold_s=0.0)
+    assert given_back(desk.path)
+
+
+def test_two_crashes_of_one_class_are_poison_and_of_two_classes_are_not(desk: Desk) -> None:
+    assert desk.fails("oom").never is None
+    assert desk.fails("signal").never is None
+    desk.config = msgspec.structs.replace(desk.config, tasks=TasksConfig(max_attempts=9, backoff_s=0.0))
+
+    assert "in the same way (signal)" in str(desk.fails("signal").never)
+
+
+def test_a_dead_letter_carries_the_reports_of_all_its_attempts(desk: Desk) -> None:
+    desk.fails("oom", report="first")
+    desk.fails("rate_limited", hold_s=0.0, report="second")
+    desk.fails("signal", report="third")
+    desk.fails("tool_hang", report="fourth")
+
+    (letter,) = desk.letters.iterdir()
+    assert json.loads(letter.read_text())["evidence"]["reports"] == ["first", "second", "third", "fourth"]
+
+
+# -- how it ended, by the kernel and by tmux --------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="no pidfds here")
+@pytest.mark.parametrize(("program", "ended"), [("import os; os._exit(7)", 7), ("import os; os.kill(0, 0)", 0)])
+@pytest.mark.parametrize("reaped", [False, True])
+def test_the_kernel_tells_the_exit_code_of_a_process(program: str, ended: int, reaped: bool) -> None:
+    child = subprocess.Popen([sys.executable, "-c", program])
+    handle = LinuxHandle(os.pidfd_open(child.pid))
+    try:
+        wait_until(handle.over, "the child to end")
+        if reaped:
+            child.wait()
+        if (told := handle.exit()) is None:
+            pytest.skip("this kernel does not tell how a process ended that is not our child")
+        assert os.waitstatus_to_exitcode(told) == ended
+    finally:
+        handle.close()
+        child.wait()
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="no pidfds here")
+def test_the_kernel_tells_the_signal_that_ended_a_process() -> None:
+    child = subprocess.Popen(["sleep", "600"])
+    handle = LinuxHandle(os.pidfd_open(child.pid))
+    try:
+        assert handle.exit() is None  # it lives
+        child.send_signal(signal.SIGSEGV)
+        child.wait()
+        if (told := handle.exit()) is None:
+            pytest.skip("this kernel does not tell how a process ended that is not our child")
+        assert os.waitstatus_to_exitcode(told) == -signal.SIGSEGV
+    finally:
+        handle.close()
+        child.wait()
+
+
+async def test_a_dead_pane_is_read_as_long_as_tmux_keeps_it(tmux: PrivateTmux) -> None:
+    tmux("set-option", "-g", "remain-on-exit", "on")
+    tmux.session("team", "echo MemoryError; exec sh -c 'exit 3'")
+    wait_until(lambda: tmux.ends("team") == ["3/"], "the pane's process to end")
+    (name,) = tmux("list-panes", "-a", "-F", "#{pane_id}").split()
+    pane = Pane(socket=tmux.socket, server_pid=tmux.server.pid, pane=name)
+
+    words = await last_words(pane, 5.0)
+
+    assert words is not None
+    assert words.status == 3
+    assert "MemoryError" in words.lines
+    assert await last_words(replace(pane, server_pid=1), 5.0) is None  # another server's pane of that name
+    assert await last_words(replace(pane, pane="%99"), 5.0) is None
+
+
+# -- the real daemon --------------------------------------------------------------------------------------------------
+
+
+def report_on(team: Team, name: str) -> dict[str, Any]:
+    (died,) = team.running.did("died", f"{name}@red")
+    path = Paths(team.project).crashes / f"{died['evidence']['report']}.json"
+    team.running.wait(path.exists, "the report to be written")
+    report = crashes.load(path.read_bytes())
+    assert report is not None
+    assert report["class"] == died["evidence"]["class"]
+    return report
+
+
+def test_a_death_leaves_one_report_that_people_can_read(team: Team) -> None:
+    team.supervise()
+    task = team.task("dev-1")
+    team.agent("dev-1").send_signal(signal.SIGSEGV)
+    team.wait_healed("dev-1")
+
+    report = report_on(team, "dev-1")
+
+    assert given_back(task)
+    assert report["class"] in ("signal", "unknown")  # what kernels before 6.15 do not tell
+    (listed,) = team.cli.json("crash", "list")["crashes"]
+    assert listed["id"] == report["id"]
+    shown = team.cli.json("crash", "show", "dev-1")
+    assert [entry["action"] for entry in shown["story"]] == ["died", "requeued", "forgotten"]
+    assert report["class"] in team.cli("crash", "show", report["id"]).stdout
+    assert f"crash show {report['id']}" in team.cli("explain", "agent", "dev-1").stdout
+    assert team.cli("crash", "show", "nobody").returncode == 1
+
+
+def limited(team: Team, name: str, text: str = "Request rejected (429)") -> Path:
+    """The agent meets its limit, as its transcript tells, and is killed."""
+    child = team.agent(name)
+    folder = team.claude / "projects" / transcripts.slug(team.project)
+    folder.mkdir(parents=True, exist_ok=True)
+    error = json.loads(failed(text, "rate_limit", 429))
+    at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    path = folder / f"{name}.jsonl"
+    path.write_text(json.dumps({**error, "agentName": name, "teamName": "red", "timestamp": at}) + "\n")
+    child.kill()
+    return path
+
+
+def test_what_died_at_a_limit_is_held_until_that_is_over_and_no_attempt_is_charged(team: Team) -> None:
+    team.supervise(QUICK + "[tasks]\nhold_s = 3.0\n")
+    task = team.task("dev-1")
+    limited(team, "dev-1")
+    key = f"red/{task.stem}"
+
+    team.running.wait(lambda: team.running.did("escalated", key), "somebody to be told of the hold")
+
+    assert read_task(task)["status"] == "in_progress"
+    assert report_on(team, "dev-1")["class"] == "rate_limited"
+    team.wait_given_back(task)
+    team.wait_healed("dev-1")
+    (requeued,) = team.running.did("requeued", key)
+    assert requeued["evidence"]["charged"] is False
+    assert len(team.running.did("escalated", key)) == 1
+
+
+def test_a_hold_outlives_the_daemon(team: Team) -> None:
+    config = QUICK + "[tasks]\nhold_s = 3600.0\n"
+    running = team.supervise(config)
+    task = team.task("dev-1")
+    limited(team, "dev-1")
+    running.wait(lambda: running.did("escalated", f"red/{task.stem}"), "somebody to be told of the hold")
+    running.stop(signal.SIGKILL)
+
+    team.supervise(config)
+    team.assert_heals("blue")
+    team.wait_looks()
+
+    assert read_task(task)["status"] == "in_progress"
+    assert not team.running.did("requeued", f"red/{task.stem}")
+
+
+def test_a_report_that_cannot_be_written_stops_nothing(team: Team) -> None:
+    team.supervise()
+    folder = Paths(team.project).crashes
+    folder.rmdir()
+    folder.write_text("in the way")
+    task = team.task("dev-1")
+    team.agent("dev-1").kill()
+
+    team.wait_healed("dev-1")
+
+    assert given_back(task)
+    assert "crash report is lost" in team.running.log.read_text()
+
+
+def test_what_is_on_a_dead_agents_screen_is_in_its_report(team: Team, tmux: PrivateTmux) -> None:
+    team.supervise()
+    tmux("set-option", "-g", "remain-on-exit", "on")
+    pid = team.pane_agent(tmux, "work", "dev-1", "print('API_KEY=hunter2'); print('Do you want to proceed?')")
+    os.kill(pid, signal.SIGKILL)
+    team.wait_healed("dev-1")
+
+    report = report_on(team, "dev-1")
+
+    assert "Do you want to proceed?" in report["pane"]
+    assert "hunter2" not in json.dumps(report)
+
+
+def test_agents_that_die_of_the_same_at_once_are_told_as_one(team: Team) -> None:
+    team.supervise(QUICK + "[tasks]\nhold_s = 1.0\n")
+    for number in range(3):
+        limited(team, f"dev-{number}")
+
+    team.running.wait(lambda: team.running.did("escalated", "class rate_limited"), "the cluster to be told")
+
+    assert "3 agents, one class (rate_limited)" in team.running.did("escalated", "class rate_limited")[0]["reason"]
+
+
+def test_a_verdict_without_findings_is_unknown() -> None:
+    verdict = judge(Evidence(at=NOW))
+
+    assert verdict == Verdict(died_of=Class.UNKNOWN, confidence=0.0, why="nothing tells")
+    assert Crash(report=report_of()).cause is None
+
+
+def test_whoever_cannot_be_examined_is_healed_all_the_same(team: Team) -> None:
+    team.supervise()
+    task = team.task("dev-1")
+    folder = team.claude / "projects" / transcripts.slug(team.project)
+    folder.mkdir(parents=True)
+    child = team.agent("dev-1")
+    owner = '{"agentName":"dev-1","teamName":"red","type":"assistant","timestamp":[],"message":'
+    broken = ['{"content":[{"type":"tool_use","input":{"a":' + "[" * 500, '{"content":7}}', '{"content":[[7]]}}', "7}"]
+    (folder / "s.jsonl").write_text("\n".join(owner + each for each in broken))
+    child.kill()
+
+    team.wait_healed("dev-1")
+
+    assert given_back(task)

@@ -1,0 +1,460 @@
+"""What an agent died of: the evidence, the rules that judge it, and the report that is written down.
+
+The rules are at the end of the first half of this file, one function each: it answers with a finding, or with None.
+The surest finding is the verdict, and the first of those that are equally sure.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from yolo_supervisor.files import Disk, replace
+from yolo_supervisor.formats import load_object, supervisor
+from yolo_supervisor.formats.transcripts import Tail
+from yolo_supervisor.records import Agent, from_iso, iso
+from yolo_supervisor.redaction import redacted, redacted_all
+
+SIZE = 64 * 1024
+"""No report is larger, in bytes."""
+
+KEPT = 200
+"""How many reports are kept: the newest."""
+
+LINE = 400
+"""How much of one line is told."""
+
+HANG_S = 120.0
+"""A tool that runs this long has had what the client gives one by default."""
+
+LONG_HANG_S = 600.0
+"""It never gives one more."""
+
+
+class Class(StrEnum):
+    OOM = "oom"
+    SIGNAL = "signal"
+    API_ERROR = "api_error"
+    RATE_LIMITED = "rate_limited"
+    """By the rate of its requests, or because its quota or credit is used up."""
+    CONTEXT_OVERFLOW = "context_overflow"
+    TOOL_HANG = "tool_hang"
+    PERMISSION_WAIT = "permission_wait"
+    CLEAN_EXIT = "clean_exit"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What is known of a death."""
+
+    at: datetime
+    """When it was noticed."""
+    seen: bool = True
+    """Whether it was noticed when it happened, so that ``at`` is the time of the death."""
+    status: int | None = None
+    """The exit code."""
+    signal: int | None = None
+    core: bool = False
+    oom: str | None = None
+    """How the kernel tells that memory was short."""
+    pane: tuple[str, ...] = ()
+    """The last lines on its screen."""
+    tail: Tail = field(default_factory=Tail)
+    """The end of its transcript."""
+    hooks: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+    """What hooks told of its process, the oldest first."""
+
+    @property
+    def killer(self) -> int | None:
+        """The signal that ended it; also as a shell tells of it."""
+        if self.signal is None and self.status is not None and 128 < self.status < 128 + 65:
+            return self.status - 128
+        return self.signal
+
+    @property
+    def ended_well(self) -> bool:
+        return self.status == 0
+
+    @property
+    def broke(self) -> bool:
+        """Whether it ended by a mistake of its own: such a signal nobody sends."""
+        return self.killer in BREAKS
+
+    @property
+    def last_hook(self) -> tuple[str, Mapping[str, Any]]:
+        return self.hooks[-1] if self.hooks else ("", {})
+
+
+BREAKS = frozenset(
+    {
+        signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGTRAP, signal.SIGSYS,
+        signal.SIGXCPU, signal.SIGXFSZ,
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    died_of: Class
+    confidence: float
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict(Finding):
+    """The surest finding. ``until`` is when what it ran into is over, if that is a wall that others run into, too."""
+
+    others: tuple[Finding, ...] = ()
+    until: datetime | None = None
+
+
+UNKNOWN = Finding(died_of=Class.UNKNOWN, confidence=0.0, why="nothing tells")
+
+
+def judge(evidence: Evidence, hold_s: float = 300.0, hold_max_s: float = 21600.0) -> Verdict:
+    """What it died of. A wall that tells no time is over after ``hold_s``, none is believed to stand longer than
+    ``hold_max_s``."""
+    found = sorted((f for rule in RULES if (f := rule(evidence))), key=lambda finding: -finding.confidence)
+    best = found[0] if found else UNKNOWN
+    until = _until(evidence, hold_s, hold_max_s) if best.died_of is Class.RATE_LIMITED else None
+    return Verdict(
+        died_of=best.died_of, confidence=best.confidence, why=redacted(best.why)[:LINE], others=tuple(found[1:]),
+        until=until,
+    )  # fmt: skip
+
+
+# -- the rules --------------------------------------------------------------------------------------------------
+
+_DYING_OF_MEMORY = re.compile(
+    r"FATAL ERROR:.*(?:heap out of memory|Allocation failed|invalid table size)"
+    r"|^MemoryError\b|\bCannot allocate memory\b|std::bad_alloc|\bfatal error: (?:runtime: )?out of memory"
+    r"|panic.{0,40}: (?:out of memory|OutOfMemory)|^(?:error|RangeError): Out of memory|^Out of memory\b"
+)
+_QUOTA = re.compile(
+    r"\(429\)|\b429\b.*rate|rate[ _-]?limit|usage limit|You.ve (?:hit|reached) your|out of (?:extra )?usage|quota"
+    r"|credit balance|spend limit",
+    re.IGNORECASE,
+)
+_OVERFLOW = re.compile(
+    r"prompt is too long|exceeds? (?:the |your )?(?:model'?s? )?(?:maximum )?context|context (?:window|length|limit)"
+    r"|conversation (?:is )?too long|input is too long|input length and .?max_tokens.? exceed|request_too_large",
+    re.IGNORECASE,
+)
+_RETRYING = re.compile(r"API error\b.*\bRetrying in|\bAPI Error: ", re.IGNORECASE)
+_ASKS = re.compile(r"Do you want to (?:proceed|make this edit|create|allow|overwrite)|Would you like to proceed")
+_ANSWERS = re.compile(r"^\W*1\. Yes")
+
+OUT_OF_QUOTA = frozenset({"rate_limit", "billing_error"})
+PATIENT = frozenset({"permission_prompt", "agent_needs_input", "elicitation_dialog"})
+LEFT = frozenset({"clear", "logout", "prompt_input_exit", "other", "exit"})
+
+
+def _oom(e: Evidence) -> Finding | None:
+    if e.ended_well:
+        return None
+    if e.oom is not None and e.killer in (signal.SIGKILL, None):
+        return Finding(died_of=Class.OOM, confidence=0.97, why=e.oom)
+    if (words := _seen(_DYING_OF_MEMORY, e.pane[-40:])) and e.killer not in (signal.SIGTERM, signal.SIGHUP):
+        sure = e.broke or e.status not in (None, 0)
+        return Finding(died_of=Class.OOM, confidence=0.96 if sure else 0.75, why=f"its last words: {words}")
+    return None
+
+
+def _signal(e: Evidence) -> Finding | None:
+    if e.killer is None:
+        return None
+    name = signal_name(e.killer)
+    if e.broke:
+        core = ", its core was dumped" if e.core else ""
+        return Finding(died_of=Class.SIGNAL, confidence=0.95, why=f"it broke: {name}{core}")
+    how = f"{name} ended it" if e.signal is not None else f"its shell says that {name} ended it"
+    return Finding(died_of=Class.SIGNAL, confidence=0.6, why=how)
+
+
+def _rate_limited(e: Evidence) -> Finding | None:
+    error = e.tail.error
+    if error is not None:
+        if _OVERFLOW.search(error.text) and error.status != 429:
+            return None
+        vague = error.kind in ("", "unknown") and error.status in (None, 400, 403, 429)
+        if error.status == 429 or error.kind in OUT_OF_QUOTA or (vague and _QUOTA.search(error.text)):
+            sure = 0.9 if error.attempt is None else 0.8
+            return Finding(died_of=Class.RATE_LIMITED, confidence=_unless_well(e, sure), why=f"met: {error.text}")
+    event, payload = e.last_hook
+    if event == "StopFailure" and payload.get("error") in OUT_OF_QUOTA:
+        return Finding(died_of=Class.RATE_LIMITED, confidence=0.85, why=f"a hook told: {payload.get('error')}")
+    return None
+
+
+def _context_overflow(e: Evidence) -> Finding | None:
+    error = e.tail.error
+    if error is not None and error.status != 429 and _OVERFLOW.search(error.text):
+        return Finding(died_of=Class.CONTEXT_OVERFLOW, confidence=_unless_well(e, 0.93), why=f"met: {error.text}")
+    if e.tail.stop == "model_context_window_exceeded":
+        return Finding(
+            died_of=Class.CONTEXT_OVERFLOW, confidence=0.85, why="the window was full in the middle of an answer"
+        )
+    return None
+
+
+def _api_error(e: Evidence) -> Finding | None:
+    error = e.tail.error
+    if error is not None:
+        return Finding(died_of=Class.API_ERROR, confidence=_unless_well(e, 0.75), why=f"met: {error.text}")
+    event, payload = e.last_hook
+    if event == "StopFailure":
+        return Finding(died_of=Class.API_ERROR, confidence=0.7, why=f"a hook told: {payload.get('error')}")
+    if not e.ended_well and (words := _seen(_RETRYING, e.pane[-8:])):
+        return Finding(died_of=Class.API_ERROR, confidence=0.65, why=f"its screen says: {words}")
+    return None
+
+
+def _permission_wait(e: Evidence) -> Finding | None:
+    if e.ended_well:
+        return None
+    if (words := _seen(_ASKS, e.pane[-14:])) and _seen(_ANSWERS, e.pane[-10:]):
+        return Finding(died_of=Class.PERMISSION_WAIT, confidence=0.88, why=f"its screen asks: {words}")
+    event, payload = e.last_hook
+    if event == "Notification" and payload.get("notification_type") in PATIENT:
+        what = payload.get("notification_type")
+        return Finding(died_of=Class.PERMISSION_WAIT, confidence=0.82, why=f"a hook told: {what}")
+    return None
+
+
+def _tool_hang(e: Evidence) -> Finding | None:
+    since = e.tail.tool_at
+    if since is None or e.ended_well or not e.seen:
+        return None
+    for_s = (e.at - since).total_seconds()
+    if for_s < HANG_S:
+        return None
+    sure = 0.8 if for_s >= LONG_HANG_S else 0.68
+    return Finding(died_of=Class.TOOL_HANG, confidence=sure, why=f"for {for_s:.0f} s it waited for: {e.tail.tool}")
+
+
+def _clean_exit(e: Evidence) -> Finding | None:
+    if e.ended_well:
+        return Finding(died_of=Class.CLEAN_EXIT, confidence=0.9, why="its exit code is 0")
+    event, payload = e.last_hook
+    if event == "SessionEnd" and payload.get("reason") in LEFT and not e.broke:
+        sure = 0.7 if e.killer is None else 0.55
+        return Finding(died_of=Class.CLEAN_EXIT, confidence=sure, why=f"a hook told: {payload.get('reason')}")
+    return None
+
+
+def _error_exit(e: Evidence) -> Finding | None:
+    if e.status and e.killer is None:
+        return Finding(died_of=Class.UNKNOWN, confidence=0.3, why=f"its exit code is {e.status}, and nothing tells why")
+    return None
+
+
+RULES: Sequence[Callable[[Evidence], Finding | None]] = (
+    _oom, _signal, _rate_limited, _context_overflow, _api_error, _permission_wait, _tool_hang, _clean_exit, _error_exit,
+)  # fmt: skip
+
+
+def _unless_well(e: Evidence, sure: float) -> float:
+    """The confidence that an error ended it; one that broke, or left in good order, had seen worse, or got over it."""
+    return sure - 0.45 if e.broke or e.ended_well else sure
+
+
+def _seen(words: re.Pattern[str], lines: Sequence[str]) -> str | None:
+    return next((line.strip()[:LINE] for line in reversed(lines) if words.search(line.strip(" │"))), None)
+
+
+def signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+# -- how long a wall stands ---------------------------------------------------------------------------------------
+
+_EPOCH = re.compile(r"\|(\d{10})\b")
+_ISO = re.compile(r"reset\w*(?: at)?:? (\d{4}-\d\d-\d\dT[0-9:.]+Z?)")
+_AHEAD = re.compile(r"(?:resets?|try again|retry) in (?:(\d{1,3}) ?h\w*)? ?(?:(\d{1,3}) ?m\w*)? ?(?:(\d{1,5}) ?s\w*)?")
+_CLOCK = re.compile(r"resets?(?: at)? (\d{1,2})(?::(\d\d))? ?(am|pm) \(([A-Za-z_]+(?:/[A-Za-z_+-]+){0,2})\)")
+
+
+def _until(e: Evidence, hold_s: float, hold_max_s: float) -> datetime:
+    error = e.tail.error
+    since = min((error.at if error else None) or e.at, e.at)
+    told = _resets_at(error.text, since) if error else None
+    earliest, latest = since + timedelta(seconds=hold_s), e.at + timedelta(seconds=hold_max_s)
+    return min(told if told is not None and told > since else earliest, latest)
+
+
+def _resets_at(text: str, since: datetime) -> datetime | None:
+    """When the wall is said to be over; None if nothing that we understand is said."""
+    try:
+        if found := _EPOCH.search(text):
+            return datetime.fromtimestamp(int(found[1]), UTC)
+        if found := _ISO.search(text):
+            return from_iso(found[1])
+        if (found := _AHEAD.search(text)) and any(found.groups()):
+            hours, minutes, seconds = (int(each or 0) for each in found.groups())
+            return since + timedelta(hours=hours, minutes=minutes, seconds=seconds)
+        if found := _CLOCK.search(text):
+            from zoneinfo import ZoneInfo
+
+            local = since.astimezone(ZoneInfo(found[4]))
+            if not 1 <= int(found[1]) <= 12:
+                return None
+            hour = int(found[1]) % 12 + (12 if found[3] == "pm" else 0)
+            then = local.replace(hour=hour, minute=int(found[2] or 0), second=0, microsecond=0)
+            return (then if then > local else then + timedelta(days=1)).astimezone(UTC)
+    except (ValueError, OverflowError, OSError, KeyError):  # no such hour, no such zone
+        return None
+    return None
+
+
+# -- reports ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """One death. Nothing of it is written down before its secrets are taken out."""
+
+    agent: Agent
+    evidence: Evidence
+    verdict: Verdict
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """What only people want to know: its processes, the repository, its tasks."""
+
+    @property
+    def ident(self) -> str:
+        """The report's name: when, and who; a second life of the same name has another."""
+        life = supervisor.agent_file(self.agent).removesuffix(".json")
+        return f"{self.evidence.at:%Y%m%dT%H%M%S}Z-{life}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crash:
+    """What follows from a report now. ``hold_s`` is how long the wall still stands that the agent has run into; None
+    if there is none."""
+
+    report: Report
+    hold_s: float | None = None
+    written: bool = False
+    """Whether the report is written, or cannot be."""
+
+    @property
+    def verdict(self) -> Verdict:
+        return self.report.verdict
+
+    @property
+    def cause(self) -> str | None:
+        """In one word; None if it is not known."""
+        return None if self.verdict.died_of is Class.UNKNOWN else str(self.verdict.died_of)
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """The same for the journal."""
+        verdict = self.verdict
+        return {"class": str(verdict.died_of), "confidence": round(verdict.confidence, 2), "why": verdict.why}
+
+
+def dump(report: Report) -> bytes:
+    """The report as it is written: redacted, and never larger than ``SIZE``."""
+    agent, verdict, e = report.agent, report.verdict, report.evidence
+    perhaps = [{"class": str(f.died_of), "confidence": round(f.confidence, 2), "why": f.why} for f in verdict.others]
+    raw: dict[str, Any] = {
+        "version": 1,
+        "id": report.ident,
+        "at": iso(e.at),
+        "agent": agent.id,
+        "name": agent.name,
+        "role": agent.role,
+        "team": agent.team,
+        "pid": agent.pid,
+        "class": str(verdict.died_of),
+        "confidence": round(verdict.confidence, 2),
+        "why": verdict.why,
+        "until": iso(verdict.until) if verdict.until else None,
+        "perhaps": perhaps,
+        "exit": {
+            "status": e.status, "signal": signal_name(e.signal) if e.signal is not None else None, "core": e.core,
+            "oom": e.oom,
+        },
+        "last_tool": e.tail.tool,
+        "last_tool_waited_since": iso(e.tail.tool_at) if e.tail.tool_at else None,
+        "hooks": [{"event": event, **dict(told)} for event, told in e.hooks],
+        **report.more,
+        "turns": list(e.tail.turns),
+    }  # fmt: skip
+    told = redacted_all(_cut(raw, 2 * LINE))  # what is cut off in the middle of a secret is cut off again below
+    told |= {key: raw[key] for key in ("id", "agent", "name", "team")}
+    told["pane"] = redacted("\n".join(line[: 2 * LINE] for line in e.pane)).split("\n")
+    for each in range(8):
+        data = json.dumps(_cut(told, LINE >> each), indent=2, default=str).encode() + b"\n"
+        if len(data) <= SIZE:
+            return data
+    lean = {key: told[key] for key in ("version", "id", "at", "agent", "class", "confidence")}
+    return json.dumps(lean).encode()
+
+
+def _cut(value: Any, limit: int) -> Any:
+    """The value with no text longer than that, and no list of more than sixty."""
+    if isinstance(value, str):
+        return value if len(value) <= limit else f"{value[:limit]}…"
+    if isinstance(value, dict):
+        return {key: _cut(each, limit) for key, each in list(value.items())[:60]}
+    if isinstance(value, list):
+        return [_cut(each, limit) for each in value[-60:]]
+    return value
+
+
+def load(data: bytes) -> dict[str, Any] | None:
+    """A report that was written; None if it cannot be read."""
+    raw = load_object(data)
+    whole = raw is not None and all(isinstance(raw.get(key), str) for key in ("id", "at", "agent", "class"))
+    return raw if whole else None
+
+
+def save(disk: Disk, folder: Path, report: Report) -> None:
+    """Write the report, and remove what the newest ones have outlived. OSError, Refused if that cannot be."""
+    replace(disk, folder / f"{report.ident}.json", dump(report), durable=False)
+    names = sorted(name for name in disk.names(folder) if name.endswith(".json") and not name.startswith("."))
+    for name in names[:-KEPT]:
+        disk.unlink(folder / name)
+
+
+# -- clusters -----------------------------------------------------------------------------------------------------
+
+
+class Clusters:
+    """Deaths of one class in a short time: what ends several agents at once is nobody's own fault."""
+
+    WITHIN_S = 180.0
+    MANY = 3
+
+    def __init__(self) -> None:
+        self._deaths: dict[Class, dict[str, float]] = {}
+        self._told: dict[Class, tuple[int, str]] = {}
+
+    def add(self, died_of: Class, agent: str, now_s: float) -> None:
+        if died_of not in (Class.UNKNOWN, Class.CLEAN_EXIT):
+            self._deaths.setdefault(died_of, {})[agent] = now_s
+
+    def told(self, now_s: float) -> dict[Class, str]:
+        """What there is to tell now. It is said anew only when there are twice as many."""
+        for died_of, deaths in self._deaths.items():
+            for agent in [agent for agent, at_s in deaths.items() if now_s - at_s > self.WITHIN_S]:
+                del deaths[agent]
+            before, _ = self._told.get(died_of, (0, ""))
+            if not deaths:
+                self._told.pop(died_of, None)
+            elif len(deaths) >= max(self.MANY, 2 * before):
+                span_s = max(deaths.values()) - min(deaths.values())
+                span = f"{span_s / 60:.0f} minutes" if span_s >= 90 else f"{span_s:.0f} seconds"
+                self._told[died_of] = len(deaths), f"{len(deaths)} agents, one class ({died_of}), {span}"
+        return {died_of: sentence for died_of, (_, sentence) in self._told.items()}
