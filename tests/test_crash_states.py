@@ -606,6 +606,18 @@ EXCEPTIONS = {
     ("runner.py", "_prune_notes", "path.unlink"),  # hooks' notes that were read
     ("log.py", "write", "os.write"),  # the standard error
     ("cli/__init__.py", "program", "os.open"),  # /dev/null, for a pipe that is gone
+    ("commit.py", "__enter__", "os.open"),  # its turn, before anything of ours is imported
+    ("commit.py", "_kept_input", "tempfile.mkstemp"),  # what git may have to be told twice
+    ("commit.py", "_kept_input", "os.unlink"),
+    ("commit.py", "_kept_input", "os.write"),
+    ("commit.py", "_write", "os.write"),  # what git has said
+    ("rescue.py", "_move_on", "move.unlink"),  # what would help after a crash in between; that is over
+    ("rescue.py", "tidy", "move.unlink"),
+    ("rescue.py", "_preserve", "copy.write_bytes"),  # an index for once
+    ("rescue.py", "_preserve", "copy.unlink"),
+    ("rescue.py", "tidy", "copy.unlink"),
+    ("rescue.py", "tidy", "shutil.rmtree"),  # a checkout of our own
+    ("upstream.py", "_write", "os.write"),  # a pipe
     ("cli/doctor.py", "_store", "folder.chmod"),  # the one thing that it mends by itself
 }
 """Who writes without the disk, and why it may. The drill is not told here: its stage is no user's."""

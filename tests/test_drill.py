@@ -23,14 +23,22 @@ from yolo_supervisor.store import Paths
 
 pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed: nothing is drilled")
 
-FAULTS = [
-    "agent-killed", "agent-segfault", "agent-oom", "agent-api-errors", "agent-rate-limited",
-    "agent-ignores-sigterm", "session-killed", "session-detached", "tmux-server-killed",
-    "supervisor-killed", "pid-reused", "mass-death", "task-orphaned", "owner-hung", "poison-task",
-    "late-completion", "lease-abandoned", "lock-ownerless", "state-emptied", "clock-jump",
-    "mcp-error", "mcp-hang", "mcp-crash", "mcp-flapping", "command-hangs", "command-ignores-sigterm", "contract-broken",
-    "commit-index-lock", "commit-non-fast-forward", "commit-conflict", "commit-killed-midway", "commit-disk-full",
-]  # fmt: skip
+FAULTS = {
+    "agents": [
+        "agent-killed", "agent-segfault", "agent-oom", "agent-api-errors", "agent-rate-limited",
+        "agent-ignores-sigterm", "session-killed", "session-detached", "tmux-server-killed",
+        "supervisor-killed", "pid-reused", "mass-death",
+    ],
+    "tasks": [
+        "task-orphaned", "owner-hung", "poison-task", "late-completion", "lease-abandoned", "lock-ownerless",
+        "state-emptied", "clock-jump",
+    ],
+    "commands": [
+        "mcp-error", "mcp-hang", "mcp-crash", "mcp-flapping", "command-hangs", "command-ignores-sigterm",
+        "contract-broken", "commit-index-lock", "commit-non-fast-forward", "commit-conflict", "commit-killed-midway",
+        "commit-disk-full",
+    ],
+}  # fmt: skip
 
 
 def drill(*words: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -89,13 +97,18 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     made.clear()
 
 
-def test_every_fault_is_noticed_and_healed_and_nothing_is_lost(tmp_path: Path) -> None:
-    ended = drill("--json", "--seed", "7", folder=tmp_path)
+def test_these_are_all_faults() -> None:
+    assert list(faults.FAULTS) == [name for group in FAULTS.values() for name in group]
+
+
+@pytest.mark.parametrize("group", FAULTS)
+def test_every_fault_is_noticed_and_healed_and_nothing_is_lost(tmp_path: Path, group: str) -> None:
+    ended = drill("--json", "--seed", "7", "--faults", ",".join(FAULTS[group]), folder=tmp_path)
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
     answer = json.loads(ended.stdout)
     assert (answer["seed"], answer["rounds"], answer["healing_rate"], answer["lost"]) == (7, 1, 1.0, 0)
-    assert [row["fault"] for row in answer["faults"]] == FAULTS
+    assert [row["fault"] for row in answer["faults"]] == FAULTS[group]
     assert all(row["detected"] == row["healed"] == row["injected"] == 1 for row in answer["faults"])
     assert all(set(row["heal_s"]) == {"p50", "p99"} for row in answer["faults"])
     assert list(tmp_path.iterdir()) == []
