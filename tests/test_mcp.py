@@ -670,6 +670,21 @@ def test_what_was_healed_and_what_was_not_is_in_the_journal(world: World) -> Non
     assert all("the disk is full" in entry["reason"] and entry["key"] == "scratch" for entry in told)
 
 
+def test_what_was_healed_last_is_in_the_journal_although_all_leave_at_once(world: World) -> None:
+    client, server = world.talk()
+    client.call(1)
+    server.say(error(server.hear(), -32603))
+    again = server.hear()
+
+    client.close(read=False)
+    server.say(result(again))
+    client.hear()
+    server.die(0)
+    client.ended()
+
+    assert '"recovered"' in Cli(world.project)("history", "--json").stdout
+
+
 # -- limits ---------------------------------------------------------------------------------------------------------
 
 

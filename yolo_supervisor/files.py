@@ -15,6 +15,7 @@ import hashlib
 import os
 import pwd
 import stat
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -215,7 +216,7 @@ def create(disk: Disk, path: Path, data: bytes) -> None:
 def _written_beside(disk: Disk, path: Path, data: bytes, mode: int, durable: bool) -> Iterator[Path]:
     """The content in a temporary file beside the path, which is gone again if what is done with it fails."""
     name = os.fsdecode(os.fsencode(path.name)[:200])  # there must be room for the rest
-    temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{name}.{threading.get_native_id()}.tmp")  # the pid, but in a second thread
     try:
         try:
             fd = disk.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)

@@ -108,7 +108,8 @@ class Scribe:
         """Write for ever."""
         while True:
             await self._wanted.wait()
-            await self.write()
+            with anyio.CancelScope(shield=True):  # what has been begun is not lost because we are to leave
+                await self.write()
 
     async def write(self) -> None:
         """Write what there is to be written."""
