@@ -24,10 +24,12 @@ from yolo_supervisor.actions import (
     Close,
     Complete,
     CutTail,
+    Disable,
     DropHealth,
     DropPids,
     DropSnapshot,
     Edit,
+    Enable,
     Forget,
     GiveUp,
     Hand,
@@ -445,13 +447,23 @@ def _close(p: Path) -> Scene:
     return Scene(Close(judged=digest(TRIED), data=None, **_circuit(p)), TRIED, None)
 
 
+def _disable(p: Path) -> Scene:
+    return Scene(Disable(key="f", path=p / "config.json", reason="it fails"), b'{"f": true, "g": 1}', F_OFF)
+
+
+def _enable(p: Path) -> Scene:
+    return Scene(Enable(key="f", path=p / "config.json", reason="a person said so"), F_OFF, b'{"f": true, "g": 1}')
+
+
+F_OFF = b'{"f": false, "g": 1}'
+
 Staging = Callable[[Path], Scene]
 
 STAGINGS: tuple[Staging, ...] = (
     _register, _forget, _requeue, _requeue_plan, _release, _drop_pids, _drop_health, _set_mark, _remove_mark, _lend,
     _take_over, _quarantine, _restore, _restore_one_that_is_empty, _restore_one_too_large_for_the_journal, _put_away,
     _cut_tail, _snap, _drop_snapshot, _claim, _complete, _set_aside, _redrive, _hand, _give_up, _letter,
-    _put_letter_away, _regenerate, _trip, _probe, _close,
+    _put_letter_away, _regenerate, _trip, _probe, _close, _disable, _enable,
 )  # fmt: skip
 
 every_action = pytest.mark.parametrize("staging", STAGINGS, ids=lambda staging: staging.__name__)

@@ -31,7 +31,7 @@ FAULTS = {
     ],
     "tasks": [
         "task-orphaned", "owner-hung", "poison-task", "late-completion", "lease-abandoned", "lock-ownerless",
-        "state-emptied", "clock-jump",
+        "state-emptied", "clock-jump", "flag-broken",
     ],
     "commands": [
         "mcp-error", "mcp-hang", "mcp-crash", "mcp-flapping", "command-hangs", "command-ignores-sigterm",

@@ -65,6 +65,16 @@ class StateConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     )
 
 
+class FlagsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    interval_s: Seconds = 30.0
+    max_error_rate: Annotated[float, msgspec.Meta(ge=0.001, le=0.9)] = 0.1
+    alpha: Annotated[float, msgspec.Meta(ge=1e-9, le=0.2)] = 0.01
+    min_samples: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 5
+    window: Annotated[int, msgspec.Meta(ge=20, le=100_000)] = 200
+    window_s: Annotated[float, msgspec.Meta(gt=0, le=30 * 86400)] = 3600.0
+    probation_s: Annotated[float, msgspec.Meta(ge=0, le=30 * 86400)] = 0.0
+
+
 class McpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retries: Annotated[int, msgspec.Meta(ge=0, le=100)] = 3
     backoff_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 0.1
@@ -98,6 +108,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tasks: TasksConfig = TasksConfig()
     leases: LeasesConfig = LeasesConfig()
     state: StateConfig = StateConfig()
+    flags: FlagsConfig = FlagsConfig()
     mcp: McpConfig = McpConfig()
     journal: JournalConfig = JournalConfig()
     log: LogConfig = LogConfig()

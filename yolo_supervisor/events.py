@@ -24,8 +24,12 @@ NAMES = {
     ("lease", "taken_over"): "task_reassigned",
     ("state", "restored"): "state_recovered",
     ("gate", "escalated"): "task_blocked",
+    ("flag", "disabled"): "error",
 }
 """The plugin's word for an action of ours. Its own ``lease-lock reassign`` tells of leases in the same way."""
+
+OWN = (("lease", "released"), ("flag", "disabled"))
+"""What is nobody else's if a person or a holder does it."""
 
 TAIL = 64 * 1024
 """How far back, in bytes, an event is looked for that may have been told already."""
@@ -34,8 +38,8 @@ TAIL = 64 * 1024
 def tell(disk: Disk, planning: Path, record: Mapping[str, Any], seq: int) -> None:
     """Add the event that follows from a line of the journal, once: also after a crash in between."""
     name = NAMES.get((record["kind"], record["action"]))
-    if name is None or (record["kind"] == "lease" and record["by"] == "cli" and record["action"] == "released"):
-        return  # what its holder gives back is nobody else's
+    if name is None or ((record["kind"], record["action"]) in OWN and record["by"] == "cli"):
+        return
     if record["kind"] == "state" and record["key"] != yolo.STATE_FILE:
         return
     with contextlib.suppress(OSError, Refused):
@@ -59,10 +63,12 @@ def _data(record: Mapping[str, Any]) -> dict[str, object]:
     if record["kind"] == "gate":
         more = {key: value for key, value in record["evidence"].items() if key not in ("phase", "plan")}
         return {**more, "reason": record["reason"]}
-    evidence, subject = record["evidence"], {"task": "task", "lease": "resource"}.get(record["kind"], "file")
+    subjects = {"task": "task", "lease": "resource", "flag": "flag"}
+    evidence, subject = record["evidence"], subjects.get(record["kind"], "file")
     was = evidence.get("previous_owner", evidence.get("owner"))
     who = {"owner": was} if record["action"] in ("claimed", "completed") else {"previous_owner": was}
-    return {subject: record["key"], **who, "attempt": evidence.get("attempt"), "reason": record["reason"]}
+    return {subject: record["key"], **who, "attempt": evidence.get("attempt"), "reason": record["reason"],
+            **({name: evidence.get(name) for name in ("errors", "samples")} if subject == "flag" else {})}  # fmt: skip
 
 
 def _append(disk: Disk, path: Path, line: bytes, ident: bytes) -> None:

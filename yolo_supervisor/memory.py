@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+from yolo_supervisor.formats import yolo
 
 VERSIONS = 5
 """How many good versions of a document are remembered."""
@@ -32,6 +34,13 @@ class Memory:
         and the ``reports`` of the attempts before and of that one."""
         self.set_aside: dict[str, str] = {}
         """The dead letters, and why each is one."""
+        self.flags: dict[str, dict[str, Any]] = {}
+        """Of each feature flag that was ever switched here the newest time: ``epoch`` (the number of its line),
+        ``off``, ``by`` whom, why, when, and how many ``times`` in a row it was switched off for its errors."""
+        self.outcomes: Counter[tuple[str, bool]] = Counter()
+        """How often what we did has told of a flag that it works, or (True) that it has failed."""
+        self.releases = 0
+        """How many leases' files were removed by us."""
         self._deaths: dict[str, dict[str, int]] = {}
         """The newest line for each action on an agent that is not forgotten yet."""
 
@@ -89,6 +98,22 @@ class Memory:
             self._lend(record)
         if kind == "task":
             self._count_task(key, action, record)
+        if kind == "flag" and action in ("disabled", "enabled"):
+            self._switch(key, action == "disabled", record)
+        write = record.get("write", {})
+        self.releases += write.get("after", "") is None and str(write.get("path")).endswith(".lease")
+        self.outcomes.update(outcomes(record))
+
+    def _switch(self, flag: str, off: bool, record: Mapping[str, Any]) -> None:
+        evidence = record.get("evidence", {})
+        times = self.flags.get(flag, {}).get("times", 0)
+        told = {name: evidence[name] for name in ("errors", "samples", "since_s", "boot") if name in evidence}
+        told |= {"by": record.get("by"), "at": record.get("at"), "reason": record.get("reason")}
+        if "errors" in told:
+            times += 1
+        elif "probation" not in evidence:  # a person has decided
+            times = 0
+        self.flags[flag] = {"epoch": record["seq"], "off": off, "times": times, **told}
 
     def _count_task(self, key: str, action: str, record: Mapping[str, Any]) -> None:
         evidence = record.get("evidence", {})
@@ -138,6 +163,9 @@ class Memory:
             "claims": self.claims,
             "failures": self.failures,
             "set_aside": self.set_aside,
+            "flags": self.flags,
+            "outcomes": [[flag, failed, number] for (flag, failed), number in self.outcomes.items()],
+            "releases": self.releases,
             "agents": self._deaths,
         }
 
@@ -149,4 +177,27 @@ class Memory:
         self.claims = {task: dict(claim) for task, claim in checkpoint.get("claims", {}).items()}
         self.failures = {task: dict(failure) for task, failure in checkpoint.get("failures", {}).items()}
         self.set_aside = dict(checkpoint.get("set_aside", {}))
+        self.flags = {flag: dict(told) for flag, told in checkpoint.get("flags", {}).items()}
+        self.outcomes = Counter({(flag, failed): number for flag, failed, number in checkpoint.get("outcomes", ())})
+        self.releases = checkpoint.get("releases", 0)
         self._deaths = {agent: dict(told) for agent, told in checkpoint["agents"].items()}
+
+
+def outcomes(record: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
+    """What a thing done by us tells of the plugin's feature flags: which one, and whether (True) it has failed.
+
+    A lease that nobody gave back in time has not done what it is for; one of a dead agent's tells of the agent only. A
+    state that was restored from a snapshot, or told anew from events since there was no snapshot, says so.
+    """
+    thing, evidence = (record.get("kind"), record.get("action")), record.get("evidence", {})
+    if thing == ("lease", "taken_over") or (thing == ("lease", "released") and "ttl_s" in evidence):
+        yield "v3_lease_locks", yolo.FAILED
+    elif thing == ("lease", "released") and record.get("by") == "cli":
+        yield "v3_lease_locks", yolo.WENT_WELL
+    elif thing == ("state", "restored") and record.get("key") == yolo.STATE_FILE:
+        source = str(evidence.get("source"))
+        if source.startswith("the snapshot "):
+            yield "v3_snapshot_resume", yolo.WENT_WELL
+        elif source.startswith("plans, "):
+            yield "v3_event_recovery", yolo.WENT_WELL
+            yield "v3_snapshot_resume", yolo.FAILED

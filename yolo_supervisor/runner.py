@@ -19,6 +19,7 @@ from yolo_supervisor import __version__, crashes
 from yolo_supervisor.actions import (
     Action,
     BreakLock,
+    Count,
     DaemonNote,
     Edit,
     Escalate,
@@ -34,6 +35,7 @@ from yolo_supervisor.census import Census
 from yolo_supervisor.clock import Clock
 from yolo_supervisor.config import Config
 from yolo_supervisor.files import Busy, Refused, glance, replace
+from yolo_supervisor.flags import Flags
 from yolo_supervisor.formats import supervisor
 from yolo_supervisor.leases import Leases
 from yolo_supervisor.locks import Locks
@@ -45,6 +47,7 @@ from yolo_supervisor.store import Outcome, Store, Unwritable
 from yolo_supervisor.tmux import Tmux
 from yolo_supervisor.watchers import Remedy, Watcher
 from yolo_supervisor.watchers.agents import AgentsWatcher
+from yolo_supervisor.watchers.flags import FlagsWatcher
 from yolo_supervisor.watchers.leases import LeasesWatcher
 from yolo_supervisor.watchers.sessions import SessionsWatcher
 from yolo_supervisor.watchers.state import StateWatcher
@@ -151,8 +154,12 @@ class Runner:
         self.tasks = TasksWatcher(
             lambda: self.config, self.roster, self.agents.living, self.store, rooms.census, self.queue, rooms.clock
         )
+        self._outcomes = Flags(lambda: self.config, self.store, rooms.clock, rooms.processes.boot)
+        self.flags = FlagsWatcher(lambda: self.config, self._outcomes)
         # the state is looked at, and saved, before anybody changes something in it
-        self.watchers: tuple[Watcher, ...] = (self.state, self.agents, self.sessions, self.tasks, self.leases)
+        self.watchers: tuple[Watcher, ...] = (
+            self.state, self.agents, self.sessions, self.tasks, self.leases, self.flags,
+        )  # fmt: skip
         self.bells = {watcher.name: Bell() for watcher in self.watchers}
         self.pulses = {watcher.name: Pulse() for watcher in self.watchers}
         self.started_at = rooms.clock.now()
@@ -224,6 +231,8 @@ class Runner:
         yield from ((folder, self.bells[self.state.name]) for folder in self.state.folders())
         yield from ((folder, self.bells[self.agents.name]) for folder in (paths.agents, paths.hooks))
         yield paths.planning / ".locks", self.bells[self.leases.name]
+        for name in (paths.folder / "flags", "", ".events", ".metrics", ".locks"):
+            yield paths.planning / name, self.bells[self.flags.name]
 
     @property
     def terminating(self) -> bool:
@@ -316,7 +325,10 @@ class Runner:
         """Take the remedy's steps in order; False if one met a lock, so that the rest has to wait."""
         for action in remedy:
             name = (action.kind, action.key, action.verb, action.reason)
-            if self.config.mode == "observe" or isinstance(action, Note):
+            if isinstance(action, Count):  # an observation: it changes nothing, and is made in any mode
+                if not self._outcomes.count(action):
+                    return False
+            elif self.config.mode == "observe" or isinstance(action, Note):
                 present.add(name)
                 if name not in self._told[watcher.name]:
                     prefix = "would_" if self.config.mode == "observe" else ""

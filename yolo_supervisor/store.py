@@ -44,7 +44,7 @@ LOCK_LIMIT_S = 0.25
 INLINE = 256 * 1024
 """A document larger than this, in bytes, is not written into the journal but beside it, among the good versions."""
 
-FOLDERS = ("agents", "hooks", "snapshots", "backups", "quarantine", "dead-letters", "crashes")
+FOLDERS = ("agents", "hooks", "snapshots", "backups", "quarantine", "dead-letters", "crashes", "flags")
 
 
 class Outcome(StrEnum):
@@ -187,6 +187,8 @@ class Store:
                 self._settle(action.path, before)
                 seq = self.journal.append({**told, "write": write})
                 try:
+                    if before is not None and self.disk.read(action.path) != before:  # an editor heeds no lock of ours
+                        raise BlockingIOError(errno.EAGAIN, "somebody is writing to it", str(action.path))
                     self._write(action.path, before, after)
                 except (FileExistsError, BlockingIOError):
                     self.journal.mark(seq, "failed", "somebody else has written to it meanwhile")

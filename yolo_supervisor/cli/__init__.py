@@ -36,6 +36,7 @@ COMMANDS = {
     "dead-letter": "List, show, redrive and drop tasks that kept failing.",
     "crash": "List and show the reports on what agents died of.",
     "lease": "Acquire, renew, release and list leases.",
+    "flag": "List, record, enable and disable feature flags; those that fail too often are switched off.",
     "state": "Verify the plugin's critical files; recover those that are broken.",
     "snapshot": "Save, list and restore snapshots of the execution state.",
     "commit": "git commit that recovers: locks left behind, others who pushed before, never a forced thing.",

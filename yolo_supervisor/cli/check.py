@@ -25,7 +25,7 @@ def command(options: Shared) -> None:
     import anyio
 
     from yolo_supervisor import config as configuration
-    from yolo_supervisor.actions import Keep
+    from yolo_supervisor.actions import Count, Keep
     from yolo_supervisor.cli.view import View
 
     project = options.project()
@@ -43,7 +43,7 @@ def command(options: Shared) -> None:
                     "evidence": dict(action.evidence),
                 }
                 for action in remedy
-                if not isinstance(action, Keep)
+                if not isinstance(action, Keep | Count)
             ]
     if options.json:
         out_json({"version": 1, "project": str(project), "mode": view.config.mode, "actions": actions})

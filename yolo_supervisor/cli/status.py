@@ -50,7 +50,7 @@ def command(options: Shared) -> None:
                 ],
                 "tasks": view.tasks_json(),
                 "dead_letters": len(view.store.journal.memory.set_aside),
-                "flags": [],
+                "flags": view.flags_json(),
                 "circuits": view.circuits_json(),
                 "sessions": view.sessions_json(),
                 "watchers": list(holder.watchers) if holder else [],
@@ -91,6 +91,18 @@ def _show(answer: dict[str, Any]) -> None:
                     f"tried in {c['retry_in_s']:g} s",
                 )
                 for c in project["circuits"]
+            ],
+        ),
+        (
+            "flags",
+            [
+                (
+                    f["name"],
+                    "on" if f["enabled"] else "off",
+                    f"{f['errors']} of {f['samples']} failed",
+                )
+                for f in project["flags"]
+                if f["samples"]
             ],
         ),
         ("sessions", [(s["name"], f"{s['attached']} attached", s["state"]) for s in project["sessions"]]),

@@ -18,6 +18,7 @@ from yolo_supervisor.cli import Shared
 from yolo_supervisor.clock import SystemClock
 from yolo_supervisor.config import Config
 from yolo_supervisor.files import glance
+from yolo_supervisor.flags import Flags
 from yolo_supervisor.formats import supervisor, yolo
 from yolo_supervisor.kernel import kernel
 from yolo_supervisor.leases import Leases
@@ -29,6 +30,7 @@ from yolo_supervisor.roster import Roster, claude_dirs
 from yolo_supervisor.store import Outcome, Store
 from yolo_supervisor.tmux import Tmux, ask_now
 from yolo_supervisor.watchers.agents import AgentsWatcher
+from yolo_supervisor.watchers.flags import FlagsWatcher
 from yolo_supervisor.watchers.leases import LeasesWatcher
 from yolo_supervisor.watchers.sessions import SessionsWatcher
 from yolo_supervisor.watchers.state import StateWatcher
@@ -63,6 +65,7 @@ class View:
         coroner = Coroner(
             lambda: config, self.roster, self.store.paths, self.processes, self.census, deaths, self.clock, files=False
         )
+        self.flags = Flags(lambda: config, self.store, self.clock, self.processes.boot)
         self.agents = AgentsWatcher(
             lambda: config, self.roster, self.store, self.processes, self.census, deaths, self.queue, coroner
         )  # fmt: skip
@@ -99,6 +102,19 @@ class View:
         found = circuits(self.store.paths.folder)
         return [describe(circuit, self.clock, self.processes.boot) for circuit in found]
 
+    def flags_json(self) -> list[dict[str, Any]]:
+        """The feature flags, and how what they switch on has fared lately."""
+        return [
+            {
+                "name": flag.name,
+                "enabled": flag.enabled,
+                "errors": flag.errors,
+                "samples": flag.samples,
+                "error_rate": round(flag.errors / flag.samples, 4) if flag.samples else 0.0,
+            }
+            for flag in self.flags.look(self.now).flags
+        ]
+
     def lease_ttl_s(self) -> int:
         """How long a claim holds without a sign of life."""
         return yolo.lease_ttl_s(glance(self.store.paths.planning / "config.json") or b"")
@@ -131,6 +147,7 @@ class View:
                 lambda: self.config, self.leases, Locks(self.store, self.processes.kernel, self.agents.living)
             ),
             self.state(),
+            FlagsWatcher(lambda: self.config, self.flags),
         )
 
     def state(self) -> StateWatcher:

@@ -312,6 +312,20 @@ def clock_jump(scene: Scene, dice: random.Random) -> Watch:
     return watch
 
 
+def flag_broken(scene: Scene, dice: random.Random) -> Watch:
+    """What a feature flag has switched on fails every time: it is switched off, another one stays."""
+    flag, other = (f"v9_drill_{name}_{dice.randrange(10**9)}" for name in ("broken", "sound"))
+    config = scene.planning() / "config.json"
+    text = f'{{\n  "{other}": true, "{flag}":true,\n\t"effort": "balanced"}}'
+    config.write_text(text)
+    for _ in range(4):
+        scene.command("flag", "record", flag, "error")
+        scene.command("flag", "record", other, "ok")
+    scene.begin("flag", "record", flag, "error")
+    healed = text.replace(f'"{flag}":true', f'"{flag}":false').encode()
+    return Watch(lambda: glance(config) == healed, frozenset({flag}), ("disabled",))
+
+
 SERVER = "yolo_supervisor.drill.server"
 """What the relay calls the scratch server, by its command."""
 
@@ -531,6 +545,7 @@ FAULTS: dict[str, Fault] = {
     "lock-ownerless": lock_ownerless,
     "state-emptied": state_emptied,
     "clock-jump": clock_jump,
+    "flag-broken": flag_broken,
     "mcp-error": mcp_error,
     "mcp-hang": mcp_hang,
     "mcp-crash": mcp_crash,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -184,6 +184,106 @@ IN_VAIN = {
     ("v2_hard_gates", "v2_hard_contracts"): "the gates have no contracts to hold on to",
 }
 """What comes of a flag that is on while the one that it needs is off."""
+
+OURS = {
+    "v3_event_log": "a lost execution state is told anew from it",
+    "v3_snapshot_resume": "a lost execution state is restored from snapshots",
+    "v3_event_recovery": "a lost execution state is restored from events",
+}
+"""The flags that the supervisor itself needs to heal, and what for."""
+
+_FLAG = re.compile(r"v\d+_\w+")
+
+
+def is_flag(key: str) -> bool:
+    """Whether a switch in the ``config.json`` is a feature flag: others (``auto_commit``) are a matter of taste."""
+    return _FLAG.fullmatch(key) is not None
+
+
+def with_flag(config: bytes, flag: str, on: bool) -> bytes:
+    """The ``config.json`` with this one flag switched, every other byte as it was.
+
+    ValueError if it cannot be read, or says neither yes nor no to the flag.
+    """
+    found = None
+    if load_object(config) is not None:
+        text = config.decode()
+        for key, start, end in _members(text):
+            found = (start, end) if key == flag else found  # of two of the same name readers take the last one
+        if found is not None and text[slice(*found)] in ("true", "false"):
+            return (text[: found[0]] + ("true" if on else "false") + text[found[1] :]).encode()
+    raise ValueError(f"{flag} is neither on nor off there")
+
+
+def _members(text: str) -> Iterator[tuple[str, int, int]]:
+    """The members of the object in a JSON text that can be read: key, and from where to where its value stands."""
+    decode = json.JSONDecoder().raw_decode
+    at = _space(text, text.index("{") + 1)
+    while text[at] != "}":
+        key, at = decode(text, at)
+        start = _space(text, _space(text, at) + 1)
+        _, end = decode(text, start)
+        yield key, start, end
+        at = _space(text, end)
+        at = _space(text, at + 1) if text[at] == "," else at
+
+
+def _space(text: str, at: int) -> int:
+    while text[at] in " \t\r\n":
+        at += 1
+    return at
+
+
+# -- what the plugin's logs tell of its flags ---------------------------------------------------------------------
+
+METRICS = Path(".metrics", "run-metrics.jsonl")
+
+FAILED, WENT_WELL = True, False
+
+TELLING = (
+    ("gate_pass", None, "v2_hard_gates", WENT_WELL, "a gate has let the work go on"),
+    ("gate_pass", "contract_compliance", "v2_hard_contracts", WENT_WELL, "the contract was there, whole, and fits"),
+    (
+        "gate_fail",
+        "contract_compliance",
+        "v2_hard_contracts",
+        FAILED,
+        "the contract is missing, unreadable, altered, or does not know the task",
+    ),
+    (
+        "task_blocked",
+        "contract_compliance",
+        "v2_hard_gates",
+        FAILED,
+        "the gate stays closed although the contract was made anew: nothing gets through until somebody comes",
+    ),
+    ("snapshot_restored", None, "v3_snapshot_resume", WENT_WELL, "there was a snapshot, and work went on from it"),
+)
+"""Which event means what for which flag, and why: event, its gate (None: any), flag, outcome.
+
+Only what tells whether that works which the flag switches on. That is little: a gate that refuses bad work, a rejected
+completion or message, a budget that is used up, a conflict over a lock are these flags' purpose, not their failure. Of
+``gate_pass`` (metrics, always written) and ``gate_passed`` (event log) only the one counts, they are the same fact.
+What we write into the event log ourselves is no news: ``state_recovered``, ``task_blocked`` with its numbers as text.
+"""
+
+
+def outcomes(line: bytes) -> tuple[datetime | None, list[tuple[str, bool, str]]]:
+    """What a line of the event log or of the metrics tells of flags: which one, whether it failed, and at what."""
+    if not any(word in line for word in (b"gate_", b"task_blocked", b"snapshot_restored")):
+        return None, []  # most of them: they need not be parsed
+    raw = load_object(line) or {}
+    data = raw["data"] if isinstance(raw.get("data"), dict) else {}
+    gate, attempts = data.get("gate"), data.get("attempts")
+    if raw.get("event") == "task_blocked" and not (type(attempts) is int and attempts > 0):
+        return None, []  # the repair has not even tried: this gate is one for people
+    at = "-".join(str(each) for each in (raw.get("phase"), raw.get("plan"), data.get("task")))
+    found = [
+        (flag, failed, at)
+        for event, its_gate, flag, failed, _ in TELLING
+        if event == raw.get("event") and its_gate in (None, gate)
+    ]
+    return _moment(raw.get("ts")), found
 
 
 # -- .events/event-log.jsonl ------------------------------------------------------------------------------------

@@ -1,0 +1,181 @@
+"""How often flags are switched off that are well, and how soon those that are not: the rule in ``evidence``, beside a
+threshold on the rate and a Wilson bound, all three looked at after every outcome. Then what a look costs after a
+million outcomes, and how much memory.
+
+python tests/bench/flags.py [--runs 2000] [--outcomes 2000] [--million 1000000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import random
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+from yolo_supervisor.clock import SystemClock
+from yolo_supervisor.config import Config
+from yolo_supervisor.evidence import Rule, Trail
+from yolo_supervisor.flags import Flags
+from yolo_supervisor.formats import yolo
+from yolo_supervisor.store import Store
+
+RATES = (0.02, 0.05, 0.08, 0.10, 0.20, 0.30, 0.50, 1.00)
+RULE = Rule()
+
+
+def quantile(values: list[int], share: float) -> int:
+    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
+
+
+# -- three rules: each is told the outcomes one by one, and says when it is enough ------------------------------------
+
+
+def sequential() -> Callable[[bool], bool]:
+    trail = Trail()
+
+    def enough(failed: bool) -> bool:
+        trail.add(failed, 0.0, RULE)
+        return failed and trail.strength(RULE).value >= 1 / RULE.alpha
+
+    return enough
+
+
+def of_all(least: int, too_many: Callable[[int, int], bool]) -> Callable[[bool], bool]:
+    samples = errors = 0
+
+    def enough(failed: bool) -> bool:
+        nonlocal samples, errors
+        samples, errors = samples + 1, errors + failed
+        return failed and samples >= least and too_many(samples, errors)
+
+    return enough
+
+
+def naive() -> Callable[[bool], bool]:
+    return of_all(20, lambda samples, errors: errors > RULE.limit * samples)
+
+
+def wilson() -> Callable[[bool], bool]:
+    def too_many(samples: int, errors: int) -> bool:
+        z, rate = 1.96, errors / samples
+        middle = rate + z * z / (2 * samples)
+        spread = z * math.sqrt(rate * (1 - rate) / samples + z * z / (4 * samples * samples))
+        return (middle - spread) / (1 + z * z / samples) > RULE.limit
+
+    return of_all(20, too_many)
+
+
+RULES = {"e-process": sequential, "naive": naive, "Wilson": wilson}
+
+
+def stopped(task: tuple[str, float, int, int, int]) -> int | None:
+    """After how many outcomes at this rate it was enough; ``good`` ones at 2 % came before."""
+    name, rate, outcomes, good, seed = task
+    dice, enough = random.Random(f"{rate} {seed}"), RULES[name]()
+    for number in range(1 - good, outcomes + 1):
+        if enough(dice.random() < (rate if number > 0 else 0.02)):
+            return number
+    return None
+
+
+def table(runs: int, outcomes: int) -> None:
+    print(f"{runs} flags for each rate, {outcomes} outcomes, looked at after each: switched off, after (median, p95)")
+    print(f"{'true rate':>9}" + "".join(f"{name:>26}" for name in RULES) + f"{'e-process after 1000 at 2 %':>32}")
+    with multiprocessing.Pool() as pool:
+        for rate in RATES:
+            cells = [cell(pool.map(stopped, [(name, rate, outcomes, 0, n) for n in range(runs)], 20)) for name in RULES]
+            late = pool.map(stopped, [("e-process", rate, outcomes, 1000, n) for n in range(runs // 4)], 20)
+            print(f"{rate:>9.0%}" + "".join(f"{text:>26}" for text in cells) + f"{cell(late):>32}", flush=True)
+
+
+def cell(found: list[int | None]) -> str:
+    times = [each for each in found if each is not None]
+    share = len(times) / len(found)
+    return f"{share:7.2%}" + (f"  {quantile(times, 0.5):>5} {quantile(times, 0.95):>6}" if times else " " * 14)
+
+
+# -- a million outcomes -----------------------------------------------------------------------------------------------
+
+
+def memory_kib() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def million(number: int) -> None:
+    """From the plugin's metrics, as they would come: some, a look, some more."""
+    with tempfile.TemporaryDirectory() as name:
+        project = Path(name).resolve() / "project"
+        planning = project / yolo.PLANNING
+        (planning / yolo.METRICS).parent.mkdir(parents=True)
+        (planning / "config.json").write_bytes(
+            yolo.dump({"v2_hard_gates": True, "v2_hard_contracts": True, **{f"v3_{n}": True for n in range(20)}})
+        )
+        with closing(Store(project)) as store:
+            store.open()
+            flags = Flags(Config, store, SystemClock(), "here")
+            dice, busy, quiet = random.Random(1), [], []
+            look(flags)
+            before = 0
+            with (planning / yolo.METRICS).open("ab") as log:
+                for begun in range(0, number, 500):
+                    log.write(b"".join(line(begun + each, dice.random() < 0.05) for each in range(500)))
+                    log.flush()
+                    since = time.perf_counter()
+                    look(flags)
+                    busy.append(time.perf_counter() - since)
+                    while flags.behind:
+                        look(flags)
+                    quiet.append(look(flags))
+                    before = before or (memory_kib() if begun >= number // 10 else 0)
+            counted = {flag.name: flag.samples for flag in flags.look(datetime.now(UTC)).flags if flag.samples}
+    print(
+        f"{number} outcomes: a quiet look {ms(quiet[-500:], 0.5):.2f} ms (p99 {ms(quiet[-500:], 0.99):.2f}), "
+        f"with 500 lines {ms(busy, 0.5):.1f} ms; memory {before / 1024:.1f} MiB after a tenth, "
+        f"{memory_kib() / 1024:.1f} MiB at the end; in the windows {counted}"
+    )
+
+
+def ms(seconds: list[float], share: float) -> float:
+    return sorted(seconds)[min(len(seconds) - 1, int(len(seconds) * share))] * 1000
+
+
+def line(number: int, failed: bool) -> bytes:
+    raw = {
+        "data": {"gate": "contract_compliance", "task": str(number)},
+        "event": "gate_fail" if failed else "gate_pass",
+        "phase": 1,
+        "plan": 1,
+    }
+    return json.dumps(raw, separators=(",", ":")).encode() + b"\n"
+
+
+def look(flags: Flags) -> float:
+    """Look, and write down what is new; how long the look took."""
+    since = time.perf_counter()
+    count = flags.look(datetime.now(UTC)).count
+    took = time.perf_counter() - since
+    if count is not None and not flags.count(count):
+        raise SystemExit("somebody else holds the lock")
+    return took
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--runs", type=int, default=2000)
+    parser.add_argument("--outcomes", type=int, default=2000)
+    parser.add_argument("--million", type=int, default=1_000_000)
+    options = parser.parse_args()
+    table(options.runs, options.outcomes)
+    million(options.million)
+
+
+if __name__ == "__main__":
+    main()

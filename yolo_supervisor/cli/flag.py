@@ -1,0 +1,213 @@
+"""``flag``: the plugin's feature flags, how what they switch on fares, and the switches themselves."""
+
+from __future__ import annotations
+
+import difflib
+from datetime import timedelta
+from typing import Any
+
+import click
+
+from yolo_supervisor.actions import Disable, Enable, FoundOn
+from yolo_supervisor.cli import EX_DATAERR, EX_NO, EX_TEMPFAIL, Shared, fail, out, out_json, shared
+from yolo_supervisor.cli.view import View, view_of
+from yolo_supervisor.clock import until_next
+from yolo_supervisor.flags import Flag
+from yolo_supervisor.formats import load_object, yolo
+from yolo_supervisor.records import iso
+from yolo_supervisor.store import Outcome
+
+BARS = "▁▂▃▄▅▆▇█"
+
+
+@click.group()
+def command() -> None:
+    """The plugin's feature flags. One under which too much fails is switched off, and you are told.
+
+    \b
+    Examples:
+      yolo-supervisor flag list
+      yolo-supervisor flag record v3_smart_routing error
+      yolo-supervisor flag enable v3_smart_routing
+    """
+
+
+def _flag_name(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    if not value.strip():
+        raise click.BadParameter("a flag has a name")
+    return value
+
+
+FLAG = click.argument("name", callback=_flag_name)
+
+
+@command.command("list")
+@shared
+@click.pass_obj
+def list_flags(options: Shared) -> None:
+    """All feature flags: how much has failed lately, what follows from that, and when they are looked at next.
+
+    \b
+    Example:
+      yolo-supervisor flag list --json | jq '.flags[] | select(.verdict == "disabled")'
+    """
+    view = view_of(options)
+    look = view.flags.look(view.now)
+    next_at = _next_look(view)
+    rows = [
+        {
+            "name": flag.name,
+            "enabled": flag.enabled,
+            "errors": flag.errors,
+            "samples": flag.samples,
+            "error_rate": round(flag.errors / flag.samples, 4) if flag.samples else 0.0,
+            "window_s": round(flag.length_s, 1),
+            "verdict": _verdict(flag, look.rule.min_samples, look.rule.limit),
+            "why": flag.off.reason if flag.off else None,
+            "disabled_at": flag.off.at if flag.off else None,
+            "probation_in_s": round(flag.off.left_s, 1) if flag.off and flag.off.left_s is not None else None,
+            "next_look_at": next_at,
+            "rates": [round(rate, 3) for rate in flag.rates],
+        }
+        for flag in look.flags
+    ]
+    if options.json:
+        out_json({"version": 1, "project": str(view.project), "next_look_at": next_at, "flags": rows})
+        return
+    _show(rows)
+    out()
+    out(f"next look: {next_at}" if next_at else "no daemon is running: nothing is switched off. yolo-supervisor run")
+
+
+def _next_look(view: View) -> str | None:
+    """When the daemon looks at the latest: what is recorded makes it look at once. None if there is none."""
+    if view.holder() is None:
+        return None
+    return iso(view.now + timedelta(seconds=until_next(view.config.flags.interval_s)))
+
+
+def _verdict(flag: Flag, min_samples: int, limit: float) -> str:
+    if not flag.enabled and (flag.off is not None or flag.enabled is False):
+        return "disabled" if flag.off is not None else "off"
+    if flag.crossed is not None:
+        return "failing"
+    if flag.samples < min_samples:
+        return "too few"
+    return "unsure" if flag.errors > limit * flag.samples else "well"
+
+
+def _show(rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        out("there are no feature flags")
+        return
+    table = [("flag", "", "failed", "rate", "window", "verdict", "")]
+    for row in rows:
+        state = {True: "on", False: "off", None: "-"}[row["enabled"]]
+        bars = "".join(BARS[min(7, int(rate * 8))] for rate in row["rates"])
+        failed = f"{row['errors']} of {row['samples']}" if row["samples"] else "-"
+        rate = f"{row['error_rate']:.0%}" if row["samples"] else "-"
+        window = f"{row['window_s'] / 60:.0f} min" if row["samples"] else "-"
+        table.append((row["name"], state, failed, rate, window, row["verdict"], bars))
+    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
+    for line in table:
+        out("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    for row in rows:
+        if row["verdict"] == "disabled":
+            out(f"{row['name']} is off since {row['disabled_at']}: {row['why']}")
+
+
+@command.command("record")
+@FLAG
+@click.argument("outcome", type=click.Choice(["ok", "error"]))
+@shared
+@click.pass_obj
+def record(options: Shared, name: str, outcome: str) -> None:
+    """Tell how something went that a flag has switched on: for scripts and hooks.
+
+    \b
+    Examples:
+      yolo-supervisor flag record v3_smart_routing ok
+      route || yolo-supervisor flag record v3_smart_routing error
+    """
+    view = view_of(options)
+    view.store.open()
+    flag = view.flags.record(name, outcome == "error")
+    rate = flag.errors / flag.samples
+    answer = {
+        "result": "recorded", "name": name, "outcome": outcome, "enabled": flag.enabled, "errors": flag.errors,
+        "samples": flag.samples, "error_rate": round(rate, 4),
+    }  # fmt: skip
+    out_json(answer) if options.json else out(f"{name}: {flag.errors} of the last {flag.samples} failed ({rate:.0%})")
+
+
+@command.command("enable")
+@FLAG
+@shared
+@click.pass_obj
+def enable(options: Shared, name: str) -> None:
+    """Switch a flag on. What has failed under it until now does not count any more.
+
+    \b
+    Example:
+      yolo-supervisor flag enable v3_smart_routing
+    """
+    _switch(options, name, on=True)
+
+
+@command.command("disable")
+@FLAG
+@shared
+@click.pass_obj
+def disable(options: Shared, name: str) -> None:
+    """Switch a flag off. Nothing but its value changes in the plugin's config.json.
+
+    \b
+    Example:
+      yolo-supervisor flag disable v3_smart_routing
+    """
+    _switch(options, name, on=False)
+
+
+def _switch(options: Shared, name: str, on: bool) -> None:
+    view = view_of(options)
+    path = view.store.paths.planning / "config.json"
+    switches = _switches(view)
+    if name not in switches:
+        near = difflib.get_close_matches(name, [*switches], 1)
+        hint = f": did you mean {near[0]}?" if near else ""
+        fail(EX_NO, f"{path} says neither yes nor no to {name}, so nothing was written{hint}")
+    view.store.open()
+    reason = f"a person switched it {'on' if on else 'off'}"
+    if switches[name] is not on:
+        kind = Enable if on else Disable
+        outcome = view.store.commit(kind(key=name, path=path, reason=reason), "cli")
+        if outcome is Outcome.BUSY or (outcome is Outcome.STALE and _switches(view).get(name) is not on):
+            fail(EX_TEMPFAIL, f"{path} is being written to: try again")
+    elif on:
+        view.store.note(FoundOn(key=name, reason="a person wants it to be judged anew"), "cli")
+    vain = _in_vain({**_switches(view), name: on}, name)
+    result = "enabled" if on else "disabled"
+    answer = {"result": result, "name": name, "notes": vain}
+    out_json(answer) if options.json else out(f"{name}: {result}")
+    if not options.json:
+        for text in vain:
+            click.echo(f"yolo-supervisor: note: {text}", err=True)
+
+
+def _switches(view: View) -> dict[str, bool]:
+    """The switches in the plugin's configuration; ends the program where it cannot be read."""
+    path = view.store.paths.planning / "config.json"
+    data = view.store.disk.read(path)
+    if data is None:
+        fail(EX_NO, f"there is no {path}: nothing was written")
+    if load_object(data) is None:
+        fail(EX_DATAERR, f"{path} cannot be read, so nothing was written: yolo-supervisor state verify tells more")
+    return yolo.wishes(data)
+
+
+def _in_vain(switches: dict[str, bool], name: str) -> list[str]:
+    return [
+        f"{wish} is on while {needed} is off: {vain}"
+        for (wish, needed), vain in yolo.IN_VAIN.items()
+        if name in (wish, needed) and switches.get(wish) and not switches.get(needed)
+    ]

@@ -1,0 +1,113 @@
+"""Feature flags of the plugin under which too much fails."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+
+from yolo_supervisor.actions import Disable, Enable, Escalate, FoundOn, Terminate
+from yolo_supervisor.clock import until_next
+from yolo_supervisor.config import Config
+from yolo_supervisor.evidence import Rule
+from yolo_supervisor.flags import Crossed, Flag, Flags, Look
+from yolo_supervisor.formats import yolo
+from yolo_supervisor.watchers import Remedy
+
+NAME = "flags"
+
+SOON_S = 0.05
+"""How long to rest while a log has more to tell than was read in one look."""
+
+
+def decide(look: Look) -> list[Remedy]:
+    """What fails too often is switched off, what needs it before; a person is told, and alone switches it on again,
+    unless a probation is wanted."""
+    flags = {flag.name: flag for flag in look.flags}
+    counted: list[Remedy] = [(look.count,)] if look.count else []
+    return counted + [remedy for flag in look.flags if (remedy := _about(flag, flags, look))]
+
+
+def _about(flag: Flag, flags: Mapping[str, Flag], look: Look) -> Remedy:
+    if flag.enabled and flag.off is not None:
+        return (FoundOn(key=flag.name, reason="it was switched off, and somebody has switched it on again by hand"),)
+    if flag.crossed and flag.enabled and flag.name in yolo.OURS:
+        needed = f"the supervisor needs it itself ({yolo.OURS[flag.name]}), so that is left to you"
+        return (_tell(flag, f"{_why(flag.crossed, look.rule)}; {needed}: yolo-supervisor flag disable {flag.name}"),)
+    if flag.crossed and flag.enabled:
+        return _switch_off(flag, flag.crossed, flags, look)
+    if flag.crossed and not look.readable:
+        return (_tell(flag, f"{_why(flag.crossed, look.rule)}; it stays as it is: the config.json cannot be read"),)
+    if flag.off is not None and flag.off.by == NAME and flag.enabled is False:
+        if flag.off.left_s == 0.0 and all(flags[n].enabled for d, n in yolo.IN_VAIN if d == flag.name and n in flags):
+            reason = "its probation begins: if it fails again, it is switched off again"
+            return (Enable(key=flag.name, path=look.config, reason=reason, evidence={"probation": True}),)
+        return (_tell(flag, _off(flag.name, flag.off.reason)),)
+    return ()
+
+
+def _switch_off(flag: Flag, crossed: Crossed, flags: Mapping[str, Flag], look: Look) -> Remedy:
+    why = _why(crossed, look.rule)
+    dependents = [
+        (flags[name], vain) for (name, needed), vain in yolo.IN_VAIN.items() if needed == flag.name and name in flags
+    ]
+    first = [
+        Disable(key=each.name, path=look.config, reason=f"{flag.name}, which it needs, is switched off: {vain}",
+                evidence=_evidence(each.errors, each.samples, look) | {"needs": flag.name})
+        for each, vain in dependents
+        if each.enabled
+    ]  # fmt: skip
+    evidence = _evidence(crossed.errors, crossed.samples, look) | {"e_value": min(crossed.value, 1e12)}
+    evidence |= {"of_window": [flag.errors, flag.samples]}
+    disable = Disable(key=flag.name, path=look.config, reason=why, evidence=evidence)
+    return (*first, disable, _tell(flag, _off(flag.name, why)))
+
+
+def _evidence(errors: int, samples: int, look: Look) -> dict[str, object]:
+    rate = round(errors / samples, 3) if samples else 0.0
+    return {"errors": errors, "samples": samples, "error_rate": rate, "since_s": look.now_s, "boot": look.boot}
+
+
+def _why(crossed: Crossed, rule: Rule) -> str:
+    return (
+        f"{crossed.errors} of its last {crossed.samples} outcomes were errors: more than {rule.limit:.0%} of them are, "
+        f"with a risk of {rule.alpha:.0%} to be wrong"
+    )
+
+
+def _off(name: str, why: str) -> str:
+    return f"it is switched off, since {why}; when that is mended: yolo-supervisor flag enable {shlex.quote(name)}"
+
+
+def _tell(flag: Flag, reason: str) -> Escalate:
+    return Escalate(kind="flag", key=flag.name, reason=reason)
+
+
+class FlagsWatcher:
+    name = NAME
+
+    def __init__(self, config: Callable[[], Config], flags: Flags) -> None:
+        self._config = config
+        self._flags = flags
+        self._due_s: float | None = None
+        """In how many seconds a probation begins, as it was at the last look."""
+
+    @property
+    def interval_s(self) -> float:
+        return self._config().flags.interval_s
+
+    def rest_s(self) -> float:
+        """Soon again while there is more to read; until the next probation begins, if that is sooner."""
+        if self._flags.behind:
+            return SOON_S
+        rest_s = until_next(self.interval_s)
+        return rest_s if self._due_s is None else min(rest_s, max(SOON_S, self._due_s))
+
+    async def tick(self, now: datetime) -> Sequence[Remedy]:
+        look = self._flags.look(now)
+        waiting = (flag.off.left_s for flag in look.flags if flag.off is not None and flag.enabled is False)
+        self._due_s = min((left_s for left_s in waiting if left_s), default=None)
+        return decide(look)
+
+    async def objection(self, action: Terminate) -> str | None:
+        return "no flag is a reason to end a process"
