@@ -160,7 +160,7 @@ STATES: dict[tuple[str, str | None], set[type[TaskEdit]]] = {
 """By status and owner: what may be done to a task."""
 
 
-@pytest.mark.parametrize(("state", "may"), STATES.items(), ids=str)
+@pytest.mark.parametrize(("state", "may"), [pytest.param(*each, id=str(each[0])) for each in STATES.items()])
 def test_each_change_holds_in_its_states_only(state: tuple[str, str | None], may: set[type[TaskEdit]]) -> None:
     status, owner = state
     data = json.dumps({"id": "3", "status": status, **({"owner": owner} if owner else {})}).encode()
