@@ -588,4 +588,5 @@ def test_status_tells_of_the_running_daemon(daemon: Start, children: Children, p
     assert answer["daemon"] == {**answer["daemon"], "running": True, "pid": running.child.pid, "mode": "heal"}
     told = answer["projects"][0]["agents"]
     assert [(a["id"], a["pid"], a["state"]) for a in told] == [("dev-1@team", agent.pid, "alive")]
-    assert [w["name"] for w in answer["projects"][0]["watchers"]] == ["state", "agents", "sessions", "tasks", "leases"]
+    names = [watcher["name"] for watcher in answer["projects"][0]["watchers"]]
+    assert names == ["state", "agents", "sessions", "tasks", "leases", "flags"]

@@ -510,6 +510,7 @@ def test_only_the_last_outcomes_are_kept_however_many_there_were(world: World) -
 
 RECORDER = """
 import sys
+import time
 from pathlib import Path
 from yolo_supervisor.clock import SystemClock
 from yolo_supervisor.config import Config
@@ -517,8 +518,10 @@ from yolo_supervisor.flags import Flags
 from yolo_supervisor.store import Store
 store = Store(Path(sys.argv[1]), lock_limit_s=30.0)
 store.open()
-print("ready", flush=True)
 flags = Flags(Config, store, SystemClock(), "here")
+print("ready", flush=True)
+while not Path(sys.argv[3]).exists():
+    time.sleep(0.001)
 for number in range(50):
     flags.record("v3_smart_routing", number % 5 == 0)
     flags.record(f"v3_own_{sys.argv[2]}", False)
@@ -526,7 +529,9 @@ for number in range(50):
 
 
 def test_many_processes_record_at_once_and_nothing_is_lost(world: World, children: Children, project: Path) -> None:
-    recorders = [children.python(RECORDER, str(project), str(number)) for number in range(6)]
+    go = project / "go"
+    recorders = [children.python(RECORDER, str(project), str(number), str(go)) for number in range(6)]
+    go.touch()
     assert [each.wait(60) for each in recorders] == [0] * 6
 
     told = json.loads((world.flags.folder / flag_file(ROUTING)).read_bytes())
@@ -670,6 +675,15 @@ def test_when_a_flag_is_switched_on_what_was_counted_before_does_not_count_any_m
     assert (flag_in(world).errors, flag_in(world).samples) == (1, 1)
 
 
+def test_what_another_process_has_switched_is_known(world: World, project: Path) -> None:
+    with closing(Store(project)) as another:
+        another.open()
+        another.commit(Disable(key=ROUTING, path=world.planning / CONFIG, reason="a person said so"), "cli")
+
+    found = flag_in(world)
+    assert (found.enabled, found.off and found.off.by) == (False, "cli")
+
+
 def test_each_probation_that_fails_is_followed_by_one_twice_as_long_until_a_person_decides(project: Path) -> None:
     with closing((world := World(project, probation_s=100.0)).store):
         waits = []
@@ -808,6 +822,7 @@ def test_a_supervisor_that_observes_tells_once_what_it_would_do(
     fail(project, ROUTING)
     fail(project, "v4_other")
     wait_for(running, "would_disabled", "v4_other")
+    running.wait((running.folder / "flags" / "marks").exists, "it to be written down how far it has read")
 
     assert config.read_text() == WRITTEN
     assert len(running.did("would_disabled", ROUTING)) == 1

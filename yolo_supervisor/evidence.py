@@ -27,8 +27,8 @@ FIRST = 0.85
 SHARE = (1 - FIRST) / 4.591582441177751
 """Of the j-th: ``j ** -1.2``, whose sum from the second on this is. Slower than 1 / j², since a flag lives long."""
 
-ABOVE = (1 / 9, 2 / 9, 3 / 9, 6 / 9)
-"""The higher rates, on the way from ``limit`` (0) to every time (1); for 10 % they are 20, 30, 40 and 70 %."""
+ABOVE = (1 / 9, 2 / 9, 4 / 9, 6 / 9)
+"""The higher rates, on the way from ``limit`` (0) to every time (1); for 10 % they are 20, 30, 50 and 70 %."""
 
 
 @dataclass(frozen=True, slots=True)
