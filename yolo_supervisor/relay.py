@@ -358,11 +358,11 @@ class Relay:
             self._drop(self._calls[ident])
             self._send(line)
             return
-        if tool is not None and (why := self._breaker.refusal(tool)) is not None:
-            self._refuse(message["id"], FAILED, why, {"circuit": "open"})
-            return
         if self._away is not None and method not in mcp.ENDLESS:
             self._refuse_away(message["id"])
+            return
+        if tool is not None and (why := self._breaker.refusal(tool)) is not None:
+            self._refuse(message["id"], FAILED, why, {"circuit": "open"})
             return
         token = mcp.progress_token(message)
         call = Call(message["id"], method, line, tool, token, time.monotonic() + self._config.cap_s)

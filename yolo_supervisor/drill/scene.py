@@ -72,7 +72,7 @@ class Scene:
             "processes": {"grace_s": 1.0, "sample_s": 0.2},
             "agents": {"interval_s": 1.0},
             "sessions": {"interval_s": 0.5, "detach_grace_s": 1.0, "on_detach": "terminate"},
-            "mcp": {"attempt_s": 0.5, "retry_s": 1.0, "cool_down_s": 1.0},
+            "mcp": {"attempt_s": 0.5, "retry_s": 1.0, "cool_down_s": 1.0, "restarts": 100},
             "tasks": {"max_attempts": 1000, "poison_s": 0.0, "backoff_s": 0.0},  # the same few are killed all the time
         }
         self._write_settings()
