@@ -17,12 +17,13 @@ from yolo_supervisor.clock import Clock
 from yolo_supervisor.config import Config
 from yolo_supervisor.crashes import Class, Clusters, Crash, Evidence, Report, judge
 from yolo_supervisor.files import glance
+from yolo_supervisor.folder import names
 from yolo_supervisor.formats import supervisor, text_or_none, transcripts
 from yolo_supervisor.kernel import KernelLog, memory_kills
 from yolo_supervisor.processes import DeathWatch, Processes, Tree
 from yolo_supervisor.records import Agent, ProcessId, iso
 from yolo_supervisor.repository import work_trees
-from yolo_supervisor.roster import Roster, names
+from yolo_supervisor.roster import Roster
 from yolo_supervisor.store import Paths
 
 PANES_S = 0.25

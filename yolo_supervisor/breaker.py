@@ -6,7 +6,6 @@ Closed until ``failures`` in a row; then open for ``cool_down_s``; then half ope
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import time
@@ -22,6 +21,7 @@ from yolo_supervisor.actions import Close, Probe, Trip
 from yolo_supervisor.clock import Clock
 from yolo_supervisor.config import McpConfig
 from yolo_supervisor.files import Busy, Refused, digest, glance, make_folder
+from yolo_supervisor.folder import names
 from yolo_supervisor.formats import load_object
 from yolo_supervisor.records import iso
 from yolo_supervisor.store import Outcome, Store
@@ -67,10 +67,8 @@ def load(data: bytes) -> Circuit | None:
 
 def circuits(folder: Path) -> list[Circuit]:
     """All open circuits of a project; ``folder`` is the supervisor's own."""
-    with contextlib.suppress(OSError):
-        found = (load(glance(folder / "circuits" / name) or b"") for name in sorted(os.listdir(folder / "circuits")))
-        return [circuit for circuit in found if circuit is not None]
-    return []
+    found = (load(glance(folder / "circuits" / name) or b"") for name in names(folder / "circuits"))
+    return [circuit for circuit in found if circuit is not None]
 
 
 class Breaker:

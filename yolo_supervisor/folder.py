@@ -28,6 +28,22 @@ RECENT_S = 0.1
 """A file written this short ago may be written again within the same tick of its time stamp: not remembered yet."""
 
 
+def names(folder: Path) -> list[str]:
+    """The names in a folder, sorted; none where it is missing or cannot be read."""
+    try:
+        return listed(folder)
+    except (OSError, ValueError):
+        return []
+
+
+def listed(folder: Path) -> list[str]:
+    """The names in a folder, sorted; none where it is missing. OSError if it is there and cannot be read."""
+    try:
+        return sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
 class Parsed(Generic[T]):
     """Files parsed once for as long as they stay unchanged."""
 

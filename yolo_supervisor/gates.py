@@ -20,6 +20,7 @@ from yolo_supervisor.actions import Escalate, Quarantine, Regenerate
 from yolo_supervisor.clock import Clock
 from yolo_supervisor.commands import Result
 from yolo_supervisor.files import Busy, Refused, digest, glance, make_folder, read, refuse_links
+from yolo_supervisor.folder import names
 from yolo_supervisor.formats import contracts, load_object, phases, text_or_none, yolo
 from yolo_supervisor.repository import root_of
 from yolo_supervisor.store import Outcome, Paths, Store
@@ -330,7 +331,7 @@ def _places(planning: Path, phase: int) -> Iterator[list[Path]]:
     if slug not in ("", ".", "..") and Path(slug).name == slug:
         roots.insert(0, planning / "milestones" / slug / "phases")
     for root in roots:
-        named = [root / name for name in _names(root) if (match := _PHASE.fullmatch(name)) and int(match[1]) == phase]
+        named = [root / name for name in names(root) if (match := _PHASE.fullmatch(name)) and int(match[1]) == phase]
         if folders := [folder for folder in named if os.path.isdir(folder)]:
             yield folders
 
@@ -344,14 +345,7 @@ def _of_plans(folders: list[Path], phase: int, kind: str) -> Iterator[tuple[int,
 
 
 def _within(folders: list[Path]) -> Iterator[Path]:
-    yield from (folder / name for folder in folders for name in _names(folder))
-
-
-def _names(folder: Path) -> list[str]:
-    try:
-        return sorted(os.listdir(folder))
-    except (OSError, ValueError):
-        return []
+    yield from (folder / name for folder in folders for name in names(folder))
 
 
 # -- the gates ---------------------------------------------------------------------------------------------------

@@ -14,10 +14,9 @@ from pathlib import Path
 from yolo_supervisor.actions import Lend, Release
 from yolo_supervisor.clock import Clock
 from yolo_supervisor.files import digest, glance
-from yolo_supervisor.folder import Folder
+from yolo_supervisor.folder import Folder, names
 from yolo_supervisor.formats import yolo
 from yolo_supervisor.records import Lease, iso
-from yolo_supervisor.roster import names
 from yolo_supervisor.store import Store
 
 WHOLE_S = 1.0

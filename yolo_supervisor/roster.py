@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from yolo_supervisor.census import Census, Seen, within
 from yolo_supervisor.config import Config
 from yolo_supervisor.files import glance
-from yolo_supervisor.folder import EVERY, Folder, Parsed
+from yolo_supervisor.folder import EVERY, Folder, Parsed, listed, names
 from yolo_supervisor.formats import claude, supervisor, tasks, yolo
 from yolo_supervisor.processes import Processes
 from yolo_supervisor.records import Agent, Lease, Liveness, Pane, ProcessId, Task
@@ -25,22 +25,6 @@ T = TypeVar("T")
 
 NO_AGENTS = ("tmux", "screen", "sshd", "systemd", "login", "init")
 """Programs that start sessions for people: what they start is no hook of theirs."""
-
-
-def names(folder: Path) -> list[str]:
-    """The names in a folder, sorted; none where it is missing or cannot be read."""
-    try:
-        return listed(folder)
-    except (OSError, ValueError):
-        return []
-
-
-def listed(folder: Path) -> list[str]:
-    """The names in a folder, sorted; none where it is missing. OSError if it is there and cannot be read."""
-    try:
-        return sorted(os.listdir(folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
 
 
 def claude_dirs(config: Config, environment: Mapping[str, str]) -> list[Path]:

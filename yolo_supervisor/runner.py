@@ -36,13 +36,14 @@ from yolo_supervisor.clock import Clock
 from yolo_supervisor.config import Config
 from yolo_supervisor.files import Busy, Refused, glance, replace
 from yolo_supervisor.flags import Flags
+from yolo_supervisor.folder import names
 from yolo_supervisor.formats import supervisor
 from yolo_supervisor.leases import Leases
 from yolo_supervisor.locks import Locks
 from yolo_supervisor.processes import DeathWatch, Ending, Processes
 from yolo_supervisor.queue import Queue
 from yolo_supervisor.records import ProcessId, iso
-from yolo_supervisor.roster import Roster, claude_dirs, names
+from yolo_supervisor.roster import Roster, claude_dirs
 from yolo_supervisor.store import Outcome, Store, Unwritable
 from yolo_supervisor.tmux import Tmux
 from yolo_supervisor.watchers import Remedy, Watcher

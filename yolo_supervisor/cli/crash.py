@@ -9,8 +9,8 @@ import click
 from yolo_supervisor import crashes
 from yolo_supervisor.cli import EX_NO, Shared, entries, fail, out, out_json, shared
 from yolo_supervisor.files import glance
+from yolo_supervisor.folder import names
 from yolo_supervisor.records import from_iso
-from yolo_supervisor.roster import names
 from yolo_supervisor.store import Paths
 
 BRIEF = ("id", "at", "agent", "class", "confidence", "why")

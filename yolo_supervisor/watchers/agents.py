@@ -28,12 +28,13 @@ from yolo_supervisor.config import Config
 from yolo_supervisor.crashes import Class, Crash
 from yolo_supervisor.estate import Estate, Estates
 from yolo_supervisor.files import glance
+from yolo_supervisor.folder import names
 from yolo_supervisor.formats import supervisor, yolo
 from yolo_supervisor.formats.supervisor import Trees
 from yolo_supervisor.processes import DeathWatch, Processes
 from yolo_supervisor.queue import Queue, give_back
 from yolo_supervisor.records import Agent, Liveness, ProcessId
-from yolo_supervisor.roster import Roster, names
+from yolo_supervisor.roster import Roster
 from yolo_supervisor.store import Store
 from yolo_supervisor.watchers import Remedy
 

@@ -17,9 +17,9 @@ from yolo_supervisor.actions import CutTail, Escalate, Keep, Quarantine, Restore
 from yolo_supervisor.clock import Clock, until_next
 from yolo_supervisor.config import Config
 from yolo_supervisor.files import digest, glance, read
-from yolo_supervisor.folder import Folder
+from yolo_supervisor.folder import Folder, names
 from yolo_supervisor.formats import integrity, load_object, phases, snapshots, yolo
-from yolo_supervisor.roster import Roster, names
+from yolo_supervisor.roster import Roster
 from yolo_supervisor.snapshots import Snapshots, phase_of
 from yolo_supervisor.store import Store
 from yolo_supervisor.watchers import Remedy

@@ -15,11 +15,11 @@ from yolo_supervisor.census import Census
 from yolo_supervisor.clock import Clock, until_next
 from yolo_supervisor.config import Config
 from yolo_supervisor.files import glance
-from yolo_supervisor.folder import QUIET
+from yolo_supervisor.folder import QUIET, names
 from yolo_supervisor.formats import supervisor, tasks, yolo
 from yolo_supervisor.queue import Queue, Turn, give_back
 from yolo_supervisor.records import Agent, Liveness, Task
-from yolo_supervisor.roster import Roster, names
+from yolo_supervisor.roster import Roster
 from yolo_supervisor.store import Store
 from yolo_supervisor.watchers import Remedy
 
