@@ -434,7 +434,9 @@ def adopt_orphans() -> None:
 def bury_orphans(child: int) -> None:
     """Take the exit of the adopted that have ended, as init would: they may be waited for to be gone. ``child`` itself,
     which is not reaped yet, is left to who has started it."""
-    if sys.platform == "linux":
+    if sys.platform != "linux":
+        return
+    with contextlib.suppress(ChildProcessError):  # there is none at all
         while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) and ended.si_pid != child:
             os.waitpid(ended.si_pid, 0)
 

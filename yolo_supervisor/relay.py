@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import select
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -55,6 +56,8 @@ class Call:
     cap_s: float
     """When it has had its time as a whole, by the monotonic clock."""
     sent_as: object = None
+    names: list[str] = field(default_factory=list)
+    """All ids (see ``mcp.key``) that it was sent under: an answer to any of them is one."""
     attempt: int = 0
     limit_s: float = float("inf")
     """When this attempt has had its time."""
@@ -179,8 +182,6 @@ class Relay:
         """Whether nobody is there any more to read what we write."""
         if self._client.broken:
             return True
-        import select
-
         poll = select.poll()
         poll.register(1, 0)
         return any(event & (select.POLLERR | select.POLLHUP | select.POLLNVAL) for _, event in poll.poll(0))
@@ -273,7 +274,7 @@ class Relay:
             for shown in self._asked:
                 self._client.send(mcp.cancelled(_value(shown), "the server was started again"))
         self._asked.clear()
-        self._hints = dict(self._hints) if self._hints else None  # else it died before it could say anything
+        self._hints = self._hints or None  # it may have died before it could say anything
         for call in [call for call in self._calls.values() if call.up]:
             call.up = False
             if call.method in mcp.ENDLESS:
@@ -331,8 +332,7 @@ class Relay:
     # -- from the client ---------------------------------------------------------------------------------------------
 
     def _from_client(self, line: bytes) -> None:
-        if not line.endswith(b"\n"):
-            line += b"\n"
+        line = _whole(line)
         try:
             message = mcp.load(line)
         except ValueError:
@@ -437,7 +437,8 @@ class Relay:
                 each.alone = False
         call.sent_as = call.ident if call.attempt == 1 else self._number()
         call.limit_s = min(call.cap_s, time.monotonic() + self._patience_s(call))
-        self._by_sent[mcp.key(call.sent_as)] = call
+        call.names.append(mcp.key(call.sent_as))
+        self._by_sent[call.names[-1]] = call
         again = call.attempt > 1
         self._upstream.input.send(mcp.with_value(call.line, ("id",), call.sent_as) if again else call.line)
 
@@ -468,7 +469,6 @@ class Relay:
         elif call.attempt > self._config.retries or time.monotonic() >= call.cap_s:
             self._give_up(call, code, f"{why}, as the last of {call.attempt} attempts", answer)
         elif may_wait and not self._ready:
-            call.attempt = max(call.attempt, 1)
             self._waiting.append(call)  # the pause is that before the server is started again
         else:
             assert self._tasks is not None
@@ -499,7 +499,9 @@ class Relay:
         call.over = True
         call.up = False
         self._calls.pop(mcp.key(call.ident), None)
-        self._by_sent = {key: each for key, each in self._by_sent.items() if each is not call}
+        for name in call.names:
+            if self._by_sent.get(name) is call:
+                del self._by_sent[name]
         if call.token is not None and self._by_token.get(call.token) is call:
             del self._by_token[call.token]
 
@@ -514,8 +516,9 @@ class Relay:
             message = mcp.load(line)
         except ValueError:
             if line.strip():
-                self._note(f"{self._name} wrote something that is no message: {line[:200]!r}")
+                self._chatter(line)
             return
+        line = _whole(line)
         if not isinstance(message, dict):
             self._batch(line, message)
         elif "method" not in message and "id" in message:
@@ -536,9 +539,12 @@ class Relay:
             for each in messages:
                 if isinstance(each, dict) and (call := self._by_sent.get(mcp.key(each.get("id")))) is not None:
                     self._drop(call)
-            self._client.send(_whole(line))
+            self._client.send(line)
         else:
-            self._note(f"{self._name} wrote something that is no message: {line[:200]!r}")
+            self._chatter(line)
+
+    def _chatter(self, line: bytes) -> None:
+        self._note(f"{self._name} wrote something that is no message: {line[:200]!r}")
 
     def _reply(self, line: bytes, message: Mapping[str, Any]) -> None:
         ident = mcp.key(message["id"])
@@ -548,7 +554,7 @@ class Relay:
         call = self._by_sent.get(ident)
         if call is None:
             if not ident.startswith('"yolo-supervisor-'):  # else it is a late answer, to an attempt given up
-                self._client.send(_whole(line))
+                self._client.send(line)
             return
         error = message.get("error")
         if error is not None and (call.cancelled or ident != mcp.key(call.sent_as)):
@@ -557,7 +563,7 @@ class Relay:
         if code in mcp.TRANSIENT:
             told = error.get("message") if isinstance(error, dict) else None
             self._by_sent.pop(ident)
-            own = mcp.with_value(_whole(line), ("id",), call.ident) if message["id"] != call.ident else _whole(line)
+            own = mcp.with_value(line, ("id",), call.ident) if message["id"] != call.ident else line
             self._failed(call, int(code or 0), f"it answered {told!s:.200} ({code})", answer=own)
             return
         self._done(call, line, message)
@@ -566,17 +572,10 @@ class Relay:
         """An answer has come, whatever it is."""
         if message is not None and mcp.key(message["id"]) != mcp.key(call.ident):
             line = mcp.with_value(line, ("id",), call.ident)
-        self._client.send(_whole(line))
+        self._client.send(line)
         if call.up and message is not None and mcp.key(message["id"]) != mcp.key(call.sent_as):
             self._send(mcp.cancelled(call.sent_as, "an earlier attempt was answered after all"))
-        self._calls.pop(mcp.key(call.ident), None)
-        if call.attempt > 1:
-            self._drop(call)
-        else:
-            call.over, call.up, self._ended_s = True, False, time.monotonic()
-            self._by_sent.pop(mcp.key(call.ident), None)
-            if call.token is not None and self._by_token.get(call.token) is call:
-                del self._by_token[call.token]
+        self._drop(call)
         self._deaths = 0
         self._breaker.succeeded(call.tool or UPSTREAM)
         if message is not None and "result" in message:
@@ -601,7 +600,7 @@ class Relay:
         own = message["id"]
         shown = self._shown(own)
         self._asked[mcp.key(shown)] = own
-        self._client.send(_whole(line) if shown is own else mcp.with_value(_whole(line), ("id",), shown))
+        self._client.send(line if shown is own else mcp.with_value(line, ("id",), shown))
 
     def _shown(self, own: object) -> object:
         """The id by which the client knows a request of the server."""
@@ -623,8 +622,8 @@ class Relay:
             shown = self._shown(params["requestId"])
             self._asked.pop(mcp.key(shown), None)
             if shown != params["requestId"]:
-                line = mcp.with_value(_whole(line), ("params", "requestId"), shown)
-        self._client.send(_whole(line))
+                line = mcp.with_value(line, ("params", "requestId"), shown)
+        self._client.send(line)
 
     # -- time --------------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 import anyio
 
 from yolo_supervisor import commands
-from yolo_supervisor.kernel import end_with_parent, kernel
+from yolo_supervisor.kernel import bury_orphans, end_with_parent, kernel
 from yolo_supervisor.processes import Processes
 from yolo_supervisor.records import ProcessId
 
@@ -213,7 +213,7 @@ class Upstream:
             self._child.wait(1.0)
         if self._child.stdout is not None:
             self._child.stdout.close()
-        reap()
+        bury_orphans(self.pid)
         return self._child.returncode
 
     async def condemn(self, grace_s: float) -> None:
@@ -250,10 +250,3 @@ class Upstream:
         except ChildProcessError:
             return True
         return found is not None
-
-
-def reap() -> None:
-    """Take the exit of whatever became ours when its parent ended."""
-    with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
