@@ -107,6 +107,11 @@ class Finding:
     confidence: float
     why: str
 
+    @property
+    def told(self) -> dict[str, Any]:
+        """The same for the journal, and for a report."""
+        return {"class": str(self.died_of), "confidence": round(self.confidence, 2), "why": self.why}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict(Finding):
@@ -358,15 +363,13 @@ class Crash:
 
     @property
     def told(self) -> dict[str, Any]:
-        """The same for the journal."""
-        verdict = self.verdict
-        return {"class": str(verdict.died_of), "confidence": round(verdict.confidence, 2), "why": verdict.why}
+        """The verdict for the journal."""
+        return self.verdict.told
 
 
 def dump(report: Report) -> bytes:
     """The report as it is written: redacted, and never larger than ``SIZE``."""
     agent, verdict, e = report.agent, report.verdict, report.evidence
-    perhaps = [{"class": str(f.died_of), "confidence": round(f.confidence, 2), "why": f.why} for f in verdict.others]
     raw: dict[str, Any] = {
         "version": 1,
         "id": report.ident,
@@ -376,11 +379,9 @@ def dump(report: Report) -> bytes:
         "role": agent.role,
         "team": agent.team,
         "pid": agent.pid,
-        "class": str(verdict.died_of),
-        "confidence": round(verdict.confidence, 2),
-        "why": verdict.why,
+        **verdict.told,
         "until": iso(verdict.until) if verdict.until else None,
-        "perhaps": perhaps,
+        "perhaps": [finding.told for finding in verdict.others],
         "exit": {
             "status": e.status, "signal": signal_name(e.signal) if e.signal is not None else None, "core": e.core,
             "oom": e.oom,

@@ -33,7 +33,7 @@ from yolo_supervisor.kernel import kernel
 from yolo_supervisor.locks import INDEX_STALE_S, git_at_work
 from yolo_supervisor.repository import work_trees
 from yolo_supervisor.retry import pause_s
-from yolo_supervisor.store import Store
+from yolo_supervisor.store import note_down
 
 OWN_FOLDER = "yolo-supervisor"
 """Where, below the repository's own folder, we keep what is ours."""
@@ -452,14 +452,10 @@ def note(folder: Path, action: Note | BreakLock) -> None:
     project = next((each for each in (folder, *folder.parents) if (each / PLANNING).is_dir()), None)
     if project is None:
         return
-    store = Store(project)
     try:
-        store.open()
-        store.note(action, "commit")
+        note_down(project, action, "commit")
     except (OSError, Busy, Refused) as error:
         sys.stderr.write(f"yolo-supervisor: the journal cannot be written: {error}\n")
-    finally:
-        store.close()
 
 
 class Told:

@@ -120,6 +120,17 @@ class Paths:
         return self.folder / "daemon.json"
 
 
+def note_down(project: Path, action: Action, by: str) -> None:
+    """Write one note into the project's journal, for a process that has nothing else to write. OSError, Busy, Refused
+    if that cannot be."""
+    store = Store(project)
+    try:
+        store.open()
+        store.note(action, by)
+    finally:
+        store.close()
+
+
 class Store:
     """One project's store. Every method that writes may raise OSError; then nothing is half done."""
 

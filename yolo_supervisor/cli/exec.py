@@ -100,24 +100,16 @@ def _tell(project: Path, words: tuple[str, ...], attempt: Attempt, again: bool) 
     }  # fmt: skip
     told = ", ".join(f"{count} {how}" for how, count in counts.items() if count) or "they were gone already"
     text = f"{shlex.join(words)}: took longer than {attempt.limit_s:g} s; its processes: {told}"
-    if not again:
-        click.echo(f"yolo-supervisor: {printable(text)}", err=True)
-    else:
-        click.echo(f"yolo-supervisor: {printable(text)}; it is run again", err=True)
+    click.echo(f"yolo-supervisor: {printable(text)}{'; it is run again' if again else ''}", err=True)
     if not (project / yolo.PLANNING).is_dir():
         return
     from yolo_supervisor.actions import Overran  # only now: most commands end in time
-    from yolo_supervisor.store import Store
+    from yolo_supervisor.store import note_down
 
-    store = Store(project)
+    pids = [process.pid for process in (*ending.terminated, *ending.killed, *ending.survived)]
+    evidence = {"command": list(words), "limit_s": attempt.limit_s, **counts, "pids": pids}
+    note = Overran(key=words[0], reason=f"it took longer than {attempt.limit_s:g} s", evidence=evidence)
     try:
-        store.open()
-        note = Overran(key=words[0], reason=f"it took longer than {attempt.limit_s:g} s", evidence={
-            "command": list(words), "limit_s": attempt.limit_s, **counts,
-            "pids": [process.pid for process in (*ending.terminated, *ending.killed, *ending.survived)],
-        })  # fmt: skip
-        store.note(note, "cli")
+        note_down(project, note, "cli")
     except (OSError, Busy, Refused) as error:
         click.echo(f"yolo-supervisor: that could not be written into the journal: {error}", err=True)
-    finally:
-        store.close()

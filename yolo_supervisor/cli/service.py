@@ -12,7 +12,8 @@ from typing import Any
 import click
 
 from yolo_supervisor.cli import EX_CONFIG, EX_NO, EX_UNAVAILABLE, Shared, fail, out, out_json, shared
-from yolo_supervisor.units import Manager, Refusal, Systemd, lingers, put, take_away
+from yolo_supervisor.files import glance
+from yolo_supervisor.units import Manager, Refusal, State, Systemd, lingers, put, take_away
 
 RELOAD_LIMIT_S = 30.0
 
@@ -72,7 +73,7 @@ def install(options: Shared, system: bool, name: str, linger: bool | None) -> No
         files = [{"path": str(path), "result": result} for path, result in done.items()]
         out_json(
             {
-                **_described(manager, state.installed, state.enabled, state.active, state.pid, stays),
+                **_described(manager, state, stays),
                 "files": files,
                 "removed": [str(path) for path in obsolete],
                 "projects": named,
@@ -146,11 +147,11 @@ def status(options: Shared, system: bool, name: str) -> None:
         fail(EX_UNAVAILABLE, why)
     state = manager.state()
     stays = lingers(_me()) if isinstance(manager, Systemd) and not manager.user else None
-    changed = [str(path) for path, data in manager.files().items() if not _holds(path, data)] if state.installed else []
+    changed = [str(path) for path, data in manager.files().items() if glance(path) != data] if state.installed else []
     if options.json:
         out_json(
             {
-                **_described(manager, state.installed, state.enabled, state.active, state.pid, stays),
+                **_described(manager, state, stays),
                 "text": state.text,
                 "restarts": state.restarts,
                 "changed": changed,
@@ -251,26 +252,18 @@ def _see_to_lingering(manager: Manager, wanted: bool | None, quiet: bool) -> boo
     return lingers(me)
 
 
-def _described(
-    manager: Manager, installed: bool, enabled: bool, active: bool, pid: int | None, stays: bool | None
-) -> dict[str, Any]:
+def _described(manager: Manager, state: State, stays: bool | None) -> dict[str, Any]:
     return {
         "version": 1,
         "manager": manager.name,
         "scope": "system" if manager.user else "user",
         "unit": manager.unit,
-        "installed": installed,
-        "enabled": enabled,
-        "active": active,
-        "pid": pid,
+        "installed": state.installed,
+        "enabled": state.enabled,
+        "active": state.active,
+        "pid": state.pid,
         "linger": stays,
     }
-
-
-def _holds(path: Path, data: bytes) -> bool:
-    from yolo_supervisor.files import glance
-
-    return glance(path) == data
 
 
 def _start(manager: Manager) -> str:

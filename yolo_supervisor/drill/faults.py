@@ -406,11 +406,15 @@ def _pushed(scene: Scene, message: str) -> int:
     return scene.git("log", "--format=%s", folder=scene.upstream()).splitlines().count(message)
 
 
-def _unfinished(scene: Scene, dice: random.Random) -> Path:
-    """Something in the project that somebody is still writing: no commit may touch it."""
-    path = scene.project / "unfinished.txt"
-    path.write_text(str(dice.random()))
-    return path
+def _race(scene: Scene, dice: random.Random, theirs: str, ours: str) -> tuple[str, Callable[[], bool]]:
+    """Somebody else has pushed a change of one file before, ours of another is staged, and a third is still being
+    written. The message to commit with, and whether that third file is as it was."""
+    scene.upstream()
+    _change(scene, theirs, str(dice.random()), theirs=True)
+    message = _change(scene, ours, str(dice.random()))
+    unfinished, words = scene.project / "unfinished.txt", str(dice.random())
+    unfinished.write_text(words)
+    return message, lambda: unfinished.read_text() == words
 
 
 def commit_index_lock(scene: Scene, dice: random.Random) -> Watch:
@@ -423,31 +427,23 @@ def commit_index_lock(scene: Scene, dice: random.Random) -> Watch:
 
 def commit_non_fast_forward(scene: Scene, dice: random.Random) -> Watch:
     """Somebody else was quicker to push: our commit goes on top of theirs, unfinished work stays as it is."""
-    scene.upstream()
-    _change(scene, "theirs.txt", str(dice.random()), theirs=True)
-    message = _change(scene, "ours.txt", str(dice.random()))
-    unfinished = _unfinished(scene, dice)
-    before = unfinished.read_text()
+    message, untouched = _race(scene, dice, "theirs.txt", "ours.txt")
     child = scene.begin("commit", "--push", "-q", "-m", message)
     return Watch(
-        lambda: child.poll() == 0 and _pushed(scene, message) == 1 and unfinished.read_text() == before,
+        lambda: child.poll() == 0 and _pushed(scene, message) == 1 and untouched(),
         frozenset({str(scene.project)}), ("rebased",),
     )  # fmt: skip
 
 
 def commit_conflict(scene: Scene, dice: random.Random) -> Watch:
     """Somebody else has pushed another change of the same line: everything stays as it was, and a person is told."""
-    scene.upstream()
-    _change(scene, "same.txt", str(dice.random()), theirs=True)
-    message = _change(scene, "same.txt", str(dice.random()))
-    unfinished = _unfinished(scene, dice)
-    before = unfinished.read_text()
+    message, untouched = _race(scene, dice, "same.txt", "same.txt")
     child = scene.begin("commit", "--push", "-q", "-m", message)
 
     def settled() -> bool:
         if child.poll() is None:
             return False
-        kept = scene.git("log", "-1", "--format=%s") == message and unfinished.read_text() == before
+        kept = scene.git("log", "-1", "--format=%s") == message and untouched()
         told = any(e["action"] == "escalated" and e["key"] == str(scene.project) for e in scene.entries())
         if kept and told:  # the person decides, so that the next fault finds a project that can be pushed
             scene.git("reset", "-q", "--hard", "@{upstream}")
@@ -458,11 +454,7 @@ def commit_conflict(scene: Scene, dice: random.Random) -> Watch:
 
 def commit_killed_midway(scene: Scene, dice: random.Random) -> Watch:
     """The commit is killed in the middle of going on top of somebody else's, and made again."""
-    scene.upstream()
-    _change(scene, "theirs.txt", str(dice.random()), theirs=True)
-    message = _change(scene, "ours.txt", str(dice.random()))
-    unfinished = _unfinished(scene, dice)
-    before = unfinished.read_text()
+    message, untouched = _race(scene, dice, "theirs.txt", "ours.txt")
     first = scene.begin("commit", "--push", "-q", "-m", message)
     time.sleep(dice.random() * 0.4)  # not a wait: the random moment of the crash
     first.kill()
@@ -472,7 +464,7 @@ def commit_killed_midway(scene: Scene, dice: random.Random) -> Watch:
     def landed() -> bool:
         if tries[-1].poll() not in (None, 0):  # what the killed one had begun may still be ending
             tries.append(scene.begin("commit", "--push", "-q", "--allow-empty", "-m", "again"))
-        done = tries[-1].poll() == 0 and unfinished.read_text() == before
+        done = tries[-1].poll() == 0 and untouched()
         return done and _pushed(scene, message) <= 1 and scene.git("diff", "HEAD", "@{upstream}") == ""
 
     return Watch(landed, frozenset({str(scene.project)}), ("rebased",))
