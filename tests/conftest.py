@@ -13,12 +13,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from yolo_supervisor.files import Disk
 from yolo_supervisor.formats import supervisor
 from yolo_supervisor.journal import history
 from yolo_supervisor.kernel import kernel
@@ -77,6 +78,37 @@ def claude_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("TMUX", "TMUX_PANE"):
         monkeypatch.delenv(name, raising=False)
     return home / ".claude"
+
+
+EPOCH = datetime(2026, 11, 22, 20, 55, 10, tzinfo=UTC)
+
+
+class FakeClock:
+    """Both clocks: ``wait`` moves the two, ``jump`` only the one on the wall."""
+
+    def __init__(self) -> None:
+        self.wall = EPOCH
+        self.s = 5000.0
+
+    def now(self) -> datetime:
+        return self.wall
+
+    def monotonic(self) -> float:
+        return self.s
+
+    def wait(self, s: float) -> None:
+        self.s += s
+        self.wall += timedelta(seconds=s)
+
+    def jump(self, by: timedelta) -> None:
+        self.wall += by
+
+
+class QuickDisk(Disk):
+    """The real disk without the flushing."""
+
+    def sync(self, fd: int) -> None:
+        pass
 
 
 class Children:
@@ -193,6 +225,28 @@ class Cli:
         told = self(*words, "--json")
         assert told.returncode == code, told.stderr
         return json.loads(told.stdout)
+
+
+@pytest.fixture
+def cli(project: Path, claude_home: Path) -> Cli:
+    """A person at work in the project."""
+    return Cli(project)
+
+
+@pytest.fixture
+def cli_of_teams(cli: Cli, project: Path, claude_home: Path) -> Cli:
+    """The same where the teams red and blue are."""
+    for team in ("red", "blue"):
+        write_team(claude_home, team, project)
+    return cli
+
+
+def write_team(claude: Path, name: str, project: Path) -> None:
+    """What ties a team, and its list, to the project."""
+    member = {"agentId": f"lead@{name}", "name": "lead", "cwd": str(project), "tmuxPaneId": "%1"}
+    folder = claude / "teams" / name
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"name": name, "members": [member]}))
 
 
 class RunningDaemon:

@@ -53,11 +53,6 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 Answer = subprocess.CompletedProcess[str]
 
 
-@pytest.fixture
-def cli(project: Path, claude_home: Path) -> Cli:
-    return Cli(project)
-
-
 def dead_agent(project: Path, name: str, team: str) -> None:
     """The record of an agent whose process ended while nobody looked."""
     gone = ProcessId(os.getpid(), 1, Processes(kernel()).boot)  # a pid that belongs to another process now

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal
 
 import pytest
 
+from conftest import QuickDisk
 from yolo_supervisor import actions
 from yolo_supervisor.actions import (
     Claim,
@@ -51,20 +52,13 @@ from yolo_supervisor.actions import (
     Snap,
     Trip,
 )
-from yolo_supervisor.files import Disk, digest
+from yolo_supervisor.files import digest
 from yolo_supervisor.formats import supervisor
 from yolo_supervisor.journal import history
 from yolo_supervisor.records import Agent, Task
 from yolo_supervisor.store import Outcome, Store
 
 # -- the disks ---------------------------------------------------------------------------------------------------
-
-
-class QuickDisk(Disk):
-    """The real disk without the flushing: what a power cut takes is simulated below, not waited for."""
-
-    def sync(self, fd: int) -> None:
-        pass
 
 
 class CountingDisk(QuickDisk):

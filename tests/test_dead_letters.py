@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from conftest import QUICK, Cli, Team, given_back, read_task, wait_until, write_task
+from conftest import QUICK, Cli, Team, given_back, read_task, wait_until, write_task, write_team
 from yolo_supervisor.actions import Edit
 from yolo_supervisor.clock import SystemClock
 from yolo_supervisor.config import Config, TasksConfig
@@ -22,18 +22,8 @@ from yolo_supervisor.store import Outcome, Paths, Store
 
 
 @pytest.fixture
-def cli(project: Path, claude_home: Path) -> Cli:
-    """A person at work in the project, where the teams red and blue are."""
-    for team in ("red", "blue"):
-        write_team(claude_home, team, project)
-    return Cli(project)
-
-
-def write_team(claude: Path, name: str, project: Path) -> None:
-    member = {"agentId": f"lead@{name}", "name": "lead", "cwd": str(project), "tmuxPaneId": "%1"}
-    folder = claude / "teams" / name
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({"name": name, "members": [member]}))
+def cli(cli_of_teams: Cli) -> Cli:
+    return cli_of_teams
 
 
 def fail(project: Path, path: Path, steps: int = 2) -> None:

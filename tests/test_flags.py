@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import SAMPLES, Children, Cli, RunningDaemon, StartDaemon
+from conftest import SAMPLES, Children, Cli, FakeClock, RunningDaemon, StartDaemon
 from yolo_supervisor.actions import Action, Disable, Enable, Escalate, FoundOn, Lend, Release, Told
 from yolo_supervisor.clock import SystemClock
 from yolo_supervisor.config import Config, FlagsConfig
@@ -252,26 +252,12 @@ def test_a_verdict_stands_as_long_as_its_evidence_is_in_the_window() -> None:
 # -- counting -----------------------------------------------------------------------------------------------------
 
 
-class Clock:
-    """Time stands until somebody moves it."""
-
-    def __init__(self) -> None:
-        self.s = 5000.0
-        self.wall = datetime(2026, 1, 1, tzinfo=UTC)
-
-    def now(self) -> datetime:
-        return self.wall
-
-    def monotonic(self) -> float:
-        return self.s
-
-
 class World:
     """A project whose flags are all on, and somebody who looks at them."""
 
     def __init__(self, project: Path, **config: Any) -> None:
         self.planning = project / yolo.PLANNING
-        self.clock = Clock()
+        self.clock = FakeClock()
         self.config = Config(flags=FlagsConfig(**config))
         self.store = Store(project, self.clock)
         self.store.open()

@@ -18,10 +18,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import SAMPLES, Cli, Team, given_back, read_task, write_task
+from conftest import SAMPLES, Cli, QuickDisk, Team, given_back, read_task, write_task
 from yolo_supervisor.actions import Edit, Release
 from yolo_supervisor.config import Config
-from yolo_supervisor.files import Disk
 from yolo_supervisor.formats import yolo
 from yolo_supervisor.formats.tasks import SET_ASIDE
 from yolo_supervisor.kernel import kernel
@@ -138,13 +137,6 @@ class Plugin:
     def _write(self, resource: str, owner: str, ttl: int) -> None:
         said = {"acquired_at": stamp(self._clock.now()), "owner": owner, "resource": resource, "ttl_secs": ttl}
         self.lease(resource).write_bytes(pretty({**said, "type": "lease"}))
-
-
-class QuickDisk(Disk):
-    """The real disk without the flushing."""
-
-    def sync(self, fd: int) -> None:
-        pass
 
 
 class Ours:

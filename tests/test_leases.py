@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import LIMIT_S, Cli, StartDaemon
+from conftest import EPOCH, LIMIT_S, Cli, FakeClock, QuickDisk, StartDaemon
 from yolo_supervisor.actions import Lend, Release
 from yolo_supervisor.clock import SystemClock
 from yolo_supervisor.config import Config
@@ -31,44 +31,23 @@ from yolo_supervisor.records import Agent, Liveness, iso
 from yolo_supervisor.store import Outcome, Store
 from yolo_supervisor.watchers.leases import LeasesWatcher, decide
 
-EPOCH = datetime(2026, 11, 22, 20, 55, 10, tzinfo=UTC)
 DAY = timedelta(days=1)
 FILE = "src/a1.js"
 WIDE_AWAKE = "[leases]\ninterval_s = 86400\n[state]\ninterval_s = 86400\n[agents]\ninterval_s = 86400\n"
 """A daemon that never looks by itself: what it does in time, it does because it was woken."""
 
 
-class FakeClock:
-    """Both clocks: ``wait`` moves the two, ``jump`` only the one on the wall."""
+class BusyClock(FakeClock):
+    """One that somebody else can be quicker than."""
 
-    def __init__(self) -> None:
-        self.wall = EPOCH
-        self.s = 5000.0
-        self.meanwhile: Callable[[], object] | None = None
-        """What somebody else does, once, while the time is being asked for."""
-
-    def now(self) -> datetime:
-        return self.wall
+    meanwhile: Callable[[], object] | None = None
+    """What somebody else does, once, while the time is being asked for."""
 
     def monotonic(self) -> float:
         if self.meanwhile is not None:
             deed, self.meanwhile = self.meanwhile, None
             deed()
-        return self.s
-
-    def wait(self, s: float) -> None:
-        self.s += s
-        self.wall += timedelta(seconds=s)
-
-    def jump(self, by: timedelta) -> None:
-        self.wall += by
-
-
-class QuickDisk(Disk):
-    """The real disk without the flushing."""
-
-    def sync(self, fd: int) -> None:
-        pass
+        return super().monotonic()
 
 
 def as_plugin(owner: str, at: datetime = EPOCH, ttl: object = 60, resource: str = FILE) -> bytes:
@@ -80,7 +59,7 @@ def as_plugin(owner: str, at: datetime = EPOCH, ttl: object = 60, resource: str 
 class Process:
     """One process of ours at the project: a store, and its own view of the leases."""
 
-    def __init__(self, project: Path, clock: FakeClock, boot: str = "here") -> None:
+    def __init__(self, project: Path, clock: BusyClock, boot: str = "here") -> None:
         self.store = Store(project, clock, QuickDisk())
         self.store.open()
         self.clock = clock
@@ -122,7 +101,7 @@ class Process:
 class World:
     def __init__(self, project: Path) -> None:
         self.project = project
-        self.clock = FakeClock()
+        self.clock = BusyClock()
         self.locks = project / ".yolo-planning" / ".locks"
         self.locks.mkdir()
         self.file = self.locks / "src__a1.js.lease"
@@ -478,7 +457,7 @@ def test_whatever_happens_one_holds_it_at_a_time_and_each_new_holder_has_a_great
 ) -> None:
     project = tmp_path_factory.mktemp("project")
     (project / ".yolo-planning" / ".locks").mkdir(parents=True)
-    clock = FakeClock()
+    clock = BusyClock()
     us = Process(project, clock)
     holder, until_s, newest = "", 0.0, 0
     for deed, what in deeds:

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from conftest import LIMIT_S, agent_of, given_back, read_task, write_record, write_task
+from conftest import LIMIT_S, FakeClock, QuickDisk, agent_of, given_back, read_task, write_record, write_task
 from yolo_supervisor.actions import Claim, Complete, Edit, Hand, Letter, Redrive, Requeue, RequeuePlan, SetAside
 from yolo_supervisor.census import Census
 from yolo_supervisor.clock import Clock, SystemClock
 from yolo_supervisor.config import AgentsConfig, Config, TasksConfig
-from yolo_supervisor.files import Busy, Disk
+from yolo_supervisor.files import Busy
 from yolo_supervisor.formats import tasks, yolo
 from yolo_supervisor.journal import history, seal, unseal
 from yolo_supervisor.kernel import kernel
@@ -37,36 +37,7 @@ from yolo_supervisor.runner import Breath, Rooms, Runner
 from yolo_supervisor.store import Outcome, Store
 from yolo_supervisor.tmux import Tmux
 
-EPOCH = datetime(2026, 11, 22, 20, 55, 10, tzinfo=UTC)
 LETTERS = Path("/letters")
-
-
-class FakeClock:
-    """Both clocks: ``wait`` moves the two, ``jump`` only the one on the wall."""
-
-    def __init__(self) -> None:
-        self.wall = EPOCH
-        self.s = 5000.0
-
-    def now(self) -> datetime:
-        return self.wall
-
-    def monotonic(self) -> float:
-        return self.s
-
-    def wait(self, s: float) -> None:
-        self.s += s
-        self.wall += timedelta(seconds=s)
-
-    def jump(self, by: timedelta) -> None:
-        self.wall += by
-
-
-class QuickDisk(Disk):
-    """The real disk without the flushing."""
-
-    def sync(self, fd: int) -> None:
-        pass
 
 
 def a_task(path: Path = Path("/red/3.json"), owner: str | None = "dev-1", status: str = "in_progress") -> Task:

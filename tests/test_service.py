@@ -619,11 +619,6 @@ def test_the_shell_completes_commands(cli: Cli) -> None:
 # -- whom it trusts --------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def cli(project: Path, claude_home: Path) -> Cli:
-    return Cli(project)
-
-
 @pytest.mark.parametrize("mode", [0o666, 0o646, 0o662])
 def test_a_configuration_that_others_may_write_is_refused(cli: Cli, project: Path, mode: int) -> None:
     path = project / ".yolo-planning" / "supervisor.toml"

@@ -19,11 +19,6 @@ OTHER: dict[str, Any] = {"phase": 5, "status": "complete", "plans": [{"id": "05-
 
 
 @pytest.fixture
-def cli(project: Path, claude_home: Path) -> Cli:
-    return Cli(project)
-
-
-@pytest.fixture
 def planning(project: Path) -> Path:
     return project / ".yolo-planning"
 

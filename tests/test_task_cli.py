@@ -16,18 +16,8 @@ from yolo_supervisor.store import Paths
 
 
 @pytest.fixture
-def cli(project: Path, claude_home: Path) -> Cli:
-    """A person at work in the project, where the teams red and blue are."""
-    for team in ("red", "blue"):
-        write_team(claude_home, team, project)
-    return Cli(project)
-
-
-def write_team(claude: Path, name: str, project: Path) -> None:
-    member = {"agentId": f"dev-1@{name}", "name": "dev-1", "cwd": str(project), "tmuxPaneId": "%1"}
-    folder = claude / "teams" / name
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({"name": name, "members": [member]}))
+def cli(cli_of_teams: Cli) -> Cli:
+    return cli_of_teams
 
 
 def write_plans(project: Path, *plans: dict[str, Any]) -> Path:
