@@ -54,6 +54,13 @@ def wait_until(seen: Callable[[], Any], what: str, limit_s: float = LIMIT_S) -> 
     return found
 
 
+def pytest_configure() -> None:
+    """A shell without job control has its background jobs ignore these (so does nohup): what a test starts must not."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"

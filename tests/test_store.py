@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from conftest import Children, read_task, write_task
+from conftest import LIMIT_S, Children, read_task, write_task
 from yolo_supervisor.actions import (
     DaemonNote,
     Died,
@@ -626,7 +626,7 @@ def test_a_full_disk_is_an_error_changes_nothing_and_all_is_well_when_there_is_r
 
 def count_up(project: Path, name: str, times: int) -> None:
     """Add to the project's count so many times; tells the key of every commit that was acknowledged."""
-    store = Store(project)
+    store = Store(project, lock_limit_s=LIMIT_S)
     store.open()
     for number in range(times):
         action = Count(key=f"{name}-{number}", path=project / "count")
@@ -659,7 +659,7 @@ def test_several_processes_that_commit_at_once_lose_nothing_and_do_nothing_twice
 
 def release_all(project: Path, name: str, leases: int) -> None:
     """Release every lease; tells of which it was the one to do so."""
-    store = Store(project)
+    store = Store(project, lock_limit_s=LIMIT_S)
     store.open()
     for number in range(leases):
         action = Release(key=str(number), path=project / f"{number}.lease", owner="dev-1", reason="dev-1 is dead")
