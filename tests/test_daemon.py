@@ -18,6 +18,8 @@ from typing import Any, BinaryIO
 import pytest
 
 from conftest import LIMIT_S, Children, RunningDaemon, read_task, wait_until, write_task
+from yolo_supervisor.journal import history
+from yolo_supervisor.store import Paths
 
 Start = Callable[..., RunningDaemon]
 
@@ -590,3 +592,21 @@ def test_status_tells_of_the_running_daemon(daemon: Start, children: Children, p
     assert [(a["id"], a["pid"], a["state"]) for a in told] == [("dev-1@team", agent.pid, "alive")]
     names = [watcher["name"] for watcher in answer["projects"][0]["watchers"]]
     assert names == ["state", "agents", "sessions", "tasks", "leases", "flags"]
+
+
+def test_without_memory_it_ends_instead_of_telling_of_it_for_ever(
+    project: Path, claude_home: Path, children: Children, tmp_path: Path
+) -> None:
+    if sys.platform != "linux":
+        pytest.skip("the limit is Linux's")
+    log = tmp_path / "log"
+    words = ("-m", "yolo_supervisor.drill.daemon", str(tmp_path / "no-skew"), "run", "--project", str(project))
+    with log.open("wb") as stderr:
+        starving = children.start(sys.executable, *words, stderr=stderr)
+    journal = Paths(project).journal
+    wait_until(lambda: any(entry["action"] == "started" for entry in history(journal)), "it to start")
+
+    starving.send_signal(signal.SIGUSR1)
+
+    assert starving.wait(LIMIT_S) != 0
+    assert log.stat().st_size < 20_000

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from conftest import LIMIT_S, PROGRAM, Children, wait_until
-from yolo_supervisor.drill import faults, scene
+from yolo_supervisor.drill import faults, rounds, scene
 from yolo_supervisor.formats import supervisor
 from yolo_supervisor.kernel import kernel
 from yolo_supervisor.processes import Processes
@@ -26,16 +26,17 @@ pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is no
 FAULTS = {
     "agents": [
         "agent-killed", "agent-segfault", "agent-oom", "agent-api-errors", "agent-rate-limited",
-        "agent-ignores-sigterm", "session-killed", "session-detached", "tmux-server-killed",
-        "supervisor-killed", "pid-reused", "mass-death",
+        "agent-ignores-sigterm", "pid-reused", "mass-death", "session-killed", "session-detached",
+        "tmux-server-killed",
     ],
     "tasks": [
-        "task-orphaned", "owner-hung", "poison-task", "late-completion", "lease-abandoned", "lock-ownerless",
-        "state-emptied", "clock-jump", "flag-broken",
+        "supervisor-killed", "supervisor-upgraded", "supervisor-oom", "clock-jump", "task-orphaned", "owner-hung",
+        "poison-task", "late-completion", "lease-abandoned", "lock-ownerless", "state-emptied", "contract-broken",
+        "flag-broken",
     ],
     "commands": [
         "mcp-error", "mcp-hang", "mcp-crash", "mcp-flapping", "command-hangs", "command-ignores-sigterm",
-        "contract-broken", "commit-index-lock", "commit-non-fast-forward", "commit-conflict", "commit-killed-midway",
+        "commit-index-lock", "commit-non-fast-forward", "commit-conflict", "commit-killed-midway",
         "commit-disk-full",
     ],
 }  # fmt: skip
@@ -127,7 +128,7 @@ def test_a_supervisor_that_only_observes_fails_the_drill(monkeypatch: pytest.Mon
         file = stage.project / ".yolo-planning" / "supervisor.toml"
         file.write_text("mode = 'observe'\n" + file.read_text())
         stage.start_daemon()
-        played = faults.play(stage, faults.FAULTS["agent-killed"], random.Random(1))
+        played = rounds.play(stage, faults.FAULTS["agent-killed"], random.Random(1))
 
     assert played.heal_s is None
     assert "not healed in time" in played.why

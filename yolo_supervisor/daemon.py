@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import resource
@@ -23,7 +24,7 @@ from yolo_supervisor import config as configuration
 from yolo_supervisor.census import Census
 from yolo_supervisor.clock import SystemClock, until_next
 from yolo_supervisor.config import Config, ConfigError
-from yolo_supervisor.files import Busy, Disk, Refused, glance, make_folder
+from yolo_supervisor.files import Busy, Disk, Refused, TooNew, glance, make_folder
 from yolo_supervisor.formats import supervisor
 from yolo_supervisor.kernel import kernel
 from yolo_supervisor.processes import Processes
@@ -32,7 +33,7 @@ from yolo_supervisor.service import Notifier, endangered
 from yolo_supervisor.store import Paths
 from yolo_supervisor.tmux import Tmux
 
-EX_OK, EX_NO, EX_TEMPFAIL = 0, 1, 75
+EX_OK, EX_NO, EX_DATAERR, EX_OSERR, EX_TEMPFAIL = 0, 1, 65, 71, 75
 
 STOP_LIMIT_S = 8.0
 """How long a termination under way may take to its end at a clean stop."""
@@ -210,6 +211,7 @@ class Daemon:
 
     async def run(self) -> int:
         """The exit code. ConfigError if the configuration cannot be used at the start."""
+        asyncio.get_running_loop().set_exception_handler(self._callback_failed)
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
             _raise_file_limit()
             if (code := self._open_projects()) != EX_OK:
@@ -237,7 +239,7 @@ class Daemon:
     def _open_projects(self) -> int:
         """Open all that are wanted. The exit code if none could be, else 0. ConfigError if that is why."""
         wrong: dict[Path, ConfigError] = {}
-        held = False
+        code = EX_NO
         for path in self.wanted(self.config):
             try:
                 config = self._load(path)
@@ -248,7 +250,10 @@ class Daemon:
             try:
                 project.open()
             except (OSError, Held, Refused, Busy) as error:
-                held |= isinstance(error, Held)
+                if isinstance(error, Held):
+                    code = EX_TEMPFAIL
+                elif isinstance(error, TooNew):
+                    code = EX_DATAERR
                 project.trouble = str(error)
                 self._log.error("trouble", where="project", project=str(path), error=str(error))
         if wrong and not self.projects:
@@ -257,7 +262,7 @@ class Daemon:
             self._log.error("trouble", where="project", project=str(path), error=str(mistake))
         if any(project.runner for project in self.projects.values()):
             return EX_OK
-        return EX_TEMPFAIL if held else EX_NO
+        return code
 
     def _sample_s(self) -> float:
         """As often as the most demanding project wants."""
@@ -269,6 +274,13 @@ class Daemon:
                 project.runner.keep_trees()
                 if changed:
                     project.runner.bells["agents"].ring()
+
+    def _callback_failed(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """The loop itself has failed. Without memory it would try again for ever, and tell of it each time."""
+        if isinstance(context.get("exception"), MemoryError):
+            os.write(2, b"yolo-supervisor: there is no memory left: it ends, to be started again\n")
+            os._exit(EX_OSERR)  # the journal holds whatever was under way
+        self._log.error("trouble", where="event loop", error=str(context.get("exception") or context.get("message")))
 
     # -- signals -------------------------------------------------------------------------------------------------
 

@@ -39,6 +39,10 @@ class Refused(Exception):
     """The path is not one that we write to: a link, say, or no ordinary file."""
 
 
+class TooNew(Refused):
+    """What is on the disk was written by a newer version of this program: it is neither read nor changed."""
+
+
 class Unflushed(OSError):
     """A flush has failed: the kernel may have forgotten what it could not write, so it must not be tried again."""
 

@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from yolo_supervisor.actions import Action
-from yolo_supervisor.files import Disk, Unflushed, append, flush, replace, sync_folder
+from yolo_supervisor.files import Disk, TooNew, Unflushed, append, flush, replace, sync_folder
+from yolo_supervisor.formats import supervisor
 from yolo_supervisor.memory import Memory
 from yolo_supervisor.records import iso
 
@@ -76,6 +77,20 @@ def unseal_last(line: bytes) -> tuple[dict[str, Any] | None, int]:
             return record, at
         at = line.find(_BEGIN, at + 1)
     return None, len(line) + 1
+
+
+def refuse_newer(disk: Disk, folder: Path) -> int | None:
+    """The version of the folder that the journal is in, None if it does not say: one from before there were several.
+
+    ``TooNew`` if a newer program than this one has written there: we would misread it, and lose what it says.
+    """
+    version = supervisor.load_version(disk.read(folder / supervisor.VERSION_FILE) or b"")
+    if version is not None and version > supervisor.VERSION:
+        raise TooNew(
+            f"{folder} was written by a newer yolo-supervisor (format {version}, this one knows {supervisor.VERSION}): "
+            "upgrade this one; nothing was changed"
+        )
+    return version
 
 
 def entry(action: Action, by: str, at: datetime, project: Path, prefix: str = "") -> dict[str, Any]:
@@ -267,8 +282,13 @@ class Journal:
     # -- reading -------------------------------------------------------------------------------------------------
 
     def load(self) -> None:
-        """Read the journal as far as it is, without a lock and without changing anything (for readers)."""
+        """Read the journal as far as it is, without a lock and without changing anything (for readers).
+
+        ``TooNew`` if it is a newer program's.
+        """
         try:
+            if not self._offset:
+                refuse_newer(self._disk, self.path.parent)
             data = (self._disk.read(self.path, LIMIT) or b"")[self._offset :]
         except OSError as error:
             self.unreadable = str(error)
@@ -363,7 +383,10 @@ class History:
         self._promised: dict[int, dict[str, Any]] = {}
 
     def news(self) -> Iterator[dict[str, Any]]:
-        """What has come since the last time. OSError if there is a journal and it cannot be read."""
+        """What has come since the last time. OSError if there is a journal and it cannot be read, ``TooNew`` if it is a
+        newer program's."""
+        if not self._head:
+            refuse_newer(self._disk, self._path.parent)
         newest = self._disk.read(self._path, LIMIT) or b""  # before the others are listed: it may be closed meanwhile
         if not (self._head and newest.startswith(self._head) and len(newest) >= self._offset):
             self._head, self._offset = newest[: newest.find(b"\n") + 1], 0

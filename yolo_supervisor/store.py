@@ -36,7 +36,7 @@ from yolo_supervisor.files import (
     sync_folder,
 )
 from yolo_supervisor.formats import supervisor, yolo
-from yolo_supervisor.journal import SIZE, Journal, entry
+from yolo_supervisor.journal import SIZE, Journal, entry, refuse_newer
 
 LOCK_LIMIT_S = 0.25
 """How long one change may block the loop while another process writes; after that it is ``busy``, to be tried again."""
@@ -159,6 +159,7 @@ class Store:
             refuse_links(self.disk, folder)
         except Refused:
             raise Refused(f"{folder} is a symbolic link: remove it, the supervisor's folder must be its own") from None
+        version = refuse_newer(self.disk, folder)
         make_folder(self.disk, folder)
         found = self.disk.status(folder)
         if found is not None and (why := other_writers(folder, found)):
@@ -168,6 +169,8 @@ class Store:
             make_folder(self.disk, folder / name)
         if self.disk.status(folder / ".gitignore") is None:
             replace(self.disk, folder / ".gitignore", b"*\n")
+        if version != supervisor.VERSION:  # before anything is written that an older program would misunderstand
+            replace(self.disk, folder / supervisor.VERSION_FILE, supervisor.dump_version())
         self._lock_fd = self.disk.open(folder / "store.lock", os.O_RDWR | os.O_CREAT, FILE_MODE)
         with self._locked():
             self.journal.catch_up()

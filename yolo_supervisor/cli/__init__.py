@@ -156,7 +156,7 @@ def _program() -> None:
 
 def program() -> NoReturn:
     """Run the command line. Whatever a user does wrong ends in one sentence and an exit code, never in a traceback."""
-    from yolo_supervisor.files import Busy, Refused
+    from yolo_supervisor.files import Busy, Refused, TooNew
 
     try:
         _program(prog_name="yolo-supervisor")
@@ -166,7 +166,7 @@ def program() -> NoReturn:
         if isinstance(error, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             sys.exit(EX_NO)
-        fail(EX_DATAERR if isinstance(error, PermissionError) else EX_NO, str(error))
+        fail(EX_DATAERR if isinstance(error, PermissionError | TooNew) else EX_NO, str(error))
     except Busy as error:
         fail(EX_TEMPFAIL, f"{error}: try again")
     except _config_error() as error:

@@ -8,8 +8,9 @@ import click
 
 from yolo_supervisor import crashes
 from yolo_supervisor.cli import EX_NO, Shared, entries, fail, out, out_json, shared
-from yolo_supervisor.files import glance
+from yolo_supervisor.files import Disk, glance
 from yolo_supervisor.folder import names
+from yolo_supervisor.journal import refuse_newer
 from yolo_supervisor.records import from_iso
 from yolo_supervisor.store import Paths
 
@@ -92,7 +93,8 @@ def _tell(title: str, lines: Any) -> None:
 
 
 def _reports(paths: Paths) -> list[dict[str, Any]]:
-    """All that can be read, the oldest first."""
+    """All that can be read, the oldest first. ``TooNew`` if they are a newer program's."""
+    refuse_newer(Disk(), paths.folder)
     found = [crashes.load(glance(paths.crashes / name) or b"") for name in names(paths.crashes) if name[0] != "."]
     return sorted((each for each in found if each is not None), key=lambda each: str(each["at"]))
 

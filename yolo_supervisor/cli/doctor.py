@@ -22,7 +22,7 @@ from yolo_supervisor.actions import Repair
 from yolo_supervisor.cli import EX_NO, Shared, out, out_json, shared
 from yolo_supervisor.cli.view import View
 from yolo_supervisor.config import ConfigError
-from yolo_supervisor.files import Busy, Disk, folder_lock, glance
+from yolo_supervisor.files import Busy, Disk, TooNew, folder_lock, glance
 from yolo_supervisor.formats import yolo
 from yolo_supervisor.service import endangered
 from yolo_supervisor.units import Systemd, lingers
@@ -59,10 +59,12 @@ def command(options: Shared, fix: bool) -> None:
         findings += [Finding("problem", mistake, do) for mistake in str(error).splitlines()]
     else:
         findings.append(Finding("well", "the configuration is valid"))
-        view = View(project, config)
         try:
+            view = View(project, config)
             for found in (_store(view, fix), _service(view), _plugin(view, fix), _team(view)):
                 findings += found
+        except TooNew as error:
+            findings.append(Finding("problem", str(error)))
         except OSError as error:
             findings.append(Finding("problem", str(error), "if it is another user's (sudo?), give it back: chown -R"))
     sound = all(finding.level != "problem" or finding.fixed for finding in findings)
@@ -124,12 +126,13 @@ def _store(view: View, fix: bool) -> Iterator[Finding]:
     for key, why in look.unreadable:
         yield Finding("problem", f"{key} cannot be read: {why}", "mend it or put it away")
     holder = view.holder()
-    if holder is None and journal.pending:
+    cut_off = len(journal.pending) if holder is None else 0
+    if cut_off:
         if fix:
             view.store.open()
             view.store.recover()
-        yield Finding("problem", f"{len(journal.pending)} changes were cut off by a crash", "run the daemon", fix)
-    if not damaged and not (holder is None and journal.pending):
+        yield Finding("problem", f"{cut_off} changes were cut off by a crash", "run the daemon", fix)
+    if not damaged and not cut_off:
         yield Finding("well", f"the journal is sound ({journal.seq} lines)")
     if holder:
         yield Finding("well", f"supervised by process {holder.process.pid} since {holder.started_at} ({holder.mode})")

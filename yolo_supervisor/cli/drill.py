@@ -37,7 +37,8 @@ def command(options: Shared, faults: str | None, rounds: int, seed: int | None) 
         signal.signal(number, lambda got, _frame: sys.exit(128 + got))
     from libtmux.exc import LibTmuxException
 
-    from yolo_supervisor.drill.faults import FAULTS, Round, play
+    from yolo_supervisor.drill.faults import FAULTS
+    from yolo_supervisor.drill.rounds import Round, play
     from yolo_supervisor.drill.scene import scene
 
     names = [name.strip() for name in faults.split(",")] if faults else list(FAULTS)

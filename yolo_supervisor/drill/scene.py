@@ -166,6 +166,24 @@ class Scene:
         self._daemon.kill()
         self._daemon.wait()
 
+    def stop_daemon(self) -> None:
+        """As the service manager stops it. TimeoutError if it does not end."""
+        assert self._daemon is not None
+        self._daemon.terminate()
+        self.wait(lambda: not self.daemon_runs(), "the daemon did not end")
+
+    def starve_daemon(self) -> None:
+        """Leave the daemon no memory."""
+        assert self._daemon is not None
+        self._daemon.send_signal(signal.SIGUSR1)
+
+    def daemon_runs(self) -> bool:
+        return self._daemon is not None and self._daemon.poll() is None
+
+    def daemon_said(self) -> int:
+        """How much is in the daemon's log, in bytes."""
+        return (self.folder / "daemon.log").stat().st_size
+
     def entries(self) -> list[dict[str, Any]]:
         """The journal so far."""
         return history(Paths(self.project).journal)
@@ -281,9 +299,9 @@ class Scene:
 
     # -- looking -------------------------------------------------------------------------------------------------
 
-    def wait(self, seen: Callable[[], Any], otherwise: str) -> None:
+    def wait(self, seen: Callable[[], Any], otherwise: str, limit_s: float | None = None) -> None:
         """Until it is so. TimeoutError with the sentence if that takes too long."""
-        deadline = time.monotonic() + LIMIT_S
+        deadline = time.monotonic() + (limit_s or LIMIT_S)
         while not seen():
             if time.monotonic() > deadline:
                 raise TimeoutError(otherwise)

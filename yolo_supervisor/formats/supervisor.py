@@ -16,10 +16,26 @@ from yolo_supervisor.records import Agent, Pane, ProcessId, from_iso, iso
 
 FOLDER = ".supervisor"
 VERSION = 1
+"""Of all that is in the folder: it grows when an older program would misunderstand what is written there."""
 
 
 def _dump(value: Mapping[str, Any]) -> bytes:
     return json.dumps({"version": VERSION, **value}, indent=2).encode() + b"\n"
+
+
+# -- version.json: which program may use the folder ------------------------------------------------------------------
+
+VERSION_FILE = "version.json"
+
+
+def dump_version() -> bytes:
+    return _dump({})
+
+
+def load_version(data: bytes) -> int | None:
+    """The version of the folder; None if the file does not say. What no program has written is of none of them."""
+    version = (load_object(data) or {}).get("version")
+    return version if type(version) is int else None
 
 
 # -- agents/<id>.json -------------------------------------------------------------------------------------------
