@@ -104,6 +104,15 @@ def test_a_session_is_empty_since_the_first_look_that_found_nobody() -> None:
     assert memory == {KEY: Watched(had_client=True, empty_since_s=6.0)}
 
 
+def test_while_its_server_does_not_answer_a_session_is_not_forgotten_and_nothing_is_counted() -> None:
+    memory = remember(left_since(1.0), Look(silent=frozenset({KEY[0]})), 6.0)
+    assert memory == {KEY: Watched(had_client=True, empty_since_s=None)}
+
+    memory = remember(memory, Look(sessions=(work(),)), 11.0)
+
+    assert memory == {KEY: Watched(had_client=True, empty_since_s=11.0)}
+
+
 def test_one_who_comes_back_begins_the_count_anew() -> None:
     memory = remember(left_since(1.0), Look(sessions=(work(attached=1),)), 6.0)
     memory = remember(memory, Look(sessions=(work(),)), 11.0)

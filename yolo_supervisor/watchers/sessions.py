@@ -66,6 +66,8 @@ class Look:
     """How many agents of this project live in tmux at all."""
     confirmed: bool = False
     """Whether the look before showed the same many orphans at once."""
+    silent: frozenset[str] = frozenset()
+    """The sockets of servers that have not answered: of their sessions nothing is known now."""
     watchdog: int | None = None
     """The pid of the plugin's own watchdog, if that is at work: it terminates by the same rule."""
 
@@ -80,6 +82,9 @@ def remember(memory: Mapping[SessionKey, Watched], look: Look, now_s: float) -> 
         else:
             since = before.empty_since_s if before.empty_since_s is not None else now_s
             after[session.key] = Watched(had_client=before.had_client, empty_since_s=since)
+    for key, before in memory.items():
+        if key[0] in look.silent:  # one answer too late must not make us forget that somebody was there
+            after[key] = Watched(had_client=before.had_client)
     return after
 
 
@@ -272,6 +277,7 @@ class SessionsWatcher:
             orphans=tuple(orphans),
             ended=tuple(self._ended(answers, {agent.id for agent in placed})),
             agents=len(placed),
+            silent=frozenset(socket for socket, server in answers.items() if server is None),
             watchdog=self.watchdog(),
         )
 
