@@ -130,6 +130,37 @@ def test_a_decision_that_holds_is_done_and_told(store: Store, task: Path) -> Non
     assert os.listdir(task.parent) == ["1.json"]
 
 
+class EditorsDisk(Disk):
+    """Somebody saves the document while the store flushes something for the n-th time."""
+
+    def __init__(self, path: Path, at: int) -> None:
+        self._path, self._at = path, at
+
+    def sync(self, fd: int) -> None:
+        super().sync(fd)
+        self._at -= 1
+        if self._at == 0:
+            saved = self._path.with_name("saved")
+            saved.write_bytes(b"theirs")
+            saved.rename(self._path)
+
+
+@pytest.mark.parametrize(
+    ("after", "at"), [(b'{"ours": 1}', 1), (b'{"ours": 1}', 2), (b'{\n  "id"', 1), (None, 1)],
+    ids=["replaced, told", "replaced, written", "shortened, told", "removed, told"],
+)  # fmt: skip
+def test_what_is_saved_while_we_change_a_document_stays_as_it_was_saved(
+    store: Store, task: Path, after: bytes | None, at: int
+) -> None:
+    store.disk = store.journal._disk = EditorsDisk(task, at)
+
+    assert store.commit(Put(key="it", path=task, content=after), "test") is Outcome.STALE
+
+    assert task.read_bytes() == b"theirs"
+    assert told(store) == []
+    assert os.listdir(task.parent) == ["1.json"]
+
+
 @pytest.mark.parametrize("meanwhile", [{"status": "completed"}, {"owner": "dev-2"}, {"status": "pending"}])
 def test_a_decision_that_others_have_overtaken_is_stale(store: Store, task: Path, meanwhile: dict[str, str]) -> None:
     task.write_text(json.dumps({**read_task(task), **meanwhile}))

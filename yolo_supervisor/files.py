@@ -186,14 +186,16 @@ def flush(disk: Disk, fd: int) -> None:
         raise Unflushed(error.errno, f"it could not be flushed: {error.strerror}") from error
 
 
-def replace(disk: Disk, path: Path, data: bytes, durable: bool = True) -> None:
+def replace(disk: Disk, path: Path, data: bytes, durable: bool = True, judged: bytes | None = None) -> None:
     """Make ``data`` the file's content in one step: readers and crashes see the old or the new, never a mixture.
 
     ``durable=False`` leaves out the flushing, for observations that are worthless after a power cut anyway.
-    OSError if it could not be done: then the old content stands.
+    OSError if it could not be done: then the old content stands; BlockingIOError if it is not ``judged`` any more.
     """
     found = refuse_links(disk, path)
     with _written_beside(disk, path, data, stat.S_IMODE(found.st_mode) if found else FILE_MODE, durable) as temporary:
+        if judged is not None:  # flushing takes its time, and an editor heeds no lock of ours
+            refuse_changed(disk, path, judged)
         disk.rename(temporary, path)
     if durable:
         sync_folder(disk, path.parent)
@@ -249,6 +251,7 @@ def shorten(disk: Disk, path: Path, before: bytes, size: int) -> None:
     OSError if it could not be done, or if the file has changed since ``before`` was read: then it stands.
     """
     refuse_links(disk, path)
+    refuse_changed(disk, path, before)
     fd = disk.open(path, os.O_RDWR)
     try:
         if disk.status_of(fd).st_size != len(before):
@@ -297,6 +300,12 @@ def refuse_links(disk: Disk, path: Path) -> os.stat_result | None:
     if found is not None and stat.S_ISLNK(found.st_mode):
         raise Refused(f"{path} is a symbolic link: it is not followed, and not replaced")
     return found
+
+
+def refuse_changed(disk: Disk, path: Path, judged: bytes) -> None:
+    """BlockingIOError if the file does not hold what was ``judged`` any more."""
+    if disk.read(path) != judged:
+        raise BlockingIOError(errno.EAGAIN, "somebody is writing to it", str(path))
 
 
 def other_writers(path: Path, found: os.stat_result) -> str | None:

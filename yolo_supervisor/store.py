@@ -29,6 +29,7 @@ from yolo_supervisor.files import (
     make_folder,
     other_writers,
     put_aside,
+    refuse_changed,
     refuse_links,
     remove,
     replace,
@@ -201,8 +202,6 @@ class Store:
                 self._settle(action.path, before)
                 seq = self.journal.append({**told, "write": write})
                 try:
-                    if before is not None and self.disk.read(action.path) != before:  # an editor heeds no lock of ours
-                        raise BlockingIOError(errno.EAGAIN, "somebody is writing to it", str(action.path))
                     self._write(action.path, before, after)
                 except (FileExistsError, BlockingIOError):
                     self.journal.mark(seq, "failed", "somebody else has written to it meanwhile")
@@ -396,14 +395,17 @@ class Store:
         return self.paths.folder / "held-lock.json"
 
     def _write(self, path: Path, before: bytes | None, after: bytes | None) -> None:
+        """Make the change. FileExistsError, BlockingIOError if somebody has written to the document meanwhile."""
         if after is None:
+            if before is not None:
+                refuse_changed(self.disk, path, before)
             remove(self.disk, path)
         elif before is None:
             create(self.disk, path, after)
         elif before is not None and after and before.startswith(after) and before != after:
             shorten(self.disk, path, before, len(after))
         elif after != before:
-            replace(self.disk, path, after)
+            replace(self.disk, path, after, judged=before)
             sidecars.refresh(self.disk, path, str(digest(after)), make=False)
 
     def _make_sure(self, path: Path, write: Mapping[str, Any], now: bytes | None) -> None:
