@@ -3,6 +3,7 @@ real daemon over a real team."""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pty
@@ -19,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from warm import Warm
 from yolo_supervisor.files import Disk
 from yolo_supervisor.formats import supervisor
 from yolo_supervisor.journal import history
@@ -215,6 +217,12 @@ def write_record(project: Path, agent: Agent) -> None:
     (Paths(project).agents / supervisor.agent_file(agent)).write_bytes(supervisor.dump_agent(agent))
 
 
+@functools.cache
+def warm_program() -> Warm:
+    """Of this process of the tests; it ends with it."""
+    return Warm()
+
+
 class Cli:
     """Calls the program in a folder, as a person at a terminal there. No mistake of anybody may end in a traceback."""
 
@@ -222,8 +230,11 @@ class Cli:
         self.folder = folder
 
     def __call__(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        options = {"timeout": LIMIT_S, "cwd": self.folder, "stdin": subprocess.DEVNULL, **options}
-        told = subprocess.run([*PROGRAM, *words], capture_output=True, text=True, **options)
+        if not options and (warm := warm_program()).fits():
+            told = warm.run(words, self.folder, LIMIT_S)
+        else:
+            options = {"timeout": LIMIT_S, "cwd": self.folder, "stdin": subprocess.DEVNULL, **options}
+            told = subprocess.run([*PROGRAM, *words], capture_output=True, text=True, **options)
         assert "Traceback" not in told.stderr, told.stderr
         return told
 

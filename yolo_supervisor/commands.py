@@ -33,11 +33,12 @@ started = 0
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a command ended. ``exit`` is None where the limit ended it; the outputs are cut at ``OUTPUT_LIMIT`` bytes."""
+    """How a command ended. ``exit`` is None where the limit ended it; ``cut`` tells that an output is not whole."""
 
     exit: int | None
     stdout: bytes
     stderr: bytes
+    cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +60,10 @@ async def run(
     environment: Mapping[str, str] | None = None,
     folder: Path | None = None,
     grace_s: float = 0.0,
+    bound: int = OUTPUT_LIMIT,
 ) -> Result:
     """Run the command to its end, at most ``limit_s`` seconds; then its processes are ended, after ``grace_s`` killed.
+    Of each output ``bound`` bytes are kept.
 
     FileNotFoundError if there is no such program.
     """
@@ -79,14 +82,19 @@ async def run(
     assert child.stderr is not None
     output: dict[int, bytearray] = {child.stdout.fileno(): bytearray(), child.stderr.fileno(): bytearray()}
 
+    cut = False
+
     async def drain(fd: int) -> None:
+        nonlocal cut
         os.set_blocking(fd, False)
         while True:
             await anyio.wait_readable(fd)
             part = os.read(fd, 1 << 16)
             if not part:
                 return
-            output[fd] += part[: OUTPUT_LIMIT - len(output[fd])]
+            kept = part[: bound - len(output[fd])]
+            output[fd] += kept
+            cut |= len(kept) < len(part)
 
     over = False
     try:
@@ -107,7 +115,7 @@ async def run(
         stdout, stderr = (bytes(output[pipe.fileno()]) for pipe in (child.stdout, child.stderr))
         child.stdout.close()
         child.stderr.close()
-    return Result(None if over else child.returncode, stdout, stderr)
+    return Result(None if over else child.returncode, stdout, stderr, cut)
 
 
 async def end(pid: int, grace_s: float, adopted: bool = False) -> Ending:

@@ -8,6 +8,7 @@ import os
 import resource
 import shutil
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
@@ -278,7 +279,7 @@ class Daemon:
     def _callback_failed(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """The loop itself has failed. Without memory it would try again for ever, and tell of it each time."""
         if isinstance(context.get("exception"), MemoryError):
-            os.write(2, b"yolo-supervisor: there is no memory left: it ends, to be started again\n")
+            sys.stderr.write("yolo-supervisor: there is no memory left: it ends, to be started again\n")
             os._exit(EX_OSERR)  # the journal holds whatever was under way
         self._log.error("trouble", where="event loop", error=str(context.get("exception") or context.get("message")))
 

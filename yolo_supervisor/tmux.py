@@ -122,7 +122,7 @@ async def _ask(socket: str) -> Server | None:
         result = await commands.run(_words(socket), LIMIT_S, _environment())
     except (OSError, ValueError):  # a path with a NUL, say: agents' environments hold anything
         return None
-    return parse(socket, result.stdout.decode("utf-8", "replace")) if result.exit == 0 else None
+    return parse(socket, result.stdout.decode("utf-8", "replace")) if result.exit == 0 and not result.cut else None
 
 
 def ask_now(socket: str) -> Server | None:
