@@ -328,7 +328,8 @@ def test_it_is_run_from(world: World, how: str, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_auto_push_of_the_plugin_pushes(world: World) -> None:
-    config = world.project / ".yolo-planning" / "config.json"
+    config = world.mine.folder / ".yolo-planning" / "config.json"
+    config.parent.mkdir(exist_ok=True)
     for number, (text, pushed) in enumerate(
         [('{"auto_push":"never"}', False), ("[]", False), ("auto_push", False), ('{"auto_push": "always"}', True)]
     ):

@@ -611,8 +611,13 @@ EXCEPTIONS = {
     ("commit.py", "_kept_input", "os.unlink"),
     ("commit.py", "_kept_input", "os.write"),
     ("commit.py", "_write", "os.write"),  # what git has said
-    ("rescue.py", "_move_on", "move.unlink"),  # what would help after a crash in between; that is over
-    ("rescue.py", "tidy", "move.unlink"),
+    ("move.py", "make", "document.unlink"),  # what would help after a crash in between; that is over
+    ("move.py", "go_on", "document.unlink"),
+    ("rescue.py", "tidy", "document.unlink"),
+    ("move.py", "undo", "path.unlink"),  # the user's own files, put back as they were
+    ("move.py", "_put_back", "lock.open"),  # the index, by git's own convention
+    ("move.py", "_put_back", "lock.rename"),
+    ("move.py", "_remove_empty", "folder.rmdir"),
     ("rescue.py", "_preserve", "copy.write_bytes"),  # an index for once
     ("rescue.py", "_preserve", "copy.unlink"),
     ("rescue.py", "tidy", "copy.unlink"),

@@ -67,22 +67,29 @@ def test_a_lock_for_which_there_is_no_room_is_not_one_that_another_holds() -> No
     assert failure(128, said, "commit").cause is Cause.NO_ROOM
 
 
+TO = "To /x\n!\trefs/heads/main:refs/heads/main\t"
+
+
 @pytest.mark.parametrize(
-    ("said", "cause"),
+    ("code", "said", "cause"),
     [
-        (" ! [rejected]        main -> main (fetch first)", Cause.REJECTED),
-        (" ! [rejected]        main -> main (non-fast-forward)", Cause.REJECTED),
-        (" ! [remote rejected] main -> main (pre-receive hook declined)", Cause.REFUSED),
-        (" ! [remote rejected] main -> main (protected branch hook declined)", Cause.REFUSED),
-        ("remote: error: GH006: Protected branch update failed for refs/heads/main.", Cause.REFUSED),
-        ("fatal: The current branch main has no upstream branch.", Cause.NO_UPSTREAM),
-        ("fatal: '/x' does not appear to be a git repository\nfatal: Could not read from remote", Cause.NO_UPSTREAM),
-        ("ssh: Could not resolve hostname x\nfatal: Could not read from remote repository.", Cause.UNREACHABLE),
-        ("fatal: unable to access 'https://x/': Could not resolve host: x", Cause.UNREACHABLE),
-        ("error: RPC failed; HTTP 502\nfatal: the remote end hung up unexpectedly", Cause.UNREACHABLE),
-        ("fatal: You are not currently on a branch.", Cause.DETACHED),
-        ("error: failed to push some refs to '/x'", Cause.HOOK),
+        (1, TO + "[rejected] (fetch first)\nDone", Cause.REJECTED),
+        (1, TO + "[rejected] (non-fast-forward)\nDone", Cause.REJECTED),
+        (1, TO + "[remote rejected] (failed to update ref)\nDone", Cause.REJECTED),
+        (1, TO + "[remote rejected] (pre-receive hook declined)\nDone", Cause.REFUSED),
+        (1, TO + "[remote rejected] (protected branch hook declined)\nDone", Cause.REFUSED),
+        (1, "remote: please fetch first\n" + TO + "[remote rejected] (pre-receive hook declined)", Cause.REFUSED),
+        (128, "fatal: The current branch main has no upstream branch.", Cause.NO_UPSTREAM),
+        (128, "fatal: No configured push destination.", Cause.NO_UPSTREAM),
+        (128, "fatal: '/x' does not appear to be a git repository\nfatal: Could not read", Cause.NO_UPSTREAM),
+        (128, "ssh: Could not resolve hostname x\nfatal: Could not read from remote repository.", Cause.UNREACHABLE),
+        (128, "fatal: unable to access 'https://x/': Could not resolve host: x", Cause.UNREACHABLE),
+        (1, "error: RPC failed; HTTP 502\nfatal: the remote end hung up unexpectedly", Cause.UNREACHABLE),
+        (128, "fatal: You are not currently on a branch.", Cause.DETACHED),
+        (1, "error: failed to push some refs to '/x'", Cause.HOOK),
+        (1, "File config.yml does not exist\nerror: failed to push some refs to '/x'", Cause.HOOK),
+        (1, "fetch first [rejected]\nerror: it is protected branch\nerror: failed to push", Cause.HOOK),
     ],
 )  # fmt: skip
-def test_the_reasons_of_pushes_are_told_apart(said: str, cause: Cause) -> None:
-    assert failure(1, said, "push").cause is cause
+def test_the_reasons_of_pushes_are_told_apart(code: int, said: str, cause: Cause) -> None:
+    assert failure(code, said, "push").cause is cause

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import time
@@ -245,14 +246,17 @@ async def test_a_git_that_works_from_elsewhere_may_hold_it(
         child.communicate()
 
 
+@pytest.mark.parametrize("how", ["there", "from here"])
 async def test_a_git_at_work_in_another_project_holds_nothing_here(
-    world: World, repository: Path, tmp_path: Path
+    world: World, repository: Path, tmp_path: Path, how: str
 ) -> None:
     (repository / ".git" / "index.lock").write_bytes(b"")
     other = tmp_path / "elsewhere"
     other.mkdir()
     git(other, "init", "-q")
-    child = subprocess.Popen(["git", "cat-file", "--batch"], cwd=other, stdin=subprocess.PIPE)
+    named = {**os.environ, "GIT_DIR": str(other / ".git")} if how == "from here" else None
+    at = repository if how == "from here" else other
+    child = subprocess.Popen(["git", "cat-file", "--batch"], cwd=at, stdin=subprocess.PIPE, env=named)
     try:
         assert len(await world.later(INDEX_STALE_S)) == 1
     finally:

@@ -24,12 +24,16 @@ TURN_S = 300.0
 """How long others that commit in the same repository are waited for."""
 
 INSIDE = "YOLO_SUPERVISOR_COMMITS_IN"
-"""Tells a hook that commits, too, that its turn is ours."""
+"""Tells a hook that commits, too, that its turn is ours: a line ``PID REPOSITORY`` for each commit that it is inside.
+What a hook has left in the background inherits it, and is inside none."""
 
 NEVER_ASK = {"GIT_TERMINAL_PROMPT": "0", "GIT_EDITOR": "true", "GIT_SEQUENCE_EDITOR": "true"}
 """What makes git say no where it would ask."""
 
 KEPT = 64 * 1024
+
+OUR_INPUT = ("/dev/stdin", "/dev/fd/0", "/proc/self/fd/0", "-")
+"""What the standard input is called on a command line."""
 
 LOOK_S = 0.05
 """How often it is looked whether git has ended, though somebody else still has its outputs."""
@@ -75,6 +79,7 @@ class Words:
             else:
                 self.wrong = word
                 break
+        self.folder = os.path.realpath(self.folder) if self.folder else ""
 
     def _limit(self, value: str) -> None:
         try:
@@ -91,7 +96,6 @@ def main() -> None:
     if words.wrong is not None or words.help or not os.path.isdir(words.folder):
         return
     own, common = _git_dirs(words.folder)
-    log = os.path.join(own or "", "logs", "HEAD")
     if _asks_for_input(words.git):
         words.input = _kept_input()
     with Turn(common) as turn:
@@ -103,17 +107,18 @@ def main() -> None:
             from yolo_supervisor import rescue
 
             rescue.tidy(Path(words.folder), turn.environment)
-        before = _size(log)
+        before = _tip(own, common)
         code, said = run(words, turn.environment)
         push = words.push or _pushes(words.folder)
-        if code == 0 and not push:
-            _end(0, words, {"result": "committed"})
+        moved = _tip(own, common) != before
+        if code == 0 and not (push and moved):
+            _end(0, words, {"result": "committed" if moved else "unchanged"})
         from pathlib import Path
 
         from yolo_supervisor import rescue
 
         again = functools.partial(run, words, turn.environment)
-        made = functools.partial(_grown, log, before)
+        made = functools.partial(_made, own, common, before)
         rescue.main(Path(words.folder), words.json, push, again, (code, said), turn.environment, made, turn.nested)
 
 
@@ -142,6 +147,7 @@ class Git:
         child = subprocess.Popen(
             ["git", "commit", *words.git], cwd=words.folder, env=environment, stdin=words.input,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+            close_fds=False,  # what was opened for it, by <(...) say; ours is never passed on
         )  # fmt: skip
         self.pid, self.starting = child.pid, False
         for number in self.passed_on:
@@ -171,11 +177,7 @@ def run(words: Words, environment: dict[str, str]) -> tuple[int | None, str]:
     while outputs:
         left_s = deadline - time.monotonic()
         if left_s <= 0 and not ended:
-            import anyio
-
-            from yolo_supervisor.commands import GRACE_S, end
-
-            anyio.run(end, child.pid, GRACE_S)
+            _end_all_of(child.pid)
             child.wait()
             git.pid = None
             return None, said.decode(errors="replace")
@@ -192,10 +194,21 @@ def run(words: Words, environment: dict[str, str]) -> tuple[int | None, str]:
         ended = ended or (not ready and git.ended())
     if not ended:
         git.ended(wait=True)
+    if git.passed_on:  # a shell may not have heard it, between two of its commands
+        _end_all_of(child.pid)
     code = child.wait()
     if code != 0 and git.passed_on:
         _end(128 + git.passed_on[0], words, {"result": "failed", "cause": "interrupted"}, "git was told to end")
     return code, said.decode(errors="replace")
+
+
+def _end_all_of(pid: int) -> None:
+    """End what git, which is not reaped yet, has started."""
+    import anyio
+
+    from yolo_supervisor.commands import GRACE_S, end
+
+    anyio.run(end, pid, GRACE_S)
 
 
 def _write(fd: int, data: bytes) -> None:
@@ -216,10 +229,13 @@ class Turn:
         self.environment.pop("LANGUAGE", None)
         if letters := self.environment.pop("LC_ALL", None):
             self.environment["LC_CTYPE"] = letters
-        ours = [each for each in os.environ.get(INSIDE, "").split(os.pathsep) if each]
-        self.nested = common in ours
+        outer = [each.partition(" ") for each in os.environ.get(INSIDE, "").split("\n")]
+        above = _ancestors() if common is not None and any(each == common for _, _, each in outer) else ()
+        self.nested = any(each == common and pid in above for pid, _, each in outer)
         if common is not None:
-            self.environment[INSIDE] = os.pathsep.join([*ours, common])
+            self.environment[INSIDE] = "\n".join(
+                [*(" ".join(each[::2]) for each in outer if each[2]), f"{os.getpid()} {common}"]
+            )
 
     def __enter__(self) -> Turn:
         if self._common is None or self.nested:
@@ -246,15 +262,26 @@ class Turn:
             os.close(self._fd)
 
 
+def _ancestors() -> set[str]:
+    """The pids of the processes that we descend from."""
+    table = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], stdout=subprocess.PIPE, text=True, check=False).stdout
+    parents = dict(line.split() for line in table.splitlines())
+    found, pid = set[str](), str(os.getppid())
+    while pid in parents and pid not in found:
+        found.add(pid)
+        pid = parents[pid]
+    return found
+
+
 def _git_dirs(folder: str) -> tuple[str | None, str | None]:
     """The git folder of the work tree's own, and the repository that it belongs to; None where only git can find it."""
     if "GIT_DIR" in os.environ:
-        return None, None
-    folder = os.path.realpath(folder)
-    while not os.path.lexists(os.path.join(folder, ".git")):
-        if folder == (folder := os.path.dirname(folder)):
-            return None, None
-    own = common = os.path.join(folder, ".git")
+        own = common = os.path.join(folder, os.environ["GIT_DIR"])
+    else:
+        while not os.path.lexists(os.path.join(folder, ".git")):
+            if folder == (folder := os.path.dirname(folder)):
+                return None, None
+        own = common = os.path.join(folder, ".git")
     try:
         if os.path.isfile(own):
             with open(own) as pointer:
@@ -270,8 +297,9 @@ def _asks_for_input(git: list[str]) -> bool:
     """Whether a message, or paths, are to be read from the standard input."""
     words = git[: git.index("--")] if "--" in git else git
     for before, word in zip(["", *words], words, strict=False):
-        option, value = (before, word) if word == "-" else (word.removesuffix("-").removesuffix("="), word[-1:])
-        if value == "-" and (option.startswith(("--fi", "--pathspec-fr")) or _is_short(option, "F")):
+        name = next((each for each in OUR_INPUT if word.endswith(each)), "")
+        option, value = (before, word) if word == name else (word.removesuffix(name).removesuffix("="), name)
+        if value and (option.startswith(("--fi", "--pathspec-fr")) or _is_short(option, "F")):
             return True
     return False
 
@@ -291,16 +319,33 @@ def _kept_input() -> int:
     return fd
 
 
-def _size(log: str) -> int:
+def _tip(own: str | None, common: str | None) -> str | None:
+    """The commit that HEAD is at, as its files tell; something else each time where they do not."""
     try:
-        return os.stat(log).st_size
+        with open(os.path.join(own or "", "HEAD")) as head:
+            tip = head.read().strip()
+        if not tip.startswith("ref: "):
+            return tip
+        name = tip.removeprefix("ref: ")
+        for folder in (own, common):
+            try:
+                with open(os.path.join(folder or "", name)) as ref:
+                    return f"{name} {ref.read().strip()}"
+            except FileNotFoundError:
+                continue
+        with open(os.path.join(common or "", "packed-refs")) as packed:
+            return next((f"{name} {line.split()[0]}" for line in packed if line.rstrip().endswith(f" {name}")), name)
     except OSError:
-        return 0
+        return str(time.monotonic_ns())
 
 
-def _grown(log: str, before: int) -> bool:
-    """Whether HEAD has moved since: the commit is made, whatever failed then."""
-    return _size(log) > before
+def _made(own: str | None, common: str | None, before: str | None, code: int | None, said: str) -> bool:
+    """Whether a commit that did not end well is there all the same: git says so, or was ended after it was made.
+
+    That HEAD has moved is not enough: somebody else may have committed beside a hook of ours that said no.
+    """
+    ended = code is None or code < 0 or "has been updated, but" in said
+    return ended and _tip(own, common) != before
 
 
 def _left_behind(common: str) -> bool:
@@ -315,10 +360,9 @@ def _left_behind(common: str) -> bool:
 
 
 def _pushes(folder: str) -> bool:
-    """Whether the plugin's ``auto_push`` wants every commit pushed."""
-    folder = os.path.realpath(folder)
+    """Whether the plugin's ``auto_push`` wants every commit pushed: a project's in this repository, not around it."""
     while not os.path.isdir(os.path.join(folder, ".yolo-planning")):
-        if folder == (folder := os.path.dirname(folder)):
+        if os.path.lexists(os.path.join(folder, ".git")) or folder == (folder := os.path.dirname(folder)):
             return False
     try:
         with open(os.path.join(folder, ".yolo-planning", "config.json"), "rb") as config:

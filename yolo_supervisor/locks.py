@@ -134,9 +134,12 @@ def _may_hold(kernel: Kernel, pid: int, tree: WorkTree, lock: Path) -> bool:
         return False
     if any(word.startswith(("--git-dir", "--work-tree")) for word in argv):
         return True
-    if any(name in kernel.environment(pid) for name in ELSEWHERE):
+    environment, folder = kernel.environment(pid), Path(kernel.folder(pid))
+    if named := environment.get("GIT_DIR"):
+        place = os.path.realpath(folder / named)
+        return place == os.path.realpath(tree.own) or not os.path.isdir(place)  # a file names another folder
+    if any(name in environment for name in ELSEWHERE):
         return True
-    folder = Path(kernel.folder(pid))
     return within(folder, tree.root) or within(folder, tree.own)
 
 

@@ -40,19 +40,25 @@ def work_trees(project: Path) -> Iterator[WorkTree]:
     try:
         common = common_dir(root)
         yield WorkTree(root, _own_dir(root))
-        linked = sorted(os.listdir(common / "worktrees"))
     except (OSError, ValueError):
         return
-    if common.name == ".git" and common.parent != root:
+    yield from (tree for tree in checkouts(common) if tree.root != root)
+
+
+def checkouts(common: Path) -> Iterator[WorkTree]:
+    """All checkouts that the repository itself knows of: its own, and linked ones."""
+    if common.name == ".git":
         yield WorkTree(common.parent, common)
+    try:
+        linked = sorted(os.listdir(common / "worktrees"))
+    except OSError:
+        return
     for name in linked:
         own = common / "worktrees" / name
         try:
-            other = Path((own / "gitdir").read_text().strip()).parent
+            yield WorkTree(Path((own / "gitdir").read_text().strip()).parent, own)
         except (OSError, ValueError):
             continue
-        if other != root:
-            yield WorkTree(other, own)
 
 
 def _own_dir(root: Path) -> Path:

@@ -8,6 +8,7 @@ alone or refuses. So on a conflict everything is as it was, since nothing was to
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import random
@@ -23,15 +24,15 @@ from typing import NoReturn
 
 import anyio
 
-from yolo_supervisor import commands
 from yolo_supervisor.actions import BreakLock, Escalate, Note, Rebased
-from yolo_supervisor.files import Busy, Disk, LockAges, Refused, make_folder, put_aside, replace
-from yolo_supervisor.formats import load_object
+from yolo_supervisor.files import Busy, Disk, LockAges, Refused, make_folder, put_aside
 from yolo_supervisor.formats.git import ADVICE, TRANSIENT, Cause, Failure, failure
 from yolo_supervisor.formats.yolo import PLANNING
+from yolo_supervisor.git import NETWORK_LIMIT_S, Git, Said
 from yolo_supervisor.kernel import kernel
 from yolo_supervisor.locks import INDEX_STALE_S, git_at_work
-from yolo_supervisor.repository import work_trees
+from yolo_supervisor.move import DOCUMENT, InTheWay, Move, Undone
+from yolo_supervisor.repository import WorkTree, checkouts
 from yolo_supervisor.retry import pause_s
 from yolo_supervisor.store import note_down
 
@@ -39,24 +40,37 @@ OWN_FOLDER = "yolo-supervisor"
 """Where, below the repository's own folder, we keep what is ours."""
 
 ROUNDS = 3
-LIMIT_S, NETWORK_LIMIT_S = 60.0, 120.0
 WAIT_S = 60.0
 """How long a lock is waited for that somebody may hold."""
 
-MOVE = "move-"
-"""A document that says where a branch is being moved."""
+PRESERVE_S = 600.0
+"""How long it may take to keep a copy of a work tree."""
 
 RESCUE = "refs/yolo-supervisor/rescue/"
 QUIET = frozenset({Cause.NOTHING, Cause.NO_MESSAGE, Cause.USAGE, Cause.HOOK, Cause.NO_REPOSITORY})
 """Answers to whoever has asked; no news for anybody else."""
 
-ELSEWHERE = ("GIT_DIR", "GIT_COMMON_DIR", "GIT_WORK_TREE", "GIT_IMPLICIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
-"""By these git is told which work tree is the user's; a checkout of our own must not hear of them."""
-
 UNCONFIGURED = ("-c", "rebase.updateRefs=false", "-c", "rebase.autoSquash=false", "-c", "rebase.autoStash=false")
 """What the user has configured for rebases by hand."""
 
+UNHOOKED = ("-c", f"core.hooksPath={os.devnull}")
+"""For a checkout of our own, which is no checkout of the user's: a hook after it has nothing to say, or to stop."""
+
 CODES = {Cause.LOCKED: 75, Cause.UNREACHABLE: 75, Cause.REJECTED: 75, Cause.USAGE: 2}
+
+OF_ERRORS = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), Cause.NO_ROOM),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), Cause.NO_PERMISSION),
+}
+
+MADE = {
+    "committed": "the commit is made, but not pushed",
+    "pushed": "nothing was committed; what was committed before is pushed",
+    "rebased": "nothing was committed; what was committed before is pushed",
+}
+
+OWN_LOCKS = frozenset({"index.lock", "HEAD.lock"})
+"""The locks of one work tree; all others are of the repository, which linked ones share."""
 
 
 def tidy(folder: Path, environment: Mapping[str, str]) -> None:
@@ -66,18 +80,10 @@ def tidy(folder: Path, environment: Mapping[str, str]) -> None:
         try:
             return anyio.run(repository.tidy)
         except Said as no:
-            if no.failure.cause is not Cause.LOCKED or not repository.wait_for(no.failure):
+            if no.failure.cause is not Cause.LOCKED or not anyio.run(repository.wait_for, no.failure):
                 return
         except OSError:
             return
-
-
-class Said(Exception):
-    """Git has said no."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.said)
-        self.failure = failure
 
 
 @dataclass
@@ -100,6 +106,8 @@ class Answer:
     rescue: str | None = None
     files: list[str] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
+    unkept: list[str] = field(default_factory=list)
+    """Files of the work tree that are not in the rescue: git could not add them."""
 
 
 def main(
@@ -109,31 +117,18 @@ def main(
     again: Callable[[], tuple[int | None, str]],
     first: tuple[int | None, str],
     environment: Mapping[str, str],
-    made: Callable[[], bool],
+    made: Callable[[int | None, str], bool],
     nested: bool,
 ) -> NoReturn:
     """Go on after ``git commit`` has ended like the ``first`` time, and end the process.
 
-    ``made`` tells whether the commit is there all the same; ``nested`` that a hook of a commit to this repository runs
-    us, which will not go on before we end."""
+    ``made`` tells whether a commit that did not end well is there all the same; ``nested`` that a hook of a commit to
+    this repository runs us, which will not go on before we end."""
     repository, answer, told = Repository(folder, environment), Answer(), Told(folder, as_json)
-    code, said = first
-    while code != 0:
-        found = failure(code, said, "commit")
-        if made():
-            answer.result = "committed"
-            told.fail(answer, found, "the commit is made, but git did not end well")
-        if push and found.cause is Cause.NOTHING and anyio.run(repository.ahead):
-            break  # it was committed before, and we were ended
-        if found.cause is not Cause.LOCKED or nested or answer.rounds > ROUNDS or not repository.wait_for(found):
-            told.fail(answer, found)
-        answer.rounds += 1
-        code, said = again()
-    answer.result = "committed"
-    if not push:
-        told.end(0, answer)
     try:
-        anyio.run(repository.push, answer)
+        _commit(repository, answer, told, again, first, push, made, nested)
+        if push:
+            anyio.run(repository.push, answer)
     except Said as no:
         told.fail(answer, no.failure)
     except Conflict as conflict:
@@ -145,23 +140,75 @@ def main(
             "git push",
         ]
         told.fail(answer, Failure(Cause.CONFLICT, 1, ""))
+    except (OSError, Refused, Busy) as error:
+        told.fail(answer, Failure(OF_ERRORS.get(getattr(error, "errno", None) or 0, Cause.UNKNOWN), None, str(error)))
+    except SystemExit as end:  # a signal, while nothing was under way that must not be cut off
+        told.fail(answer, Failure(Cause.INTERRUPTED, None, ""), code=end.code if isinstance(end.code, int) else 1)
+    if answer.cause is not None:
+        told.fail(answer, Failure(answer.cause, 1, ""))
     told.end(0, answer)
 
 
+def _commit(
+    repository: Repository,
+    answer: Answer,
+    told: Told,
+    again: Callable[[], tuple[int | None, str]],
+    first: tuple[int | None, str],
+    push: bool,
+    made: Callable[[int | None, str], bool],
+    nested: bool,
+) -> None:
+    """Try again what may go well the next time, until the commit is there."""
+    code, said = first
+    while code != 0:
+        found = anyio.run(repository.why, code, said)
+        if made(code, said):
+            answer.result = "committed"
+            told.fail(answer, found, "the commit is made, but git did not end well")
+        if push and found.cause is Cause.NOTHING and anyio.run(repository.ahead):
+            answer.cause = found.cause  # what was committed before is pushed all the same
+            return
+        waits = found.cause is Cause.LOCKED and not nested and answer.rounds <= ROUNDS
+        if not waits or not anyio.run(repository.wait_for, found):
+            told.fail(answer, found)
+        answer.rounds += 1
+        code, said = again()
+    answer.result = "committed"
+
+
 class Repository:
-    """A work tree, and what is asked of git there: under limits, never interactive."""
+    """A work tree, its locks, and its upstream."""
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self.folder = folder
-        self._environment = dict(environment)
+        self.git = Git(folder, environment)
+
+    async def why(self, code: int | None, said: str) -> Failure:
+        """Why ``git commit`` has failed: where a hook may have put words into its mouth, it is asked again."""
+        found = failure(code, said, "commit")
+        if found.cause is Cause.LOCKED and found.lock is not None:
+            with contextlib.suppress(Said):
+                if not (await self.git.places()).hold(Path(found.lock)):
+                    return failure(code, said, "commit", frozenset({Cause.LOCKED}))
+        if found.cause is Cause.NOTHING and await self._has_hooks():
+            with contextlib.suppress(Said):
+                if await self.git.names("diff", "--cached", "--name-only", "-z"):
+                    return Failure(Cause.HOOK, code, said.strip()[-4000:])
+        return found
+
+    async def _has_hooks(self) -> bool:
+        """Whether the repository has a hook that may stop a commit."""
+        folder = Path(await self.git("rev-parse", "--path-format=absolute", "--git-path", "hooks"))
+        return any(os.access(folder / name, os.X_OK) for name in ("pre-commit", "prepare-commit-msg", "commit-msg"))
 
     # -- locks ---------------------------------------------------------------------------------------------------
 
-    def wait_for(self, found: Failure) -> bool:
+    async def wait_for(self, found: Failure) -> bool:
         """Wait until the lock that was in the way is gone; one that nobody holds is put aside. False if neither."""
         lock = Path(found.lock) if found.lock else None
         if lock is None:
-            time.sleep(pause_s(0.2, 1, 1.0, random.random()))
+            await anyio.sleep(pause_s(0.2, 1, 1.0, random.random()))
             return True
         ages, deadline = LockAges(), time.monotonic() + WAIT_S
         while time.monotonic() < deadline:
@@ -169,19 +216,29 @@ class Repository:
                 status = lock.lstat()
             except OSError:
                 return True
-            if ages.age_s(lock, status) >= INDEX_STALE_S and self._ownerless(lock) and self._put_aside(lock, ages):
+            old = ages.age_s(lock, status) >= INDEX_STALE_S
+            if old and await self._ownerless(lock) and await self._put_aside(lock, ages):
                 return True
-            time.sleep(0.05)  # also where somebody else was quicker to put it aside
+            await anyio.sleep(0.05)  # also where somebody else was quicker to put it aside
         return False
 
-    def _ownerless(self, lock: Path) -> bool:
-        trees = [*work_trees(self.folder)]
-        own = [tree for tree in trees if lock == tree.index_lock or lock == tree.own / "HEAD.lock"] or trees
-        return bool(own) and all(git_at_work(kernel(), tree, lock) is None for tree in own)
+    async def _ownerless(self, lock: Path) -> bool:
+        """Whether it is proven that no git holds this lock of the repository's."""
+        try:
+            places = await self.git.places()
+        except Said:
+            return False
+        lock = lock.parent.resolve() / lock.name
+        if not places.hold(lock):
+            return False
+        trees = {WorkTree(places.root, places.own), *checkouts(places.common)}
+        if lock.name in OWN_LOCKS:
+            trees = {tree for tree in trees if tree.own == lock.parent}
+        return bool(trees) and all(git_at_work(kernel(), tree, lock) is None for tree in trees)
 
-    def _put_aside(self, lock: Path, ages: LockAges) -> bool:
+    async def _put_aside(self, lock: Path, ages: LockAges) -> bool:
         reason = f"it was left behind: untouched for {INDEX_STALE_S:g} s, and no git is at work that could hold it"
-        aside = anyio.run(self._own_folder) / f"{lock.name}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
+        aside = await self._own_folder() / f"{lock.name}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
         try:
             put_aside(Disk(), lock, aside, INDEX_STALE_S, ages)
         except (OSError, Busy, Refused):
@@ -196,51 +253,12 @@ class Repository:
         make_folder(Disk(), folder)
         return folder
 
-    # -- git -----------------------------------------------------------------------------------------------------
-
-    async def git(self, *words: str) -> str:
-        """What git answers. ``Said`` if it says no."""
-        return await self._git(words)
-
-    async def _git(
-        self,
-        words: tuple[str, ...],
-        limit_s: float = LIMIT_S,
-        folder: Path | None = None,
-        environment: Mapping[str, str] | None = None,
-    ) -> str:
-        answer = await self._bytes(words, limit_s, folder, environment)
-        return answer.decode(errors="surrogateescape").strip("\n")
-
-    async def _bytes(
-        self,
-        words: tuple[str, ...],
-        limit_s: float = LIMIT_S,
-        folder: Path | None = None,
-        environment: Mapping[str, str] | None = None,
-    ) -> bytes:
-        around = {key: each for key, each in self._environment.items() if folder is None or key not in ELSEWHERE}
-        result = await commands.run(
-            ["git", *words], limit_s, {**around, "GIT_OPTIONAL_LOCKS": "0", **(environment or {})},
-            folder or self.folder, commands.GRACE_S,
-        )  # fmt: skip
-        if result.exit != 0:
-            said = (result.stderr + result.stdout).decode(errors="replace")
-            raise Said(failure(result.exit, said, "push" if words[0] == "push" else ""))
-        return result.stdout
-
-    async def _answers(self, *words: str) -> str | None:
-        try:
-            return await self.git(*words)
-        except Said:
-            return None
-
     # -- pushing -------------------------------------------------------------------------------------------------
 
     async def push(self, answer: Answer) -> None:
         """Push the branch; where others were quicker, put our commits on top of theirs. ``Said``, ``Conflict``."""
         answer.commit = await self.git("rev-parse", "HEAD")
-        branch = await self._answers("symbolic-ref", "HEAD") or ""
+        branch = await self.git.perhaps("symbolic-ref", "HEAD") or ""
         new: str | None = None
         for number in range(1, ROUNDS + 1):
             answer.rounds = number
@@ -260,23 +278,25 @@ class Repository:
             answer.result = "rebased"
             reason = f"others had pushed before: {answer.commit[:12]} became {new[:12]} and was pushed"
             note(self.folder, Rebased(key=str(self.folder), reason=reason, evidence={"rounds": answer.rounds}))
-            await self._move_on(answer, branch, answer.commit, new)
-            answer.commit = new
+            before, answer.commit = answer.commit, new
+            await self._move_on(answer, branch, before, new)
 
     async def ahead(self) -> bool:
         """Whether there are commits that the upstream has not."""
-        return await self._answers("rev-list", "--count", "@{upstream}..HEAD") not in (None, "0")
+        return await self.git.perhaps("rev-list", "--count", "@{upstream}..HEAD") not in (None, "0")
 
     async def _pushes_to_upstream(self) -> bool:
-        upstream = await self._answers("rev-parse", "--symbolic-full-name", "@{upstream}")
-        return upstream == await self._answers("rev-parse", "--symbolic-full-name", "@{push}")
+        upstream = await self.git.perhaps("rev-parse", "--symbolic-full-name", "@{upstream}")
+        return upstream is not None and upstream == await self.git.perhaps(
+            "rev-parse", "--symbolic-full-name", "@{push}"
+        )
 
     async def _push(self, branch: str, commit: str | None) -> None:
-        if commit is None:
-            await self._git(("push",), NETWORK_LIMIT_S)
-            return
-        remote, there = await self._upstream(branch)
-        await self._git(("push", remote, f"{commit}:{there}"), NETWORK_LIMIT_S)
+        to = []
+        if commit is not None:
+            remote, there = await self._upstream(branch)
+            to = [remote, f"{commit}:{there}"]
+        await self.git("push", "--porcelain", *to, limit_s=NETWORK_LIMIT_S)
 
     async def _upstream(self, branch: str) -> tuple[str, str]:
         """The remote, and the name that the branch has there."""
@@ -286,162 +306,119 @@ class Repository:
 
     async def _on_top(self, answer: Answer, ours: str, branch: str) -> str:
         """Our commits on top of the upstream's, made where nobody works; the new tip."""
-        answer.rescue = answer.rescue or await self._preserve()
-        await self._git(("fetch", (await self._upstream(branch))[0]), NETWORK_LIMIT_S)
+        await self.git("fetch", (await self._upstream(branch))[0], limit_s=NETWORK_LIMIT_S)
         tracked = f"{branch.removeprefix('refs/heads/')}@{{upstream}}"
         upstream = await self.git("rev-parse", "--verify", f"{tracked}^{{commit}}")
+        await self._refuse_to_guess(branch, ours, upstream)
+        answer.rescue = answer.rescue or await self._preserve(answer)
         name = await self.git("rev-parse", "--abbrev-ref", tracked)
         own = await self._own_folder()
-        tree, worktree = own / f"tree-{os.getpid()}", (f"--git-dir={own.parent}", "worktree")
-        await self._git((*worktree, "add", "--quiet", "--detach", str(tree), ours), folder=own)
+        tree, worktree = own / f"tree-{os.getpid()}", (*UNHOOKED, f"--git-dir={own.parent}", "worktree")
+        ours_only, theirs = self.git.elsewhere(own), self.git.elsewhere(tree)
         try:
+            await ours_only(*worktree, "add", "--quiet", "--detach", str(tree), ours, limit_s=PRESERVE_S)
             try:
-                await self._git((*UNCONFIGURED, "rebase", "--quiet", "--rebase-merges", upstream), folder=tree)
+                await theirs(*UNCONFIGURED, "rebase", "--quiet", "--rebase-merges", upstream, limit_s=PRESERVE_S)
             except Said:
-                unmerged = await self._git(("diff", "--name-only", "--diff-filter=U", "-z"), folder=tree)
+                unmerged = await theirs.names("diff", "--name-only", "--diff-filter=U", "-z")
                 if unmerged:
-                    raise Conflict([each for each in unmerged.split("\0") if each], name) from None
+                    raise Conflict(unmerged, name) from None
                 raise
-            return await self._git(("rev-parse", "HEAD"), folder=tree)
+            return await theirs("rev-parse", "HEAD")
         finally:
             with anyio.CancelScope(shield=True), contextlib.suppress(Said):
-                await self._git((*worktree, "remove", "--force", str(tree)), folder=own)
+                await ours_only(*worktree, "remove", "--force", str(tree))
 
-    async def _preserve(self) -> str:
+    async def _refuse_to_guess(self, branch: str, ours: str, upstream: str) -> None:
+        """``Said`` where putting our commits on top would undo what the user has done: take back a commit that is
+        upstream by now (amend, reset), or merge by hand."""
+        theirs = {*(await self.git("rev-list", f"{ours}..{upstream}")).split()}
+        was = (await self.git.perhaps("rev-list", "--walk-reflogs", branch) or "").split()
+        if back := next((commit for commit in was if commit in theirs), None):
+            raise Said(Failure(Cause.TAKEN_BACK, None, f"{back[:12]} is upstream, and was taken back here"))
+        for merge in (await self.git("rev-list", "--merges", f"{upstream}..{ours}")).split():
+            parents = (await self.git("rev-parse", f"{merge}^@")).split()
+            again = await self.git.perhaps("merge-tree", "--write-tree", *parents) if len(parents) == 2 else None
+            if again != await self.git("rev-parse", f"{merge}^{{tree}}"):
+                raise Said(Failure(Cause.MERGE, None, f"the merge {merge[:12]} was made by hand"))
+
+    async def _preserve(self, answer: Answer) -> str:
         """A ref on a commit that holds the work tree, untracked files and index too, as they are now."""
         own = await self.git("rev-parse", "--path-format=absolute", "--git-path", "index")
         copy = await self._own_folder() / f"index-{os.getpid()}"
+        beside = self.git.having(GIT_INDEX_FILE=str(copy))
         try:
             copy.write_bytes(Path(own).read_bytes() if Path(own).exists() else b"")
-            index_tree = await self._answers("write-tree")
-            with contextlib.suppress(Said):  # what cannot be added, a repository without a commit say, nobody touches
-                await self._git(("add", "--all", "--ignore-errors"), environment={"GIT_INDEX_FILE": str(copy)})
-            tree = await self._git(("write-tree",), environment={"GIT_INDEX_FILE": str(copy)})
+            index_tree = await self.git.perhaps("write-tree")
+            answer.unkept = await self._add_all(beside)
+            tree = await beside("write-tree")
         finally:
             copy.unlink(missing_ok=True)
         when = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-        head = await self._answers("rev-parse", "--verify", "HEAD")
+        head = await self.git.perhaps("rev-parse", "--verify", "HEAD")
         parents = ["-p", head] if head else []
-        plain = {"GIT_COMMITTER_NAME": "yolo-supervisor", "GIT_COMMITTER_EMAIL": "yolo-supervisor@localhost",
-                 "GIT_AUTHOR_NAME": "yolo-supervisor", "GIT_AUTHOR_EMAIL": "yolo-supervisor@localhost"}  # fmt: skip
+        ours = self.git.having(
+            GIT_COMMITTER_NAME="yolo-supervisor", GIT_COMMITTER_EMAIL="yolo-supervisor@localhost",
+            GIT_AUTHOR_NAME="yolo-supervisor", GIT_AUTHOR_EMAIL="yolo-supervisor@localhost",
+        )  # fmt: skip
         if index_tree and parents:
-            staged = await self._git(("commit-tree", index_tree, *parents, "-m", f"index at {when}"), environment=plain)
-            parents += ["-p", staged]
-        commit = await self._git(("commit-tree", tree, *parents, "-m", f"work tree at {when}"), environment=plain)
+            parents += ["-p", await ours("commit-tree", index_tree, *parents, "-m", f"index at {when}")]
+        commit = await ours("commit-tree", tree, *parents, "-m", f"work tree at {when}")
         ref = f"{RESCUE}{when}-{os.getpid()}"
         await self.git("update-ref", ref, commit)
         return ref
 
+    async def _add_all(self, git: Git) -> list[str]:
+        """Add everything to an index that is nobody's; the files that cannot be added: one of them stops git."""
+        careless = ("-c", "core.safecrlf=false", "--literal-pathspecs", "add")
+        with contextlib.suppress(Said):
+            await git(*careless, "--all", limit_s=PRESERVE_S)
+            return []
+        root = Git(Path(await git("rev-parse", "--show-toplevel")), git.environment)
+        unkept = []
+        for name in dict.fromkeys(await root.names("ls-files", "-z", "-m", "-o", "--exclude-standard")):
+            try:
+                await root(*careless, "--", name)
+            except Said:
+                unkept.append(name)
+        return unkept
+
     async def _move_on(self, answer: Answer, branch: str, before: str, after: str) -> None:
         """Have the branch and the work tree follow; where that would touch a change of the user's, leave both."""
-        move = await self._own_folder() / f"{MOVE}{os.getpid()}.json"
-        told = {"folder": str(self.folder), "branch": branch, "before": before, "after": after, "rescue": answer.rescue}
         try:
-            await self._refuse_to_touch(before, after)
-            replace(Disk(), move, json.dumps(told).encode())  # should we be killed in the middle of it
-            await self._step(branch, before, after)
+            await Move(self.git, branch, before, after, answer.rescue).make(await self._own_folder())
+        except InTheWay as way:
+            answer.message = f"pushed as {after[:12]}; your branch stays where it was: {way}"
+            answer.commands = [
+                "git status    # commit, or move away, what is in the way, and then:",
+                "git pull --rebase --autostash",
+            ]
         except Said as no:
-            move.unlink(missing_ok=True)
-            answer.message = (
-                f"pushed as {after[:12]}; your branch stays where it was, since its next files have changes that are "
-                f"not committed ({no.failure.said.splitlines()[0] if no.failure.said else 'git says no more'})"
-            )
-            answer.commands = ["git stash && git pull --rebase && git stash pop"]
-            return
-        move.unlink(missing_ok=True)
-        if answer.rescue:
-            await self._answers("update-ref", "-d", answer.rescue)
-            answer.rescue = None
-
-    async def _refuse_to_touch(self, before: str, after: str, killed: bool = False) -> None:
-        """``Said`` where git would replace what it has not in its index, ignored files say, or bring back what the user
-        has deleted. After a move that was ``killed`` a file may be missing that we took away."""
-        root = Path(await self.git("rev-parse", "--show-toplevel"))
-        tracked = {*(await self.git("-C", str(root), "ls-files", "-z")).split("\0")}
-        raw = (await self.git("diff-tree", "-r", "-z", "--name-status", "--no-renames", before, after)).split("\0")
-        for change, name in zip(raw[::2], raw[1::2], strict=False):
-            if change == "A":
-                ways = [each for each in (name, *map(str, Path(name).parents)) if each != "." and each not in tracked]
-                strange = [each for each in ways if _has_strange(root, each, name, tracked)]
-            else:
-                strange = [name] if change == "M" and not killed and not os.path.lexists(root / name) else []
-            if strange and (change == "A" or name in tracked):
-                raise Said(Failure(Cause.UNKNOWN, None, f"{strange[0]} is in the way"))
-
-    async def _stands(self, branch: str, before: str) -> bool:
-        """Whether the user is still where we started from."""
-        return [branch, before] == [
-            await self._answers("symbolic-ref", "HEAD"),
-            await self._answers("rev-parse", branch),
-        ]
-
-    async def _step(self, branch: str, before: str, after: str) -> None:
-        if not await self._stands(branch, before):
-            raise Said(Failure(Cause.UNKNOWN, None, "the branch has moved meanwhile"))
-        await self.git("read-tree", "-m", "-u", before, after)
-        try:
-            await self.git("update-ref", "-m", "yolo-supervisor: on top of what others pushed", branch, after, before)
-        except Said:
-            await self._answers("read-tree", "-m", "-u", after, before)
-            raise
+            undone = "and all is as it was" if isinstance(no, Undone) else "and the next commit here tries it again"
+            answer.message = f"pushed as {after[:12]}; your branch could not follow, {undone}"
+            answer.commands = ["git pull --rebase --autostash"]
+            answer.cause = no.failure.cause
+        else:
+            if answer.rescue:
+                await self.git.perhaps("update-ref", "-d", answer.rescue)
+                answer.rescue = None
 
     # -- after a crash -------------------------------------------------------------------------------------------
 
     async def tidy(self) -> None:
         """Finish, or clear away, what a run that was killed has left. Our turn proves that it runs no more."""
         own = await self._own_folder()
-        for move in own.glob(f"{MOVE}*.json"):
-            raw = load_object(move.read_bytes()) or {}
-            try:
-                there = Repository(Path(raw["folder"]), self._environment)
-                if await there._stands(raw["branch"], raw["before"]):
-                    await there._take_up(raw["before"], raw["after"], raw["rescue"])
-                    await there._refuse_to_touch(raw["before"], raw["after"], killed=True)
-                    await there._step(raw["branch"], raw["before"], raw["after"])
-            except (KeyError, TypeError, OSError):
-                pass  # no such work tree any more
-            except Said as no:
-                if no.failure.cause is Cause.LOCKED:
-                    raise
-            move.unlink(missing_ok=True)
+        for document in own.glob(f"{DOCUMENT}*.json"):
+            if (move := Move.taken_up(self.git, document)) is None:
+                document.unlink(missing_ok=True)
+            else:
+                await move.go_on(document)
         for tree in own.glob("tree-*"):
-            await self._answers("worktree", "remove", "--force", str(tree))
+            await self.git.perhaps("worktree", "remove", "--force", str(tree))
             shutil.rmtree(tree, ignore_errors=True)
         for copy in own.glob("index-*"):
             copy.unlink(missing_ok=True)
-        await self._answers("worktree", "prune")
-
-    async def _take_up(self, before: str, after: str, rescue: str) -> None:
-        """Have the index know of the files that are already as they shall be, and finish those that were being written:
-        their user had not changed them when we began. All others stay as they are."""
-        self.folder = Path(await self.git("rev-parse", "--show-toplevel"))
-        changed = await self.git("diff-tree", "-r", "-z", "--name-only", "--no-renames", before, after)
-        for name in filter(None, changed.split("\0")):
-            path = self.folder / name
-            if not await self._has(after, name):
-                if not os.path.lexists(path):
-                    await self._answers("--literal-pathspecs", "rm", "--cached", "--quiet", "--", name)
-                continue
-            with contextlib.suppress(Said, OSError):
-                wanted = await self._bytes(("cat-file", "--filters", f"{after}:{name}"))
-                there = os.fsencode(os.readlink(path)) if path.is_symlink() else path.read_bytes()
-                untouched = await self._has(rescue, name) == await self._has(before, name)
-                if there == wanted or (untouched and wanted.startswith(there)):
-                    await self.git("--literal-pathspecs", "checkout", after, "--", name)
-
-    async def _has(self, commit: str, name: str) -> str | None:
-        return await self._answers("rev-parse", "--verify", "--quiet", f"{commit}:{name}")
-
-
-def _has_strange(root: Path, way: str, name: str, tracked: set[str]) -> bool:
-    """Whether on the way to a new file there is something that git does not know."""
-    path = root / way
-    if path.is_dir() and not path.is_symlink():
-        if way != name:
-            return False
-        found = (os.path.relpath(os.path.join(at, each), root) for at, _, files in os.walk(path) for each in files)
-        return any(each not in tracked for each in found)
-    return os.path.lexists(path)
+        await self.git.perhaps("worktree", "prune")
 
 
 # -- telling -----------------------------------------------------------------------------------------------------------
@@ -465,16 +442,16 @@ class Told:
         self._folder = folder
         self._as_json = as_json
 
-    def fail(self, answer: Answer, found: Failure, made: str = "") -> NoReturn:
+    def fail(self, answer: Answer, found: Failure, made: str = "", code: int | None = None) -> NoReturn:
         """Say why it has failed, here and, where that is news, in the journal, and end the process."""
         answer.cause = found.cause
-        made = made or (
-            "the commit is made, but not pushed" if answer.result == "committed" else "nothing was committed"
-        )
+        made = made or answer.message or MADE.get(answer.result, "nothing was committed")
         where = f" ({', '.join(answer.files)})" if answer.files else ""
         answer.message = f"{made}: {found.cause}{where}: {ADVICE[found.cause]}"
         if answer.rescue:
-            answer.commands.append(f"git stash apply {answer.rescue}    # your work tree as it was, should you need it")
+            but = f", but for {', '.join(map(shlex.quote, answer.unkept))}" if answer.unkept else ""
+            kept = f"# your work tree as it was{but}, should you need it"
+            answer.commands.append(f"git stash apply {answer.rescue}    {kept}")
         if found.cause not in QUIET:
             evidence = {
                 "cause": str(found.cause), "said": found.said.strip().splitlines()[-10:], "files": answer.files,
@@ -484,7 +461,7 @@ class Told:
             note(self._folder, told)
         if answer.result == "committed" and found.said and not self._as_json:
             sys.stderr.write(found.said.rstrip() + "\n")
-        self.end(CODES.get(found.cause, 1), answer)
+        self.end(CODES.get(found.cause, 1) if code is None else code, answer)
 
     def end(self, code: int, answer: Answer) -> NoReturn:
         if self._as_json:

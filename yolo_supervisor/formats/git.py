@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Set
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -35,6 +36,11 @@ class Cause(StrEnum):
     NO_REPOSITORY = "no repository"
     TIMED_OUT = "timed out"
     USAGE = "usage"
+    TAKEN_BACK = "taken back"
+    """A commit that is upstream was amended or reset here: to put what is left on top of it would bring it back."""
+    MERGE = "merge"
+    """A merge made by hand, which nobody can make again on top of others' commits."""
+    INTERRUPTED = "interrupted"
     UNKNOWN = "unknown"
 
 
@@ -56,8 +62,9 @@ _TELLTALES: tuple[tuple[Cause, str], ...] = (
                     r"unable to read tree|is corrupt|invalid object"),
     (Cause.REJECTED, r"\[rejected\]|non-fast-forward|fetch first|tip of your current branch is behind"),
     (Cause.REFUSED, r"\[remote rejected\]|pre-receive hook declined|protected branch|GH0\d\d"),
-    (Cause.NO_UPSTREAM, r"has no upstream branch|no configured push destination|does not appear to be a git repository|"
-                        r"couldn't find remote ref|Repository not found|does not exist"),
+    (Cause.NO_UPSTREAM, r"has no upstream branch|[Nn]o configured push destination|"
+                        r"does not appear to be a git repository|couldn't find remote ref|Repository not found|"
+                        r"does not exist"),
     (Cause.UNREACHABLE, r"Could not resolve host|Connection (?:refused|timed out|reset)|unable to access|"
                         r"Could not read from remote|early EOF|the remote end hung up|HTTP 5\d\d"),
     (Cause.NO_MESSAGE, r"empty commit message|you did not edit the message|there was a problem with the editor"),
@@ -90,19 +97,39 @@ MILD = frozenset({Cause.NOTHING, Cause.NO_MESSAGE, Cause.USAGE})
 """What ``git commit`` itself ends for with 1; else it is a hook's no, whose words are not git's."""
 
 
-def failure(exit_code: int | None, said: str, command: str = "") -> Failure:
-    """What has failed. ``commit`` and ``push`` have hooks: where git itself says nothing, one of them has said no."""
+_REFUSED = re.compile(r"^!\t\S*\t\[(remote )?rejected\] \((.*)\)$", re.MULTILINE)
+"""How ``git push --porcelain`` tells of a ref: hooks may say what they like around it."""
+
+_OVERTAKEN = re.compile(r"cannot lock ref|failed to update ref|incorrect old value|already exists")
+"""Why the other side rejects a ref that somebody else is pushing at the same moment."""
+
+
+_GITS_OWN = ("fatal:", "ssh:", "error: RPC failed")
+"""How what a push says begins where no hook has said it: one that says no has the exit code 1, as some of git's own."""
+
+
+def failure(exit_code: int | None, said: str, command: str = "", without: Set[Cause] = frozenset()) -> Failure:
+    """What has failed. ``commit`` and ``push`` (``--porcelain``) have hooks: where git itself says nothing, one of them
+    has said no. ``without`` are causes that it is known not to be."""
     if exit_code is None:
         return Failure(Cause.TIMED_OUT, None, said)
     if exit_code < 0:  # XFSZ, say: a limit on the size of files
         return Failure(Cause.NO_ROOM if exit_code == -25 else Cause.UNKNOWN, exit_code, f"{said}\nsignal {-exit_code}")
-    causes = {cause for cause, _ in _TELLTALES}
+    told = said.strip()[-4000:]
+    causes = {cause for cause, _ in _TELLTALES} - without
     if command == "commit":
-        causes = {*MILD} if exit_code == 1 and "Error building trees" not in said else causes - OF_PUSHES
-    found = next((cause for cause, words in _TELLTALES if cause in causes and re.search(words, said, re.M)), None)
-    if found is None:
-        found = Cause.HOOK if command and exit_code == 1 else Cause.UNKNOWN
-    return Failure(found, exit_code, said.strip()[-4000:])
+        causes &= {*MILD} if exit_code == 1 and "Error building trees" not in said else causes - OF_PUSHES
+    elif command == "push":
+        if found := _REFUSED.search(said):
+            overtaken = not found[1] or _OVERTAKEN.search(found[2])
+            return Failure(Cause.REJECTED if overtaken else Cause.REFUSED, exit_code, told)
+        causes -= {Cause.REJECTED, Cause.REFUSED}
+        own = _GITS_OWN if exit_code == 1 else ("fatal:", "error:", "ssh:")
+        said = "\n".join(line for line in said.splitlines() if line.startswith(own))
+    found_cause = next((c for c, words in _TELLTALES if c in causes and re.search(words, said, re.MULTILINE)), None)
+    if found_cause is None:
+        found_cause = Cause.HOOK if command and exit_code == 1 else Cause.UNKNOWN
+    return Failure(found_cause, exit_code, told)
 
 
 ADVICE = {
@@ -126,5 +153,9 @@ ADVICE = {
     Cause.NO_REPOSITORY: "git init makes this folder a repository",
     Cause.TIMED_OUT: "it took too long, and was ended: a hook, or a key that asks for its password?",
     Cause.USAGE: "see git commit -h",
+    Cause.TAKEN_BACK: "a commit that is upstream was amended or reset here; somebody has to decide which one counts: "
+    "git push --force-with-lease, or git pull --rebase",
+    Cause.MERGE: "a merge that was made by hand has to be made again by hand: git pull --rebase=merges, or git pull",
+    Cause.INTERRUPTED: "somebody wanted an end of it: the next commit here takes it up",
     Cause.UNKNOWN: "see what git said",
 }

@@ -1,0 +1,518 @@
+"""What would lose work, or lie about it: each of these was so once, shown by one who wanted to break ``commit``."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from conftest import LIMIT_S, PROGRAM, Children, wait_until
+from test_commit import HURRIED, MESSAGE, World, beginning, files, killed, no_git_of_the_users, own_git, world
+
+__all__ = ["beginning", "no_git_of_the_users", "own_git", "world"]
+
+
+def land(world: World) -> None:
+    """Others commit and push what they have staged."""
+    world.theirs.git("commit", "-qm", "theirs")
+    world.theirs.git("push", "-q")
+
+
+# -- locks that are somebody's ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def editing(world: World, children: Children, tmp_path: Path) -> subprocess.Popen[bytes]:
+    """Somebody is writing the message of a commit: their git has the index locked."""
+    editor, ready = tmp_path / "editor", tmp_path / "ready"
+    editor.write_text(f"#!/bin/sh\ntouch {ready}\nsleep 600\n")
+    editor.chmod(0o755)
+    world.mine.write("one", "theirs\n")
+    git = children.start("git", "-c", f"core.editor={editor}", "commit", "-a", cwd=world.mine.folder)
+    wait_until(ready.exists, "the editor")
+    return git
+
+
+def test_a_lock_is_not_taken_from_a_git_that_is_at_work_behind_a_link(
+    world: World, editing: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(world.mine.folder)
+
+    answer = world.mine.commit("--project", str(link), "--allow-empty", *MESSAGE, code=75, program=HURRIED, at=tmp_path)
+
+    assert answer["cause"] == "locked"
+    assert (world.mine.folder / ".git" / "index.lock").exists()
+    assert editing.poll() is None
+
+
+def test_a_lock_is_not_taken_from_a_git_that_is_at_work_in_the_repository_which_the_environment_names(
+    world: World, editing: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_DIR", str(world.mine.folder / ".git"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(world.mine.folder))
+
+    answer = world.mine.commit("--allow-empty", *MESSAGE, code=75, program=HURRIED, at=world.theirs.folder)
+
+    assert answer["cause"] == "locked"
+    assert (world.mine.folder / ".git" / "index.lock").exists()
+    assert editing.poll() is None
+
+
+def test_a_file_that_a_hook_calls_a_lock_stays_where_it_is(world: World) -> None:
+    lock = world.mine.write("yarn.lock", "v1\n", add=True)
+    world.mine.git("config", "commit.gpgsign", "true")
+    world.mine.git("config", "gpg.program", "false")
+    world.mine.hook("pre-commit", f"echo \"error: Unable to create '{lock}': File exists\" >&2")
+
+    answer = world.mine.commit(*MESSAGE, code=1, program=HURRIED)
+
+    assert answer["cause"] == "signing"
+    assert lock.read_text() == "v1\n"
+
+
+def test_a_turn_is_had_also_where_the_environment_names_the_repository(world: World, children: Children) -> None:
+    ready = world.project / "ready"
+    world.mine.hook("pre-commit", f"touch {ready}; sleep 600")
+    world.mine.write("new", add=True)
+    inside = {**os.environ, "GIT_DIR": str(world.mine.folder / ".git"), "GIT_WORK_TREE": str(world.mine.folder)}
+    first = children.start(*PROGRAM, "commit", *MESSAGE, cwd=world.mine.folder, env=inside)
+    wait_until(ready.exists, "the first to be at work")
+
+    answer = world.mine.commit(*MESSAGE, code=75, program=HURRIED)
+
+    assert "others have been committing" in answer["message"]
+    first.terminate()
+    first.wait(LIMIT_S)
+
+
+def test_what_a_hook_leaves_in_the_background_has_a_turn_of_its_own(world: World, tmp_path: Path) -> None:
+    """It inherits that a commit is under way, and is not part of it when that is over."""
+    told = tmp_path / "environment"
+    world.mine.hook("post-commit", f"env > {told}")
+    world.mine.write("new", add=True)
+    world.mine.commit(*MESSAGE)
+    inherited = dict(line.split("=", 1) for line in told.read_text().splitlines() if line.startswith("YOLO_"))
+    assert inherited
+    (world.mine.folder / ".git" / "index.lock").touch()
+
+    answer = world.mine.commit("--allow-empty", "-m", "later", env={**os.environ, **inherited}, program=HURRIED)
+
+    assert answer["result"] == "committed"
+
+
+def test_a_hook_that_commits_in_the_same_repository_does_not_wait_for_itself(world: World) -> None:
+    again = f"test -e .git/once || {{ touch .git/once; {shlex.join(PROGRAM)} commit --allow-empty -qm inner; }}"
+    world.mine.hook("post-commit", again)
+    world.mine.write("new", add=True)
+
+    world.mine.commit(*MESSAGE)
+
+    assert world.mine.subjects()[:2] == ["inner", "message"]
+
+
+# -- what the user has done is not undone ----------------------------------------------------------------------------
+
+
+def test_what_an_amended_commit_took_out_does_not_come_back(world: World) -> None:
+    world.mine.put("secret", "key\n")
+    world.mine.git("push", "-q")
+    pushed = world.mine.head
+    world.mine.git("rm", "-q", "secret")
+    world.mine.write("new", add=True)
+
+    answer = world.mine.commit("--push", "--amend", "-m", "without", code=1)
+
+    assert (answer["result"], answer["cause"]) == ("committed", "taken back")
+    assert "--force-with-lease" in answer["message"]
+    assert not (world.mine.folder / "secret").exists()
+    assert world.upstream.git("rev-parse", "main") == pushed
+    world.assert_tidy()
+
+
+def test_a_commit_that_was_reset_does_not_come_back(world: World) -> None:
+    world.mine.put("wrong", "x\n")
+    world.mine.git("push", "-q")
+    world.mine.git("reset", "-q", "--hard", "HEAD~1")
+    world.mine.write("new", add=True)
+
+    assert world.mine.commit("--push", *MESSAGE, code=1)["cause"] == "taken back"
+
+    assert not (world.mine.folder / "wrong").exists()
+
+
+@pytest.mark.parametrize("how", ["with a change by hand", "as if it had never been", "plain"])
+def test_a_merge_made_by_hand_is_left_to_the_hand(world: World, how: str) -> None:
+    mine = world.mine
+    mine.git("switch", "-qc", "side")
+    mine.put("bad", "x\n")
+    mine.git("switch", "-q", "main")
+    mine.put("main", "x\n")
+    strategy = ("-s", "ours") if how == "as if it had never been" else ("--no-commit",)
+    mine.git("merge", "-q", *strategy, "side", *(("-m", "m") if strategy[0] == "-s" else ()))
+    if how == "with a change by hand":
+        mine.write("fix", add=True)
+    if how != "as if it had never been":
+        mine.git("commit", "-qm", "merged")
+    world.others_push()
+    mine.write("new", add=True)
+    before = mine.head
+
+    answer = mine.commit("--push", *MESSAGE, code=0 if how == "plain" else 1)
+
+    if how == "plain":
+        assert answer["result"] == "rebased"
+        assert {"bad", "main", "new", "theirs"} <= {path.name for path in mine.folder.iterdir()}
+    else:
+        assert answer["cause"] == "merge"
+        assert mine.git("rev-parse", "HEAD~1") == before
+        assert (mine.folder / "fix").exists() == (how == "with a change by hand")
+        assert (mine.folder / "bad").exists() != (how == "as if it had never been")
+
+
+def test_an_ignored_file_is_not_replaced_however_many_theirs_are(world: World) -> None:
+    for number in range(3000):
+        world.theirs.write(f"{'long-' * 40}{number // 500}/{'name-' * 10}{number}", "x\n")
+    world.theirs.write("zz.local", "theirs\n")
+    world.theirs.git("add", "--all")
+    land(world)
+    world.mine.write(".git/info/exclude", "zz.local\n")
+    world.mine.write("zz.local", "mine\n")
+    world.mine.write("new", add=True)
+    small = "from yolo_supervisor import git\nfrom yolo_supervisor.__main__ import main\ngit.BOUND = 500_000\nmain()"
+
+    cut = world.mine.commit("--push", *MESSAGE, program=(sys.executable, "-c", small), code=1)
+
+    assert cut["result"] == "rebased"
+    assert "could not follow" in cut["message"]
+    assert (world.mine.folder / "zz.local").read_text() == "mine\n"
+    world.others_push("another")
+    world.mine.git("reset", "-q", "--soft", "HEAD~1")
+    assert "zz.local is in the way" in world.mine.commit("--push", *MESSAGE)["message"]
+    assert (world.mine.folder / "zz.local").read_text() == "mine\n"
+
+
+def test_a_name_that_begins_with_a_new_line_hides_no_other(world: World) -> None:
+    world.mine.put("\nzz", "x\n")
+    world.mine.git("push", "-q")
+    world.others_push("zz")
+    world.mine.write(".git/info/exclude", "/zz\n")
+    world.mine.write("zz", "mine\n")
+    world.mine.write("new", add=True)
+
+    assert "zz is in the way" in world.mine.commit("--push", *MESSAGE)["message"]
+
+    assert (world.mine.folder / "zz").read_text() == "mine\n"
+
+
+def test_a_link_in_the_place_of_a_folder_stays(world: World, tmp_path: Path) -> None:
+    for name in ("d/x", "d/y"):
+        world.mine.put(name, "first\n")
+    world.mine.git("push", "-q")
+    world.others_push("d/x")
+    (world.mine.folder / "d").rename(tmp_path / "e")
+    (world.mine.folder / "d").symlink_to(tmp_path / "e")
+    (tmp_path / "e" / "y").write_text("mine\n")
+    world.mine.write("new", add=True)
+
+    assert "d/x is in the way" in world.mine.commit("--push", *MESSAGE)["message"]
+
+    assert (world.mine.folder / "d").is_symlink()
+    assert (tmp_path / "e" / "y").read_text() == "mine\n"
+
+
+def test_a_deleted_file_stays_deleted_also_if_it_has_become_a_link(world: World) -> None:
+    world.theirs.git("pull", "-q")
+    (world.theirs.folder / "two").unlink()
+    (world.theirs.folder / "two").symlink_to("one")
+    world.theirs.git("add", "two")
+    land(world)
+    (world.mine.folder / "two").unlink()
+    world.mine.write("new", add=True)
+
+    assert "two is in the way" in world.mine.commit("--push", *MESSAGE)["message"]
+
+    assert not os.path.lexists(world.mine.folder / "two")
+
+
+def test_in_a_sparse_checkout_the_branch_follows(world: World) -> None:
+    world.mine.put("in/a", "x\n")
+    world.mine.put("out/b", "x\n")
+    world.mine.git("push", "-q")
+    world.others_push("out/b")
+    world.mine.git("sparse-checkout", "set", "in")
+    world.mine.write("in/new", add=True)
+
+    answer = world.mine.commit("--push", *MESSAGE)
+
+    assert (answer["result"], answer["message"]) == ("rebased", "")
+    assert world.mine.head == world.upstream.git("rev-parse", "main")
+    assert not (world.mine.folder / "out").exists()
+
+
+def test_the_advice_does_not_touch_what_is_in_the_way(world: World) -> None:
+    world.others_push("config.local")
+    world.mine.write(".git/info/exclude", "config.local\n")
+    world.mine.write("config.local", "mine\n")
+    world.mine.write("new", add=True)
+
+    commands = world.mine.commit("--push", *MESSAGE)["commands"]
+
+    assert "move away" in commands[0]
+    assert not any("stash pop" in command for command in commands)
+
+
+# -- a step that is cut off ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def narrow(world: World, tmp_path: Path) -> Iterator[Path]:
+    """A linked work tree on a disk with room for little more."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can make a small disk")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(disk)], check=True)
+    try:
+        at = disk / "tree"
+        world.mine.git("worktree", "add", "-q", "-b", "narrow", str(at))
+        subprocess.run(["git", "push", "-q", "-u", "origin", "narrow"], cwd=at, check=True, timeout=LIMIT_S)
+        yield at
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_where_there_is_no_room_for_theirs_all_is_as_it_was(world: World, narrow: Path) -> None:
+    world.theirs.git("fetch", "-q")
+    world.theirs.git("switch", "-q", "narrow")
+    world.theirs.write("aa/new", "theirs\n", add=True)
+    world.theirs.write("one", "theirs\n", add=True)
+    world.theirs.git("rm", "-q", "two")
+    world.theirs.write("zz", "".join(f"{n * 7919 % 1000003}\n" for n in range(300_000)), add=True)
+    world.theirs.git("commit", "-qm", "large")
+    world.theirs.git("push", "-q")
+    (narrow / "filler").write_bytes(b"x" * 2_600_000)
+    (narrow / "two-more").write_text("mine\n")
+    subprocess.run(["git", "add", "two-more"], cwd=narrow, check=True, timeout=LIMIT_S)
+    before = files(narrow)
+
+    answer = world.mine.commit("--push", *MESSAGE, code=1, at=narrow)
+
+    assert (answer["result"], answer["cause"]) == ("rebased", "no room")
+    assert "could not follow, and all is as it was" in answer["message"]
+    now = files(narrow)
+    assert {name: (mode, content) for name, (mode, _, content) in now.items()} == {
+        name: (mode, content) for name, (mode, _, content) in before.items()
+    }
+    status = subprocess.run(["git", "status", "--porcelain"], cwd=narrow, capture_output=True, text=True, check=True)
+    assert status.stdout == "?? filler\n"
+
+
+def test_a_signal_waits_for_the_end_of_the_step(world: World, children: Children, own_git: Path) -> None:
+    mine, ready = world.mine, world.project / "ready"
+    mine.write(".gitattributes", "*.slow filter=slow\n", add=True)
+    for number in range(3):
+        mine.put(f"{number}.slow", "first\n")
+    mine.git("push", "-q")
+    world.theirs.git("pull", "-q")
+    for number in range(3):
+        world.theirs.put(f"{number}.slow", "theirs\n")
+    theirs = world.others_push()
+    with own_git.open("a") as config:
+        script = f"test $PWD != {mine.folder} || {{ touch {ready}; sleep 0.3; }}; cat"
+        config.write(f'[filter "slow"]\nclean = cat\nsmudge = "{script}"\nrequired = true\n')
+    mine.write("new", add=True)
+    child = children.start(*PROGRAM, "commit", "--push", *MESSAGE, cwd=mine.folder)
+    wait_until(lambda: child.poll() is not None or ready.exists(), "the step")
+
+    child.terminate()
+
+    child.wait(LIMIT_S)
+    assert mine.status() == [""]
+    assert theirs in mine.git("rev-list", "HEAD").splitlines()
+
+
+def test_a_move_that_cannot_be_finished_is_undone_and_the_users_own_stays(
+    world: World, children: Children, own_git: Path
+) -> None:
+    mine, ready = world.mine, world.project / "ready"
+    names = [f"{number}.slow" for number in range(1, 6)]
+    mine.write(".gitattributes", "*.slow filter=slow\n", add=True)
+    for name in names:
+        mine.put(name, "first\n")
+    mine.git("push", "-q")
+    world.theirs.git("pull", "-q")
+    for name in names:
+        world.theirs.put(name, "theirs\n")
+    world.theirs.git("rm", "-q", "four")
+    land(world)
+    with own_git.open("a") as config:
+        script = f"test $PWD != {mine.folder} -o ! -e 1.slow.done || {{ touch {ready}; sleep 600; }}; cat"
+        config.write(f'[filter "slow"]\nclean = cat\nsmudge = "{script}"\nrequired = true\n')
+    mine.write(".git/info/exclude", "*.done\n")
+    mine.write("1.slow.done")
+    mine.write("new", add=True)
+    killed(children, mine, ready.exists, all_of_it=True)
+    (mine.folder / "1.slow.done").unlink()
+    (mine.folder / ".git" / "index.lock").unlink(missing_ok=True)
+    mine.write("3.slow", "my edit\n")
+    mine.write("5.slow", "")
+    os.utime(mine.folder / "5.slow", (2e9, 2e9))
+    mine.write("b", add=True)
+
+    mine.commit("-m", "b")
+
+    assert mine.git("show", "--name-only", "--format=", "HEAD").splitlines() == ["b"]
+    assert (mine.folder / "3.slow").read_text() == "my edit\n"
+    assert (mine.folder / "5.slow").read_text() == ""
+    assert [each for each in mine.status() if each and not each.startswith("!!")] == [" M 3.slow", " M 5.slow"]
+    world.assert_tidy()
+
+
+def test_a_lock_that_is_held_for_a_moment_does_not_keep_the_branch_behind(world: World) -> None:
+    lock = world.mine.folder / ".git" / "index.lock"
+    world.others_push()
+    world.mine.hook("pre-push", f"test -e .git/once && exit 0; touch .git/once {lock}; (sleep 1; rm {lock}) >&- 2>&- &")
+    world.mine.write("new", add=True)
+    world.mine.git("config", "core.hooksPath", ".git/hooks")
+
+    answer = world.mine.commit("--push", *MESSAGE)
+
+    assert (answer["result"], answer["message"]) == ("rebased", "")
+    assert world.mine.head == world.upstream.git("rev-parse", "main")
+
+
+def test_a_hook_that_follows_checkouts_has_nothing_to_say_about_ours(world: World) -> None:
+    world.others_push()
+    world.mine.hook("post-checkout", "exit 1")
+    world.mine.write("new", add=True)
+
+    assert world.mine.commit("--push", *MESSAGE)["result"] == "rebased"
+
+    world.assert_tidy()
+
+
+# -- nothing is called done that is not ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hook", [True, False], ids=["a hook says no", "nothing is staged"])
+def test_that_something_else_was_pushed_is_no_success_of_this_commit(world: World, hook: bool) -> None:
+    world.mine.put("earlier", "x\n")
+    if hook:
+        world.mine.hook("pre-commit", "git status; exit 1")
+        world.mine.write("new", add=True)
+
+    answer = world.mine.commit("--push", *MESSAGE, code=1)
+
+    if hook:
+        assert (answer["result"], answer["cause"]) == ("failed", "hook")
+        assert world.upstream.subjects("main") == ["first"]
+    else:
+        assert (answer["result"], answer["cause"]) == ("pushed", "nothing to commit")
+        assert world.upstream.subjects("main") == ["put earlier", "first"]
+
+
+@pytest.mark.parametrize("option", ["--dry-run", "--porcelain", "--short"])
+def test_what_only_asks_pushes_nothing(world: World, option: str) -> None:
+    world.mine.put("earlier", "x\n")
+    world.mine.write("new", add=True)
+
+    answer = world.mine.commit("--push", option, *MESSAGE)
+
+    assert answer["result"] == "unchanged"
+    assert world.upstream.subjects("main") == ["first"]
+
+
+def test_what_somebody_else_commits_beside_a_hook_that_says_no_is_not_ours(world: World) -> None:
+    world.mine.write("new", add=True)
+    world.mine.write("two", "changed\n")
+    world.mine.hook("pre-commit", 'test -n "$FREE" && exit 0; FREE=1 git commit -qm other -- two; exit 1')
+
+    answer = world.mine.commit("-m", "mine", "--", "new", code=1)
+
+    assert (answer["result"], answer["cause"]) == ("failed", "hook")
+
+
+def test_a_project_around_a_repository_does_not_push_it(world: World) -> None:
+    (world.project / ".yolo-planning").mkdir(exist_ok=True)
+    (world.project / ".yolo-planning" / "config.json").write_text('{"auto_push": "always"}')
+    world.mine.write("new", add=True)
+
+    assert world.mine.commit(*MESSAGE)["result"] == "committed"
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdin", "/dev/fd/0"])
+def test_a_message_may_come_from_the_standard_input(world: World, name: str) -> None:
+    world.mine.write("new", add=True)
+
+    world.mine.commit("-F", name, stdin=None, input="from there\n")
+
+    assert world.mine.subjects()[0] == "from there"
+
+
+def test_a_message_may_come_from_a_file_that_the_shell_opened(world: World) -> None:
+    world.mine.write("new", add=True)
+    line = f"{shlex.join(PROGRAM)} commit -q -F <(echo from a pipe)"
+
+    told = subprocess.run(["bash", "-c", line], cwd=world.mine.folder, timeout=LIMIT_S, check=False)
+
+    assert told.returncode == 0
+    assert world.mine.subjects()[0] == "from a pipe"
+
+
+# -- the rescue, and what else can fail ------------------------------------------------------------------------------
+
+
+def test_one_file_that_cannot_be_added_leaves_the_rescue_whole_but_for_it(world: World) -> None:
+    world.others_push("one", "theirs\n")
+    world.mine.git("config", "core.autocrlf", "input")
+    world.mine.git("config", "core.safecrlf", "true")
+    world.mine.git("config", "filter.broken.clean", "false")
+    world.mine.git("config", "filter.broken.required", "true")
+    world.mine.write(".git/info/attributes", "*.broken filter=broken\n")
+    world.mine.write("one", "mine\n", add=True)
+    world.mine.write("mixed", "a\r\nb\n")
+    world.mine.write("x.broken", "x\n")
+    world.mine.write("two", "changed\n")
+    world.mine.write("precious", "mine\n")
+
+    answer = world.mine.commit("--push", *MESSAGE, code=1)
+
+    assert answer["cause"] == "conflict"
+    assert answer["unkept"] == ["x.broken"]
+    assert "but for x.broken" in answer["commands"][-1]
+    assert world.mine.content("two", answer["rescue"]) == "changed"
+    assert world.mine.content("precious", answer["rescue"]) == "mine"
+    assert "mixed" in world.mine.git("ls-tree", "--name-only", answer["rescue"]).splitlines()
+
+
+def test_what_the_disk_refuses_is_told_as_any_other_cause(world: World) -> None:
+    world.others_push()
+    world.mine.write(".git/yolo-supervisor", "in the way\n")
+    world.mine.write("new", add=True)
+
+    answer = world.mine.commit("--push", *MESSAGE, code=1)
+
+    assert answer["result"] == "committed"
+    assert answer["message"].startswith("the commit is made, but not pushed")
+    assert os.strerror(errno.EEXIST) in str(world.told()) or os.strerror(errno.ENOTDIR) in str(world.told())
+
+
+def test_a_signal_while_it_pushes_is_answered(world: World, children: Children) -> None:
+    ready = world.project / "ready"
+    world.mine.hook("pre-push", f"touch {ready}; sleep 600")
+    world.mine.write("new", add=True)
+    child = children.start(*PROGRAM, "commit", "--json", "--push", *MESSAGE, cwd=world.mine.folder)
+    wait_until(ready.exists, "the push")
+
+    child.terminate()
+
+    assert child.wait(LIMIT_S) == 128 + 15
+    assert child.stdout is not None
+    assert b'"cause": "interrupted"' in child.stdout.read()
