@@ -409,6 +409,55 @@ def test_a_log_that_is_rotated_cut_or_copied_is_read_on_and_not_again(
     assert world.look()[CONTRACTS] == (6, 16)
 
 
+@pytest.mark.parametrize("restarted", [True, False])
+def test_a_log_that_somebody_edits_tells_nothing_twice(world: World, restarted: bool) -> None:
+    for second, word in enumerate((".", "xx", "x.", "x")):
+        world.append(world.gates(word, 10 * second))
+        world.clock.wait(1.0)
+    assert world.look()[CONTRACTS] == (4, 6)
+    lines = world.metrics.read_bytes().splitlines(keepends=True)
+    if restarted:
+        world.begin_anew()
+    world.metrics.write_bytes(b"".join(lines[1:-1]))
+
+    assert world.look()[CONTRACTS] == (4, 6)
+    world.append(world.gates("x", 90))
+    assert world.look()[CONTRACTS] == (5, 7)
+
+
+def test_what_logs_told_before_a_flag_was_switched_does_not_count(world: World) -> None:
+    """Also if nobody has read it by then."""
+    world.append(world.gates("xxxxx"))
+    world.clock.wait(2.0)
+    world.store.note(FoundOn(key=CONTRACTS, reason="a person wants it to be judged anew"), "cli")
+    assert CONTRACTS not in world.look()
+    world.clock.wait(2.0)
+    world.append(world.gates("x.", 10))
+
+    assert world.look()[CONTRACTS] == (1, 2)
+
+
+def test_a_switch_that_is_no_feature_flag_is_never_switched_off(project: Path) -> None:
+    world = World(project)
+    (world.planning / CONFIG).write_bytes(yolo.dump({"auto_commit": True}))
+    for _ in range(20):
+        world.flags.record("auto_commit", True)
+    assert world.look() == {"auto_commit": (20, 20)}
+
+    assert decide(world.flags.look(world.clock.now())) == []
+
+
+def test_a_document_under_the_name_of_anothers_counts_for_nobody(world: World) -> None:
+    world.flags.record(ROUTING, True)
+    path = world.flags.folder / flag_file(ROUTING)
+    path.rename(path.with_name(flag_file("v4_other")))
+
+    world.flags.record("v4_other", False)
+
+    world.begin_anew()
+    assert world.look() == {"v4_other": (0, 1)}
+
+
 def test_a_log_that_is_put_back_as_it_once_was_is_not_read_again(world: World) -> None:
     world.append(world.gates("..x"))
     world.look()

@@ -28,6 +28,7 @@ from yolo_supervisor.files import FILE_MODE, Busy, digest, file_lock, glance, ma
 from yolo_supervisor.files import replace as replace_file
 from yolo_supervisor.folder import EVERY, Folder, Parsed
 from yolo_supervisor.formats import load_object, text_or_none, yolo
+from yolo_supervisor.records import from_iso, iso
 from yolo_supervisor.store import Store
 
 PORTION = 256 * 1024
@@ -166,6 +167,9 @@ def flag_file(name: str) -> str:
 
 # -- a neighbour's log ------------------------------------------------------------------------------------------
 
+OF_NEWEST = 50
+"""How many lines of one second are told apart when a log turns out to be another one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Mark:
@@ -178,10 +182,14 @@ class Mark:
     last: str | None = None
     """The digest of the last line that was read, and its length."""
     length: int = 0
+    newest: str | None = None
+    """The time of the newest line that was read, as ``iso`` tells it."""
+    of_newest: tuple[str, ...] = ()
+    """The digests, shortened, of the last lines of that time."""
 
     def at(self, offset: int) -> Mark:
         """The same position, at another offset."""
-        return Mark(self.base + self.offset - offset, offset, self.head, self.last, self.length)
+        return replace(self, base=self.base + self.offset - offset, offset=offset)
 
 
 class Tail:
@@ -193,6 +201,8 @@ class Tail:
         """Whether there is more to read at once."""
         self.old = 0
         """Up to which position it was there before anybody looked."""
+        self._again = 0, Mark()
+        """Up to which position it is another log than before, and what was read in the other."""
         self._path = path
         self._stamp: tuple[int, int, int] | None = None
 
@@ -222,6 +232,18 @@ class Tail:
         self._stamp = stamp
         return lines
 
+    def known(self, position: int, at: datetime | None, line: bytes) -> bool:
+        """Whether the line at this position, of that time, was read before somebody edited the log, or put another in
+        its place. From now on it counts as read."""
+        if at is None or self.mark is None:
+            return False
+        told, newest, short, (end, other) = iso(at), self.mark.newest or "", str(digest(line))[:12], self._again
+        if told >= newest:
+            before = self.mark.of_newest if told == newest else ()
+            self.mark = replace(self.mark, newest=told, of_newest=(*before, short)[-OF_NEWEST:])
+        until = other.newest or ""
+        return position <= end and (told < until or (told == until and short in other.of_newest))
+
     def _lines(self, fd: int, size: int) -> list[tuple[int, bytes]]:
         mark = self.mark = self._place(fd, size)
         data = os.pread(fd, PORTION, mark.offset)
@@ -233,7 +255,9 @@ class Tail:
             lines.append((at, line))
         if lines:
             last = lines[-1][1]
-            self.mark = Mark(mark.base, mark.offset + whole, _head(fd), digest(last), len(last))
+            self.mark = Mark(
+                mark.base, mark.offset + whole, _head(fd), digest(last), len(last), mark.newest, mark.of_newest
+            )
         return lines
 
     def _place(self, fd: int, size: int) -> Mark:
@@ -258,7 +282,8 @@ class Tail:
                 again = offset
         if again is not None:  # it was cut at its beginning
             return mark.at(again)
-        if _head(fd) != mark.head:  # it is another one
+        if _head(fd) != mark.head:  # it is another one, or was edited
+            self._again = mark.base + mark.offset + size, mark
             return mark.at(0)
         whole = rest[: rest.rfind(b"\n") + 1]  # it was put back as it once was: all that is there was read
         last = whole.splitlines(keepends=True)[-1] if whole else b""
@@ -401,7 +426,9 @@ class Flags:
 
     def _add(self, name: str, outcomes: Sequence[Told]) -> Record:
         now_s, path = self._clock.monotonic(), self.folder / flag_file(name)
-        record = load(self._store.disk.read(path) or b"", self._boot, now_s) or Record(name)
+        record = load(self._store.disk.read(path) or b"", self._boot, now_s)
+        if record is None or record.name != name:
+            record = Record(name)
         self._renew(record)
         for told in outcomes:
             record.take(told, now_s, self.rule)
@@ -434,9 +461,9 @@ class Flags:
         for source, tail in (self._tails or {}).items():
             for position, line in tail.read():
                 at, told = yolo.outcomes(line)
-                if told and self._counts(at, now, old=position <= tail.old):
+                if told and not tail.known(position, at, line) and self._counts(at, now, old=position <= tail.old):
                     for flag, failed, what in told:
-                        if switches.get(flag):
+                        if switches.get(flag) and not self._before_epoch(flag, at):
                             self._pending.setdefault(flag, []).append(Told(failed, source, position, what))
         memory = self._store.journal.memory
         for key, number in memory.outcomes.items():
@@ -452,6 +479,14 @@ class Flags:
             if switches.get(LEASES):
                 self._pending.setdefault(LEASES, []).append(Told(False, "locks", self._returned))
         self._pending = {flag: told for flag, told in self._pending.items() if told}
+
+    def _before_epoch(self, flag: str, at: datetime | None) -> bool:
+        """Whether that was before somebody has switched the flag: it is judged by what comes since."""
+        switched = self._store.journal.memory.flags.get(flag, {}).get("at")
+        try:
+            return at is not None and switched is not None and at <= from_iso(str(switched))
+        except ValueError:
+            return False
 
     def _counts(self, at: datetime | None, now: datetime, old: bool) -> bool:
         """Whether a log's line is new enough. What has no time is, unless nobody knows for how long it has been there.
@@ -548,5 +583,5 @@ def _mark(raw: object) -> Mark | None:
         return None
     sound = mark is not None and type(mark.base) is int and all(
         type(number) is int and number >= 0 for number in (mark.offset, mark.length)
-    )  # fmt: skip
-    return mark if sound else None
+    ) and isinstance(mark.newest, str | None) and isinstance(mark.of_newest, list | tuple)  # fmt: skip
+    return replace(mark, of_newest=tuple(map(str, mark.of_newest))) if mark is not None and sound else None

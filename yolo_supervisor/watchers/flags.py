@@ -29,6 +29,8 @@ def decide(look: Look) -> list[Remedy]:
 
 
 def _about(flag: Flag, flags: Mapping[str, Flag], look: Look) -> Remedy:
+    if not yolo.is_flag(flag.name):
+        return ()  # a setting of the plugin's that is no feature flag: that somebody counts its errors is no reason
     if flag.enabled and flag.off is not None:
         return (FoundOn(key=flag.name, reason="it was switched off, and somebody has switched it on again by hand"),)
     if flag.crossed and flag.enabled and flag.name in yolo.OURS:
