@@ -897,11 +897,11 @@ def test_the_doctor_says_of_each_problem_what_to_do(cli: Cli, project: Path) -> 
 def test_the_doctor_mends_what_is_safe(cli: Cli, project: Path) -> None:
     dead_agent(project, "dev-1", "team")
     planning = project / ".yolo-planning"
-    Paths(project).folder.chmod(0o755)
     (planning / ".agent-pids").write_text("4194303\n")
     (planning / ".active-agent-count.lock").mkdir()
     os.utime(planning / ".active-agent-count.lock", (0, 0))
     cli("agent", "forget", "dev-1@team")
+    Paths(project).folder.chmod(0o755)
 
     told = cli.json("doctor", "--fix")
 

@@ -91,7 +91,7 @@ def a_torn_tail_stays(patch: Patch) -> None:
 
 
 def written_in_place(patch: Patch) -> None:
-    def replace(disk: Disk, path: Path, data: bytes, durable: bool = True) -> None:
+    def replace(disk: Disk, path: Path, data: bytes, durable: bool = True, judged: bytes | None = None) -> None:
         fd = disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE_MODE)
         disk.write(fd, data)
         disk.sync(fd)
@@ -116,8 +116,8 @@ def acknowledged_before_it_is_written(patch: Patch) -> None:
     write, waiting = Store._write, list[Any]()
 
     def later(self: Store, *what: Any) -> None:
-        for each in waiting:
-            write(self, *each)
+        for path, _, after in waiting:
+            write(self, path, self.disk.read(path), after)
         waiting[:] = [what]
 
     patch.setattr(Store, "_write", later)

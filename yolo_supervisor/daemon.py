@@ -31,7 +31,7 @@ from yolo_supervisor.kernel import kernel
 from yolo_supervisor.processes import Processes
 from yolo_supervisor.runner import Bell, Rooms, Runner
 from yolo_supervisor.service import Notifier, endangered
-from yolo_supervisor.store import Paths
+from yolo_supervisor.store import Paths, refuse_root
 from yolo_supervisor.tmux import Tmux
 
 EX_OK, EX_NO, EX_DATAERR, EX_OSERR, EX_TEMPFAIL = 0, 1, 65, 71, 75
@@ -111,11 +111,10 @@ class Project:
         """Held if another supervisor has it; OSError, Refused, Busy if its folder cannot be used."""
         if not self.path.is_dir():
             raise FileNotFoundError(f"there is no folder {self.path}")
-        owner = self.path.stat().st_uid
-        if owner != 0 and os.geteuid() == 0 and not self._allow_root:
-            raise Refused(f"{self.path} belongs to user {owner}: run as that user, or tell root to: run --allow-root")
+        if not self._allow_root:
+            refuse_root(self.path, self.path.stat())
         self._claim.take()
-        runner = Runner(self.path, self.config, self.rooms, os.environ)
+        runner = Runner(self.path, self.config, self.rooms, os.environ, self._allow_root)
         try:
             runner.open()
             runner.report()

@@ -125,11 +125,14 @@ class Rooms:
 class Runner:
     """Watches one project until it is cancelled. Its failures are its own: they never reach another project."""
 
-    def __init__(self, project: Path, config: Config, rooms: Rooms, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, project: Path, config: Config, rooms: Rooms, environment: Mapping[str, str], allow_root: bool = False
+    ) -> None:
         self.project = project
         self.config = config
         self.rooms = rooms
-        self.store = Store(project, rooms.clock, journal_size=config.journal.size_mib * 2**20)
+        size = config.journal.size_mib * 2**20
+        self.store = Store(project, rooms.clock, journal_size=size, allow_root=allow_root)
         self.deaths = DeathWatch(rooms.processes.kernel)
         self.roster = Roster(
             self.store.paths, rooms.processes, rooms.census, lambda: claude_dirs(self.config, environment)

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,6 +18,7 @@ from yolo_supervisor.actions import Action, BreakLock, Edit, Escalate, Note
 from yolo_supervisor.clock import Clock, SystemClock
 from yolo_supervisor.files import (
     FILE_MODE,
+    FOLDER_MODE,
     Busy,
     Disk,
     LockAges,
@@ -36,7 +38,7 @@ from yolo_supervisor.files import (
     shorten,
     sync_folder,
 )
-from yolo_supervisor.formats import supervisor, yolo
+from yolo_supervisor.formats import claude, supervisor, yolo
 from yolo_supervisor.journal import SIZE, Journal, entry, refuse_newer
 
 LOCK_LIMIT_S = 0.25
@@ -45,7 +47,7 @@ LOCK_LIMIT_S = 0.25
 INLINE = 256 * 1024
 """A document larger than this, in bytes, is not written into the journal but beside it, among the good versions."""
 
-FOLDERS = ("agents", "hooks", "snapshots", "backups", "quarantine", "dead-letters", "crashes", "flags")
+FOLDERS = ("agents", "hooks", "snapshots", "backups", "quarantine", "dead-letters", "crashes", "flags", "circuits")
 
 
 class Outcome(StrEnum):
@@ -121,6 +123,12 @@ class Paths:
         return self.folder / "daemon.json"
 
 
+def refuse_root(project: Path, found: os.stat_result | None) -> None:
+    """``Refused`` where root would make itself at home in another user's project, and lock that user out of it."""
+    if found is not None and found.st_uid != 0 and os.geteuid() == 0:
+        raise Refused(f"{project} belongs to user {found.st_uid}: run as that user, or tell root to: run --allow-root")
+
+
 def note_down(project: Path, action: Action, by: str) -> None:
     """Write one note into the project's journal, for a process that has nothing else to write. OSError, Busy, Refused
     if that cannot be."""
@@ -142,8 +150,10 @@ class Store:
         disk: Disk | None = None,
         journal_size: int = SIZE,
         lock_limit_s: float = LOCK_LIMIT_S,
+        allow_root: bool = False,
     ) -> None:
         self._lock_limit_s = lock_limit_s
+        self._allow_root = allow_root
         self.paths = Paths(project)
         self.disk = disk or Disk()
         self.clock = clock or SystemClock()
@@ -154,19 +164,20 @@ class Store:
         """Whether git does not see the sidecars that we make; None before that was seen to."""
 
     def open(self) -> None:
-        """Make our folder where it is missing, private to the user and invisible to git."""
+        """Make our folder where it is missing, private to the user and invisible to git.
+
+        ``Refused`` if it, or one in it, is a link, or one that others may write to; ``TooNew`` if it is a newer
+        program's.
+        """
         folder = self.paths.folder
-        try:
-            refuse_links(self.disk, folder)
-        except Refused:
-            raise Refused(f"{folder} is a symbolic link: remove it, the supervisor's folder must be its own") from None
+        if not self._allow_root:
+            refuse_root(self.paths.project, self.disk.status(self.paths.project))
+        self._refuse_strange(folder)
         version = refuse_newer(self.disk, folder)
-        make_folder(self.disk, folder)
-        found = self.disk.status(folder)
-        if found is not None and (why := other_writers(folder, found)):
-            raise Refused(f"{why}: what it tells cannot be trusted; chmod 700 {folder}")
+        self._make_private(folder)
         sync_folder(self.disk, folder.parent)  # a run that made it may have been killed before it had
         for name in FOLDERS:
+            self._refuse_strange(folder / name)
             make_folder(self.disk, folder / name)
         if self.disk.status(folder / ".gitignore") is None:
             replace(self.disk, folder / ".gitignore", b"*\n")
@@ -175,6 +186,26 @@ class Store:
         self._lock_fd = self.disk.open(folder / "store.lock", os.O_RDWR | os.O_CREAT, FILE_MODE)
         with self._locked():
             self.journal.catch_up()
+
+    def _refuse_strange(self, folder: Path) -> None:
+        """A project may come from anybody: what leads elsewhere, or can be changed by others, is not ours."""
+        try:
+            found = refuse_links(self.disk, folder)
+        except Refused:
+            raise Refused(f"{folder} is a symbolic link: remove it, the supervisor's folder must be its own") from None
+        if found is not None and (why := other_writers(folder, found)):
+            raise Refused(f"{why}: what it tells cannot be trusted; chmod 700 {folder}")
+
+    def _make_private(self, folder: Path) -> None:
+        """Nobody else's, also if it came as part of a clone."""
+        make_folder(self.disk, folder)
+        found = self.disk.status(folder)
+        if found is not None and stat.S_IMODE(found.st_mode) & 0o077:
+            fd = self.disk.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                self.disk.chmod(fd, FOLDER_MODE)
+            finally:
+                self.disk.close(fd)
 
     def close(self) -> None:
         self.journal.close()
@@ -312,6 +343,10 @@ class Store:
                     continue
                 write = promise["write"]
                 path, name = Path(write["path"]), f"{promise['action']} {promise['key']}"
+                if not self._concerns_us(path, Path(write["lock"][0]) if "lock" in write else None):
+                    self.journal.mark(seq, "failed", "it is about another project's file: the journal came from there")
+                    overtaken.append(name)
+                    continue
                 lock = (Path(write["lock"][0]), write["lock"][1]) if "lock" in write else None
                 with contextlib.suppress(Busy, OSError, Refused), self._neighbours_lock(lock):  # left for the next time
                     try:
@@ -343,6 +378,17 @@ class Store:
             if damage:
                 self.journal.rotate()  # what is damaged is kept, and told once
             return Recovery(tuple(finished), tuple(overtaken), damage, torn)
+
+    def _concerns_us(self, path: Path, lock: Path | None) -> bool:
+        """Whether a promise about this file may be ours. A journal that came with a clone, or a copy, may promise
+        anything; whoever promises here means a file of the project's (not git's), or a task in a client's list."""
+        folder, project = Path(os.path.realpath(path.parent)), Path(os.path.realpath(self.paths.project))
+        in_project = folder.is_relative_to(project) and ".git" not in map(str.lower, folder.parts[len(project.parts) :])
+        if not in_project and not claude.is_task_path(folder / path.name):
+            return False
+        return lock in (None, yolo.PID_LOCK, path.with_name(f"{path.name}.lock")) or (
+            in_project and lock is not None and Path(os.path.realpath(lock.parent)) == folder
+        )
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

@@ -147,6 +147,11 @@ def is_task_file(name: str) -> bool:
     return _TASK_FILE.fullmatch(name) is not None
 
 
+def is_task_path(path: Path) -> bool:
+    """Whether the path is that of a task in some list of a client's."""
+    return path.parent.parent.name == "tasks" and is_task_file(path.name)
+
+
 def task(data: bytes, list_name: str, path: Path) -> Task | None:
     """The task in a file of the list; None if it cannot be read (half written, say) or has no status."""
     raw = load_object(data)
