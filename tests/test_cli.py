@@ -31,6 +31,7 @@ from conftest import (
     PrivateTmux,
     RunningDaemon,
     StartDaemon,
+    Team,
     agent_of,
     new_store,
     wait_until,
@@ -892,6 +893,29 @@ def test_the_doctor_says_of_each_problem_what_to_do(cli: Cli, project: Path) -> 
     for words in ("can be entered by others", "no pid (0, -1, 4294967295)", "(4194303)", "count.lock was left by"):
         (what,) = [what for what in problems if words in what]
         assert problems[what]
+
+
+def test_the_doctor_says_which_tmux_server_cannot_be_asked_and_why(team: Team, tmux: PrivateTmux) -> None:
+    team.supervise()
+    team.pane_agent(tmux, "work", "dev-1")
+    server = tmux.server.pid
+
+    def problems() -> dict[str, str]:
+        found = team.cli.json("doctor", code=1)["findings"]
+        return {each["what"]: each["do"] for each in found if "tmux server" in each["what"]}
+
+    assert not any("tmux server" in each["what"] for each in team.cli.json("doctor")["findings"])
+    Path(tmux.socket).rename(f"{tmux.socket}-away")
+    ((what, do),) = problems().items()
+    assert f"tmux server {server} cannot be asked: its socket {tmux.socket} is gone" in what
+    assert do.startswith(f"kill -USR1 {server}")
+    tmux.server.send_signal(signal.SIGUSR1)
+    wait_until(Path(tmux.socket).exists, "the socket to be made anew")
+    assert not any("tmux server" in each["what"] for each in team.cli.json("doctor")["findings"])
+    tmux.server.send_signal(signal.SIGSTOP)
+    (what,) = problems()
+    tmux.server.send_signal(signal.SIGCONT)
+    assert f"tmux server {server} does not answer" in what
 
 
 def test_the_doctor_mends_what_is_safe(cli: Cli, project: Path) -> None:

@@ -25,6 +25,7 @@ from yolo_supervisor.config import ConfigError
 from yolo_supervisor.files import Busy, Disk, TooNew, folder_lock, glance
 from yolo_supervisor.formats import yolo
 from yolo_supervisor.service import endangered
+from yolo_supervisor.tmux import ask_now
 from yolo_supervisor.units import Systemd, lingers
 
 
@@ -61,7 +62,7 @@ def command(options: Shared, fix: bool) -> None:
         findings.append(Finding("well", "the configuration is valid"))
         try:
             view = View(project, config)
-            for found in (_store(view, fix), _service(view), _plugin(view, fix), _team(view)):
+            for found in (_store(view, fix), _service(view), _plugin(view, fix), _team(view), _servers(view)):
                 findings += found
         except TooNew as error:
             findings.append(Finding("problem", str(error)))
@@ -219,6 +220,23 @@ def _team(view: View) -> Iterator[Finding]:
         yield Finding(
             "problem", "dead agents have left something behind", "yolo-supervisor check shows what; run heals it"
         )
+
+
+def _servers(view: View) -> Iterator[Finding]:
+    """The tmux servers that agents live in, where they cannot be asked: of their sessions nothing is known then."""
+    placed = view.sessions().placed(view.now)
+    servers = {(agent.pane.socket, agent.pane.server_pid) for agent in placed if agent.pane}
+    for socket, pid in sorted(servers):
+        if ask_now(socket) is not None:
+            continue
+        if view.processes.identify(pid) is None:
+            what, do = f"the tmux server {pid} is gone, and agents that lived in it go on", "end them, or leave them be"
+        elif not os.path.exists(socket):
+            what = f"the tmux server {pid} cannot be asked: its socket {socket} is gone"
+            do = f"kill -USR1 {pid}    # it makes the socket anew, if the folder is there"
+        else:
+            what, do = f"the tmux server {pid} does not answer on {socket}", "is it stopped, or does it hang?"
+        yield Finding("problem", f"{what}: whether somebody is attached there is unknown", do)
 
 
 def _break(lock: Path) -> bool:
