@@ -14,13 +14,13 @@ import select
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
 import anyio.abc
 
 from yolo_supervisor.breaker import UPSTREAM, Breaker
+from yolo_supervisor.calls import Call, Calls
 from yolo_supervisor.config import McpConfig
 from yolo_supervisor.formats import mcp
 from yolo_supervisor.handshake import Handshake
@@ -42,45 +42,6 @@ MOST_PAUSE_S = 30.0
 
 FAILED, TIMED_OUT = -32000, -32001
 """The codes of our own errors: nothing was answered; nothing was answered in time."""
-
-
-@dataclass(eq=False, slots=True)
-class Call:
-    """A request of the client that is not answered yet."""
-
-    ident: object
-    method: str
-    line: bytes
-    tool: str | None
-    token: str | None
-    cap_s: float
-    """When it has had its time as a whole, by the monotonic clock."""
-    sent_as: object = None
-    names: list[str] = field(default_factory=list)
-    """All ids (see ``mcp.key``) that it was sent under: an answer to any of them is one."""
-    attempt: int = 0
-    limit_s: float = float("inf")
-    """When this attempt has had its time."""
-    up: bool = False
-    """Whether it is with the server now."""
-    sent_s: float = 0.0
-    """Since when."""
-    alone: bool = True
-    """Whether no other tool was being called meanwhile: then what the server has started since then is its."""
-    cancelled: bool = False
-    """Whether the server was told to forget this attempt: an error is no answer then."""
-    over: bool = False
-    progress: float = float("-inf")
-    troubles: list[str] = field(default_factory=list)
-
-    @property
-    def what(self) -> str:
-        return f"the tool {self.tool}" if self.tool else self.method
-
-    @property
-    def bounded(self) -> bool:
-        """Whether it ends in any case: it has a limit."""
-        return self.tool is not None or self.method in mcp.REPEATABLE
 
 
 class Relay:
@@ -107,9 +68,7 @@ class Relay:
         self._generation = 1
         self._waiting: list[Call | bytes] = []
         """What is to be sent when it may be."""
-        self._calls: dict[str, Call] = {}
-        self._by_sent: dict[str, Call] = {}
-        self._by_token: dict[str, Call] = {}
+        self._calls = Calls()
         self._own: dict[str, Callable[[Mapping[str, Any]], None]] = {}
         """Requests of our own, and what becomes of their answers."""
         self._asked: dict[str, object] = {}
@@ -162,7 +121,7 @@ class Relay:
 
     async def _finish(self) -> None:
         """The client sends no more. What it still waits for is answered, if it is still there to hear it."""
-        while any(call.bounded for call in self._calls.values()) and not self._gone():
+        while any(call.bounded for call in self._calls) and not self._gone():
             await anyio.sleep(LOOK_S)  # its input stays open meanwhile: what fails may have to be tried again
         while self._upstream is not None and self._waiting and not self._gone():
             await anyio.sleep(LOOK_S)
@@ -209,7 +168,7 @@ class Relay:
             self._upstream = None
             why = f"{why} with exit code {code}" if code is not None else why
             self._lost(why)
-            if self._eof and all(call.method in mcp.ENDLESS for call in self._calls.values()):
+            if self._eof and all(call.method in mcp.ENDLESS for call in self._calls):
                 self.code = code if code is not None and code >= 0 else 0
                 return
             if not await self._restart(why):
@@ -223,7 +182,7 @@ class Relay:
             # it reads no more, so it can be asked nothing: it may finish what it is at, then another takes its place
             self._ready = False
             with anyio.move_on_after(LEAVE_S):
-                while any(call.up for call in self._calls.values()):
+                while self._calls.up():
                     await anyio.sleep(LOOK_S)
             self._note(f"the MCP server {self._name} reads no more: it is started again")
             await upstream.condemn(GRACE_S)
@@ -275,7 +234,7 @@ class Relay:
                 self._client.send(mcp.cancelled(_value(shown), "the server was started again"))
         self._asked.clear()
         self._hints = self._hints or None  # it may have died before it could say anything
-        for call in [call for call in self._calls.values() if call.up]:
+        for call in self._calls.up():
             call.up = False
             if call.method in mcp.ENDLESS:
                 call.attempt = 0  # under its own id, which the server names in all that belongs to it
@@ -288,7 +247,7 @@ class Relay:
     def _begin(self) -> None:
         """Tell a server that was started again what the one before it knew."""
         hello = self._handshake.hello
-        if self._generation == 1 or hello is None or any(call.method == "initialize" for call in self._calls.values()):
+        if self._generation == 1 or hello is None or any(call.method == "initialize" for call in self._calls):
             self._go()
         else:
             self._ask(mcp.with_value(hello, ("id",), self._number()), lambda _: self._remind())
@@ -350,12 +309,12 @@ class Relay:
             self._answer(line, message)
 
     def _request(self, line: bytes, message: Mapping[str, Any]) -> None:
-        method, ident = message["method"], mcp.key(message["id"])
+        method = message["method"]
         if method == "initialize":
             self._handshake.hello = line
         tool = mcp.tool_of(message)
-        if ident in self._calls:  # two with one id: nobody can tell their answers apart, so they are left alone
-            self._drop(self._calls[ident])
+        if (twin := self._calls.of(message["id"])) is not None:  # nobody can tell their answers apart: left alone
+            self._drop(twin)
             self._send(line)
             return
         if self._away is not None and method not in mcp.ENDLESS:
@@ -366,9 +325,7 @@ class Relay:
             return
         token = mcp.progress_token(message)
         call = Call(message["id"], method, line, tool, token, time.monotonic() + self._config.cap_s)
-        self._calls[ident] = call
-        if token is not None:
-            self._by_token[token] = call
+        self._calls.add(call)
         self._busy.set()
         if tool is not None and self._hints is None and self._ready:
             self._ask_hints(mcp.manner(message))
@@ -395,13 +352,13 @@ class Relay:
 
     def _limit_anew(self) -> None:
         """A call was quicker than the news that it may be repeated: it need not wait for its cap."""
-        for call in self._calls.values():
+        for call in self._calls:
             if call.up and call.limit_s == call.cap_s:
                 call.limit_s = min(call.cap_s, call.sent_s + self._patience_s(call))
 
     def _cancel(self, line: bytes, message: Mapping[str, Any]) -> None:
         wanted = mcp.params(message).get("requestId")
-        call = self._calls.get(mcp.key(wanted))
+        call = self._calls.of(wanted)
         if call is None:
             self._send(line)
             return
@@ -431,14 +388,12 @@ class Relay:
         call.attempt += 1
         call.up, call.cancelled, call.sent_s = True, False, time.monotonic()
         if call.tool is not None:
-            others = [each for each in self._calls.values() if each.up and each.tool is not None and each is not call]
+            others = [each for each in self._calls if each.up and each.tool is not None and each is not call]
             call.alone = not others and call.sent_s - self._ended_s > NEAR_S
             for each in others:
                 each.alone = False
-        call.sent_as = call.ident if call.attempt == 1 else self._number()
         call.limit_s = min(call.cap_s, time.monotonic() + self._patience_s(call))
-        call.names.append(mcp.key(call.sent_as))
-        self._by_sent[call.names[-1]] = call
+        self._calls.sent(call, call.ident if call.attempt == 1 else self._number())
         again = call.attempt > 1
         self._upstream.input.send(mcp.with_value(call.line, ("id",), call.sent_as) if again else call.line)
 
@@ -498,20 +453,17 @@ class Relay:
         self._ended_s = time.monotonic()
         call.over = True
         call.up = False
-        self._calls.pop(mcp.key(call.ident), None)
-        for name in call.names:
-            if self._by_sent.get(name) is call:
-                del self._by_sent[name]
-        if call.token is not None and self._by_token.get(call.token) is call:
-            del self._by_token[call.token]
+        self._calls.remove(call)
 
     # -- from the server ---------------------------------------------------------------------------------------------
 
     def _from_server(self, line: bytes) -> None:
         self._heard_s = time.monotonic()
-        if len(line) > mcp.LARGE and (ident := mcp.answered(line)) is not None and self._plain(ident):
-            self._done(self._by_sent[ident], line, None)
-            return
+        if len(line) > mcp.LARGE and (ident := mcp.answered(line)) is not None:
+            call = self._calls.answered_by(ident)
+            if call is not None and call.sent_as == call.ident and call.method != "tools/list":
+                self._done(call, line, None)  # it can go down without anybody having read it
+                return
         try:
             message = mcp.load(line)
         except ValueError:
@@ -528,16 +480,11 @@ class Relay:
         else:
             self._tells(line, message)
 
-    def _plain(self, ident: str) -> bool:
-        """Whether the answer can go down without anybody having read it."""
-        call = self._by_sent.get(ident)
-        return call is not None and call.sent_as == call.ident and call.method != "tools/list"
-
     def _batch(self, line: bytes, messages: object) -> None:
         """Of several messages in one line none is changed; those that were waited for have come."""
         if isinstance(messages, list):
             for each in messages:
-                if isinstance(each, dict) and (call := self._by_sent.get(mcp.key(each.get("id")))) is not None:
+                if isinstance(each, dict) and (call := self._calls.answered_by(mcp.key(each.get("id")))) is not None:
                     self._drop(call)
             self._client.send(line)
         else:
@@ -551,7 +498,7 @@ class Relay:
         if (then := self._own.pop(ident, None)) is not None:
             then(message)
             return
-        call = self._by_sent.get(ident)
+        call = self._calls.answered_by(ident)
         if call is None:
             if not ident.startswith('"yolo-supervisor-'):  # else it is a late answer, to an attempt given up
                 self._client.send(line)
@@ -562,7 +509,7 @@ class Relay:
         code = error.get("code") if isinstance(error, dict) else None
         if code in mcp.TRANSIENT:
             told = error.get("message") if isinstance(error, dict) else None
-            self._by_sent.pop(ident)
+            self._calls.unsend(ident)
             own = mcp.with_value(line, ("id",), call.ident) if message["id"] != call.ident else line
             self._failed(call, int(code or 0), f"it answered {told!s:.200} ({code})", answer=own)
             return
@@ -609,7 +556,7 @@ class Relay:
     def _tells(self, line: bytes, message: Mapping[str, Any]) -> None:
         method, params = message.get("method"), mcp.params(message)
         if method == "notifications/progress":
-            call = self._by_token.get(mcp.key(params.get("progressToken")))
+            call = self._calls.reporting(params.get("progressToken"))
             progress = params.get("progress")
             if call is not None and isinstance(progress, int | float):
                 call.limit_s = min(call.cap_s, time.monotonic() + self._patience_s(call))
@@ -635,7 +582,7 @@ class Relay:
                 await self._busy.wait()
             await anyio.sleep(LOOK_S)
             now_s = time.monotonic()
-            for call in [call for call in self._calls.values() if now_s >= min(call.limit_s, call.cap_s)]:
+            for call in [call for call in self._calls if now_s >= min(call.limit_s, call.cap_s)]:
                 if call.method in mcp.ENDLESS or (call.tool is None and not self._repeatable(call)):
                     continue
                 self._timed_out(call, now_s)
@@ -667,12 +614,12 @@ class Relay:
     async def _suspect(self, since_s: float) -> None:
         """A server that has said nothing since then, nor answers when it is only asked whether it is there, hangs."""
         generation = self._generation
-        if not self._ready or any(call.up for call in self._calls.values()):
+        if not self._ready or self._calls.up():
             return
         self._ask(mcp.request(self._number(), "ping"), lambda _: None)
         await anyio.sleep(PING_S)
         upstream = self._upstream
-        busy = any(call.up for call in self._calls.values())
+        busy = bool(self._calls.up())
         if upstream is None or busy or self._generation != generation or self._heard_s >= since_s:
             return
         self._note(f"the MCP server {self._name} hangs: it is started again")
