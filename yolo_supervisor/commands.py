@@ -210,6 +210,16 @@ def _signals() -> Iterator[int]:
         os.close(clapper)
 
 
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Whoever wants to end us, and what we start meanwhile, waits until this is over."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _rung(bell: int, limit_s: float) -> list[int]:
     """The signals that have come, at the latest after ``limit_s``."""
     select.select([bell], [], [], limit_s)

@@ -6,13 +6,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import anyio
 
+from yolo_supervisor.commands import undisturbed
 from yolo_supervisor.files import Disk, replace
 from yolo_supervisor.formats import load_object
 from yolo_supervisor.formats.git import Cause
@@ -138,7 +138,7 @@ class Move:
             if not await self.stands():
                 raise InTheWay("the branch has moved meanwhile")
             try:
-                with _undisturbed():
+                with undisturbed():  # half a step is what nobody wants
                     await self._step_now()
                 return
             except Said as no:
@@ -221,16 +221,6 @@ class Move:
 
 class Undone(Said):
     """Git could not, and all is as it was before."""
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Whoever wants to end us waits for the end of the step: half of it is what nobody wants."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _put_back(index: Path, content: bytes) -> None:

@@ -22,6 +22,7 @@ import libtmux
 import tomli_w
 
 from yolo_supervisor.census import within
+from yolo_supervisor.commands import undisturbed
 from yolo_supervisor.drill.client import Client
 from yolo_supervisor.files import glance
 from yolo_supervisor.formats import load_object
@@ -404,16 +405,6 @@ class Scene:
                 if inside and not facts.zombie and pid != os.getpid() and (process := self.processes.identify(pid)):
                     found.append(process)
         return found
-
-
-@contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
-    """Whatever wants to end us waits until the stage is cleared."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
