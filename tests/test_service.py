@@ -31,6 +31,8 @@ SYSTEMD = Path(__file__).parents[1] / "systemd"
 TOOLS = SAMPLES.parent / "tools"
 SCRIPT = Path(sys.executable).with_name("yolo-supervisor")
 UNIT = "yolo-supervisor"
+ROOT = os.environ.get("YOLO_BOX_ROOT", "/")
+"""The root folder of another system (made by debootstrap, say) to try on, instead of this machine's own."""
 
 
 def tool(name: str) -> Any:
@@ -64,7 +66,7 @@ def booted() -> Iterator[Any]:
         f'[ ! -d "$R"{shlex.quote(folder)} ] || chmod o+x "$R"{shlex.quote(folder)}' for folder in above
     )
     try:
-        box = sdbox.Box(preboot=preboot, binds=[f"{path}:{path}" for path in shown])
+        box = sdbox.Box(ROOT, preboot=preboot, binds=[f"{path}:{path}" for path in shown])
         box.start()
     except sdbox.Unavailable as why:
         pytest.skip(f"no systemd can be booted here: {why}")
@@ -247,7 +249,7 @@ def test_install_writes_exactly_the_shipped_files_and_systemd_has_nothing_to_say
         name: (SYSTEMD / name).read_bytes() for name in shipped
     }
     assert {path.name for path in files if path.parent != folder} <= {"20-notify-reload.conf"}
-    verified = person.run("systemd-analyze", "--user", "verify", f"{UNIT}.service", "yolo-tmux@x.service")
+    verified = person.run("systemd-analyze", "--user", "--man=no", "verify", f"{UNIT}.service", "yolo-tmux@x.service")
     assert verified.stderr == ""
     assert person.show("StatusText") == "1 projects, 0 agents"
     assert person.show("OOMPolicy") == "continue"
@@ -328,6 +330,10 @@ def test_a_reload_is_over_when_systemctl_is_back_and_not_before(person: Person) 
     pid = person.supervise()
     status = Path(f"/proc/{person.box.pid1}/root/proc/{pid}/status")
     person.write(person.config, 'mode = "observe"\nprojects = ["~/shop"]\n')
+    if person.show("Type") == "notify-reload":  # there systemd itself waits, and wakes a daemon that is stopped
+        assert person.systemctl("reload", UNIT) == 0
+        assert person.show("StatusText") == "1 projects, 0 agents, observing"
+        return
     person.box.run("kill", "-STOP", str(pid))
 
     client = subprocess.Popen(person.box.argv("systemctl", "--user", "reload", UNIT, user=person.name))
@@ -344,7 +350,7 @@ def test_a_reload_that_is_refused_fails_and_says_why_and_the_daemon_goes_on(pers
     pid = person.supervise()
     person.write(person.config, 'project = ["~/shop"]\n')
 
-    assert person.systemctl("reload", UNIT, check=False) != 0 or units.Systemd().version() >= units.NOTIFY_RELOAD
+    assert person.systemctl("reload", UNIT, check=False) != 0 or person.show("Type") == "notify-reload"
 
     assert "did you mean 'projects'?" in person.show("StatusText")
     assert (person.pid(), person.show("ActiveState")) == (pid, "active")
@@ -506,7 +512,7 @@ def test_the_system_template_heals_inside_its_hardening(machine: Any, person: Pe
     told = json.loads(machine.run(*install).stdout)
 
     assert (told["unit"], told["enabled"], told["active"], told["scope"]) == (unit, True, True, "system")
-    assert machine.run("systemd-analyze", "verify", unit).stderr == ""
+    assert machine.run("systemd-analyze", "--man=no", "verify", unit).stderr == ""
     left = "import subprocess\nopen('left', 'w').write(str(subprocess.Popen(['setsid', 'sleep', '600']).pid))"
     agent = person.agent("dev-1", left)
     wait_until(lambda: person.path("shop/left").exists() and person.path("shop/left").read_text(), "what it starts")
