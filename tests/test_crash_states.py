@@ -605,6 +605,15 @@ EXCEPTIONS = {
     ("daemon.py", "close", "self.runner.store.paths.holder.unlink"),  # no one reads what a dead daemon said of itself
     ("runner.py", "_prune_notes", "path.unlink"),  # hooks' notes that were read
     ("log.py", "write", "os.write"),  # the standard error
+    (
+        "log.py",
+        "_append",
+        "os.write",
+    ),  # the log's own file: of a disk that fails it is to tell, and nobody reads it back
+    ("log.py", "_append", "os.ftruncate"),
+    ("log.py", "_append", "os.replace"),
+    ("log.py", "_open", "os.open"),
+    ("log.py", "_copy_for_the_user", "os.makedirs"),
     ("cli/__init__.py", "program", "os.open"),  # /dev/null, for a pipe that is gone
     ("commit.py", "__enter__", "os.open"),  # its turn, before anything of ours is imported
     ("commit.py", "_kept_input", "tempfile.mkstemp"),  # what git may have to be told twice

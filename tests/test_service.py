@@ -450,6 +450,42 @@ def test_what_the_daemon_tells_stands_in_the_journal_with_fields(person: Person)
     assert json.loads(entry["MESSAGE"])["event"] == "reload_refused"
 
 
+def test_where_the_journal_is_kept_in_memory_a_copy_that_the_user_can_read_is_kept_and_named() -> None:
+    with booted() as box:
+        box.run("sh", "-c", "rm -r /var/log/journal && systemctl restart systemd-journald")
+        person = Person(box, "alice")
+        person.supervise()
+        copy = person.path(".local/state/yolo-supervisor/log.jsonl")
+        person.write(person.config, 'project = ["~/shop"]\n')
+
+        person.systemctl("reload", UNIT, check=False)
+
+        lines = [json.loads(line) for line in copy.read_text().splitlines()]
+        (refused,) = (line for line in lines if line["event"] == "reload_refused")
+        (entry,) = box.journal("YOLO_EVENT=reload_refused", f"_UID={person.uid}")
+        assert json.loads(entry["MESSAGE"]) == refused
+        assert (copy.stat().st_mode & 0o777, copy.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+        assert copy.stat().st_uid == person.uid
+        assert "reload_refused" in person.run("cat", f"{person.home}/.local/state/yolo-supervisor/log.jsonl").stdout
+        told = f"{person.home}/.local/state/yolo-supervisor/log.jsonl"
+        assert person.json("service", "status")["log"] == told
+        assert f"Its log: {told}" in person.cli("service", "status")
+        person.write(person.config, 'projects = ["~/shop"]\n')
+        findings = person.json("--project", f"{person.home}/shop", "doctor")["findings"]
+        assert f"the service's log: {told}" in [each["what"] for each in findings]
+
+
+def test_where_the_journal_is_kept_on_the_disk_there_is_no_copy_and_the_command_is_named(person: Person) -> None:
+    person.supervise()
+
+    assert person.json("service", "status")["log"] == "journalctl --user -u yolo-supervisor"
+    assert not person.path(".local/state/yolo-supervisor").exists()
+    person.write(person.config, 'projects = ["~/shop"]\n[log]\nfile = "~/own.log"\n')
+    person.systemctl("restart", UNIT)
+    person.write("shop/.yolo-planning/supervisor.toml", "[agents\n")
+    assert person.json("service", "status")["log"] == "~/own.log"
+
+
 def test_a_tmux_server_in_its_own_cgroup_is_told_of_by_the_daemon_and_by_the_doctor(person: Person) -> None:
     person.log_in()
     person.supervise()
@@ -559,7 +595,26 @@ def test_the_launchd_agent_is_sound_and_its_agents_survive_it() -> None:
     assert told["AbandonProcessGroup"] is True
     assert told["KeepAlive"] == {"SuccessfulExit": False}
     assert told["Umask"] == 0o077
-    assert told["ProgramArguments"][2].startswith("exec ")
+
+
+def test_what_launchd_starts_is_the_daemon_itself_with_a_bounded_log_and_the_last_words_of_the_run_before(
+    tmp_path: Path,
+) -> None:
+    command = plistlib.loads((SYSTEMD / f"{units.LABEL}.plist").read_bytes())["ProgramArguments"]
+    home = tmp_path / "the home"
+    logs, program = home / "Library" / "Logs", home / ".local" / "bin" / "yolo-supervisor"
+    for folder in (logs, program.parent):
+        folder.mkdir(parents=True)
+    program.write_text('#!/bin/sh\necho "$$" "$@"; echo "of run $RUN" >&2\n')
+    program.chmod(0o755)
+
+    for run in ("1", "2"):
+        child = subprocess.Popen(command, env={"HOME": str(home), "RUN": run}, stdout=subprocess.PIPE, text=True)
+        told = child.communicate(timeout=LIMIT_S)[0]
+
+    assert told.split(maxsplit=1) == [str(child.pid), f"run --log-file {logs}/yolo-supervisor.log\n"]
+    assert (logs / "yolo-supervisor.err").read_text() == "of run 2\n"
+    assert (logs / "yolo-supervisor.err.1").read_text() == "of run 1\n"
 
 
 def test_on_a_mac_install_writes_the_agent_and_hands_it_to_launchd(

@@ -94,6 +94,7 @@ class JournalConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: Literal["json", "console"] = "json"
+    file: Annotated[str, msgspec.Meta(pattern="^($|[/~])")] = ""
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -151,7 +152,7 @@ def load(
             raise ConfigError(f"{_where(path, 'projects')}: a project's own file cannot name projects")
         merged = _merge(merged, raw)
     config = msgspec.convert(_merge(merged, overrides or {}), Config)
-    for name in (config.claude_dir, *config.projects):
+    for name in (config.claude_dir, config.log.file, *config.projects):
         try:
             Path(name).expanduser()
         except RuntimeError as error:

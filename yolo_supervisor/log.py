@@ -1,14 +1,18 @@
-"""The structured log: one JSON object, or one line for people, per event on stderr; fields in systemd's journal."""
+"""The structured log: one JSON object, or one line for people, per event on stderr, or in a bounded file of our own;
+fields in systemd's journal."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import socket
+import stat
 import struct
 import sys
 from collections.abc import Mapping, MutableMapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal, TextIO, cast
 
 import structlog
@@ -42,14 +46,15 @@ class _Journal:
     PRIORITIES: ClassVar = {"critical": 2, "exception": 3, "error": 3, "warning": 4}
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        self._there = False
+        self.there = False
+        """Whether it is what our stderr leads to."""
         with contextlib.suppress(OSError, ValueError, AttributeError):
             found = os.fstat(sys.stderr.fileno())
-            self._there = environment.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+            self.there = environment.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
     def send(self, text: str, method: str, event: Mapping[str, Any]) -> bool:
         """Whether the journal has it: ``text`` as its message, each field of the event as ``YOLO_NAME``."""
-        if not self._there:
+        if not self.there:
             return False
         fields = {f"YOLO_{re.sub(r'[^A-Z0-9]', '_', key.upper())[:50]}": str(value) for key, value in event.items()}
         fields |= {"MESSAGE": text, "PRIORITY": str(self.PRIORITIES.get(method, 6))}
@@ -67,8 +72,94 @@ class _Journal:
         return True
 
 
-def configure(log_format: LogFormat) -> None:
-    """Send the program's log to stderr in the given form. Tracebacks never show local variables (secrets)."""
+class _File:
+    """A file for the user alone that has a bound: a full one becomes ``FILE.1``, in the place of an older one.
+
+    It may be moved or removed by others at any time. The standard library's handlers would follow a symbolic link, and
+    make it readable for others.
+    """
+
+    SIZE = 4 * 2**20
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = -1
+        self._failing = False
+
+    def wrote(self, text: str) -> bool:
+        """Whether the line stands there, as a whole. Why it does not is told once on stderr."""
+        try:
+            self._append(text.encode(errors="backslashreplace")[: self.SIZE - 1] + b"\n")
+        except OSError as error:
+            if not self._failing:
+                _Stderr().write(f"yolo-supervisor: {self._path} cannot be written: {error.strerror}\n")
+            self._failing = True
+        else:
+            self._failing = False
+        return not self._failing
+
+    def _append(self, line: bytes) -> None:
+        if not self._is_at_its_place():
+            self._open()
+        if (size := os.fstat(self._fd).st_size) + len(line) > self.SIZE and size:
+            os.replace(self._path, f"{self._path}.1")
+            self._open()
+            size = 0
+        if os.write(self._fd, line) != len(line):
+            os.ftruncate(self._fd, size)  # half a line would spoil the next one
+            raise OSError(errno.ENOSPC, "No space left for a whole line")
+
+    def _is_at_its_place(self) -> bool:
+        if self._fd < 0:
+            return False
+        try:
+            found = os.lstat(self._path)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(found, os.fstat(self._fd))
+
+    def _open(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        careful = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | careful, 0o600)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):  # a device must not be renamed
+            os.close(fd)
+            raise OSError(errno.EINVAL, "It is no ordinary file")
+        self._fd = fd
+
+
+def own_file(environment: Mapping[str, str]) -> Path:
+    """Where a copy of the log is kept that the user can read where systemd's journal cannot be."""
+    folder = environment.get("XDG_STATE_HOME") or str(Path(environment.get("HOME", "/")) / ".local" / "state")
+    return Path(folder) / "yolo-supervisor" / "log.jsonl"
+
+
+def journal_is_volatile() -> bool:
+    """Whether systemd keeps its journal in memory: only root may read it then, and it ends with the machine."""
+    try:
+        machine = Path("/etc/machine-id").read_text().strip()
+    except OSError:
+        return True
+    return os.path.isdir(f"/run/log/journal/{machine}") or not os.path.isdir(f"/var/log/journal/{machine}")
+
+
+def _copy_for_the_user(environment: Mapping[str, str]) -> _File | None:
+    """The file beside a journal that the user cannot read. That it cannot be made is told when it is written to."""
+    if not journal_is_volatile():
+        return None
+    path = own_file(environment)
+    with contextlib.suppress(OSError):
+        os.makedirs(path.parent, 0o700, exist_ok=True)
+    return _File(path)
+
+
+def configure(log_format: LogFormat, path: Path | None = None) -> None:
+    """Send the program's log to the file, or to stderr where there is none or it cannot be written, in the given form.
+
+    Tracebacks never show local variables (secrets).
+    """
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -84,14 +175,22 @@ def configure(log_format: LogFormat) -> None:
         structlog.processors.JSONRenderer()
         if log_format == "json"
         else structlog.dev.ConsoleRenderer(
-            colors=sys.stderr is not None and sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            colors=path is None and sys.stderr is not None and sys.stderr.isatty(),
+            exception_formatter=structlog.dev.plain_traceback,
         )
     )
+    as_json = structlog.processors.JSONRenderer()
     journal = _Journal(os.environ)
+    file = _File(path) if path is not None else None
+    copy = _copy_for_the_user(os.environ) if file is None and journal.there else None
 
     def render(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
         fields = dict(event)
         text: str = renderer(logger, method, event)
+        if file is not None and file.wrote(text):
+            raise structlog.DropEvent
+        if copy is not None:
+            copy.wrote(str(as_json(logger, method, dict(fields))))
         if journal.send(text, method, fields):
             raise structlog.DropEvent
         return text

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from yolo_supervisor import log
 from yolo_supervisor.files import Disk, glance, make_folder, read, remove, replace
 
 LIMIT_S = 90.0
@@ -174,6 +175,15 @@ class Systemd:
             restarts=int(restarts) if restarts.isdigit() else None,
         )
 
+    def log(self, file: str) -> str:
+        """The command or the file that tells what the daemon says; ``file`` is what its configuration names."""
+        if file:
+            return file
+        if log.journal_is_volatile():
+            home = {"HOME": pwd.getpwnam(self.user).pw_dir} if self.user else self._environment
+            return str(log.own_file(home))
+        return f"journalctl {'-u' if self.user else '--user -u'} {self.unit.removesuffix('.service')}"
+
     def _do(self, *words: str) -> None:
         told = self._call(*words)
         if told.returncode != 0:
@@ -240,6 +250,10 @@ class Launchd:
         loaded = told.returncode == 0
         active, text = pid is not None, how[1] if how else "not loaded"
         return State(loaded, loaded, active, int(pid[1]) if pid else None, text)
+
+    def log(self, _file: str) -> str:
+        """What the agent's own command line names."""
+        return str(self._home / "Library" / "Logs" / "yolo-supervisor.log")
 
     def _domain(self) -> str:
         """The session at the screen; without one (a Mac that is reached by SSH) the user's own."""

@@ -153,6 +153,7 @@ def _service(view: View) -> Iterator[Finding]:
             state = systemd.state()
             if not state.active:
                 yield Finding("problem", f"the service is installed, and is not running: {state.text}", again)
+            yield Finding("well", f"the service's log: {systemd.log(configuration.load().log.file)}")
             if not lingers(pwd.getpwuid(os.geteuid()).pw_name):
                 why = "the service ends when you log out, and tmux with it if a service has started it"
                 yield Finding("note", why, "loginctl enable-linger")

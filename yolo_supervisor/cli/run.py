@@ -12,17 +12,18 @@ from typing import Any
 
 import click
 
-from yolo_supervisor.cli import EX_NO, Shared, fail, shared
+from yolo_supervisor.cli import EX_NO, Named, Shared, fail, shared
 from yolo_supervisor.formats.yolo import PLANNING
 
 
 @click.command()
 @click.option("--observe", is_flag=True, help="Decide and write down everything as would_…, touch nothing.")
-@click.option("--log-format", type=click.Choice(["json", "console"]), help="What the log on stderr looks like.")
+@click.option("--log-format", type=click.Choice(["json", "console"]), help="What the log looks like.")
+@click.option("--log-file", type=Named(path_type=Path), metavar="FILE", help="Where the log goes instead of stderr.")
 @click.option("--allow-root", is_flag=True, help="As root, supervise also projects that belong to other users.")
 @shared
 @click.pass_obj
-def command(options: Shared, observe: bool, log_format: str | None, allow_root: bool) -> None:
+def command(options: Shared, observe: bool, log_format: str | None, log_file: Path | None, allow_root: bool) -> None:
     """Watch projects and heal what agents leave behind, until SIGTERM or Ctrl-C. SIGHUP reloads the configuration.
 
     \b
@@ -41,8 +42,9 @@ def command(options: Shared, observe: bool, log_format: str | None, allow_root: 
         if not project.is_dir():
             fail(EX_NO, f"{project}: there is no such folder")
     overrides: dict[str, Any] = {"mode": "observe"} if observe else {}
-    if log_format:
-        overrides["log"] = {"format": log_format}
+    overrides["log"] = {"format": log_format} if log_format else {}
+    if log_file:
+        overrides["log"]["file"] = os.path.abspath(log_file)
     config = configuration.load(None, options.config, overrides)
     projects: tuple[Path, ...] = options.projects
     if not projects and not config.projects:
@@ -50,5 +52,5 @@ def command(options: Shared, observe: bool, log_format: str | None, allow_root: 
         home = Path(os.path.realpath(os.path.expanduser("~")))
         if home.is_relative_to(projects[0]) and not (projects[0] / PLANNING).is_dir():
             fail(EX_NO, f"{projects[0]} holds every agent of yours: go to a project, or name one with --project")
-    log.configure(config.log.format)
+    log.configure(config.log.format, Path(config.log.file).expanduser() if config.log.file else None)
     sys.exit(daemon.start(daemon.Options(projects, options.config, overrides, allow_root)))

@@ -61,7 +61,7 @@ def install(options: Shared, system: bool, name: str, linger: bool | None) -> No
         if named:
             manager.start(anew=bool(obsolete) or any(result != "unchanged" for result in done.values()))
     except Refusal as error:
-        fail(EX_NO, f"{error}\n{_where_it_is_told(manager)}")
+        fail(EX_NO, f"{error}\nIts log: {_log(manager)}")
     notes = []
     if not named:
         notes.append(f"It is not started: no projects are named in {where}. Name them, then: {_start(manager)}")
@@ -155,6 +155,7 @@ def status(options: Shared, system: bool, name: str) -> None:
                 "text": state.text,
                 "restarts": state.restarts,
                 "changed": changed,
+                "log": _log(manager),
             }
         )
     elif not state.installed:
@@ -166,8 +167,7 @@ def status(options: Shared, system: bool, name: str) -> None:
             out(f"{path} is not as this version ships it: yolo-supervisor service install")
         if stays is False:
             out("It ends when you log out: loginctl enable-linger")
-        if not state.active:
-            out(_where_it_is_told(manager))
+        out(f"Its log: {_log(manager)}")
     sys.exit(0 if state.active else EX_NO)
 
 
@@ -223,13 +223,16 @@ def _me() -> str:
     return pwd.getpwuid(os.geteuid()).pw_name
 
 
+def _environment(manager: Manager) -> dict[str, str]:
+    """Where the service looks for its configuration."""
+    return {"HOME": pwd.getpwnam(manager.user).pw_dir} if manager.user else dict(os.environ)
+
+
 def _projects(manager: Manager) -> tuple[list[str], Path]:
     """The projects that the service will watch, and the file that names them. ConfigError if that cannot be used."""
     from yolo_supervisor import config as configuration
 
-    environment: dict[str, str] = dict(os.environ)
-    if manager.user:
-        environment = {"HOME": pwd.getpwnam(manager.user).pw_dir}
+    environment = _environment(manager)
     return list(configuration.load(environment=environment).projects), configuration.user_file(environment)
 
 
@@ -272,8 +275,11 @@ def _start(manager: Manager) -> str:
     return f"{manager.command} start {manager.unit.removesuffix('.service')}"
 
 
-def _where_it_is_told(manager: Manager) -> str:
-    """Where its log is."""
-    if not isinstance(manager, Systemd):
-        return "Its log: ~/Library/Logs/yolo-supervisor.log"
-    return f"Its log: journalctl {'-u' if manager.user else '--user -u'} {manager.unit.removesuffix('.service')}"
+def _log(manager: Manager) -> str:
+    """Where its log can be read."""
+    from yolo_supervisor import config as configuration
+
+    try:
+        return manager.log(configuration.load(environment=_environment(manager)).log.file)
+    except configuration.ConfigError:  # it tells of that before it knows of any file
+        return manager.log("")
