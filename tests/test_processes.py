@@ -24,7 +24,7 @@ import pytest
 from conftest import LIMIT_S, Children, wait_until
 from yolo_supervisor import processes as module
 from yolo_supervisor.kernel import LinuxKernel, PsutilKernel
-from yolo_supervisor.processes import DeathWatch, Ending, Leftovers, Processes, Tree
+from yolo_supervisor.processes import DeathWatch, Ending, Leftovers, Processes, Tree, watchable
 from yolo_supervisor.records import Liveness, ProcessId
 
 ALIVE, DEAD, UNKNOWN = Liveness.ALIVE, Liveness.DEAD, Liveness.UNKNOWN
@@ -825,6 +825,33 @@ async def test_a_closed_watch_holds_no_descriptor(children: Children) -> None:
 async def test_a_watch_may_be_closed_twice(watch: DeathWatch) -> None:
     watch.close()
     watch.close()
+
+
+async def test_half_of_the_descriptors_are_not_spent_on_watching_and_who_is_left_out_gets_one_that_becomes_free(
+    watch: DeathWatch, children: Children
+) -> None:
+    watched = list(sleepers(children, 40))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = set(map(int, os.listdir("/proc/self/fd")))
+    half = [number for number in range(1000) if number not in taken][20]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2 * half, hard))
+    try:
+        for process in watched:
+            watch.add(process)
+        assert 15 < len(watch) <= 21
+        assert watch.left_out == {process for process in watched if not watch.lives(process)}
+        free, left_out = next(p for p in watched if watch.lives(p)), watched[-1]
+
+        watch.discard(free)
+        watch.add(left_out)
+
+        assert (watch.lives(free), watch.lives(left_out), left_out in watch.left_out) == (False, True, False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_of_few_descriptors_more_than_half_are_left_to_others() -> None:
+    assert [watchable(limit) for limit in (20, 40, 64, 1024)] == [-12, 8, 32, 512]
 
 
 async def test_with_no_descriptor_left_nothing_is_watched(watch: DeathWatch, children: Children) -> None:

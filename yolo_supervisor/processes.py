@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import select
 import signal
 import sys
@@ -22,6 +23,9 @@ from yolo_supervisor.records import Liveness, ProcessId
 
 VERIFY_S = 5.0
 """How long a process may take to be gone after SIGKILL before a person is told."""
+
+RESERVE = 32
+"""So many file descriptors at least are not spent on watching: documents, tmux clients and signals need some, too."""
 
 Tree = tuple[tuple[ProcessId, int], ...]
 """Descendants, each with its parent's pid, parents before children."""
@@ -277,10 +281,16 @@ class Processes:
                 pause_s = min(pause_s * 2, 0.05)
 
 
+def watchable(limit: int) -> int:
+    """How many descriptors may be in use, of so many that there can be, for one more to be spent on watching."""
+    return min(limit // 2, limit - RESERVE)
+
+
 class DeathWatch:
     """Knows at once when one of many processes ends: one descriptor for the loop to wait on, whatever their number.
 
-    Where there are no pidfds (or no descriptors left) it watches nothing, and deaths are seen at the next look.
+    Where there are no pidfds it watches nothing, and where there are too few descriptors not all: deaths are seen at
+    the next look then.
     """
 
     def __init__(self, kernel: Kernel) -> None:
@@ -290,6 +300,8 @@ class DeathWatch:
         self._by_fd: dict[int, ProcessId] = {}
         self.exits: dict[ProcessId, int | None] = {}
         """How those ended whose end we saw: as ``waitpid`` would tell, None where the kernel does not say."""
+        self.left_out: set[ProcessId] = set()
+        """Those for which there was no descriptor to spare when they were last tried."""
 
     def __len__(self) -> int:
         return len(self._watched)
@@ -301,15 +313,22 @@ class DeathWatch:
         with contextlib.suppress(OSError):
             handle = self._kernel.hold(process)
             if isinstance(handle, LinuxHandle):
+                # the lowest free number is given out, so it tells how many are in use, whoever uses them
+                if handle.fd >= watchable(resource.getrlimit(resource.RLIMIT_NOFILE)[0]):
+                    handle.close()
+                    self.left_out.add(process)
+                    return
                 try:
                     self._epoll.register(handle.fd, select.EPOLLIN)
                 except OSError:
                     handle.close()
                     raise
+                self.left_out.discard(process)
                 self._watched[process] = handle
                 self._by_fd[handle.fd] = process
 
     def discard(self, process: ProcessId) -> None:
+        self.left_out.discard(process)
         if self._epoll is not None and (handle := self._watched.pop(process, None)) is not None:
             self._by_fd.pop(handle.fd)
             with contextlib.suppress(OSError):

@@ -179,6 +179,8 @@ class Runner:
         self._desk = anyio.Lock()
         self._given_up: set[tuple[ProcessId, ...]] = set()
         self._looked = anyio.Event()
+        self._crowded = False
+        """Whether there are more agents than descriptors to watch them by."""
         self._reported_s = float("-inf")
         self._written_trees: Mapping[ProcessId, Any] = {}
         self._tasks: anyio.abc.TaskGroup | None = None
@@ -258,6 +260,7 @@ class Runner:
             bell.rest()
             await self._turn(watcher, pulse)
             if watcher is self.agents:
+                self._tell_if_crowded()
                 self._looked.set()
                 self._looked = anyio.Event()
             with anyio.move_on_after(watcher.rest_s()):
@@ -485,6 +488,17 @@ class Runner:
         message = self._troubles.pop(name, None)
         if message is not None and message not in self._troubles.values():
             self._log.info("mended", where=name, was=message)
+
+    def _tell_if_crowded(self) -> None:
+        crowded = bool(self.deaths.left_out)
+        if crowded and not self._crowded:
+            why = (
+                f"there are too few to watch all agents: some deaths are seen up to {self.agents.interval_s:g} s later"
+            )
+            self._log.warning("trouble", where="descriptors", error=f"{why}; raise LimitNOFILE=, or ulimit -Hn")
+        elif self._crowded and not crowded:
+            self._log.info("mended", where="descriptors")
+        self._crowded = crowded
 
     # -- what is kept beside the journal (observations: a power cut may have them) -----------------------------------
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
+import resource
 import shutil
 import stat
 import subprocess
@@ -24,6 +26,7 @@ from yolo_supervisor.cli.view import View
 from yolo_supervisor.config import ConfigError
 from yolo_supervisor.files import Busy, Disk, TooNew, folder_lock, glance
 from yolo_supervisor.formats import yolo
+from yolo_supervisor.processes import watchable
 from yolo_supervisor.service import endangered
 from yolo_supervisor.tmux import ask_now
 from yolo_supervisor.units import Systemd, lingers
@@ -162,12 +165,24 @@ def _service(view: View) -> Iterator[Finding]:
     if holder.program != __version__:
         theirs = holder.program or "an older one"
         yield Finding("problem", f"the daemon is version {theirs}, this program is {__version__}", again)
+    if _crowded(holder.process.pid):
+        why = "the daemon has no file descriptors to spare for more agents: their deaths are seen at a look only"
+        yield Finding("note", why, "raise LimitNOFILE= of the service, or ulimit -Hn, and start it again")
     agents = {process.pid for process in view.census.agents}
     for pid, what in endangered(view.processes.kernel, holder.process.pid, agents):
         yield Finding(
             "problem", f"{what} {pid} was started inside the supervisor's own service: it would be killed with that",
             "start tmux in a login, or by yolo-tmux@.service; until it has moved, do not stop the service",
         )  # fmt: skip
+
+
+def _crowded(daemon: int) -> bool:
+    if sys.platform != "linux":
+        return False
+    with contextlib.suppress(OSError):
+        limit, _ = resource.prlimit(daemon, resource.RLIMIT_NOFILE)
+        return len(os.listdir(f"/proc/{daemon}/fd")) >= watchable(limit)
+    return False
 
 
 def _plugin(view: View, fix: bool) -> Iterator[Finding]:
