@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import gc
 import json
 import os
+import shutil
 import subprocess
 import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
+import structlog
 
+import test_simulation
 from conftest import QUICK, Children, PrivateTmux, RunningDaemon, Team
+from test_simulation import CONFIG, TEAM, World, enter
+from yolo_supervisor import log
+from yolo_supervisor.config import Config, FlagsConfig, JournalConfig, SessionsConfig, TasksConfig
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="there are no descriptors for processes here")
 
@@ -101,3 +115,187 @@ def start_crowd(children: Children, project: Path) -> dict[str, subprocess.Popen
         flags = ("--agent-id", f"{name}@red", "--agent-name", name, "--team-name", "red")
         found[name] = children.start("sh", "-c", f"read x < {never}", "sh", *flags, cwd=project)
     return found
+
+
+# -- a day, in virtual time ------------------------------------------------------------------------------------------
+
+HOUR_S = 3600.0
+JOURNAL = 2**17
+"""The bound of the journal, in bytes: small, so that a day reaches it several times."""
+
+
+PARSED = {"Session", "Team", "Member", "Snapshot"}
+"""What stands in files is kept as it was parsed, up to a bound that no day reaches."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What the supervisor and its world use, when nothing is under way."""
+
+    descriptors: int
+    threads: int
+    tasks: int
+    blocks: int
+    """Pieces of memory that Python has given out."""
+    resident_kib: int
+    objects: Counter[str]
+    """How many there are of each type of ours."""
+
+    @classmethod
+    def now(cls) -> Figures:
+        gc.collect()
+        ours = (type(each) for each in gc.get_objects() if type(each).__module__.startswith("yolo_supervisor."))
+        resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1024
+        return cls(
+            len(descriptors(os.getpid())),
+            threading.active_count(),
+            len(asyncio.all_tasks()),
+            sys.getallocatedblocks(),
+            resident,
+            Counter(kind.__name__ for kind in ours),
+        )
+
+
+class LongWorld(World):
+    """A world that can forget what is over: nothing in it may grow either. It is not looked at as often."""
+
+    config = msgspec.structs.replace(
+        CONFIG,
+        sessions=SessionsConfig(interval_s=60.0),
+        tasks=TasksConfig(interval_s=30.0, idle_limit_s=test_simulation.IDLE_S),
+        flags=FlagsConfig(interval_s=120.0),
+        journal=JournalConfig(size_mib=JOURNAL / 2**20),
+    )
+
+    def forget(self) -> None:
+        """Everybody is gone; people and clients tidy up, as they do."""
+        for process in list(self.machine.table.values()):
+            if process.kind != "agent" and process.pid not in (1, os.getpid()):
+                self.machine.end(process)
+        self.reap()
+        self.forget_done()
+        for folder in self.claude.glob("t*/session-*"):
+            shutil.rmtree(folder)
+        for path in (self.claude / "sessions").glob("*.json"):
+            path.unlink()
+        for ledger in self.ledgers:
+            ledger.sound, ledger.good = [ledger.data], ledger.data
+        kept = {paper.path for paper in self.papers} | {grant.path for grant in self.grants}
+        self.touched = {path: at_s for path, at_s in self.touched.items() if path in kept}
+        self.workers.clear()
+        self.attempts.clear()
+        self.dropped.clear()
+        self.locked.clear()
+        self.story.clear()
+
+    def forget_done(self) -> None:
+        """What is finished, or was a session's that is over."""
+        done = [p for p in self.papers if p.said["status"] == "completed" or p.path.parent.name != "red"]
+        for paper in done:
+            paper.path.unlink()
+        self.papers = [paper for paper in self.papers if paper not in done]
+
+    def suspend(self) -> None:
+        """The machine sleeps for hours: to the monotonic clock that is no time at all."""
+        self.jump(5 * HOUR_S)
+
+    async def hour_of_faults(self) -> None:
+        deeds = {
+            self.hire: 10, self.lead: 8, self.crash: 7, self.hang: 3, self.wake: 3,
+            self.claim: 16, self.resume: 8, self.finish: 10, self.write_slowly: 3, self.garble: 3, self.mend: 4,
+            self.claim_by_token: 8, self.beat: 8, self.complete: 5, self.visit: 3, self.drop: 2,
+            self.take_lease: 5, self.borrow: 6, self.hand_in: 2,
+            self.work: 12, self.use_background: 3, self.end_tool: 4, self.stranger: 6, self.reuse_pid: 6, self.reap: 6,
+            self.jump: 4, self.suspend: 2, self.write_ledger: 8, self.break_ledger: 6,
+        }  # fmt: skip
+        ends_s = self.time.s + HOUR_S
+        for deed in self.chance.choices(list(deeds), list(deeds.values()), k=24):
+            await self.spend(self.chance.choice((1.0, 60.0, 120.0, 360.0)))
+            deed()
+            self.look()
+        self.crash_all()
+        await self.settle()
+        for paper in [paper for paper in self.papers if paper.aside]:
+            self.redrive(paper)
+        self.forget()
+        await self.spend(max(0.0, ends_s - self.time.s))
+
+    def look_at_the_journal(self) -> None:
+        """It may have forgotten the beginning of the day."""
+
+
+@pytest.fixture
+def long_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LongWorld]:
+    """Whose log is the real one, in a file."""
+    if sys.platform != "linux":
+        pytest.skip("the machine is made of Linux's descriptors")
+    world = LongWorld(1, True, tmp_path / "world")
+    enter(world, monkeypatch, tmp_path / "pid-lock")
+    monkeypatch.setattr(test_simulation, "SILENT_S", test_simulation.SILENT_S + 2 * (30.0 - CONFIG.tasks.interval_s))
+    log.configure("json", tmp_path / "log")
+    yield world
+    structlog.reset_defaults()
+
+
+def logged(tmp_path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+
+
+@on_linux
+def test_after_a_day_of_faults_nothing_has_grown_and_all_is_healed(long_world: LongWorld, tmp_path: Path) -> None:
+    figures: list[Figures] = []
+    journals: list[int] = []
+
+    async def day() -> None:
+        for _ in range(24):
+            await long_world.hour_of_faults()
+            if long_world.wrongs:
+                return
+            figures.append(Figures.now())
+            journals.append(sum(path.stat().st_size for path in long_world.paths.folder.glob("journal*")))
+
+    long_world.pass_through(day)
+
+    long_world.assert_well()
+    assert [line for line in logged(tmp_path) if "exception" in line] == []
+    first, last = figures[1], figures[-1]
+    assert (last.descriptors, last.threads, last.tasks) == (first.descriptors, first.threads, first.tasks)
+    assert last.blocks < first.blocks * 1.015
+    assert last.resident_kib < first.resident_kib * 1.1
+    grown = {kind: number - first.objects[kind] for kind, number in last.objects.items() if kind not in PARSED}
+    assert max(grown.values()) < len(figures), f"less than one an hour: {grown}"
+    assert max(journals) < JOURNAL * 1.1, "a segment is closed by the line that makes it full"
+    told = Counter(line["event"] for line in logged(tmp_path))
+    assert min(told[what] for what in ("died", "requeued", "released", "restored")) > 5, told
+
+
+def test_a_healthy_day_writes_less_than_100_kilobytes_so_each_quarter_of_it_less_than_25(
+    long_world: LongWorld, tmp_path: Path
+) -> None:
+    world = long_world
+    world.config = Config()
+
+    async def quarter() -> None:
+        devs = [world.begin(name) for name in TEAM]
+        for number in range(36):
+            free = [paper for paper in world.papers if paper.state == ("pending", None)]
+            for dev, paper in zip(devs, free, strict=False):
+                world.change(paper, dev, "in_progress")
+            world.takes(devs[0], world.grants[0], 900)
+            shell = world.use_tool(devs[0].process, "good")
+            if number % 2:
+                world.write_ledger(world.ledgers[number // 2 % len(world.ledgers)])
+            await world.spend(HOUR_S / 6 - 60.0)
+            world.end_tool(shell)
+            for dev in devs:
+                for paper in world.own(dev):
+                    world.change(paper, dev, "completed")
+            await world.spend(60.0)
+            world.forget_done()
+
+    world.pass_through(quarter)
+
+    world.assert_well()
+    assert Counter(line["event"] for line in logged(tmp_path)).keys() == {"registered", "snapshotted"}
+    written = [(tmp_path / "log").stat().st_size, world.paths.journal.stat().st_size]
+    assert sum(written) < 25_000, written

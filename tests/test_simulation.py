@@ -386,7 +386,7 @@ class Supervision:
     async def run(self) -> None:
         world, processes = self._world, Processes(self._world.machine)
         rooms = Rooms(world.time, processes, Census(processes), Tmux(world.time))
-        runner = Runner(world.project, CONFIG, rooms, {"HOME": str(world.home)})
+        runner = Runner(world.project, world.config, rooms, {"HOME": str(world.home)})
         runner.store.disk = runner.store.journal._disk = self.disk
 
         def sampled(changed: bool) -> None:
@@ -558,6 +558,8 @@ class Ledger:
 class World:
     """A team on a machine, its papers on a disk, and somebody who supervises it, most of the time."""
 
+    config = CONFIG
+
     def __init__(self, seed: int, pidfds: bool, folder: Path) -> None:
         self.seed = seed
         self.chance = random.Random(seed)
@@ -610,16 +612,21 @@ class World:
 
     def run(self, life: Callable[[], Awaitable[object]]) -> None:
         """Such a life, under a supervisor at first. The test fails with its story if anything was wrong with it."""
+        with structlog.testing.capture_logs() as log:
+            self.pass_through(life)
+        self.wrongs += [f"a look failed: {line}" for line in log if line.get("exc_info")]
+        self.assert_well()
 
+    def pass_through(self, life: Callable[[], Awaitable[object]]) -> None:
         async def whole() -> None:
             async with anyio.create_task_group() as self._tasks:
                 self.start_supervisor()
                 await life()
                 self._tasks.cancel_scope.cancel()
 
-        with structlog.testing.capture_logs() as log:
-            anyio.run(whole, backend_options={"loop_factory": self.time.loop})
-        self.wrongs += [f"a look failed: {line}" for line in log if line.get("exc_info")]
+        anyio.run(whole, backend_options={"loop_factory": self.time.loop})
+
+    def assert_well(self) -> None:
         assert not self.wrongs, "\n".join([f"seed {self.seed}:", *self.story[-80:], *self.wrongs])
 
     async def live(self) -> None:
@@ -1000,9 +1007,9 @@ class World:
         if paper := self.some([p for p in self.legible(guest.team) if p.state == ("pending", None)]):
             self.change(paper, guest, "in_progress")
 
-    def redrive(self) -> None:
+    def redrive(self, paper: Paper | None = None) -> None:
         """A person puts a dead letter back into the queue."""
-        if paper := self.some([paper for paper in self.legible() if paper.aside]):
+        if paper := paper or self.some([paper for paper in self.legible() if paper.aside]):
             action = Redrive(key=paper.key, task=self.task(paper), reason="asked")
             if self.judged(f"a person redrives {paper.key}", self.commit_on(paper, action), True):
                 paper.said = {key: value for key, value in paper.said.items() if key != "owner"}
@@ -1453,17 +1460,22 @@ def world_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., W
 
     def make(seed: int = 0, pidfds: bool = True) -> World:
         world = World(seed, pidfds, tmp_path / str(seed))
-        for name, module in list(sys.modules.items()):
-            if name.startswith("yolo_supervisor.") and getattr(module, "time", None) is time:
-                monkeypatch.setattr(module, "time", world.time)
-        # the plugin's lock over its pids is the whole machine's: here it is the world's own
-        defaults = DropPids.__init__.__kwdefaults__
-        assert defaults
-        monkeypatch.setitem(defaults, "pid_lock", tmp_path / "pid-lock")
-        monkeypatch.setattr(LeasesWatcher.__init__, "__defaults__", (tmp_path / "pid-lock",))
+        enter(world, monkeypatch, tmp_path / "pid-lock")
         return world
 
     return make
+
+
+def enter(world: World, monkeypatch: pytest.MonkeyPatch, pid_lock: Path) -> None:
+    """From now on the world's time is the program's."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("yolo_supervisor.") and getattr(module, "time", None) is time:
+            monkeypatch.setattr(module, "time", world.time)
+    # the plugin's lock over its pids is the whole machine's: here it is the world's own
+    defaults = DropPids.__init__.__kwdefaults__
+    assert defaults
+    monkeypatch.setitem(defaults, "pid_lock", pid_lock)
+    monkeypatch.setattr(LeasesWatcher.__init__, "__defaults__", (pid_lock,))
 
 
 @pytest.mark.parametrize("pidfds", [True, False], ids=["with pidfds", "without pidfds"])

@@ -408,9 +408,11 @@ class Roster:
 
         ``quiet`` is how many of the other files have their turn while the folder itself is as it was.
         """
-        known = self._lists.setdefault(folder, _TaskList(folder))
+        if folder not in self._lists:  # in the place of those that are gone: every session has its own
+            self._lists = {path: known for path, known in self._lists.items() if os.path.isdir(path)}
+            self._lists[folder] = _TaskList(folder)
         try:
-            return known.look(quiet)
+            return self._lists[folder].look(quiet)
         except OSError:
             return [], [folder]
 

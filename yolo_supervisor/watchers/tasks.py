@@ -164,11 +164,12 @@ class TasksWatcher:
         """The tasks that are finished, and of which something is still remembered that was before."""
         memory = self._store.journal.memory
         remembered = {*memory.requeues, *memory.failures, *memory.claims} - memory.set_aside.keys()
+        lists, plans = self._roster.task_lists(), self._roster.plans()  # once: much may be remembered
         found = []
         for ident in remembered:
             name, _, number = ident.rpartition("/")
-            here = [self._roster.task(folder, number) for folder in self._roster.task_lists() if folder.name == name]
-            here += [plan for plan in self._roster.plans() if plan.id == ident]
+            here = [self._roster.task(folder, number) for folder in lists if folder.name == name]
+            here += [plan for plan in plans if plan.id == ident]
             found += [task for task in here if task is not None and tasks.is_done(task)]
         return found
 
