@@ -8,12 +8,15 @@ import gc
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +25,12 @@ import pytest
 import structlog
 
 import test_simulation
-from conftest import QUICK, Children, PrivateTmux, RunningDaemon, Team
+from conftest import QUICK, Children, PrivateTmux, RunningDaemon, Team, given_back, read_task, wait_until
 from test_simulation import CONFIG, TEAM, World, enter
 from yolo_supervisor import log
 from yolo_supervisor.config import Config, FlagsConfig, JournalConfig, SessionsConfig, TasksConfig
+from yolo_supervisor.formats import yolo
+from yolo_supervisor.store import Store
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="there are no descriptors for processes here")
 
@@ -299,3 +304,118 @@ def test_a_healthy_day_writes_less_than_100_kilobytes_so_each_quarter_of_it_less
     assert Counter(line["event"] for line in logged(tmp_path)).keys() == {"registered", "snapshotted"}
     written = [(tmp_path / "log").stat().st_size, world.paths.journal.stat().st_size]
     assert sum(written) < 25_000, written
+
+
+# -- not given any time to run ---------------------------------------------------------------------------------------
+
+SHORT = f"{QUICK}[leases]\ninterval_s = 0.25\n[tasks]\ninterval_s = 0.25\nidle_limit_s = 5.0\n"
+AT_WORK = """
+import threading, time
+def work():
+    while True:
+        sum(range(200_000))
+        time.sleep(0.02)
+threading.Thread(target=work, daemon=True).start()
+"""
+"""What an agent does that uses processor time now and then."""
+
+
+@contextlib.contextmanager
+def stopped(*processes: subprocess.Popen[bytes]) -> Iterator[None]:
+    """They get no processor time meanwhile."""
+    for process in processes:
+        process.send_signal(signal.SIGSTOP)
+        wait_until(lambda pid=process.pid: state_of(pid) == "T", "it to stop")
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGCONT)
+
+
+def state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def wait_tasks_looked_at(team: Team, meanwhile: Callable[[], bool] = lambda: True) -> None:
+    """Until the daemon has begun and ended a look at the tasks from now on."""
+    looks = set[str]()
+
+    def often() -> bool:
+        watchers = json.loads((team.own.folder / "daemon.json").read_text())["watchers"]
+        looks.update(str(each["last_tick_at"]) for each in watchers if each["name"] == "tasks")
+        return meanwhile() and len(looks) > 2
+
+    team.running.wait(often, "the tasks to be looked at")
+
+
+@on_linux
+def test_a_lease_that_was_renewed_while_the_daemon_was_stopped_is_not_ended(team: Team) -> None:
+    running = team.supervise(SHORT)
+    ttl_s = 2
+    by_the_plugin = team.planning / ".locks" / yolo.lease_file("docs")
+
+    def held(owner: str, ttl_s: int) -> None:
+        """As the plugin writes a lease: in its place."""
+        by_the_plugin.write_bytes(yolo.dump_lease("docs", owner, datetime.now(UTC), ttl_s))
+
+    for resource in ("renewed", "abandoned"):
+        team.cli("lease", "acquire", resource, "--owner", "dev-1", "--ttl", str(ttl_s)).check_returncode()
+    held("dev-1", ttl_s)
+
+    with stopped(running.child):
+        until_s = time.monotonic() + 2 * ttl_s
+        while time.monotonic() < until_s:
+            team.cli("lease", "renew", "renewed", "--owner", "dev-1", "--ttl", "600").check_returncode()
+            held("dev-1", 600)
+
+    running.wait(lambda: running.did("released", "abandoned"), "the one that nobody has renewed to be ended")
+    team.wait_looks()
+    assert [entry["key"] for entry in running.did("released")] == ["abandoned"]
+    assert {lease["resource"] for lease in team.cli.json("lease", "list")["leases"]} == {"renewed", "docs"}
+    held("dev-1", 1)
+    running.wait(lambda: running.did("released", "docs"), "one to be ended that runs out later")
+
+
+@on_linux
+def test_the_tasks_of_those_who_worked_while_the_daemon_was_stopped_stay_theirs(team: Team) -> None:
+    running = team.supervise(SHORT)
+    team.agent("worker", program=AT_WORK)
+    team.agent("idler")
+    of_worker, of_idler, of_guest = team.task("worker"), team.task("idler"), team.task("", status="pending")
+    token = team.cli.json("task", "claim", of_guest.stem, "--owner", "guest")["token"]
+
+    def beats() -> bool:
+        """The guest, of whom nothing but this is known."""
+        with contextlib.closing(Store(team.project)) as store:
+            store.open()
+            return store.beat(f"red/{of_guest.stem}", token, time.monotonic(), team.processes.boot)
+
+    wait_tasks_looked_at(team, beats)
+    with stopped(running.child):
+        until_s = time.monotonic() + 6.0
+        while time.monotonic() < until_s:
+            assert beats()
+            time.sleep(0.1)
+
+    running.wait(lambda: beats() and given_back(of_idler), "the task of one who did nothing to be given back")
+    assert [read_task(task)["status"] for task in (of_worker, of_guest)] == ["in_progress"] * 2
+    assert {entry["key"] for entry in running.did("requeued")} == {f"red/{of_idler.stem}"}
+
+
+@on_linux
+def test_the_task_of_one_who_was_stopped_together_with_the_daemon_stays_its_own(team: Team) -> None:
+    running = team.supervise(SHORT)
+    agent = team.agent("worker", program=AT_WORK)
+    task = team.task("worker")
+    wait_tasks_looked_at(team)
+    with stopped(agent, running.child):
+        until_s = time.monotonic() + 6.0
+        while time.monotonic() < until_s:
+            time.sleep(0.1)
+        running.child.send_signal(signal.SIGCONT)
+        wait_tasks_looked_at(team)  # before the agent can have done anything
+        assert read_task(task)["status"] == "in_progress"
+
+    team.wait_looks()
+    assert running.did("requeued") == []

@@ -103,6 +103,7 @@ class TasksWatcher:
         self._clock = clock
         self._notes: dict[str, list[str]] = {}
         self._watched: dict[tuple[str, str | None], _Watched] = {}
+        self._looked_s = clock.monotonic()
 
     @property
     def interval_s(self) -> float:
@@ -122,8 +123,12 @@ class TasksWatcher:
     async def look(self, now: datetime) -> list[Silence]:
         """The tasks at work, each with how long nothing has changed about it or its owner.
 
-        A step of the wall clock changes nothing; a restart of ours begins every silence anew.
+        A step of the wall clock changes nothing; a restart of ours begins every silence anew, and so does a time in
+        which we were stopped: whatever stopped us (a container that was paused) may have stopped the owners, too.
         """
+        before_s, self._looked_s = self._looked_s, self._clock.monotonic()
+        if self._looked_s - before_s > max(2 * self.interval_s, self._config().tasks.idle_limit_s / 2):
+            self._watched = {}
         self._roster.renew()
         self._store.heed()  # the heartbeats of claims are written by other processes
         self._notes = _by_pid(names(self._store.paths.hooks))
