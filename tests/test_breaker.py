@@ -13,10 +13,10 @@ from random import Random
 import pytest
 
 from conftest import Children, Cli
-from yolo_supervisor.breaker import UPSTREAM, Breaker, circuits, describe, load
 from yolo_supervisor.clock import SystemClock
 from yolo_supervisor.config import McpConfig
 from yolo_supervisor.kernel import kernel
+from yolo_supervisor.mcp.breaker import UPSTREAM, Breaker, circuits, describe, load
 from yolo_supervisor.store import Paths, Store
 
 CONFIG = McpConfig(failures=5, cool_down_s=60.0, cap_s=240.0)
@@ -334,7 +334,7 @@ def test_who_tries_after_a_reboot_and_dies_is_followed_by_another(meet: Meet, cl
 RACER = """
 import fcntl, sys
 from pathlib import Path
-from yolo_supervisor.breaker import Breaker
+from yolo_supervisor.mcp.breaker import Breaker
 from yolo_supervisor.clock import SystemClock
 from yolo_supervisor.config import McpConfig
 from yolo_supervisor.kernel import kernel

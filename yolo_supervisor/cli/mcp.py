@@ -40,11 +40,11 @@ def command(options: Shared, words: tuple[str, ...]) -> None:
       {"mcpServers": {"yolo": {"command": "yolo-supervisor", "args": ["mcp", "--", "yolo-mcp-server"]}}}
     """
     from yolo_supervisor import config as configuration
-    from yolo_supervisor.breaker import Breaker
     from yolo_supervisor.clock import SystemClock
     from yolo_supervisor.formats.mcp import server_name
     from yolo_supervisor.kernel import adopt_orphans, kernel
-    from yolo_supervisor.relay import Relay
+    from yolo_supervisor.mcp.breaker import Breaker
+    from yolo_supervisor.mcp.relay import Relay
     from yolo_supervisor.store import Store
 
     project = options.project()

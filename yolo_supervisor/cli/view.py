@@ -12,7 +12,6 @@ import msgspec
 from yolo_supervisor import config as configuration
 from yolo_supervisor.actions import Edit, Keep, Note
 from yolo_supervisor.autopsy import Coroner
-from yolo_supervisor.breaker import circuits, describe
 from yolo_supervisor.census import Census
 from yolo_supervisor.cli import Shared
 from yolo_supervisor.clock import SystemClock
@@ -23,6 +22,7 @@ from yolo_supervisor.formats import supervisor, yolo
 from yolo_supervisor.kernel import kernel
 from yolo_supervisor.leases import Leases
 from yolo_supervisor.locks import Locks
+from yolo_supervisor.mcp.breaker import circuits, describe
 from yolo_supervisor.processes import DeathWatch, Processes
 from yolo_supervisor.queue import Queue
 from yolo_supervisor.records import Liveness, Task, iso

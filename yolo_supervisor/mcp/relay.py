@@ -19,13 +19,13 @@ from typing import Any
 import anyio
 import anyio.abc
 
-from yolo_supervisor.breaker import UPSTREAM, Breaker
-from yolo_supervisor.calls import Call, Calls
 from yolo_supervisor.config import McpConfig
 from yolo_supervisor.formats import mcp
-from yolo_supervisor.handshake import Handshake
+from yolo_supervisor.mcp.breaker import UPSTREAM, Breaker
+from yolo_supervisor.mcp.calls import Call, Calls
+from yolo_supervisor.mcp.handshake import Handshake
+from yolo_supervisor.mcp.upstream import Endless, Outlet, Upstream, lines
 from yolo_supervisor.retry import pause_s
-from yolo_supervisor.upstream import Endless, Outlet, Upstream, lines
 
 LOOK_S = 0.1
 """How often it is seen to whether a call has had its time."""
