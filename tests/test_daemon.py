@@ -368,7 +368,7 @@ def test_a_project_that_is_deleted_and_comes_back_is_watched_again(
     shutil.rmtree(project)
     wait_until(lambda: "is gone" in running.log.read_text(), "the loss to be told")
 
-    (project / ".yolo-planning").mkdir(parents=True)
+    (project / ".yolo-planning").mkdir(parents=True, exist_ok=True)  # the daemon may be there first
     wait_until(lambda: running.did("started"), "the project to be watched again")
     agent = children.agent("dev-1", "team", project)
     found(running, "dev-1@team")

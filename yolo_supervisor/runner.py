@@ -324,9 +324,11 @@ class Runner:
                 self._resting[trouble] = time.monotonic() + REST_S
             self._trouble(trouble, f"{error}: nothing is healed here until that is mended")
             return str(error)
+        if not done:
+            return ""  # whoever waits for a lock knows nothing of what was wrong before
         self._mended(trouble)
         self._resting.pop(trouble, None)
-        return None if done else ""
+        return None
 
     def _apply(self, watcher: Watcher, remedy: Remedy, present: set[tuple[str, ...]]) -> bool:
         """Take the remedy's steps in order; False if one met a lock, so that the rest has to wait."""
