@@ -107,6 +107,49 @@ def test_a_wall_stands_until_it_is_said_to_be_over_within_reason(text: str, afte
     assert judge(Evidence(at=NOW, tail=transcripts.Tail(error=error))).until == NOW + timedelta(seconds=after_s)
 
 
+@pytest.mark.parametrize(("ago_s", "died_of"), [(3599, Class.RATE_LIMITED), (3600, Class.SIGNAL)])
+def test_whoever_outlives_a_limit_and_is_killed_then_did_not_die_of_it(ago_s: float, died_of: Class) -> None:
+    transcript = (asked("fix"), failed("resets in 1h", "rate_limit", 429, ago_s))
+    verdict = judge(evidence_of(Case(name="", died_of="", signal=signal.SIGTERM, transcript=transcript)))
+
+    assert verdict.died_of is died_of
+    assert (verdict.until is not None) == (died_of is Class.RATE_LIMITED)
+
+
+def test_a_limit_that_was_over_is_the_cause_if_nothing_else_is_and_no_wall() -> None:
+    transcript = (asked("fix"), failed("resets in 1h", "rate_limit", 429, 7200))
+    evidence = evidence_of(Case(name="", died_of="", status=1, transcript=transcript))
+
+    assert judge(evidence).confidence < 0.5
+    assert judge(evidence).until is None
+    assert judge(replace(evidence, seen=False)).confidence > 0.5  # it may have died long ago
+
+
+@pytest.mark.parametrize("ago_s", [300, 299])
+def test_a_hook_tells_when_it_met_a_limit_and_until_when(ago_s: float) -> None:
+    told = {"error": "rate_limit", "at": (NOW - timedelta(seconds=ago_s)).isoformat()}
+    verdict = judge(Evidence(at=NOW, signal=signal.SIGKILL, hooks=(("StopFailure", told),)))
+
+    assert (verdict.died_of is Class.SIGNAL) == (ago_s == 300)
+    told |= {"error_details": "resets in 2h"}
+    assert judge(Evidence(at=NOW, status=1, hooks=(("StopFailure", told),))).until == NOW + timedelta(
+        seconds=7200 - ago_s
+    )
+
+
+def test_what_an_earlier_life_of_the_session_met_or_waited_for_is_no_cause_of_this_ones_death() -> None:
+    before = [used("Bash", 7200, command="make"), failed("Request rejected (429)", "rate_limit", 429, 3600)]
+
+    assert transcripts.tail("\n".join(before).encode()).error is not None
+    tail = transcripts.tail("\n".join(before).encode(), NOW - timedelta(seconds=3599))
+    assert (tail.error, tail.tool, tail.tool_at, tail.stop) == (None, None, None, None)
+    assert "meets an error: Request rejected (429)" in tail.turns
+    own = "\n".join([*before, failed("Overloaded", "server_error", 529, 10)]).encode()
+    error = transcripts.tail(own, NOW - timedelta(seconds=3599)).error
+    assert error is not None
+    assert error.status == 529
+
+
 def test_only_a_limit_is_a_wall() -> None:
     assert judge(evidence_of(Case(name="", died_of="", transcript=(failed("500", "server_error", 500),)))).until is None
 
@@ -362,13 +405,13 @@ def test_a_death_leaves_one_report_that_people_can_read(team: Team) -> None:
     assert team.cli("crash", "show", "nobody").returncode == 1
 
 
-def limited(team: Team, name: str, text: str = "Request rejected (429)") -> Path:
+def limited(team: Team, name: str, text: str = "Request rejected (429)", ago_s: float = 0) -> Path:
     """The agent meets its limit, as its transcript tells, and is killed."""
     child = team.agent(name)
     folder = team.claude / "projects" / transcripts.slug(team.project)
     folder.mkdir(parents=True, exist_ok=True)
     error = json.loads(failed(text, "rate_limit", 429))
-    at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    at = (datetime.now(UTC) - timedelta(seconds=ago_s)).isoformat().replace("+00:00", "Z")
     path = folder / f"{name}.jsonl"
     path.write_text(json.dumps({**error, "agentName": name, "teamName": "red", "timestamp": at}) + "\n")
     child.kill()
@@ -390,6 +433,18 @@ def test_what_died_at_a_limit_is_held_until_that_is_over_and_no_attempt_is_charg
     (requeued,) = team.running.did("requeued", key)
     assert requeued["evidence"]["charged"] is False
     assert len(team.running.did("escalated", key)) == 1
+
+
+def test_a_limit_that_was_met_before_an_agent_was_born_holds_nothing_and_the_attempt_is_charged(team: Team) -> None:
+    team.supervise(QUICK + "[tasks]\nhold_s = 3600.0\n")
+    task = team.task("dev-1")
+    limited(team, "dev-1", ago_s=1000)
+
+    team.wait_healed("dev-1")
+
+    (requeued,) = team.running.did("requeued", f"red/{task.stem}")
+    assert requeued["evidence"].get("charged") is not False
+    assert report_on(team, "dev-1")["class"] != "rate_limited"
 
 
 def test_a_hold_outlives_the_daemon(team: Team) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,10 @@ LOOKED_AT = 500
 AT_ONCE = 8
 """After how many of the dead others get their turn."""
 
-TOLD = ("error", "error_details", "notification_type", "reason", "tool_name", "source", "message")
+SLACK = timedelta(seconds=1)
+"""By how much the start of a process and the times that others write may disagree."""
+
+TOLD = ("at", "error", "error_details", "notification_type", "reason", "tool_name", "source", "message")
 """What of a hook's payload may tell of a death."""
 
 
@@ -216,15 +219,16 @@ class Coroner:
                 written_s = (self._paths.hooks / name).stat().st_mtime
             except OSError:
                 continue
-            if written_s >= agent.since.timestamp() - 1.0:
+            if written_s >= (agent.since - SLACK).timestamp():
                 found.append((written_s, event, name))
-        for _, event, name in sorted(found):
-            yield event, supervisor.hook_note(glance(self._paths.hooks / name) or b"", event).payload
+        for written_s, event, name in sorted(found):
+            payload = supervisor.hook_note(glance(self._paths.hooks / name) or b"", event).payload
+            yield event, {**payload, "at": iso(datetime.fromtimestamp(written_s, UTC))}
 
     def _tail(self, agent: Agent, process: ProcessId, notes: list[tuple[str, Mapping[str, Any]]]) -> transcripts.Tail:
         for path in self._transcripts(agent, process, notes):
-            if (data := _end(path, TAIL)) is not None:
-                return transcripts.tail(data)
+            if _written_since(path, agent.since) and (data := _end(path, TAIL)) is not None:
+                return transcripts.tail(data, agent.since - SLACK)
         return transcripts.Tail()
 
     def _transcripts(
@@ -247,7 +251,7 @@ class Coroner:
             if slug not in self._listed:
                 self._listed[slug] = _newest(slug)
             for path in self._listed[slug]:
-                if self._owner(path) == (agent.name, agent.team) and _written_since(path, agent.since):
+                if self._owner(path) == (agent.name, agent.team):
                     yield path
 
     def _owner(self, path: Path) -> tuple[str, str] | None:
@@ -299,7 +303,7 @@ def _newest(folder: Path) -> list[Path]:
 
 def _written_since(path: Path, since: datetime) -> bool:
     try:
-        return path.stat().st_mtime >= since.timestamp() - 1.0
+        return path.stat().st_mtime >= (since - SLACK).timestamp()
     except OSError:
         return False
 

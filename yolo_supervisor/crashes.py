@@ -10,15 +10,16 @@ import json
 import re
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from yolo_supervisor.files import Disk, replace
+from yolo_supervisor.files import Disk
+from yolo_supervisor.files import replace as put
 from yolo_supervisor.formats import load_object, supervisor
-from yolo_supervisor.formats.transcripts import Tail
+from yolo_supervisor.formats.transcripts import ApiError, Tail, moment
 from yolo_supervisor.records import Agent, from_iso, iso
 from yolo_supervisor.redaction import redacted, redacted_all
 
@@ -121,18 +122,26 @@ class Verdict(Finding):
     until: datetime | None = None
 
 
+OUTLIVED = 0.4
+"""How sure it is that a limit ended an agent that died when the limit was over."""
+
 UNKNOWN = Finding(died_of=Class.UNKNOWN, confidence=0.0, why="nothing tells")
 
 
 def judge(evidence: Evidence, hold_s: float = 300.0, hold_max_s: float = 21600.0) -> Verdict:
     """What it died of. A wall that tells no time is over after ``hold_s``, none is believed to stand longer than
     ``hold_max_s``."""
-    found = sorted((f for rule in RULES if (f := rule(evidence))), key=lambda finding: -finding.confidence)
+    wall = _until(evidence, hold_s, hold_max_s)
+    until = None if evidence.seen and wall <= evidence.at else wall  # what it had outlived nobody else is sure to meet
+    found = [finding for rule in RULES if (finding := rule(evidence))]
+    if until is None and any(finding.died_of is Class.RATE_LIMITED for finding in found):
+        met = (Class.RATE_LIMITED, Class.API_ERROR)
+        found = [replace(each, confidence=OUTLIVED) if each.died_of in met else each for each in found]
+    found.sort(key=lambda finding: -finding.confidence)
     best = found[0] if found else UNKNOWN
-    until = _until(evidence, hold_s, hold_max_s) if best.died_of is Class.RATE_LIMITED else None
     return Verdict(
         died_of=best.died_of, confidence=best.confidence, why=redacted(best.why)[:LINE], others=tuple(found[1:]),
-        until=until,
+        until=until if best.died_of is Class.RATE_LIMITED else None,
     )  # fmt: skip
 
 
@@ -291,7 +300,10 @@ _CLOCK = re.compile(r"resets?(?: at)? (\d{1,2})(?::(\d\d))? ?(am|pm) \(([A-Za-z_
 
 
 def _until(e: Evidence, hold_s: float, hold_max_s: float) -> datetime:
+    event, payload = e.last_hook
     error = e.tail.error
+    if error is None and event == "StopFailure":
+        error = ApiError(text=f"{payload.get('error_details')} {payload.get('message')}", at=moment(payload.get("at")))
     since = min((error.at if error else None) or e.at, e.at)
     told = _resets_at(error.text, since) if error else None
     earliest, latest = since + timedelta(seconds=hold_s), e.at + timedelta(seconds=hold_max_s)
@@ -423,7 +435,7 @@ def load(data: bytes) -> dict[str, Any] | None:
 
 def save(disk: Disk, folder: Path, report: Report) -> None:
     """Write the report, and remove what the newest ones have outlived. OSError, Refused if that cannot be."""
-    replace(disk, folder / f"{report.ident}.json", dump(report), durable=False)
+    put(disk, folder / f"{report.ident}.json", dump(report), durable=False)
     names = sorted(name for name in disk.names(folder) if name.endswith(".json") and not name.startswith("."))
     for name in names[:-KEPT]:
         disk.unlink(folder / name)

@@ -69,12 +69,18 @@ def owner(head: bytes) -> tuple[str, str] | None:
     return (found[b"agentName"], found[b"teamName"]) if len(found) == 2 else None
 
 
-def tail(data: bytes) -> Tail:
-    """What the lines at a transcript's end tell. The first may be cut off, and the last torn: both are left out."""
+def tail(data: bytes, since: datetime | None = None) -> Tail:
+    """What the lines at a transcript's end tell. The first may be cut off, and the last torn: both are left out.
+
+    A session that is resumed goes on in its transcript: what an earlier life met or waited for, before ``since``, is
+    nothing that this one could die of. Its turns are told all the same.
+    """
     found = _Reader()
     for line in data.split(b"\n"):
         if (raw := load_object(line)) is not None and not raw.get("isSidechain"):
             found.read(raw)
+            if since is not None and (at := moment(raw.get("timestamp"))) is not None and at < since:
+                found.begin_anew()
     return found.tail()
 
 
@@ -102,7 +108,7 @@ class _Reader:
         self.stop = text_or_none(message.get("stop_reason")) if kind == "assistant" else None
         for block in blocks:
             if isinstance(block, dict):
-                self._block(block, str(kind), _moment(raw))
+                self._block(block, str(kind), moment(raw.get("timestamp")))
 
     def _block(self, block: Mapping[str, Any], who: str, at: datetime | None) -> None:
         match block.get("type"):
@@ -119,6 +125,11 @@ class _Reader:
             case "text":
                 self._turn("says" if who == "assistant" else "is told", str(block.get("text")))
 
+    def begin_anew(self) -> None:
+        """What was read so far was told by an earlier life."""
+        self.open.clear()
+        self.tool = self.error = self.stop = None
+
     def _error(self, raw: Mapping[str, Any], words: str) -> None:
         details = text_or_none(raw.get("errorDetails"))
         status = raw.get("apiErrorStatus")
@@ -126,7 +137,7 @@ class _Reader:
             text=redacted((f"{words} ({details})" if details else words)[:WORDS]),
             kind=text_or_none(raw.get("error")) or "",
             status=status if type(status) is int else None,
-            at=_moment(raw),
+            at=moment(raw.get("timestamp")),
         )
         self.open.clear()
         self._turn("meets an error", self.error.text)
@@ -138,7 +149,7 @@ class _Reader:
         self.error = ApiError(
             text=f"status {status}, try {attempt} of {raw.get('maxRetries')}",
             status=status if type(status) is int else None,
-            at=_moment(raw),
+            at=moment(raw.get("timestamp")),
             attempt=attempt if type(attempt) is int else 0,
         )
         self._turn("tries again", self.error.text)
@@ -163,8 +174,9 @@ def _texts(blocks: Sequence[Any]) -> Iterable[str]:
             yield text
 
 
-def _moment(raw: Mapping[str, Any]) -> datetime | None:
+def moment(value: object) -> datetime | None:
+    """The time that is written so, if it is one."""
     try:
-        return from_iso(str(raw.get("timestamp")))
+        return from_iso(str(value))
     except (ValueError, OverflowError):
         return None
