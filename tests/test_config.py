@@ -164,6 +164,8 @@ def test_a_mistake_is_found_in_its_line_wherever_it_stands(seed: int, tmp_path_f
         ("[[agents]]\ninterval_s = 1", "1: 'agents': ", "got 'array'"),
         ("[mode]\nx = 1", "1: 'mode': ", "expected 'str'"),
         ("claude_dir = 7", "1: 'claude_dir': ", "expected 'str', got 'int'"),
+        ('claude_dir = "/x\\u0000y"', "1: 'claude_dir': ", "no name holds a NUL character"),
+        ('[state]\nfiles = ["a", "b\\u0000"]', "2: 'state.files': ", "no name holds a NUL character"),
     ],
 )
 def test_a_wrong_value_is_told_with_its_line_and_what_would_be_right(

@@ -15,9 +15,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import anyio
 import pytest
 
 from conftest import LIMIT_S, Children, RunningDaemon, read_task, wait_until, write_task
+from yolo_supervisor.config import Config
+from yolo_supervisor.daemon import Daemon, Options
 from yolo_supervisor.journal import history
 from yolo_supervisor.store import Paths
 
@@ -238,6 +241,44 @@ def test_sighup_reloads_and_a_bad_file_keeps_the_old_configuration(daemon: Start
     wait_until(lambda: running.did("reloaded"), "the reload")
     assert running.did("reloaded")[0]["evidence"] == {"mode": "observe"}
     assert running.stop() == 0
+
+
+async def test_a_reload_that_fails_in_any_way_is_refused_and_the_old_configuration_kept(
+    project: Path, claude_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon = Daemon(Options(projects=(project,)))
+    monkeypatch.setattr(daemon, "_load", lambda _: os.stat("/nowhere/at/all"))
+
+    async with anyio.create_task_group() as tasks:
+        daemon._reload(tasks)
+
+    assert "FileNotFoundError" in daemon._refused
+    assert daemon.config == Config()
+
+
+def test_a_daemon_that_fails_ends_and_waits_for_no_change_first(project: Path, claude_home: Path) -> None:
+    program = """
+import sys, anyio
+from pathlib import Path
+from yolo_supervisor.daemon import Daemon, Options, start
+from yolo_supervisor.runner import Runner
+
+async def fails(self):
+    while not anyio.to_thread.current_default_thread_limiter().borrowed_tokens:
+        await anyio.sleep(0.01)
+    raise LookupError("so it ends")
+
+Runner.edges = lambda self: [(Path(sys.argv[2]), self.bells["agents"])]
+Daemon._keep_manager_informed = fails
+start(Options(projects=(Path(sys.argv[1]),)))
+"""
+    quiet = project / "src"
+    quiet.mkdir()
+    argv = [sys.executable, "-c", program, str(project), str(quiet)]
+    ended = subprocess.run(argv, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+
+    assert ended.returncode == 1
+    assert "so it ends" in ended.stderr
 
 
 def test_a_storm_of_sighups_is_survived_and_agents_are_still_healed(

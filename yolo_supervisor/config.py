@@ -206,6 +206,9 @@ def _check(raw: Mapping[str, Any], path: Path) -> None:
         except msgspec.ValidationError as error:
             what = str(error).partition(" - at ")[0].replace("`", "'").replace("Expected", "expected")
             problems.append(f"{_where(path, *key)}: '{'.'.join(key)}': {what}")
+        else:
+            if "\0" in (value if isinstance(value, str) else "".join(value) if isinstance(value, list) else ""):
+                problems.append(f"{_where(path, *key)}: '{'.'.join(key)}': no name holds a NUL character")
     if problems:
         raise ConfigError("\n".join(problems))
 

@@ -225,11 +225,11 @@ class Daemon:
                     tasks.start_soon(project.run)
                 tasks.start_soon(self.rooms.census.run, self._sample_s, self._sampled)
                 tasks.start_soon(self._wake_at_changes)
+                tasks.start_soon(self._unwatch_at_the_end)
                 tasks.start_soon(self._keep_manager_informed)
                 self.notifier.ready(self._status())
                 await self._stopping.wait()
                 self.notifier.stopping()
-                self._unwatch.set()  # cancelled only, it would hold us up until its own time-out
                 await self._let_terminations_end()
                 tasks.cancel_scope.cancel()
             for project in self.projects.values():
@@ -299,9 +299,9 @@ class Daemon:
         try:
             config = self._load(None)
             configs = {path: self._load(path) for path in self.wanted(config)}
-        except ConfigError as error:
-            self._refused = str(error)
-            self._log.error("reload_refused", error=str(error), kept="the configuration in force")
+        except Exception as error:  # noqa: BLE001 - whatever a new configuration does, the one in force goes on
+            self._refused = str(error) if isinstance(error, ConfigError) else repr(error)
+            self._log.error("reload_refused", error=self._refused, kept="the configuration in force")
         else:
             self._refused = ""
             self.config = config
@@ -328,6 +328,13 @@ class Daemon:
         self._unwatch.set()
 
     # -- edges ---------------------------------------------------------------------------------------------------
+
+    async def _unwatch_at_the_end(self) -> None:
+        """However it ends: the thread that waits for changes would hold us up until its own time-out."""
+        try:
+            await anyio.sleep_forever()
+        finally:
+            self._unwatch.set()
 
     async def _wake_at_changes(self) -> None:
         """Look at once when something was registered or a critical file has changed; the interval is the safety net."""
