@@ -29,7 +29,7 @@ from yolo_supervisor.formats import transcripts
 from yolo_supervisor.kernel import LinuxHandle
 from yolo_supervisor.queue import Queue, Turn, give_back
 from yolo_supervisor.records import Pane, ProcessId, Task
-from yolo_supervisor.redaction import redacted
+from yolo_supervisor.redaction import redacted, redacted_all
 from yolo_supervisor.store import Outcome, Paths, Store
 from yolo_supervisor.tmux import last_words
 
@@ -156,6 +156,17 @@ def test_only_a_limit_is_a_wall() -> None:
 
 # -- the report -----------------------------------------------------------------------------------------------------
 
+
+def dumped(seen: str, nested: bool = False) -> str:
+    """All that is written down of a death where this was seen everywhere."""
+    content = json.dumps({"body": json.dumps({"text": seen})}) if nested else seen
+    turns = [asked(seen), used("Bash", command=seen), used("Write", content=content), failed(seen, "unknown")]
+    tail = transcripts.tail("\n".join(turns).encode())
+    report = report_of(status=1, pane=tuple(seen.splitlines()), tail=tail, hooks=(("StopFailure", {"error": seen}),))
+    report = replace(report, more={"processes": [{"pid": 1, "command": seen}]})
+    return crashes.dump(report).decode() + json.dumps(Crash(report=report).told)
+
+
 SECRETS = {
     "sk-ant-api03-" + "Ab1" * 12: "{}",
     "hunter2": "export DB_PASSWORD={}",
@@ -174,15 +185,148 @@ SECRETS = {
 }
 
 
+TEMPLATES = """\
+export DB_PASSWORD={}
+export MY_SETTING={}
+export my_pass={}
+X_API_TOKEN: {}
+x-api-key: {}
+db_password = a,{}
+password: ab&{}
+password: ab){}
+password = "ab\\\\{}"
+password = "it's {}"
+password: 'it\\'s {}'
+password => '{}'
+:password => "{}"
+password := "{}"
+if password == "{}":
+password: string = '{}'
+password: str | None = "{}"
+config["password"] = "{}"
+login("bob", password="{}")
+{{"password": "ab\\"{}"}}
+{{"auth":{{"user":"bob","pass":"{}"}}}}
+{{"tokens": ["{}", "b"]}}
+{{"name": "DB_PASSWORD", "value": "{}"}}
+curl -d "{{\\"password\\":\\"{}\\"}}" x
+"body": "{{\\\\\\"password\\\\\\":\\\\\\"{}\\\\\\"}}"
+smtp_pass={}
+pass: {}
+DbPwd={}; Uid=sa
+Server=x;Uid=sa;Pwd={};
+pwd={}
+signing_key: {}
+encryption_key={}
+master_key: {}
+API key: {}
+Secret key: {}
+AWS Secret Access Key [None]: {}
+Password for bob: {}
+Password for 'https://bob@host': {}
+machine a login b password {}
+Authorization: Bearer {}
+Authorization: ApiKey {}
+authorization: SSWS 00 {}
+Authorization: Digest username="bob", response="{}"
+curl -H "Authorization: token {}" x
+{{"Authorization":"Custom {}"}}
+Set-Cookie: session={}; Path=/
+"cookie": "sid={}; b=2"
+'Cookie': 'sid={}'
+\\"cookie\\": \\"sid={}\\"
+cookies={{'sid': '{}'}}
+curl -u admin:{} https://x
+curl --user 'admin:{}' https://x
+mysql -uroot -p{} shop
+mysql --password={} shop
+sshpass -p {} ssh x
+docker login -u bob -p {}
+redis-cli -a {}
+foo --pass {}
+foo --api-token '{}'
+fish -c 'set -x API_KEY {}'
+set -gx API_KEY {}
+postgres://shop:{}@db.internal/shop
+postgres://shop:p@{}@db/shop
+postgres://shop:p/{}@db/shop
+https://00000000{}@git.example.com/x.git
+https://x.blob.core.windows.net/c?sv=2020&sig=ab%2F{}%3D
+<password>{}</password>
+<smtp-password type="a">{}</smtp-password>
++API_KEY='a b {}'
+openssl enc -pass pass:{}
+kubectl create secret generic x --from-literal=foo={}
+https://hooks.slack.com/services/T0/B0/{}""".splitlines()
+LINES = ["  password {}", "   12→DB_URL=ab {}", 'NAME="a b\n{} c"']
+"""What only a line's beginning tells of."""
+LETTERS = st.text("ABCDEFGHJKLMNPQRSTUVWXYZ0123456789abcdefghkmnpqrstuvwxyz", min_size=10, max_size=24)
+
+
+@pytest.mark.parametrize("template", [*TEMPLATES, *LINES])
+@settings(deadline=None, max_examples=8)
+@given(secret=LETTERS.filter(lambda text: not text.isdigit() and text.lower() not in "".join(TEMPLATES).lower()))
+def test_whatever_the_secret_is_it_is_hidden_by_what_stands_around_it(template: str, secret: str) -> None:
+    assert secret not in dumped(template.format(secret), nested=template not in LINES)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "dop_v1_" + "{0}" * 8, "sbp_" + "{0}" * 5, "rubygems_" + "{0}" * 6, "shpat_" + "{0}" * 4, "x{0}{0}{0}{0}_y",
+        "AGE-SECRET-KEY-1{0}{0}QPZRY9X8", "the key is wJalrXUtnFEMI/K7MDENG/bPxRfiCY{0}EX ok",
+        "xfn/ygWyF8PbnGy0AHB7MaC1Z2ZXC8m3{0}\n{0}EFGHIJ\n{0}=\n-----END RSA PRIVATE KEY-----",
+        "│ {0} │\n│ {0}== │\n│ -----END PRIVATE KEY----- │",
+        "-----BEGIN PRIVATE KEY-----\n{0}\n-----END PRIVATE KEY-----\n",
+    ],
+)  # fmt: skip
+@settings(deadline=None, max_examples=8)
+@given(secret=st.text("0123456789ABCDEF", min_size=8, max_size=8).filter(lambda text: not text.isdigit()))
+def test_a_key_is_known_by_its_looks_also_where_its_beginning_is_out_of_sight(template: str, secret: str) -> None:
+    assert secret not in dumped(template.format(secret).replace("sbp_" + secret * 5, "sbp_" + (secret * 5).lower()))
+
+
+@given(st.integers(0, 80), st.sampled_from(["ghp_A1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q7r8", "api_token='a bc hunter2'"]))
+@settings(deadline=None, max_examples=20)
+def test_no_half_of_a_secret_is_left_where_a_text_is_cut(before: int, secret: str) -> None:
+    told = dumped("k" * before + " " + " ".join([secret] * 100))
+
+    assert "ghp_" not in told
+    assert "hunter" not in told
+
+
+HARMLESS = [
+    "12 passed, 3 failed: tests/test_tokens.py::test_author PASSED; see src/auth/login.py:12",
+    "PASS: test_shop.sh", "--- PASS: TestCart (0.00s)", "ok: bypass the cache, compass = north", "# pass: 12",
+    "def login(user: str, password: str, token: str | None) -> bool:", "if token is None: return", "password = None",
+    "git checkout c45b2bd && git push -u origin main && mkdir -p build/out && find . -print",
+    "git clone https://github.com/me/shop.git ssh://git@github.com/me/shop http://localhost:8080/path?page=2#top",
+    "the author: Bob, the tokenizer: fast, passwordless: yes", "Basic authentication is not enough",
+    "docker run -u 1000:1000 -p 8080:80 web && docker login ghcr.io", "npx jest --passWithNoTests src",
+    "const keys = Object.keys(config); std::token::kind == 3", "● Read(/home/me/Projects/shop/src/cart_test.go)",
+    "-----BEGIN CERTIFICATE-----", "error TS2322: Type 'string' is not assignable to type 'number'.",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_ordinary_words_and_code_can_still_be_read(text: str) -> None:
+    assert redacted(text) == text
+
+
+def test_a_key_that_names_a_secret_hides_whatever_is_under_it() -> None:
+    told = {"error": {"apiKey": "s", "x-auth": ["s", {"a": "s", "n": 7}], "passwords": {"bob": "s"}, "is": "well"}}
+
+    assert redacted_all(told) == {
+        "error": {
+            "apiKey": "[hidden]", "x-auth": ["[hidden]", {"a": "[hidden]", "n": "[hidden]"}],
+            "passwords": {"bob": "[hidden]"}, "is": "well",
+        }
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("secret", SECRETS)
 def test_no_secret_is_written_down_wherever_it_was_seen(secret: str) -> None:
-    seen = SECRETS[secret].format(secret)
-    tail = transcripts.tail("\n".join([asked(seen), used("Bash", command=seen), failed(seen, "unknown")]).encode())
-    report = report_of(status=1, pane=tuple(seen.splitlines()), tail=tail, hooks=(("StopFailure", {"error": seen}),))
-    report = replace(report, more={"processes": [{"pid": 1, "command": seen}]})
-
-    assert secret not in crashes.dump(report).decode()
-    assert secret not in json.dumps(Crash(report=report).told)
+    assert secret not in dumped(SECRETS[secret].format(secret))
 
 
 def test_what_is_no_secret_stays() -> None:
@@ -202,6 +346,16 @@ def test_no_report_is_larger_than_its_limit(times: int, what: str) -> None:
 
     assert len(data) <= crashes.SIZE
     assert (crashes.load(data) or {})["id"] == report.ident
+
+
+@pytest.mark.parametrize("event", ["StopFailure", "Notification", "SessionEnd"])
+@pytest.mark.parametrize("wrong", [json.loads("[" * 900 + "]" * 900), {"a": {"b": 7}}, 7, None])
+def test_whatever_a_hook_was_given_there_is_a_report(event: str, wrong: object) -> None:
+    told = dict.fromkeys(("error", "error_details", "message", "notification_type", "reason", "at"), wrong)
+
+    report = report_of(hooks=((event, told),), signal=signal.SIGKILL)
+
+    assert (crashes.load(crashes.dump(report)) or {})["hooks"][0]["event"] == event
 
 
 def test_reports_are_for_the_user_alone_and_only_the_newest_are_kept(tmp_path: Path) -> None:

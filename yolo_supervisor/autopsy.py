@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -272,7 +273,7 @@ class Coroner:
             try:
                 facts = self._processes.kernel.facts(process.pid)
                 if facts is not None and facts.started == process.started and not facts.zombie:
-                    told["command"] = " ".join(self._processes.kernel.argv(process.pid)) or facts.comm
+                    told["command"] = shlex.join(self._processes.kernel.argv(process.pid)) or facts.comm
             except OSError:
                 pass
             yield told

@@ -18,10 +18,10 @@ from typing import Any
 
 from yolo_supervisor.files import Disk
 from yolo_supervisor.files import replace as put
-from yolo_supervisor.formats import load_object, supervisor
+from yolo_supervisor.formats import load_object, supervisor, text_or_none
 from yolo_supervisor.formats.transcripts import ApiError, Tail, moment
 from yolo_supervisor.records import Agent, from_iso, iso
-from yolo_supervisor.redaction import redacted, redacted_all
+from yolo_supervisor.redaction import cut, redacted, redacted_all, shortened
 
 SIZE = 64 * 1024
 """No report is larger, in bytes."""
@@ -203,8 +203,8 @@ def _rate_limited(e: Evidence) -> Finding | None:
             sure = 0.9 if error.attempt is None else 0.8
             return Finding(died_of=Class.RATE_LIMITED, confidence=_unless_well(e, sure), why=f"met: {error.text}")
     event, payload = e.last_hook
-    if event == "StopFailure" and payload.get("error") in OUT_OF_QUOTA:
-        return Finding(died_of=Class.RATE_LIMITED, confidence=0.85, why=f"a hook told: {payload.get('error')}")
+    if event == "StopFailure" and _word(payload, "error") in OUT_OF_QUOTA:
+        return Finding(died_of=Class.RATE_LIMITED, confidence=0.85, why=f"a hook told: {_word(payload, 'error')}")
     return None
 
 
@@ -225,7 +225,7 @@ def _api_error(e: Evidence) -> Finding | None:
         return Finding(died_of=Class.API_ERROR, confidence=_unless_well(e, 0.75), why=f"met: {error.text}")
     event, payload = e.last_hook
     if event == "StopFailure":
-        return Finding(died_of=Class.API_ERROR, confidence=0.7, why=f"a hook told: {payload.get('error')}")
+        return Finding(died_of=Class.API_ERROR, confidence=0.7, why=f"a hook told: {_word(payload, 'error')}")
     if not e.ended_well and (words := _seen(_RETRYING, e.pane[-8:])):
         return Finding(died_of=Class.API_ERROR, confidence=0.65, why=f"its screen says: {words}")
     return None
@@ -237,8 +237,8 @@ def _permission_wait(e: Evidence) -> Finding | None:
     if (words := _seen(_ASKS, e.pane[-14:])) and _seen(_ANSWERS, e.pane[-10:]):
         return Finding(died_of=Class.PERMISSION_WAIT, confidence=0.88, why=f"its screen asks: {words}")
     event, payload = e.last_hook
-    if event == "Notification" and payload.get("notification_type") in PATIENT:
-        what = payload.get("notification_type")
+    if event == "Notification" and _word(payload, "notification_type") in PATIENT:
+        what = _word(payload, "notification_type")
         return Finding(died_of=Class.PERMISSION_WAIT, confidence=0.82, why=f"a hook told: {what}")
     return None
 
@@ -258,9 +258,9 @@ def _clean_exit(e: Evidence) -> Finding | None:
     if e.ended_well:
         return Finding(died_of=Class.CLEAN_EXIT, confidence=0.9, why="its exit code is 0")
     event, payload = e.last_hook
-    if event == "SessionEnd" and payload.get("reason") in LEFT and not e.broke:
+    if event == "SessionEnd" and _word(payload, "reason") in LEFT and not e.broke:
         sure = 0.7 if e.killer is None else 0.55
-        return Finding(died_of=Class.CLEAN_EXIT, confidence=sure, why=f"a hook told: {payload.get('reason')}")
+        return Finding(died_of=Class.CLEAN_EXIT, confidence=sure, why=f"a hook told: {_word(payload, 'reason')}")
     return None
 
 
@@ -273,6 +273,10 @@ def _error_exit(e: Evidence) -> Finding | None:
 RULES: Sequence[Callable[[Evidence], Finding | None]] = (
     _oom, _signal, _rate_limited, _context_overflow, _api_error, _permission_wait, _tool_hang, _clean_exit, _error_exit,
 )  # fmt: skip
+
+
+def _word(payload: Mapping[str, Any], key: str) -> str | None:
+    return text_or_none(payload.get(key))
 
 
 def _unless_well(e: Evidence, sure: float) -> float:
@@ -303,7 +307,7 @@ def _until(e: Evidence, hold_s: float, hold_max_s: float) -> datetime:
     event, payload = e.last_hook
     error = e.tail.error
     if error is None and event == "StopFailure":
-        error = ApiError(text=f"{payload.get('error_details')} {payload.get('message')}", at=moment(payload.get("at")))
+        error = ApiError(text=f"{_word(payload, 'error_details')}", at=moment(payload.get("at")))
     since = min((error.at if error else None) or e.at, e.at)
     told = _resets_at(error.text, since) if error else None
     earliest, latest = since + timedelta(seconds=hold_s), e.at + timedelta(seconds=hold_max_s)
@@ -404,26 +408,15 @@ def dump(report: Report) -> bytes:
         **report.more,
         "turns": list(e.tail.turns),
     }  # fmt: skip
-    told = redacted_all(_cut(raw, 2 * LINE))  # what is cut off in the middle of a secret is cut off again below
+    told = redacted_all(cut(raw, 2 * LINE))
     told |= {key: raw[key] for key in ("id", "agent", "name", "team")}
-    told["pane"] = redacted("\n".join(line[: 2 * LINE] for line in e.pane)).split("\n")
+    told["pane"] = redacted("\n".join(shortened(line, 2 * LINE) for line in e.pane)).split("\n")
     for each in range(8):
-        data = json.dumps(_cut(told, LINE >> each), indent=2, default=str).encode() + b"\n"
+        data = json.dumps(cut(told, LINE >> each), indent=2, default=str).encode() + b"\n"
         if len(data) <= SIZE:
             return data
     lean = {key: told[key] for key in ("version", "id", "at", "agent", "class", "confidence")}
     return json.dumps(lean).encode()
-
-
-def _cut(value: Any, limit: int) -> Any:
-    """The value with no text longer than that, and no list of more than sixty."""
-    if isinstance(value, str):
-        return value if len(value) <= limit else f"{value[:limit]}…"
-    if isinstance(value, dict):
-        return {key: _cut(each, limit) for key, each in list(value.items())[:60]}
-    if isinstance(value, list):
-        return [_cut(each, limit) for each in value[-60:]]
-    return value
 
 
 def load(data: bytes) -> dict[str, Any] | None:

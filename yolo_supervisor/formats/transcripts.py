@@ -15,7 +15,7 @@ from typing import Any
 
 from yolo_supervisor.formats import load_object, text_or_none
 from yolo_supervisor.records import from_iso
-from yolo_supervisor.redaction import redacted
+from yolo_supervisor.redaction import cut, redacted, redacted_all, shortened
 
 KEPT = 12
 """How many of the last turns are told."""
@@ -86,9 +86,10 @@ def tail(data: bytes, since: datetime | None = None) -> Tail:
 
 class _Reader:
     def __init__(self) -> None:
-        self.turns: list[str] = []
+        self.turns: list[tuple[str, str | tuple[str, Any]]] = []
+        """Not yet told: most of them are not the last."""
         self.open: dict[str, datetime | None] = {}
-        self.tool: str | None = None
+        self.tool: tuple[str, Any] | None = None
         self.error: ApiError | None = None
         self.stop: str | None = None
 
@@ -113,8 +114,7 @@ class _Reader:
     def _block(self, block: Mapping[str, Any], who: str, at: datetime | None) -> None:
         match block.get("type"):
             case "tool_use":
-                given = json.dumps(block.get("input"), ensure_ascii=False)[:WORDS]
-                self.tool = redacted(f"{block.get('name')} {given}")
+                self.tool = str(block.get("name")), block.get("input")
                 self.open[str(block.get("id"))] = at
                 self._turn("uses", self.tool)
             case "tool_result":
@@ -134,7 +134,7 @@ class _Reader:
         details = text_or_none(raw.get("errorDetails"))
         status = raw.get("apiErrorStatus")
         self.error = ApiError(
-            text=redacted((f"{words} ({details})" if details else words)[:WORDS]),
+            text=redacted(shortened(f"{words} ({details})" if details else words, WORDS)),
             kind=text_or_none(raw.get("error")) or "",
             status=status if type(status) is int else None,
             at=moment(raw.get("timestamp")),
@@ -154,18 +154,27 @@ class _Reader:
         )
         self._turn("tries again", self.error.text)
 
-    def _turn(self, verb: str, words: str) -> None:
-        self.turns = [*self.turns[1 - KEPT :], f"{verb}: {' '.join(redacted(words[:WORDS]).split())}"]
+    def _turn(self, verb: str, what: str | tuple[str, Any]) -> None:
+        self.turns = [*self.turns[1 - KEPT :], (verb, what)]
 
     def tail(self) -> Tail:
         newest = next(reversed(self.open), None)
         return Tail(
-            turns=tuple(self.turns),
-            tool=self.tool,
+            turns=tuple(f"{verb}: {' '.join(_told(what).split())}" for verb, what in self.turns),
+            tool=_told(self.tool) if self.tool is not None else None,
             tool_at=self.open[newest] if newest is not None else None,
             error=self.error,
             stop=self.stop,
         )
+
+
+def _told(what: str | tuple[str, Any]) -> str:
+    """What was said, or the tool and what it was given, without secrets: before they are escaped, and after."""
+    if isinstance(what, str):
+        return redacted(shortened(what, WORDS))
+    tool, given = what
+    text = json.dumps(redacted_all(cut(given, WORDS)), ensure_ascii=False)
+    return redacted(shortened(f"{tool} {text}", WORDS))
 
 
 def _texts(blocks: Sequence[Any]) -> Iterable[str]:
