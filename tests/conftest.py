@@ -128,9 +128,8 @@ class Children:
         self._started: list[subprocess.Popen[bytes]] = []
 
     def start(self, *argv: str, cwd: Path | None = None, **options: Any) -> subprocess.Popen[bytes]:
-        child = subprocess.Popen(
-            argv, cwd=cwd or self._folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, **options
-        )
+        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, **options}
+        child = subprocess.Popen(argv, cwd=cwd or self._folder, **options)
         self._started.append(child)
         return child
 
@@ -152,8 +151,9 @@ class Children:
             if child.poll() is None:
                 child.send_signal(signal.SIGKILL)
             child.wait()
-            if child.stdout is not None:
-                child.stdout.close()
+            for stream in (child.stdin, child.stdout):
+                if stream is not None:
+                    stream.close()
 
 
 @pytest.fixture

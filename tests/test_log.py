@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pty
+import select
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import structlog
 
-from conftest import QUICK, Cli, StartDaemon, Team
+from conftest import LIMIT_S, QUICK, Children, Cli, StartDaemon, Team
 from yolo_supervisor import log
 
 SIZE = 4 * 2**20
@@ -218,3 +221,58 @@ def test_where_the_disk_of_the_log_is_full_agents_are_healed_and_the_log_is_hear
 
     team.running.wait(lambda: '"requeued"' in team.running.log.read_text(), "stderr to tell of it")
     assert (small_disk / "log").read_text() == ""
+
+
+# -- nobody reads it ------------------------------------------------------------------------------------------------
+
+PROGRAM = """
+import sys
+import structlog
+from yolo_supervisor.log import configure
+
+configure("json")
+for number in range(5000):
+    structlog.get_logger().info("line", number=number, padding="x" * int(sys.argv[1]))
+print("written", flush=True)
+while sys.stdin.readline():
+    structlog.get_logger().info("again")
+    print("written", flush=True)
+"""
+
+
+@pytest.fixture(params=["a pipe", "a terminal"])
+def ends(request: pytest.FixtureRequest) -> Iterator[tuple[int, int]]:
+    """Where one reads and where one writes."""
+    reader, writer = os.pipe() if request.param == "a pipe" else pty.openpty()
+    yield reader, writer
+    os.close(reader)
+
+
+def drain(fd: int, enough: Callable[[bytes], bool]) -> bytes:
+    told = b""
+    while not enough(told):
+        assert select.select([fd], [], [], LIMIT_S)[0], told[-1000:]
+        told += os.read(fd, 65536)
+    return told
+
+
+@pytest.mark.parametrize("width", [10, 9000])
+def test_a_log_that_nobody_reads_stops_nothing_and_tells_later_what_is_lost(
+    ends: tuple[int, int], children: Children, width: int
+) -> None:
+    reader, writer = ends
+    command = [sys.executable, "-c", PROGRAM, str(width)]
+    child = children.start(*command, stderr=writer, stdin=subprocess.PIPE)
+    os.close(writer)
+    assert child.stdin is not None
+    assert child.stdout is not None
+    assert select.select([child.stdout], [], [], LIMIT_S)[0], "it waits for somebody to read"
+    told = drain(reader, lambda _: not select.select([reader], [], [], 0)[0])
+    child.stdin.write(b"\n")
+    child.stdin.flush()
+    told += drain(reader, lambda told: b'"again"' in told)
+
+    lines = [line for line in told.decode().replace("\r\n", "\n").split("\n") if line]
+    whole = [json.loads(line) for line in lines if line.endswith("}")]
+    assert [each["event"] for each in whole][-2:] == ["log_lost", "again"]
+    assert len(whole) - 2 + whole[-2]["lines"] in (5000, 5001)  # of one nothing but the line feed may be missing

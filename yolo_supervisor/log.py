@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import re
+import select
 import socket
 import stat
 import struct
@@ -29,14 +31,56 @@ def _printable(_logger: object, _method: str, event: MutableMapping[str, Any]) -
 
 
 class _Stderr:
-    """stderr as the log needs it: a reader that is gone or a full disk must never stop the supervisor."""
+    """stderr as the log needs it: a reader that is gone, or reads no more, or a full disk must never stop us.
+
+    The descriptor is shared with others, who need it blocking. What finds no room is dropped, and counted.
+    """
+
+    ROOM = 4096
+    """What fits into a pipe that has any room (PIPE_BUF)."""
+
+    def __init__(self, log_format: LogFormat) -> None:
+        self._format = log_format
+        self._terminal = _terminal_of_our_own()
+        self._dropped = 0
+        self._torn = False
 
     def write(self, text: str) -> None:
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            os.write(sys.stderr.fileno(), text.encode(errors="backslashreplace"))
+            fd = sys.stderr.fileno() if self._terminal is None else self._terminal
+            if self._dropped and self._put(fd, self._lost().encode()):
+                self._dropped = 0
+            if self._dropped or not self._put(fd, text.encode(errors="backslashreplace")):
+                self._dropped += 1
+
+    def _put(self, fd: int, data: bytes) -> bool:
+        """Whether all of it was written."""
+        data = b"\n" * self._torn + data
+        while data and _has_room(fd):
+            written = os.write(fd, data[: self.ROOM])
+            data = data[written:]
+            self._torn = bool(data)
+        return not data
+
+    def _lost(self) -> str:
+        lost = {"lines": self._dropped, "event": "log_lost", "level": "warning"}
+        return (json.dumps(lost) if self._format == "json" else f"log_lost lines={self._dropped}") + "\n"
 
     def flush(self) -> None:
         """Nothing is held back: what could not be written would be tried again at the end, and spoil the exit code."""
+
+
+def _has_room(fd: int) -> bool:
+    watched = select.poll()
+    watched.register(fd, select.POLLOUT)
+    return bool(watched.poll(0))
+
+
+def _terminal_of_our_own() -> int | None:
+    """The terminal that stderr is, opened once more: it may have less room than a line, and here we need not wait."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return os.open(os.ttyname(sys.stderr.fileno()), os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    return None
 
 
 class _Journal:
@@ -198,6 +242,6 @@ def configure(log_format: LogFormat, path: Path | None = None) -> None:
     structlog.configure(
         processors=[*shared, render],
         wrapper_class=structlog.make_filtering_bound_logger(20),
-        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _Stderr())),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _Stderr(log_format))),
         cache_logger_on_first_use=False,
     )
