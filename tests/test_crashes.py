@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -28,7 +29,7 @@ from yolo_supervisor.files import Disk
 from yolo_supervisor.formats import transcripts
 from yolo_supervisor.kernel import LinuxHandle
 from yolo_supervisor.queue import Queue, Turn, give_back
-from yolo_supervisor.records import Pane, ProcessId, Task
+from yolo_supervisor.records import Pane, ProcessId, Task, from_iso
 from yolo_supervisor.redaction import redacted, redacted_all
 from yolo_supervisor.store import Outcome, Paths, Store
 from yolo_supervisor.tmux import last_words
@@ -99,6 +100,26 @@ def test_whatever_a_transcript_and_a_screen_hold_there_is_a_verdict(data: bytes,
         ("usage limit reached|1000000000", 300),  # long over: then it would have said nothing
         ("resets 3pm (Nowhere/Land)", 300),
         ("resets 99pm (UTC)", 300),
+        ("resets 25:00 (UTC)", 300),
+        ("resets Feb 31, 2am (UTC)", 300),
+        ("resets 3", 300),
+        ("resets 3pm (../../etc/passwd)", 300),
+        ("You've hit your weekly limit · resets Oct 12, 3pm (Europe/Berlin)", 300),  # last October: long over
+        ("You've hit your weekly limit · resets Nov 23, 3pm (Europe/Berlin)", 7200),
+        ("You've hit your weekly limit · resets Nov 23 at 5pm (UTC)", 18000),
+        ("You've hit your weekly limit · resets Dec 2 at 5pm (UTC)", 21600),
+        ("resets Jul 31, 2am (UTC)", 300),
+        ("resets 15:00 (Europe/Berlin)", 7200),
+        ("resets 14:30 (UTC)", 9000),
+        ("resets 10am (Etc/GMT+5)", 10800),
+        ("resets in 3 days", 21600),
+        ("resets in 999999 days", 21600),
+        ("resets in 1 hour and 20 minutes", 4800),
+        ("Try again in 90 minutes", 5400),
+        ("Please retry after 3600 seconds", 3600),
+        ("Resets in 1h5m", 3900),
+        ("resets 2026-11-23T13:00:00+00:00", 3600),
+        ("resets 2026-11-23T09:00:00-05:00", 7200),
     ],
 )
 def test_a_wall_stands_until_it_is_said_to_be_over_within_reason(text: str, after_s: float) -> None:
@@ -148,6 +169,34 @@ def test_what_an_earlier_life_of_the_session_met_or_waited_for_is_no_cause_of_th
     error = transcripts.tail(own, NOW - timedelta(seconds=3599)).error
     assert error is not None
     assert error.status == 529
+
+
+@pytest.mark.parametrize(
+    ("at", "text", "after_s"),
+    [
+        ("2026-12-31T23:00:00+00:00", "resets Jan 1, 1am (UTC)", 7200),
+        ("2027-01-01T01:00:00+00:00", "resets Dec 31, 11pm (UTC)", 300),  # two hours ago
+        ("2028-02-28T23:00:00+00:00", "resets Feb 29, 1am (UTC)", 7200),
+        ("2026-12-31T23:30:00+00:00", "resets 12:30am (UTC)", 3600),
+    ],
+)
+def test_a_wall_that_names_a_day_is_over_on_the_nearest_of_that_name(at: str, text: str, after_s: float) -> None:
+    now = from_iso(at)
+    error = transcripts.ApiError(text=text, kind="rate_limit", status=429, at=now)
+
+    assert judge(Evidence(at=now, tail=transcripts.Tail(error=error))).until == now + timedelta(seconds=after_s)
+
+
+def test_a_time_without_a_zone_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    error = transcripts.ApiError(text="resets 11pm", kind="rate_limit", status=429, at=NOW)  # NOW is 9 pm in Tokyo
+
+    try:
+        assert judge(Evidence(at=NOW, tail=transcripts.Tail(error=error))).until == NOW + timedelta(hours=2)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_only_a_limit_is_a_wall() -> None:

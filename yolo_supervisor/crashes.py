@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+from calendar import monthrange
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -298,9 +299,16 @@ def signal_name(number: int) -> str:
 # -- how long a wall stands ---------------------------------------------------------------------------------------
 
 _EPOCH = re.compile(r"\|(\d{10})\b")
-_ISO = re.compile(r"reset\w*(?: at)?:? (\d{4}-\d\d-\d\dT[0-9:.]+Z?)")
-_AHEAD = re.compile(r"(?:resets?|try again|retry) in (?:(\d{1,3}) ?h\w*)? ?(?:(\d{1,3}) ?m\w*)? ?(?:(\d{1,5}) ?s\w*)?")
-_CLOCK = re.compile(r"resets?(?: at)? (\d{1,2})(?::(\d\d))? ?(am|pm) \(([A-Za-z_]+(?:/[A-Za-z_+-]+){0,2})\)")
+_ISO = re.compile(r"reset\w*(?: at)?:? (\d{4}-\d\d-\d\dT[0-9:.]{4,15}(?:Z|[+-]\d\d:\d\d)?)", re.IGNORECASE)
+_LENGTH = r"(\d{1,6}) ?(days?|d|hours?|hrs?|h|minutes?|mins?|m|seconds?|secs?|s)(?![a-z])"
+_AHEAD = re.compile(rf"(?:resets?|try again|retry) (?:in|after) ((?:{_LENGTH}(?:, | and | )?){{1,4}})", re.IGNORECASE)
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_CLOCK = re.compile(
+    rf"(?:resets?|try again)(?: at| on)?:? (?:({'|'.join(_MONTHS)})[a-z]{{0,6}} (\d{{1,2}})(?:,| at)? )?"
+    r"(\d{1,2})(?::(\d\d))?(?: ?(am|pm))?(?![\w:-])"
+    r"(?: \(([A-Za-z0-9_+-]{1,30}(?:/[A-Za-z0-9_+-]{1,30}){0,2})\)|(?! \())",
+    re.IGNORECASE,
+)
 
 
 def _until(e: Evidence, hold_s: float, hold_max_s: float) -> datetime:
@@ -321,21 +329,36 @@ def _resets_at(text: str, since: datetime) -> datetime | None:
             return datetime.fromtimestamp(int(found[1]), UTC)
         if found := _ISO.search(text):
             return from_iso(found[1])
-        if (found := _AHEAD.search(text)) and any(found.groups()):
-            hours, minutes, seconds = (int(each or 0) for each in found.groups())
-            return since + timedelta(hours=hours, minutes=minutes, seconds=seconds)
-        if found := _CLOCK.search(text):
-            from zoneinfo import ZoneInfo
-
-            local = since.astimezone(ZoneInfo(found[4]))
-            if not 1 <= int(found[1]) <= 12:
-                return None
-            hour = int(found[1]) % 12 + (12 if found[3] == "pm" else 0)
-            then = local.replace(hour=hour, minute=int(found[2] or 0), second=0, microsecond=0)
-            return (then if then > local else then + timedelta(days=1)).astimezone(UTC)
+        if found := _AHEAD.search(text):
+            lengths = {unit[0].lower(): int(number) for number, unit in re.findall(f"(?i){_LENGTH}", found[1])}
+            days, hours, minutes, seconds = (lengths.get(unit, 0) for unit in "dhms")
+            return since + timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+        if (found := _CLOCK.search(text)) and (found[4] or found[5]):
+            return _on_the_clock(found, since)
     except (ValueError, OverflowError, OSError, KeyError):  # no such hour, no such zone
         return None
     return None
+
+
+def _on_the_clock(found: re.Match[str], since: datetime) -> datetime | None:
+    """The next time that a clock shows this; with a date, the nearest such day: over, or to come. ValueError, KeyError
+    if there is none."""
+    from zoneinfo import ZoneInfo
+
+    month, day, hour, minute, half, zone = found.groups()
+    place = ZoneInfo(zone) if zone else None  # none is named: where we are
+    local = since.astimezone(place).replace(tzinfo=None)
+    if half and not 1 <= int(hour) <= 12:
+        return None
+    hours = int(hour) % 12 + 12 * (half.lower() == "pm") if half else int(hour)
+    then = local.replace(hour=hours, minute=int(minute or 0), second=0, microsecond=0)
+    if month is None:
+        days = [then if then > local else then + timedelta(days=1)]
+    else:
+        years, number = (local.year - 1, local.year, local.year + 1), _MONTHS.index(month.lower()) + 1
+        days = [then.replace(year=y, month=number, day=int(day)) for y in years if int(day) <= monthrange(y, number)[1]]
+    nearest = min(days, key=lambda each: abs(each - local))
+    return nearest.replace(tzinfo=place).astimezone(UTC)
 
 
 # -- reports ------------------------------------------------------------------------------------------------------
