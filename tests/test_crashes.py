@@ -21,16 +21,20 @@ from crash_cases import BLIND, NOW, OTHERS, Case, asked, failed, used
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import QUICK, PrivateTmux, Team, agent_of, given_back, read_task, wait_until
-from yolo_supervisor import crashes
+from conftest import QUICK, FakeClock, PrivateTmux, Team, agent_of, given_back, read_task, wait_until
+from yolo_supervisor import autopsy, crashes
+from yolo_supervisor.autopsy import Coroner
+from yolo_supervisor.census import Census
 from yolo_supervisor.config import Config, TasksConfig
 from yolo_supervisor.crashes import Class, Clusters, Crash, Evidence, Report, Verdict, judge
 from yolo_supervisor.files import Disk
 from yolo_supervisor.formats import transcripts
-from yolo_supervisor.kernel import LinuxHandle
+from yolo_supervisor.kernel import LinuxHandle, kernel
+from yolo_supervisor.processes import DeathWatch, Processes
 from yolo_supervisor.queue import Queue, Turn, give_back
 from yolo_supervisor.records import Pane, ProcessId, Task, from_iso
 from yolo_supervisor.redaction import redacted, redacted_all
+from yolo_supervisor.roster import Roster
 from yolo_supervisor.store import Outcome, Paths, Store
 from yolo_supervisor.tmux import last_words
 
@@ -417,6 +421,83 @@ def test_reports_are_for_the_user_alone_and_only_the_newest_are_kept(tmp_path: P
     assert kept[-1].name.startswith("20261123T120321Z-dev-1@red")
     assert kept[0].name.startswith("20261123T120002Z-")
     assert {stat.S_IMODE(path.stat().st_mode) for path in kept} == {0o600}
+
+
+# -- kills for memory -------------------------------------------------------------------------------------------------
+
+
+class Ward:
+    """A coroner over agents in cgroups that a test makes up."""
+
+    def __init__(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.clock = FakeClock()
+        self.counts = {Path("/cg/pane-1.scope"): 0, Path("/cg/session-3.scope"): 0}
+        self.places: dict[int, Path] = {}
+        processes = Processes(kernel())
+        paths, census = Paths(project), Census(processes)
+        self._boot = processes.boot
+        self._deaths = DeathWatch(processes.kernel)
+        self._roster = Roster(paths, processes, census, lambda: [])
+        self.coroner = Coroner(Config, self._roster, paths, processes, census, self._deaths, self.clock)
+        monkeypatch.setattr(autopsy, "memory_kills", self._memory_kills)
+
+    def _memory_kills(self, pid: int, folder: Path | None = None) -> tuple[Path, int]:
+        folder = folder or self.places[pid]
+        return folder, self.counts[folder]
+
+    def agent(self, pid: int, scope: str = "pane-1") -> ProcessId:
+        self.places[pid] = Path(f"/cg/{scope}.scope")
+        process = ProcessId(pid, 1, self._boot)
+        self.coroner.meet(process)
+        return process
+
+    async def look(self, *dead: ProcessId) -> list[Verdict]:
+        self._deaths.exits.update(dict.fromkeys(dead, signal.SIGKILL))
+        agents = {str(process.pid): agent_of(f"dev-{process.pid}", "red", process) for process in dead}
+        await self.coroner.examine(agents, self.clock.now(), {})
+        found = [self.coroner.crash(name) for name in agents]
+        return [crash.verdict for crash in found if crash is not None]
+
+
+@pytest.fixture
+def ward(project: Path, monkeypatch: pytest.MonkeyPatch) -> Ward:
+    return Ward(project, monkeypatch)
+
+
+async def test_a_kill_for_memory_in_its_cgroup_is_blamed_for_a_death_right_after_it_and_not_for_later_ones(
+    ward: Ward,
+) -> None:
+    first, second = ward.agent(1 << 22), ward.agent((1 << 22) + 1, "pane-1")
+    ward.coroner.settle("", second)
+    ward.counts[Path("/cg/pane-1.scope")] += 1
+
+    assert [verdict.died_of for verdict in await ward.look(first)] == [Class.OOM]
+
+    ward.clock.wait(10)
+    await ward.look()
+    ward.clock.wait(10)
+    await ward.look()
+    assert [verdict.died_of for verdict in await ward.look(first)] == [Class.SIGNAL]
+
+
+async def test_a_kill_for_memory_that_was_counted_while_its_victim_still_died_is_not_missed(ward: Ward) -> None:
+    dying = ward.agent(1 << 22)
+    ward.clock.wait(10)
+    ward.counts[Path("/cg/pane-1.scope")] += 1
+    await ward.look()
+    ward.clock.wait(9)
+
+    assert [verdict.died_of for verdict in await ward.look(dying)] == [Class.OOM]
+
+
+async def test_a_kill_for_memory_in_a_cgroup_of_many_is_no_more_than_a_suspicion(ward: Ward) -> None:
+    alone, *others = ward.agent(1 << 22, "session-3"), ward.agent(5 << 20), ward.agent(6 << 20)
+    for folder in ward.counts:
+        ward.counts[folder] += 1
+
+    for verdict in await ward.look(alone, others[0]):
+        assert verdict.died_of is Class.SIGNAL
+        assert [other.died_of for other in verdict.others] == [Class.OOM]
 
 
 # -- clusters -------------------------------------------------------------------------------------------------------

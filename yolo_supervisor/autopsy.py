@@ -40,6 +40,9 @@ HEAD = 16 * 1024
 LOOKED_AT = 500
 """How many of the newest transcripts of a folder are looked into for those of teammates."""
 
+KILLS_S = 10.0
+"""How often the kills for memory in the agents' cgroups are counted."""
+
 AT_ONCE = 8
 """After how many of the dead others get their turn."""
 
@@ -48,6 +51,15 @@ SLACK = timedelta(seconds=1)
 
 TOLD = ("at", "error", "error_details", "notification_type", "reason", "tool_name", "source", "message")
 """What of a hook's payload may tell of a death."""
+
+
+@dataclass(frozen=True)
+class _Kills:
+    """How often memory was short in a cgroup: now, and ``KILLS_S`` or more before. A dying process takes its time."""
+
+    at_s: float
+    before: int
+    newest: int
 
 
 @dataclass
@@ -75,7 +87,8 @@ class Coroner:
         self._deaths = deaths
         self._clock = clock
         self._cases: dict[str, _Case] = {}
-        self._kills: dict[ProcessId, tuple[Path, int]] = {}
+        self._cgroups: dict[ProcessId, Path] = {}
+        self._kills: dict[Path, _Kills] = {}
         self._clusters = Clusters()
         self._log = KernelLog()
         self._owners: dict[Path, tuple[str, str] | None] = {}
@@ -86,7 +99,9 @@ class Coroner:
     def meet(self, process: ProcessId) -> None:
         """Remember what can be known of a process only while it lives."""
         if (found := memory_kills(process.pid)) is not None:
-            self._kills[process] = found
+            folder, count = found
+            self._cgroups[process] = folder
+            self._kills.setdefault(folder, _Kills(self._clock.monotonic(), count, count))
 
     def crash(self, record: str) -> Crash | None:
         """What was found about the agent with that record; None before it was examined."""
@@ -109,7 +124,7 @@ class Coroner:
         """All is done about the agent, or a person has said so."""
         self._cases.pop(record, None)
         if process is not None:
-            self._kills.pop(process, None)
+            self._cgroups.pop(process, None)
 
     def clusters(self) -> Mapping[Class, str]:
         """Classes of which several agents died in a short time, and what is to be told of each."""
@@ -132,6 +147,16 @@ class Coroner:
                 except Exception as error:  # noqa: BLE001 - whatever neighbours have written, the dead are to be healed
                     case = self._unexamined(agent, now, error)
                 self._cases[name] = case
+        self._count_kills()
+
+    def _count_kills(self) -> None:
+        """A kill for memory is only blamed for deaths that come soon after it."""
+        now_s = self._clock.monotonic()
+        for folder in self._kills.keys() - set(self._cgroups.values()):
+            del self._kills[folder]
+        for folder, kills in self._kills.items():
+            if now_s - kills.at_s >= KILLS_S and (found := memory_kills(0, folder)) is not None:
+                self._kills[folder] = _Kills(now_s, kills.newest, found[1])
 
     async def _panes(self, dead: Mapping[str, Agent]) -> dict[str, tmux.LastWords]:
         found: dict[str, tmux.LastWords] = {}
@@ -155,13 +180,15 @@ class Coroner:
     ) -> _Case:  # fmt: skip
         status, killer, core = self._exit(process, pane)
         notes = list(self._notes(agent))
+        oom = self._oom(process, killer)
         evidence = Evidence(
             at=now,
             seen=process in self._deaths.exits,
             status=status,
             signal=killer,
             core=core,
-            oom=self._oom(process, killer),
+            oom=oom[0] if oom else None,
+            oom_of_many=oom is not None and oom[1],
             pane=pane.lines if pane else (),
             tail=self._tail(agent, process, notes),
             hooks=tuple((event, {key: told[key] for key in TOLD if key in told}) for event, told in notes[-8:]),
@@ -198,15 +225,17 @@ class Coroner:
             return pane.status, pane.signal, False
         return None, None, False
 
-    def _oom(self, process: ProcessId, killer: int | None) -> str | None:
+    def _oom(self, process: ProcessId, killer: int | None) -> tuple[str, bool] | None:
+        """How the kernel tells that memory was short, and whether it may have killed another for it."""
         if process.boot != self._processes.boot or killer not in (None, 9):
             return None
         if (line := self._log.killed(process)) is not None:
-            return f"the kernel log: {line}"
-        if (before := self._kills.get(process)) is not None and killer == 9:
-            after = memory_kills(process.pid, before[0])
-            if after is not None and after[1] > before[1]:
-                return f"its cgroup counts {after[1] - before[1]} OOM kill more"
+            return f"the kernel log: {line}", False
+        if (folder := self._cgroups.get(process)) is not None and killer == 9:
+            before, after = self._kills[folder].before, memory_kills(process.pid, folder)
+            if after is not None and after[1] > before:
+                of_many = folder.name.startswith("session-") or list(self._cgroups.values()).count(folder) > 1
+                return f"its cgroup counts {after[1] - before} OOM kill more", of_many
         return None
 
     def _notes(self, agent: Agent) -> Iterator[tuple[str, Mapping[str, Any]]]:

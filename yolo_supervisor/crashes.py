@@ -67,6 +67,8 @@ class Evidence:
     core: bool = False
     oom: str | None = None
     """How the kernel tells that memory was short."""
+    oom_of_many: bool = False
+    """Whether that may be about another process, one that shares its cgroup."""
     pane: tuple[str, ...] = ()
     """The last lines on its screen."""
     tail: Tail = field(default_factory=Tail)
@@ -176,7 +178,7 @@ def _oom(e: Evidence) -> Finding | None:
     if e.ended_well:
         return None
     if e.oom is not None and e.killer in (signal.SIGKILL, None):
-        return Finding(died_of=Class.OOM, confidence=0.97, why=e.oom)
+        return Finding(died_of=Class.OOM, confidence=0.5 if e.oom_of_many else 0.97, why=e.oom)
     if (words := _seen(_DYING_OF_MEMORY, e.pane[-40:])) and e.killer not in (signal.SIGTERM, signal.SIGHUP):
         sure = e.broke or e.status not in (None, 0)
         return Finding(died_of=Class.OOM, confidence=0.96 if sure else 0.75, why=f"its last words: {words}")
