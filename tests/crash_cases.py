@@ -1,7 +1,7 @@
 """Deaths of agents as the supervisor finds them, each with what a person would say it died of.
 
 ``BLIND`` was written before there were any rules, from the client's own files and from what such deaths are known to
-look like; ``OTHERS`` afterwards, about the rules' edges.
+look like; ``OTHERS`` afterwards, about the rules' edges; ``TALK`` is about agents that only spoke or read of such things.
 """
 
 from __future__ import annotations
@@ -259,4 +259,31 @@ OTHERS = [
     Case(name="a status and an old question far up", died_of="unknown", status=2, pane=PROMPT + "\nx" * 20),
     Case(name="an empty transcript", died_of="unknown", status=1, transcript=("",)),
     Case(name="a transcript that is none", died_of="unknown", transcript=("\0\1", "[1, 2]", '{"type": 7}')),
+]  # fmt: skip
+TALK = [
+    Case(name="a person pressed Ctrl-C while it talked of memory", died_of="signal", status=130,
+         pane="● I grepped: Cannot allocate memory in the log\n> "),
+    Case(name="it had read a page about memory", died_of="unknown", status=1,
+         pane="  12 errno 12 = Cannot allocate memory (documentation)\nError: not logged in"),
+    Case(name="it had shown a numbered file about memory", died_of="unknown", status=1,
+         pane="  ⎿  std::bad_alloc\n     std::bad_alloc\n 12→MemoryError\nError: not logged in"),
+    Case(name="killed while a chapter on memory was on its screen", died_of="signal", signal=signal.SIGKILL,
+         pane="Out of memory errors are described in chapter 3"),
+    Case(name="a test that it ran was short of memory, and it lived on", died_of="unknown", status=1,
+         pane="MemoryError\n────────────────\n❯\n────────────────\n  ⏵⏵ bypass permissions on"),
+    Case(name="interrupted with memory on its screen", died_of="signal", signal=signal.SIGINT,
+         pane="std::bad_alloc may be thrown"),
+    Case(name="a shell under which V8 ran out of heap asks for more", died_of="oom", status=134, pane=V8_HEAP + "\n❯ "),
+    Case(name="it only quoted a question and its answers", died_of="signal", signal=signal.SIGKILL,
+         pane="● The README says: 'Do you want to proceed?'\n  1. Yes, definitely check the code\n● ok\n> "),
+    Case(name="it had read a page with a question", died_of="signal", signal=signal.SIGKILL,
+         pane="  ⎿  # Dialogs\n     Do you want to proceed?\n     ❯ 1. Yes\n       2. No"),
+    Case(name="it had written a question down", died_of="signal", signal=signal.SIGKILL,
+         pane="Do you want to proceed?\n1. Yes\n2. No"),
+    Case(name="it had mended how errors of the API are told", died_of="signal", signal=signal.SIGKILL,
+         pane="● I fixed the message 'API Error: ' in client.py"),
+    Case(name="it broke after it had mended how errors of the API are told", died_of="unknown", status=1,
+         pane="● I fixed the message 'API Error: ' in client.py\nSegmentation fault"),
+    Case(name="its screen says that it gave up", died_of="api_error", status=1,
+         pane="  ⎿  API Error: 529 Overloaded\n❯ "),
 ]  # fmt: skip

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from crash_cases import BLIND, NOW, OTHERS, Case, asked, failed, used
+from crash_cases import BLIND, NOW, OTHERS, TALK, Case, asked, failed, used
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -58,7 +58,7 @@ def report_of(**known: Any) -> Report:
 # -- the rules ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", [*BLIND, *OTHERS], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*BLIND, *OTHERS, *TALK], ids=lambda case: case.name)
 def test_a_death_is_judged_as_a_person_would(case: Case) -> None:
     verdict = judge(evidence_of(case))
 

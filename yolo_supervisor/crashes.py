@@ -30,6 +30,9 @@ SIZE = 64 * 1024
 KEPT = 200
 """How many reports are kept: the newest."""
 
+LAST_WORDS = 24
+"""How many of the last lines on its screen may be its own end: a heap that is full is told of in twenty."""
+
 LINE = 400
 """How much of one line is told."""
 
@@ -151,12 +154,12 @@ def judge(evidence: Evidence, hold_s: float = 300.0, hold_max_s: float = 21600.0
 # -- the rules --------------------------------------------------------------------------------------------------
 
 _DYING_OF_MEMORY = re.compile(
-    r"FATAL ERROR:.*(?:heap out of memory|Allocation failed|invalid table size)"
+    r"FATAL ERROR:.{0,80}(?:heap out of memory|Allocation failed|invalid table size)"
     r"|^MemoryError\b|\bCannot allocate memory\b|std::bad_alloc|\bfatal error: (?:runtime: )?out of memory"
     r"|panic.{0,40}: (?:out of memory|OutOfMemory)|^(?:error|RangeError): Out of memory|^Out of memory\b"
 )
 _QUOTA = re.compile(
-    r"\(429\)|\b429\b.*rate|rate[ _-]?limit|usage limit|You.ve (?:hit|reached) your|out of (?:extra )?usage|quota"
+    r"\(429\)|\b429\b.{0,80}rate|rate[ _-]?limit|usage limit|You.ve (?:hit|reached) your|out of (?:extra )?usage|quota"
     r"|credit balance|spend limit",
     re.IGNORECASE,
 )
@@ -165,9 +168,19 @@ _OVERFLOW = re.compile(
     r"|conversation (?:is )?too long|input is too long|input length and .?max_tokens.? exceed|request_too_large",
     re.IGNORECASE,
 )
-_RETRYING = re.compile(r"API error\b.*\bRetrying in|\bAPI Error: ", re.IGNORECASE)
-_ASKS = re.compile(r"Do you want to (?:proceed|make this edit|create|allow|overwrite)|Would you like to proceed")
-_ANSWERS = re.compile(r"^\W*1\. Yes")
+_RETRYING = re.compile(r"\W{0,9}API error\b.{0,80}\bRetrying in", re.IGNORECASE)
+_GAVE_UP = re.compile(r"\W{0,9}API Error: (?:\d{3}\b|Connection|Request)")
+_ASKS = re.compile(
+    r"[│ ]{0,4}(?:Do you want to (?:proceed|make this edit|create|allow|overwrite)|Would you like to proceed)"
+)
+_ANSWERS = re.compile(r"\W{0,6}1\. Yes")
+_CHOICE = re.compile(r"[│ ]{0,6}❯ \d\. ")
+_TALK = re.compile(r"[\s│]{0,9}[●⏺⎿]")
+"""What an agent says, and what its tools have answered."""
+_DRAWN = re.compile(rf"{_TALK.pattern}|[\s│]{{0,9}}[✻✳✶✽✢⏵]|[─━╭╰]{{3}}")
+"""The client's own lines: it lived on to draw them."""
+_QUOTED = re.compile(r"  |\t|\s{0,9}\d{1,6}(?:[→|│]|\s*\t| )")
+"""An answer's further lines are indented, those of a file have numbers."""
 
 OUT_OF_QUOTA = frozenset({"rate_limit", "billing_error"})
 PATIENT = frozenset({"permission_prompt", "agent_needs_input", "elicitation_dialog"})
@@ -179,9 +192,12 @@ def _oom(e: Evidence) -> Finding | None:
         return None
     if e.oom is not None and e.killer in (signal.SIGKILL, None):
         return Finding(died_of=Class.OOM, confidence=0.5 if e.oom_of_many else 0.97, why=e.oom)
-    if (words := _seen(_DYING_OF_MEMORY, e.pane[-40:])) and e.killer not in (signal.SIGTERM, signal.SIGHUP):
-        sure = e.broke or e.status not in (None, 0)
-        return Finding(died_of=Class.OOM, confidence=0.96 if sure else 0.75, why=f"its last words: {words}")
+    if e.killer in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        return None
+    last_words = [line for line in _since_the_last(_DRAWN, e.pane[-LAST_WORDS:]) if not _QUOTED.match(line)]
+    if words := _seen(_DYING_OF_MEMORY, last_words):
+        sure = e.broke or (e.killer is None and e.status not in (None, 0))
+        return Finding(died_of=Class.OOM, confidence=0.96 if sure else 0.55, why=f"its last words: {words}")
     return None
 
 
@@ -229,15 +245,18 @@ def _api_error(e: Evidence) -> Finding | None:
     event, payload = e.last_hook
     if event == "StopFailure":
         return Finding(died_of=Class.API_ERROR, confidence=0.7, why=f"a hook told: {_word(payload, 'error')}")
-    if not e.ended_well and (words := _seen(_RETRYING, e.pane[-8:])):
+    if not e.ended_well and (words := _begins(_RETRYING, e.pane[-8:])):
         return Finding(died_of=Class.API_ERROR, confidence=0.65, why=f"its screen says: {words}")
+    if not e.ended_well and (words := _begins(_GAVE_UP, e.pane[-8:])):
+        return Finding(died_of=Class.API_ERROR, confidence=0.55, why=f"its screen says: {words}")
     return None
 
 
 def _permission_wait(e: Evidence) -> Finding | None:
     if e.ended_well:
         return None
-    if (words := _seen(_ASKS, e.pane[-14:])) and _seen(_ANSWERS, e.pane[-10:]):
+    dialog = _since_the_last(_TALK, e.pane[-14:])
+    if (words := _begins(_ASKS, dialog)) and _begins(_ANSWERS, dialog) and _begins(_CHOICE, dialog):
         return Finding(died_of=Class.PERMISSION_WAIT, confidence=0.88, why=f"its screen asks: {words}")
     event, payload = e.last_hook
     if event == "Notification" and _word(payload, "notification_type") in PATIENT:
@@ -288,7 +307,16 @@ def _unless_well(e: Evidence, sure: float) -> float:
 
 
 def _seen(words: re.Pattern[str], lines: Sequence[str]) -> str | None:
-    return next((line.strip()[:LINE] for line in reversed(lines) if words.search(line.strip(" │"))), None)
+    return next((line.strip()[:LINE] for line in reversed(lines) if words.search(line[:LINE].strip(" │"))), None)
+
+
+def _begins(words: re.Pattern[str], lines: Sequence[str]) -> str | None:
+    return next((line.strip()[:LINE] for line in reversed(lines) if words.match(line[:LINE])), None)
+
+
+def _since_the_last(words: re.Pattern[str], lines: Sequence[str]) -> Sequence[str]:
+    """The lines after the last one that begins so."""
+    return lines[max((number for number, line in enumerate(lines, 1) if words.match(line[:LINE])), default=0) :]
 
 
 def signal_name(number: int) -> str:

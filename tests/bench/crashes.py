@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from crash_cases import BLIND, NOW, OTHERS, Case
+from crash_cases import BLIND, NOW, OTHERS, TALK, Case
 
 from yolo_supervisor.crashes import Class, Evidence, Verdict, judge
 from yolo_supervisor.formats import transcripts
@@ -27,7 +27,7 @@ def verdict(case: Case) -> Verdict:
 
 
 def main() -> None:
-    for name, cases in (("blind", BLIND), ("all", [*BLIND, *OTHERS])):
+    for name, cases in (("blind", BLIND), ("all", [*BLIND, *OTHERS, *TALK])):
         judged = [(case, verdict(case)) for case in cases]
         counts = Counter((case.died_of, str(found.died_of)) for case, found in judged)
         right = sum(case.died_of == found.died_of for case, found in judged)
