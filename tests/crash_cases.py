@@ -1,7 +1,8 @@
 """Deaths of agents as the supervisor finds them, each with what a person would say it died of.
 
 ``BLIND`` was written before there were any rules, from the client's own files and from what such deaths are known to
-look like; ``OTHERS`` afterwards, about the rules' edges; ``TALK`` is about agents that only spoke or read of such things.
+look like; ``OTHERS`` afterwards, about the rules' edges; ``TALK`` is about agents that only spoke or
+read of such things.
 """
 
 from __future__ import annotations

@@ -918,6 +918,16 @@ def test_the_doctor_says_which_tmux_server_cannot_be_asked_and_why(team: Team, t
     assert f"tmux server {server} does not answer" in what
 
 
+@pytest.mark.parametrize("script", ["exec sleep 600", r"printf 'tmux \377\376'", "exit 7"])
+def test_the_doctor_answers_whatever_tmux_does(cli: Cli, shadow: Callable[[str, str], None], script: str) -> None:
+    shadow("tmux", script)
+
+    told = cli("doctor")
+
+    assert told.returncode in (0, 1)
+    assert ("tmux does not answer" in told.stdout) == ("sleep" in script)
+
+
 def test_the_doctor_mends_what_is_safe(cli: Cli, project: Path) -> None:
     dead_agent(project, "dev-1", "team")
     planning = project / ".yolo-planning"
@@ -1244,3 +1254,45 @@ def test_hooks_keep_only_the_newest_of_what_repeats(cli: Cli, hooks: Path) -> No
         cli("hook", "PostToolUse", stdin=None, input=json.dumps(EVENT))
 
     assert len(list(hooks.iterdir())) == 1
+
+
+# -- whatever there is to be told -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["task list", "status", "doctor", "check", "explain task red/1"])
+def test_names_in_every_script_are_told_on_every_terminal(
+    cli_of_teams: Cli, claude_home: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    write_task(claude_home, "red", 1, "дев-1", "in_progress", subject="修复 🐛")
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+
+    told = cli_of_teams(*command.split(), stdin=subprocess.DEVNULL)
+
+    assert told.returncode in (0, 1)
+
+
+BROKEN: list[object] = [None, 5, "x", [], [5], ["x"], [[]], {}, {"a": 1}, json.loads("[" * 500 + "]" * 500)]
+
+
+@pytest.mark.parametrize("number", range(len(BROKEN)))
+def test_a_report_with_wrong_values_everywhere_is_shown(cli: Cli, project: Path, number: int) -> None:
+    new_store(project)
+    keys = (
+        "confidence",
+        "why",
+        "perhaps",
+        "exit",
+        "turns",
+        "hooks",
+        "processes",
+        "repository",
+        "pane",
+        "name",
+        "until",
+    )
+    report = {**dict.fromkeys(keys, BROKEN[number]), "id": "r", "at": "never", "agent": "dev-1", "class": "oom"}
+    (Paths(project).crashes / "r.json").write_text(json.dumps(report))
+
+    assert "dev-1 died at never: oom" in cli("crash", "show", "r").stdout
+    assert cli("crash", "list").returncode == 0
+    assert cli.json("crash", "show", "r")["id"] == "r"

@@ -352,6 +352,22 @@ def test_a_second_signal_ends_it_at_once_though_a_grace_period_is_running(
         os.kill(tool, signal.SIGKILL)
 
 
+@pytest.mark.parametrize("told", ["9" * 5000, "9" * 400, "1", "0", "²", ""])
+async def test_no_watchdog_of_the_service_manager_is_too_impatient_or_too_large(
+    project: Path, claude_home: Path, monkeypatch: pytest.MonkeyPatch, told: str
+) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", told)
+    monkeypatch.setenv("NOTIFY_SOCKET", "/nowhere")
+    naps: list[float] = []
+    monkeypatch.setattr("yolo_supervisor.daemon.until_next", lambda every_s: naps.append(every_s) or 3600.0)
+    daemon = Daemon(Options(projects=(project,)))
+
+    with anyio.move_on_after(0.01):
+        await daemon._keep_manager_informed()
+
+    assert naps == [0.5 if told == "1" else 10.0]
+
+
 def test_the_service_manager_hears_ready_reloading_stopping_and_the_watchdog(
     daemon: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,6 +45,9 @@ LOST_S = 15.0
 WATCH_AGAIN_S, WATCH_AGAIN_MAX_S = 0.1, 10.0
 """How soon folders are watched anew when that has failed; less and less soon if it lasts."""
 
+MANAGER_S = 0.5
+"""The service manager is told how it goes no more often, however impatient its watchdog is."""
+
 REOPEN_S = 5.0
 """How often a project is tried again that could not be opened or was lost."""
 
@@ -398,7 +401,7 @@ class Daemon:
         self._endangered = found
 
     async def _keep_manager_informed(self) -> None:
-        every_s = min(10.0, (self.notifier.watchdog_s or 30.0) / 3)
+        every_s = max(MANAGER_S, min(10.0, (self.notifier.watchdog_s or 30.0) / 3))
         while True:
             stuck = [name for p in self.projects.values() if p.runner is not None for name in p.runner.stuck()]
             if stuck:

@@ -26,9 +26,8 @@ class Notifier:
         self._address = environment.get("NOTIFY_SOCKET", "")
         watchdog = environment.get("WATCHDOG_USEC", "")
         ours = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-        self.watchdog_s = (
-            int(watchdog) / 1e6 if watchdog.isascii() and watchdog.isdigit() and ours and self._address else None
-        )
+        told = watchdog.isascii() and watchdog.isdigit() and len(watchdog) < 16  # a longer one never comes about
+        self.watchdog_s = int(watchdog) / 1e6 if told and ours and self._address else None
         """Within how many seconds a ping is wanted; None where nobody waits for one."""
         self._last = ""
         folder = environment.get("RUNTIME_DIRECTORY", "").partition(":")[0]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -52,8 +54,26 @@ COMMANDS = {
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+@contextlib.contextmanager
+def _printable_mistakes() -> Iterator[None]:
+    """What click tells of a wrong usage quotes the words that were typed, or pasted."""
+    try:
+        yield
+    except click.UsageError as error:
+        lines = error.format_message().split("\n")
+        raise click.UsageError("\n".join(map(printable, lines)), error.ctx) from error
+
+
 class Program(click.Group):
     """Knows its commands' names and one-line help; a command's module is only imported to run it."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
+        with _printable_mistakes():
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _printable_mistakes():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -158,6 +178,9 @@ def program() -> NoReturn:
     """Run the command line. Whatever a user does wrong ends in one sentence and an exit code, never in a traceback."""
     from yolo_supervisor.files import Busy, Refused, TooNew
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # there are names in every script
     try:
         _program(prog_name="yolo-supervisor")
     except SystemExit:  # as all that goes well: nothing below is asked for then

@@ -10,8 +10,9 @@ from yolo_supervisor import crashes
 from yolo_supervisor.cli import EX_NO, Shared, entries, fail, out, out_json, shared
 from yolo_supervisor.files import Disk, glance
 from yolo_supervisor.folder import names
+from yolo_supervisor.formats.transcripts import moment
 from yolo_supervisor.journal import refuse_newer
-from yolo_supervisor.records import from_iso
+from yolo_supervisor.redaction import cut
 from yolo_supervisor.store import Paths
 
 BRIEF = ("id", "at", "agent", "class", "confidence", "why")
@@ -65,26 +66,36 @@ def show(options: Shared, ident: str) -> None:
     found = [each for each in _reports(paths) if ident in (each["id"], each["agent"], each.get("name"))]
     if not found:
         fail(EX_NO, f"there is no crash report {ident}: yolo-supervisor crash list shows all")
-    report = found[-1]
+    report = cut(found[-1], crashes.SIZE)  # whoever has damaged it may have nested it too deep to be told
     story = _story(paths, report)
     if options.json:
         out_json({**report, "story": story})
         return
-    at = from_iso(report["at"]).astimezone()
-    out(f"{report['agent']} died at {at:%Y-%m-%d %H:%M:%S}: {report['class']} ({report.get('confidence')})")
+    at = moment(report["at"])
+    when = f"{at.astimezone():%Y-%m-%d %H:%M:%S}" if at else report["at"]
+    out(f"{report['agent']} died at {when}: {report['class']} ({report.get('confidence')})")
     out(f"  {report.get('why')}")
-    for each in report.get("perhaps", ()):
-        out(f"  or {each['class']} ({each['confidence']}): {each['why']}")
-    _tell("exit", [f"{key}: {value}" for key, value in report.get("exit", {}).items() if value])
-    _tell("the end of its transcript", report.get("turns", ()))
-    _tell("hooks", report.get("hooks", ()))
-    _tell("its processes", report.get("processes", ()))
-    _tell("the repository", [f"{key}: {value}" for key, value in report.get("repository", {}).items() if value])
-    _tell("the end of its screen", report.get("pane", ()))
+    for each in _list(report.get("perhaps")):
+        finding = each if isinstance(each, dict) else {}
+        out(f"  or {finding.get('class')} ({finding.get('confidence')}): {finding.get('why')}")
+    _tell("exit", _fields(report.get("exit")))
+    _tell("the end of its transcript", _list(report.get("turns")))
+    _tell("hooks", _list(report.get("hooks")))
+    _tell("its processes", _list(report.get("processes")))
+    _tell("the repository", _fields(report.get("repository")))
+    _tell("the end of its screen", _list(report.get("pane")))
     _tell("what was done", [f"{e['at']}  {e['kind']} {e['key']} {e['action']}: {e['reason']}" for e in story])
 
 
-def _tell(title: str, lines: Any) -> None:
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _fields(value: object) -> list[str]:
+    return [f"{key}: {each}" for key, each in value.items() if each] if isinstance(value, dict) else []
+
+
+def _tell(title: str, lines: list[Any]) -> None:
     if lines:
         out(f"{title}:")
     for line in lines:

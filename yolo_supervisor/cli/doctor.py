@@ -91,8 +91,14 @@ def _installation() -> Iterator[Finding]:
             yield Finding("problem", f"{program} is not installed: {why}", f"install {program}")
         else:
             flag = "-V" if program == "tmux" else "--version"
-            answer = subprocess.run([path, flag], capture_output=True, text=True, timeout=10, check=False)
-            yield Finding("well", answer.stdout.strip() or program)
+            try:
+                answer = subprocess.run(
+                    [path, flag], stdin=subprocess.DEVNULL, capture_output=True, timeout=5, check=False
+                )
+            except (OSError, subprocess.TimeoutExpired) as error:
+                yield Finding("problem", f"{program} does not answer: {why}", f"mend or replace {path}: {error}")
+            else:
+                yield Finding("well", answer.stdout.decode(errors="replace").strip() or program)
     if sys.platform == "linux":
         yield Finding("well", "deaths are seen at once (pidfd)")
     else:
