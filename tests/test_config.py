@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,9 @@ import tomli_w
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from yolo_supervisor.config import Config, ConfigError, known_keys, load, project_file, user_file
+from yolo_supervisor.config import Config, ConfigError, expanded, known_keys, load, project_file, user_file
+from yolo_supervisor.roster import claude_dirs
+from yolo_supervisor.units import Systemd
 
 relaxed = settings(deadline=None, max_examples=80)
 
@@ -279,6 +282,31 @@ def test_projects_are_named_by_the_user_or_on_the_command_line(world: World) -> 
 
     world.extra.write_text('projects = ["~/b", "~/c"]\n')
     assert world.load(world.extra).projects == ("~/b", "~/c")
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"HOME": "relative"}, {}, {"HOME": ""}, {"XDG_CONFIG_HOME": "relative"},
+        {"HOME": "/h", "XDG_CONFIG_HOME": "conf"}, {"HOME": "/h", "XDG_CONFIG_HOME": "/x"},
+    ],
+)  # fmt: skip
+def test_units_and_configuration_lie_in_one_place_and_a_path_that_is_not_whole_counts_for_nothing(
+    environment: dict[str, str],
+) -> None:
+    ours = pwd.getpwuid(os.getuid()).pw_dir
+    folder = Path(environment["XDG_CONFIG_HOME"] if "/x" in environment.values() else
+                  f"{'/h' if '/h' in environment.values() else ours}/.config")  # fmt: skip
+
+    assert user_file(environment) == folder / "yolo-supervisor/supervisor.toml"
+    assert Systemd("", environment).folder == Path(os.path.realpath(folder / "systemd/user"))
+    assert claude_dirs(Config(), environment) == [Path("/h" if "/h" in environment.values() else ours) / ".claude"]
+
+
+def test_a_tilde_stands_for_the_same_home(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "relative")
+
+    assert expanded("~/shop") == Path(pwd.getpwuid(os.getuid()).pw_dir) / "shop"
 
 
 def test_a_projects_own_file_cannot_name_projects(world: World) -> None:

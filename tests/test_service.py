@@ -18,12 +18,15 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from conftest import LIMIT_S, QUICK, SAMPLES, Children, Cli, StartDaemon, Team, given_back, wait_until, write_task
 from yolo_supervisor import __version__, units
+from yolo_supervisor.cli import service
 from yolo_supervisor.journal import history
 from yolo_supervisor.store import Paths
 
@@ -270,6 +273,19 @@ def test_install_can_be_repeated_and_uninstall_leaves_nothing(person: Person) ->
     assert not person.alive(pid)
     assert person.json("service", "uninstall")["removed"] == []
     assert person.json("service", "status", code=1)["installed"] is False
+
+
+@pytest.mark.parametrize("linked", ["systemd", "systemd/user"])
+def test_settings_may_be_kept_elsewhere_and_linked_to(person: Person, linked: str) -> None:
+    person.name_project()
+    real, link = f"{person.home}/my dots", f"{person.home}/.config/{linked}"
+    person.run("sh", "-c", 'mkdir -p "$1" "${2%/*}" && ln -s "$1" "$2"', "sh", real, link)
+
+    person.cli("service", "install")
+    assert person.show("ActiveState") == "active"
+    person.cli("service", "uninstall")
+
+    assert person.run("find", real, "-type", "f").stdout == ""
 
 
 def test_a_unit_that_somebody_has_changed_is_kept_beside_the_new_one(person: Person) -> None:
@@ -564,7 +580,13 @@ def test_the_system_template_heals_inside_its_hardening(machine: Any, person: Pe
         person.wait_for_looks()
     wait_until(lambda: not person.alive(other), "the agents of a session that was left to be terminated")
     wait_until(lambda: person.did("terminated", "dev-2@red"), "that to be told")
-    machine.run(str(SCRIPT), "service", "uninstall", "--system", "--user", person.name)
+    bob = Person(machine, f"{person.name}b")
+    bob.name_project()
+    machine.run("systemctl", "start", f"{UNIT}@{bob.name}")  # by hand, so that no link tells of it
+    uninstall = (str(SCRIPT), "service", "uninstall", "--system", "--user", person.name)
+    assert f"{UNIT}@{bob.name}.service need them" in machine.run(*uninstall).stdout
+    machine.run("systemctl", "stop", f"{UNIT}@{bob.name}")
+    machine.run(*uninstall)
     assert not list(Path(f"/proc/{machine.pid1}/root/etc/systemd/system").rglob("yolo-supervisor*"))
 
 
@@ -637,6 +659,39 @@ def test_on_a_mac_install_writes_the_agent_and_hands_it_to_launchd(
     assert path == tmp_path / "Library" / "LaunchAgents" / f"{units.LABEL}.plist"
     assert path.read_bytes() == (SYSTEMD / path.name).read_bytes()
     assert f"bootstrap gui/{os.getuid()} {path}" in calls.read_text().splitlines()
+
+
+def test_what_the_manager_does_not_know_of_is_taken_away_again(
+    claude_home: Path, monkeypatch: pytest.MonkeyPatch, shadow: Callable[[str, str], None]
+) -> None:
+    shadow("systemctl", "case $* in *enable*) echo no such unit >&2; exit 1;; *) echo 252;; esac")
+    monkeypatch.setattr(units.Systemd, "missing", lambda self: None)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(claude_home.parent / "other"))
+    mine = claude_home.parent / "other/systemd/user/yolo-tmux@.service"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes((SYSTEMD / mine.name).read_bytes())
+
+    told = CliRunner().invoke(service.command, ["install"])
+
+    assert told.exit_code == 1
+    assert "no such unit" in told.stderr
+    assert [path for path in mine.parents[2].rglob("*") if path.is_file()] == [mine]
+
+
+@pytest.mark.parametrize("words", [["install"], ["status"], ["uninstall"], ["install", "--system"]])
+def test_a_user_whom_the_machine_does_not_know_is_told_in_one_sentence(
+    claude_home: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    nobody = {"getpwuid": lambda _: {}["nobody"]}
+    monkeypatch.setattr(units, "pwd", SimpleNamespace(**nobody))
+    monkeypatch.setattr("yolo_supervisor.config.pwd", SimpleNamespace(**nobody))
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+
+    told = CliRunner().invoke(service.command, words)
+
+    assert told.exit_code == 69
+    assert told.stderr == "yolo-supervisor: this machine knows no user 54321: no service can be run for one\n"
 
 
 def test_where_no_systemd_runs_install_says_so_and_what_to_do_instead(cli: Cli, claude_home: Path) -> None:

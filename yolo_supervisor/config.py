@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import pwd
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -119,9 +120,32 @@ class ConfigError(Exception):
     """What is wrong, one sentence a line, each with file and line."""
 
 
+def home(environment: Mapping[str, str] = os.environ) -> Path | None:
+    """The user's home: as the environment says, if that is a whole path, else as the machine says; None if neither."""
+    if os.path.isabs(told := environment.get("HOME", "")):
+        return Path(told)
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:  # a container that runs as a number, say
+        return None
+
+
+def settings(environment: Mapping[str, str]) -> Path:
+    """The folder of the user's settings. One that is no whole path counts for nothing: so it is specified."""
+    told = environment.get("XDG_CONFIG_HOME", "")
+    return Path(told) if os.path.isabs(told) else (home(environment) or Path("/")) / ".config"
+
+
 def user_file(environment: Mapping[str, str]) -> Path:
-    folder = environment.get("XDG_CONFIG_HOME") or str(Path(environment.get("HOME", "/")) / ".config")
-    return Path(folder) / "yolo-supervisor" / "supervisor.toml"
+    return settings(environment) / "yolo-supervisor" / "supervisor.toml"
+
+
+def expanded(name: str) -> Path:
+    """The path with ``~`` put in; RuntimeError if nobody knows what it stands for."""
+    path = Path(name)
+    if path.parts[:1] == ("~",) and (ours := home()) is not None:
+        return ours.joinpath(*path.parts[1:])
+    return path.expanduser()
 
 
 def project_file(project: Path) -> Path:
@@ -154,7 +178,7 @@ def load(
     config = msgspec.convert(_merge(merged, overrides or {}), Config)
     for name in (config.claude_dir, config.log.file, *config.projects):
         try:
-            Path(name).expanduser()
+            expanded(name)
         except RuntimeError as error:
             raise ConfigError(f"{name!r} in the configuration: {error}") from error
     return config

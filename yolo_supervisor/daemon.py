@@ -209,7 +209,7 @@ class Daemon:
 
     def wanted(self, config: Config) -> list[Path]:
         """The projects to supervise: the command line's, else the configuration's."""
-        named = self.options.projects or tuple(Path(name).expanduser() for name in config.projects)
+        named = self.options.projects or tuple(map(configuration.expanded, config.projects))
         return list(dict.fromkeys(Path(os.path.realpath(path)) for path in named))
 
     async def run(self) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from yolo_supervisor.census import Census, Seen, within
-from yolo_supervisor.config import Config
+from yolo_supervisor.config import Config, expanded, home
 from yolo_supervisor.files import glance
 from yolo_supervisor.folder import EVERY, Folder, Parsed, listed, names
 from yolo_supervisor.formats import claude, supervisor, tasks, yolo
@@ -29,7 +29,9 @@ NO_AGENTS = ("tmux", "screen", "sshd", "systemd", "login", "init")
 
 def claude_dirs(config: Config, environment: Mapping[str, str]) -> list[Path]:
     """Where the daemon's own user has Claude Code's state, unless configured."""
-    folder = Path(config.claude_dir).expanduser() if config.claude_dir else claude.config_dir(environment)
+    if config.claude_dir:
+        return [expanded(config.claude_dir)]
+    folder = claude.config_dir({**environment, "HOME": str(home(environment) or "")})
     return [folder] if folder else []
 
 

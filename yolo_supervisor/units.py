@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from yolo_supervisor import config as configuration
 from yolo_supervisor import log
 from yolo_supervisor.files import Disk, glance, make_folder, read, remove, replace
 
@@ -81,9 +82,9 @@ class Systemd:
         """Whom the system's manager runs it for; empty for the caller's own manager."""
         self.unit = f"yolo-supervisor@{user}.service" if user else "yolo-supervisor.service"
         self._template = "yolo-supervisor@.service" if user else self.unit
-        home = Path(environment.get("HOME") or pwd.getpwuid(os.getuid()).pw_dir)
-        config = environment.get("XDG_CONFIG_HOME") or str(home / ".config")
-        self.folder = Path("/etc/systemd/system") if user else Path(config) / "systemd" / "user"
+        home = configuration.home(environment) or Path("/")
+        folder = Path("/etc/systemd/system") if user else configuration.settings(environment) / "systemd" / "user"
+        self.folder = Path(os.path.realpath(folder))  # people keep their settings elsewhere, and link to them
         self._usual = Path("/usr/local/bin/yolo-supervisor") if user else home / ".local/bin/yolo-supervisor"
         self._environment = dict(environment)
         bus = Path(f"/run/user/{os.getuid()}")
@@ -154,8 +155,10 @@ class Systemd:
         """Who else is served by the same files."""
         if not self.user:
             return []
-        links = self.folder.glob("*.wants/yolo-supervisor@*.service")
-        return sorted({link.name for link in links} - {self.unit})
+        found = {link.name for link in self.folder.glob("*.wants/yolo-supervisor@*.service")}
+        told = self._call("list-units", "yolo-supervisor@*.service", "--all", "--plain", "--no-legend").stdout
+        found |= {line.split()[0] for line in told.splitlines() if line.startswith("yolo-supervisor@")}
+        return sorted(found - {self.unit})
 
     def state(self) -> State:
         keys = "LoadState,UnitFileState,ActiveState,SubState,Result,MainPID,StatusText,NRestarts,ExecMainStatus"
@@ -202,7 +205,7 @@ class Launchd:
     command = "launchctl"
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
-        self._home = Path(environment.get("HOME") or pwd.getpwuid(os.getuid()).pw_dir)
+        self._home = configuration.home(environment) or Path("/")
         self.unit = LABEL
         self.folder = self._home / "Library" / "LaunchAgents"
         self._environment = dict(environment)
@@ -305,6 +308,14 @@ def take_away(paths: list[Path], known: Mapping[Path, bytes] | None = None) -> l
         if folder.is_dir() and not os.listdir(folder):
             Disk().rmdir(folder)
     return gone
+
+
+def user_name() -> str | None:
+    """What the machine calls the user; None if it knows nobody of that number."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return None
 
 
 def lingers(user: str) -> bool:

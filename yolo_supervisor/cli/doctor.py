@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pwd
 import resource
 import shutil
 import stat
@@ -29,7 +28,7 @@ from yolo_supervisor.formats import yolo
 from yolo_supervisor.processes import watchable
 from yolo_supervisor.service import endangered
 from yolo_supervisor.tmux import ask_now
-from yolo_supervisor.units import Systemd, lingers
+from yolo_supervisor.units import Systemd, lingers, user_name
 
 
 @dataclass(frozen=True)
@@ -163,7 +162,7 @@ def _service(view: View) -> Iterator[Finding]:
             if not state.active:
                 yield Finding("problem", f"the service is installed, and is not running: {state.text}", again)
             yield Finding("well", f"the service's log: {systemd.log(configuration.load().log.file)}")
-            if not lingers(pwd.getpwuid(os.geteuid()).pw_name):
+            if (me := user_name()) is not None and not lingers(me):
                 why = "the service ends when you log out, and tmux with it if a service has started it"
                 yield Finding("note", why, "loginctl enable-linger")
     if holder is None:

@@ -49,7 +49,7 @@ def command(options: Shared, observe: bool, log_format: str | None, log_file: Pa
     projects: tuple[Path, ...] = options.projects
     if not projects and not config.projects:
         projects = (options.project(),)
-        home = Path(os.path.realpath(os.path.expanduser("~")))
+        home = Path(os.path.realpath(configuration.home() or "/"))
         if home.is_relative_to(projects[0]) and not (projects[0] / PLANNING).is_dir():
             fail(EX_NO, f"{projects[0]} holds every agent of yours: go to a project, or name one with --project")
     log.configure(config.log.format, Path(config.log.file).expanduser() if config.log.file else None)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import click
 
 from yolo_supervisor.cli import EX_CONFIG, EX_NO, EX_UNAVAILABLE, Shared, fail, out, out_json, shared
 from yolo_supervisor.files import glance
-from yolo_supervisor.units import Manager, Refusal, State, Systemd, lingers, put, take_away
+from yolo_supervisor.units import Manager, Refusal, Result, State, Systemd, lingers, put, take_away, user_name
 
 RELOAD_LIMIT_S = 30.0
 
@@ -57,7 +59,7 @@ def install(options: Shared, system: bool, name: str, linger: bool | None) -> No
     try:
         done = put(manager.files())
         obsolete = take_away(manager.obsolete())
-        manager.enable()
+        _enable(manager, done)
         if named:
             manager.start(anew=bool(obsolete) or any(result != "unchanged" for result in done.values()))
     except Refusal as error:
@@ -200,6 +202,7 @@ def _manager(system: bool, name: str) -> Manager:
     if not system:
         if name:
             raise click.UsageError("--user goes with --system; without it, the service is your own")
+        _me()
         return Systemd()
     name = name or os.environ.get("SUDO_USER", "") or ("" if os.geteuid() == 0 else _me())
     if not name:
@@ -219,8 +222,21 @@ def _refuse_strangers(manager: Manager) -> None:
         fail(EX_NO, "sudo would make it root's service: leave out sudo, or say --system --user NAME")
 
 
+def _enable(manager: Manager, done: Mapping[Path, Result]) -> None:
+    """Refusal, and what was newly written is taken away again, where it lies out of the manager's sight, say."""
+    try:
+        manager.enable()
+    except Refusal:
+        take_away([path for path, result in done.items() if result == "written"])
+        with contextlib.suppress(Refusal):
+            manager.gone()
+        raise
+
+
 def _me() -> str:
-    return pwd.getpwuid(os.geteuid()).pw_name
+    if (name := user_name()) is None:
+        fail(EX_UNAVAILABLE, f"this machine knows no user {os.geteuid()}: no service can be run for one")
+    return name
 
 
 def _environment(manager: Manager) -> dict[str, str]:
