@@ -299,6 +299,16 @@ def test_a_pipe_in_the_place_of_the_configuration_is_told_and_not_waited_for(
     assert told.stderr == f"yolo-supervisor: {file}: cannot be read: it is no ordinary file\n"
 
 
+def test_a_pipe_that_is_named_as_the_configuration_is_told_too(cli: Cli, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+
+    told = cli("check", "--config", str(tmp_path / "pipe"), timeout=SOON_S)
+
+    assert (told.returncode, told.stderr) == (
+        78, f"yolo-supervisor: {tmp_path / 'pipe'}: cannot be read: it is no ordinary file\n",
+    )  # fmt: skip
+
+
 def test_a_configuration_file_that_is_named_must_be_there(cli: Cli, tmp_path: Path) -> None:
     for words in (["check", "--config", str(tmp_path / "no.toml")], ["--config", str(tmp_path / "no.toml"), "run"]):
         told = cli(*words)
@@ -1296,3 +1306,26 @@ def test_a_report_with_wrong_values_everywhere_is_shown(cli: Cli, project: Path,
     assert "dev-1 died at never: oom" in cli("crash", "show", "r").stdout
     assert cli("crash", "list").returncode == 0
     assert cli.json("crash", "show", "r")["id"] == "r"
+
+
+def test_without_a_umask_no_folder_is_open_to_all(cli: Cli, daemon: StartDaemon, project: Path) -> None:
+    assert cli("lease", "acquire", "a", "--owner", "dev-1", preexec_fn=lambda: os.umask(0)).returncode == 0
+
+    assert stat.S_IMODE((project / ".yolo-planning/.locks").stat().st_mode) & 0o002 == 0
+
+
+def test_very_many_and_very_large_notes_of_hooks_are_looked_through_in_portions(
+    daemon: StartDaemon, project: Path
+) -> None:
+    new_store(project)
+    hooks = Paths(project).hooks
+    for number in range(2100):
+        (hooks / f"Notification.{number}.1-1").write_bytes(b"1:1:x:1\n{}")
+    for event in ("SubagentStart", "SubagentStop"):
+        (hooks / f"{event}.1.1-1").write_bytes(f'{os.getpid()}:1:x:1\n{{"agent_id": "a-1", "x": "'.encode())
+        os.truncate(hooks / f"{event}.1.1-1", 500_000_000)
+
+    running = daemon(config=QUICK)
+
+    assert len(list(hooks.iterdir())) > 1000  # not all of them before it watches
+    running.wait(lambda: not list(hooks.iterdir()), "all to be removed")

@@ -520,6 +520,13 @@ def test_a_tmux_server_in_its_own_cgroup_is_told_of_by_the_daemon_and_by_the_doc
     assert (found["level"], "do not stop" in found["do"]) == ("problem", True)
 
 
+def test_the_doctor_knows_a_service_that_was_masked(person: Person) -> None:
+    person.name_project()
+    person.systemctl("mask", UNIT)
+
+    assert "the service is masked" in person.run(str(SCRIPT), "doctor", "--project", f"{person.home}/shop").stdout
+
+
 def test_the_doctor_says_what_a_logout_would_do_and_that_the_service_is_down(person: Person) -> None:
     person.supervise()
 
@@ -659,6 +666,16 @@ def test_on_a_mac_install_writes_the_agent_and_hands_it_to_launchd(
     assert path == tmp_path / "Library" / "LaunchAgents" / f"{units.LABEL}.plist"
     assert path.read_bytes() == (SYSTEMD / path.name).read_bytes()
     assert f"bootstrap gui/{os.getuid()} {path}" in calls.read_text().splitlines()
+
+
+def test_of_a_file_that_every_installation_makes_anew_no_copy_is_kept(tmp_path: Path) -> None:
+    files = {tmp_path / "x.service.d" / "10-program.conf": units._elsewhere(("/a/yolo-supervisor",)).encode()}
+    units.put(files)
+    others = dict.fromkeys(files, units._elsewhere(("/b/yolo-supervisor",)).encode())
+
+    assert list(units.put(others).values()) == ["replaced"]
+    assert units.take_away(list(files), files) == list(files)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_the_manager_does_not_know_of_is_taken_away_again(

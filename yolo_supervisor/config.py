@@ -186,7 +186,7 @@ def load(
 
 def _read(path: Path, needed: bool) -> dict[str, Any]:
     try:
-        if not needed and path.exists() and not path.is_file():
+        if path.exists() and not path.is_file():
             raise ConfigError(f"{path}: cannot be read: it is no ordinary file")
         for place in (path, path.parent):
             if path.exists() and (why := other_writers(place, place.stat())):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -34,7 +35,7 @@ from yolo_supervisor.autopsy import Coroner
 from yolo_supervisor.census import Census
 from yolo_supervisor.clock import Clock
 from yolo_supervisor.config import Config
-from yolo_supervisor.files import Busy, Refused, glance, replace
+from yolo_supervisor.files import Busy, Refused, replace
 from yolo_supervisor.flags import Flags
 from yolo_supervisor.folder import names
 from yolo_supervisor.formats import supervisor
@@ -56,6 +57,9 @@ from yolo_supervisor.watchers.tasks import TasksWatcher
 
 RETRY_S = 0.05
 """How soon a change is tried again that met somebody else's lock: the client holds its own for a millisecond."""
+
+NOTES, NOTE_SIZE = 1000, 64 * 1024
+"""How many notes of hooks are looked through at once, and how much of one, in bytes."""
 
 REST_S = 30.0
 """How long a document is left alone that could not be written: every try is two lines in the journal."""
@@ -176,6 +180,10 @@ class Runner:
         self._retry_s = {watcher.name: RETRY_S for watcher in self.watchers}
         self._terminating: set[str] = set()
         self._filing: set[str] = set()
+        self._notes: list[str] = []
+        """The names of the hooks' notes that are still to be looked at, the last ones first."""
+        self._begun: dict[str | None, list[Path]] = {}
+        """The notes of subagents' starts, until that of the end is met."""
         self._desk = anyio.Lock()
         self._given_up: set[tuple[ProcessId, ...]] = set()
         self._looked = anyio.Event()
@@ -544,18 +552,35 @@ class Runner:
         return True
 
     def _prune_notes(self) -> None:
-        """Remove hook notes from which nothing follows any more: of agents that are gone, of subagents that ended."""
-        found = {
-            self.store.paths.hooks / name: supervisor.hook_note(
-                glance(self.store.paths.hooks / name) or b"", name.partition(".")[0]
-            )
-            for name in names(self.store.paths.hooks)
-            if not name.startswith(".")
-        }
+        """Remove hook notes from which nothing follows any more: of agents that are gone, of subagents that ended.
+
+        Not all at once, if they are very many. A start comes before its end by name, and is removed with it.
+        """
+        if not self._notes:
+            self._notes = sorted((n for n in names(self.store.paths.hooks) if not n.startswith(".")), reverse=True)
+            self._begun = {}
         recorded = {agent.id for agent in self.roster.records()}
-        ended = {note.agent_id for note in found.values() if note.event == "SubagentStop"} - recorded
-        for path, note in found.items():
-            over = note.event in ("SubagentStart", "SubagentStop") and note.agent_id in ended
-            if over or self.roster.hook_process(note) is None:
+        for _ in range(min(NOTES, len(self._notes))):
+            path = self.store.paths.hooks / (name := self._notes.pop())
+            note = supervisor.hook_note(_beginning(path, NOTE_SIZE), name.partition(".")[0])
+            gone = [path] if self.roster.hook_process(note) is None else []
+            if note.event == "SubagentStart":
+                self._begun.setdefault(note.agent_id, []).append(path)
+            elif note.event == "SubagentStop" and note.agent_id not in recorded:
+                gone = [*self._begun.pop(note.agent_id, []), path]
+            for each in gone:
                 with contextlib.suppress(OSError):
-                    path.unlink()
+                    each.unlink()
+
+
+def _beginning(path: Path, size: int) -> bytes:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except (OSError, ValueError):
+        return b""
+    try:
+        return os.read(fd, size)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)

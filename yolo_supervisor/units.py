@@ -25,6 +25,9 @@ LABEL = "org.yolo-supervisor"
 NOTIFY_RELOAD = 253
 """The version of systemd from which on Type=notify-reload is understood; before, it would silently mean "simple"."""
 
+GENERATED = b"# The program is not where the unit expects it."
+"""How a file begins that is made anew by every installation, and so needs no copy."""
+
 Result = Literal["written", "replaced", "unchanged"]
 
 
@@ -284,7 +287,7 @@ def put(files: Mapping[Path, bytes]) -> dict[Path, Result]:
             done[path] = "unchanged"
             continue
         make_folder(disk, path.parent, 0o755)
-        if before is not None:
+        if before is not None and not before.startswith(GENERATED):
             replace(disk, path.with_name(f"{path.name}.before"), before)
         replace(disk, path, data)
         fd = disk.open(path, os.O_RDONLY)
@@ -301,7 +304,8 @@ def take_away(paths: list[Path], known: Mapping[Path, bytes] | None = None) -> l
     """
     gone = [path for path in paths if os.path.lexists(path)]
     for path in gone:
-        if known and path in known and (data := read(path)) not in (None, known[path]):
+        data = read(path) if known and path in known else None
+        if known and data not in (None, known.get(path)) and not (data or b"").startswith(GENERATED):
             replace(Disk(), path.with_name(f"{path.name}.before"), data or b"")
         remove(Disk(), path)
     for folder in {path.parent for path in paths if path.parent.name.endswith(".d")}:
@@ -327,7 +331,7 @@ def _elsewhere(words: tuple[str, ...]) -> str:
     """The addition to a unit whose program is not at the usual place."""
     start, reload = quoted((*words, "run")), quoted((*words, "service", "reload"))
     return f"""\
-# The program is not where the unit expects it.
+{GENERATED.decode()}
 [Service]
 ExecStart=
 ExecStart={start}

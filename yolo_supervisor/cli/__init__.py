@@ -219,6 +219,11 @@ def entries(history: History) -> list[dict[str, Any]]:
         fail(EX_DATAERR, f"the journal cannot be read: {error}; yolo-supervisor doctor tells more")
 
 
+def keep_others_out() -> None:
+    """Without a umask everybody could write into the plugin's folders that we make."""
+    os.umask(os.umask(0o077) | 0o002)
+
+
 def printable(text: str) -> str:
     """The text without control characters: what neighbours write must not drive the reader's terminal."""
     if text.isprintable():

@@ -159,7 +159,11 @@ def _service(view: View) -> Iterator[Finding]:
         if os.path.isdir("/run/systemd/system") and unit.exists():
             again = f"{systemd.command} restart yolo-supervisor"
             state = systemd.state()
-            if not state.active:
+            if os.path.realpath(unit) == os.devnull:
+                yield Finding(
+                    "note", "the service is masked: it cannot start", f"{systemd.command} unmask yolo-supervisor"
+                )
+            elif not state.active:
                 yield Finding("problem", f"the service is installed, and is not running: {state.text}", again)
             yield Finding("well", f"the service's log: {systemd.log(configuration.load().log.file)}")
             if (me := user_name()) is not None and not lingers(me):

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import click
 
 from yolo_supervisor.actions import Lend, Release
-from yolo_supervisor.cli import EX_NO, EX_TEMPFAIL, Shared, fail, out, out_json, shared
+from yolo_supervisor.cli import EX_NO, EX_TEMPFAIL, Shared, fail, keep_others_out, out, out_json, shared
 from yolo_supervisor.cli.view import View, view_of
 from yolo_supervisor.files import make_folder
 from yolo_supervisor.formats import yolo
@@ -35,6 +35,7 @@ def command() -> None:
       yolo-supervisor lease release src/api.py --owner dev-1
       yolo-supervisor lease list
     """
+    keep_others_out()
 
 
 RESOURCE = click.argument("resource")

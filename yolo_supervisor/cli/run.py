@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from yolo_supervisor.cli import EX_NO, Named, Shared, fail, shared
+from yolo_supervisor.cli import EX_NO, Named, Shared, fail, keep_others_out, shared
 from yolo_supervisor.formats.yolo import PLANNING
 
 
@@ -53,4 +53,5 @@ def command(options: Shared, observe: bool, log_format: str | None, log_file: Pa
         if home.is_relative_to(projects[0]) and not (projects[0] / PLANNING).is_dir():
             fail(EX_NO, f"{projects[0]} holds every agent of yours: go to a project, or name one with --project")
     log.configure(config.log.format, Path(config.log.file).expanduser() if config.log.file else None)
+    keep_others_out()
     sys.exit(daemon.start(daemon.Options(projects, options.config, overrides, allow_root)))
