@@ -597,6 +597,33 @@ def test_the_system_template_heals_inside_its_hardening(machine: Any, person: Pe
     assert not list(Path(f"/proc/{machine.pid1}/root/etc/systemd/system").rglob("yolo-supervisor*"))
 
 
+def test_inside_the_hardening_of_the_system_template_git_commits_and_its_forgotten_lock_is_put_aside(
+    machine: Any, person: Person
+) -> None:
+    person.name_project()
+    person.write("shop/.yolo-planning/supervisor.toml", f"{QUICK}[leases]\ninterval_s = 0.3\n")
+    shop, unit = f"{person.home}/shop", f"{UNIT}@{person.name}"
+    git = ["git", "-C", shop, "-c", "user.name=dev", "-c", "user.email=dev@example.com"]
+    person.run(*git, "init", "-q")
+    # What runs before the daemon runs in the very same sandbox.
+    addition = f"[Service]\nExecStartPre={shutil.which('git')} {' '.join(git[1:])} commit -q --allow-empty -m inside\n"
+    folder = Path(f"/proc/{machine.pid1}/root/etc/systemd/system/{unit}.service.d")
+    folder.mkdir()
+    (folder / "90-test.conf").write_text(addition)
+
+    machine.run(str(SCRIPT), "service", "install", "--system", "--user", person.name)
+    try:
+        assert person.run(*git, "log", "--format=%s").stdout == "inside\n"
+        lock = person.write("shop/.git/index.lock", "half an index")
+        quarantine = person.path("shop/.yolo-planning/.supervisor/quarantine")
+        wait_until(lambda: not lock.exists(), "the lock to be put aside")
+        assert [path.read_text() for path in quarantine.iterdir()] == ["half an index"]
+        person.run(*git, "commit", "-q", "--allow-empty", "-m", "outside")
+    finally:
+        shutil.rmtree(folder)
+        machine.run(str(SCRIPT), "service", "uninstall", "--system", "--user", person.name)
+
+
 # -- the files, without a systemd ------------------------------------------------------------------------------------
 
 
