@@ -231,9 +231,11 @@ def test_the_daemons_log_holds_no_control_sequence_either(
 
 def test_what_the_relay_says_of_its_server_drives_no_terminal(spoilt: Cli) -> None:
     """What a program that is run says itself is its own: it has the terminal."""
-    server = f"print({TYPED.replace(chr(0xDCFF), '')!r})"
+    server = spoilt.folder / "\33[2J\x9bserver"
+    server.write_text(f"#!{sys.executable}\nprint({TYPED.replace(chr(0xDCFF), '')!r})")
+    server.chmod(0o755)
 
-    told = on_a_terminal(spoilt, "mcp", "--", sys.executable, "-c", server, TYPED)
+    told = on_a_terminal(spoilt, "mcp", "--", str(server))
 
-    assert "yolo-supervisor: " in told
+    assert "server wrote something that is no message" in told
     assert_harmless(told)

@@ -168,4 +168,5 @@ def server_name(words: Sequence[str]) -> str:
     """What to call a server in front of people, by its command."""
     plain = [word for word in words if not word.startswith("-") and len(word.split()) == 1]
     names = [word.rstrip("/").rpartition("/")[2] for word in plain]
-    return next((name for name in names if name and name not in RUNNERS), None) or (names or [words[0]])[0]
+    name = next((name for name in names if name and name not in RUNNERS), None) or (names or [words[0]])[0]
+    return "".join(c if c.isprintable() else "?" for c in name)
