@@ -125,8 +125,9 @@ class _File:
 
     SIZE = 4 * 2**20
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, stderr: _Stderr) -> None:
         self._path = path
+        self._stderr = stderr
         self._fd = -1
         self._failing = False
 
@@ -136,7 +137,7 @@ class _File:
             self._append(text.encode(errors="backslashreplace")[: self.SIZE - 1] + b"\n")
         except OSError as error:
             if not self._failing:
-                _Stderr().write(f"yolo-supervisor: {self._path} cannot be written: {error.strerror}\n")
+                self._stderr.write(f"yolo-supervisor: {self._path} cannot be written: {error.strerror}\n")
             self._failing = True
         else:
             self._failing = False
@@ -176,7 +177,9 @@ class _File:
 
 def own_file(environment: Mapping[str, str]) -> Path:
     """Where a copy of the log is kept that the user can read where systemd's journal cannot be."""
-    folder = environment.get("XDG_STATE_HOME") or str(Path(environment.get("HOME", "/")) / ".local" / "state")
+    folder = environment.get("XDG_STATE_HOME", "")
+    if not os.path.isabs(folder):
+        folder = os.path.join(environment.get("HOME", "/"), ".local", "state")
     return Path(folder) / "yolo-supervisor" / "log.jsonl"
 
 
@@ -189,14 +192,14 @@ def journal_is_volatile() -> bool:
     return os.path.isdir(f"/run/log/journal/{machine}") or not os.path.isdir(f"/var/log/journal/{machine}")
 
 
-def _copy_for_the_user(environment: Mapping[str, str]) -> _File | None:
+def _copy_for_the_user(environment: Mapping[str, str], stderr: _Stderr) -> _File | None:
     """The file beside a journal that the user cannot read. That it cannot be made is told when it is written to."""
     if not journal_is_volatile():
         return None
     path = own_file(environment)
     with contextlib.suppress(OSError):
         os.makedirs(path.parent, 0o700, exist_ok=True)
-    return _File(path)
+    return _File(path, stderr)
 
 
 def configure(log_format: LogFormat, path: Path | None = None) -> None:
@@ -225,8 +228,9 @@ def configure(log_format: LogFormat, path: Path | None = None) -> None:
     )
     as_json = structlog.processors.JSONRenderer()
     journal = _Journal(os.environ)
-    file = _File(path) if path is not None else None
-    copy = _copy_for_the_user(os.environ) if file is None and journal.there else None
+    stderr = _Stderr(log_format)
+    file = _File(path, stderr) if path is not None else None
+    copy = _copy_for_the_user(os.environ, stderr) if file is None and journal.there else None
 
     def render(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
         fields = dict(event)
@@ -242,6 +246,6 @@ def configure(log_format: LogFormat, path: Path | None = None) -> None:
     structlog.configure(
         processors=[*shared, render],
         wrapper_class=structlog.make_filtering_bound_logger(20),
-        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _Stderr(log_format))),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, stderr)),
         cache_logger_on_first_use=False,
     )
