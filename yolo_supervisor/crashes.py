@@ -479,11 +479,14 @@ def load(data: bytes) -> dict[str, Any] | None:
     return raw if whole else None
 
 
+_REPORT = re.compile(r"\d{8}T\d{6}Z-.+\.json")
+
+
 def save(disk: Disk, folder: Path, report: Report) -> None:
     """Write the report, and remove what the newest ones have outlived. OSError, Refused if that cannot be."""
     put(disk, folder / f"{report.ident}.json", dump(report), durable=False)
-    names = sorted(name for name in disk.names(folder) if name.endswith(".json") and not name.startswith("."))
-    for name in names[:-KEPT]:
+    ours = sorted(name for name in disk.names(folder) if _REPORT.fullmatch(name))  # whatever else is there is not
+    for name in ours[:-KEPT]:
         disk.unlink(folder / name)
 
 
