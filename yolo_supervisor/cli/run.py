@@ -52,6 +52,6 @@ def command(options: Shared, observe: bool, log_format: str | None, log_file: Pa
         home = Path(os.path.realpath(configuration.home() or "/"))
         if home.is_relative_to(projects[0]) and not (projects[0] / PLANNING).is_dir():
             fail(EX_NO, f"{projects[0]} holds every agent of yours: go to a project, or name one with --project")
-    log.configure(config.log.format, Path(config.log.file).expanduser() if config.log.file else None)
+    log.configure(config.log.format, configuration.expanded(config.log.file) if config.log.file else None)
     keep_others_out()
     sys.exit(daemon.start(daemon.Options(projects, options.config, overrides, allow_root)))
