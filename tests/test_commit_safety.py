@@ -264,7 +264,7 @@ def test_the_advice_does_not_touch_what_is_in_the_way(world: World) -> None:
 
     commands = world.mine.commit("--push", *MESSAGE)["commands"]
 
-    assert "move away" in commands[0]
+    assert commands[0].startswith("mv config.local config.local.mine ")
     assert not any("stash pop" in command for command in commands)
 
 
@@ -398,6 +398,185 @@ def test_a_hook_that_follows_checkouts_has_nothing_to_say_about_ours(world: Worl
     world.assert_tidy()
 
 
+def in_the_gap(world: World) -> str:
+    """The beginning of a hook that does something once, when theirs is written and the branch not moved yet."""
+    here = f"test $PWD = {world.mine.folder} -a -e theirs -a ! -e .git/once || exit 0; touch .git/once"
+    return f"{here}; unset GIT_DIR GIT_INDEX_FILE GIT_WORK_TREE GIT_PREFIX"
+
+
+@pytest.mark.parametrize(
+    "command", ["git commit --allow-empty -qm sneaky", "git commit --amend -qm sneaky", "git switch -q other"]
+)
+def test_between_the_files_and_the_branch_nobody_can_do_anything(world: World, command: str) -> None:
+    """It would be put on top of, or carried off with, what is only half there."""
+    world.mine.git("branch", "other")
+    theirs = world.others_push()
+    world.mine.write("new", add=True)
+    world.mine.commit(*MESSAGE)
+    world.mine.hook("post-index-change", f"{in_the_gap(world)}; {command} > said 2>&1")
+    world.mine.write(".git/info/exclude", "said\n")
+
+    answer = world.mine.commit("--push", "--allow-empty", "-m", "second")
+
+    assert answer["result"] == "rebased"
+    assert (world.mine.folder / ".git" / "once").exists()
+    assert world.mine.git("symbolic-ref", "--short", "HEAD") == "main"
+    assert world.mine.head == world.upstream.git("rev-parse", "main")
+    assert world.mine.subjects() == ["second", "message", "put theirs", "first"]
+    assert world.mine.git("rev-parse", "HEAD~2") == theirs
+    assert [each for each in world.mine.status() if not each.startswith("!!")] == [""]
+
+
+def test_a_kill_between_the_branch_and_the_index_is_made_good(world: World, children: Children) -> None:
+    world.others_push()
+    world.mine.hook("reference-transaction", (
+        f'test "$1" = committed -a "$PWD" = {world.mine.folder} || exit 0; grep -q " refs/heads/main$" || exit 0\n'
+        "test -e theirs -a ! -e .git/once || exit 0; touch .git/once; kill -9 $(ps -o ppid= -p $PPID)"
+    ))  # fmt: skip
+    world.mine.write("new", add=True)
+    world.mine.write("unfinished", "mine\n")
+    child = children.start(*PROGRAM, "commit", "--push", *MESSAGE, cwd=world.mine.folder)
+    assert child.wait(LIMIT_S) == -9
+    assert world.mine.head == world.upstream.git("rev-parse", "main")
+
+    world.mine.commit("--allow-empty", "-m", "next", program=HURRIED)
+
+    assert world.mine.git("rev-parse", "HEAD~1") == world.upstream.git("rev-parse", "main")
+    assert world.mine.status() == ["", "?? unfinished"]
+    world.assert_tidy()
+
+
+@pytest.mark.parametrize("shape", ["a folder becomes a file", "files only"])
+def test_a_kill_between_the_files_and_the_branch_is_made_good(world: World, children: Children, shape: str) -> None:
+    world.mine.put("d/x", "x\n")
+    world.mine.git("push", "-q")
+    world.theirs.git("pull", "-q")
+    if shape == "a folder becomes a file":
+        world.theirs.git("rm", "-rq", "d")
+        world.theirs.write("d", "a file now\n", add=True)
+    world.theirs.write("theirs", add=True)
+    land(world)
+    world.mine.hook("post-index-change", f"{in_the_gap(world)}; kill -9 $(ps -o ppid= -p $PPID)")
+    world.mine.write("new", add=True)
+    world.mine.write("unfinished", "mine\n")
+    child = children.start(*PROGRAM, "commit", "--push", *MESSAGE, cwd=world.mine.folder)
+    assert child.wait(LIMIT_S) == -9
+
+    world.mine.commit("--allow-empty", "-m", "next", program=HURRIED)
+
+    assert world.mine.status() == ["", "?? unfinished"]
+    assert world.mine.subjects()[:2] == ["next", "message"]
+    assert world.mine.commit("--push", "--allow-empty", "-m", "last")["result"] == "rebased"
+    assert world.mine.head == world.upstream.git("rev-parse", "main")
+    assert world.mine.status() == ["", "?? unfinished"]
+    world.assert_tidy()
+
+
+@pytest.fixture
+def half_moved(world: World, children: Children, own_git: Path) -> World:
+    """A move that was killed with all its git while it wrote ``zz.slow``; ``aa``, ``app`` and ``one`` are written."""
+    mine, ready = world.mine, world.project / "ready"
+    mine.write(".gitattributes", "zz.slow filter=slow\n", add=True)
+    mine.put("app", "1\n")
+    mine.put("d/x", "x\n")
+    mine.put("zz.slow", "first\n")
+    mine.git("push", "-q")
+    world.theirs.git("pull", "-q")
+    world.theirs.write("app", "".join(f"{number}\n" for number in range(1, 13)), add=True)
+    for name in ("aa", "one", "d/new", "zz.slow"):
+        world.theirs.write(name, "theirs\n", add=True)
+    land(world)
+    with own_git.open("a") as config:
+        script = f"test $PWD != {mine.folder} -o -e {ready} || {{ touch {ready}; sleep 600; }}; cat"
+        config.write(f'[filter "slow"]\nclean = cat\nsmudge = "{script}"\nrequired = true\n')
+    mine.write("new", add=True)
+    killed(children, mine, ready.exists, all_of_it=True)
+    assert (mine.folder / "aa").read_text() == "theirs\n"
+    (mine.folder / ".git" / "index.lock").unlink(missing_ok=True)
+    return world
+
+
+def test_a_move_that_was_killed_is_put_back(half_moved: World) -> None:
+    half_moved.mine.commit("--allow-empty", "-m", "next", program=HURRIED)
+
+    assert half_moved.mine.status() == [""]
+    assert not (half_moved.mine.folder / "aa").exists()
+    half_moved.assert_tidy()
+
+
+def test_the_lock_that_a_killed_git_has_left_is_no_reason_to_leave_it_so(half_moved: World) -> None:
+    (half_moved.mine.folder / ".git" / "index.lock").touch()
+
+    half_moved.mine.commit("--allow-empty", "-m", "next", program=HURRIED)
+
+    assert half_moved.mine.status() == [""]
+
+
+def test_what_the_user_did_after_a_kill_is_not_put_back(half_moved: World, tmp_path: Path) -> None:
+    mine = half_moved.mine
+    for lock in (mine.folder / ".git").rglob("*.lock"):
+        if lock.name != "yolo-supervisor.lock":
+            lock.unlink()  # as the user does whom git has told of it
+    mine.write("app", "1\n2\n3\n")
+    os.utime(mine.folder / "app", (2e9, 2e9))
+    (mine.folder / "d").rename(tmp_path / "e")
+    (mine.folder / "d").symlink_to(tmp_path / "e")
+    mine.git("add", "aa")
+    mine.write("one", "mine\n", add=True)
+
+    told = mine.run("-m", "next", "--", "one")
+
+    assert told.returncode == 0, told.stderr
+    assert "its files have been changed since" in told.stderr
+    assert (mine.folder / "app").read_text() == "1\n2\n3\n"
+    assert (mine.folder / "d").is_symlink()
+    assert (tmp_path / "e" / "new").read_text() == "theirs\n"
+    assert (mine.folder / "aa").read_text() == "theirs\n"
+    assert mine.content("one") == "mine"
+    assert mine.git("show", "--name-only", "--format=", "HEAD") == "one"
+    half_moved.assert_tidy()
+
+
+def test_it_is_put_back_also_from_a_hook_in_another_work_tree(half_moved: World) -> None:
+    at = half_moved.project / "linked"
+    half_moved.mine.git("worktree", "add", "-q", "-b", "other", str(at))
+    own = half_moved.mine.folder / ".git" / "worktrees" / "linked"
+    inside = {**os.environ, "GIT_DIR": str(own), "GIT_WORK_TREE": str(at)}
+
+    half_moved.mine.commit("--allow-empty", "-m", "next", at=at, env=inside, program=HURRIED)
+
+    assert half_moved.mine.status() == [""]
+    assert not (half_moved.mine.folder / "aa").exists()
+
+
+def test_a_hook_that_commits_does_not_tidy_away_what_is_under_way(world: World) -> None:
+    world.others_push()
+    again = f"{in_the_gap(world)}; {shlex.join(PROGRAM)} commit --allow-empty -qm inner > said 2>&1"
+    world.mine.hook("post-index-change", again)
+    world.mine.write(".git/info/exclude", "said\n")
+    world.mine.write("new", add=True)
+
+    answer = world.mine.commit("--push", *MESSAGE)
+
+    assert (world.mine.folder / ".git" / "once").exists()
+    assert answer["result"] == "rebased"
+    assert [each for each in world.mine.status() if not each.startswith("!!")] == [""]
+    assert world.mine.head == world.upstream.git("rev-parse", "main")
+    world.assert_tidy()
+
+
+def test_what_has_the_size_and_the_time_of_what_is_staged_is_in_the_rescue_as_it_is(world: World) -> None:
+    world.others_push("one", "theirs\n")
+    world.mine.put("one", "mine\n")
+    world.mine.write("two", "AAAA\n", add=True)
+    world.mine.write("two", "BBBB\n")
+
+    answer = world.mine.commit("--push", "-m", "nothing new", "--", "three", code=1)
+
+    assert answer["cause"] == "conflict", answer
+    assert world.mine.content("two", answer["rescue"]) == "BBBB"
+
+
 # -- nothing is called done that is not ------------------------------------------------------------------------------
 
 
@@ -419,14 +598,59 @@ def test_that_something_else_was_pushed_is_no_success_of_this_commit(world: Worl
 
 
 @pytest.mark.parametrize("option", ["--dry-run", "--porcelain", "--short"])
-def test_what_only_asks_pushes_nothing(world: World, option: str) -> None:
+@pytest.mark.parametrize("staged", [True, False], ids=["staged", "clean"])
+def test_what_only_asks_pushes_nothing(world: World, option: str, staged: bool) -> None:
     world.mine.put("earlier", "x\n")
+    if staged:
+        world.mine.write("new", add=True)
+
+    answer = world.mine.commit("--push", option, *MESSAGE, code=0 if staged else 1)
+
+    assert answer["result"] == ("unchanged" if staged else "failed")
+    assert world.upstream.subjects("main") == ["first"]
+
+
+def test_a_hooks_no_is_one_whatever_it_says(world: World) -> None:
+    world.mine.put("earlier", "x\n")
+    world.mine.hook("pre-commit", "echo nothing to commit, working tree clean; exit 1")
+    world.mine.write("two", "changed\n")
+
+    answer = world.mine.commit("--push", "-am", "mine", code=1)
+
+    assert (answer["result"], answer["cause"]) == ("failed", "hook")
+    assert world.upstream.subjects("main") == ["first"]
+
+
+def test_nothing_to_commit_is_that_also_beside_a_hook_and_something_staged(world: World) -> None:
+    world.mine.hook("pre-commit", "exit 0")
     world.mine.write("new", add=True)
 
-    answer = world.mine.commit("--push", option, *MESSAGE)
+    assert world.mine.commit("-m", "mine", "--", "two", code=1)["cause"] == "nothing to commit"
 
-    assert answer["result"] == "unchanged"
-    assert world.upstream.subjects("main") == ["first"]
+
+def test_a_branch_that_is_another_name_of_one_is_pushed(world: World) -> None:
+    world.mine.git("symbolic-ref", "refs/heads/trunk", "refs/heads/main")
+    world.mine.git("symbolic-ref", "HEAD", "refs/heads/trunk")
+    world.mine.git("config", "branch.trunk.remote", "origin")
+    world.mine.git("config", "branch.trunk.merge", "refs/heads/main")
+    world.mine.git("config", "push.default", "upstream")
+    world.mine.write("new", add=True)
+
+    assert world.mine.commit("--push", *MESSAGE)["result"] == "pushed"
+
+    assert world.upstream.subjects("main") == ["message", "first"]
+
+
+def test_a_commit_that_was_made_on_the_wrong_branch_and_comes_back_by_another_was_not_taken_back(world: World) -> None:
+    world.mine.put("feature", "x\n")
+    world.mine.git("push", "-q", "origin", "HEAD:feature")
+    world.mine.git("reset", "-q", "--hard", "HEAD~1")
+    world.theirs.git("fetch", "-q")
+    world.theirs.git("merge", "-q", "--no-ff", "-m", "merged", "origin/feature")
+    world.theirs.git("push", "-q")
+    world.mine.write("new", add=True)
+
+    assert world.mine.commit("--push", *MESSAGE)["result"] == "rebased"
 
 
 def test_what_somebody_else_commits_beside_a_hook_that_says_no_is_not_ours(world: World) -> None:

@@ -603,8 +603,9 @@ EXCEPTIONS = {
     ("hook.py", "leave_note", "os.write"),
     ("hook.py", "leave_note", "os.rename"),
     ("daemon.py", "close", "self.runner.store.paths.holder.unlink"),  # no one reads what a dead daemon said of itself
-    ("runner.py", "_prune_notes", "path.unlink"),  # hooks' notes that were read
-    ("log.py", "write", "os.write"),  # the standard error
+    ("runner.py", "_prune_notes", "each.unlink"),  # hooks' notes that were read
+    ("log.py", "_put", "os.write"),  # the standard error
+    ("log.py", "_terminal_of_our_own", "os.open"),
     (
         "log.py",
         "_append",
@@ -623,12 +624,18 @@ EXCEPTIONS = {
     ("move.py", "make", "document.unlink"),  # what would help after a crash in between; that is over
     ("move.py", "go_on", "document.unlink"),
     ("rescue.py", "tidy", "document.unlink"),
-    ("move.py", "undo", "path.unlink"),  # the user's own files, put back as they were
-    ("move.py", "_put_back", "lock.open"),  # the index, by git's own convention
-    ("move.py", "_put_back", "lock.rename"),
+    ("move.py", "_locked", "lock.open"),  # git's own convention
+    ("move.py", "_locked", "lock.unlink"),
+    ("move.py", "_locked", "lock.with_name(f'{lock.name}.lock').unlink"),
+    ("move.py", "_locked", "lock.chmod"),
+    ("move.py", "_locked", "os.utime"),
+    ("move.py", "_step_now", "lock.rename"),
+    ("move.py", "go_on", "lock.unlink"),
+    ("move.py", "_put_back", "path.unlink"),  # the user's own files, put back as they were
     ("move.py", "_remove_empty", "folder.rmdir"),
     ("rescue.py", "_preserve", "copy.write_bytes"),  # an index for once
     ("rescue.py", "_preserve", "copy.unlink"),
+    ("rescue.py", "_preserve", "os.utime"),
     ("rescue.py", "tidy", "copy.unlink"),
     ("rescue.py", "tidy", "shutil.rmtree"),  # a checkout of our own
     ("mcp/upstream.py", "_write", "os.write"),  # a pipe

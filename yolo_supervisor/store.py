@@ -341,12 +341,12 @@ class Store:
                     cut = {"interrupted": "the supervisor ended in the middle of it, and did not see how it went"}
                     self.journal.append({**told, "evidence": {**told["evidence"], **cut}, "done": seq})
                     continue
-                write = promise["write"]
-                path, name = Path(write["path"]), f"{promise['action']} {promise['key']}"
-                if not self._concerns_us(path, Path(write["lock"][0]) if "lock" in write else None):
+                write, name = promise["write"], f"{promise.get('action')} {promise.get('key')}"
+                if not self._concerns_us(write):
                     self.journal.mark(seq, "failed", "it is about another project's file: the journal came from there")
                     overtaken.append(name)
                     continue
+                path = Path(write["path"])
                 lock = (Path(write["lock"][0]), write["lock"][1]) if "lock" in write else None
                 with contextlib.suppress(Busy, OSError, Refused), self._neighbours_lock(lock):  # left for the next time
                     try:
@@ -379,15 +379,24 @@ class Store:
                 self.journal.rotate()  # what is damaged is kept, and told once
             return Recovery(tuple(finished), tuple(overtaken), damage, torn)
 
-    def _concerns_us(self, path: Path, lock: Path | None) -> bool:
-        """Whether a promise about this file may be ours. A journal that came with a clone, or a copy, may promise
-        anything; whoever promises here means a file of the project's (not git's), or a task in a client's list."""
-        folder, project = Path(os.path.realpath(path.parent)), Path(os.path.realpath(self.paths.project))
-        in_project = folder.is_relative_to(project) and ".git" not in map(str.lower, folder.parts[len(project.parts) :])
-        if not in_project and not claude.is_task_path(folder / path.name):
+    def _concerns_us(self, write: Mapping[str, Any]) -> bool:
+        """Whether a promise to write may be ours. A journal that came with a clone, or a copy, may promise anything;
+        whoever promises here means a file of the project's (not git's), or a task that is there in a client's list."""
+        try:
+            path, lock = Path(write["path"]), Path(write["lock"][0]) if "lock" in write else None
+            folder, project = Path(os.path.realpath(path.parent)), Path(os.path.realpath(self.paths.project))
+            limit_s = float(write["lock"][1]) if "lock" in write else 0.0
+        except (KeyError, IndexError, TypeError, ValueError):
+            return False
+        if not path.is_absolute() or ".." in path.parts or limit_s < 0:
+            return False
+        inside = folder.is_relative_to(project)
+        if inside and ".git" in map(str.lower, (*folder.parts[len(project.parts) :], path.name)):
+            return False
+        if not inside and (write.get("before") is None or not claude.is_task_path(path)):
             return False
         return lock in (None, yolo.PID_LOCK, path.with_name(f"{path.name}.lock")) or (
-            in_project and lock is not None and Path(os.path.realpath(lock.parent)) == folder
+            inside and lock is not None and Path(os.path.realpath(lock.parent)) == folder
         )
 
     @contextlib.contextmanager

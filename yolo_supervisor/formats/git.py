@@ -154,7 +154,7 @@ ADVICE = {
     Cause.TIMED_OUT: "it took too long, and was ended: a hook, or a key that asks for its password?",
     Cause.USAGE: "see git commit -h",
     Cause.TAKEN_BACK: "a commit that is upstream was amended or reset here; somebody has to decide which one counts: "
-    "git push --force-with-lease, or git pull --rebase",
+    "git pull --rebase brings theirs back, git push --force-with-lease --force-if-includes takes it away for all",
     Cause.MERGE: "a merge that was made by hand has to be made again by hand: git pull --rebase=merges, or git pull",
     Cause.INTERRUPTED: "somebody wanted an end of it: the next commit here takes it up",
     Cause.UNKNOWN: "see what git said",
