@@ -428,7 +428,9 @@ def test_between_the_files_and_the_branch_nobody_can_do_anything(world: World, c
 
 
 def test_a_kill_between_the_branch_and_the_index_is_made_good(world: World, children: Children) -> None:
-    world.others_push()
+    world.theirs.write("one", "theirs\n", add=True)
+    world.theirs.write("theirs", add=True)
+    land(world)
     world.mine.hook("reference-transaction", (
         f'test "$1" = committed -a "$PWD" = {world.mine.folder} || exit 0; grep -q " refs/heads/main$" || exit 0\n'
         "test -e theirs -a ! -e .git/once || exit 0; touch .git/once; kill -9 $(ps -o ppid= -p $PPID)"

@@ -107,7 +107,7 @@ class Move:
             well = await self._put_back(document.stat().st_mtime)
         elif await self._stands_at(self.after):
             try:
-                await self.git("read-tree", "-m", self.before, self.after)
+                await self.git("read-tree", "-i", "-m", self.before, self.after)  # the files are there already
             except Said as no:
                 if no.failure.cause is Cause.LOCKED:
                     raise
