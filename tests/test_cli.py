@@ -15,6 +15,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -936,6 +937,17 @@ def test_the_doctor_answers_whatever_tmux_does(cli: Cli, shadow: Callable[[str, 
 
     assert told.returncode in (0, 1)
     assert ("tmux does not answer" in told.stdout) == ("sleep" in script)
+
+
+def test_a_daemon_that_hangs_is_told_of(team: Team) -> None:
+    running = team.supervise(QUICK)
+    assert team.cli.json("status")["daemon"]["silent_s"] is None
+    running.child.send_signal(signal.SIGSTOP)
+    long_ago = time.time() - 100
+    os.utime(team.own.holder, (long_ago, long_ago))
+
+    assert "has said nothing for 100 s" in team.cli("status").stdout
+    assert any("has said nothing" in each["what"] for each in team.cli.json("doctor", code=1)["findings"])
 
 
 def test_the_doctor_mends_what_is_safe(cli: Cli, project: Path) -> None:

@@ -707,3 +707,20 @@ def test_while_nothing_happens_nothing_is_logged(team: Team) -> None:
 
 def log_events(team: Team) -> list[str]:
     return [json.loads(line)["event"] for line in team.running.log.read_text().splitlines()]
+
+
+def test_i_detached_and_went_home_and_in_the_morning_my_task_was_said_to_have_failed_three_times(
+    team: Team, tmux: PrivateTmux
+) -> None:
+    team.supervise(QUICK + "[tasks]\nmax_attempts = 1\n")
+    task = team.task("dev-1")
+    team.pane_agent(tmux, "work", "dev-1")
+    person = tmux.person("work")
+    team.wait_sessions_looked_at()
+
+    tmux.leave(person)
+
+    team.wait_given_back(task)
+    (told,) = team.running.did("requeued")
+    assert (told["evidence"]["charged"], told["evidence"]["cause"]) == (False, "terminated by the supervisor")
+    assert team.running.did("dead_lettered") == []

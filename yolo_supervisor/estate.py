@@ -57,6 +57,9 @@ class Estate:
 DIED = "died"
 """How an attempt has failed whose agent is dead, or has stopped without finishing it."""
 
+TERMINATED = "terminated by the supervisor"
+"""The same where we have ended the agent ourselves: that is nobody's failure."""
+
 NAMESAKE = "another agent of that name is alive and may be working on it"
 """Which of the two claimed the task no clock can tell: the file holds no times, and wall clocks jump."""
 
@@ -73,12 +76,22 @@ class Estates:
         self._before: Trees | None = None
         """As the last daemon left them: what it saw counts until the census has seen more."""
 
-    def of(self, agent: Agent, mates: Sequence[Agent], living: Sequence[Agent], crash: Crash | None = None) -> Estate:
+    def of(
+        self,
+        agent: Agent,
+        mates: Sequence[Agent],
+        living: Sequence[Agent],
+        crash: Crash | None = None,
+        terminated: bool = False,
+    ) -> Estate:
         """The estate of one dead agent and of the teammates inside its process; ``living`` are all others.
 
-        ``crash`` is what it died of, if that is known: what is next for its tasks depends on it.
+        ``crash`` is what it died of, if that is known, ``terminated`` that we have ended it ourselves: what is next for
+        its tasks depends on it.
         """
         failed = (crash.cause or DIED, crash.hold_s) if crash else (DIED, None)
+        if terminated:
+            failed = TERMINATED, 0.0
         dead = [agent, *mates, *self._roster.aliases(agent)]
         claims, unreadable = self._claims(dead, living, failed)
         return Estate(

@@ -49,6 +49,15 @@ class Memory:
         told = self._deaths.get(agent, {})
         return told.get(action, 0) > told.get(since, 0)
 
+    def terminated(self, agent: str) -> bool:
+        """Whether we have ended the agent ourselves, or are at it; what it left behind when it was dead is another
+        thing."""
+        told = self._deaths.get(agent, {})
+        begun = [seq for seq, each in self.pending.items() if "begun" in each and each.get("key") == agent]
+        ours = max([told.get("terminated", 0), *begun])
+        registered, died = told.get("registered", 0), told.get("died", 0)
+        return ours > registered and not registered < died < ours
+
     def learn(self, record: Mapping[str, Any]) -> None:
         """Take in one more line; one that stands in two segments counts once."""
         if record["seq"] <= self.seq:

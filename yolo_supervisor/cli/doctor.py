@@ -143,7 +143,12 @@ def _store(view: View, fix: bool) -> Iterator[Finding]:
         yield Finding("problem", f"{cut_off} changes were cut off by a crash", "run the daemon", fix)
     if not damaged and not cut_off:
         yield Finding("well", f"the journal is sound ({journal.seq} lines)")
-    if holder:
+    if holder and (silent_s := view.silent_s()) is not None:
+        what = (
+            f"the daemon (process {holder.process.pid}) has said nothing for {silent_s:.0f} s: it hangs, or is stopped"
+        )
+        yield Finding("problem", what, "end it, and start it again: whatever it was at is finished then")
+    elif holder:
         yield Finding("well", f"supervised by process {holder.process.pid} since {holder.started_at} ({holder.mode})")
     else:
         yield Finding("note", "no daemon is running here", "yolo-supervisor run")

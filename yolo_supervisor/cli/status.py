@@ -35,6 +35,7 @@ def command(options: Shared) -> None:
             "pid": holder.process.pid if holder else None,
             "started_at": holder.started_at if holder else None,
             "mode": holder.mode if holder else view.config.mode,
+            "silent_s": view.silent_s(),
         },
         "projects": [
             {
@@ -67,6 +68,8 @@ def _show(answer: dict[str, Any]) -> None:
     daemon, project = answer["daemon"], answer["projects"][0]
     if daemon["running"]:
         out(f"{project['path']}: supervised by process {daemon['pid']} since {daemon['started_at']} ({daemon['mode']})")
+        if daemon["silent_s"] is not None:
+            out(f"  it has said nothing for {daemon['silent_s']:.0f} s: it hangs, or is stopped")
     else:
         out(f"{project['path']}: not supervised: no daemon is running. Start one: yolo-supervisor run")
     for title, rows in (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from yolo_supervisor.processes import DeathWatch, Processes
 from yolo_supervisor.queue import Queue
 from yolo_supervisor.records import Liveness, Task, iso
 from yolo_supervisor.roster import Roster, claude_dirs
+from yolo_supervisor.runner import REPORT_LOOKS
 from yolo_supervisor.store import Outcome, Store
 from yolo_supervisor.tmux import Tmux, ask_now
 from yolo_supervisor.watchers.agents import AgentsWatcher
@@ -42,6 +44,10 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 5.0
 """How long a command waits for others that write: it has nothing else to do."""
+
+
+SILENT_S = 20.0
+"""How long a daemon may be silent beyond twice its usual time."""
 
 
 class View:
@@ -75,6 +81,19 @@ class View:
         holder = supervisor.load_holder(glance(self.store.paths.holder) or b"")
         alive = holder is not None and self.processes.liveness(holder.process) is Liveness.ALIVE
         return holder if alive else None
+
+    def silent_s(self) -> float | None:
+        """For how long the daemon has said nothing, if that is too long: it hangs, or is stopped. None if it is well."""
+        holder = self.holder()
+        if holder is None:
+            return None
+        try:
+            age_s = time.time() - self.store.paths.holder.stat().st_mtime
+        except OSError:
+            return None
+        intervals = [w["interval_s"] for w in holder.watchers if isinstance(w.get("interval_s"), int | float)]
+        usual_s = REPORT_LOOKS * min(intervals, default=0.0)
+        return age_s if age_s > 2 * usual_s + SILENT_S else None
 
     def tasks(self) -> list[Task]:
         found = [task for folder in self.roster.task_lists() for task in self.roster.tasks(folder)]

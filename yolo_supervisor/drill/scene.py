@@ -292,7 +292,13 @@ class Scene:
     def stranger(self, *words: str, folder: Path | None = None) -> ProcessId:
         """A process of the same user that nobody may touch: it waits for its input for ever."""
         command = words or (sys.executable, "-c", "import sys; sys.stdin.read()")
-        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=folder or self.project)
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            cwd=folder or self.project,
+            start_new_session=True,
+        )  # a Ctrl-C is for us, who clear the stage
         self._strangers.append(child)
         process = self.processes.identify(child.pid)
         assert process is not None

@@ -492,7 +492,8 @@ class AgentsWatcher:
             return sighting
         mates = self._roster.in_process(sighting.agent, self._known.agents.values())
         crash = self.coroner.crash(sighting.record) if self.coroner else None
-        return replace(sighting, estate=self._estates.of(sighting.agent, mates, living, crash), crash=crash)
+        ours = self._store.journal.memory.terminated(sighting.agent.id)
+        return replace(sighting, estate=self._estates.of(sighting.agent, mates, living, crash, ours), crash=crash)
 
     def _dangling_files(self, dangling: frozenset[int]) -> tuple[tuple[Path, int | None], ...]:
         if not dangling:
