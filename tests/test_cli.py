@@ -468,7 +468,7 @@ def test_status_with_the_daemon_down_says_so(
 
     told, for_people = cli.json("status"), cli("status")
 
-    assert told["daemon"] == {"running": False, "pid": None, "started_at": None, "mode": "heal"}
+    assert told["daemon"] == {"running": False, "pid": None, "started_at": None, "mode": "heal", "silent_s": None}
     assert [(a["pid"], a["state"]) for a in told["projects"][0]["agents"]] == [(agent.pid, "alive")]
     assert [task["id"] for task in told["projects"][0]["tasks"]] == ["team/1"]
     assert for_people.returncode == 0

@@ -83,7 +83,7 @@ class View:
         return holder if alive else None
 
     def silent_s(self) -> float | None:
-        """For how long the daemon has said nothing, if that is too long: it hangs, or is stopped. None if it is well."""
+        """For how long the daemon has said nothing, if that is too long: it hangs, or is stopped."""
         holder = self.holder()
         if holder is None:
             return None
