@@ -721,6 +721,7 @@ def test_i_detached_and_went_home_and_in_the_morning_my_task_was_said_to_have_fa
     tmux.leave(person)
 
     team.wait_given_back(task)
+    team.wait_healed("dev-1")
     (told,) = team.running.did("requeued")
     assert (told["evidence"]["charged"], told["evidence"]["cause"]) == (False, "terminated by the supervisor")
     assert team.running.did("dead_lettered") == []

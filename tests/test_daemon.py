@@ -422,7 +422,7 @@ def test_a_project_that_is_deleted_and_comes_back_is_watched_again(
     other = tmp_path / "other"
     (other / ".yolo-planning").mkdir(parents=True)
     running = daemon("--project", str(other), config=QUICK)
-    shutil.rmtree(project)
+    wait_until(lambda: shutil.rmtree(project, ignore_errors=True) or not project.exists(), "nobody to write there")
     wait_until(lambda: "is gone" in running.log.read_text(), "the loss to be told")
 
     (project / ".yolo-planning").mkdir(parents=True, exist_ok=True)  # the daemon may be there first

@@ -129,8 +129,10 @@ class Trouble:
 
 
 def every_fault(mode: Mode, begin: Callable[[Life], Store | None]) -> Iterator[Trouble]:
-    """Each call of the disk fails; each time with another error, unless all are asked for."""
-    for at in itertools.count(1):
+    """Each call of the disk fails; each time with another error, and every second one in each way, unless all are asked
+    for: so a call fails once, or from there on and half done."""
+    odd = mode == "once"
+    for at in itertools.count(1) if SOAK else itertools.count(1 if odd else 2, 2):
         for number in ERRORS if SOAK else ERRORS[at % len(ERRORS) :][:1]:
             trouble = Trouble(at, number, mode)
             trouble.run(begin)

@@ -48,7 +48,7 @@ from yolo_supervisor.watchers.leases import LeasesWatcher
 
 T = TypeVar("T")
 
-LIVES = int(os.environ.get("SIMULATED_LIVES", "6"))
+LIVES = int(os.environ.get("SIMULATED_LIVES", "4"))
 ROUNDS, DEEDS = 4, 180
 CONFIG = Config(tasks=TasksConfig(interval_s=10.0, idle_limit_s=40.0))
 KNOWN_S = 12.0

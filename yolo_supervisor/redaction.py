@@ -7,6 +7,7 @@ long.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -90,9 +91,16 @@ _AFTER = [
     rf"(?<![0-9A-Za-z_])((?:\\[nrt])?[A-Z][A-Z0-9_]{{2,60}}+=){_VALUE}",
     r"(?m)(^[\s\d→│|>+-]{0,20}+(?:export\s{1,9}+|declare -x\s{1,9}+)?[A-Z][A-Z0-9_]{2,60}+=)\S.*$",
 ]
-_RULES = [(re.compile(rule, re.DOTALL), HIDDEN) for rule in _WHOLE] + [
-    (re.compile(rule, re.DOTALL if "(?m)" not in rule else 0), rf"\g<1>{HIDDEN}") for rule in _AFTER
-]
+
+
+@functools.cache
+def _rules() -> list[tuple[re.Pattern[str], str]]:
+    """Made when something is first hidden: it takes as long as a tenth of a command's start."""
+    return [(re.compile(rule, re.DOTALL), HIDDEN) for rule in _WHOLE] + [
+        (re.compile(rule, re.DOTALL if "(?m)" not in rule else 0), rf"\g<1>{HIDDEN}") for rule in _AFTER
+    ]
+
+
 _NAMED = re.compile(rf"(?i){_NAME}\Z")
 _KEYS_END = re.compile(r"(-----END [A-Z0-9 ]{0,40}PRIVATE KEY[A-Z ]{0,20}-----)")
 _KEYS_LINE = re.compile(r"[\s\d→│|>+-]{0,20}[0-9A-Za-z+/]{1,100}={0,2}[\s│|]{0,20}")
@@ -102,7 +110,7 @@ _LINE = re.compile(r"(\r?\n|\\+n)")
 def redacted(text: str) -> str:
     """The text without what looks like a secret."""
     text = _without_ends_of_keys(text)
-    for rule, instead in _RULES:
+    for rule, instead in _rules():
         text = rule.sub(instead, text)
     return text
 

@@ -16,7 +16,6 @@ import os
 import resource
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -42,7 +41,7 @@ def main() -> None:
         signal.signal(signal.SIGUSR1, lambda *_: WAYS[options.dies](options))
     claim(options.task, options.agent_name)
     tool = subprocess.Popen(
-        [sys.executable, "-c", "import time; time.sleep(3600)"],
+        ["sleep", "3600"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         start_new_session=True,
