@@ -17,7 +17,7 @@ from yolo_supervisor.census import Census, within
 from yolo_supervisor.clock import Clock
 from yolo_supervisor.config import Config
 from yolo_supervisor.crashes import Class, Clusters, Crash, Evidence, Report, judge
-from yolo_supervisor.files import glance
+from yolo_supervisor.files import glance, part
 from yolo_supervisor.folder import names
 from yolo_supervisor.formats import supervisor, text_or_none, transcripts
 from yolo_supervisor.kernel import KernelLog, memory_kills
@@ -289,7 +289,7 @@ class Coroner:
         if self._owners.get(path) is None:  # it may have said nothing yet
             if len(self._owners) > 2 * LOOKED_AT:
                 self._owners.clear()
-            self._owners[path] = transcripts.owner(_read(path, 0, HEAD) or b"")
+            self._owners[path] = transcripts.owner(part(path, 0, HEAD) or b"")
         return self._owners[path]
 
     def close(self) -> None:
@@ -340,20 +340,6 @@ def _written_since(path: Path, since: datetime) -> bool:
 
 def _end(path: Path, size: int) -> bytes | None:
     try:
-        return _read(path, max(0, path.stat().st_size - size), size)
+        return part(path, max(0, path.stat().st_size - size), size)
     except (OSError, ValueError):
         return None
-
-
-def _read(path: Path, at: int, size: int) -> bytes | None:
-    """A part of an ordinary file; None if there is none."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
-    except (OSError, ValueError):
-        return None
-    try:
-        return os.pread(fd, size, at)
-    except OSError:
-        return None
-    finally:
-        os.close(fd)

@@ -161,6 +161,20 @@ def glance(path: Path) -> bytes | None:
         return None
 
 
+def part(path: Path, at: int, size: int) -> bytes | None:
+    """``size`` bytes of an ordinary file from ``at`` on, never through a link; None if they cannot be read."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except (OSError, ValueError):
+        return None
+    try:
+        return os.pread(fd, size, at)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+
+
 def append(disk: Disk, fd: int, data: bytes, size: int, durable: bool = True) -> None:
     """Add ``data`` at the end of an append-mode file of ``size`` bytes, durably, or leave the file as it was.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -35,7 +34,7 @@ from yolo_supervisor.autopsy import Coroner
 from yolo_supervisor.census import Census
 from yolo_supervisor.clock import Clock
 from yolo_supervisor.config import Config
-from yolo_supervisor.files import Busy, Refused, replace
+from yolo_supervisor.files import Busy, Refused, part, replace
 from yolo_supervisor.flags import Flags
 from yolo_supervisor.folder import names
 from yolo_supervisor.formats import supervisor
@@ -562,7 +561,7 @@ class Runner:
         recorded = {agent.id for agent in self.roster.records()}
         for _ in range(min(NOTES, len(self._notes))):
             path = self.store.paths.hooks / (name := self._notes.pop())
-            note = supervisor.hook_note(_beginning(path, NOTE_SIZE), name.partition(".")[0])
+            note = supervisor.hook_note(part(path, 0, NOTE_SIZE) or b"", name.partition(".")[0])
             gone = [path] if self.roster.hook_process(note) is None else []
             if note.event == "SubagentStart":
                 self._begun.setdefault(note.agent_id, []).append(path)
@@ -571,16 +570,3 @@ class Runner:
             for each in gone:
                 with contextlib.suppress(OSError):
                     each.unlink()
-
-
-def _beginning(path: Path, size: int) -> bytes:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
-    except (OSError, ValueError):
-        return b""
-    try:
-        return os.read(fd, size)
-    except OSError:
-        return b""
-    finally:
-        os.close(fd)
