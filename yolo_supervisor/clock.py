@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Clock(Protocol):
@@ -13,6 +15,33 @@ class Clock(Protocol):
 
     def monotonic(self) -> float:
         """Seconds that never run backwards and stand still while the machine sleeps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instant:
+    """A moment on the monotonic clock of one boot. It cannot be compared with a moment of another boot.
+
+    On disk and in the journal's evidence it is two fields: ``since_s`` and ``boot``.
+    """
+
+    boot_id: str
+    seconds: float
+
+    def age(self, now: Instant) -> float | None:
+        """Seconds from this moment to ``now``; None if the two belong to different boots."""
+        return now.seconds - self.seconds if now.boot_id == self.boot_id else None
+
+    def fields(self) -> dict[str, Any]:
+        """The two fields of a stored moment."""
+        return {"since_s": self.seconds, "boot": self.boot_id}
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> Instant | None:
+        """The moment that two stored fields name; None if either is missing or has another type."""
+        seconds, boot_id = fields.get("since_s"), fields.get("boot")
+        if isinstance(boot_id, str) and isinstance(seconds, int | float) and not isinstance(seconds, bool):
+            return cls(boot_id, float(seconds))
+        return None
 
 
 def until_next(every_s: float) -> float:

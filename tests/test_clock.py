@@ -1,0 +1,31 @@
+"""Moments on a monotonic clock."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from yolo_supervisor.clock import Instant
+
+
+def test_an_instant_has_an_age_within_its_boot_only() -> None:
+    instant = Instant("boot-1", 10.0)
+
+    assert instant.age(Instant("boot-1", 12.5)) == 2.5
+    assert instant.age(Instant("boot-2", 12.5)) is None
+
+
+def test_an_instant_is_stored_as_two_fields() -> None:
+    assert Instant("boot-1", 10.0).fields() == {"since_s": 10.0, "boot": "boot-1"}
+    assert Instant.from_fields({"owner": "dev-1", "since_s": 10, "boot": "boot-1"}) == Instant("boot-1", 10.0)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"since_s": 1.0}, {"boot": "boot-1"}, {"since_s": "1", "boot": "boot-1"}, {"since_s": True, "boot": "boot-1"},
+     {"since_s": 1.0, "boot": None}],
+    ids=str,
+)  # fmt: skip
+def test_incomplete_fields_are_not_an_instant(fields: dict[str, Any]) -> None:
+    assert Instant.from_fields(fields) is None
