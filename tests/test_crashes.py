@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,14 +22,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import QUICK, FakeClock, PrivateTmux, Team, agent_of, given_back, read_task, wait_until
-from yolo_supervisor import autopsy, crashes
-from yolo_supervisor.autopsy import Coroner
+from yolo_supervisor import crash_reports
 from yolo_supervisor.census import Census
 from yolo_supervisor.config import Config, TasksConfig
-from yolo_supervisor.crashes import Class, Clusters, Crash, Evidence, Report, Verdict, judge
 from yolo_supervisor.files import Disk
-from yolo_supervisor.formats import transcripts
+from yolo_supervisor.formats import crash_report, transcripts
+from yolo_supervisor.formats.crash_report import CrashCause, Evidence, Report, Verdict
+from yolo_supervisor.inventory import crash_evidence
+from yolo_supervisor.inventory.crash_evidence import Crash, CrashInvestigator
 from yolo_supervisor.kernel import LinuxHandle, kernel
+from yolo_supervisor.policy.crash_bursts import CrashBursts
+from yolo_supervisor.policy.crash_rules import classify
 from yolo_supervisor.processes import DeathWatch, Processes
 from yolo_supervisor.queue import Queue, Turn, give_back
 from yolo_supervisor.records import Pane, ProcessId, Task, from_iso
@@ -52,7 +55,7 @@ def evidence_of(case: Case) -> Evidence:
 
 def report_of(**known: Any) -> Report:
     evidence = Evidence(**{"at": NOW, **known})
-    return Report(agent=AGENT, evidence=evidence, verdict=judge(evidence))
+    return Report(agent=AGENT, evidence=evidence, verdict=classify(evidence))
 
 
 # -- the rules ----------------------------------------------------------------------------------------------------
@@ -60,23 +63,23 @@ def report_of(**known: Any) -> Report:
 
 @pytest.mark.parametrize("case", [*BLIND, *OTHERS, *TALK], ids=lambda case: case.name)
 def test_a_death_is_judged_as_a_person_would(case: Case) -> None:
-    verdict = judge(evidence_of(case))
+    verdict = classify(evidence_of(case))
 
-    assert verdict.died_of == case.died_of, f"{verdict.confidence}: {verdict.why}"
-    assert (verdict.confidence >= 0.5) == (case.died_of != "unknown")
+    assert verdict.cause == case.cause, f"{verdict.confidence}: {verdict.reason}"
+    assert (verdict.confidence >= 0.5) == (case.cause != "unknown")
     assert all(other.confidence <= verdict.confidence for other in verdict.others)
 
 
 def test_every_class_has_cases_and_a_third_were_written_before_the_rules() -> None:
-    assert {case.died_of for case in BLIND} == {str(each) for each in Class}
+    assert {case.cause for case in BLIND} == {str(each) for each in CrashCause}
     assert len(BLIND) * 3 >= len(BLIND) + len(OTHERS) >= 60
 
 
 def test_a_tool_that_was_running_at_a_death_which_nobody_saw_is_not_blamed() -> None:
-    evidence = evidence_of(Case(name="", died_of="", transcript=(used("Bash", 3600, command="npm start"),)))
+    evidence = evidence_of(Case(name="", cause="", transcript=(used("Bash", 3600, command="npm start"),)))
 
-    assert judge(evidence).died_of is Class.TOOL_HANG
-    assert judge(replace(evidence, seen=False)).died_of is Class.UNKNOWN
+    assert classify(evidence).cause is CrashCause.TOOL_HANG
+    assert classify(replace(evidence, observed=False)).cause is CrashCause.UNKNOWN
 
 
 @settings(deadline=None, max_examples=50)
@@ -84,7 +87,7 @@ def test_a_tool_that_was_running_at_a_death_which_nobody_saw_is_not_blamed() -> 
 def test_whatever_a_transcript_and_a_screen_hold_there_is_a_verdict(data: bytes, screen: list[str]) -> None:
     report = report_of(tail=transcripts.tail(data), pane=tuple(screen))
 
-    assert crashes.load(crashes.dump(report)) is not None
+    assert crash_report.load(crash_report.dump(report)) is not None
 
 
 # -- how long a wall stands -----------------------------------------------------------------------------------------
@@ -129,35 +132,35 @@ def test_whatever_a_transcript_and_a_screen_hold_there_is_a_verdict(data: bytes,
 def test_a_wall_stands_until_it_is_said_to_be_over_within_reason(text: str, after_s: float) -> None:
     error = transcripts.ApiError(text=text, kind="rate_limit", status=429, at=NOW)
 
-    assert judge(Evidence(at=NOW, tail=transcripts.Tail(error=error))).until == NOW + timedelta(seconds=after_s)
+    assert classify(Evidence(at=NOW, tail=transcripts.Tail(error=error))).until == NOW + timedelta(seconds=after_s)
 
 
-@pytest.mark.parametrize(("ago_s", "died_of"), [(3599, Class.RATE_LIMITED), (3600, Class.SIGNAL)])
-def test_whoever_outlives_a_limit_and_is_killed_then_did_not_die_of_it(ago_s: float, died_of: Class) -> None:
+@pytest.mark.parametrize(("ago_s", "cause"), [(3599, CrashCause.RATE_LIMITED), (3600, CrashCause.SIGNAL)])
+def test_whoever_outlives_a_limit_and_is_killed_then_did_not_die_of_it(ago_s: float, cause: CrashCause) -> None:
     transcript = (asked("fix"), failed("resets in 1h", "rate_limit", 429, ago_s))
-    verdict = judge(evidence_of(Case(name="", died_of="", signal=signal.SIGTERM, transcript=transcript)))
+    verdict = classify(evidence_of(Case(name="", cause="", signal=signal.SIGTERM, transcript=transcript)))
 
-    assert verdict.died_of is died_of
-    assert (verdict.until is not None) == (died_of is Class.RATE_LIMITED)
+    assert verdict.cause is cause
+    assert (verdict.until is not None) == (cause is CrashCause.RATE_LIMITED)
 
 
 def test_a_limit_that_was_over_is_the_cause_if_nothing_else_is_and_no_wall() -> None:
     transcript = (asked("fix"), failed("resets in 1h", "rate_limit", 429, 7200))
-    evidence = evidence_of(Case(name="", died_of="", status=1, transcript=transcript))
+    evidence = evidence_of(Case(name="", cause="", status=1, transcript=transcript))
 
-    assert judge(evidence).confidence < 0.5
-    assert judge(evidence).until is None
-    assert judge(replace(evidence, seen=False)).confidence > 0.5  # it may have died long ago
+    assert classify(evidence).confidence < 0.5
+    assert classify(evidence).until is None
+    assert classify(replace(evidence, observed=False)).confidence > 0.5  # it may have died long ago
 
 
 @pytest.mark.parametrize("ago_s", [300, 299])
 def test_a_hook_tells_when_it_met_a_limit_and_until_when(ago_s: float) -> None:
     told = {"error": "rate_limit", "at": (NOW - timedelta(seconds=ago_s)).isoformat()}
-    verdict = judge(Evidence(at=NOW, signal=signal.SIGKILL, hooks=(("StopFailure", told),)))
+    verdict = classify(Evidence(at=NOW, signal=signal.SIGKILL, hooks=(("StopFailure", told),)))
 
-    assert (verdict.died_of is Class.SIGNAL) == (ago_s == 300)
+    assert (verdict.cause is CrashCause.SIGNAL) == (ago_s == 300)
     told |= {"error_details": "resets in 2h"}
-    assert judge(Evidence(at=NOW, status=1, hooks=(("StopFailure", told),))).until == NOW + timedelta(
+    assert classify(Evidence(at=NOW, status=1, hooks=(("StopFailure", told),))).until == NOW + timedelta(
         seconds=7200 - ago_s
     )
 
@@ -188,7 +191,7 @@ def test_a_wall_that_names_a_day_is_over_on_the_nearest_of_that_name(at: str, te
     now = from_iso(at)
     error = transcripts.ApiError(text=text, kind="rate_limit", status=429, at=now)
 
-    assert judge(Evidence(at=now, tail=transcripts.Tail(error=error))).until == now + timedelta(seconds=after_s)
+    assert classify(Evidence(at=now, tail=transcripts.Tail(error=error))).until == now + timedelta(seconds=after_s)
 
 
 def test_a_time_without_a_zone_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,14 +200,16 @@ def test_a_time_without_a_zone_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     error = transcripts.ApiError(text="resets 11pm", kind="rate_limit", status=429, at=NOW)  # NOW is 9 pm in Tokyo
 
     try:
-        assert judge(Evidence(at=NOW, tail=transcripts.Tail(error=error))).until == NOW + timedelta(hours=2)
+        assert classify(Evidence(at=NOW, tail=transcripts.Tail(error=error))).until == NOW + timedelta(hours=2)
     finally:
         monkeypatch.undo()
         time.tzset()
 
 
 def test_only_a_limit_is_a_wall() -> None:
-    assert judge(evidence_of(Case(name="", died_of="", transcript=(failed("500", "server_error", 500),)))).until is None
+    assert (
+        classify(evidence_of(Case(name="", cause="", transcript=(failed("500", "server_error", 500),)))).until is None
+    )
 
 
 # -- the report -----------------------------------------------------------------------------------------------------
@@ -217,7 +222,7 @@ def dumped(seen: str, nested: bool = False) -> str:
     tail = transcripts.tail("\n".join(turns).encode())
     report = report_of(status=1, pane=tuple(seen.splitlines()), tail=tail, hooks=(("StopFailure", {"error": seen}),))
     report = replace(report, more={"processes": [{"pid": 1, "command": seen}]})
-    return crashes.dump(report).decode() + json.dumps(Crash(report=report).told)
+    return crash_report.dump(report).decode() + json.dumps(Crash(report=report).summary)
 
 
 SECRETS = {
@@ -395,10 +400,12 @@ def test_no_report_is_larger_than_its_limit(times: int, what: str) -> None:
     report = report_of(pane=(line,) * 60, tail=transcripts.Tail(turns=(line,) * 12, tool=line))
     report = replace(report, more={"processes": [{"command": line[:times]}] * times})
 
-    data = crashes.dump(report)
+    data = crash_report.dump(report)
 
-    assert len(data) <= crashes.SIZE
-    assert (crashes.load(data) or {})["id"] == report.ident
+    assert len(data) <= crash_report.MAX_SIZE
+    loaded = crash_report.load(data)
+    assert loaded is not None
+    assert loaded.ident == report.ident
 
 
 @pytest.mark.parametrize("event", ["StopFailure", "Notification", "SessionEnd"])
@@ -408,16 +415,20 @@ def test_whatever_a_hook_was_given_there_is_a_report(event: str, wrong: object) 
 
     report = report_of(hooks=((event, told),), signal=signal.SIGKILL)
 
-    assert (crashes.load(crashes.dump(report)) or {})["hooks"][0]["event"] == event
+    loaded = crash_report.load(crash_report.dump(report))
+    assert loaded is not None
+    (first,) = loaded.hooks
+    assert isinstance(first, dict)
+    assert first["event"] == event
 
 
 def test_reports_are_for_the_user_alone_and_only_the_newest_are_kept(tmp_path: Path) -> None:
-    for number in range(crashes.KEPT + 2):
-        crashes.save(Disk(), tmp_path, report_of(at=NOW + timedelta(seconds=number)))
+    for number in range(crash_reports.REPORTS_KEPT + 2):
+        crash_reports.save(Disk(), tmp_path, report_of(at=NOW + timedelta(seconds=number)))
 
     kept = sorted(tmp_path.iterdir())
 
-    assert len(kept) == crashes.KEPT
+    assert len(kept) == crash_reports.REPORTS_KEPT
     assert kept[-1].name.startswith("20261123T120321Z-dev-1@red")
     assert kept[0].name.startswith("20261123T120002Z-")
     assert {stat.S_IMODE(path.stat().st_mode) for path in kept} == {0o600}
@@ -427,7 +438,7 @@ def test_reports_are_for_the_user_alone_and_only_the_newest_are_kept(tmp_path: P
 
 
 class Ward:
-    """A coroner over agents in cgroups that a test makes up."""
+    """A investigator over agents in cgroups that a test makes up."""
 
     def __init__(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.clock = FakeClock()
@@ -438,8 +449,8 @@ class Ward:
         self._boot = processes.boot
         self._deaths = DeathWatch(processes.kernel)
         self._roster = Roster(paths, processes, census, lambda: [])
-        self.coroner = Coroner(Config, self._roster, paths, processes, census, self._deaths, self.clock)
-        monkeypatch.setattr(autopsy, "memory_kills", self._memory_kills)
+        self.investigator = CrashInvestigator(Config, self._roster, paths, processes, census, self._deaths, self.clock)
+        monkeypatch.setattr(crash_evidence, "memory_kills", self._memory_kills)
 
     def _memory_kills(self, pid: int, folder: Path | None = None) -> tuple[Path, int]:
         folder = folder or self.places[pid]
@@ -448,14 +459,14 @@ class Ward:
     def agent(self, pid: int, scope: str = "pane-1") -> ProcessId:
         self.places[pid] = Path(f"/cg/{scope}.scope")
         process = ProcessId(pid, 1, self._boot)
-        self.coroner.meet(process)
+        self.investigator.track(process)
         return process
 
     async def look(self, *dead: ProcessId) -> list[Verdict]:
         self._deaths.exits.update(dict.fromkeys(dead, signal.SIGKILL))
         agents = {str(process.pid): agent_of(f"dev-{process.pid}", "red", process) for process in dead}
-        await self.coroner.examine(agents, self.clock.now(), {})
-        found = [self.coroner.crash(name) for name in agents]
+        await self.investigator.collect(agents, self.clock.now(), {})
+        found = [self.investigator.crash(name) for name in agents]
         return [crash.verdict for crash in found if crash is not None]
 
 
@@ -468,16 +479,16 @@ async def test_a_kill_for_memory_in_its_cgroup_is_blamed_for_a_death_right_after
     ward: Ward,
 ) -> None:
     first, second = ward.agent(1 << 22), ward.agent((1 << 22) + 1, "pane-1")
-    ward.coroner.settle("", second)
+    ward.investigator.release("", second)
     ward.counts[Path("/cg/pane-1.scope")] += 1
 
-    assert [verdict.died_of for verdict in await ward.look(first)] == [Class.OOM]
+    assert [verdict.cause for verdict in await ward.look(first)] == [CrashCause.OOM]
 
     ward.clock.wait(10)
     await ward.look()
     ward.clock.wait(10)
     await ward.look()
-    assert [verdict.died_of for verdict in await ward.look(first)] == [Class.SIGNAL]
+    assert [verdict.cause for verdict in await ward.look(first)] == [CrashCause.SIGNAL]
 
 
 async def test_a_kill_for_memory_that_was_counted_while_its_victim_still_died_is_not_missed(ward: Ward) -> None:
@@ -487,7 +498,7 @@ async def test_a_kill_for_memory_that_was_counted_while_its_victim_still_died_is
     await ward.look()
     ward.clock.wait(9)
 
-    assert [verdict.died_of for verdict in await ward.look(dying)] == [Class.OOM]
+    assert [verdict.cause for verdict in await ward.look(dying)] == [CrashCause.OOM]
 
 
 async def test_a_kill_for_memory_in_a_cgroup_of_many_is_no_more_than_a_suspicion(ward: Ward) -> None:
@@ -496,32 +507,32 @@ async def test_a_kill_for_memory_in_a_cgroup_of_many_is_no_more_than_a_suspicion
         ward.counts[folder] += 1
 
     for verdict in await ward.look(alone, others[0]):
-        assert verdict.died_of is Class.SIGNAL
-        assert [other.died_of for other in verdict.others] == [Class.OOM]
+        assert verdict.cause is CrashCause.SIGNAL
+        assert [other.cause for other in verdict.others] == [CrashCause.OOM]
 
 
 # -- clusters -------------------------------------------------------------------------------------------------------
 
 
 def test_three_deaths_of_one_class_within_three_minutes_are_a_cluster() -> None:
-    clusters = Clusters()
+    clusters = CrashBursts()
     for number, at_s in enumerate((0.0, 100.0)):
-        clusters.add(Class.API_ERROR, f"dev-{number}", at_s)
-    clusters.add(Class.OOM, "dev-9", 100.0)
-    assert not clusters.told(179.0)
+        clusters.add(CrashCause.API_ERROR, f"dev-{number}", at_s)
+    clusters.add(CrashCause.OOM, "dev-9", 100.0)
+    assert not clusters.active(179.0)
 
-    clusters.add(Class.API_ERROR, "dev-3", 179.0)
+    clusters.add(CrashCause.API_ERROR, "dev-3", 179.0)
 
-    assert clusters.told(179.0) == {Class.API_ERROR: "3 agents, one class (api_error), 3 minutes"}
-    assert clusters.told(359.0)
-    assert not clusters.told(360.0)
+    assert clusters.active(179.0) == {CrashCause.API_ERROR: "3 agents died of one cause (api_error) within 3 minutes"}
+    assert clusters.active(359.0)
+    assert not clusters.active(360.0)
 
 
 def test_a_growing_cluster_is_told_anew_only_when_it_has_doubled() -> None:
-    clusters, told = Clusters(), set()
+    clusters, told = CrashBursts(), set()
     for number in range(12):
-        clusters.add(Class.SIGNAL, f"dev-{number}", float(number))
-        told |= set(clusters.told(float(number)).values())
+        clusters.add(CrashCause.SIGNAL, f"dev-{number}", float(number))
+        told |= set(clusters.active(float(number)).values())
 
     assert sorted(sentence.partition(" ")[0] for sentence in told) == ["12", "3", "6"]
 
@@ -660,14 +671,14 @@ async def test_a_dead_pane_is_read_as_long_as_tmux_keeps_it(tmux: PrivateTmux) -
 # -- the real daemon --------------------------------------------------------------------------------------------------
 
 
-def report_on(team: Team, name: str) -> dict[str, Any]:
+def report_on(team: Team, name: str) -> Mapping[str, Any]:
     (died,) = team.running.did("died", f"{name}@red")
     path = Paths(team.project).crashes / f"{died['evidence']['report']}.json"
     team.running.wait(path.exists, "the report to be written")
-    report = crashes.load(path.read_bytes())
+    report = crash_report.load(path.read_bytes())
     assert report is not None
-    assert report["class"] == died["evidence"]["class"]
-    return report
+    assert report.cause == died["evidence"]["class"]
+    return report.document
 
 
 def test_a_death_leaves_one_report_that_people_can_read(team: Team) -> None:
@@ -781,13 +792,15 @@ def test_agents_that_die_of_the_same_at_once_are_told_as_one(team: Team) -> None
 
     team.running.wait(lambda: team.running.did("escalated", "class rate_limited"), "the cluster to be told")
 
-    assert "3 agents, one class (rate_limited)" in team.running.did("escalated", "class rate_limited")[0]["reason"]
+    assert (
+        "3 agents died of one cause (rate_limited)" in team.running.did("escalated", "class rate_limited")[0]["reason"]
+    )
 
 
 def test_a_verdict_without_findings_is_unknown() -> None:
-    verdict = judge(Evidence(at=NOW))
+    verdict = classify(Evidence(at=NOW))
 
-    assert verdict == Verdict(died_of=Class.UNKNOWN, confidence=0.0, why="nothing tells")
+    assert verdict == Verdict(cause=CrashCause.UNKNOWN, confidence=0.0, reason="no evidence")
     assert Crash(report=report_of()).cause is None
 
 

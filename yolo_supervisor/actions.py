@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from yolo_supervisor.crashes import Report
 from yolo_supervisor.files import digest
 from yolo_supervisor.formats import claude, load_object, supervisor, tasks, yolo
+from yolo_supervisor.formats.crash_report import Report
 from yolo_supervisor.memory import Memory
 from yolo_supervisor.records import Agent, ProcessId, Task
 
@@ -130,11 +130,11 @@ class Died(Note):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileReport(Action):
-    """Write down what an agent died of. The journal tells of it with the death."""
+class WriteCrashReport(Action):
+    """Write the crash report of an agent. The journal mentions it in the entry of the death."""
 
     kind: ClassVar[Kind] = "agent"
-    verb: ClassVar[str] = "examined"
+    verb: ClassVar[str] = "crash_reported"
     report: Report
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from yolo_supervisor.census import Census
-from yolo_supervisor.crashes import Crash
 from yolo_supervisor.files import digest, glance
 from yolo_supervisor.formats import supervisor, yolo
 from yolo_supervisor.formats.supervisor import Trees
+from yolo_supervisor.inventory.crash_evidence import Crash
 from yolo_supervisor.processes import Leftovers, Processes
 from yolo_supervisor.queue import Queue, Turn
 from yolo_supervisor.records import Agent, Lease, ProcessId, Task

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping
-from typing import Any
 
 HIDDEN = "[hidden]"
 
@@ -122,8 +121,13 @@ def shortened(text: str, limit: int) -> str:
     return re.sub(r"\S{1,200}\Z", "", text[:limit]) + "…"
 
 
-def cut(value: Any, limit: int, deep: int = DEEP) -> Any:
-    """A JSON value with no text longer than that, no list or object of more than ``MANY``, and nothing too deep."""
+def cut_fields(fields: Mapping[str, object], limit: int) -> dict[str, object]:
+    """A JSON object with the limits of ``cut``."""
+    return {key: cut(value, limit, DEEP - 1) for key, value in list(fields.items())[:MANY]}
+
+
+def cut(value: object, limit: int, deep: int = DEEP) -> object:
+    """A JSON value without texts longer than ``limit``, lists or objects longer than ``MANY``, or deeper nesting."""
     if isinstance(value, str):
         return shortened(value, limit)
     if isinstance(value, Mapping):
@@ -133,8 +137,13 @@ def cut(value: Any, limit: int, deep: int = DEEP) -> Any:
     return value
 
 
-def redacted_all(value: Any, named: bool = False) -> Any:
-    """The same as ``redacted`` for every text in a JSON value; keys that name a secret hide what is under them."""
+def redacted_fields(fields: Mapping[str, object]) -> dict[str, object]:
+    """A JSON object with the redaction of ``redacted_all``."""
+    return {redacted(key): redacted_all(value, _NAMED.search(key) is not None) for key, value in fields.items()}
+
+
+def redacted_all(value: object, named: bool = False) -> object:
+    """A JSON value with every text redacted; a key that names a secret hides everything under it."""
     if isinstance(value, Mapping):
         return {
             redacted(str(key)): redacted_all(each, named or _NAMED.search(str(key)) is not None)

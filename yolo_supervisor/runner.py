@@ -15,7 +15,7 @@ import anyio
 import anyio.abc
 import structlog
 
-from yolo_supervisor import __version__, crashes
+from yolo_supervisor import __version__, crash_reports
 from yolo_supervisor.actions import (
     Action,
     BreakLock,
@@ -23,14 +23,13 @@ from yolo_supervisor.actions import (
     DaemonNote,
     Edit,
     Escalate,
-    FileReport,
     Keep,
     Note,
     Requeue,
     RequeuePlan,
     Terminate,
+    WriteCrashReport,
 )
-from yolo_supervisor.autopsy import Coroner
 from yolo_supervisor.census import Census
 from yolo_supervisor.clock import Clock
 from yolo_supervisor.config import Config
@@ -38,6 +37,7 @@ from yolo_supervisor.files import Busy, Refused, part, replace
 from yolo_supervisor.flags import Flags
 from yolo_supervisor.folder import names
 from yolo_supervisor.formats import supervisor
+from yolo_supervisor.inventory.crash_evidence import CrashInvestigator
 from yolo_supervisor.leases import Leases
 from yolo_supervisor.locks import Locks
 from yolo_supervisor.processes import DeathWatch, Ending, Processes
@@ -141,12 +141,12 @@ class Runner:
             self.store.paths, rooms.processes, rooms.census, lambda: claude_dirs(self.config, environment)
         )
         self.queue = Queue(lambda: self.config, self.store, rooms.clock, rooms.processes.boot)
-        self.coroner = Coroner(
+        self.investigator = CrashInvestigator(
             lambda: self.config, self.roster, self.store.paths, rooms.processes, rooms.census, self.deaths, rooms.clock
         )
         self.agents = AgentsWatcher(
             lambda: self.config, self.roster, self.store, rooms.processes, rooms.census, self.deaths, self.queue,
-            self.coroner,
+            self.investigator,
         )  # fmt: skip
         self.sessions = SessionsWatcher(
             lambda: self.config, self.roster, self.agents.living, self.store.paths, rooms.processes, rooms.tmux,
@@ -222,7 +222,7 @@ class Runner:
 
     def close(self) -> None:
         self.deaths.close()
-        self.coroner.close()
+        self.investigator.close()
         self.store.close()
 
     def reload(self, config: Config) -> None:
@@ -364,13 +364,13 @@ class Runner:
                     self._tell(action)
             elif isinstance(action, Keep):
                 self.store.keep(action.path, action.data)
-            elif isinstance(action, FileReport):
+            elif isinstance(action, WriteCrashReport):
                 self._start_filing(action)
             elif isinstance(action, Terminate):
                 self._start_terminating(watcher, action)
         return True
 
-    def _start_filing(self, action: FileReport) -> None:
+    def _start_filing(self, action: WriteCrashReport) -> None:
         """Reports are written when all tasks of this look have been given back, one at a time: each takes some ms."""
         if action.report.ident in self._filing:
             return
@@ -380,22 +380,22 @@ class Runner:
         else:
             self._tasks.start_soon(self._file_later, action)
 
-    async def _file_later(self, action: FileReport) -> None:
+    async def _file_later(self, action: WriteCrashReport) -> None:
         async with self._desk:
             await anyio.sleep(0)
             self._file(action)
         self.bells[self.agents.name].ring()
 
-    def _file(self, action: FileReport) -> None:
+    def _file(self, action: WriteCrashReport) -> None:
         """That a report cannot be written is told, and stops nothing."""
         try:
-            crashes.save(self.store.disk, self.store.paths.crashes, action.report)
+            crash_reports.save(self.store.disk, self.store.paths.crashes, action.report)
         except Exception as error:  # noqa: BLE001 - nobody may stay unhealed because of what there is to tell of him
             self._trouble("crashes", f"{error}: this crash report is lost")
         else:
             self._mended("crashes")
         finally:
-            self.coroner.filed(action.report.ident)
+            self.investigator.report_written(action.report.ident)
             self._filing.discard(action.report.ident)
 
     def _start_terminating(self, watcher: Watcher, action: Terminate) -> None:

@@ -1,26 +1,27 @@
-"""``crash``: what agents died of."""
+"""``crash``: the crash reports of agents."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
-from yolo_supervisor import crashes
 from yolo_supervisor.cli import EX_NO, Shared, entries, fail, out, out_json, shared
 from yolo_supervisor.files import Disk, glance
 from yolo_supervisor.folder import names
+from yolo_supervisor.formats.crash_report import StoredReport, load
 from yolo_supervisor.formats.transcripts import moment
 from yolo_supervisor.journal import refuse_newer
-from yolo_supervisor.redaction import cut
 from yolo_supervisor.store import Paths
 
 BRIEF = ("id", "at", "agent", "class", "confidence", "why")
+"""The keys of a report that ``crash list --json`` prints."""
 
 
 @click.group()
 def command() -> None:
-    """What agents died of, as far as it can be known: one report a death, secrets taken out, the newest 200 kept.
+    """Why agents died: one report for each death, without secrets. The newest 200 are kept.
 
     \b
     Examples:
@@ -33,7 +34,7 @@ def command() -> None:
 @shared
 @click.pass_obj
 def list_reports(options: Shared) -> None:
-    """All reports, the oldest first.
+    """List all reports, the oldest first.
 
     \b
     Example:
@@ -42,13 +43,13 @@ def list_reports(options: Shared) -> None:
     paths = Paths(options.project())
     reports = _reports(paths)
     if options.json:
-        brief = [{key: each.get(key) for key in BRIEF} for each in reports]
+        brief = [{key: report.document.get(key) for key in BRIEF} for report in reports]
         out_json({"version": 1, "project": str(paths.project), "crashes": brief})
         return
-    for each in reports:
-        out(f"{each['id']}  {each['class']}: {each.get('why')}")
+    for report in reports:
+        out(f"{report.ident}  {report.cause}: {report.reason}")
     if not reports:
-        out("there are no crash reports")
+        out("no crash reports")
 
 
 @command.command("show")
@@ -56,46 +57,41 @@ def list_reports(options: Shared) -> None:
 @shared
 @click.pass_obj
 def show(options: Shared, ident: str) -> None:
-    """One report, with what was done about it. ID may also be an agent: that is its newest.
+    """Show one report, and the recovery that followed. An agent as ID means its newest report.
 
     \b
     Example:
       yolo-supervisor crash show dev-1@session-85d6cfb4
     """
     paths = Paths(options.project())
-    found = [each for each in _reports(paths) if ident in (each["id"], each["agent"], each.get("name"))]
-    if not found:
-        fail(EX_NO, f"there is no crash report {ident}: yolo-supervisor crash list shows all")
-    report = cut(found[-1], crashes.SIZE)  # whoever has damaged it may have nested it too deep to be told
+    matches = [report for report in _reports(paths) if ident in (report.ident, report.agent, report.name)]
+    if not matches:
+        fail(EX_NO, f"no crash report {ident}; see: yolo-supervisor crash list")
+    report = matches[-1]
     story = _story(paths, report)
     if options.json:
-        out_json({**report, "story": story})
+        out_json({**report.document, "story": story})
         return
-    at = moment(report["at"])
-    when = f"{at.astimezone():%Y-%m-%d %H:%M:%S}" if at else report["at"]
-    out(f"{report['agent']} died at {when}: {report['class']} ({report.get('confidence')})")
-    out(f"  {report.get('why')}")
-    for each in _list(report.get("perhaps")):
-        finding = each if isinstance(each, dict) else {}
-        out(f"  or {finding.get('class')} ({finding.get('confidence')}): {finding.get('why')}")
-    _tell("exit", _fields(report.get("exit")))
-    _tell("the end of its transcript", _list(report.get("turns")))
-    _tell("hooks", _list(report.get("hooks")))
-    _tell("its processes", _list(report.get("processes")))
-    _tell("the repository", _fields(report.get("repository")))
-    _tell("the end of its screen", _list(report.get("pane")))
-    _tell("what was done", [f"{e['at']}  {e['kind']} {e['key']} {e['action']}: {e['reason']}" for e in story])
+    at = moment(report.at)
+    when = f"{at.astimezone():%Y-%m-%d %H:%M:%S}" if at else report.at
+    out(f"{report.agent} died at {when}: {report.cause} ({report.confidence})")
+    out(f"  {report.reason}")
+    for finding in report.others:
+        out(f"  or {finding.cause} ({finding.confidence}): {finding.reason}")
+    _section("exit", _fields(report.exit))
+    _section("end of the transcript", report.turns)
+    _section("hooks", report.hooks)
+    _section("processes", report.processes)
+    _section("repository", _fields(report.repository))
+    _section("end of the screen", report.pane)
+    _section("recovery", [f"{e['at']}  {e['kind']} {e['key']} {e['action']}: {e['reason']}" for e in story])
 
 
-def _list(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
+def _fields(values: Mapping[str, object]) -> list[str]:
+    return [f"{key}: {value}" for key, value in values.items() if value]
 
 
-def _fields(value: object) -> list[str]:
-    return [f"{key}: {each}" for key, each in value.items() if each] if isinstance(value, dict) else []
-
-
-def _tell(title: str, lines: list[Any]) -> None:
+def _section(title: str, lines: Sequence[object]) -> None:
     if lines:
         out(f"{title}:")
     for line in lines:
@@ -103,18 +99,18 @@ def _tell(title: str, lines: list[Any]) -> None:
         out(f"    {text}")
 
 
-def _reports(paths: Paths) -> list[dict[str, Any]]:
-    """All that can be read, the oldest first. ``TooNew`` if they are a newer program's."""
+def _reports(paths: Paths) -> list[StoredReport]:
+    """All readable reports, the oldest first. Raises TooNew if a newer version has written them."""
     refuse_newer(Disk(), paths.folder)
-    found = [crashes.load(glance(paths.crashes / name) or b"") for name in names(paths.crashes) if name[0] != "."]
-    return sorted((each for each in found if each is not None), key=lambda each: str(each["at"]))
+    loaded = (load(glance(paths.crashes / name) or b"") for name in names(paths.crashes) if name[0] != ".")
+    return sorted((report for report in loaded if report is not None), key=lambda report: report.at)
 
 
-def _story(paths: Paths, report: dict[str, Any]) -> list[dict[str, Any]]:
-    """What the journal tells of this death, and of the tasks that the agent had."""
+def _story(paths: Paths, report: StoredReport) -> list[dict[str, Any]]:
+    """The journal entries about this death, and about the tasks of the agent."""
     from yolo_supervisor.journal import History
 
-    told = entries(History(paths.journal))
-    about = [entry for entry in told if entry["evidence"].get("report") == report["id"]]
+    history = entries(History(paths.journal))
+    about = [entry for entry in history if entry["evidence"].get("report") == report.ident]
     tasks = {entry["key"] for entry in about if entry["kind"] == "task"}
-    return [entry for entry in told if entry in about or (entry["kind"] == "task" and entry["key"] in tasks)]
+    return [entry for entry in history if entry in about or (entry["kind"] == "task" and entry["key"] in tasks)]

@@ -12,7 +12,6 @@ import msgspec
 
 from yolo_supervisor import config as configuration
 from yolo_supervisor.actions import Edit, Keep, Note
-from yolo_supervisor.autopsy import Coroner
 from yolo_supervisor.census import Census
 from yolo_supervisor.cli import Shared
 from yolo_supervisor.clock import SystemClock
@@ -20,6 +19,7 @@ from yolo_supervisor.config import Config
 from yolo_supervisor.files import glance
 from yolo_supervisor.flags import Flags
 from yolo_supervisor.formats import supervisor, yolo
+from yolo_supervisor.inventory.crash_evidence import CrashInvestigator
 from yolo_supervisor.kernel import kernel
 from yolo_supervisor.leases import Leases
 from yolo_supervisor.locks import Locks
@@ -68,12 +68,19 @@ class View:
         self.leases = Leases(self.store, self.clock, self.processes.boot)
         self.queue = Queue(lambda: config, self.store, self.clock, self.processes.boot)
         deaths = DeathWatch(self.processes.kernel)
-        coroner = Coroner(
-            lambda: config, self.roster, self.store.paths, self.processes, self.census, deaths, self.clock, files=False
+        investigator = CrashInvestigator(
+            lambda: config,
+            self.roster,
+            self.store.paths,
+            self.processes,
+            self.census,
+            deaths,
+            self.clock,
+            writes_reports=False,
         )
         self.flags = Flags(lambda: config, self.store, self.clock, self.processes.boot)
         self.agents = AgentsWatcher(
-            lambda: config, self.roster, self.store, self.processes, self.census, deaths, self.queue, coroner
+            lambda: config, self.roster, self.store, self.processes, self.census, deaths, self.queue, investigator
         )  # fmt: skip
 
     def holder(self) -> supervisor.Holder | None:

@@ -14,23 +14,23 @@ from yolo_supervisor.actions import (
     DropHealth,
     DropPids,
     Escalate,
-    FileReport,
     Forget,
     Register,
     Release,
     SetMark,
     Terminate,
+    WriteCrashReport,
 )
-from yolo_supervisor.autopsy import Coroner
 from yolo_supervisor.census import Census
 from yolo_supervisor.clock import until_next
 from yolo_supervisor.config import Config
-from yolo_supervisor.crashes import Class, Crash
 from yolo_supervisor.estate import Estate, Estates
 from yolo_supervisor.files import glance
 from yolo_supervisor.folder import names
 from yolo_supervisor.formats import supervisor, yolo
+from yolo_supervisor.formats.crash_report import CrashCause
 from yolo_supervisor.formats.supervisor import Trees
+from yolo_supervisor.inventory.crash_evidence import Crash, CrashInvestigator
 from yolo_supervisor.processes import DeathWatch, Processes
 from yolo_supervisor.queue import Queue, give_back
 from yolo_supervisor.records import Agent, Liveness, ProcessId
@@ -77,7 +77,7 @@ class Look:
     """The names of agents' records that cannot be read."""
     idle: tuple[tuple[str, int], ...] = ()
     """Roles whose health file counts three or more idle turns."""
-    clusters: Mapping[Class, str] = field(default_factory=dict)
+    clusters: Mapping[CrashCause, str] = field(default_factory=dict)
     """Of which classes several agents died in a short time, and what is to be told of each."""
 
 
@@ -116,8 +116,7 @@ def decide(look: Look, records: Path, grace_s: float, mass_min: int) -> list[Rem
         )
         dead = [s for s in dead if s.certain]
     remedies += [
-        (Escalate(kind="agent", key=f"class {died_of}", reason=sentence),)
-        for died_of, sentence in look.clusters.items()
+        (Escalate(kind="agent", key=f"class {cause}", reason=sentence),) for cause, sentence in look.clusters.items()
     ]
     remedies += [(_damaged(name),) for name in look.damaged]
     remedies += [remedy for s in dead if (remedy := _heal(s, records, grace_s, look.observing))]
@@ -175,11 +174,11 @@ def _heal(dead: Sighting, records: Path, grace_s: float, observing: bool) -> Rem
     evidence = {"agent": agent.id, "proof": dead.proof, **({"pid": agent.pid} if agent.pid else {})}
     crash = dead.crash
     if crash is not None:
-        evidence |= {"class": crash.told["class"], "report": crash.report.ident}
+        evidence |= {"class": crash.summary["class"], "report": crash.report.ident}
     steps: list[Action] = []
     if not dead.told and not dead.stopped:
         reason = f"{agent.name} is dead: {dead.proof}"
-        told = {**crash.told, "report": crash.report.ident} if crash else {}
+        told = {**crash.summary, "report": crash.report.ident} if crash else {}
         steps.append(Died(key=agent.id, reason=reason, evidence={**_identity(agent), "proof": dead.proof, **told}))
     for claim in estate.claims:
         task = claim.task
@@ -199,7 +198,9 @@ def _heal(dead: Sighting, records: Path, grace_s: float, observing: bool) -> Rem
         steps += [_held(claim.task.id, agent, crash) for claim in (*estate.claims, *estate.plans)
                   if claim.turn.wait_s > 0 and not (claim.doubt or claim.turn.never)]  # fmt: skip
     if crash is not None and not crash.written and not observing:
-        report = FileReport(key=agent.id, report=crash.report, reason=f"{agent.name} is dead: {crash.verdict.why}")
+        report = WriteCrashReport(
+            key=agent.id, report=crash.report, reason=f"{agent.name} is dead: {crash.verdict.reason}"
+        )
         return (*steps, report)  # before anything is cleaned up
     left = estate.leftovers
     if left.roots:
@@ -243,7 +244,7 @@ def _held(key: str, agent: Agent, crash: Crash) -> Escalate:
     """A limit that everybody would run into: the task is not lost, and nobody's fault."""
     until = f"{crash.verdict.until:%Y-%m-%d %H:%M:%S}Z" if crash.verdict.until else "it is over"
     reason = f"{agent.name} ran into a limit of its model's: it is held until {until}, and no attempt is charged"
-    return Escalate(kind="task", key=key, reason=reason, evidence={**crash.told, "report": crash.report.ident})
+    return Escalate(kind="task", key=key, reason=reason, evidence={**crash.summary, "report": crash.report.ident})
 
 
 class Known:
@@ -290,7 +291,7 @@ class AgentsWatcher:
 
     def __init__(
         self, config: Callable[[], Config], roster: Roster, store: Store, processes: Processes, census: Census,
-        deaths: DeathWatch, queue: Queue, coroner: Coroner | None = None,
+        deaths: DeathWatch, queue: Queue, investigator: CrashInvestigator | None = None,
     ) -> None:  # fmt: skip
         self._config = config
         self._roster = roster
@@ -298,7 +299,7 @@ class AgentsWatcher:
         self._processes = processes
         self._census = census
         self._deaths = deaths
-        self.coroner = coroner
+        self.investigator = investigator
         """Without one nobody asks what they died of."""
         self._known = Known()
         self._recorded: set[str] = set()
@@ -323,9 +324,9 @@ class AgentsWatcher:
     async def tick(self, now: datetime) -> Sequence[Remedy]:
         config = self._config()
         attention = self._attention(now)
-        if self.coroner is not None:
+        if self.investigator is not None:
             dead = {s.record: s.agent for s in attention if s.state is Liveness.DEAD}
-            await self.coroner.examine(dead, now, self.trees())
+            await self.investigator.collect(dead, now, self.trees())
         look = self._look_at(attention)
         return decide(look, self._store.paths.agents, config.processes.grace_s, config.agents.mass_death_min)
 
@@ -386,7 +387,7 @@ class AgentsWatcher:
             dangling=dangling,
             dangling_files=self._dangling_files(dangling),
             damaged=tuple(self._roster.damaged_records()),
-            clusters=self.coroner.clusters() if self.coroner else {},
+            clusters=self.investigator.bursts() if self.investigator else {},
             idle=tuple((h.role, h.idle_count) for h, _ in self._roster.healths() if h.idle_count >= 3),
         )
 
@@ -431,8 +432,8 @@ class AgentsWatcher:
         elif agent.process and not self._deaths.lives(agent.process):
             self._deaths.add(agent.process)
             self._census.track(agent.process)
-            if self.coroner is not None:
-                self.coroner.meet(agent.process)
+            if self.investigator is not None:
+                self.investigator.track(agent.process)
         if state is Liveness.ALIVE and recorded and agent.process and self._deaths.lives(agent.process):
             self._known.well.add(name)
         return Sighting(
@@ -450,8 +451,8 @@ class AgentsWatcher:
         """Its record has been removed: all is done, or a person said so."""
         self._proofs.pop(name, None)
         process = self._known.remove(name)
-        if self.coroner is not None:
-            self.coroner.settle(name, process)
+        if self.investigator is not None:
+            self.investigator.release(name, process)
         if process is not None:
             self._deaths.exits.pop(process, None)
         self._again |= process is not None and self._deaths.lives(process)  # forgotten by a person: found again
@@ -491,7 +492,7 @@ class AgentsWatcher:
         if sighting.state is not Liveness.DEAD:
             return sighting
         mates = self._roster.in_process(sighting.agent, self._known.agents.values())
-        crash = self.coroner.crash(sighting.record) if self.coroner else None
+        crash = self.investigator.crash(sighting.record) if self.investigator else None
         ours = self._store.journal.memory.terminated(sighting.agent.id)
         return replace(sighting, estate=self._estates.of(sighting.agent, mates, living, crash, ours), crash=crash)
 

@@ -17,6 +17,7 @@ from yolo_supervisor.config import Config
 from yolo_supervisor.files import glance
 from yolo_supervisor.folder import QUIET, names
 from yolo_supervisor.formats import supervisor, tasks, yolo
+from yolo_supervisor.policy.waiting import WAITS_AFTER_FAILURE, WAITS_FOR_PERSON
 from yolo_supervisor.queue import Queue, Turn, give_back
 from yolo_supervisor.records import Agent, Liveness, Task
 from yolo_supervisor.roster import Roster
@@ -28,12 +29,6 @@ SILENT, UNKNOWN = "silent", "unknown owner"
 
 AT_ONCE = 64
 """After how many tasks others get their turn."""
-
-PATIENT = frozenset({"permission_prompt", "idle_prompt", "agent_needs_input", "elicitation_dialog"})
-"""Notifications by which the client waits for a person."""
-
-LIMITED = frozenset({"rate_limit", "overloaded", "billing_error", "authentication_failed"})
-"""Failures after which the client waits for its quota, or for a person."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,8 +219,8 @@ class TasksWatcher:
         return bool(
             payload.get("background_tasks")
             or payload.get("session_crons")
-            or payload.get("notification_type") in PATIENT
-            or (newest.startswith("StopFailure.") and payload.get("error") in LIMITED)
+            or payload.get("notification_type") in WAITS_FOR_PERSON
+            or (newest.startswith("StopFailure.") and payload.get("error") in WAITS_AFTER_FAILURE)
         )
 
 

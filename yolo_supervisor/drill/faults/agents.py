@@ -5,16 +5,16 @@ from __future__ import annotations
 import random
 import signal
 
-from yolo_supervisor.crashes import load
 from yolo_supervisor.drill.rounds import Fault, Watch, agents_gone, send
 from yolo_supervisor.drill.scene import TEAM, Actor, Scene
 from yolo_supervisor.files import glance
 from yolo_supervisor.formats import supervisor
+from yolo_supervisor.formats.crash_report import load
 from yolo_supervisor.records import Agent, ProcessId, from_iso
 from yolo_supervisor.store import Paths
 
 
-def _dies(scene: Scene, way: str, died_of: str) -> tuple[Actor, Watch]:
+def _dies(scene: Scene, way: str, cause: str) -> tuple[Actor, Watch]:
     """An agent that dies by its own hand: the report must say of what."""
     session = scene.session()
     bystander, victim = scene.agent(session), scene.agent(session, dies=way)
@@ -26,7 +26,7 @@ def _dies(scene: Scene, way: str, died_of: str) -> tuple[Actor, Watch]:
     def explained() -> bool:
         told = [e["evidence"] for e in scene.entries() if (e["action"], e["key"]) == ("died", key)]
         report = load(glance(Paths(scene.project).crashes / f"{told[0].get('report')}.json") or b"") if told else None
-        return healed() and report is not None and report["class"] == told[0]["class"] == died_of
+        return healed() and report is not None and report.cause == told[0]["class"] == cause
 
     watch.healed = explained
     return victim, watch

@@ -1,0 +1,1 @@
+"""Rules: pure decisions about retries, crashes, failure rates and file integrity."""

@@ -1,0 +1,20 @@
+"""Hook values by which Claude Code says that an agent waits: for a person, or for its API.
+
+Two rules ask. The cause of a death (``policy.crash_rules``) needs the narrow sets: only a dialog that was open is a
+reason to be killed, and only a limit that all agents share holds their tasks. The silence of a task
+(``watchers.tasks``) needs the wide ones: an agent that waits for any of these does not hang.
+"""
+
+from __future__ import annotations
+
+OPEN_DIALOG = frozenset({"permission_prompt", "agent_needs_input", "elicitation_dialog"})
+"""``notification_type`` of a turn that cannot go on before a person answers."""
+
+WAITS_FOR_PERSON = OPEN_DIALOG | {"idle_prompt"}
+"""``notification_type`` of every wait for a person; at ``idle_prompt`` the turn is done and no question is open."""
+
+QUOTA_USED_UP = frozenset({"rate_limit", "billing_error"})
+"""``error`` of a StopFailure by a limit that other agents of the account run into, too."""
+
+WAITS_AFTER_FAILURE = QUOTA_USED_UP | {"overloaded", "authentication_failed"}
+"""``error`` of every StopFailure after which the client waits: for its quota, the server, or a login by a person."""
