@@ -16,7 +16,7 @@ from conftest import Children, Cli
 from yolo_supervisor.clock import SystemClock
 from yolo_supervisor.config import McpConfig
 from yolo_supervisor.kernel import kernel
-from yolo_supervisor.mcp.breaker import UPSTREAM, Breaker, circuits, describe, load
+from yolo_supervisor.mcp.circuit_breaker import UPSTREAM, Breaker, circuits, describe, load
 from yolo_supervisor.store import Paths, Store
 
 CONFIG = McpConfig(failures=5, cool_down_s=60.0, cap_s=240.0)
@@ -334,7 +334,7 @@ def test_who_tries_after_a_reboot_and_dies_is_followed_by_another(meet: Meet, cl
 RACER = """
 import fcntl, sys
 from pathlib import Path
-from yolo_supervisor.mcp.breaker import Breaker
+from yolo_supervisor.mcp.circuit_breaker import Breaker
 from yolo_supervisor.clock import SystemClock
 from yolo_supervisor.config import McpConfig
 from yolo_supervisor.kernel import kernel
@@ -498,7 +498,7 @@ def test_every_turn_is_in_the_journal(meet: Meet, project: Path, clock: Clock, c
     told = [json.loads(line) for line in Cli(project)("history", "--json").stdout.splitlines()]
 
     assert [(e["key"], e["action"]) for e in told] == [
-        ("server/build", action) for action in ("disabled", "probed", "enabled")
+        ("server/build", action) for action in ("circuit_opened", "circuit_half_opened", "circuit_closed")
     ]
 
 

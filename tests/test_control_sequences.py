@@ -32,7 +32,7 @@ from conftest import (
 from yolo_supervisor.actions import Escalate
 from yolo_supervisor.cli import COMMANDS
 from yolo_supervisor.kernel import kernel
-from yolo_supervisor.mcp.breaker import Circuit
+from yolo_supervisor.mcp.circuit_breaker import Circuit
 from yolo_supervisor.processes import Processes
 from yolo_supervisor.queue import letter_file
 from yolo_supervisor.records import ProcessId

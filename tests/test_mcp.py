@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from conftest import LIMIT_S, PROGRAM, Cli, wait_until
 from upstream import effects
 from yolo_supervisor.kernel import kernel
-from yolo_supervisor.mcp.upstream import lines
+from yolo_supervisor.mcp.server import lines
 from yolo_supervisor.processes import Processes
 from yolo_supervisor.records import ProcessId
 from yolo_supervisor.retry import pause_s

@@ -625,7 +625,7 @@ class Trip(Replace):
     """Open a circuit: what keeps failing is not tried for a while."""
 
     kind: ClassVar[Kind] = "command"
-    verb: ClassVar[str] = "disabled"
+    verb: ClassVar[str] = "circuit_opened"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -633,7 +633,7 @@ class Probe(Replace):
     """Say who tries whether an open circuit can be closed: one at a time."""
 
     kind: ClassVar[Kind] = "command"
-    verb: ClassVar[str] = "probed"
+    verb: ClassVar[str] = "circuit_half_opened"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -641,7 +641,7 @@ class Close(Replace):
     """Close a circuit: what had failed is well again."""
 
     kind: ClassVar[Kind] = "command"
-    verb: ClassVar[str] = "enabled"
+    verb: ClassVar[str] = "circuit_closed"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,7 +43,7 @@ def command(options: Shared, words: tuple[str, ...]) -> None:
     from yolo_supervisor.clock import SystemClock
     from yolo_supervisor.formats.mcp import server_name
     from yolo_supervisor.kernel import adopt_orphans, kernel
-    from yolo_supervisor.mcp.breaker import Breaker
+    from yolo_supervisor.mcp.circuit_breaker import Breaker
     from yolo_supervisor.mcp.relay import Relay
     from yolo_supervisor.store import Store
 

@@ -23,7 +23,7 @@ from yolo_supervisor.inventory.crash_evidence import CrashInvestigator
 from yolo_supervisor.kernel import kernel
 from yolo_supervisor.leases import Leases
 from yolo_supervisor.locks import Locks
-from yolo_supervisor.mcp.breaker import circuits, describe
+from yolo_supervisor.mcp.circuit_breaker import circuits, describe
 from yolo_supervisor.processes import DeathWatch, Processes
 from yolo_supervisor.queue import Queue
 from yolo_supervisor.records import Liveness, Task, iso

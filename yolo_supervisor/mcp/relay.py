@@ -21,10 +21,10 @@ import anyio.abc
 
 from yolo_supervisor.config import McpConfig
 from yolo_supervisor.formats import mcp
-from yolo_supervisor.mcp.breaker import UPSTREAM, Breaker
-from yolo_supervisor.mcp.calls import Call, Calls
-from yolo_supervisor.mcp.handshake import Handshake
-from yolo_supervisor.mcp.upstream import Endless, Outlet, Upstream, lines
+from yolo_supervisor.mcp.call_table import Call, Calls
+from yolo_supervisor.mcp.circuit_breaker import UPSTREAM, Breaker
+from yolo_supervisor.mcp.server import Endless, Outlet, Upstream, lines
+from yolo_supervisor.mcp.session_replay import Handshake
 from yolo_supervisor.retry import pause_s
 
 LOOK_S = 0.1

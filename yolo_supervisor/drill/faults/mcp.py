@@ -49,7 +49,7 @@ def mcp_flapping(scene: Scene, dice: random.Random) -> Watch:
             numbers.append(client.ask("tools/call", name="echo", arguments={}))
         return client.well(numbers[-1])
 
-    return Watch(healed, frozenset({SERVER, f"{SERVER}/echo"}), ("disabled",))
+    return Watch(healed, frozenset({SERVER, f"{SERVER}/echo"}), ("circuit_opened",))
 
 
 FAULTS: tuple[Fault, ...] = (
