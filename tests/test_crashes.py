@@ -36,7 +36,6 @@ from yolo_supervisor.policy.crash_rules import classify
 from yolo_supervisor.processes import DeathWatch, Processes
 from yolo_supervisor.queue import Queue, Turn, give_back
 from yolo_supervisor.records import Pane, ProcessId, Task, from_iso
-from yolo_supervisor.redaction import redacted, redacted_all
 from yolo_supervisor.roster import Roster
 from yolo_supervisor.store import Outcome, Paths, Store
 from yolo_supervisor.tmux import last_words
@@ -353,44 +352,9 @@ def test_no_half_of_a_secret_is_left_where_a_text_is_cut(before: int, secret: st
     assert "hunter" not in told
 
 
-HARMLESS = [
-    "12 passed, 3 failed: tests/test_tokens.py::test_author PASSED; see src/auth/login.py:12",
-    "PASS: test_shop.sh", "--- PASS: TestCart (0.00s)", "ok: bypass the cache, compass = north", "# pass: 12",
-    "def login(user: str, password: str, token: str | None) -> bool:", "if token is None: return", "password = None",
-    "git checkout c45b2bd && git push -u origin main && mkdir -p build/out && find . -print",
-    "git clone https://github.com/me/shop.git ssh://git@github.com/me/shop http://localhost:8080/path?page=2#top",
-    "the author: Bob, the tokenizer: fast, passwordless: yes", "Basic authentication is not enough",
-    "docker run -u 1000:1000 -p 8080:80 web && docker login ghcr.io", "npx jest --passWithNoTests src",
-    "const keys = Object.keys(config); std::token::kind == 3", "● Read(/home/me/Projects/shop/src/cart_test.go)",
-    "-----BEGIN CERTIFICATE-----", "error TS2322: Type 'string' is not assignable to type 'number'.",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("text", HARMLESS)
-def test_ordinary_words_and_code_can_still_be_read(text: str) -> None:
-    assert redacted(text) == text
-
-
-def test_a_key_that_names_a_secret_hides_whatever_is_under_it() -> None:
-    told = {"error": {"apiKey": "s", "x-auth": ["s", {"a": "s", "n": 7}], "passwords": {"bob": "s"}, "is": "well"}}
-
-    assert redacted_all(told) == {
-        "error": {
-            "apiKey": "[hidden]", "x-auth": ["[hidden]", {"a": "[hidden]", "n": "[hidden]"}],
-            "passwords": {"bob": "[hidden]"}, "is": "well",
-        }
-    }  # fmt: skip
-
-
 @pytest.mark.parametrize("secret", SECRETS)
 def test_no_secret_is_written_down_wherever_it_was_seen(secret: str) -> None:
     assert secret not in dumped(SECRETS[secret].format(secret))
-
-
-def test_what_is_no_secret_stays() -> None:
-    plain = "dev-1@session-85d6cfb4 ran tests/test_shop.py in /home/me/shop: 3 failed, see c45b2bd6-48e7-4703-9ff5"
-
-    assert redacted(plain) == plain
 
 
 @settings(deadline=None, max_examples=20)
