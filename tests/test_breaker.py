@@ -1,4 +1,4 @@
-"""Circuit breakers: what keeps failing is left alone for a while, then one call tries it for all."""
+"""Circuit breakers: open after consecutive failures, shared by all relays, closed by one successful probe."""
 
 from __future__ import annotations
 
@@ -13,10 +13,16 @@ from random import Random
 import pytest
 
 from conftest import Children, Cli
-from yolo_supervisor.clock import SystemClock
+from yolo_supervisor.clock import Instant, SystemClock
 from yolo_supervisor.config import McpConfig
 from yolo_supervisor.kernel import kernel
-from yolo_supervisor.mcp.circuit_breaker import UPSTREAM, Breaker, circuits, describe, load
+from yolo_supervisor.mcp.circuit_breaker import (
+    WHOLE_SERVER,
+    CircuitBreaker,
+    circuit_status,
+    load_circuit,
+    open_circuits,
+)
 from yolo_supervisor.store import Paths, Store
 
 CONFIG = McpConfig(failures=5, cool_down_s=60.0, cap_s=240.0)
@@ -24,7 +30,7 @@ BEGIN_S = 1000.0
 
 
 class Clock:
-    """Two clocks that stand still until they are told."""
+    """A wall clock and a monotonic clock that move only in ``sleep``."""
 
     def __init__(self) -> None:
         self.wall = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
@@ -46,38 +52,44 @@ def clock() -> Clock:
     return Clock()
 
 
-Meet = Callable[..., Breaker]
+MakeBreaker = Callable[..., CircuitBreaker]
 
 
 @pytest.fixture
-def meet(project: Path, clock: Clock) -> Meet:
-    """Another relay of the project, before the same server."""
+def make_breaker(project: Path, clock: Clock) -> MakeBreaker:
+    """Makes the breaker of another relay of the project, for the same server."""
 
-    def another(*, server: str = "server", boot: str = "boot", config: McpConfig = CONFIG) -> Breaker:
-        return Breaker([server], server, config, clock, boot, Store(project))
+    def make(*, server: str = "server", boot: str = "boot", config: McpConfig = CONFIG) -> CircuitBreaker:
+        return CircuitBreaker([server], server, config, clock, boot, Store(project))
 
-    return another
+    return make
 
 
 @pytest.fixture(params=["shared", "alone"])
-def breaker(request: pytest.FixtureRequest, meet: Meet, clock: Clock) -> Breaker:
-    """With a project, and without one: to its own relay it is the same."""
-    return meet() if request.param == "shared" else Breaker(["server"], "server", CONFIG, clock, "boot", None)
+def breaker(request: pytest.FixtureRequest, make_breaker: MakeBreaker, clock: Clock) -> CircuitBreaker:
+    """One breaker with a project and one without: the behaviour towards its relay is the same."""
+    return (
+        make_breaker()
+        if request.param == "shared"
+        else CircuitBreaker(["server"], "server", CONFIG, clock, "boot", None)
+    )
 
 
-def fail(breaker: Breaker, tool: str, times: int = 5) -> None:
+def fail(breaker: CircuitBreaker, tool: str, times: int = 5) -> None:
     for number in range(times):
-        breaker.failed(tool, f"trouble {number + 1}")
+        breaker.record_failure(tool, f"error {number + 1}")
 
 
 def documents(project: Path) -> list[Path]:
-    return [path for path in (Paths(project).folder / "circuits").iterdir() if load(path.read_bytes()) is not None]
+    return [
+        path for path in (Paths(project).folder / "circuits").iterdir() if load_circuit(path.read_bytes()) is not None
+    ]
 
 
 # -- one relay ------------------------------------------------------------------------------------------------------
 
 
-def test_a_tool_is_switched_off_by_its_fifth_failure_in_a_row(breaker: Breaker) -> None:
+def test_circuit_opens_after_the_configured_number_of_consecutive_failures(breaker: CircuitBreaker) -> None:
     fail(breaker, "build", 4)
     assert breaker.refusal("build") is None
 
@@ -85,50 +97,50 @@ def test_a_tool_is_switched_off_by_its_fifth_failure_in_a_row(breaker: Breaker) 
     assert breaker.refusal("build") is not None
 
 
-def test_one_success_begins_the_count_anew(breaker: Breaker) -> None:
+def test_success_resets_the_failure_count(breaker: CircuitBreaker) -> None:
     fail(breaker, "build", 4)
-    breaker.succeeded("build")
+    breaker.record_success("build")
     fail(breaker, "build", 4)
 
     assert breaker.refusal("build") is None
 
 
-def test_a_bad_tool_does_not_switch_off_the_others(breaker: Breaker) -> None:
+def test_circuit_of_one_tool_leaves_other_tools_and_the_server_closed(breaker: CircuitBreaker) -> None:
     fail(breaker, "build")
 
     assert breaker.refusal("test") is None
     assert breaker.refusal(None) is None
 
 
-def test_a_server_that_is_switched_off_is_so_with_all_its_tools(breaker: Breaker) -> None:
-    fail(breaker, UPSTREAM)
+def test_open_server_circuit_refuses_every_tool(breaker: CircuitBreaker) -> None:
+    fail(breaker, WHOLE_SERVER)
 
     assert breaker.refusal("build") is not None
-    assert breaker.left_s() == 60
+    assert breaker.remaining_s() == 60
 
 
-def test_an_answer_of_any_tool_speaks_for_the_server_only(breaker: Breaker) -> None:
-    fail(breaker, UPSTREAM, 4)
+def test_success_of_one_tool_resets_the_server_but_not_other_tools(breaker: CircuitBreaker) -> None:
+    fail(breaker, WHOLE_SERVER, 4)
     fail(breaker, "build", 4)
-    breaker.succeeded("test")
-    fail(breaker, UPSTREAM, 1)
+    breaker.record_success("test")
+    fail(breaker, WHOLE_SERVER, 1)
     assert breaker.refusal(None) is None
 
     fail(breaker, "build", 1)
     assert breaker.refusal("build") is not None
 
 
-def test_a_model_learns_what_is_off_since_when_why_and_until_when(breaker: Breaker, clock: Clock) -> None:
+def test_refusal_names_tool_server_start_reason_and_remaining_time(breaker: CircuitBreaker, clock: Clock) -> None:
     fail(breaker, "build")
     clock.sleep(18)
 
     why = breaker.refusal("build") or ""
 
-    for word in ("build", "server", "2026-11-22T12:00:00", "after 5 failures", "trouble 5", "again in 42 s"):
+    for word in ("build", "server", "2026-11-22T12:00:00", "after 5 failures", "error 5", "again in 42 s"):
         assert word in why
 
 
-def test_after_the_cool_down_one_call_tries(breaker: Breaker, clock: Clock) -> None:
+def test_exactly_one_call_probes_after_the_cool_down(breaker: CircuitBreaker, clock: Clock) -> None:
     fail(breaker, "build")
     clock.sleep(59.9)
     assert breaker.refusal("build") is not None
@@ -138,19 +150,19 @@ def test_after_the_cool_down_one_call_tries(breaker: Breaker, clock: Clock) -> N
     assert breaker.refusal("build") is not None
 
 
-def test_if_that_goes_well_the_tool_is_back(breaker: Breaker, clock: Clock) -> None:
+def test_successful_probe_closes_the_circuit(breaker: CircuitBreaker, clock: Clock) -> None:
     fail(breaker, "build")
     clock.sleep(60)
     breaker.refusal("build")
 
-    breaker.succeeded("build")
+    breaker.record_success("build")
 
     assert [breaker.refusal("build") for _ in range(3)] == [None] * 3
     fail(breaker, "build", 4)
     assert breaker.refusal("build") is None
 
 
-def test_if_it_fails_the_tool_is_off_for_as_long_again(breaker: Breaker, clock: Clock) -> None:
+def test_failed_probe_reopens_the_circuit_for_a_full_cool_down(breaker: CircuitBreaker, clock: Clock) -> None:
     fail(breaker, "build")
     clock.sleep(60)
     breaker.refusal("build")
@@ -163,30 +175,30 @@ def test_if_it_fails_the_tool_is_off_for_as_long_again(breaker: Breaker, clock: 
     assert breaker.refusal("build") is None
 
 
-def test_if_it_is_cancelled_the_next_may_try(breaker: Breaker, clock: Clock) -> None:
+def test_cancelled_probe_lets_the_next_call_probe(breaker: CircuitBreaker, clock: Clock) -> None:
     fail(breaker, "build")
     clock.sleep(60)
     breaker.refusal("build")
 
-    breaker.given_up("build")
+    breaker.release_probe("build")
 
     assert breaker.refusal("build") is None
     assert breaker.refusal("build") is not None
 
 
-def test_any_tool_can_try_whether_the_server_is_well(breaker: Breaker, clock: Clock) -> None:
-    fail(breaker, UPSTREAM)
+def test_any_tool_can_probe_the_server_circuit(breaker: CircuitBreaker, clock: Clock) -> None:
+    fail(breaker, WHOLE_SERVER)
     clock.sleep(60)
     assert breaker.refusal("build") is None
     assert breaker.refusal("test") is not None
 
-    breaker.succeeded("build")
+    breaker.record_success("build")
 
     assert breaker.refusal("test") is None
 
 
-def test_a_tool_that_fails_while_it_tries_the_server_leaves_that_to_the_next(breaker: Breaker, clock: Clock) -> None:
-    fail(breaker, UPSTREAM)
+def test_tool_failure_during_a_server_probe_passes_the_probe_on(breaker: CircuitBreaker, clock: Clock) -> None:
+    fail(breaker, WHOLE_SERVER)
     clock.sleep(60)
     breaker.refusal("build")
 
@@ -196,8 +208,8 @@ def test_a_tool_that_fails_while_it_tries_the_server_leaves_that_to_the_next(bre
     assert breaker.refusal("lint") is not None
 
 
-def test_a_call_that_is_refused_for_its_tool_does_not_try_the_server(breaker: Breaker, clock: Clock) -> None:
-    fail(breaker, UPSTREAM)
+def test_call_refused_for_its_tool_does_not_use_up_the_server_probe(breaker: CircuitBreaker, clock: Clock) -> None:
+    fail(breaker, WHOLE_SERVER)
     clock.sleep(30)
     fail(breaker, "build")
     clock.sleep(30)
@@ -206,7 +218,7 @@ def test_a_call_that_is_refused_for_its_tool_does_not_try_the_server(breaker: Br
     assert breaker.refusal("test") is None
 
 
-def test_a_wall_clock_that_jumps_changes_nothing(breaker: Breaker, clock: Clock) -> None:
+def test_wall_clock_jumps_do_not_change_the_cool_down(breaker: CircuitBreaker, clock: Clock) -> None:
     fail(breaker, "build")
 
     for jump in (timedelta(days=400), -timedelta(days=900)):
@@ -217,59 +229,59 @@ def test_a_wall_clock_that_jumps_changes_nothing(breaker: Breaker, clock: Clock)
 # -- several relays -------------------------------------------------------------------------------------------------
 
 
-def test_all_relays_before_a_server_heed_what_one_has_found_out(meet: Meet) -> None:
-    one, other = meet(), meet()
+def test_open_circuit_is_shared_by_all_relays_of_a_server(make_breaker: MakeBreaker) -> None:
+    one, other = make_breaker(), make_breaker()
     assert other.refusal("build") is None
 
     fail(one, "build")
 
     assert other.refusal("build") is not None
-    assert meet().refusal("build") is not None
+    assert make_breaker().refusal("build") is not None
 
 
-def test_another_server_has_circuits_of_its_own(meet: Meet) -> None:
-    fail(meet(), "build")
-    fail(meet(), UPSTREAM)
+def test_circuits_of_different_servers_are_independent(make_breaker: MakeBreaker) -> None:
+    fail(make_breaker(), "build")
+    fail(make_breaker(), WHOLE_SERVER)
 
-    assert meet(server="other").refusal("build") is None
+    assert make_breaker(server="other").refusal("build") is None
 
 
-def test_of_all_relays_one_tries(meet: Meet, clock: Clock) -> None:
-    relays = [meet() for _ in range(5)]
+def test_one_relay_of_many_probes(make_breaker: MakeBreaker, clock: Clock) -> None:
+    relays = [make_breaker() for _ in range(5)]
     fail(relays[0], "build")
     clock.sleep(60)
 
-    assert [each.refusal("build") is None for each in relays] == [True, False, False, False, False]
+    assert [relay.refusal("build") is None for relay in relays] == [True, False, False, False, False]
 
 
-def test_what_one_has_tried_holds_for_all(meet: Meet, clock: Clock) -> None:
-    one, other = meet(), meet()
+def test_probe_outcome_is_shared_by_all_relays(make_breaker: MakeBreaker, clock: Clock) -> None:
+    one, other = make_breaker(), make_breaker()
     fail(one, "build")
     clock.sleep(60)
     other.refusal("build")
-    other.failed("build", "worse")
+    other.record_failure("build", "worse")
     assert "again in 60 s" in (one.refusal("build") or "")
 
     clock.sleep(60)
     one.refusal("build")
-    one.succeeded("build")
+    one.record_success("build")
     assert other.refusal("build") is None
 
 
-def test_what_somebody_else_has_found_well_begins_anew(meet: Meet, clock: Clock) -> None:
-    one, other = meet(), meet()
+def test_circuit_closed_by_another_relay_resets_the_failure_count(make_breaker: MakeBreaker, clock: Clock) -> None:
+    one, other = make_breaker(), make_breaker()
     fail(one, "build")
     clock.sleep(60)
     other.refusal("build")
-    other.succeeded("build")
+    other.record_success("build")
 
     fail(one, "build", 4)
 
     assert one.refusal("build") is None
 
 
-def test_calls_that_were_under_way_do_not_make_it_longer(meet: Meet, clock: Clock) -> None:
-    breaker = meet()
+def test_failures_of_calls_in_flight_do_not_extend_the_cool_down(make_breaker: MakeBreaker, clock: Clock) -> None:
+    breaker = make_breaker()
     fail(breaker, "build")
     clock.sleep(30)
 
@@ -278,86 +290,86 @@ def test_calls_that_were_under_way_do_not_make_it_longer(meet: Meet, clock: Cloc
     assert "again in 30 s" in (breaker.refusal("build") or "")
 
 
-def test_since_when_it_fails_and_how_often_is_told_by_all_who_tried(meet: Meet, clock: Clock) -> None:
-    fail(meet(), "build")
+def test_reopened_circuit_keeps_its_start_and_counts_every_failure(make_breaker: MakeBreaker, clock: Clock) -> None:
+    fail(make_breaker(), "build")
     clock.sleep(60)
-    prober = meet()
+    prober = make_breaker()
     prober.refusal("build")
 
-    prober.failed("build", "worse")
+    prober.record_failure("build", "worse")
 
     why = prober.refusal("build") or ""
     assert "since 2026-11-22T12:00:00" in why
     assert "after 6 failures" in why
 
 
-def test_who_tries_and_dies_is_followed_by_another(meet: Meet, clock: Clock) -> None:
-    fail(meet(), "build")
+def test_probe_of_a_dead_relay_expires_after_cap_s(make_breaker: MakeBreaker, clock: Clock) -> None:
+    fail(make_breaker(), "build")
     clock.sleep(60)
-    assert meet().refusal("build") is None  # and is never heard of again
+    assert make_breaker().refusal("build") is None  # its outcome is never recorded
 
     clock.sleep(239.9)
-    assert meet().refusal("build") is not None
+    assert make_breaker().refusal("build") is not None
     clock.sleep(0.1)
-    assert [meet().refusal("build") is None for _ in range(3)] == [True, False, False]
+    assert [make_breaker().refusal("build") is None for _ in range(3)] == [True, False, False]
 
 
-def test_after_a_reboot_it_is_tried_at_once(meet: Meet, clock: Clock) -> None:
-    fail(meet(), "build")
+def test_probe_is_allowed_at_once_after_a_reboot(make_breaker: MakeBreaker, clock: Clock) -> None:
+    fail(make_breaker(), "build")
     clock.passed_s = 5
 
-    assert [meet(boot="next").refusal("build") is None for _ in range(2)] == [True, False]
+    assert [make_breaker(boot="next").refusal("build") is None for _ in range(2)] == [True, False]
 
 
-def test_who_tries_after_a_reboot_and_gives_up_is_followed_at_once(meet: Meet, clock: Clock) -> None:
-    """The clock began anew: a time of the life before must not be taken for one of this."""
-    fail(meet(), "build")
+def test_probe_cancelled_after_a_reboot_lets_the_next_call_probe(make_breaker: MakeBreaker, clock: Clock) -> None:
+    """Monotonic time restarts at boot: a time of the previous boot must not be compared with one of this boot."""
+    fail(make_breaker(), "build")
     clock.passed_s = 5
-    prober = meet(boot="next")
+    prober = make_breaker(boot="next")
     prober.refusal("build")
 
-    prober.given_up("build")
+    prober.release_probe("build")
 
-    assert meet(boot="next").refusal("build") is None
+    assert make_breaker(boot="next").refusal("build") is None
 
 
-def test_who_tries_after_a_reboot_and_dies_is_followed_by_another(meet: Meet, clock: Clock) -> None:
-    fail(meet(), "build")
+def test_probe_of_a_dead_relay_expires_after_a_reboot_too(make_breaker: MakeBreaker, clock: Clock) -> None:
+    fail(make_breaker(), "build")
     clock.passed_s = 5
-    meet(boot="next").refusal("build")
+    make_breaker(boot="next").refusal("build")
 
     clock.sleep(240)
 
-    assert meet(boot="next").refusal("build") is None
+    assert make_breaker(boot="next").refusal("build") is None
 
 
 RACER = """
 import fcntl, sys
 from pathlib import Path
-from yolo_supervisor.mcp.circuit_breaker import Breaker
-from yolo_supervisor.clock import SystemClock
+from yolo_supervisor.mcp.circuit_breaker import CircuitBreaker
+from yolo_supervisor.clock import Instant, SystemClock
 from yolo_supervisor.config import McpConfig
 from yolo_supervisor.kernel import kernel
 from yolo_supervisor.store import Store
 project, gate = sys.argv[1:]
 config = McpConfig(failures=1, cool_down_s=0.001)
-breaker = Breaker(["server"], "server", config, SystemClock(), kernel().boot(), Store(Path(project)))
-breaker.left_s()
+breaker = CircuitBreaker(["server"], "server", config, SystemClock(), kernel().boot(), Store(Path(project)))
+breaker.remaining_s()
 print("ready", flush=True)
 fcntl.flock(open(gate), fcntl.LOCK_SH)
 print(breaker.refusal("build") is None, flush=True)
 """
 
 
-def test_of_many_processes_one_tries(project: Path, tmp_path: Path, children: Children) -> None:
+def test_one_process_of_many_probes(project: Path, tmp_path: Path, children: Children) -> None:
     config = McpConfig(failures=1, cool_down_s=0.001)
-    fail(Breaker(["server"], "server", config, SystemClock(), kernel().boot(), Store(project)), "build", 1)
+    fail(CircuitBreaker(["server"], "server", config, SystemClock(), kernel().boot(), Store(project)), "build", 1)
     with (tmp_path / "gate").open("w") as gate:
         fcntl.flock(gate, fcntl.LOCK_EX)
         racers = [children.python(RACER, str(project), gate.name) for _ in range(8)]
 
-    told = [racer.stdout.readline().strip() for racer in racers if racer.stdout]
-    assert sorted(told) == [b"False"] * 7 + [b"True"]
+    answers = [racer.stdout.readline().strip() for racer in racers if racer.stdout]
+    assert sorted(answers) == [b"False"] * 7 + [b"True"]
 
 
 # -- the documents --------------------------------------------------------------------------------------------------
@@ -367,69 +379,102 @@ def test_of_many_processes_one_tries(project: Path, tmp_path: Path, children: Ch
     "garbage",
     [b"", b"{", b"null", b"[]", b"{}", b"\xff\xfe", b'{"version": 1, "tool": "build"}'],
 )
-def test_what_cannot_be_read_switches_nothing_off(meet: Meet, project: Path, garbage: bytes) -> None:
-    fail(meet(), "build")
+def test_unreadable_document_counts_as_closed(make_breaker: MakeBreaker, project: Path, garbage: bytes) -> None:
+    fail(make_breaker(), "build")
     (document,) = documents(project)
     document.unlink()
     document.write_bytes(garbage)
 
-    assert meet().refusal("build") is None
-    assert circuits(Paths(project).folder) == []
+    assert make_breaker().refusal("build") is None
+    assert open_circuits(Paths(project).folder) == []
 
 
 @pytest.mark.parametrize("key", ["server", "tool", "why", "opened_at", "since_s", "boot", "cool_down_s", "failures"])
-def test_a_value_of_the_wrong_kind_switches_nothing_off(meet: Meet, project: Path, key: str) -> None:
-    fail(meet(), "build")
+def test_document_with_a_value_of_the_wrong_type_counts_as_closed(
+    make_breaker: MakeBreaker, project: Path, key: str
+) -> None:
+    fail(make_breaker(), "build")
     (document,) = documents(project)
-    told = json.loads(document.read_bytes())
+    stored = json.loads(document.read_bytes())
     document.unlink()
-    document.write_text(json.dumps({**told, key: []}))
+    document.write_text(json.dumps({**stored, key: []}))
 
-    assert meet().refusal("build") is None
+    assert make_breaker().refusal("build") is None
 
 
-def test_what_is_broken_is_replaced_when_it_is_time_to_switch_off(meet: Meet, project: Path) -> None:
-    fail(meet(), "build")
+def test_broken_document_is_replaced_when_the_circuit_opens(make_breaker: MakeBreaker, project: Path) -> None:
+    fail(make_breaker(), "build")
     (document,) = documents(project)
     document.unlink()
     document.write_text("{")
-    breaker = meet()
+    breaker = make_breaker()
 
     fail(breaker, "build")
 
     assert breaker.refusal("build") is not None
 
 
-def test_a_document_of_a_later_version_is_heeded_tried_and_removed(meet: Meet, project: Path, clock: Clock) -> None:
-    fail(meet(), "build")
+def test_document_of_a_later_version_is_obeyed_probed_and_removed(
+    make_breaker: MakeBreaker, project: Path, clock: Clock
+) -> None:
+    fail(make_breaker(), "build")
     (document,) = documents(project)
-    told = json.loads(document.read_bytes())
+    stored = json.loads(document.read_bytes())
     document.unlink()
-    document.write_text(json.dumps({**told, "version": 2, "new": True}))
-    later = meet()
+    document.write_text(json.dumps({**stored, "version": 2, "new": True}))
+    later = make_breaker()
     assert later.refusal("build") is not None
 
     clock.sleep(60)
     assert later.refusal("build") is None
-    later.succeeded("build")
+    later.record_success("build")
 
     assert documents(project) == []
 
 
-def test_where_nothing_can_be_written_a_relay_heeds_its_own(project: Path, meet: Meet) -> None:
+STORED = b"""{
+  "boot": "boot",
+  "cool_down_s": 60.0,
+  "failures": 5,
+  "opened_at": "2026-11-22T12:00:00.000000Z",
+  "probed_s": null,
+  "server": "server",
+  "since_s": 1000.0,
+  "tool": "build",
+  "version": 1,
+  "why": "error 5"
+}"""
+
+
+def test_document_format_is_stable(make_breaker: MakeBreaker, project: Path, clock: Clock) -> None:
+    fail(make_breaker(), "build")
+    (document,) = documents(project)
+
+    circuit = load_circuit(STORED)
+
+    assert document.read_bytes() == STORED
+    assert circuit is not None
+    assert circuit.dump() == STORED
+    assert circuit.remaining_s(Instant("boot", clock.monotonic())) == 60
+    assert circuit.remaining_s(Instant("another", 5.0)) == 0
+
+
+def test_circuit_that_cannot_be_written_holds_for_its_relay(project: Path, make_breaker: MakeBreaker) -> None:
     Paths(project).folder.symlink_to(project)
-    breaker = meet()
+    breaker = make_breaker()
 
     fail(breaker, "build")
 
     assert breaker.refusal("build") is not None
-    assert meet().refusal("build") is None
+    assert make_breaker().refusal("build") is None
 
 
-def test_what_could_not_be_written_holds_whatever_else_is(meet: Meet, project: Path, clock: Clock) -> None:
+def test_unwritten_circuit_survives_unrelated_changes_of_the_folder(
+    make_breaker: MakeBreaker, project: Path, clock: Clock
+) -> None:
     (Paths(project).folder / "circuits").mkdir(parents=True)
     (Paths(project).folder / "store.lock").mkdir()
-    breaker = meet()
+    breaker = make_breaker()
 
     fail(breaker, "build")
     (Paths(project).folder / "circuits" / "another").touch()
@@ -438,66 +483,72 @@ def test_what_could_not_be_written_holds_whatever_else_is(meet: Meet, project: P
     clock.sleep(60)
     assert breaker.refusal("build") is None
     assert breaker.refusal("build") is not None
-    breaker.succeeded("build")
+    breaker.record_success("build")
     assert breaker.refusal("build") is None
 
 
-def test_what_could_not_be_written_holds_until_somebody_else_finds_out(meet: Meet, project: Path, clock: Clock) -> None:
+def test_unwritten_circuit_is_replaced_by_another_relays_document(
+    make_breaker: MakeBreaker, project: Path, clock: Clock
+) -> None:
     lock = Paths(project).folder / "store.lock"
     lock.mkdir(parents=True)
-    breaker = meet()
+    breaker = make_breaker()
     fail(breaker, "build")
     lock.rmdir()
     clock.sleep(30)
-    fail(meet(), "build")
+    fail(make_breaker(), "build")
 
     clock.sleep(30)
 
     assert "again in 30 s" in (breaker.refusal("build") or "")
 
 
-def test_a_relay_goes_on_when_the_folder_is_removed(meet: Meet, project: Path, clock: Clock) -> None:
-    breaker = meet()
+def test_circuits_work_after_the_state_folder_was_removed(
+    make_breaker: MakeBreaker, project: Path, clock: Clock
+) -> None:
+    breaker = make_breaker()
     fail(breaker, "build")
     shutil.rmtree(Paths(project).folder)
 
     for tool in ("build", "test"):
         fail(breaker, tool)
 
-    assert meet().refusal("test") is not None
+    assert make_breaker().refusal("test") is not None
 
 
-def test_status_shows_what_is_off(meet: Meet, project: Path, claude_home: Path) -> None:
-    real = Breaker(["server"], "server", CONFIG, SystemClock(), kernel().boot(), Store(project))
+def test_status_lists_open_circuits(make_breaker: MakeBreaker, project: Path, claude_home: Path) -> None:
+    real = CircuitBreaker(["server"], "server", CONFIG, SystemClock(), kernel().boot(), Store(project))
     fail(real, "build")
 
     (shown,) = Cli(project).json("status")["projects"][0]["circuits"]
 
-    assert (shown["server"], shown["tool"], shown["failures"], shown["why"]) == ("server", "build", 5, "trouble 5")
+    assert (shown["server"], shown["tool"], shown["failures"], shown["why"]) == ("server", "build", 5, "error 5")
     assert shown["state"] == "open"
 
 
-def test_status_tells_when_it_is_time_to_try(meet: Meet, project: Path, clock: Clock) -> None:
-    fail(meet(), UPSTREAM)
-    (circuit,) = circuits(Paths(project).folder)
+def test_status_reports_half_open_after_the_cool_down(make_breaker: MakeBreaker, project: Path, clock: Clock) -> None:
+    fail(make_breaker(), WHOLE_SERVER)
+    (circuit,) = open_circuits(Paths(project).folder)
 
-    assert describe(circuit, clock, "boot")["state"] == "open"
-    assert describe(circuit, clock, "boot")["retry_in_s"] == 60
+    assert circuit_status(circuit, Instant("boot", clock.monotonic()))["state"] == "open"
+    assert circuit_status(circuit, Instant("boot", clock.monotonic()))["retry_in_s"] == 60
     clock.sleep(60)
-    assert describe(circuit, clock, "boot")["state"] == "half-open"
-    assert describe(circuit, clock, "boot")["tool"] is None
+    assert circuit_status(circuit, Instant("boot", clock.monotonic()))["state"] == "half-open"
+    assert circuit_status(circuit, Instant("boot", clock.monotonic()))["tool"] is None
 
 
-def test_every_turn_is_in_the_journal(meet: Meet, project: Path, clock: Clock, claude_home: Path) -> None:
-    breaker = meet()
+def test_every_transition_is_in_the_journal(
+    make_breaker: MakeBreaker, project: Path, clock: Clock, claude_home: Path
+) -> None:
+    breaker = make_breaker()
     fail(breaker, "build")
     clock.sleep(60)
     breaker.refusal("build")
-    breaker.succeeded("build")
+    breaker.record_success("build")
 
-    told = [json.loads(line) for line in Cli(project)("history", "--json").stdout.splitlines()]
+    entries = [json.loads(line) for line in Cli(project)("history", "--json").stdout.splitlines()]
 
-    assert [(e["key"], e["action"]) for e in told] == [
+    assert [(e["key"], e["action"]) for e in entries] == [
         ("server/build", action) for action in ("circuit_opened", "circuit_half_opened", "circuit_closed")
     ]
 
@@ -505,27 +556,27 @@ def test_every_turn_is_in_the_journal(meet: Meet, project: Path, clock: Clock, c
 # -- any life of several relays -------------------------------------------------------------------------------------
 
 
-NOBODY = -1
-"""Who tried, and is no more."""
+DEAD_RELAY = -1
+"""The relay that began the probe has died."""
 
 
-class Lives:
-    """Two relays of a project before a server with a tool. They call, fail, succeed, cancel and die, while time passes
-    and the wall clock jumps; ``asks`` compares with what has to be."""
+class RelayModel:
+    """Two relays of a project in front of one server with one tool, beside a model of the circuit. They call, fail,
+    succeed, cancel and die while time passes and the wall clock jumps; ``asks`` compares both."""
 
     config = McpConfig(failures=2, cool_down_s=60.0, cap_s=240.0)
 
     def __init__(self, project: Path) -> None:
         self._project = project
         self.clock = Clock()
-        self.breakers = [self._begin(), self._begin()]
+        self.breakers = [self._start_relay(), self._start_relay()]
         self.failures = [0, 0]
         self.open_until_s: float | None = None
         self.prober: int | None = None
         self.probed_s = 0.0
 
-    def _begin(self) -> Breaker:
-        return Breaker(["server"], "server", self.config, self.clock, "boot", Store(self._project))
+    def _start_relay(self) -> CircuitBreaker:
+        return CircuitBreaker(["server"], "server", self.config, self.clock, "boot", Store(self._project))
 
     def asks(self, relay: int) -> None:
         now_s = self.clock.passed_s
@@ -539,46 +590,46 @@ class Lives:
             self.prober, self.probed_s = relay, now_s
 
     def fails(self, relay: int) -> None:
-        if self.open_until_s is None or self.prober == relay:  # else nobody has asked it anything
+        if self.open_until_s is None or self.prober == relay:  # otherwise no call has reached the tool
             self.failures[relay] += 1
-            self.breakers[relay].failed("build", "trouble")
+            self.breakers[relay].record_failure("build", "error")
             if self.prober == relay or self.failures[relay] == self.config.failures:
                 self.open_until_s = self.clock.passed_s + self.config.cool_down_s
                 self.prober, self.failures[relay] = None, 0
 
     def succeeds(self, relay: int) -> None:
         self.failures[relay] = 0
-        self.breakers[relay].succeeded("build")
+        self.breakers[relay].record_success("build")
         if self.prober == relay:
             self.open_until_s = self.prober = None
 
     def cancels(self, relay: int) -> None:
-        self.breakers[relay].given_up("build")
+        self.breakers[relay].release_probe("build")
         if self.prober == relay:
             self.prober = None
 
     def dies(self, relay: int) -> None:
-        self.breakers[relay] = self._begin()
+        self.breakers[relay] = self._start_relay()
         self.failures[relay] = 0
         if self.prober == relay:
-            self.prober = NOBODY
+            self.prober = DEAD_RELAY
 
     def time_passes(self, seconds: float) -> None:
         self.clock.sleep(seconds)
         if self.prober in (0, 1) and self.clock.passed_s >= self.probed_s + self.config.cap_s:
-            self.cancels(self.prober)  # no call lasts longer
+            self.cancels(self.prober)  # a call lasts at most cap_s
 
     def the_wall_clock_jumps(self, days: int) -> None:
         self.clock.wall += timedelta(days=days)
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_in_any_life_one_call_at_a_time_tries_what_is_off(project: Path, seed: int) -> None:
-    chance, lives = Random(seed), Lives(project)
-    deeds = [lives.asks] * 5 + [lives.fails] * 3 + [lives.succeeds, lives.cancels, lives.dies]
+def test_at_most_one_probe_in_any_sequence_of_events(project: Path, seed: int) -> None:
+    rng, model = Random(seed), RelayModel(project)
+    events = [model.asks] * 5 + [model.fails] * 3 + [model.succeeds, model.cancels, model.dies]
     for _ in range(150):
-        if chance.random() < 0.3:
-            lives.time_passes(chance.choice([0.5, 59.5, 60, 239.5, 240]))
-            lives.the_wall_clock_jumps(chance.randint(-500, 500))
-        chance.choice(deeds)(chance.randrange(2))
-        assert len(circuits(Paths(project).folder)) == (lives.open_until_s is not None)
+        if rng.random() < 0.3:
+            model.time_passes(rng.choice([0.5, 59.5, 60, 239.5, 240]))
+            model.the_wall_clock_jumps(rng.randint(-500, 500))
+        rng.choice(events)(rng.randrange(2))
+        assert len(open_circuits(Paths(project).folder)) == (model.open_until_s is not None)

@@ -43,7 +43,7 @@ def command(options: Shared, words: tuple[str, ...]) -> None:
     from yolo_supervisor.clock import SystemClock
     from yolo_supervisor.formats.mcp import server_name
     from yolo_supervisor.kernel import adopt_orphans, kernel
-    from yolo_supervisor.mcp.circuit_breaker import Breaker
+    from yolo_supervisor.mcp.circuit_breaker import CircuitBreaker
     from yolo_supervisor.mcp.relay import Relay
     from yolo_supervisor.store import Store
 
@@ -52,7 +52,7 @@ def command(options: Shared, words: tuple[str, ...]) -> None:
     config = configuration.load(project if planned else None, options.config)
     stores = [Store(project, lock_limit_s=limit_s) if planned else None for limit_s in (1.0, 5.0)]
     name = server_name(words)
-    breaker = Breaker(words, name, config.mcp, SystemClock(), kernel().boot(), stores[0])
+    breaker = CircuitBreaker(words, name, config.mcp, SystemClock(), kernel().boot(), stores[0])
     scribe = Scribe(stores[1], name)
     adopt_orphans()
 

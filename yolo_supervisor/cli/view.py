@@ -14,7 +14,7 @@ from yolo_supervisor import config as configuration
 from yolo_supervisor.actions import Edit, Keep, Note
 from yolo_supervisor.census import Census
 from yolo_supervisor.cli import Shared
-from yolo_supervisor.clock import SystemClock
+from yolo_supervisor.clock import Instant, SystemClock
 from yolo_supervisor.config import Config
 from yolo_supervisor.files import glance
 from yolo_supervisor.flags import Flags
@@ -23,7 +23,7 @@ from yolo_supervisor.inventory.crash_evidence import CrashInvestigator
 from yolo_supervisor.kernel import kernel
 from yolo_supervisor.leases import Leases
 from yolo_supervisor.locks import Locks
-from yolo_supervisor.mcp.circuit_breaker import circuits, describe
+from yolo_supervisor.mcp.circuit_breaker import circuit_status, open_circuits
 from yolo_supervisor.processes import DeathWatch, Processes
 from yolo_supervisor.queue import Queue
 from yolo_supervisor.records import Liveness, Task, iso
@@ -125,8 +125,8 @@ class View:
 
     def circuits_json(self) -> list[dict[str, Any]]:
         """The MCP servers and tools that are switched off."""
-        found = circuits(self.store.paths.folder)
-        return [describe(circuit, self.clock, self.processes.boot) for circuit in found]
+        now = Instant(self.processes.boot, self.clock.monotonic())
+        return [circuit_status(circuit, now) for circuit in open_circuits(self.store.paths.folder)]
 
     def flags_json(self) -> list[dict[str, Any]]:
         """The feature flags, and how what they switch on has fared lately."""

@@ -1,7 +1,10 @@
-"""Circuit breakers over an MCP server and its tools. An open circuit is a document in ``.supervisor/circuits/``: all
-who stand before the same server heed it, and one of them tries whether the server is well again.
+"""Circuit breakers for an MCP server and each of its tools, shared by all relays of a project.
 
-Closed until ``failures`` in a row; then open for ``cool_down_s``; then half open: one call is let through, and decides.
+A circuit is *closed* until ``failures`` calls in a row have failed; then it is *open* for ``cool_down_s`` and calls are
+refused; then it is *half-open*: one call is let through as a probe, and its outcome closes or reopens the circuit.
+
+An open or half-open circuit is a document in ``.supervisor/circuits/``; a closed one has none. A relay that finds the
+store unusable keeps the circuit for itself.
 """
 
 from __future__ import annotations
@@ -11,14 +14,13 @@ import os
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from yolo_supervisor.actions import Close, Probe, Trip
-from yolo_supervisor.clock import Clock
+from yolo_supervisor.clock import Clock, Instant
 from yolo_supervisor.config import McpConfig
 from yolo_supervisor.files import Busy, Refused, digest, glance, make_folder
 from yolo_supervisor.folder import names
@@ -26,239 +28,252 @@ from yolo_supervisor.formats import load_object
 from yolo_supervisor.records import iso
 from yolo_supervisor.store import Outcome, Store
 
-UPSTREAM = ""
-"""The circuit of the server as a whole, beside those of its tools."""
+WHOLE_SERVER = ""
+"""In place of a tool's name: the circuit of the server as a whole."""
 
-SETTLED_NS = 50_000_000
-"""A folder's time of change is told in steps: after this long, in ns, another change has another time."""
+MTIME_STEP_NS = 50_000_000
+"""Directory times have a coarse resolution: only after this many ns does another change get another time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Circuit:
-    """An open circuit as its document tells it. Times are seconds of the monotonic clock of ``boot``."""
+class Circuit(msgspec.Struct, frozen=True):
+    """An open or half-open circuit, as stored. ``since_s`` and ``probed_s`` are monotonic seconds of ``boot``."""
 
     server: str
     tool: str
-    why: str
+    reason: str = msgspec.field(name="why")
     opened_at: str
     since_s: float
     boot: str
     cool_down_s: float
     failures: int
     probed_s: float | None = None
-    """Since when somebody tries whether it can be closed."""
+    """When a call was let through as a probe; None if none is under way."""
 
-    def left_s(self, clock: Clock, boot: str) -> float:
-        """How long it stays open; nothing is known of that after a reboot, so it has lasted long enough then."""
-        return self.since_s + self.cool_down_s - clock.monotonic() if self.boot == boot else 0.0
+    def remaining_s(self, now: Instant) -> float:
+        """Seconds until a probe is allowed, 0 or less if it is now. After a reboot it is."""
+        age_s = Instant(self.boot, self.since_s).age(now)
+        return self.cool_down_s - age_s if age_s is not None else 0.0
+
+    def probed_for_s(self, now: Instant) -> float | None:
+        """For how many seconds a probe has been under way; None if none is, or it began before a reboot."""
+        return Instant(self.boot, self.probed_s).age(now) if self.probed_s is not None else None
 
     def dump(self) -> bytes:
-        told = {name: getattr(self, name) for name in self.__slots__}
-        return json.dumps({"version": 1, **told}, indent=2, sort_keys=True).encode()
+        return json.dumps({"version": 1, **msgspec.to_builtins(self)}, indent=2, sort_keys=True).encode()
 
 
-def load(data: bytes) -> Circuit | None:
-    """The circuit in a document; None if it cannot be read: then it is closed."""
+def load_circuit(data: bytes) -> Circuit | None:
+    """The circuit in a document; None if it cannot be read, which counts as closed."""
     try:
         return msgspec.convert(load_object(data), Circuit)
     except msgspec.ValidationError:
         return None
 
 
-def circuits(folder: Path) -> list[Circuit]:
-    """All open circuits of a project; ``folder`` is the supervisor's own."""
-    found = (load(glance(folder / "circuits" / name) or b"") for name in names(folder / "circuits"))
-    return [circuit for circuit in found if circuit is not None]
+def open_circuits(folder: Path) -> list[Circuit]:
+    """All open and half-open circuits of a project; ``folder`` is the state folder."""
+    loaded = (load_circuit(glance(folder / "circuits" / name) or b"") for name in names(folder / "circuits"))
+    return [circuit for circuit in loaded if circuit is not None]
 
 
-class Breaker:
-    """The circuits of one server, as one relay before it sees them. Without a ``store`` they are its own alone."""
+def circuit_status(circuit: Circuit, now: Instant) -> dict[str, Any]:
+    """A circuit as ``status --json`` shows it."""
+    remaining_s = circuit.remaining_s(now)
+    return {
+        "server": circuit.server,
+        "tool": circuit.tool or None,
+        "since": circuit.opened_at,
+        "failures": circuit.failures,
+        "why": circuit.reason,
+        "state": "half-open" if remaining_s <= 0 else "open",
+        "retry_in_s": round(max(0.0, remaining_s), 1),
+    }
+
+
+class CircuitBreaker:
+    """The circuits of one server as one relay sees them. Without a ``store`` they are known to this relay only."""
 
     def __init__(
-        self, server: Sequence[str], name: str, config: McpConfig, clock: Clock, boot: str, store: Store | None
+        self, argv: Sequence[str], name: str, config: McpConfig, clock: Clock, boot: str, store: Store | None
     ) -> None:
         self._name = name
         self._config = config
         self._clock = clock
         self._boot = boot
         self._store = store
-        self._ready = False
-        """Whether the store is open: that is not needed before something has to be written."""
-        self._ident = str(digest("\0".join(server).encode("utf-8", "surrogateescape")))[:16]
+        self._store_opened = False
+        """The store is opened at the first write: most relays never write."""
+        self._server_digest = str(digest("\0".join(argv).encode("utf-8", "surrogateescape")))[:16]
         self._folder = store.paths.folder / "circuits" if store is not None else None
-        self._open: dict[str, Circuit] = {}
-        self._seen: dict[str, str | None] = {}
-        """The digests of the documents, by name."""
-        self._kept: dict[str, tuple[str | None, Circuit | None]] = {}
-        """What could not be written, by tool, with the document's digest then: it holds until another is written."""
-        self._stamp: int | None = None
+        self._circuits: dict[str, Circuit] = {}
+        self._digests: dict[str, str | None] = {}
+        """Digest of each document when it was read or written last, by file name."""
+        self._unwritten: dict[str, tuple[str | None, Circuit | None]] = {}
+        """Changes that could not be written, by tool, with the document's digest at that time: each holds until the
+        document changes."""
+        self._folder_mtime_ns: int | None = None
         self._failures: Counter[str] = Counter()
         self._probing: set[str] = set()
+        """Circuits that a call of this relay is probing."""
 
     def refusal(self, tool: str | None) -> str | None:
-        """Why a call must not be tried now, in words that a model can act on; None if it may.
+        """Why the call must not be sent now, as text for a model; None if it may be sent.
 
-        Where it is time to try, the first who asks may, and has to tell how it went.
+        The first caller after the cool-down gets None and is the probe: its outcome has to be recorded.
         """
-        self._heed()
+        self._refresh()
+        now = self._now()
         due = []
-        for circuit in (self._open.get(UPSTREAM), self._open.get(tool) if tool else None):
+        for circuit in (self._circuits.get(WHOLE_SERVER), self._circuits.get(tool) if tool else None):
             if circuit is None:
                 continue
-            left_s = circuit.left_s(self._clock, self._boot)
-            if left_s > 0:
-                return self._words(circuit, f"it is tried again in {left_s:.0f} s")
-            since_s = circuit.probed_s if circuit.boot == self._boot else None
-            if since_s is not None and self._clock.monotonic() - since_s < self._config.cap_s:
-                return self._words(circuit, "one call is trying it just now")
+            remaining_s = circuit.remaining_s(now)
+            if remaining_s > 0:
+                return self._refusal_text(circuit, f"It is tried again in {remaining_s:.0f} s.")
+            probed_for_s = circuit.probed_for_s(now)
+            if probed_for_s is not None and probed_for_s < self._config.cap_s:
+                return self._refusal_text(circuit, "Another call is probing it now.")
             due.append(circuit)
         for circuit in due:
-            if not self._probe(circuit):
-                self.given_up(tool or UPSTREAM)
-                return self._words(circuit, "another call has just begun to try it")
+            if not self._begin_probe(circuit):
+                self.release_probe(tool or WHOLE_SERVER)
+                return self._refusal_text(circuit, "Another call has just begun to probe it.")
         return None
 
-    def failed(self, tool: str, why: str) -> None:
-        """Another failure of the tool, or of the whole server (``UPSTREAM``)."""
-        self._heed()
-        probe, before = tool in self._probing, self._open.get(tool)
+    def record_failure(self, tool: str, reason: str) -> None:
+        """Count a failure of the tool, or of ``WHOLE_SERVER``; open the circuit if it is one too many."""
+        self._refresh()
+        was_probe, before = tool in self._probing, self._circuits.get(tool)
         self._probing.discard(tool)
-        self._leave(UPSTREAM)  # whether the server is well is not known by this: the next call may try
+        self._end_probe(WHOLE_SERVER)  # a tool's failure says nothing about the server: let the next call probe it
         self._failures[tool] += 1
-        if not probe and (before is not None or self._failures[tool] < self._config.failures):
-            return  # not often enough yet; or it was under way when the circuit was opened
-        now = Circuit(
-            server=self._name, tool=tool, why=why, opened_at=before.opened_at if before else iso(self._clock.now()),
-            since_s=self._clock.monotonic(), boot=self._boot, cool_down_s=self._config.cool_down_s,
+        if not was_probe and (before is not None or self._failures[tool] < self._config.failures):
+            return  # too few failures, or a call that was in flight when the circuit was opened
+        circuit = Circuit(
+            server=self._name, tool=tool, reason=reason,
+            opened_at=before.opened_at if before else iso(self._clock.now()), since_s=self._clock.monotonic(),
+            boot=self._boot, cool_down_s=self._config.cool_down_s,
             failures=before.failures + 1 if before else self._failures[tool],
         )  # fmt: skip
-        reason = f"{now.failures} failures in a row, the last: {why}"
-        evidence = {"cool_down_s": now.cool_down_s, "failures": now.failures}
-        if self._write(Trip(**self._about(tool), data=now.dump(), reason=reason, evidence=evidence), tool, now):
+        summary = f"{circuit.failures} failures in a row, the last: {reason}"
+        evidence = {"cool_down_s": circuit.cool_down_s, "failures": circuit.failures}
+        trip = Trip(**self._target(tool), data=circuit.dump(), reason=summary, evidence=evidence)
+        if self._write(trip, tool, circuit):
             self._failures.pop(tool)
 
-    def succeeded(self, tool: str) -> None:
-        """A call has gone well: it counts for the tool, and for the server that answered it."""
-        for name in (tool, UPSTREAM):
+    def record_success(self, tool: str) -> None:
+        """Count an answer of the tool: it resets the tool's failures and the server's, and closes what it probed."""
+        for name in (tool, WHOLE_SERVER):
             if self._failures:
                 self._failures.pop(name, None)
             if name in self._probing:
                 self._probing.discard(name)
-                if name in self._open:
-                    reason = "it was tried, and is well again"
-                    self._write(Close(**self._about(name), data=None, reason=reason), name, None)
+                if name in self._circuits:
+                    self._write(Close(**self._target(name), data=None, reason="the probe succeeded"), name, None)
 
-    def given_up(self, tool: str) -> None:
-        """The call that was to try has been cancelled: the next one may."""
-        for name in (tool, UPSTREAM):
-            self._leave(name)
+    def release_probe(self, tool: str) -> None:
+        """Let the next call probe: the one that was to do it has been cancelled."""
+        for name in (tool, WHOLE_SERVER):
+            self._end_probe(name)
 
-    def _leave(self, name: str) -> None:
-        if name in self._probing:
-            self._probing.discard(name)
-            if (circuit := self._open.get(name)) is not None:
-                self._put(circuit, None)
+    def remaining_s(self) -> float:
+        """For how many seconds the circuit of the whole server stays open."""
+        self._refresh()
+        circuit = self._circuits.get(WHOLE_SERVER)
+        return max(0.0, circuit.remaining_s(self._now())) if circuit else 0.0
 
-    def left_s(self) -> float:
-        """For how long the whole server is to be left alone."""
-        self._heed()
-        circuit = self._open.get(UPSTREAM)
-        return max(0.0, circuit.left_s(self._clock, self._boot)) if circuit else 0.0
+    def _now(self) -> Instant:
+        return Instant(self._boot, self._clock.monotonic())
 
-    def _probe(self, circuit: Circuit) -> bool:
-        if not self._put(circuit, self._clock.monotonic()):
+    def _begin_probe(self, circuit: Circuit) -> bool:
+        if not self._set_probe(circuit, self._clock.monotonic(), "one call probes whether it works again"):
             return False
         self._probing.add(circuit.tool)
         return True
 
-    def _put(self, circuit: Circuit, probed_s: float | None) -> bool:
-        told = {name: getattr(circuit, name) for name in Circuit.__slots__}
-        if circuit.boot != self._boot:  # its clock has begun anew: the cool-down counts as over, here as there
-            told |= {"boot": self._boot, "since_s": self._clock.monotonic() - circuit.cool_down_s}
-        now = Circuit(**{**told, "probed_s": probed_s})
-        reason = "one call tries whether it is well again"
-        return self._write(Probe(**self._about(circuit.tool), data=now.dump(), reason=reason), circuit.tool, now)
+    def _end_probe(self, tool: str) -> None:
+        if tool in self._probing:
+            self._probing.discard(tool)
+            if (circuit := self._circuits.get(tool)) is not None:
+                self._set_probe(circuit, None, "the probe ended without an outcome; the next call probes")
 
-    def _write(self, action: Trip | Probe | Close, tool: str, now: Circuit | None) -> bool:
-        """Make the change known. False if another was quicker; where it cannot be written it holds for us alone."""
-        known = self._seen.get(action.path.name)
+    def _set_probe(self, circuit: Circuit, probed_s: float | None, reason: str) -> bool:
+        changed = msgspec.structs.replace(circuit, probed_s=probed_s)
+        if circuit.boot != self._boot:  # a reboot ends the cool-down; a time of this boot must say the same
+            since_s = self._clock.monotonic() - circuit.cool_down_s
+            changed = msgspec.structs.replace(changed, boot=self._boot, since_s=since_s)
+        probe = Probe(**self._target(circuit.tool), data=changed.dump(), reason=reason)
+        return self._write(probe, circuit.tool, changed)
+
+    def _write(self, action: Trip | Probe | Close, tool: str, circuit: Circuit | None) -> bool:
+        """Store the change. False if another relay was first; if it cannot be written, it holds for this relay."""
+        known = self._digests.get(action.path.name)
         try:
             if self._store is not None and self._commit(self._store, action) is Outcome.STALE:
-                self._stamp = None
+                self._folder_mtime_ns = None
                 return False
-            self._kept.pop(tool, None)
-            self._seen[action.path.name] = digest(action.data)
+            self._unwritten.pop(tool, None)
+            self._digests[action.path.name] = digest(action.data)
         except (OSError, Busy, Refused) as error:
-            if isinstance(error, Busy) and now is not None and now.probed_s is not None:
-                return False  # others may be about to try it as well
-            self._kept[tool] = known, now
-        self._open.pop(tool, None)
-        if now is not None:
-            self._open[tool] = now
+            if isinstance(error, Busy) and circuit is not None and circuit.probed_s is not None:
+                return False  # another relay may be about to probe as well
+            self._unwritten[tool] = known, circuit
+        self._circuits.pop(tool, None)
+        if circuit is not None:
+            self._circuits[tool] = circuit
         return True
 
     def _commit(self, store: Store, action: Trip | Probe | Close) -> Outcome:
-        if not self._ready or not store.paths.folder.exists():  # somebody may have removed it meanwhile
+        if not self._store_opened or not store.paths.folder.exists():  # the state folder may be removed at any time
             store.close()
             store.open()
-            self._ready = True
+            self._store_opened = True
         make_folder(store.disk, action.path.parent)
         outcome = store.commit(action, "mcp")
         if outcome is Outcome.BUSY:
             raise Busy("the store is being written to")
         return outcome
 
-    def _heed(self) -> None:
-        """Take in what others have found out. One look at the folder, while nothing has changed."""
+    def _refresh(self) -> None:
+        """Read what other relays have written; one ``stat`` while nothing has changed."""
         if self._folder is None:
             return
         try:
-            stamp = os.stat(self._folder).st_mtime_ns
+            mtime_ns = os.stat(self._folder).st_mtime_ns
         except OSError:
             return
-        if stamp != self._stamp:
-            self._open, self._seen = {}, {}
-            for name in os.listdir(self._folder):
-                if name.startswith(self._ident) and name.endswith(".json"):
-                    data = glance(self._folder / name)
-                    self._seen[name] = digest(data)
-                    if (circuit := load(data or b"")) is not None:
-                        self._open[circuit.tool] = circuit
-            for tool, (known, kept) in list(self._kept.items()):
-                if self._seen.get(self._path(tool).name) != known:
-                    del self._kept[tool]
-                elif kept is None:
-                    self._open.pop(tool, None)
-                else:
-                    self._open[tool] = kept
-            self._stamp = stamp if abs(time.time_ns() - stamp) > SETTLED_NS else None
+        if mtime_ns == self._folder_mtime_ns:
+            return
+        self._circuits, self._digests = {}, {}
+        for name in os.listdir(self._folder):
+            if name.startswith(self._server_digest) and name.endswith(".json"):
+                data = glance(self._folder / name)
+                self._digests[name] = digest(data)
+                if (circuit := load_circuit(data or b"")) is not None:
+                    self._circuits[circuit.tool] = circuit
+        for tool, (known, unwritten) in list(self._unwritten.items()):
+            if self._digests.get(self._path(tool).name) != known:
+                del self._unwritten[tool]
+            elif unwritten is None:
+                self._circuits.pop(tool, None)
+            else:
+                self._circuits[tool] = unwritten
+        self._folder_mtime_ns = mtime_ns if abs(time.time_ns() - mtime_ns) > MTIME_STEP_NS else None
 
-    def _about(self, tool: str) -> dict[str, Any]:
-        """What a change of the circuit is about, and on what content it is decided."""
+    def _target(self, tool: str) -> dict[str, Any]:
+        """The fields of an action that name its circuit, and the content on which it is decided."""
         path = self._path(tool)
         key = f"{self._name}/{tool}" if tool else self._name
-        return {"key": key, "path": path, "judged": self._seen.get(path.name)}
+        return {"key": key, "path": path, "judged": self._digests.get(path.name)}
 
     def _path(self, tool: str) -> Path:
-        told = str(digest(tool.encode("utf-8", "surrogatepass")))[:16] if tool else "server"
-        return (self._folder or Path()) / f"{self._ident}-{told}.json"
+        suffix = str(digest(tool.encode("utf-8", "surrogatepass")))[:16] if tool else "server"
+        return (self._folder or Path()) / f"{self._server_digest}-{suffix}.json"
 
-    def _words(self, circuit: Circuit, then: str) -> str:
-        what = f"the tool {circuit.tool} of the MCP server" if circuit.tool else "the MCP server"
+    def _refusal_text(self, circuit: Circuit, next_step: str) -> str:
+        target = f"the tool {circuit.tool} of the MCP server" if circuit.tool else "the MCP server"
         return (
-            f"{what} {self._name} is switched off since {circuit.opened_at}, after {circuit.failures} failures in a "
-            f"row ({circuit.why}); {then}. Do something else until then, or go on without it."
+            f"The circuit breaker of {target} {self._name} has been open since {circuit.opened_at}, after "
+            f"{circuit.failures} failures in a row (the last: {circuit.reason}). This call was not sent. {next_step} "
+            "Do something else until then, or continue without it."
         )
-
-
-def describe(circuit: Circuit, clock: Clock, boot: str) -> dict[str, Any]:
-    """An open circuit as ``status`` shows it."""
-    return {
-        "server": circuit.server,
-        "tool": circuit.tool or None,
-        "since": circuit.opened_at,
-        "failures": circuit.failures,
-        "why": circuit.why,
-        "state": "half-open" if circuit.left_s(clock, boot) <= 0 else "open",
-        "retry_in_s": round(max(0.0, circuit.left_s(clock, boot)), 1),
-    }

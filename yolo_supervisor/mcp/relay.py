@@ -22,7 +22,7 @@ import anyio.abc
 from yolo_supervisor.config import McpConfig
 from yolo_supervisor.formats import mcp
 from yolo_supervisor.mcp.call_table import Call, Calls
-from yolo_supervisor.mcp.circuit_breaker import UPSTREAM, Breaker
+from yolo_supervisor.mcp.circuit_breaker import WHOLE_SERVER, CircuitBreaker
 from yolo_supervisor.mcp.server import Endless, Outlet, Upstream, lines
 from yolo_supervisor.mcp.session_replay import Handshake
 from yolo_supervisor.retry import pause_s
@@ -52,7 +52,7 @@ class Relay:
         words: Sequence[str],
         name: str,
         config: McpConfig,
-        breaker: Breaker,
+        breaker: CircuitBreaker,
         tell: Callable[[str, str, Any], None],
     ) -> None:
         self._words = words
@@ -192,11 +192,11 @@ class Relay:
         self._deaths += 1
         self._note(f"the MCP server {self._name} has died: {why}")
         if not self._eof:
-            self._breaker.failed(UPSTREAM, why)
+            self._breaker.record_failure(WHOLE_SERVER, why)
         now_s = time.monotonic()
         self._starts = [at_s for at_s in self._starts if now_s - at_s < RESTARTS_IN_S]
         pause = pause_s(self._config.backoff_s, self._deaths, MOST_PAUSE_S, random.random())
-        off_s = self._breaker.left_s()
+        off_s = self._breaker.remaining_s()
         if len(self._starts) >= self._config.restarts:
             off_s = max(off_s, RESTARTS_IN_S - (now_s - self._starts[0]))
         if off_s > 0:
@@ -365,7 +365,7 @@ class Relay:
         if call.up:
             same = call.sent_as == call.ident
             self._send(line if same else mcp.with_value(line, ("params", "requestId"), call.sent_as))
-        self._breaker.given_up(call.tool or UPSTREAM)
+        self._breaker.release_probe(call.tool or WHOLE_SERVER)
         self._drop(call)
 
     def _answer(self, line: bytes, message: Mapping[str, Any]) -> None:
@@ -437,7 +437,7 @@ class Relay:
     def _give_up(self, call: Call, code: int, why: str, answer: bytes | None) -> None:
         self._drop(call)
         if call.tool is not None:
-            self._breaker.failed(call.tool, call.troubles[-1])
+            self._breaker.record_failure(call.tool, call.troubles[-1])
         evidence = {"attempts": call.attempt, "troubles": call.troubles}
         self._tell("escalated", f"{call.what} of {self._name} failed: {why}", evidence)
         if answer is not None:
@@ -524,7 +524,7 @@ class Relay:
             self._send(mcp.cancelled(call.sent_as, "an earlier attempt was answered after all"))
         self._drop(call)
         self._deaths = 0
-        self._breaker.succeeded(call.tool or UPSTREAM)
+        self._breaker.record_success(call.tool or WHOLE_SERVER)
         if message is not None and "result" in message:
             self._learn(call, message)
         if call.troubles:
