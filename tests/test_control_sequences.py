@@ -237,5 +237,5 @@ def test_what_the_relay_says_of_its_server_drives_no_terminal(spoilt: Cli) -> No
 
     told = on_a_terminal(spoilt, "mcp", "--", str(server))
 
-    assert "server wrote something that is no message" in told
+    assert "server wrote a line that is no JSON-RPC message" in told
     assert_harmless(told)

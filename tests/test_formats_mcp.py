@@ -131,7 +131,7 @@ def test_a_large_answer_is_never_taken_for_that_to_another_request(
 ) -> None:
     line = data.draw(dumped({"jsonrpc": "2.0", "id": ident, "result": result}))
 
-    assert mcp.answered(line) in (None, mcp.key(ident))
+    assert mcp.answered_id(line) in (None, mcp.id_key(ident))
 
 
 @given(st.data(), OBJECTS, IDS)
@@ -141,7 +141,7 @@ def test_a_large_request_of_the_server_is_not_taken_for_an_answer(
     """Both sides number their requests, and both begin with 0."""
     line = data.draw(dumped({"jsonrpc": "2.0", "id": ident, "method": "sampling/createMessage", "params": params}))
 
-    assert mcp.answered(line) is None
+    assert mcp.answered_id(line) is None
 
 
 @pytest.mark.parametrize(
@@ -155,12 +155,15 @@ def test_a_large_request_of_the_server_is_not_taken_for_an_answer(
     ],
 )
 def test_a_large_answer_as_servers_write_it_is_known_by_its_ends(line: bytes) -> None:
-    assert mcp.answered(line) == "7"
-    assert mcp.answered(line.replace(b"X", b"X" * mcp.LARGE)) == "7"
+    assert mcp.answered_id(line) == "7"
+    assert mcp.answered_id(line.replace(b"X", b"X" * mcp.LARGE)) == "7"
 
 
 def test_ids_are_told_apart_by_type() -> None:
-    assert len({mcp.key(1), mcp.key("1"), mcp.key(1.0), mcp.key(None), mcp.key(True), mcp.key('"1"')}) == 6
+    assert (
+        len({mcp.id_key(1), mcp.id_key("1"), mcp.id_key(1.0), mcp.id_key(None), mcp.id_key(True), mcp.id_key('"1"')})
+        == 6
+    )
 
 
 # -- what is in it --------------------------------------------------------------------------------------------------
@@ -169,9 +172,11 @@ def test_ids_are_told_apart_by_type() -> None:
 @given(OBJECTS | st.fixed_dictionaries({"method": st.just("tools/call"), "params": VALUES}), VALUES)
 def test_nothing_that_a_neighbour_says_is_too_odd_to_be_looked_at(message: dict[str, Any], result: object) -> None:
     assert isinstance(mcp.params(message), dict)
-    assert isinstance(mcp.tool_of(message), str | None)
+    assert isinstance(mcp.called_tool(message), str | None)
     assert isinstance(mcp.progress_token({"params": {"_meta": result}}), str | None)
-    assert mcp.hints(result)[0] == mcp.hints({"tools": result})[0] == {} or isinstance(result, dict | list)
+    assert mcp.repeatable_tools(result)[0] == mcp.repeatable_tools({"tools": result})[0] == {} or isinstance(
+        result, dict | list
+    )
 
 
 def test_a_server_says_which_of_its_tools_may_be_called_twice() -> None:
@@ -185,7 +190,7 @@ def test_a_server_says_which_of_its_tools_may_be_called_twice() -> None:
         "no tool",
     ]
 
-    may, more = mcp.hints({"tools": told, "nextCursor": "page 2"})
+    may, more = mcp.repeatable_tools({"tools": told, "nextCursor": "page 2"})
 
     assert may == {"reads": True, "sets": True, "adds": False, "odd": False, "silent": False}
     assert more == "page 2"
@@ -193,7 +198,7 @@ def test_a_server_says_which_of_its_tools_may_be_called_twice() -> None:
 
 @pytest.mark.parametrize("token", [1, 0, "", "a", 1.5])
 def test_progress_is_told_by_the_token_of_the_request(token: object) -> None:
-    assert mcp.progress_token({"params": {"_meta": {"progressToken": token}}}) == mcp.key(token)
+    assert mcp.progress_token({"params": {"_meta": {"progressToken": token}}}) == mcp.id_key(token)
 
 
 @pytest.mark.parametrize("params", [None, [], {}, {"_meta": None}, {"_meta": {}}, {"_meta": {"progressToken": None}}])
@@ -203,7 +208,11 @@ def test_a_request_without_a_token_wants_no_progress(params: object) -> None:
 
 @given(IDS, TEXTS)
 def test_what_we_say_ourselves_is_one_line_that_a_parser_reads(ident: object, text: str) -> None:
-    lines = [mcp.cancelled(ident, text), mcp.error(ident, 1, text, {"x": text}), mcp.request(text, "m", {"a": text})]
+    lines = [
+        mcp.cancellation(ident, text),
+        mcp.error_response(ident, 1, text, {"x": text}),
+        mcp.request(text, "m", {"a": text}),
+    ]
 
     assert [line.count(b"\n") for line in lines] == [1, 1, 1]
     assert json.loads(lines[0])["params"] == {"requestId": ident, "reason": text}

@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from conftest import LIMIT_S, PROGRAM, Cli, wait_until
 from upstream import effects
 from yolo_supervisor.kernel import kernel
-from yolo_supervisor.mcp.server import lines
+from yolo_supervisor.mcp.pipes import read_lines
 from yolo_supervisor.processes import Processes
 from yolo_supervisor.records import ProcessId
 from yolo_supervisor.retry import pause_s
@@ -154,9 +154,9 @@ class Client(Wire):
 
     def notice(self, server: Server) -> None:
         """The server dies; returns when the relay has noticed."""
-        before = self.told().count("has died")
+        before = self.told().count("is down")
         server.die()
-        wait_until(lambda: self.told().count("has died") > before, "the relay to notice")
+        wait_until(lambda: self.told().count("is down") > before, "the relay to notice")
 
     def ended(self) -> int:
         return self.process.wait(LIMIT_S)
@@ -394,7 +394,7 @@ def test_a_line_is_the_same_wherever_it_is_cut(said: list[bytes], data: st.DataO
 
     async def listen(read: int, write: int) -> None:
         async def hear() -> None:
-            heard.extend([line async for line in lines(read)])
+            heard.extend([line async for line in read_lines(read)])
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(hear)
@@ -420,7 +420,7 @@ def test_chatter_of_a_server_does_not_reach_the_client(world: World) -> None:
 
         assert client.hear()["id"] == number
         assert client.hear() == MARK
-    assert client.told().count("no message") == 10  # an empty line is not worth telling
+    assert client.told().count("no JSON-RPC message") == 10  # an empty line is not worth telling
 
 
 def test_nobody_has_to_read_what_is_told_about_chatter(world: World) -> None:
@@ -1401,3 +1401,22 @@ def test_who_comes_while_a_server_is_off_can_get_to_know_it_all_the_same(world: 
 
     assert client.hear()["result"] == {"tools": TOOLS}
     assert not passes(client, server)
+
+
+def test_queued_call_is_refused_once_although_the_restart_fails_again(world: World, tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.symlink_to(sys.executable)
+    config = "failures = 1\nretries = 3\ncool_down_s = 0.3\n"
+    client, server = world.talk(config, server=[str(program), *world.scratch[1:]])
+    client.call(1)
+    server.hear()
+    program.unlink()
+    server.die()
+    assert client.hear()["id"] == 1
+    wait_until(lambda: client.told().count("cannot be started") > 1, "the relay to try twice")
+
+    program.symlink_to(sys.executable)
+    server = world.server()
+    server.say(MARK)
+
+    assert client.hear() == MARK

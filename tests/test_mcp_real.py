@@ -719,7 +719,7 @@ def test_the_real_client_learns_of_a_servers_death_only_where_a_call_must_not_be
     first, again, once, last = dict.fromkeys(map(str, claude.told()))  # the client may write an answer down twice
     assert first == str([{"type": "text", "text": "all is well"}])
     assert again == str([{"type": "text", "text": "heard again"}])
-    assert "find out what became of it before you call it again" in once
+    assert "This call may or may not have taken effect. Check its effect before you call it again." in once
     assert last == str([{"type": "text", "text": "as if nothing had been"}])
     assert effects(tmp_path / "effects") == [
         "read_echo all is well", "again_echo heard again", "again_echo heard again", "once_echo heard once",

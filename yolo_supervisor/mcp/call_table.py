@@ -1,103 +1,132 @@
-"""The requests of an MCP client that are not answered yet."""
+"""The client's requests that have no response yet."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from enum import Enum
 
 from yolo_supervisor.formats import mcp
 
 
+class CallState(Enum):
+    """Where a call is.
+
+    ===========  ==================================================  ==================================================
+    state        meaning                                             next state, and the event that leads to it
+    ===========  ==================================================  ==================================================
+    QUEUED       not with the server: it is not ready                IN_FLIGHT: the server is ready
+    IN_FLIGHT    sent, no response yet                               CANCELLING: the attempt's time limit is reached ·
+                                                                     RETRYING: transient error ·
+                                                                     QUEUED, UNDECIDED: the server died
+    CANCELLING   the server was asked to cancel the attempt, and     RETRYING: that is done ·
+                 the processes it started are being ended            QUEUED, UNDECIDED: the server died
+    UNDECIDED    failed by the server's death before the server      RETRYING: the next server process has listed its
+                 said whether the tool may be called twice           tools
+    RETRYING     waits for its backoff pause to end                  IN_FLIGHT or QUEUED: the pause has ended
+    DONE         answered, refused, cancelled or given up            none
+    ===========  ==================================================  ==================================================
+
+    Every state also leads to DONE: by a result of any attempt (also of a cancelled one), by the client's cancellation,
+    at the call's deadline, or by a failure if the call may not be repeated or no attempts are left. An error response
+    counts only for the attempt that is IN_FLIGHT: any other belongs to an attempt that was given up.
+    """
+
+    QUEUED = "queued"
+    IN_FLIGHT = "in flight"
+    CANCELLING = "cancelling"
+    UNDECIDED = "undecided"
+    RETRYING = "retrying"
+    DONE = "done"
+
+
+WITH_SERVER = (CallState.IN_FLIGHT, CallState.CANCELLING)
+
+
 @dataclass(eq=False, slots=True)
 class Call:
-    """A request of the client that is not answered yet."""
+    """A request of the client that has no response yet. Deadlines are moments of the monotonic clock, in seconds."""
 
-    ident: object
+    client_id: object
+    client_key: str
+    """The client's id as a key (see ``mcp.id_key``)."""
     method: str
     line: bytes
     tool: str | None
-    token: str | None
-    cap_s: float
-    """When it has had its time as a whole, by the monotonic clock."""
-    sent_as: object = None
-    names: list[str] = field(default_factory=list)
-    """All ids (see ``mcp.key``) that it was sent under: an answer to any of them is one."""
+    progress_token: str | None
+    deadline_s: float
+    state: CallState = CallState.QUEUED
     attempt: int = 0
-    limit_s: float = float("inf")
-    """When this attempt has had its time."""
-    up: bool = False
-    """Whether it is with the server now."""
+    sent_id: object = None
+    """The id of the last attempt."""
+    sent_keys: list[str] = field(default_factory=list)
+    """The ids of all attempts as keys, the last one last: a result for any of them answers the call."""
     sent_s: float = 0.0
-    """Since when."""
-    alone: bool = True
-    """Whether no other tool was being called meanwhile: then what the server has started since then is its."""
-    cancelled: bool = False
-    """Whether the server was told to forget this attempt: an error is no answer then."""
-    over: bool = False
+    attempt_deadline_s: float = float("inf")
+    exclusive: bool = True
+    """Whether no other tool was called at the same time: only then do processes started meanwhile belong to it."""
     progress: float = float("-inf")
-    troubles: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    """Why each failed attempt failed."""
 
     @property
-    def what(self) -> str:
+    def label(self) -> str:
         return f"the tool {self.tool}" if self.tool else self.method
 
     @property
     def bounded(self) -> bool:
-        """Whether it ends in any case: it has a limit."""
+        """Whether it has a time limit, so that it certainly ends."""
         return self.tool is not None or self.method in mcp.REPEATABLE
 
 
-class Calls:
-    """All of them: by the client's own id, by each id that they were sent under, by the token of their progress."""
+class CallTable:
+    """All calls: by the client's id, by the id of each attempt, by progress token."""
 
     def __init__(self) -> None:
-        self._by_ident: dict[str, Call] = {}
-        self._by_sent: dict[str, Call] = {}
+        self._by_client_key: dict[str, Call] = {}
+        self._by_sent_key: dict[str, Call] = {}
         self._by_token: dict[str, Call] = {}
 
     def __iter__(self) -> Iterator[Call]:
-        """In the order in which they came; some may be added or removed meanwhile."""
-        return iter(list(self._by_ident.values()))
+        """Iterate in the order of arrival; calls may be added and removed meanwhile."""
+        return iter(list(self._by_client_key.values()))
 
     def __len__(self) -> int:
-        return len(self._by_ident)
+        return len(self._by_client_key)
 
-    def up(self) -> list[Call]:
-        """Those that are with the server now."""
-        return [call for call in self._by_ident.values() if call.up]
+    def with_server(self) -> list[Call]:
+        return [call for call in self._by_client_key.values() if call.state in WITH_SERVER]
 
-    def of(self, ident: object) -> Call | None:
-        """The one that the client knows by this id."""
-        return self._by_ident.get(mcp.key(ident))
+    def by_client_key(self, key: str) -> Call | None:
+        """The call that the client knows by this id (see ``mcp.id_key``)."""
+        return self._by_client_key.get(key)
 
-    def answered_by(self, key: str) -> Call | None:
-        """The one that an answer with this id (see ``mcp.key``) is to."""
-        return self._by_sent.get(key)
+    def by_sent_key(self, key: str) -> Call | None:
+        """The call that a response with this id (see ``mcp.id_key``) answers."""
+        return self._by_sent_key.get(key)
 
-    def reporting(self, token: object) -> Call | None:
-        """The one whose progress is told under this token."""
-        return self._by_token.get(mcp.key(token))
+    def by_progress_token(self, token: object) -> Call | None:
+        return self._by_token.get(mcp.id_key(token))
 
     def add(self, call: Call) -> None:
-        self._by_ident[mcp.key(call.ident)] = call
-        if call.token is not None:
-            self._by_token[call.token] = call
+        self._by_client_key[call.client_key] = call
+        if call.progress_token is not None:
+            self._by_token[call.progress_token] = call
 
-    def sent(self, call: Call, ident: object) -> None:
-        """It was sent under this id, too: an answer to it is one."""
-        call.sent_as = ident
-        call.names.append(mcp.key(ident))
-        self._by_sent[call.names[-1]] = call
+    def record_attempt(self, call: Call, ident: object, key: str) -> None:
+        """Record the id under which the call is sent."""
+        call.sent_id = ident
+        call.sent_keys.append(key)
+        self._by_sent_key[key] = call
 
-    def unsend(self, key: str) -> None:
-        """What comes under this id is no answer any more."""
-        self._by_sent.pop(key, None)
+    def forget_attempt(self, key: str) -> None:
+        """Accept no further response with this id: the attempt has been answered with an error."""
+        self._by_sent_key.pop(key, None)
 
     def remove(self, call: Call) -> None:
-        """It is answered, or given up."""
-        self._by_ident.pop(mcp.key(call.ident), None)
-        for name in call.names:
-            if self._by_sent.get(name) is call:
-                del self._by_sent[name]
-        if call.token is not None and self._by_token.get(call.token) is call:
-            del self._by_token[call.token]
+        self._by_client_key.pop(call.client_key, None)
+        for key in call.sent_keys:
+            if self._by_sent_key.get(key) is call:
+                del self._by_sent_key[key]
+        if call.progress_token is not None and self._by_token.get(call.progress_token) is call:
+            del self._by_token[call.progress_token]

@@ -1,639 +1,402 @@
-"""The relay before an MCP server: it forwards every frame as it is, and tries again what may be repeated.
+"""The relay between an MCP client and its server: it forwards every frame and repeats calls that may be repeated.
 
-A call goes up under the client's own id; only a retry gets one of ours, so that its answer is known from a late one.
-What comes from the server goes down unchanged, but for requests of a server that was started again, whose ids would be
-mistaken for those of the server before.
+A call keeps the client's id for its first attempt; only a retry gets an id of the relay, so that a late response can be
+told from one to the retry. Lines of the server pass unchanged, except for the ids of requests from a restarted server:
+the client would take them for requests of the process before.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import random
 import select
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import anyio
-import anyio.abc
 
 from yolo_supervisor.config import McpConfig
 from yolo_supervisor.formats import mcp
-from yolo_supervisor.mcp.call_table import Call, Calls
+from yolo_supervisor.mcp.call_table import WITH_SERVER, Call, CallState, CallTable
 from yolo_supervisor.mcp.circuit_breaker import WHOLE_SERVER, CircuitBreaker
-from yolo_supervisor.mcp.server import Endless, Outlet, Upstream, lines
-from yolo_supervisor.mcp.session_replay import Handshake
-from yolo_supervisor.retry import pause_s
+from yolo_supervisor.mcp.journal_writer import JournalWriter, warn
+from yolo_supervisor.mcp.pipes import MAX_LINE, LineTooLongError, PipeWriter, read_lines
+from yolo_supervisor.mcp.retries import FAILED, Retries
+from yolo_supervisor.mcp.server import EXIT_S, GRACE_S, ID_PREFIX, Server, ServerProcess, ServerState
+from yolo_supervisor.mcp.session_replay import SessionReplay
 
-LOOK_S = 0.1
-"""How often it is seen to whether a call has had its time."""
-
-LEAVE_S, GRACE_S = 2.0, 2.0
-"""How long the server may take to leave when nothing more comes, and how long when it is asked to."""
-
-NEAR_S = 0.1
-"""What is closer together cannot be told apart by when the kernel says that a process was started."""
-
-PING_S = 5.0
-RESTARTS_IN_S = 60.0
-MOST_PAUSE_S = 30.0
-
-FAILED, TIMED_OUT = -32000, -32001
-"""The codes of our own errors: nothing was answered; nothing was answered in time."""
+POLL_S = 0.1
+"""Interval at which the end of calls is checked after the client has closed its input."""
 
 
 class Relay:
-    """Stands between one client and one server until the client has gone."""
+    """Connects one client (stdin and stdout) to one server until the client has gone.
+
+    It routes lines. ``ServerState`` says what may be sent to the server and what moves it; ``CallState`` says the same
+    for a call. The events that move them:
+
+    - a line of the client: a request is sent, queued or refused (server READY, other states, SUSPENDED); a cancellation
+      ends its call; anything else is sent or queued.
+    - a line of the server: a result ends its call; a transient error ends the attempt; any other error ends the call.
+    - a deadline (``Retries.run``): the attempt is cancelled, or the call is given up.
+    - the end of the server's output or input, or a line that is too long: DRAINING, then BACKING_OFF; every call that
+      was with the server is queued again or given up.
+    - the end of the backoff pause: STARTING, the session is replayed; READY, the queue is sent.
+    - the end of the client's input: bounded calls still end as above, then the server's input is closed; CLOSED.
+    """
 
     def __init__(
-        self,
-        words: Sequence[str],
-        name: str,
-        config: McpConfig,
-        breaker: CircuitBreaker,
-        tell: Callable[[str, str, Any], None],
+        self, argv: Sequence[str], name: str, config: McpConfig, breaker: CircuitBreaker, journal: JournalWriter
     ) -> None:
-        self._words = words
-        self._name = name
         self._config = config
         self._breaker = breaker
-        self._tell = tell
-        """Is told what was healed, or not: a verb of the journal, a sentence, evidence."""
-        self._client = Outlet(1)
-        self._upstream: Upstream | None = None
-        self._ready = False
-        """Whether the server may be sent what the client sends: it has been started, and knows what it has to."""
-        self._generation = 1
-        self._waiting: list[Call | bytes] = []
-        """What is to be sent when it may be."""
-        self._calls = Calls()
-        self._own: dict[str, Callable[[Mapping[str, Any]], None]] = {}
-        """Requests of our own, and what becomes of their answers."""
-        self._asked: dict[str, object] = {}
-        """Requests of the server that the client has not answered: the id that it knows, and the server's own."""
-        self._numbers = 0
-        self._handshake = Handshake()
-        self._hints: dict[str, bool] | None = None
-        self._undecided: list[tuple[Call, int, str]] = []
-        """Calls that have failed before the server could tell whether they may be repeated: the next one tells."""
-        self._starts: list[float] = []
-        self._deaths = 0
-        """In a row, without an answer in between."""
-        self._away: tuple[float, str] | None = None
-        """Until when there is no server, by the monotonic clock, and why; None if it comes back soon."""
-        self._heard_s = 0.0
-        self._ended_s = float("-inf")
-        """When a call was answered, or given up, the last time."""
-        self._busy = anyio.Event()
-        self._eof = False
-        self._tasks: anyio.abc.TaskGroup | None = None
-        self.code = 0
+        self._journal = journal
+        self._client = PipeWriter(1)
+        self._calls = CallTable()
+        self._server = Server(argv, name, config, breaker)
+        self._retries = Retries(self._server, self._calls, self._client, config, breaker, journal)
+        self._session = SessionReplay()
+        self._server_requests: dict[str, object] = {}
+        """Requests of the server that the client has not answered: the server's id, by the id that the client knows."""
+        self._exit_code = 0
 
-    # -- life ----------------------------------------------------------------------------------------------------
+    # -- life cycle --------------------------------------------------------------------------------------------------
 
     async def run(self) -> int:
-        """Until the client has gone; the exit code. FileNotFoundError, PermissionError if there is no such server."""
-        self._upstream = Upstream(self._words)
+        """Relay until the client has gone; the exit code.
+
+        FileNotFoundError, PermissionError, OSError if the server cannot be started at first.
+        """
+        self._server.start()
         try:
             async with anyio.create_task_group() as tasks:
-                self._tasks = tasks
                 tasks.start_soon(self._client.run)
-                tasks.start_soon(self._watch_time)
-                tasks.start_soon(self._serve)
-                async for line in lines(0):
+                tasks.start_soon(self._retries.run)
+                tasks.start_soon(self._run_server)
+                async for line in read_lines(0):
                     self._from_client(line)
-                    await self._room()
-                self._eof = True
+                    if self._server.process is not None:
+                        await self._server.process.input.drain()
+                self._server.input_ended = True
                 await self._finish()
                 tasks.cancel_scope.cancel()
-        finally:  # also when we are asked to leave: nothing of the server stays behind
+        finally:  # on cancellation, too: no process of the server may outlive the relay
             with anyio.CancelScope(shield=True):
-                if self._upstream is not None:
-                    await self._upstream.end(0.0, GRACE_S)
-            self._client.close()
-        return self.code
-
-    async def _room(self) -> None:
-        if self._upstream is not None:
-            await self._upstream.input.room()
+                if self._server.process is not None:
+                    await self._server.process.end(0.0, GRACE_S)
+            self._client.restore_blocking()
+        return self._exit_code
 
     async def _finish(self) -> None:
-        """The client sends no more. What it still waits for is answered, if it is still there to hear it."""
-        while any(call.bounded for call in self._calls) and not self._gone():
-            await anyio.sleep(LOOK_S)  # its input stays open meanwhile: what fails may have to be tried again
-        while self._upstream is not None and self._waiting and not self._gone():
-            await anyio.sleep(LOOK_S)
-        if self._upstream is not None:
-            with anyio.move_on_after(LEAVE_S):
-                await self._upstream.input.empty()
-            self._upstream.finish()
-        while self._upstream is not None and self._calls and not self._gone():
-            await anyio.sleep(LOOK_S)
-        with anyio.move_on_after(LEAVE_S):
-            while self._upstream is not None and not self._gone():
+        """Answer what the client still waits for, as long as it reads; then let the server exit."""
+        server = self._server
+        while any(call.bounded for call in self._calls) and not self._client_gone():
+            await anyio.sleep(POLL_S)  # the server's input stays open: a failed call may have to be repeated
+        while server.process is not None and server.has_queue and not self._client_gone():
+            await anyio.sleep(POLL_S)
+        if server.process is not None:
+            with anyio.move_on_after(EXIT_S):
+                await server.process.input.flush()
+            server.process.close_input()
+        while server.process is not None and self._calls and not self._client_gone():
+            await anyio.sleep(POLL_S)
+        with anyio.move_on_after(EXIT_S):
+            while server.process is not None and not self._client_gone():
                 await anyio.sleep(0.01)
-        with anyio.move_on_after(LEAVE_S):
-            await self._client.empty()
+        with anyio.move_on_after(EXIT_S):
+            await self._client.flush()
 
-    def _gone(self) -> bool:
-        """Whether nobody is there any more to read what we write."""
+    def _client_gone(self) -> bool:
+        """Whether nothing reads the relay's output any more."""
         if self._client.broken:
             return True
         poll = select.poll()
         poll.register(1, 0)
         return any(event & (select.POLLERR | select.POLLHUP | select.POLLNVAL) for _, event in poll.poll(0))
 
-    async def _serve(self) -> None:
-        """Keep a server there, for as long as the client wants one."""
-        assert self._tasks is not None
+    async def _run_server(self) -> None:
+        """Keep a server process running until the client needs none."""
         while True:
-            upstream = self._upstream
-            assert upstream is not None
-            self._begin()
-            writer = anyio.CancelScope()
-            why = "it ended"
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._write, upstream, writer)
-                try:
-                    async for line in upstream.lines():
-                        self._from_server(line)
-                        await self._client.room()
-                except Endless:
-                    why = "it sent a line without an end"
-                writer.cancel()
-            self._ready = False
-            code = await upstream.end(LEAVE_S if self._eof else 0.2, GRACE_S)
-            self._upstream = None
-            why = f"{why} with exit code {code}" if code is not None else why
-            self._lost(why)
-            if self._eof and all(call.method in mcp.ENDLESS for call in self._calls):
-                self.code = code if code is not None and code >= 0 else 0
+            assert self._server.process is not None
+            self._start_session()
+            too_long = await self._forward_output(self._server.process)
+            code = await self._server.stop_process()
+            reason = f"it sent a line of more than {MAX_LINE // 2**20} MiB" if too_long else _exit_reason(code)
+            self._server_died(reason)
+            if self._server.input_ended and all(call.method in mcp.UNBOUNDED for call in self._calls):
+                self._server.state = ServerState.CLOSED
+                self._exit_code = code if code is not None and code >= 0 else 0
                 return
-            if not await self._restart(why):
-                return
+            await self._restart_server(reason)
 
-    async def _write(self, upstream: Upstream, scope: anyio.CancelScope) -> None:
+    async def _forward_output(self, process: ServerProcess) -> bool:
+        """Forward the server's lines until its output ends; whether it ended with a line that is too long."""
+        too_long = False
+        writer = anyio.CancelScope()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._write_input, process, writer)
+            try:
+                async for line in process.lines():
+                    self._from_server(line)
+                    await self._client.drain()
+            except LineTooLongError:
+                too_long = True
+            writer.cancel()
+        return too_long
+
+    async def _write_input(self, process: ServerProcess, scope: anyio.CancelScope) -> None:
+        """Write what is sent to the server; replace the process if it does not read any more."""
         with scope:
-            await upstream.input.run()
-            if self._eof:
+            await process.input.run()
+            if self._server.input_ended:
                 return
-            # it reads no more, so it can be asked nothing: it may finish what it is at, then another takes its place
-            self._ready = False
-            with anyio.move_on_after(LEAVE_S):
-                while self._calls.up():
-                    await anyio.sleep(LOOK_S)
-            self._note(f"the MCP server {self._name} reads no more: it is started again")
-            await upstream.condemn(GRACE_S)
+            self._server.state = ServerState.DRAINING  # it cannot be sent anything: let it finish its calls first
+            with anyio.move_on_after(EXIT_S):
+                while self._calls.with_server():
+                    await anyio.sleep(POLL_S)
+            warn(f"the MCP server {self._server.name} does not read its input any more: restarting it")
+            await process.kill(GRACE_S)
 
-    async def _restart(self, why: str) -> bool:
-        """Begin another life of the server; False if there will be none."""
-        self._deaths += 1
-        self._note(f"the MCP server {self._name} has died: {why}")
-        if not self._eof:
-            self._breaker.record_failure(WHOLE_SERVER, why)
-        now_s = time.monotonic()
-        self._starts = [at_s for at_s in self._starts if now_s - at_s < RESTARTS_IN_S]
-        pause = pause_s(self._config.backoff_s, self._deaths, MOST_PAUSE_S, random.random())
-        off_s = self._breaker.remaining_s()
-        if len(self._starts) >= self._config.restarts:
-            off_s = max(off_s, RESTARTS_IN_S - (now_s - self._starts[0]))
-        if off_s > 0:
-            self._stay_away(now_s + off_s, why)
-        await anyio.sleep(max(pause, off_s))
-        self._away = None
-        self._starts.append(time.monotonic())
-        try:
-            self._upstream = Upstream(self._words)
-        except OSError as error:
-            return await self._restart(f"it cannot be started: {error}")
-        self._tell("recovered", f"{self._name} was started again after {why}", {"deaths": self._deaths})
-        return True
+    def _server_died(self, reason: str) -> None:
+        if not self._server.input_ended:
+            for shown in self._server_requests:
+                self._client.send(mcp.cancellation(mcp.load(shown.encode()), "the server was restarted"))
+        self._server_requests.clear()
+        self._retries.server_died(reason)
 
-    def _stay_away(self, until_s: float, why: str) -> None:
-        """The server has died too often: nobody is left to wait for it."""
-        self._away = until_s, f"the MCP server {self._name} has died {self._deaths} times in a row ({why})"
-        for call in [each for each in self._waiting if isinstance(each, Call) and each.method not in mcp.ENDLESS]:
-            self._drop(call)
-            self._refuse_away(call.ident)
+    async def _restart_server(self, reason: str) -> None:
+        while True:
+            pause = self._server.back_off(reason)
+            if self._server.state is ServerState.SUSPENDED:
+                self._retries.refuse_queued()
+            await anyio.sleep(pause)
+            try:
+                self._server.restart()
+            except OSError as error:
+                reason = f"it cannot be started: {error}"
+                continue
+            evidence = {"deaths": self._server.deaths_in_a_row}
+            self._journal.recovered(f"{self._server.name} was restarted: {reason}", evidence)
+            return
 
-    def _refuse_away(self, ident: object) -> None:
-        assert self._away is not None
-        until_s, why = self._away
-        then = f"it is started again in {max(0.0, until_s - time.monotonic()):.0f} s"
-        words = f"{why}; {then}. Do something else until then, or go on without it."
-        self._refuse(ident, FAILED, words, {"circuit": "open"})
+    # -- the beginning of a process ----------------------------------------------------------------------------------
 
-    def _lost(self, why: str) -> None:
-        """The server is gone with all that it was asked."""
-        self._generation += 1
-        self._own.clear()
-        if not self._eof:
-            for shown in self._asked:
-                self._client.send(mcp.cancelled(_value(shown), "the server was started again"))
-        self._asked.clear()
-        self._hints = self._hints or None  # it may have died before it could say anything
-        for call in self._calls.up():
-            call.up = False
-            if call.method in mcp.ENDLESS:
-                call.attempt = 0  # under its own id, which the server names in all that belongs to it
-                self._waiting.append(call)
-            else:
-                self._failed(call, FAILED, f"the server died ({why})", may_wait=True)
-
-    # -- the beginning of a server's life ----------------------------------------------------------------------------
-
-    def _begin(self) -> None:
-        """Tell a server that was started again what the one before it knew."""
-        hello = self._handshake.hello
-        if self._generation == 1 or hello is None or any(call.method == "initialize" for call in self._calls):
-            self._go()
+    def _start_session(self) -> None:
+        """Replay the client's session to a restarted server, then send what is queued."""
+        initialize = self._session.initialize
+        initializing = any(call.method == "initialize" for call in self._calls)  # then it is queued, and sent again
+        if self._server.generation == 1 or initialize is None or initializing:
+            self._session_ready()
         else:
-            self._ask(mcp.with_value(hello, ("id",), self._number()), lambda _: self._remind())
+            line = mcp.with_value(initialize, ("id",), self._server.new_id())
+            self._server.request(line, lambda _: self._replay_session())
 
-    def _remind(self) -> None:
-        assert self._upstream is not None
-        for line in self._handshake.rest():
+    def _replay_session(self) -> None:
+        assert self._server.process is not None
+        for line in self._session.after_initialize():
             if "id" in mcp.load(line):
-                self._ask(mcp.with_value(line, ("id",), self._number()), lambda _: None)
+                self._server.request(mcp.with_value(line, ("id",), self._server.new_id()), lambda _: None)
             else:
-                self._upstream.input.send(line)
-        self._go()
+                self._server.process.input.send(line)
+        self._session_ready()
 
-    def _go(self) -> None:
-        self._ready = True
-        if self._undecided:
-            self._ask_hints(mcp.manner(mcp.load(self._undecided[0][0].line)))
-        waiting, self._waiting = self._waiting, []
-        for each in waiting:
-            if isinstance(each, bytes):
-                self._send(each)
-            elif not each.over:
-                self._try(each)
+    def _session_ready(self) -> None:
+        if self._server.state is not ServerState.STARTING:
+            return  # it stopped reading before it answered
+        self._server.state = ServerState.READY
+        self._retries.server_ready()
+        for item in self._server.take_queue():
+            if isinstance(item, bytes):
+                self._server.send(item)
+            elif item.state is not CallState.DONE:
+                self._retries.send(item)
 
-    def _number(self) -> str:
-        self._numbers += 1
-        return f"yolo-supervisor-{os.getpid()}-{self._numbers}"
-
-    def _ask(self, line: bytes, then: Callable[[Mapping[str, Any]], None]) -> None:
-        """Ask the server something ourselves: the client never hears of it."""
-        assert self._upstream is not None
-        self._own[mcp.key(mcp.load(line)["id"])] = then
-        self._upstream.input.send(line)
-
-    def _send(self, line: bytes) -> None:
-        if self._ready and self._upstream is not None:
-            self._upstream.input.send(line)
-        else:
-            self._waiting.append(line)
-
-    # -- from the client ---------------------------------------------------------------------------------------------
+    # -- lines of the client -----------------------------------------------------------------------------------------
 
     def _from_client(self, line: bytes) -> None:
-        line = _whole(line)
+        line = _with_newline(line)
         try:
             message = mcp.load(line)
         except ValueError:
             message = None
-        if not isinstance(message, dict) or "id" not in message or message["id"] is None:
-            if isinstance(message, dict) and message.get("method") == "notifications/cancelled":
-                self._cancel(line, message)
-                return
-            if isinstance(message, dict) and message.get("method") == "notifications/initialized":
-                self._handshake.greeted = line
-            self._send(line)
+        if not isinstance(message, dict):
+            self._server.send(line)
+        elif message.get("id") is None:
+            self._client_notification(line, message)
         elif isinstance(message.get("method"), str):
-            self._request(line, message)
+            self._client_request(line, message)
         else:
-            self._answer(line, message)
+            self._client_response(line, message)
 
-    def _request(self, line: bytes, message: Mapping[str, Any]) -> None:
-        method = message["method"]
-        if method == "initialize":
-            self._handshake.hello = line
-        tool = mcp.tool_of(message)
-        if (twin := self._calls.of(message["id"])) is not None:  # nobody can tell their answers apart: left alone
-            self._drop(twin)
-            self._send(line)
+    def _client_notification(self, line: bytes, message: Mapping[str, Any]) -> None:
+        method = message.get("method")
+        if method == "notifications/cancelled":
+            self._cancel(line, message)
             return
-        if self._away is not None and method not in mcp.ENDLESS:
-            self._refuse_away(message["id"])
-            return
-        if tool is not None and (why := self._breaker.refusal(tool)) is not None:
-            self._refuse(message["id"], FAILED, why, {"circuit": "open"})
-            return
-        token = mcp.progress_token(message)
-        call = Call(message["id"], method, line, tool, token, time.monotonic() + self._config.cap_s)
-        self._calls.add(call)
-        self._busy.set()
-        if tool is not None and self._hints is None and self._ready:
-            self._ask_hints(mcp.manner(message))
-        self._try(call)
-
-    def _ask_hints(self, manner: Mapping[str, Any], cursor: str | None = None) -> None:
-        """Which tools may be called twice, as the server says itself."""
-        known = self._hints = self._hints or {}
-
-        def learn(message: Mapping[str, Any]) -> None:
-            found, more = mcp.hints(message.get("result"))
-            known.update(found)
-            self._limit_anew()
-            if more is not None and self._hints is known and len(known) < 10_000:
-                self._ask_hints(manner, more)
-                return
-            undecided, self._undecided = self._undecided, []
-            for call, code, why in undecided:
-                if not call.over:
-                    self._failed(call, code, why)
-
-        params = {**manner, **({"cursor": cursor} if cursor else {})}
-        self._ask(mcp.request(self._number(), "tools/list", params), learn)
-
-    def _limit_anew(self) -> None:
-        """A call was quicker than the news that it may be repeated: it need not wait for its cap."""
-        for call in self._calls:
-            if call.up and call.limit_s == call.cap_s:
-                call.limit_s = min(call.cap_s, call.sent_s + self._patience_s(call))
+        if method == "notifications/initialized":
+            self._session.initialized = line
+        self._server.send(line)
 
     def _cancel(self, line: bytes, message: Mapping[str, Any]) -> None:
-        wanted = mcp.params(message).get("requestId")
-        call = self._calls.of(wanted)
+        call = self._calls.by_client_key(mcp.id_key(mcp.params(message).get("requestId")))
         if call is None:
-            self._send(line)
+            self._server.send(line)
             return
-        if call.up:
-            same = call.sent_as == call.ident
-            self._send(line if same else mcp.with_value(line, ("params", "requestId"), call.sent_as))
+        if call.state in WITH_SERVER:
+            if call.sent_id != call.client_id:
+                line = mcp.with_value(line, ("params", "requestId"), call.sent_id)
+            self._server.send(line)
         self._breaker.release_probe(call.tool or WHOLE_SERVER)
-        self._drop(call)
+        self._retries.end(call)
 
-    def _answer(self, line: bytes, message: Mapping[str, Any]) -> None:
-        """An answer to something that the server has asked."""
-        ident = mcp.key(message["id"])
-        if ident not in self._asked:
-            if self._generation == 1:
-                self._send(line)  # it is not ours to judge
-            return  # else it is to a server that is no more
-        own = self._asked.pop(ident)
-        self._send(line if mcp.key(own) == ident else mcp.with_value(line, ("id",), own))
-
-    # -- an attempt --------------------------------------------------------------------------------------------------
-
-    def _try(self, call: Call) -> None:
-        if not self._ready or self._upstream is None:
-            if call not in self._waiting:
-                self._waiting.append(call)
+    def _client_request(self, line: bytes, message: Mapping[str, Any]) -> None:
+        method, ident, key = message["method"], message["id"], mcp.id_key(message["id"])
+        if method == "initialize":
+            self._session.initialize = line
+        tool = mcp.called_tool(message)
+        if (twin := self._calls.by_client_key(key)) is not None:
+            self._retries.end(twin)  # two calls with one id: their responses cannot be told apart, so both just pass
+            self._server.send(line)
             return
-        call.attempt += 1
-        call.up, call.cancelled, call.sent_s = True, False, time.monotonic()
-        if call.tool is not None:
-            others = [each for each in self._calls if each.up and each.tool is not None and each is not call]
-            call.alone = not others and call.sent_s - self._ended_s > NEAR_S
-            for each in others:
-                each.alone = False
-        call.limit_s = min(call.cap_s, time.monotonic() + self._patience_s(call))
-        self._calls.sent(call, call.ident if call.attempt == 1 else self._number())
-        again = call.attempt > 1
-        self._upstream.input.send(mcp.with_value(call.line, ("id",), call.sent_as) if again else call.line)
-
-    def _patience_s(self, call: Call) -> float:
-        """How long an attempt may take. What must not be repeated has all the time there is."""
-        if call.method in mcp.REPEATABLE or (call.tool is not None and self._repeatable(call)):
-            return self._config.attempt_s if call.attempt == 1 else self._config.retry_s
-        return self._config.cap_s if call.tool is not None else float("inf")
-
-    def _repeatable(self, call: Call) -> bool:
-        """Whether the call may be made twice: configuration, the server's own word, else no."""
-        if call.tool is None:
-            return call.method in mcp.REPEATABLE
-        if call.tool in self._config.unrepeatable:
-            return False
-        return call.tool in self._config.repeatable or (self._hints or {}).get(call.tool, False)
-
-    def _failed(self, call: Call, code: int, why: str, may_wait: bool = False, answer: bytes | None = None) -> None:
-        """An attempt has failed: try again if that is safe, else tell the client."""
-        call.up = False
-        if may_wait and call.tool is not None and self._hints is None and not self._repeatable(call):
-            self._undecided.append((call, code, why))
+        if self._server.state is ServerState.SUSPENDED and method not in mcp.UNBOUNDED:
+            self._retries.refuse_suspended(ident)
             return
-        call.troubles.append(why)
-        if not self._repeatable(call):
-            why = f"{why}; it is not known to be safe to repeat, so it was not repeated"
-            self._give_up(call, code, f"{why}: find out what became of it before you call it again", answer)
-        elif call.attempt > self._config.retries or time.monotonic() >= call.cap_s:
-            self._give_up(call, code, f"{why}, as the last of {call.attempt} attempts", answer)
-        elif may_wait and not self._ready:
-            self._waiting.append(call)  # the pause is that before the server is started again
-        else:
-            assert self._tasks is not None
-            self._tasks.start_soon(self._again, call)
+        if tool is not None and (refusal := self._breaker.refusal(tool)) is not None:
+            self._retries.refuse(ident, FAILED, refusal, {"circuit": "open"})
+            return
+        deadline_s = time.monotonic() + self._config.cap_s
+        call = Call(ident, key, method, line, tool, mcp.progress_token(message), deadline_s)
+        self._retries.accept(call, message)
 
-    async def _again(self, call: Call) -> None:
-        await anyio.sleep(pause_s(self._config.backoff_s, call.attempt, MOST_PAUSE_S, random.random()))
-        if not call.over:
-            self._try(call)
+    def _client_response(self, line: bytes, message: Mapping[str, Any]) -> None:
+        """A response to a request of the server; one to a process that has ended is dropped."""
+        key = mcp.id_key(message["id"])
+        if key not in self._server_requests:
+            if self._server.generation == 1:
+                self._server.send(line)
+            return
+        server_id = self._server_requests.pop(key)
+        self._server.send(line if mcp.id_key(server_id) == key else mcp.with_value(line, ("id",), server_id))
 
-    def _give_up(self, call: Call, code: int, why: str, answer: bytes | None) -> None:
-        self._drop(call)
-        if call.tool is not None:
-            self._breaker.record_failure(call.tool, call.troubles[-1])
-        evidence = {"attempts": call.attempt, "troubles": call.troubles}
-        self._tell("escalated", f"{call.what} of {self._name} failed: {why}", evidence)
-        if answer is not None:
-            self._client.send(answer)
-        else:
-            self._refuse(call.ident, code, f"{call.what} of the MCP server {self._name} failed: {why}.", evidence)
-
-    def _refuse(self, ident: object, code: int, why: str, data: Mapping[str, Any]) -> None:
-        self._client.send(mcp.error(ident, code, why, {"by": "yolo-supervisor", "server": self._name, **data}))
-
-    def _drop(self, call: Call) -> None:
-        """It is no longer waited for."""
-        self._ended_s = time.monotonic()
-        call.over = True
-        call.up = False
-        self._calls.remove(call)
-
-    # -- from the server ---------------------------------------------------------------------------------------------
+    # -- lines of the server -----------------------------------------------------------------------------------------
 
     def _from_server(self, line: bytes) -> None:
-        self._heard_s = time.monotonic()
-        if len(line) > mcp.LARGE and (ident := mcp.answered(line)) is not None:
-            call = self._calls.answered_by(ident)
-            if call is not None and call.sent_as == call.ident and call.method != "tools/list":
-                self._done(call, line, None)  # it can go down without anybody having read it
+        self._server.heard_s = time.monotonic()
+        if len(line) > mcp.LARGE and (key := mcp.answered_id(line)) is not None:
+            call = self._calls.by_sent_key(key)
+            if call is not None and call.sent_id == call.client_id and call.method != "tools/list":
+                self._complete(call, line, key, None)  # forwarded without parsing it
                 return
         try:
             message = mcp.load(line)
         except ValueError:
             if line.strip():
-                self._chatter(line)
+                self._warn_no_message(line)
             return
-        line = _whole(line)
+        line = _with_newline(line)
         if not isinstance(message, dict):
-            self._batch(line, message)
+            self._server_batch(line, message)
         elif "method" not in message and "id" in message:
-            self._reply(line, message)
+            self._server_response(line, message)
         elif message.get("id") is not None:
-            self._asks(line, message)
+            self._server_request(line, message)
         else:
-            self._tells(line, message)
+            self._server_notification(line, message)
 
-    def _batch(self, line: bytes, messages: object) -> None:
-        """Of several messages in one line none is changed; those that were waited for have come."""
-        if isinstance(messages, list):
-            for each in messages:
-                if isinstance(each, dict) and (call := self._calls.answered_by(mcp.key(each.get("id")))) is not None:
-                    self._drop(call)
-            self._client.send(line)
-        else:
-            self._chatter(line)
-
-    def _chatter(self, line: bytes) -> None:
-        self._note(f"{self._name} wrote something that is no message: {line[:200]!r}")
-
-    def _reply(self, line: bytes, message: Mapping[str, Any]) -> None:
-        ident = mcp.key(message["id"])
-        if (then := self._own.pop(ident, None)) is not None:
-            then(message)
+    def _server_batch(self, line: bytes, messages: object) -> None:
+        """Forward a JSON-RPC batch unchanged and end the calls that it answers."""
+        if not isinstance(messages, list):
+            self._warn_no_message(line)
             return
-        call = self._calls.answered_by(ident)
+        for message in messages:
+            if isinstance(message, dict):
+                call = self._calls.by_sent_key(mcp.id_key(message.get("id")))
+                if call is not None:
+                    self._retries.end(call)
+        self._client.send(line)
+
+    def _warn_no_message(self, line: bytes) -> None:
+        warn(f"{self._server.name} wrote a line that is no JSON-RPC message: {line[:200]!r}")
+
+    def _server_response(self, line: bytes, message: Mapping[str, Any]) -> None:
+        key = mcp.id_key(message["id"])
+        if (handler := self._server.take_handler(key)) is not None:
+            handler(message)
+            return
+        call = self._calls.by_sent_key(key)
         if call is None:
-            if not ident.startswith('"yolo-supervisor-'):  # else it is a late answer, to an attempt given up
+            if not key.startswith(f'"{ID_PREFIX}'):  # a late response to a retry that was given up
                 self._client.send(line)
             return
         error = message.get("error")
-        if error is not None and (call.cancelled or ident != mcp.key(call.sent_as)):
-            return  # of an attempt that was given up: another is on its way
+        if error is not None and (call.state is not CallState.IN_FLIGHT or key != call.sent_keys[-1]):
+            return  # an error counts only for the current attempt, and not once that was cancelled
         code = error.get("code") if isinstance(error, dict) else None
-        if code in mcp.TRANSIENT:
-            told = error.get("message") if isinstance(error, dict) else None
-            self._calls.unsend(ident)
-            own = mcp.with_value(line, ("id",), call.ident) if message["id"] != call.ident else line
-            self._failed(call, int(code or 0), f"it answered {told!s:.200} ({code})", answer=own)
+        if isinstance(error, dict) and isinstance(code, int | float) and code in mcp.TRANSIENT_ERRORS:
+            self._calls.forget_attempt(key)
+            response = line if key == call.client_key else mcp.with_value(line, ("id",), call.client_id)
+            self._retries.attempt_failed(call, int(code), f"error {int(code)}: {error.get('message')!s:.200}", response)
             return
-        self._done(call, line, message)
+        self._complete(call, line, key, message)
 
-    def _done(self, call: Call, line: bytes, message: Mapping[str, Any] | None) -> None:
-        """An answer has come, whatever it is."""
-        if message is not None and mcp.key(message["id"]) != mcp.key(call.ident):
-            line = mcp.with_value(line, ("id",), call.ident)
-        self._client.send(line)
-        if call.up and message is not None and mcp.key(message["id"]) != mcp.key(call.sent_as):
-            self._send(mcp.cancelled(call.sent_as, "an earlier attempt was answered after all"))
-        self._drop(call)
-        self._deaths = 0
+    def _complete(self, call: Call, line: bytes, key: str, message: Mapping[str, Any] | None) -> None:
+        """Forward the response to a call and end it. ``key`` is its id; ``message`` is None if it was not parsed."""
+        self._client.send(line if key == call.client_key else mcp.with_value(line, ("id",), call.client_id))
+        if call.state in WITH_SERVER and key != call.sent_keys[-1]:
+            self._server.send(mcp.cancellation(call.sent_id, "an earlier attempt has been answered"))
+        self._retries.end(call)
+        self._server.deaths_in_a_row = 0
         self._breaker.record_success(call.tool or WHOLE_SERVER)
         if message is not None and "result" in message:
-            self._learn(call, message)
-        if call.troubles:
-            how = (
-                f"{call.what} of {self._name} was answered at attempt {call.attempt}, after: {'; '.join(call.troubles)}"
-            )
-            self._tell("recovered", how, {"attempts": call.attempt})
+            if call.method == "tools/list":
+                self._retries.learn_tools(message["result"])
+            else:
+                self._session.record(call.method, call.line)
+        if call.failures:
+            failures = "; ".join(call.failures)
+            text = f"{call.label} of {self._server.name} was answered at attempt {call.attempt}, after: {failures}"
+            self._journal.recovered(text, {"attempts": call.attempt})
 
-    def _learn(self, call: Call, message: Mapping[str, Any]) -> None:
-        """What the server will have to be told again, and which of its tools may be called twice."""
-        if call.method == "tools/list":
-            found, _ = mcp.hints(message["result"])
-            self._hints = {**(self._hints or {}), **found}
-            self._limit_anew()
-        else:
-            self._handshake.learn(call.method, call.line)
+    def _server_request(self, line: bytes, message: Mapping[str, Any]) -> None:
+        server_id = message["id"]
+        shown_id = self._shown_id(server_id)
+        self._server_requests[mcp.id_key(shown_id)] = server_id
+        self._client.send(line if shown_id is server_id else mcp.with_value(line, ("id",), shown_id))
 
-    def _asks(self, line: bytes, message: Mapping[str, Any]) -> None:
-        """A request of the server: the client must not take it for one of the server before."""
-        own = message["id"]
-        shown = self._shown(own)
-        self._asked[mcp.key(shown)] = own
-        self._client.send(line if shown is own else mcp.with_value(line, ("id",), shown))
+    def _shown_id(self, server_id: object) -> object:
+        """The id under which the client sees a request of the server: unique over all its processes."""
+        generation = self._server.generation
+        return server_id if generation == 1 else f"{generation}:{mcp.id_key(server_id)}"
 
-    def _shown(self, own: object) -> object:
-        """The id by which the client knows a request of the server."""
-        return own if self._generation == 1 else f"{self._generation}:{mcp.key(own)}"
-
-    def _tells(self, line: bytes, message: Mapping[str, Any]) -> None:
+    def _server_notification(self, line: bytes, message: Mapping[str, Any]) -> None:
         method, params = message.get("method"), mcp.params(message)
-        if method == "notifications/progress":
-            call = self._calls.reporting(params.get("progressToken"))
-            progress = params.get("progress")
-            if call is not None and isinstance(progress, int | float):
-                call.limit_s = min(call.cap_s, time.monotonic() + self._patience_s(call))
-                if call.attempt > 1 and progress <= call.progress:
-                    return  # it begins anew, and progress only ever grows
-                call.progress = max(call.progress, progress)
-        elif method == "notifications/tools/list_changed":
-            self._hints = None
+        if method == "notifications/progress" and not self._progress(params):
+            return
+        if method == "notifications/tools/list_changed":
+            self._retries.forget_tools()
         elif method == "notifications/cancelled" and "requestId" in params:
-            shown = self._shown(params["requestId"])
-            self._asked.pop(mcp.key(shown), None)
-            if shown != params["requestId"]:
-                line = mcp.with_value(line, ("params", "requestId"), shown)
+            shown_id = self._shown_id(params["requestId"])
+            self._server_requests.pop(mcp.id_key(shown_id), None)
+            if shown_id != params["requestId"]:
+                line = mcp.with_value(line, ("params", "requestId"), shown_id)
         self._client.send(line)
 
-    # -- time --------------------------------------------------------------------------------------------------------
-
-    async def _watch_time(self) -> None:
-        """End the attempts that have had their time."""
-        while True:
-            if not self._calls:
-                self._busy = anyio.Event()
-                await self._busy.wait()
-            await anyio.sleep(LOOK_S)
-            now_s = time.monotonic()
-            for call in [call for call in self._calls if now_s >= min(call.limit_s, call.cap_s)]:
-                if call.method in mcp.ENDLESS or (call.tool is None and not self._repeatable(call)):
-                    continue
-                self._timed_out(call, now_s)
-
-    def _timed_out(self, call: Call, now_s: float) -> None:
-        if not call.up:
-            if now_s >= call.cap_s:  # it waits for a server that does not come
-                call.troubles.append("the server was not there in time")
-                self._give_up(call, TIMED_OUT, "the server was not there in time", None)
-            return
-        if call.cancelled:
-            return
-        call.cancelled = True
-        if self._ready:
-            self._send(mcp.cancelled(call.sent_as, f"no answer within {self._patience_s(call):g} s"))
-        assert self._tasks is not None
-        self._tasks.start_soon(self._tidy, call, now_s)
-
-    async def _tidy(self, call: Call, now_s: float) -> None:
-        """End what an attempt that has had its time has left running, before it is tried again."""
-        upstream, limit_s, attempt = self._upstream, self._patience_s(call), call.attempt
-        if upstream is not None and call.tool is not None and call.alone:
-            await upstream.end_children(call.sent_s, now_s, GRACE_S)
-        if call.up and call.attempt == attempt:  # else it has been answered, or cancelled, or the server has died
-            self._failed(call, TIMED_OUT, f"no answer within {limit_s:g} s")
-            if call.over and self._heard_s < call.sent_s:
-                await self._suspect(call.sent_s)
-
-    async def _suspect(self, since_s: float) -> None:
-        """A server that has said nothing since then, nor answers when it is only asked whether it is there, hangs."""
-        generation = self._generation
-        if not self._ready or self._calls.up():
-            return
-        self._ask(mcp.request(self._number(), "ping"), lambda _: None)
-        await anyio.sleep(PING_S)
-        upstream = self._upstream
-        busy = bool(self._calls.up())
-        if upstream is None or busy or self._generation != generation or self._heard_s >= since_s:
-            return
-        self._note(f"the MCP server {self._name} hangs: it is started again")
-        await upstream.condemn(GRACE_S)
-
-    def _note(self, text: str) -> None:
-        with contextlib.suppress(OSError, AttributeError):  # nobody reads it, or there is none
-            sys.stderr.write(f"yolo-supervisor: {text}\n")
+    def _progress(self, params: Mapping[str, Any]) -> bool:
+        """Extend the attempt's time limit; whether to forward the progress. A retry must not make it decrease."""
+        call, progress = self._calls.by_progress_token(params.get("progressToken")), params.get("progress")
+        if call is None or not isinstance(progress, int | float):
+            return True
+        self._retries.extend(call)
+        if call.attempt > 1 and progress <= call.progress:
+            return False
+        call.progress = max(call.progress, progress)
+        return True
 
 
-def _value(key: str) -> object:
-    found: object = mcp.load(key.encode())
-    return found
+def _exit_reason(code: int | None) -> str:
+    if code is None:
+        return "it ended with an unknown exit code"
+    return f"it exited with code {code}" if code >= 0 else f"it was ended by signal {-code}"
 
 
-def _whole(line: bytes) -> bytes:
+def _with_newline(line: bytes) -> bytes:
     return line if line.endswith(b"\n") else line + b"\n"

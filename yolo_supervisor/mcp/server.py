@@ -1,180 +1,208 @@
-"""The server behind the relay: a process in a session of its own, spoken to over pipes that never block us."""
+"""The MCP server behind the relay: one process after another, each in a session of its own, connected by pipes."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import os
-import stat
+import random
 import subprocess
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from enum import Enum
+from typing import Any
 
 import anyio
 
 from yolo_supervisor import commands
+from yolo_supervisor.config import McpConfig
+from yolo_supervisor.formats import mcp
 from yolo_supervisor.kernel import bury_orphans, end_with_parent, kernel
+from yolo_supervisor.mcp.call_table import Call
+from yolo_supervisor.mcp.circuit_breaker import WHOLE_SERVER, CircuitBreaker
+from yolo_supervisor.mcp.journal_writer import warn
+from yolo_supervisor.mcp.pipes import PipeWriter, read_lines
 from yolo_supervisor.processes import Processes
 from yolo_supervisor.records import ProcessId
+from yolo_supervisor.retry import pause_s
 
-CHUNK = 256 * 1024
 PIPE_SIZE = 2**20
-"""How much a pipe may hold, in bytes, where we may say so: fewer turns for a large result."""
-
-BACKLOG = 4 * 2**20
-"""How much may wait to be written, in bytes, before we stop reading what leads to it."""
-
-LINE_LIMIT = 512 * 2**20
-"""A line of more bytes is not waited for."""
+"""Requested capacity of each pipe, in bytes: a large result passes in fewer wake-ups."""
 
 F_SETPIPE_SZ = 1031
 
-TICK_S = 0.02
-"""How exactly the kernel tells when a process was started."""
+START_TIME_STEP_S = 0.02
+"""Resolution of the start times that the kernel reports for processes."""
+
+EXIT_S, GRACE_S = 2.0, 2.0
+"""How long the process may take to exit after the end of its input, and after SIGTERM."""
+
+CLOSED_OUTPUT_EXIT_S = 0.2
+"""How long it may take to exit after it has closed its output although its input is open."""
+
+RESTART_WINDOW_S = 60.0
+"""At most ``restarts`` restarts happen within this time."""
+
+MAX_PAUSE_S = 30.0
+"""The longest backoff pause, before a restart or a retry."""
+
+ID_PREFIX = "yolo-supervisor-"
+"""The ids of the relay's own requests begin with it, and no client's."""
 
 
-class Endless(Exception):
-    """A line that does not end."""
+class ServerState(Enum):
+    """What the relay may do with the server.
 
+    ===========  ==================================================  ==================================================
+    state        meaning                                             next state, and the event that leads to it
+    ===========  ==================================================  ==================================================
+    STARTING     the process runs; the client's session is being     READY: the session is replayed, or there is none ·
+                 replayed to it; the client's lines are queued       DRAINING: as below
+    READY        lines are sent as they come                         DRAINING: it closed its output, sent a line that is
+                                                                     too long, reads its input no more, or hangs
+    DRAINING     the process is to end: nothing is sent to it, but   BACKING_OFF: it is gone, with all its descendants
+                 responses still pass; the client's lines are
+                 queued
+    BACKING_OFF  no process; the client's lines and calls are        STARTING: the pause is over · SUSPENDED: the
+                 queued until the restart                            restart has to wait for the circuit or the restart
+                                                                     limit · CLOSED: the client has closed its input
+                                                                     and waits for no response
+    SUSPENDED    no process for a while; calls are refused at once   STARTING: the time is over · BACKING_OFF: the
+                                                                     program could not be started
+    CLOSED       no process, and there will be none                  none
+    ===========  ==================================================  ==================================================
 
-class Outlet:
-    """Lines to somebody else: written at once where there is room, else as there is."""
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-        self.broken = False
-        """Nobody reads it any more: what is sent is thrown away."""
-        self._left: deque[memoryview] = deque()
-        self._size = 0
-        self._wanted = anyio.Event()
-        self._room = anyio.Event()
-        self._blocking = unblock(fd)
-
-    def send(self, data: bytes) -> None:
-        if self.broken:
-            return
-        view = memoryview(data)
-        if not self._left:
-            view = view[self._write(view) :]
-        if view and not self.broken:
-            self._left.append(view)
-            self._size += len(view)
-            self._wanted.set()
-
-    def _write(self, data: memoryview) -> int:
-        done = 0
-        with contextlib.suppress(BlockingIOError):
-            try:
-                while done < len(data):
-                    done += os.write(self.fd, data[done:])
-            except OSError as error:
-                if isinstance(error, BlockingIOError):
-                    raise
-                self.shut()
-        return done
-
-    async def run(self) -> None:
-        """Write what is left whenever there is room for it, until nobody reads it any more."""
-        while True:
-            while not self._left and not self.broken:
-                self._wanted = anyio.Event()
-                await self._wanted.wait()
-            if self.broken:
-                return
-            try:
-                await anyio.wait_writable(self.fd)
-            except (OSError, anyio.ClosedResourceError):
-                self.shut()
-                return
-            while self._left and not self.broken:
-                done = self._write(self._left[0])
-                self._size -= done
-                if done < len(self._left[0]):
-                    self._left[0] = self._left[0][done:]
-                    break
-                self._left.popleft()
-            if self._size < BACKLOG:
-                self._room.set()
-
-    def shut(self) -> None:
-        """Write no more; who waits for that need not."""
-        self.broken = True
-        self._left.clear()
-        self._size = 0
-        self._room.set()
-        self._wanted.set()
-
-    async def room(self) -> None:
-        """Until not too much is waiting to be written."""
-        while self._size >= BACKLOG:
-            self._room = anyio.Event()
-            await self._room.wait()
-
-    async def empty(self) -> None:
-        """Until all is written."""
-        while self._left:
-            await anyio.sleep(0.005)
-
-    def close(self) -> None:
-        if self._blocking:
-            with contextlib.suppress(OSError):
-                os.set_blocking(self.fd, True)  # others may go on with the same terminal or pipe
-
-
-def unblock(fd: int) -> bool:
-    """Whether the descriptor was blocking and is so no more: pipes and sockets only, nothing else can be waited for."""
-    mode = os.fstat(fd).st_mode
-    if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)) or not os.get_blocking(fd):
-        return False
-    os.set_blocking(fd, False)
-    return True
-
-
-async def lines(fd: int) -> AsyncIterator[bytes]:
-    """The lines that can be read there, each with its end, up to the end of the file; a last one without an end too.
-
-    ``Endless`` if one becomes too long.
+    ``generation`` counts the processes. A process that hangs stays READY until it is killed and its output ends.
     """
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        await _readable(fd)  # also before the first: a descriptor that we did not open may block
-        try:
-            chunk = os.read(fd, CHUNK)
-        except BlockingIOError:
-            continue
-        except ConnectionError:
-            chunk = b""
-        if not chunk:
-            if parts:
-                yield b"".join(parts)
-            return
-        start = 0
-        while (end := chunk.find(b"\n", start) + 1) > 0:
-            parts.append(chunk[start:end])
-            yield parts[0] if len(parts) == 1 else b"".join(parts)
-            parts, size, start = [], 0, end
-        if start < len(chunk):
-            parts.append(chunk[start:])
-            size += len(chunk) - start
-            if size > LINE_LIMIT:
-                raise Endless
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    BACKING_OFF = "backing off"
+    SUSPENDED = "suspended"
+    CLOSED = "closed"
 
 
-async def _readable(fd: int) -> None:
-    try:
-        await anyio.wait_readable(fd)
-    except PermissionError:  # a file, or no file at all: it is readable always
-        await anyio.sleep(0)
+class Server:
+    """The server over all its processes: its state, what is queued for it, and when it is restarted."""
+
+    def __init__(self, argv: Sequence[str], name: str, config: McpConfig, breaker: CircuitBreaker) -> None:
+        self.name = name
+        self.state = ServerState.STARTING
+        self.process: ServerProcess | None = None
+        self.generation = 1
+        self.input_ended = False
+        """Whether the client has closed its input: the server may exit then."""
+        self.deaths_in_a_row = 0
+        """Without an answered call in between."""
+        self.heard_s = 0.0
+        """When the server wrote a line last, on the monotonic clock."""
+        self._argv = argv
+        self._config = config
+        self._breaker = breaker
+        self._queue: list[Call | bytes] = []
+        self._handlers: dict[str, Callable[[Mapping[str, Any]], None]] = {}
+        """The relay's own requests to this process, and what to do with each response."""
+        self._last_number = 0
+        self._restarts: list[float] = []
+        self._suspended_until_s = 0.0
+        self._down_reason = ""
+
+    # -- processes ---------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start a process. FileNotFoundError, PermissionError, OSError if the program cannot be started."""
+        self.process = ServerProcess(self._argv)
+        self.state = ServerState.STARTING
+
+    def restart(self) -> None:
+        """Start another process, which counts towards the restart limit."""
+        self._restarts.append(time.monotonic())
+        self.start()
+
+    async def stop_process(self) -> int | None:
+        """End the process and all its descendants; its exit code, None if that is unknown."""
+        assert self.process is not None
+        self.state = ServerState.DRAINING
+        code = await self.process.end(EXIT_S if self.input_ended else CLOSED_OUTPUT_EXIT_S, GRACE_S)
+        self.process = None
+        self.state = ServerState.BACKING_OFF
+        self.generation += 1
+        self._handlers.clear()
+        return code
+
+    def back_off(self, reason: str) -> float:
+        """Record that the server is down; the seconds until it is to be restarted.
+
+        SUSPENDED, if its circuit is open or it was restarted too often, else BACKING_OFF.
+        """
+        self.deaths_in_a_row += 1
+        warn(f"the MCP server {self.name} is down: {reason}")
+        if not self.input_ended:
+            self._breaker.record_failure(WHOLE_SERVER, reason)
+        now_s = time.monotonic()
+        self._restarts = [at_s for at_s in self._restarts if now_s - at_s < RESTART_WINDOW_S]
+        suspended_s = self._breaker.remaining_s()
+        if len(self._restarts) >= self._config.restarts:
+            suspended_s = max(suspended_s, RESTART_WINDOW_S - (now_s - self._restarts[0]))
+        self._suspended_until_s, self._down_reason = now_s + suspended_s, reason
+        self.state = ServerState.SUSPENDED if suspended_s > 0 else ServerState.BACKING_OFF
+        return max(suspended_s, backoff_s(self._config, self.deaths_in_a_row))
+
+    def suspension(self) -> str:
+        """Why there is no server and when it is restarted, as text for a model."""
+        remaining_s = max(0.0, self._suspended_until_s - time.monotonic())
+        return (
+            f"The MCP server {self.name} is down after {self.deaths_in_a_row} failures in a row (the last: "
+            f"{self._down_reason}). It is restarted in {remaining_s:.0f} s"
+        )
+
+    # -- lines to the server -----------------------------------------------------------------------------------------
+
+    def send(self, line: bytes) -> None:
+        """Send a line now, or when the server is ready."""
+        if self.state is ServerState.READY and self.process is not None:
+            self.process.input.send(line)
+        else:
+            self._queue.append(line)
+
+    def enqueue(self, call: Call) -> None:
+        """Keep a call until the server is ready."""
+        self._queue.append(call)
+
+    @property
+    def has_queue(self) -> bool:
+        return bool(self._queue)
+
+    def queued_calls(self) -> list[Call]:
+        return [item for item in self._queue if isinstance(item, Call)]
+
+    def take_queue(self) -> list[Call | bytes]:
+        queue, self._queue = self._queue, []
+        return queue
+
+    def new_id(self) -> str:
+        """An id for a request of the relay, or for a retry."""
+        self._last_number += 1
+        return f"{ID_PREFIX}{os.getpid()}-{self._last_number}"
+
+    def request(self, line: bytes, handler: Callable[[Mapping[str, Any]], None]) -> None:
+        """Send a request of the relay, whatever the state; the client never sees the response."""
+        assert self.process is not None
+        self._handlers[mcp.id_key(mcp.load(line)["id"])] = handler
+        self.process.input.send(line)
+
+    def take_handler(self, key: str) -> Callable[[Mapping[str, Any]], None] | None:
+        """What to do with the response that has this id; None if the relay has not asked."""
+        return self._handlers.pop(key, None)
 
 
-class Upstream:
-    """One life of the server. FileNotFoundError, PermissionError if its program cannot be started."""
+class ServerProcess:
+    """One process of the server. FileNotFoundError, PermissionError, OSError if it cannot be started."""
 
-    def __init__(self, words: Sequence[str]) -> None:
+    def __init__(self, argv: Sequence[str]) -> None:
         self._child = subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, preexec_fn=end_with_parent
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, preexec_fn=end_with_parent
         )
         assert self._child.stdin is not None
         assert self._child.stdout is not None
@@ -183,30 +211,29 @@ class Upstream:
         for pipe in (self._child.stdin, self._child.stdout):
             with contextlib.suppress(OSError):
                 fcntl.fcntl(pipe, F_SETPIPE_SZ, PIPE_SIZE)
-        self.input = Outlet(self._child.stdin.fileno())
+        self.input = PipeWriter(self._child.stdin.fileno())
 
     @property
     def pid(self) -> int:
         return self._child.pid
 
     def lines(self) -> AsyncIterator[bytes]:
-        return lines(self._output)
+        return read_lines(self._output)
 
-    def finish(self) -> None:
-        """Tell it that nothing more will come."""
+    def close_input(self) -> None:
         assert self._child.stdin is not None
         if not self._child.stdin.closed:
             with contextlib.suppress(OSError):
                 anyio.notify_closing(self._child.stdin.fileno())
-            self.input.shut()
+            self.input.abort()
             with contextlib.suppress(OSError):
                 self._child.stdin.close()
 
     async def end(self, patience_s: float, grace_s: float) -> int | None:
-        """Let it leave by itself for a while, then end it and all that it has started; its exit code."""
-        self.finish()
+        """Wait ``patience_s`` for its exit, then end it and its descendants; its exit code, None if unknown."""
+        self.close_input()
         with anyio.move_on_after(patience_s):
-            while not self._over():
+            while not self._exited():
                 await anyio.sleep(0.01)
         await commands.end(self.pid, grace_s, adopted=True)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -216,12 +243,15 @@ class Upstream:
         bury_orphans(self.pid)
         return self._child.returncode
 
-    async def condemn(self, grace_s: float) -> None:
-        """End it, and all that it has started, whatever it is at."""
+    async def kill(self, grace_s: float) -> None:
+        """End it and its descendants now: SIGTERM, then SIGKILL after ``grace_s``."""
         await commands.end(self.pid, grace_s, adopted=True)
 
     async def end_children(self, from_s: float, to_s: float, grace_s: float) -> None:
-        """End what it has started between two moments of the monotonic clock, if that does not go by itself soon."""
+        """End the descendants that it started between two moments of the monotonic clock.
+
+        They get ``grace_s`` to exit by themselves, and again as much after SIGTERM.
+        """
         pause_s = 0.05
         with anyio.move_on_after(grace_s):
             while self._children(from_s, to_s):
@@ -230,23 +260,32 @@ class Upstream:
         await commands.end_all(self._children(from_s, to_s), grace_s)
 
     def _children(self, from_s: float, to_s: float) -> list[ProcessId]:
-        """What descends from it, or became ours when its parent ended, and was started then."""
+        """Its descendants, and orphans that this process has adopted, that were started in that time."""
         processes = Processes(kernel())
         sweep = processes.sweep()
-        if (own := processes.identify(self.pid)) is None:
+        if (server := processes.identify(self.pid)) is None:
             return []
-        found = {process for process, _ in sweep.tree(own)}
-        for adopted in sweep.children.get(os.getpid(), ()):
-            if adopted != self.pid:
-                found |= {sweep.id(adopted), *(process for process, _ in sweep.tree(sweep.id(adopted)))}
+        descendants = {process for process, _ in sweep.tree(server)}
+        for orphan in sweep.children.get(os.getpid(), ()):
+            if orphan != self.pid:
+                descendants |= {sweep.id(orphan), *(process for process, _ in sweep.tree(sweep.id(orphan)))}
         to_monotonic = time.monotonic() - time.time()
-        started = {each: processes.kernel.started_at(each.started) + to_monotonic for each in found}
-        return [each for each, at_s in started.items() if from_s - TICK_S <= at_s <= to_s and sweep.has(each)]
+        started_s = {process: processes.kernel.started_at(process.started) + to_monotonic for process in descendants}
+        return [
+            process
+            for process, at_s in started_s.items()
+            if from_s - START_TIME_STEP_S <= at_s <= to_s and sweep.has(process)
+        ]
 
-    def _over(self) -> bool:
-        """Whether it has ended; it is not reaped, so that its pid stays its own until its children are seen to."""
+    def _exited(self) -> bool:
+        """Whether it has exited. It is not reaped here: its pid must stay taken until its descendants are ended."""
         try:
-            found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            status = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
             return True
-        return found is not None
+        return status is not None
+
+
+def backoff_s(config: McpConfig, failures: int) -> float:
+    """The pause after so many failures in a row: it doubles each time, and part of it is random."""
+    return pause_s(config.backoff_s, failures, MAX_PAUSE_S, random.random())

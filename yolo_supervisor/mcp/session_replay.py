@@ -1,4 +1,4 @@
-"""What an MCP server has been told that the next one in its place has to be told again."""
+"""The client's session with an MCP server, to be replayed to the next process of that server."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from collections.abc import Iterator
 from yolo_supervisor.formats import mcp
 
 
-class Handshake:
-    """The client's own lines, in the era that begins with ``initialize``; in the later one there are none."""
+class SessionReplay:
+    """The client's own lines that set up its session. With version 2026-07-28 there are none."""
 
     def __init__(self) -> None:
-        self.hello: bytes | None = None
-        self.greeted: bytes | None = None
-        """That the client has understood the answer to ``hello``."""
-        self._level: bytes | None = None
+        self.initialize: bytes | None = None
+        self.initialized: bytes | None = None
+        """The client's notification that it has received the response to ``initialize``."""
+        self._log_level: bytes | None = None
         self._subscriptions: dict[object, bytes] = {}
 
-    def learn(self, method: str, line: bytes) -> None:
-        """Take in a request that the server has granted."""
+    def record(self, method: str, line: bytes) -> None:
+        """Record a request that the server has answered with a result."""
         if method == "logging/setLevel":
-            self._level = line
+            self._log_level = line
         elif method in ("resources/subscribe", "resources/unsubscribe"):
-            uri = mcp.key(mcp.params(mcp.load(line)).get("uri"))
+            uri = mcp.id_key(mcp.params(mcp.load(line)).get("uri"))
             self._subscriptions.pop(uri, None)
             if method == "resources/subscribe":
                 self._subscriptions[uri] = line
 
-    def rest(self) -> Iterator[bytes]:
-        """All that comes after ``hello`` and its answer."""
-        if self.greeted is not None:
-            yield self.greeted
-        if self._level is not None:
-            yield self._level
+    def after_initialize(self) -> Iterator[bytes]:
+        """The lines to send after the response to ``initialize``, in order."""
+        if self.initialized is not None:
+            yield self.initialized
+        if self._log_level is not None:
+            yield self._log_level
         yield from self._subscriptions.values()

@@ -1,0 +1,311 @@
+"""Attempts of calls: sending them, limiting their time, repeating those that failed, giving up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import anyio
+import anyio.abc
+
+from yolo_supervisor.config import McpConfig
+from yolo_supervisor.formats import mcp
+from yolo_supervisor.mcp.call_table import WITH_SERVER, Call, CallState, CallTable
+from yolo_supervisor.mcp.circuit_breaker import CircuitBreaker
+from yolo_supervisor.mcp.journal_writer import JournalWriter, warn
+from yolo_supervisor.mcp.pipes import PipeWriter
+from yolo_supervisor.mcp.server import GRACE_S, Server, ServerState, backoff_s
+
+CHECK_S = 0.1
+"""Interval at which deadlines are checked."""
+
+OVERLAP_S = 0.1
+"""Calls closer together than this cannot be told apart by the start times of processes."""
+
+PING_S = 5.0
+"""A server that does not answer a ping within this time hangs."""
+
+MAX_TOOLS = 10_000
+"""A list of more tools is not read further."""
+
+FAILED, TIMED_OUT = -32000, -32001
+"""JSON-RPC codes of the relay's own errors: no answer; no answer in time."""
+
+
+class Retries:
+    """Sends each call to the server, and repeats a failed attempt if the call may be repeated (see ``CallState``).
+
+    A call may be repeated if its method is idempotent, or if it calls a tool that ``repeatable`` names or the server
+    declares read-only or idempotent. ``unrepeatable`` overrides both.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        calls: CallTable,
+        client: PipeWriter,
+        config: McpConfig,
+        breaker: CircuitBreaker,
+        journal: JournalWriter,
+    ) -> None:
+        self._server = server
+        self._calls = calls
+        self._client = client
+        self._config = config
+        self._breaker = breaker
+        self._journal = journal
+        self._declared: dict[str, bool] | None = None
+        """Whether each tool is declared repeatable; None until the server has been asked."""
+        self._undecided: list[tuple[Call, int, str]] = []
+        """The calls in state UNDECIDED, each with the code and reason of its failure."""
+        self._active = anyio.Event()
+        self._last_end_s = float("-inf")
+        """When a call ended last, on the monotonic clock."""
+        self._tasks: anyio.abc.TaskGroup | None = None
+
+    # -- what may be repeated ----------------------------------------------------------------------------------------
+
+    def may_repeat(self, call: Call) -> bool:
+        if call.tool is None:
+            return call.method in mcp.REPEATABLE
+        if call.tool in self._config.unrepeatable:
+            return False
+        return call.tool in self._config.repeatable or (self._declared or {}).get(call.tool, False)
+
+    def learn_tools(self, result: object) -> None:
+        """Take the tools' annotations from a result of ``tools/list`` that the client has asked for."""
+        tools, _ = mcp.repeatable_tools(result)
+        self._declared = {**(self._declared or {}), **tools}
+        self._shorten_deadlines()
+
+    def forget_tools(self) -> None:
+        """The server has changed its tools."""
+        self._declared = None
+
+    def _list_tools(self, meta: Mapping[str, Any], cursor: str | None = None) -> None:
+        """Ask the server for its tools, page after page; then decide about the calls that wait for that."""
+        declared = self._declared = self._declared or {}
+
+        def learn(message: Mapping[str, Any]) -> None:
+            tools, next_cursor = mcp.repeatable_tools(message.get("result"))
+            declared.update(tools)
+            self._shorten_deadlines()
+            if next_cursor is not None and self._declared is declared and len(declared) < MAX_TOOLS:
+                self._list_tools(meta, next_cursor)
+                return
+            undecided, self._undecided = self._undecided, []
+            for call, code, reason in undecided:
+                if call.state is not CallState.DONE:
+                    self.attempt_failed(call, code, reason)
+
+        params = {**meta, **({"cursor": cursor} if cursor else {})}
+        self._server.request(mcp.request(self._server.new_id(), "tools/list", params), learn)
+
+    # -- an attempt --------------------------------------------------------------------------------------------------
+
+    def accept(self, call: Call, message: Mapping[str, Any]) -> None:
+        """Send a call of the client for the first time."""
+        self._calls.add(call)
+        self._active.set()
+        if call.tool is not None and self._declared is None and self._server.state is ServerState.READY:
+            self._list_tools(mcp.request_meta(message))
+        self.send(call)
+
+    def send(self, call: Call) -> None:
+        """Begin an attempt, or queue the call until the server is ready."""
+        process = self._server.process
+        if self._server.state is not ServerState.READY or process is None:
+            call.state = CallState.QUEUED
+            self._server.enqueue(call)
+            return
+        now_s = time.monotonic()
+        call.attempt += 1
+        call.state, call.sent_s = CallState.IN_FLIGHT, now_s
+        if call.tool is not None:
+            self._mark_overlaps(call)
+        call.attempt_deadline_s = min(call.deadline_s, now_s + self.attempt_limit_s(call))
+        if call.attempt == 1:
+            self._calls.record_attempt(call, call.client_id, call.client_key)
+            process.input.send(call.line)
+        else:  # under another id, so that a late response to an earlier attempt can be told from one to this
+            retry_id = self._server.new_id()
+            self._calls.record_attempt(call, retry_id, mcp.id_key(retry_id))
+            process.input.send(mcp.with_value(call.line, ("id",), call.sent_id))
+
+    def _mark_overlaps(self, call: Call) -> None:
+        """Record which tool calls are with the server at the same time as others."""
+        others = [o for o in self._calls if o.state in WITH_SERVER and o.tool is not None and o is not call]
+        call.exclusive = not others and call.sent_s - self._last_end_s > OVERLAP_S
+        for other in others:
+            other.exclusive = False
+
+    def attempt_limit_s(self, call: Call) -> float:
+        """How long an attempt may take. A call that may not be repeated has all the time until its deadline."""
+        if self.may_repeat(call):
+            return self._config.attempt_s if call.attempt == 1 else self._config.retry_s
+        return self._config.cap_s if call.tool is not None else float("inf")
+
+    def extend(self, call: Call) -> None:
+        """Restart the time limit of the attempt: the server has reported progress."""
+        call.attempt_deadline_s = min(call.deadline_s, time.monotonic() + self.attempt_limit_s(call))
+
+    def _shorten_deadlines(self) -> None:
+        """Apply the limit of an attempt to calls that were sent before it was known that they may be repeated."""
+        for call in self._calls:
+            if call.state in WITH_SERVER and call.attempt_deadline_s == call.deadline_s:
+                call.attempt_deadline_s = min(call.deadline_s, call.sent_s + self.attempt_limit_s(call))
+
+    def end(self, call: Call) -> None:
+        """Wait for the call no longer: it is answered, refused, cancelled or given up."""
+        self._last_end_s = time.monotonic()
+        call.state = CallState.DONE
+        self._calls.remove(call)
+
+    # -- after a failure ---------------------------------------------------------------------------------------------
+
+    def attempt_failed(self, call: Call, code: int, reason: str, response: bytes | None = None) -> bool:
+        """Repeat the call after a pause if that is allowed, else give it up; whether it is repeated.
+
+        A call that is given up is answered with ``response``, the server's own error, or with an error of the relay.
+        """
+        if not self._record_failure(call, code, reason, response):
+            return False
+        call.state = CallState.RETRYING
+        assert self._tasks is not None
+        self._tasks.start_soon(self._repeat, call)
+        return True
+
+    def server_died(self, reason: str) -> None:
+        """Repeat or give up every call that was with the server."""
+        self._declared = self._declared or None  # it may have died before it could list its tools
+        for call in self._calls.with_server():
+            if call.method in mcp.UNBOUNDED:
+                call.attempt = 0  # it keeps the client's id, which later messages of the stream refer to
+                call.state = CallState.QUEUED
+                self._server.enqueue(call)
+            elif call.tool is not None and self._declared is None and not self.may_repeat(call):
+                call.state = CallState.UNDECIDED
+                self._undecided.append((call, FAILED, f"the server died ({reason})"))
+            elif self._record_failure(call, FAILED, f"the server died ({reason})"):
+                call.state = CallState.QUEUED  # the pause before the restart is pause enough
+                self._server.enqueue(call)
+
+    def server_ready(self) -> None:
+        """List the tools of a new process if there are calls to decide about."""
+        if self._undecided:
+            self._list_tools(mcp.request_meta(mcp.load(self._undecided[0][0].line)))
+
+    def _record_failure(self, call: Call, code: int, reason: str, response: bytes | None = None) -> bool:
+        """Whether the call is to be repeated; if not, it has been given up."""
+        call.failures.append(reason)
+        if not self.may_repeat(call):
+            reason = f"{reason}; it was not repeated, because it is not known to be idempotent"
+        elif call.attempt > self._config.retries or time.monotonic() >= call.deadline_s:
+            reason = f"{reason}, at the last of {call.attempt} attempts"
+        else:
+            return True
+        self._give_up(call, code, reason, response)
+        return False
+
+    async def _repeat(self, call: Call) -> None:
+        await anyio.sleep(backoff_s(self._config, call.attempt))
+        if call.state is not CallState.DONE:
+            self.send(call)
+
+    def _give_up(self, call: Call, code: int, reason: str, response: bytes | None = None) -> None:
+        self.end(call)
+        if call.tool is not None:
+            self._breaker.record_failure(call.tool, call.failures[-1])
+        evidence = {"attempts": call.attempt, "troubles": call.failures}
+        self._journal.escalated(f"{call.label} of {self._server.name} failed: {reason}", evidence)
+        if response is not None:
+            self._client.send(response)
+            return
+        label = call.label[0].upper() + call.label[1:] if call.tool else f"The request {call.label}"
+        text = f"{label} of the MCP server {self._server.name} failed: {reason}. {self._effect(call)}"
+        self.refuse(call.client_id, code, text, evidence)
+
+    def _effect(self, call: Call) -> str:
+        """What is known about the effect of a failed call, as text for a model."""
+        if call.attempt == 0:
+            return "This call was not sent."
+        if self.may_repeat(call):
+            return "This call may or may not have taken effect; it is safe to call it again."
+        return "This call may or may not have taken effect. Check its effect before you call it again."
+
+    def refuse(self, client_id: object, code: int, text: str, data: Mapping[str, Any]) -> None:
+        """Answer a request of the client with an error of the relay."""
+        data = {"by": "yolo-supervisor", "server": self._server.name, **data}
+        self._client.send(mcp.error_response(client_id, code, text, data))
+
+    def refuse_suspended(self, client_id: object, effect: str = "This call was not sent.") -> None:
+        """Answer a request with the reason why there is no server for a while."""
+        text = f"{self._server.suspension()}. {effect} Do something else until then, or continue without it."
+        self.refuse(client_id, FAILED, text, {"circuit": "open"})
+
+    def refuse_queued(self) -> None:
+        """Refuse the calls that wait for a server that was suspended."""
+        for call in self._server.queued_calls():
+            if call.state is not CallState.DONE and call.method not in mcp.UNBOUNDED:
+                self.end(call)
+                self.refuse_suspended(call.client_id, self._effect(call))
+
+    # -- time limits -------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Repeat failed calls and end attempts at their deadlines, until cancelled."""
+        async with anyio.create_task_group() as self._tasks:
+            while True:
+                if not self._calls:
+                    self._active = anyio.Event()
+                    await self._active.wait()
+                await anyio.sleep(CHECK_S)
+                now_s = time.monotonic()
+                for call in self._calls:
+                    if now_s >= min(call.attempt_deadline_s, call.deadline_s) and self._has_limit(call):
+                        self._time_out(call, now_s)
+
+    def _has_limit(self, call: Call) -> bool:
+        return call.method not in mcp.UNBOUNDED and (call.tool is not None or self.may_repeat(call))
+
+    def _time_out(self, call: Call, now_s: float) -> None:
+        if call.state not in WITH_SERVER:
+            if now_s >= call.deadline_s:
+                missing = "server was available" if call.state is CallState.QUEUED else "answer"
+                reason = f"no {missing} within {self._config.cap_s:g} s"
+                call.failures.append(reason)
+                self._give_up(call, TIMED_OUT, reason)
+            return
+        if call.state is CallState.CANCELLING:
+            return
+        call.state = CallState.CANCELLING
+        if self._server.state is ServerState.READY:
+            self._server.send(mcp.cancellation(call.sent_id, f"no answer within {self.attempt_limit_s(call):g} s"))
+        assert self._tasks is not None
+        self._tasks.start_soon(self._clean_up, call, now_s)
+
+    async def _clean_up(self, call: Call, now_s: float) -> None:
+        """End the processes that a timed-out attempt has started, then repeat the call or give it up."""
+        process, limit_s, attempt = self._server.process, self.attempt_limit_s(call), call.attempt
+        if process is not None and call.tool is not None and call.exclusive:
+            await process.end_children(call.sent_s, now_s, GRACE_S)
+        if call.state is not CallState.CANCELLING or call.attempt != attempt:
+            return  # it was answered or cancelled meanwhile, or the server died
+        repeated = self.attempt_failed(call, TIMED_OUT, f"no answer within {limit_s:g} s")
+        if not repeated and self._server.heard_s < call.sent_s:
+            await self._kill_if_hung(call.sent_s)
+
+    async def _kill_if_hung(self, since_s: float) -> None:
+        """Kill a server that has written nothing since then and does not answer a ping."""
+        generation = self._server.generation
+        if self._server.state is not ServerState.READY or self._calls.with_server():
+            return
+        self._server.request(mcp.request(self._server.new_id(), "ping"), lambda _: None)
+        await anyio.sleep(PING_S)
+        process = self._server.process
+        busy = bool(self._calls.with_server())
+        if process is None or busy or self._server.generation != generation or self._server.heard_s >= since_s:
+            return
+        warn(f"the MCP server {self._server.name} hangs: restarting it")
+        await process.kill(GRACE_S)
