@@ -44,7 +44,9 @@ def alike(one: bytes, other: bytes) -> int:
 
 
 @given(st.data(), OBJECTS, IDS, IDS)
-def test_another_id_changes_nothing_else(data: st.DataObject, rest: dict[str, Any], old: object, new: object) -> None:
+def test_replacing_an_id_keeps_every_other_byte(
+    data: st.DataObject, rest: dict[str, Any], old: object, new: object
+) -> None:
     line = data.draw(dumped({**rest, "id": old}))
 
     changed = mcp.with_value(line, ("id",), new)
@@ -55,7 +57,7 @@ def test_another_id_changes_nothing_else(data: st.DataObject, rest: dict[str, An
 
 
 @given(st.data(), OBJECTS, OBJECTS, IDS)
-def test_a_value_inside_another_is_found_whatever_stands_around_it(
+def test_nested_value_is_replaced_in_any_message(
     data: st.DataObject, outer: dict[str, Any], inner: dict[str, Any], new: object
 ) -> None:
     message = {**outer, "params": {**inner, "requestId": "old"}}
@@ -76,12 +78,12 @@ def test_a_value_inside_another_is_found_whatever_stands_around_it(
         (b'{"n":123456789012345678901234567890,"id":[]}\n', b'{"n":123456789012345678901234567890,"id":9}\n'),
     ],
 )
-def test_every_byte_around_a_changed_value_stays(before: bytes, after: bytes) -> None:
+def test_bytes_around_a_replaced_value_are_kept(before: bytes, after: bytes) -> None:
     assert mcp.with_value(before, ("id",), 9) == after
 
 
 @given(st.data(), OBJECTS)
-def test_what_is_not_there_is_not_changed(data: st.DataObject, message: dict[str, Any]) -> None:
+def test_replacing_a_missing_value_is_a_key_error(data: st.DataObject, message: dict[str, Any]) -> None:
     line = data.draw(dumped({name: value for name, value in message.items() if name != "id"}))
 
     with pytest.raises(KeyError):
@@ -89,7 +91,7 @@ def test_what_is_not_there_is_not_changed(data: st.DataObject, message: dict[str
 
 
 @given(st.binary())
-def test_what_can_be_read_can_be_changed(noise: bytes) -> None:
+def test_every_loadable_line_can_be_changed(noise: bytes) -> None:
     line = noise + b'{"id":1}'
     try:
         message = mcp.load(line)
@@ -100,12 +102,12 @@ def test_what_can_be_read_can_be_changed(noise: bytes) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le"])
-def test_a_message_in_another_encoding_is_none(encoding: str) -> None:
+def test_other_encodings_than_utf_8_are_refused(encoding: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         mcp.load('{"jsonrpc":"2.0","id":1}'.encode(encoding))
 
 
-def test_a_mark_of_the_byte_order_does_no_harm() -> None:
+def test_byte_order_mark_is_accepted_and_kept() -> None:
     line = b'\xef\xbb\xbf{"id":1}'
 
     assert mcp.load(line) == {"id": 1}
@@ -113,12 +115,12 @@ def test_a_mark_of_the_byte_order_does_no_harm() -> None:
 
 
 @pytest.mark.parametrize("line", [b"", b"\n", b"hello", b'{"id":1', b'{"id":"\xff"}', b"[" * 100_000])
-def test_what_is_no_message_is_a_value_error(line: bytes) -> None:
+def test_line_that_is_no_json_is_a_value_error(line: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         mcp.load(line)
 
 
-def test_a_number_may_have_any_number_of_digits() -> None:
+def test_numbers_may_have_thousands_of_digits() -> None:
     assert "n" in mcp.load(b'{"id":1,"n":' + b"7" * 5000 + b"}")
 
 
@@ -126,18 +128,14 @@ def test_a_number_may_have_any_number_of_digits() -> None:
 
 
 @given(st.data(), OBJECTS, IDS)
-def test_a_large_answer_is_never_taken_for_that_to_another_request(
-    data: st.DataObject, result: dict[str, Any], ident: object
-) -> None:
+def test_answered_id_is_the_responses_id_or_none(data: st.DataObject, result: dict[str, Any], ident: object) -> None:
     line = data.draw(dumped({"jsonrpc": "2.0", "id": ident, "result": result}))
 
     assert mcp.answered_id(line) in (None, mcp.id_key(ident))
 
 
 @given(st.data(), OBJECTS, IDS)
-def test_a_large_request_of_the_server_is_not_taken_for_an_answer(
-    data: st.DataObject, params: dict[str, Any], ident: object
-) -> None:
+def test_request_of_the_server_has_no_answered_id(data: st.DataObject, params: dict[str, Any], ident: object) -> None:
     """Both sides number their requests, and both begin with 0."""
     line = data.draw(dumped({"jsonrpc": "2.0", "id": ident, "method": "sampling/createMessage", "params": params}))
 
@@ -154,12 +152,12 @@ def test_a_large_request_of_the_server_is_not_taken_for_an_answer(
         b'{"jsonrpc":"2.0","id":7,"error":{"code":1,"message":"X"}}\n',
     ],
 )
-def test_a_large_answer_as_servers_write_it_is_known_by_its_ends(line: bytes) -> None:
+def test_answered_id_is_read_from_the_ends_of_a_large_response(line: bytes) -> None:
     assert mcp.answered_id(line) == "7"
     assert mcp.answered_id(line.replace(b"X", b"X" * mcp.LARGE)) == "7"
 
 
-def test_ids_are_told_apart_by_type() -> None:
+def test_id_keys_differ_by_type() -> None:
     assert (
         len({mcp.id_key(1), mcp.id_key("1"), mcp.id_key(1.0), mcp.id_key(None), mcp.id_key(True), mcp.id_key('"1"')})
         == 6
@@ -170,7 +168,7 @@ def test_ids_are_told_apart_by_type() -> None:
 
 
 @given(OBJECTS | st.fixed_dictionaries({"method": st.just("tools/call"), "params": VALUES}), VALUES)
-def test_nothing_that_a_neighbour_says_is_too_odd_to_be_looked_at(message: dict[str, Any], result: object) -> None:
+def test_field_accessors_accept_any_json(message: dict[str, Any], result: object) -> None:
     assert isinstance(mcp.params(message), dict)
     assert isinstance(mcp.called_tool(message), str | None)
     assert isinstance(mcp.progress_token({"params": {"_meta": result}}), str | None)
@@ -179,7 +177,7 @@ def test_nothing_that_a_neighbour_says_is_too_odd_to_be_looked_at(message: dict[
     )
 
 
-def test_a_server_says_which_of_its_tools_may_be_called_twice() -> None:
+def test_repeatable_tools_are_those_declared_read_only_or_idempotent() -> None:
     told = [
         {"name": "reads", "annotations": {"readOnlyHint": True}},
         {"name": "sets", "annotations": {"readOnlyHint": False, "idempotentHint": True}},
@@ -197,17 +195,17 @@ def test_a_server_says_which_of_its_tools_may_be_called_twice() -> None:
 
 
 @pytest.mark.parametrize("token", [1, 0, "", "a", 1.5])
-def test_progress_is_told_by_the_token_of_the_request(token: object) -> None:
+def test_progress_token_is_read_from_meta(token: object) -> None:
     assert mcp.progress_token({"params": {"_meta": {"progressToken": token}}}) == mcp.id_key(token)
 
 
 @pytest.mark.parametrize("params", [None, [], {}, {"_meta": None}, {"_meta": {}}, {"_meta": {"progressToken": None}}])
-def test_a_request_without_a_token_wants_no_progress(params: object) -> None:
+def test_request_without_a_token_has_no_progress_token(params: object) -> None:
     assert mcp.progress_token({"params": params}) is None
 
 
 @given(IDS, TEXTS)
-def test_what_we_say_ourselves_is_one_line_that_a_parser_reads(ident: object, text: str) -> None:
+def test_relay_messages_are_one_line_of_json(ident: object, text: str) -> None:
     lines = [
         mcp.cancellation(ident, text),
         mcp.error_response(ident, 1, text, {"x": text}),
@@ -233,9 +231,9 @@ def test_what_we_say_ourselves_is_one_line_that_a_parser_reads(ident: object, te
         ("-x", "-x"),
     ],
 )
-def test_a_server_is_called_by_what_is_special_in_its_command(command: str, name: str) -> None:
+def test_server_name_is_the_first_specific_argument(command: str, name: str) -> None:
     assert mcp.server_name(command.split()) == name
 
 
-def test_a_server_that_is_a_program_text_has_a_name_of_one_line() -> None:
+def test_server_name_of_an_inline_program_is_one_line() -> None:
     assert "\n" not in mcp.server_name(["python3", "-c", "import server\nserver.serve()\n"])

@@ -297,7 +297,7 @@ ODD_LINES = [
 ]
 
 
-def test_what_a_server_says_comes_down_byte_for_byte(world: World) -> None:
+def test_server_lines_are_forwarded_byte_for_byte(world: World) -> None:
     client, server = world.relay(), world.server()
 
     server.say(*ODD_LINES)
@@ -305,7 +305,7 @@ def test_what_a_server_says_comes_down_byte_for_byte(world: World) -> None:
     assert [client.hear_line() for _ in ODD_LINES] == ODD_LINES
 
 
-def test_what_a_client_says_goes_up_byte_for_byte(world: World) -> None:
+def test_client_lines_are_forwarded_byte_for_byte(world: World) -> None:
     client, server = world.relay(), world.server()
     lines = [*ODD_LINES[:-2], b"this is no JSON\n", b'{"broken": "\xff\xfe"}\n', b"\n", b"null\n", b'{"id":1}\n']
 
@@ -314,7 +314,7 @@ def test_what_a_client_says_goes_up_byte_for_byte(world: World) -> None:
     assert [server.hear_line() for _ in lines] == lines
 
 
-def test_calls_and_answers_pass_byte_for_byte(world: World) -> None:
+def test_calls_and_responses_are_forwarded_byte_for_byte(world: World) -> None:
     client, server = world.talk()
     call = b'{ "params":{"name":"read", "x":1e2,"x":"\\u00e9"},"id" : 12345678901234567890 ,"method":"tools/call"}\n'
     answer = b'{"x-more":[],  "result" : {"content":[], "n":1.10} ,"id":12345678901234567890,"jsonrpc":"2.0" }\n'
@@ -326,7 +326,7 @@ def test_calls_and_answers_pass_byte_for_byte(world: World) -> None:
     assert client.hear_line() == answer
 
 
-def test_an_id_may_be_anything(world: World) -> None:
+def test_any_json_value_is_accepted_as_an_id(world: World) -> None:
     client, server = world.talk()
 
     for ident in (0, -1, "", "a", 'é\n"', 1.5, 10**30):
@@ -339,7 +339,7 @@ def test_an_id_may_be_anything(world: World) -> None:
         assert client.hear() == result({"id": ident}, {"x": 1})
 
 
-def test_a_server_may_speak_before_its_client(world: World) -> None:
+def test_server_may_write_before_the_client(world: World) -> None:
     client, server = world.relay(), world.server()
 
     server.say(MARK)
@@ -347,7 +347,7 @@ def test_a_server_may_speak_before_its_client(world: World) -> None:
     assert client.hear() == MARK
 
 
-def test_fifty_megabytes_pass_both_ways(world: World) -> None:
+def test_fifty_megabytes_are_forwarded_in_both_directions(world: World) -> None:
     client, server = world.talk()
     text = os.urandom(25 * 2**20).hex().encode()
     call = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"once","x":"' + text + b'"}}\n'
@@ -363,7 +363,7 @@ def test_fifty_megabytes_pass_both_ways(world: World) -> None:
     down.join()
 
 
-def test_who_does_not_listen_for_a_while_misses_nothing(world: World) -> None:
+def test_slow_reader_loses_no_line(world: World) -> None:
     client, server = world.talk()
     line = json.dumps(notification("x", text="x" * 100_000)).encode() + b"\n"
 
@@ -376,7 +376,7 @@ def test_who_does_not_listen_for_a_while_misses_nothing(world: World) -> None:
     flood.join()
 
 
-def test_a_line_may_come_in_pieces(world: World) -> None:
+def test_line_written_in_pieces_is_forwarded_whole(world: World) -> None:
     client, server = world.talk()
     line = '{"jsonrpc":"2.0","method":"x","params":"é"}\n'.encode()
 
@@ -387,7 +387,7 @@ def test_a_line_may_come_in_pieces(world: World) -> None:
 
 
 @given(st.lists(st.binary(max_size=20).map(lambda text: text.replace(b"\n", b"") + b"\n"), max_size=6), st.data())
-def test_a_line_is_the_same_wherever_it_is_cut(said: list[bytes], data: st.DataObject) -> None:
+def test_read_lines_does_not_depend_on_how_the_data_is_split(said: list[bytes], data: st.DataObject) -> None:
     whole = b"".join(said) + data.draw(st.sampled_from([b"", b"an end is missing"]))
     cuts = sorted(data.draw(st.sets(st.integers(0, len(whole)), max_size=6)))
     heard: list[bytes] = []
@@ -411,7 +411,7 @@ def test_a_line_is_the_same_wherever_it_is_cut(said: list[bytes], data: st.DataO
     assert all(line.endswith(b"\n") and line.count(b"\n") == 1 for line in heard[: len(said)])
 
 
-def test_chatter_of_a_server_does_not_reach_the_client(world: World) -> None:
+def test_server_lines_that_are_no_message_are_not_forwarded(world: World) -> None:
     client, server = world.talk()
 
     for number, noise in enumerate([b"npm warn\n", b"\n", b"\xff\xfe\x00\n", b'{"half": \n', b"{}{}\n", b"42\n"]):
@@ -423,7 +423,7 @@ def test_chatter_of_a_server_does_not_reach_the_client(world: World) -> None:
     assert client.told().count("no JSON-RPC message") == 10  # an empty line is not worth telling
 
 
-def test_nobody_has_to_read_what_is_told_about_chatter(world: World) -> None:
+def test_closed_stderr_does_not_stop_the_relay(world: World) -> None:
     read, write = os.pipe()
     with open(write, "wb") as stderr:
         client, server = world.talk(stderr=stderr)
@@ -434,7 +434,7 @@ def test_nobody_has_to_read_what_is_told_about_chatter(world: World) -> None:
     assert client.hear() == MARK
 
 
-def test_two_requests_with_one_id_both_pass_and_so_do_their_answers(world: World) -> None:
+def test_two_requests_with_one_id_and_their_responses_are_forwarded(world: World) -> None:
     client, server = world.talk()
 
     client.call(1, x="first")
@@ -446,7 +446,7 @@ def test_two_requests_with_one_id_both_pass_and_so_do_their_answers(world: World
     assert [client.hear()["result"] for _ in range(2)] == ["a", "b"]
 
 
-def test_answers_in_a_batch_are_answers(world: World) -> None:
+def test_batch_of_responses_completes_its_calls(world: World) -> None:
     client, server = world.talk("attempt_s = 0.3\ncap_s = 0.5")
     client.call(1)
     client.call(2)
@@ -472,7 +472,7 @@ def deed(client: Client, tool: str, **arguments: Any) -> Json:
 
 
 @pytest.mark.parametrize("how", ["error", "exit", "kill", "hang"])
-def test_a_call_that_may_be_repeated_is_and_any_other_is_made_once(world: World, tmp_path: Path, how: str) -> None:
+def test_only_repeatable_calls_are_made_again(world: World, tmp_path: Path, how: str) -> None:
     done = tmp_path / "effects"
     client = world.relay("attempt_s = 0.5\ncap_s = 3", [*UPSTREAM, "--effects", str(done)])
 
@@ -486,7 +486,7 @@ def test_a_call_that_may_be_repeated_is_and_any_other_is_made_once(world: World,
     assert effects(done).count("once_echo hello") == 1
 
 
-def test_a_passing_error_is_tried_again(world: World) -> None:
+def test_transient_error_is_retried(world: World) -> None:
     client, server = world.talk()
 
     for code in (-32603, -32000, -32001):
@@ -497,7 +497,7 @@ def test_a_passing_error_is_tried_again(world: World) -> None:
         assert client.hear() == result({"id": code}, "well")
 
 
-def test_any_other_error_is_an_answer(world: World) -> None:
+def test_other_errors_are_not_retried(world: World) -> None:
     client, server = world.talk()
 
     for code in (-32600, -32601, -32602, -32700, -32002, -32042, 0, 1):
@@ -509,7 +509,7 @@ def test_any_other_error_is_an_answer(world: World) -> None:
     assert server.hear() == MARK
 
 
-def test_a_tool_that_says_no_has_answered(world: World) -> None:
+def test_tool_result_with_is_error_is_no_failure(world: World) -> None:
     """A lock that somebody else holds is not a failure of the lock."""
     client, server = world.talk("failures = 1")
 
@@ -519,7 +519,7 @@ def test_a_tool_that_says_no_has_answered(world: World) -> None:
         assert client.hear() == {"jsonrpc": "2.0", "id": number, "result": {"isError": True}}
 
 
-def test_after_three_retries_the_error_of_the_server_is_the_answer(world: World) -> None:
+def test_last_server_error_is_forwarded_after_three_retries(world: World) -> None:
     client, server = world.talk()
     client.call("mine")
 
@@ -535,7 +535,7 @@ def test_after_three_retries_the_error_of_the_server_is_the_answer(world: World)
     assert server.hear() == MARK
 
 
-def test_an_error_of_a_call_that_must_not_be_repeated_passes(world: World) -> None:
+def test_error_of_an_unrepeatable_call_is_forwarded(world: World) -> None:
     client, server = world.talk()
 
     for tool in ("once", "plain", "unheard of"):
@@ -547,7 +547,7 @@ def test_an_error_of_a_call_that_must_not_be_repeated_passes(world: World) -> No
     assert server.hear() == MARK
 
 
-def test_a_call_that_must_not_be_repeated_is_reported_when_the_server_dies(world: World) -> None:
+def test_unrepeatable_call_is_refused_with_a_warning_when_the_server_dies(world: World) -> None:
     client, server = world.talk()
     client.call(1, "once")
     server.hear()
@@ -563,7 +563,7 @@ def test_a_call_that_must_not_be_repeated_is_reported_when_the_server_dies(world
     assert world.server().hear() == MARK
 
 
-def test_what_may_be_repeated_can_be_configured_and_what_must_not_be_wins(world: World) -> None:
+def test_configuration_overrides_tool_annotations_and_unrepeatable_wins(world: World) -> None:
     client, server = world.talk('repeatable = ["plain", "again"]\nunrepeatable = ["again", "read"]')
 
     client.call(1, "plain")
@@ -577,7 +577,7 @@ def test_what_may_be_repeated_can_be_configured_and_what_must_not_be_wins(world:
         assert client.hear()["error"]["code"] == -32603
 
 
-def test_the_tools_of_the_plugin_may_be_repeated(world: World) -> None:
+def test_tools_of_the_plugin_are_repeatable_by_default(world: World) -> None:
     client, server = world.talk()
 
     for tool in ("acquire_lock", "release_lock", "compile_context", "run_test_suite"):
@@ -588,7 +588,7 @@ def test_the_tools_of_the_plugin_may_be_repeated(world: World) -> None:
         assert client.hear()["result"] == "well"
 
 
-def test_who_calls_before_asking_for_the_tools_is_helped_all_the_same(world: World) -> None:
+def test_relay_lists_the_tools_itself_if_the_client_has_not(world: World) -> None:
     client, server = world.relay(), world.server()
     meta = {"io.modelcontextprotocol/protocolVersion": "2026-07-28", "progressToken": 1}
     client.call(1, _meta=meta)
@@ -604,7 +604,7 @@ def test_who_calls_before_asking_for_the_tools_is_helped_all_the_same(world: Wor
     assert client.hear()["result"] == "well"
 
 
-def test_what_is_asked_for_the_tools_is_asked_as_the_client_asks(world: World) -> None:
+def test_relays_own_request_carries_the_clients_meta(world: World) -> None:
     """In the later era no request stands without its version."""
     client, server = world.relay(), world.server()
     told = {
@@ -617,7 +617,7 @@ def test_what_is_asked_for_the_tools_is_asked_as_the_client_asks(world: World) -
     assert server.hear()["params"]["_meta"] == told
 
 
-def test_what_only_reads_is_tried_again(world: World) -> None:
+def test_idempotent_methods_are_retried(world: World) -> None:
     client, server = world.relay(), world.server()
 
     for method in ("resources/read", "prompts/get", "tools/list", "completion/complete", "ping"):
@@ -628,7 +628,7 @@ def test_what_only_reads_is_tried_again(world: World) -> None:
         assert client.hear() == result({"id": method}, {"x": 1})
 
 
-def test_what_is_not_known_is_not_tried_again(world: World) -> None:
+def test_unknown_methods_are_not_retried(world: World) -> None:
     client, server = world.relay(), world.server()
     client.ask(1, "x/unknown")
 
@@ -638,7 +638,7 @@ def test_what_is_not_known_is_not_tried_again(world: World) -> None:
 
 
 @given(st.floats(0.001, 3600), st.integers(1, 1000), st.floats(0, 3600), st.floats(0, 1))
-def test_a_pause_is_twice_the_one_before_with_up_to_half_of_it_left_out(
+def test_backoff_doubles_with_up_to_half_of_it_random(
     first_s: float, number: int, most_s: float, chance: float
 ) -> None:
     pause, whole = pause_s(first_s, number, most_s, chance), pause_s(first_s, number, most_s, 1)
@@ -647,11 +647,11 @@ def test_a_pause_is_twice_the_one_before_with_up_to_half_of_it_left_out(
     assert pause_s(first_s, number + 1, most_s, 1) == min(most_s, 2 * whole)
 
 
-def test_the_pauses_are_as_promised() -> None:
+def test_backoff_begins_with_backoff_s() -> None:
     assert [pause_s(0.1, number, 30, 1) for number in (1, 2, 3)] == [0.1, 0.2, 0.4]
 
 
-def test_what_was_healed_and_what_was_not_is_in_the_journal(world: World) -> None:
+def test_recovered_and_failed_calls_are_in_the_journal(world: World) -> None:
     client, server = world.talk("retries = 1")
     for number in range(3):  # one that fails, one that is healed, and one that needs no help
         client.call(number)
@@ -670,7 +670,7 @@ def test_what_was_healed_and_what_was_not_is_in_the_journal(world: World) -> Non
     assert all("the disk is full" in entry["reason"] and entry["key"] == "scratch" for entry in told)
 
 
-def test_what_was_healed_last_is_in_the_journal_although_all_leave_at_once(world: World) -> None:
+def test_last_journal_entry_is_written_before_the_relay_exits(world: World) -> None:
     client, server = world.talk()
     client.call(1)
     server.say(error(server.hear(), -32603))
@@ -688,7 +688,7 @@ def test_what_was_healed_last_is_in_the_journal_although_all_leave_at_once(world
 # -- limits ---------------------------------------------------------------------------------------------------------
 
 
-def test_an_attempt_that_takes_too_long_is_cancelled_and_made_again(world: World) -> None:
+def test_timed_out_attempt_is_cancelled_and_retried(world: World) -> None:
     client, server = world.talk("attempt_s = 0.3")
     client.call(1)
     server.hear()
@@ -699,7 +699,7 @@ def test_an_attempt_that_takes_too_long_is_cancelled_and_made_again(world: World
     assert client.hear() == result({"id": 1}, "well")
 
 
-def test_who_confirms_a_cancellation_with_an_error_has_not_answered(world: World) -> None:
+def test_error_for_a_cancelled_attempt_is_no_response(world: World) -> None:
     client, server = world.talk("attempt_s = 0.3")
 
     for code in (0, -32000, -32800):
@@ -714,7 +714,7 @@ def test_who_confirms_a_cancellation_with_an_error_has_not_answered(world: World
     assert server.hear() == MARK
 
 
-def test_a_late_answer_is_one_and_the_attempt_after_it_is_cancelled(world: World) -> None:
+def test_late_result_completes_the_call_and_cancels_the_retry(world: World) -> None:
     client, server = world.talk("attempt_s = 0.3")
     client.call(1)
     first = server.hear()
@@ -729,7 +729,7 @@ def test_a_late_answer_is_one_and_the_attempt_after_it_is_cancelled(world: World
     assert client.hear() == MARK
 
 
-def test_progress_gives_an_attempt_more_time(world: World) -> None:
+def test_progress_restarts_the_time_limit_of_its_attempt(world: World) -> None:
     """Both begin together; only the one that gets on is left at it."""
     client, server = world.talk("attempt_s = 1")
     client.call("gets on", _meta={"progressToken": "a"})
@@ -746,7 +746,7 @@ def test_progress_gives_an_attempt_more_time(world: World) -> None:
     assert [client.hear() for _ in range(count)] == [progress("a", number) for number in range(1, count + 1)]
 
 
-def test_progress_gives_no_call_more_time_than_there_is(world: World) -> None:
+def test_progress_does_not_extend_the_deadline_of_the_call(world: World) -> None:
     client, server = world.talk("attempt_s = 0.5\ncap_s = 0.7")
     client.call(1, _meta={"progressToken": "a"})
     server.hear()
@@ -760,7 +760,7 @@ def test_progress_gives_no_call_more_time_than_there_is(world: World) -> None:
     assert server.hear()["params"]["requestId"] == 1
 
 
-def test_progress_that_begins_anew_is_not_told_until_it_gets_further(world: World) -> None:
+def test_progress_of_a_retry_is_forwarded_once_it_exceeds_the_earlier(world: World) -> None:
     client, server = world.talk()
     client.call(1, _meta={"progressToken": "a"})
 
@@ -773,7 +773,7 @@ def test_progress_that_begins_anew_is_not_told_until_it_gets_further(world: Worl
     assert client.hear() == result({"id": 1})
 
 
-def test_progress_of_a_first_attempt_is_the_business_of_the_server(world: World) -> None:
+def test_progress_of_a_first_attempt_is_forwarded_unchecked(world: World) -> None:
     client, server = world.talk()
     client.call(1, _meta={"progressToken": "a"})
     server.hear()
@@ -783,7 +783,7 @@ def test_progress_of_a_first_attempt_is_the_business_of_the_server(world: World)
     assert [client.hear()["params"]["progress"] for _ in range(3)] == [5, 1, 1]
 
 
-def test_no_call_waits_longer_for_a_server_than_there_is_time(world: World) -> None:
+def test_queued_call_is_refused_at_its_deadline(world: World) -> None:
     client, server = world.relay("cap_s = 0.5"), world.server()
     greet(client, server)
     client.notice(server)
@@ -794,7 +794,7 @@ def test_no_call_waits_longer_for_a_server_than_there_is_time(world: World) -> N
     assert client.hear()["error"]["code"] == -32001
 
 
-def test_what_must_not_be_repeated_has_all_the_time_there_is(world: World) -> None:
+def test_unrepeatable_call_may_take_until_its_deadline(world: World) -> None:
     client, server = world.talk("attempt_s = 0.2\nretry_s = 0.2\nretries = 0\ncap_s = 1")
     client.call("once", "once")
     client.call("read")
@@ -806,7 +806,7 @@ def test_what_must_not_be_repeated_has_all_the_time_there_is(world: World) -> No
     assert [(each["id"], each["error"]["code"]) for each in told] == [("read", -32001), ("once", -32001)]
 
 
-def test_what_is_answered_when_something_happens_has_no_limit(world: World) -> None:
+def test_unbounded_requests_have_no_time_limit(world: World) -> None:
     client, server = world.talk("attempt_s = 0.2\nretry_s = 0.2\nretries = 0\ncap_s = 0.4")
     for method in ("subscriptions/listen", "tasks/result", "x/unknown"):
         client.ask(method, method)
@@ -821,7 +821,9 @@ def test_what_is_answered_when_something_happens_has_no_limit(world: World) -> N
 
 
 @pytest.mark.parametrize("soon", [False, True])
-def test_what_a_call_has_left_running_is_ended_and_nothing_else(world: World, tmp_path: Path, soon: bool) -> None:
+def test_processes_of_a_timed_out_call_are_ended_if_they_are_certainly_its(
+    world: World, tmp_path: Path, soon: bool
+) -> None:
     """Where one call comes soon after another, it is not known whose a process is: then it is left alone."""
     done = tmp_path / "effects"
     client = world.relay("cap_s = 1", [*UPSTREAM, "--effects", str(done)])
@@ -844,7 +846,7 @@ def test_what_a_call_has_left_running_is_ended_and_nothing_else(world: World, tm
 # -- cancellation ---------------------------------------------------------------------------------------------------
 
 
-def test_a_cancellation_passes_byte_for_byte(world: World) -> None:
+def test_cancellation_is_forwarded_byte_for_byte(world: World) -> None:
     client, server = world.talk()
     client.call(1)
     server.hear()
@@ -855,7 +857,7 @@ def test_a_cancellation_passes_byte_for_byte(world: World) -> None:
     assert server.hear_line() == line
 
 
-def test_a_cancelled_retry_is_cancelled_under_the_id_that_the_server_knows(world: World) -> None:
+def test_cancellation_of_a_retry_names_the_retrys_id(world: World) -> None:
     client, server = world.talk()
     client.call(1)
     server.say(error(server.hear(), -32603))
@@ -870,7 +872,7 @@ def test_a_cancelled_retry_is_cancelled_under_the_id_that_the_server_knows(world
     assert server.hear() == MARK
 
 
-def test_a_call_that_is_cancelled_during_a_pause_is_not_made_again(world: World) -> None:
+def test_call_cancelled_during_its_backoff_is_not_repeated(world: World) -> None:
     client, server = world.talk("backoff_s = 0.2")
     client.call("cancelled")
     server.say(error(server.hear(), -32603))
@@ -884,7 +886,7 @@ def test_a_call_that_is_cancelled_during_a_pause_is_not_made_again(world: World)
         server.say(error(asked, -32603))
 
 
-def test_a_call_that_is_cancelled_while_there_is_no_server_is_not_made_again(world: World) -> None:
+def test_call_cancelled_while_queued_is_not_sent(world: World) -> None:
     client, server = world.talk("backoff_s = 1")
     client.call(1)
     server.hear()
@@ -920,7 +922,7 @@ def greeted(server: Server) -> Server:
     return server
 
 
-def test_another_server_is_told_what_the_one_before_it_knew_and_the_client_notices_nothing(world: World) -> None:
+def test_session_is_replayed_to_a_restarted_server(world: World) -> None:
     client, server = world.relay(), world.server()
     greet(client, server)
     for number, (method, params) in enumerate([
@@ -951,7 +953,7 @@ def test_another_server_is_told_what_the_one_before_it_knew_and_the_client_notic
     assert server.hear() == MARK
 
 
-def test_what_is_said_meanwhile_is_heard_by_the_next_server(world: World) -> None:
+def test_lines_sent_during_a_restart_are_queued_for_the_next_process(world: World) -> None:
     client, server = world.relay(), world.server()
     greet(client, server)
     client.notice(server)
@@ -963,7 +965,7 @@ def test_what_is_said_meanwhile_is_heard_by_the_next_server(world: World) -> Non
     assert [server.hear()["method"], server.hear()["method"]] == ["prompts/get", "mark"]
 
 
-def test_an_initialize_that_is_lost_is_said_again(world: World) -> None:
+def test_initialize_without_response_is_sent_again(world: World) -> None:
     client, server = world.relay(), world.server()
     client.say(HELLO)
     server.hear()
@@ -977,7 +979,7 @@ def test_an_initialize_that_is_lost_is_said_again(world: World) -> None:
     assert server.hear() == MARK
 
 
-def test_a_server_without_initialize_is_told_nothing(world: World) -> None:
+def test_nothing_is_replayed_without_initialize(world: World) -> None:
     client, server = world.talk()
     client.notice(server)
     client.say(MARK)
@@ -985,7 +987,7 @@ def test_a_server_without_initialize_is_told_nothing(world: World) -> None:
     assert world.server().hear() == MARK
 
 
-def test_a_stream_goes_on_under_the_id_that_its_client_knows(world: World) -> None:
+def test_stream_is_reopened_under_the_clients_id(world: World) -> None:
     """All that comes on it names the request by its id."""
     client, server = world.relay(), world.server()
     client.ask("stream", "subscriptions/listen", notifications={})
@@ -997,7 +999,7 @@ def test_a_stream_goes_on_under_the_id_that_its_client_knows(world: World) -> No
 
 
 @pytest.mark.parametrize("size", [10, 100_000])
-def test_half_an_answer_is_none(world: World, size: int) -> None:
+def test_truncated_response_does_not_complete_a_call(world: World, size: int) -> None:
     client, server = world.talk()
     client.call(1)
     server.hear()
@@ -1010,7 +1012,7 @@ def test_half_an_answer_is_none(world: World, size: int) -> None:
     assert client.hear() == result({"id": 1}, "whole")
 
 
-def test_two_servers_may_ask_under_one_id(world: World) -> None:
+def test_requests_of_two_processes_with_one_id_are_told_apart(world: World) -> None:
     client, server = world.talk()
     asks = {"jsonrpc": "2.0", "id": 0, "method": "roots/list"}
     server.say(asks)
@@ -1028,7 +1030,7 @@ def test_two_servers_may_ask_under_one_id(world: World) -> None:
     assert server.hear() == result(asks, "to the living")
 
 
-def test_an_answer_to_a_dead_server_does_not_reach_the_next(world: World) -> None:
+def test_response_to_a_dead_process_is_not_sent_to_the_next(world: World) -> None:
     client, server = world.talk()
     server.say({"jsonrpc": "2.0", "id": 0, "method": "roots/list"})
     asked = client.hear()
@@ -1040,7 +1042,7 @@ def test_an_answer_to_a_dead_server_does_not_reach_the_next(world: World) -> Non
     assert world.server().hear() == MARK
 
 
-def test_a_large_question_of_a_server_is_no_answer(world: World) -> None:
+def test_large_request_of_the_server_is_not_taken_for_a_response(world: World) -> None:
     """Both number their requests alike."""
     client, server = world.talk()
     client.notice(server)
@@ -1058,7 +1060,7 @@ def test_a_large_question_of_a_server_is_no_answer(world: World) -> None:
     assert client.hear() == result({"id": 5}, "well")
 
 
-def test_a_later_server_takes_back_what_it_has_asked(world: World) -> None:
+def test_restarted_server_can_cancel_its_own_request(world: World) -> None:
     client, server = world.talk()
     server.die()
     server = world.server()
@@ -1068,7 +1070,7 @@ def test_a_later_server_takes_back_what_it_has_asked(world: World) -> None:
     assert client.hear()["id"] == client.hear()["params"]["requestId"]
 
 
-def test_a_cancellation_that_names_nothing_harms_nobody(world: World) -> None:
+def test_server_cancellation_without_request_id_is_forwarded(world: World) -> None:
     client, server = world.talk()
     server.die()
     server = world.server()
@@ -1081,7 +1083,7 @@ def test_a_cancellation_that_names_nothing_harms_nobody(world: World) -> None:
         assert client.hear() == told
 
 
-def test_a_server_that_reads_no_more_is_replaced(world: World, tmp_path: Path) -> None:
+def test_server_that_closes_its_input_is_restarted(world: World, tmp_path: Path) -> None:
     done = tmp_path / "effects"
     client = world.relay("", [*UPSTREAM, "--effects", str(done)])
     deed(client, "read_close_stdin")
@@ -1090,7 +1092,7 @@ def test_a_server_that_reads_no_more_is_replaced(world: World, tmp_path: Path) -
     assert effects(done).count("read_echo hello") == 1
 
 
-def test_a_server_that_dies_with_much_to_read_does_not_stop_the_relay(world: World) -> None:
+def test_server_death_with_a_full_pipe_does_not_block_the_relay(world: World) -> None:
     client, server = world.talk()
     talking = threading.Thread(target=client.say, args=(notification("x", text="x" * 20_000_000), MARK))
     talking.start()
@@ -1103,7 +1105,7 @@ def test_a_server_that_dies_with_much_to_read_does_not_stop_the_relay(world: Wor
     assert world.server().hear() == MARK
 
 
-def test_a_server_that_cannot_be_started_again_is_waited_for(world: World, tmp_path: Path) -> None:
+def test_failed_restart_is_retried(world: World, tmp_path: Path) -> None:
     program = tmp_path / "program"
     program.symlink_to(sys.executable)
     client, server = world.talk(server=[str(program), *world.scratch[1:]])
@@ -1117,7 +1119,7 @@ def test_a_server_that_cannot_be_started_again_is_waited_for(world: World, tmp_p
     assert world.server().hear() == MARK
 
 
-def test_a_server_has_a_session_of_its_own(world: World) -> None:
+def test_server_runs_in_a_separate_session(world: World) -> None:
     """Ctrl-C at the client's terminal is the client's business."""
     _, server = world.talk()
 
@@ -1127,7 +1129,7 @@ def test_a_server_has_a_session_of_its_own(world: World) -> None:
 # -- the end --------------------------------------------------------------------------------------------------------
 
 
-def test_what_was_asked_is_answered_although_nothing_more_is_said(world: World) -> None:
+def test_call_in_flight_is_answered_after_the_client_closed_its_input(world: World) -> None:
     client, server = world.talk()
     client.call(1, "once")
     call = server.hear()
@@ -1142,7 +1144,7 @@ def test_what_was_asked_is_answered_although_nothing_more_is_said(world: World) 
 
 
 @pytest.mark.parametrize("trouble", ["error", "death"])
-def test_what_was_asked_last_is_tried_again_too(world: World, trouble: str) -> None:
+def test_call_is_retried_after_the_client_closed_its_input(world: World, trouble: str) -> None:
     client, server = world.talk()
     client.call(1)
     call = server.hear()
@@ -1161,7 +1163,7 @@ def test_what_was_asked_last_is_tried_again_too(world: World, trouble: str) -> N
     assert client.ended() == 0
 
 
-def test_a_stream_does_not_hold_the_relay_when_the_server_has_left(world: World) -> None:
+def test_open_stream_does_not_keep_the_relay_running(world: World) -> None:
     client, server = world.talk()
     client.ask("stream", "subscriptions/listen")
     server.hear()
@@ -1193,7 +1195,7 @@ def stubborn(world: World, *how: str, **options: Any) -> tuple[Client, list[Proc
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_nothing_is_left_when_the_relay_is_asked_to_leave(world: World, number: int) -> None:
+def test_signal_ends_all_server_processes(world: World, number: int) -> None:
     client, processes = stubborn(world, "deaf")
 
     client.process.send_signal(number)
@@ -1202,7 +1204,7 @@ def test_nothing_is_left_when_the_relay_is_asked_to_leave(world: World, number: 
     assert all(map(gone, processes))
 
 
-def test_nothing_is_left_when_the_client_has_no_more_to_say(world: World) -> None:
+def test_end_of_input_ends_all_server_processes(world: World) -> None:
     client, processes = stubborn(world, "deaf")
 
     client.close(read=False)
@@ -1212,7 +1214,7 @@ def test_nothing_is_left_when_the_client_has_no_more_to_say(world: World) -> Non
 
 
 @pytest.mark.parametrize("sockets", [False, True])
-def test_nothing_is_left_when_the_client_is_gone(world: World, sockets: bool) -> None:
+def test_death_of_the_client_ends_all_server_processes(world: World, sockets: bool) -> None:
     """Over sockets, too, as node has them: no answer is waited for that nobody will hear."""
     client, processes = stubborn(world, sockets=sockets)
     client.ask(1, "x/for ever")
@@ -1223,7 +1225,7 @@ def test_nothing_is_left_when_the_client_is_gone(world: World, sockets: bool) ->
     assert all(map(gone, processes))
 
 
-def test_a_server_leaves_when_the_relay_is_killed(world: World) -> None:
+def test_death_of_the_relay_ends_the_server(world: World) -> None:
     client, (server, _) = stubborn(world)
 
     client.process.kill()
@@ -1231,7 +1233,7 @@ def test_a_server_leaves_when_the_relay_is_killed(world: World) -> None:
     wait_until(lambda: gone(server), "the server to leave")
 
 
-def test_who_listens_no_more_does_not_hold_anybody(world: World) -> None:
+def test_closed_client_output_does_not_block_the_relay(world: World) -> None:
     client, server = world.talk()
     client.close(write=False)
 
@@ -1245,7 +1247,7 @@ def test_who_listens_no_more_does_not_hold_anybody(world: World) -> None:
     client.ended()
 
 
-def test_nothing_of_a_dead_server_is_left(world: World) -> None:
+def test_descendants_of_a_dead_server_are_ended_before_the_restart(world: World) -> None:
     """Whatever it has started, in a session of its own or not, ends before another takes its place."""
     client, (server, child) = stubborn(world)
 
@@ -1257,7 +1259,7 @@ def test_nothing_of_a_dead_server_is_left(world: World) -> None:
 
 
 @pytest.mark.parametrize("kind", ["missing", "not executable", "no program", "a folder"])
-def test_a_server_that_cannot_be_started_is_told_in_one_sentence(world: World, tmp_path: Path, kind: str) -> None:
+def test_unstartable_server_is_reported_in_one_sentence(world: World, tmp_path: Path, kind: str) -> None:
     program = tmp_path / "program"
     if kind == "a folder":
         program.mkdir()
@@ -1297,7 +1299,7 @@ def passes(client: Client, server: Server, ident: str = "call", tool: str = "rea
     return False
 
 
-def test_a_tool_that_keeps_failing_is_not_called_for_a_while_by_any_relay_of_the_project(world: World) -> None:
+def test_open_tool_circuit_is_obeyed_by_all_relays_of_the_project(world: World) -> None:
     one, its = world.talk(OFF)
     other, others = world.talk(OFF)
 
@@ -1308,7 +1310,7 @@ def test_a_tool_that_keeps_failing_is_not_called_for_a_while_by_any_relay_of_the
     assert passes(one, its, tool="again")
 
 
-def test_another_project_has_circuits_of_its_own(world: World, tmp_path: Path) -> None:
+def test_circuits_of_projects_are_independent(world: World, tmp_path: Path) -> None:
     one, its = world.talk(OFF)
     fail(one, its)
     world.project = tmp_path / "another"
@@ -1317,7 +1319,7 @@ def test_another_project_has_circuits_of_its_own(world: World, tmp_path: Path) -
     assert passes(*world.talk(OFF))
 
 
-def test_outside_any_project_a_relay_works_too(world: World, tmp_path: Path) -> None:
+def test_relay_outside_a_project_keeps_circuits_in_memory(world: World, tmp_path: Path) -> None:
     world.project = tmp_path / "none"
     world.project.mkdir()
     client, server = world.talk(OFF)
@@ -1327,7 +1329,7 @@ def test_outside_any_project_a_relay_works_too(world: World, tmp_path: Path) -> 
     assert list(world.project.iterdir()) == []
 
 
-def test_when_it_has_cooled_down_one_call_of_all_tries_it(world: World) -> None:
+def test_one_call_of_all_relays_probes_after_the_cool_down(world: World) -> None:
     one, its = world.talk(OFF + "cool_down_s = 0.3")
     other, others = world.talk(OFF + "cool_down_s = 0.3")
     fail(one, its)
@@ -1342,7 +1344,7 @@ def test_when_it_has_cooled_down_one_call_of_all_tries_it(world: World) -> None:
     assert passes(other, others)
 
 
-def test_a_server_that_keeps_dying_is_not_waited_for(world: World) -> None:
+def test_calls_are_refused_while_the_server_circuit_is_open(world: World) -> None:
     client, server = world.talk("failures = 2")
     client.call(1)
     server.hear()
@@ -1358,7 +1360,7 @@ def test_a_server_that_keeps_dying_is_not_waited_for(world: World) -> None:
     assert client.hear()["error"]["data"]["circuit"] == "open"
 
 
-def test_a_server_that_dies_too_often_is_not_waited_for_either(world: World) -> None:
+def test_calls_are_refused_when_the_restart_limit_is_reached(world: World) -> None:
     client, server = world.talk("restarts = 1\nfailures = 100")
     for number in range(2):
         client.call(number, "again")
@@ -1372,7 +1374,7 @@ def test_a_server_that_dies_too_often_is_not_waited_for_either(world: World) -> 
     assert client.hear()["error"]["data"]["circuit"] == "open"
 
 
-def test_a_server_is_started_again_when_it_has_cooled_down(world: World) -> None:
+def test_server_is_restarted_after_the_cool_down(world: World) -> None:
     client, server = world.talk("failures = 1\nretries = 0\ncool_down_s = 0.5")
     client.call(1)
     server.hear()
@@ -1386,7 +1388,7 @@ def test_a_server_is_started_again_when_it_has_cooled_down(world: World) -> None
     assert client.hear() == result({"id": 2})
 
 
-def test_who_comes_while_a_server_is_off_can_get_to_know_it_all_the_same(world: World) -> None:
+def test_new_client_can_initialize_while_the_server_circuit_is_open(world: World) -> None:
     """A client that is refused then gives the server up for good."""
     client, server = world.talk("failures = 1\nretries = 0")
     client.call(1)

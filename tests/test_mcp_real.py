@@ -253,7 +253,7 @@ def same(lines: Lines) -> Same:
 # -- the older era: the official server, the Python SDK's client ----------------------------------------------------
 
 
-async def test_the_handshake_is_the_servers_own(same: Same, everything: list[str]) -> None:
+async def test_handshake_is_forwarded(same: Same, everything: list[str]) -> None:
     async def talk(our: Talk) -> None:
         info, told = our.client.server_info, our.client.server_capabilities
         assert info is not None
@@ -266,7 +266,7 @@ async def test_the_handshake_is_the_servers_own(same: Same, everything: list[str
     assert "-32601" in answers[0]
 
 
-async def test_tools_answer_the_same_in_every_kind_of_content(same: Same, everything: list[str]) -> None:
+async def test_tool_results_of_every_content_type_are_identical(same: Same, everything: list[str]) -> None:
     async def talk(our: Talk) -> None:
         assert len((await our.client.list_tools()).tools) > 10
         assert await our.text("echo", message='ünïcode \u2028 \U0001f600 \\ " \x7f') != ""
@@ -289,7 +289,7 @@ async def test_tools_answer_the_same_in_every_kind_of_content(same: Same, everyt
     await same(talk, everything)
 
 
-async def test_prompts_answer_the_same(same: Same, everything: list[str]) -> None:
+async def test_prompts_are_identical(same: Same, everything: list[str]) -> None:
     async def talk(our: Talk) -> None:
         client = our.client
         assert len((await client.list_prompts()).prompts) == 4
@@ -304,7 +304,7 @@ async def test_prompts_answer_the_same(same: Same, everything: list[str]) -> Non
     await same(talk, everything)
 
 
-async def test_resources_and_templates_answer_the_same(same: Same, everything: list[str]) -> None:
+async def test_resources_and_templates_are_identical(same: Same, everything: list[str]) -> None:
     async def talk(our: Talk) -> None:
         client = our.client
         listed = (await client.list_resources()).resources
@@ -319,7 +319,7 @@ async def test_resources_and_templates_answer_the_same(same: Same, everything: l
     await same(talk, everything)
 
 
-async def test_completions_answer_the_same(same: Same, everything: list[str]) -> None:
+async def test_completions_are_identical(same: Same, everything: list[str]) -> None:
     async def talk(our: Talk) -> None:
         prompt = types.PromptReference(name="completable-prompt")
         found = await our.client.complete(prompt, {"name": "department", "value": "S"})
@@ -332,7 +332,7 @@ async def test_completions_answer_the_same(same: Same, everything: list[str]) ->
     await same(talk, everything)
 
 
-async def test_updates_of_subscribed_resources_come_through(same: Same, everything: list[str]) -> None:
+async def test_resource_updates_are_forwarded(same: Same, everything: list[str]) -> None:
     async def talk(our: Talk) -> None:
         for number in (1, 2, 3):
             await our.client.subscribe_resource(f"demo://resource/dynamic/text/{number}")
@@ -344,7 +344,7 @@ async def test_updates_of_subscribed_resources_come_through(same: Same, everythi
     await same(talk, everything)
 
 
-async def test_log_messages_come_through_from_the_chosen_level_on(same: Same, everything: list[str]) -> None:
+async def test_log_messages_are_forwarded_from_the_set_level(same: Same, everything: list[str]) -> None:
     async def talk(our: Talk) -> None:
         await our.client.set_logging_level("debug")
         await our.call("toggle-simulated-logging")
@@ -357,7 +357,7 @@ async def test_log_messages_come_through_from_the_chosen_level_on(same: Same, ev
     assert sum("notifications/message" in line for line in answers) == 1
 
 
-async def test_progress_is_told_step_by_step(same: Same, everything: list[str]) -> None:
+async def test_progress_notifications_are_forwarded(same: Same, everything: list[str]) -> None:
     async def talk(our: Talk) -> None:
         told: list[tuple[float, float | None]] = []
 
@@ -372,7 +372,7 @@ async def test_progress_is_told_step_by_step(same: Same, everything: list[str]) 
     await same(talk, everything)
 
 
-async def test_a_call_that_is_cancelled_has_no_answer_and_harms_no_other(same: Same, everything: list[str]) -> None:
+async def test_cancelled_call_gets_no_response_and_affects_no_other(same: Same, everything: list[str]) -> None:
     async def talk(our: Talk) -> None:
         long = {"duration": 0.5, "steps": 1}
         async with anyio.create_task_group() as calls:
@@ -385,7 +385,7 @@ async def test_a_call_that_is_cancelled_has_no_answer_and_harms_no_other(same: S
     assert sum("Long running operation completed" in line for line in answers) == 1
 
 
-async def test_list_changes_are_told_and_what_is_new_in_the_list_is_there(same: Same, everything: list[str]) -> None:
+async def test_list_changes_are_forwarded(same: Same, everything: list[str]) -> None:
     async def talk(our: Talk) -> None:
         data = "data:text/plain;base64,SGVsbG8="
         link = await our.call("gzip-file-as-resource", name="a.gz", data=data, outputType="resourceLink")
@@ -398,7 +398,7 @@ async def test_list_changes_are_told_and_what_is_new_in_the_list_is_there(same: 
     await same(talk, everything)
 
 
-async def test_a_server_may_ask_for_a_sample_of_the_model(same: Same, everything: list[str]) -> None:
+async def test_sampling_requests_are_forwarded(same: Same, everything: list[str]) -> None:
     async def talk(our: Talk) -> None:
         for prompt in ("one", "two"):
             assert f"context: {prompt} \u00fc" in await our.text("trigger-sampling-request", prompt=prompt, maxTokens=5)
@@ -409,7 +409,7 @@ async def test_a_server_may_ask_for_a_sample_of_the_model(same: Same, everything
     await same(talk, everything, "sampling")
 
 
-async def test_a_server_may_ask_a_person_who_may_say_no_or_be_absent(same: Same, everything: list[str]) -> None:
+async def test_elicitation_requests_are_forwarded(same: Same, everything: list[str]) -> None:
     async def talk(our: Talk) -> None:
         our.people_say = [
             types.ElicitResult(action="accept", content={"name": "Ada", "check": True, "integer": 4, "number": 1.0}),
@@ -428,7 +428,7 @@ async def test_a_server_may_ask_a_person_who_may_say_no_or_be_absent(same: Same,
     await same(talk, everything, "elicitation")
 
 
-async def test_a_server_may_ask_for_the_roots_and_is_told_of_new_ones(same: Same, everything: list[str]) -> None:
+async def test_roots_requests_and_changes_are_forwarded(same: Same, everything: list[str]) -> None:
     async def talk(our: Talk) -> None:
         await our.until_heard("notifications/message")  # the server has asked by itself, and says so
         assert "file:///else/where" in await our.text("get-roots-list")
@@ -440,7 +440,7 @@ async def test_a_server_may_ask_for_the_roots_and_is_told_of_new_ones(same: Same
     await same(talk, everything, "list_roots")
 
 
-async def test_tasks_of_the_server_live_until_their_result_is_fetched(same: Same, everything: list[str]) -> None:
+async def test_task_requests_are_forwarded(same: Same, everything: list[str]) -> None:
     async def talk(our: Talk) -> None:
         our.people_say = [types.ElicitResult(action="accept", content={"interpretation": "snake"})]
         research = {"name": "simulate-research-query", "task": {"ttl": 60_000}}
@@ -457,7 +457,7 @@ async def test_tasks_of_the_server_live_until_their_result_is_fetched(same: Same
     await same(talk, everything, "elicitation")
 
 
-async def test_what_nobody_knows_is_passed_on_as_it_is(same: Same, everything: list[str]) -> None:
+async def test_unknown_methods_and_fields_are_forwarded(same: Same, everything: list[str]) -> None:
     async def talk(our: Talk) -> None:
         assert await refused(our.request("x/unknown", some="thing", nested={"id": 1, "method": "x"})) == -32601
         await our.client.session.send_notification(
@@ -545,7 +545,7 @@ def modern() -> list[str]:
     return [sys.executable, "-c", MODERN]
 
 
-async def test_the_newer_era_answers_the_same(same: Same, modern: list[str]) -> None:
+async def test_version_without_handshake_is_forwarded(same: Same, modern: list[str]) -> None:
     async def talk(our: Talk) -> None:
         client = our.client
         assert client.protocol_version == "2026-07-28"
@@ -563,7 +563,7 @@ async def test_the_newer_era_answers_the_same(same: Same, modern: list[str]) -> 
     await same(talk, modern)
 
 
-async def test_in_the_newer_era_too_a_server_may_ask_for_more(same: Same, modern: list[str]) -> None:
+async def test_version_without_handshake_forwards_input_requests(same: Same, modern: list[str]) -> None:
     async def talk(our: Talk) -> None:
         our.people_say = [types.ElicitResult(action="accept", content={"colour": "red"})]
         assert await our.text("paint") == "painted red"
@@ -574,7 +574,7 @@ async def test_in_the_newer_era_too_a_server_may_ask_for_more(same: Same, modern
     assert sum('"input_required"' in line for line in answers) == 3
 
 
-async def test_in_the_newer_era_too_progress_and_changes_are_told(same: Same, modern: list[str]) -> None:
+async def test_version_without_handshake_forwards_progress_and_changes(same: Same, modern: list[str]) -> None:
     async def talk(our: Talk) -> None:
         steps: list[float] = []
 
@@ -594,7 +594,7 @@ async def test_in_the_newer_era_too_progress_and_changes_are_told(same: Same, mo
 # -- a server's death -----------------------------------------------------------------------------------------------
 
 
-async def test_a_server_that_is_killed_is_followed_by_one_that_knows_all_that_it_was_told(
+async def test_session_is_replayed_after_the_server_was_killed(
     project: Path, claude_home: Path, tmp_path: Path, everything: list[str]
 ) -> None:
     pids = tmp_path / "pids"
@@ -628,7 +628,7 @@ def scratch(project: Path, claude_home: Path, tmp_path: Path) -> Callable[..., l
     return lambda *options: [*PROGRAM, "--project", str(project), "mcp", "--", *server, *options]
 
 
-async def test_a_server_that_reads_no_more_is_started_again(scratch: Callable[..., list[str]]) -> None:
+async def test_server_that_closes_its_input_is_restarted(scratch: Callable[..., list[str]]) -> None:
     async with talking(scratch()) as our:
         await our.client.list_tools()
         await our.call("once_close_stdin")
@@ -636,7 +636,7 @@ async def test_a_server_that_reads_no_more_is_started_again(scratch: Callable[..
         assert await our.text("read_echo", text="hi") == "hi"
 
 
-async def test_what_may_be_repeated_is_known_also_if_the_server_dies_while_it_tells(
+async def test_tool_annotations_are_known_although_the_server_died_listing_them(
     scratch: Callable[..., list[str]],
 ) -> None:
     async with talking(scratch("--dies-at", "tools/list")) as our:
@@ -664,7 +664,7 @@ QUESTIONS = (
 
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: question.partition(" --metadata")[0])
-def test_the_inspector_sees_the_same(question: str, npm: Path, lines: Lines, everything: list[str]) -> None:
+def test_inspector_output_is_identical(question: str, npm: Path, lines: Lines, everything: list[str]) -> None:
     both = lines(everything)
     inspector = [str(npm / ".bin" / "mcp-inspector-cli"), "--cli"]
     folder = npm / "@modelcontextprotocol" / "inspector-cli" / "build"  # from elsewhere it does not find its own files
@@ -702,7 +702,7 @@ def claude(tmp_path: Path, project: Path) -> Iterator[RealTeam]:
 @pytest.mark.real
 @pytest.mark.skipif(not test_real_team.TOOLS.exists(), reason="no real_team.sh: the real client is not driven")
 @pytest.mark.skipif(shutil.which("tmux") is None, reason="there is no tmux: the real client is not driven")
-def test_the_real_client_learns_of_a_servers_death_only_where_a_call_must_not_be_repeated(
+def test_claude_code_notices_a_server_death_only_at_an_unrepeatable_call(
     claude: RealTeam, tmp_path: Path, project: Path
 ) -> None:
     def call(tool: str, **arguments: Any) -> list[dict[str, Any]]:
