@@ -170,7 +170,7 @@ def test_what_an_earlier_life_of_the_session_met_or_waited_for_is_no_cause_of_th
     assert transcripts.tail("\n".join(before).encode()).error is not None
     tail = transcripts.tail("\n".join(before).encode(), NOW - timedelta(seconds=3599))
     assert (tail.error, tail.tool, tail.tool_at, tail.stop) == (None, None, None, None)
-    assert "meets an error: Request rejected (429)" in tail.turns
+    assert "API error: Request rejected (429)" in tail.turns
     own = "\n".join([*before, failed("Overloaded", "server_error", 529, 10)]).encode()
     error = transcripts.tail(own, NOW - timedelta(seconds=3599)).error
     assert error is not None

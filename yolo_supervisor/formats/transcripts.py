@@ -1,5 +1,6 @@
-"""The end of a transcript (``projects/<slug>/<session>.jsonl``), as Claude Code 2.1.197 writes it: what an agent was at
-when it stopped. It is no published interface: a line that makes no sense is left out. Secrets are hidden as it is read.
+"""The end of a transcript (``projects/<slug>/<session>.jsonl``), as Claude Code 2.1.197 writes it.
+
+The format is not documented by its publisher, so a line of unknown content is skipped. Secrets are hidden on reading.
 """
 
 from __future__ import annotations
@@ -11,26 +12,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from yolo_supervisor.formats import load_object, text_or_none
 from yolo_supervisor.records import from_iso
 from yolo_supervisor.redaction import cut, redacted, redacted_all, shortened
 
-KEPT = 12
-"""How many of the last turns are told."""
+MAX_TURNS = 12
+"""How many turns a ``Tail`` has, the last ones."""
 
-WORDS = 2000
-"""How much of one of them is read at all."""
+MAX_TEXT = 2000
+"""How much of one turn is read, in characters."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ApiError:
-    """An error of the API that the client gave up at (``retrying`` is None), or waits to try again after."""
+    """An API error at which the client gave up, or after which it waits for a retry (``attempt`` is set)."""
 
     text: str
     kind: str = ""
-    """The client's own word for it: ``rate_limit``, ``server_error``, ``billing_error``, ``invalid_request``, …"""
+    """The client's name for it: ``rate_limit``, ``server_error``, ``billing_error``, ``invalid_request``, …"""
     status: int | None = None
     at: datetime | None = None
     attempt: int | None = None
@@ -38,22 +38,22 @@ class ApiError:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tail:
-    """How a transcript ends."""
+    """The end of a transcript."""
 
     turns: tuple[str, ...] = ()
     """The last turns, one line each."""
     tool: str | None = None
-    """The tool that was used last, and what it was given."""
+    """The tool that was used last, with its input."""
     tool_at: datetime | None = None
-    """Since when its result is awaited; None if it has come."""
+    """The start of its wait for a result; None if the result is there."""
     error: ApiError | None = None
-    """The error that nothing has come after."""
+    """The API error, if nothing follows it."""
     stop: str | None = None
-    """Why the model's last answer ended, if that is the last word."""
+    """The ``stop_reason`` of the model's last answer, if nothing follows it."""
 
 
 def slug(folder: Path) -> str:
-    """The name under which a client at work in the folder keeps its transcripts."""
+    """The name of the directory in which a client that works in ``folder`` keeps its transcripts."""
     return re.sub(r"[^0-9A-Za-z]", "-", str(folder))
 
 
@@ -61,39 +61,40 @@ _OWNER = re.compile(rb'"(agentName|teamName)": ?("(?:[^"\\\n]|\\.){0,400}")')
 
 
 def owner(head: bytes) -> tuple[str, str] | None:
-    """The name and the team of the teammate whose transcript begins so; None if it does not say."""
-    found: dict[bytes, str] = {}
+    """The name and the team of the teammate whose transcript begins with ``head``; None if it names none."""
+    fields: dict[bytes, str] = {}
     for key, text in _OWNER.findall(head):
         with contextlib.suppress(ValueError):
-            found.setdefault(key, json.loads(text))
-    return (found[b"agentName"], found[b"teamName"]) if len(found) == 2 else None
+            fields.setdefault(key, json.loads(text))
+    return (fields[b"agentName"], fields[b"teamName"]) if len(fields) == 2 else None
 
 
 def tail(data: bytes, since: datetime | None = None) -> Tail:
-    """What the lines at a transcript's end tell. The first may be cut off, and the last torn: both are left out.
+    """Parse the last part of a transcript. The first line may be cut off and the last torn; both are skipped.
 
-    A session that is resumed goes on in its transcript: what an earlier life met or waited for, before ``since``, is
-    nothing that this one could die of. Its turns are told all the same.
+    A resumed session continues its transcript. An error or a wait from before ``since`` belongs to an earlier process
+    and cannot have ended this one, so only its turns are kept.
     """
-    found = _Reader()
+    reader = _Reader()
     for line in data.split(b"\n"):
         if (raw := load_object(line)) is not None and not raw.get("isSidechain"):
-            found.read(raw)
+            reader.read(raw)
             if since is not None and (at := moment(raw.get("timestamp"))) is not None and at < since:
-                found.begin_anew()
-    return found.tail()
+                reader.forget_state()
+    return reader.tail()
 
 
 class _Reader:
     def __init__(self) -> None:
-        self.turns: list[tuple[str, str | tuple[str, Any]]] = []
-        """Not yet told: most of them are not the last."""
+        self.turns: list[tuple[str, str | tuple[str, object]]] = []
+        """Verb and content, not yet redacted: most of them are not among the last."""
         self.open: dict[str, datetime | None] = {}
-        self.tool: tuple[str, Any] | None = None
+        """The tool uses without a result, by id, and when each began."""
+        self.tool: tuple[str, object] | None = None
         self.error: ApiError | None = None
         self.stop: str | None = None
 
-    def read(self, raw: Mapping[str, Any]) -> None:
+    def read(self, raw: Mapping[str, object]) -> None:
         kind = raw.get("type")
         if kind == "system" and raw.get("subtype") == "api_error":
             self._retry(raw)
@@ -101,9 +102,9 @@ class _Reader:
             return
         content = message.get("content")
         blocks = content if isinstance(content, list) else [{"type": "text", "text": content}]
-        words = " ".join(_texts(blocks))
+        text = " ".join(_texts(blocks))
         if raw.get("isApiErrorMessage") is True:
-            self._error(raw, words)
+            self._error(raw, text)
             return
         self.error = None
         self.stop = text_or_none(message.get("stop_reason")) if kind == "assistant" else None
@@ -111,7 +112,7 @@ class _Reader:
             if isinstance(block, dict):
                 self._block(block, str(kind), moment(raw.get("timestamp")))
 
-    def _block(self, block: Mapping[str, Any], who: str, at: datetime | None) -> None:
+    def _block(self, block: Mapping[str, object], kind: str, at: datetime | None) -> None:
         match block.get("type"):
             case "tool_use":
                 self.tool = str(block.get("name")), block.get("input")
@@ -120,71 +121,71 @@ class _Reader:
             case "tool_result":
                 self.open.pop(str(block.get("tool_use_id")), None)
                 answer = block.get("content")
-                words = " ".join(_texts(answer)) if isinstance(answer, list) else str(answer)
-                self._turn("fails" if block.get("is_error") else "gets", words)
+                text = " ".join(_texts(answer)) if isinstance(answer, list) else str(answer)
+                self._turn("fails" if block.get("is_error") else "gets", text)
             case "text":
-                self._turn("says" if who == "assistant" else "is told", str(block.get("text")))
+                self._turn("says" if kind == "assistant" else "receives", str(block.get("text")))
 
-    def begin_anew(self) -> None:
-        """What was read so far was told by an earlier life."""
+    def forget_state(self) -> None:
+        """Forget all but the turns: the lines up to here are of an earlier process."""
         self.open.clear()
         self.tool = self.error = self.stop = None
 
-    def _error(self, raw: Mapping[str, Any], words: str) -> None:
+    def _error(self, raw: Mapping[str, object], text: str) -> None:
         details = text_or_none(raw.get("errorDetails"))
         status = raw.get("apiErrorStatus")
         self.error = ApiError(
-            text=redacted(shortened(f"{words} ({details})" if details else words, WORDS)),
+            text=redacted(shortened(f"{text} ({details})" if details else text, MAX_TEXT)),
             kind=text_or_none(raw.get("error")) or "",
             status=status if type(status) is int else None,
             at=moment(raw.get("timestamp")),
         )
         self.open.clear()
-        self._turn("meets an error", self.error.text)
+        self._turn("API error", self.error.text)
 
-    def _retry(self, raw: Mapping[str, Any]) -> None:
+    def _retry(self, raw: Mapping[str, object]) -> None:
         error = raw.get("error")
         status = error.get("status") if isinstance(error, dict) else None
         attempt = raw.get("retryAttempt")
         self.error = ApiError(
-            text=f"status {status}, try {attempt} of {raw.get('maxRetries')}",
+            text=f"status {status}, attempt {attempt} of {raw.get('maxRetries')}",
             status=status if type(status) is int else None,
             at=moment(raw.get("timestamp")),
             attempt=attempt if type(attempt) is int else 0,
         )
-        self._turn("tries again", self.error.text)
+        self._turn("retries", self.error.text)
 
-    def _turn(self, verb: str, what: str | tuple[str, Any]) -> None:
-        self.turns = [*self.turns[1 - KEPT :], (verb, what)]
+    def _turn(self, verb: str, content: str | tuple[str, object]) -> None:
+        self.turns = [*self.turns[1 - MAX_TURNS :], (verb, content)]
 
     def tail(self) -> Tail:
         newest = next(reversed(self.open), None)
         return Tail(
-            turns=tuple(f"{verb}: {' '.join(_told(what).split())}" for verb, what in self.turns),
-            tool=_told(self.tool) if self.tool is not None else None,
+            turns=tuple(f"{verb}: {' '.join(_redacted_turn(content).split())}" for verb, content in self.turns),
+            tool=_redacted_turn(self.tool) if self.tool is not None else None,
             tool_at=self.open[newest] if newest is not None else None,
             error=self.error,
             stop=self.stop,
         )
 
 
-def _told(what: str | tuple[str, Any]) -> str:
-    """What was said, or the tool and what it was given, without secrets: before they are escaped, and after."""
-    if isinstance(what, str):
-        return redacted(shortened(what, WORDS))
-    tool, given = what
-    text = json.dumps(redacted_all(cut(given, WORDS)), ensure_ascii=False)
-    return redacted(shortened(f"{tool} {text}", WORDS))
+def _redacted_turn(content: str | tuple[str, object]) -> str:
+    """The text, or the tool with its input, redacted before JSON escapes the secrets and after."""
+    if isinstance(content, str):
+        return redacted(shortened(content, MAX_TEXT))
+    tool, tool_input = content
+    text = json.dumps(redacted_all(cut(tool_input, MAX_TEXT)), ensure_ascii=False)
+    return redacted(shortened(f"{tool} {text}", MAX_TEXT))
 
 
-def _texts(blocks: Sequence[Any]) -> Iterable[str]:
+def _texts(blocks: Sequence[object]) -> Iterable[str]:
     for block in blocks:
         if isinstance(block, dict) and isinstance(text := block.get("text"), str):
             yield text
 
 
 def moment(value: object) -> datetime | None:
-    """The time that is written so, if it is one."""
+    """The time of an ISO 8601 text, or None."""
     try:
         return from_iso(str(value))
     except (ValueError, OverflowError):
