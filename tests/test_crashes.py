@@ -1,4 +1,4 @@
-"""What agents die of: judged rightly, written down without secrets, and made use of."""
+"""Crash causes: classified, reported without secrets, and used by retries and alerts."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def report_of(**known: Any) -> Report:
 
 
 @pytest.mark.parametrize("case", [*BLIND, *OTHERS, *TALK], ids=lambda case: case.name)
-def test_a_death_is_judged_as_a_person_would(case: Case) -> None:
+def test_a_death_is_classified_as_by_a_person(case: Case) -> None:
     verdict = classify(evidence_of(case))
 
     assert verdict.cause == case.cause, f"{verdict.confidence}: {verdict.reason}"
@@ -69,12 +69,12 @@ def test_a_death_is_judged_as_a_person_would(case: Case) -> None:
     assert all(other.confidence <= verdict.confidence for other in verdict.others)
 
 
-def test_every_class_has_cases_and_a_third_were_written_before_the_rules() -> None:
-    assert {case.cause for case in BLIND} == {str(each) for each in CrashCause}
+def test_every_cause_has_cases_and_a_third_were_written_before_the_rules() -> None:
+    assert {case.cause for case in BLIND} == {str(cause) for cause in CrashCause}
     assert len(BLIND) * 3 >= len(BLIND) + len(OTHERS) >= 60
 
 
-def test_a_tool_that_was_running_at_a_death_which_nobody_saw_is_not_blamed() -> None:
+def test_a_running_tool_is_no_cause_of_a_death_that_was_not_observed() -> None:
     evidence = evidence_of(Case(name="", cause="", transcript=(used("Bash", 3600, command="npm start"),)))
 
     assert classify(evidence).cause is CrashCause.TOOL_HANG
@@ -83,13 +83,13 @@ def test_a_tool_that_was_running_at_a_death_which_nobody_saw_is_not_blamed() -> 
 
 @settings(deadline=None, max_examples=50)
 @given(st.binary(max_size=300), st.lists(st.text(max_size=60), max_size=5))
-def test_whatever_a_transcript_and_a_screen_hold_there_is_a_verdict(data: bytes, screen: list[str]) -> None:
+def test_any_transcript_and_screen_yield_a_verdict(data: bytes, screen: list[str]) -> None:
     report = report_of(tail=transcripts.tail(data), pane=tuple(screen))
 
     assert crash_report.load(crash_report.dump(report)) is not None
 
 
-# -- how long a wall stands -----------------------------------------------------------------------------------------
+# -- the rate-limit window ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -102,15 +102,15 @@ def test_whatever_a_transcript_and_a_screen_hold_there_is_a_verdict(data: bytes,
         ("try again in 20s", 20),
         ("You've hit your session limit · resets 3pm (Europe/Berlin)", 7200),
         ("You've hit your session limit · resets 2:30pm (UTC)", 9000),
-        ("You've hit your weekly limit · resets 11am (UTC)", 21600),  # tomorrow: believed for six hours
-        ("usage limit reached|1000000000", 300),  # long over: then it would have said nothing
+        ("You've hit your weekly limit · resets 11am (UTC)", 21600),  # tomorrow: limited to six hours
+        ("usage limit reached|1000000000", 300),  # long past: the text is not about this window
         ("resets 3pm (Nowhere/Land)", 300),
         ("resets 99pm (UTC)", 300),
         ("resets 25:00 (UTC)", 300),
         ("resets Feb 31, 2am (UTC)", 300),
         ("resets 3", 300),
         ("resets 3pm (../../etc/passwd)", 300),
-        ("You've hit your weekly limit · resets Oct 12, 3pm (Europe/Berlin)", 300),  # last October: long over
+        ("You've hit your weekly limit · resets Oct 12, 3pm (Europe/Berlin)", 300),  # last October: long past
         ("You've hit your weekly limit · resets Nov 23, 3pm (Europe/Berlin)", 7200),
         ("You've hit your weekly limit · resets Nov 23 at 5pm (UTC)", 18000),
         ("You've hit your weekly limit · resets Dec 2 at 5pm (UTC)", 21600),
@@ -128,14 +128,14 @@ def test_whatever_a_transcript_and_a_screen_hold_there_is_a_verdict(data: bytes,
         ("resets 2026-11-23T09:00:00-05:00", 7200),
     ],
 )
-def test_a_wall_stands_until_it_is_said_to_be_over_within_reason(text: str, after_s: float) -> None:
+def test_a_window_lasts_until_its_named_end_within_bounds(text: str, after_s: float) -> None:
     error = transcripts.ApiError(text=text, kind="rate_limit", status=429, at=NOW)
 
     assert classify(Evidence(at=NOW, tail=transcripts.Tail(error=error))).until == NOW + timedelta(seconds=after_s)
 
 
 @pytest.mark.parametrize(("ago_s", "cause"), [(3599, CrashCause.RATE_LIMITED), (3600, CrashCause.SIGNAL)])
-def test_whoever_outlives_a_limit_and_is_killed_then_did_not_die_of_it(ago_s: float, cause: CrashCause) -> None:
+def test_an_agent_killed_after_the_window_did_not_die_of_the_limit(ago_s: float, cause: CrashCause) -> None:
     transcript = (asked("fix"), failed("resets in 1h", "rate_limit", 429, ago_s))
     verdict = classify(evidence_of(Case(name="", cause="", signal=signal.SIGTERM, transcript=transcript)))
 
@@ -143,7 +143,7 @@ def test_whoever_outlives_a_limit_and_is_killed_then_did_not_die_of_it(ago_s: fl
     assert (verdict.until is not None) == (cause is CrashCause.RATE_LIMITED)
 
 
-def test_a_limit_that_was_over_is_the_cause_if_nothing_else_is_and_no_wall() -> None:
+def test_a_limit_that_had_reset_is_an_unlikely_cause_and_opens_no_window() -> None:
     transcript = (asked("fix"), failed("resets in 1h", "rate_limit", 429, 7200))
     evidence = evidence_of(Case(name="", cause="", status=1, transcript=transcript))
 
@@ -153,18 +153,18 @@ def test_a_limit_that_was_over_is_the_cause_if_nothing_else_is_and_no_wall() -> 
 
 
 @pytest.mark.parametrize("ago_s", [300, 299])
-def test_a_hook_tells_when_it_met_a_limit_and_until_when(ago_s: float) -> None:
-    told = {"error": "rate_limit", "at": (NOW - timedelta(seconds=ago_s)).isoformat()}
-    verdict = classify(Evidence(at=NOW, signal=signal.SIGKILL, hooks=(("StopFailure", told),)))
+def test_a_hook_names_the_time_of_a_limit_and_its_end(ago_s: float) -> None:
+    payload = {"error": "rate_limit", "at": (NOW - timedelta(seconds=ago_s)).isoformat()}
+    verdict = classify(Evidence(at=NOW, signal=signal.SIGKILL, hooks=(("StopFailure", payload),)))
 
     assert (verdict.cause is CrashCause.SIGNAL) == (ago_s == 300)
-    told |= {"error_details": "resets in 2h"}
-    assert classify(Evidence(at=NOW, status=1, hooks=(("StopFailure", told),))).until == NOW + timedelta(
+    payload |= {"error_details": "resets in 2h"}
+    assert classify(Evidence(at=NOW, status=1, hooks=(("StopFailure", payload),))).until == NOW + timedelta(
         seconds=7200 - ago_s
     )
 
 
-def test_what_an_earlier_life_of_the_session_met_or_waited_for_is_no_cause_of_this_ones_death() -> None:
+def test_errors_and_waits_of_an_earlier_process_of_the_session_are_no_cause() -> None:
     before = [used("Bash", 7200, command="make"), failed("Request rejected (429)", "rate_limit", 429, 3600)]
 
     assert transcripts.tail("\n".join(before).encode()).error is not None
@@ -186,14 +186,14 @@ def test_what_an_earlier_life_of_the_session_met_or_waited_for_is_no_cause_of_th
         ("2026-12-31T23:30:00+00:00", "resets 12:30am (UTC)", 3600),
     ],
 )
-def test_a_wall_that_names_a_day_is_over_on_the_nearest_of_that_name(at: str, text: str, after_s: float) -> None:
+def test_a_window_that_names_a_date_ends_on_the_nearest_such_date(at: str, text: str, after_s: float) -> None:
     now = from_iso(at)
     error = transcripts.ApiError(text=text, kind="rate_limit", status=429, at=now)
 
     assert classify(Evidence(at=now, tail=transcripts.Tail(error=error))).until == now + timedelta(seconds=after_s)
 
 
-def test_a_time_without_a_zone_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_time_without_a_zone_is_local_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     time.tzset()
     error = transcripts.ApiError(text="resets 11pm", kind="rate_limit", status=429, at=NOW)  # NOW is 9 pm in Tokyo
@@ -205,7 +205,7 @@ def test_a_time_without_a_zone_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
         time.tzset()
 
 
-def test_only_a_limit_is_a_wall() -> None:
+def test_only_a_rate_limit_opens_a_window() -> None:
     assert (
         classify(evidence_of(Case(name="", cause="", transcript=(failed("500", "server_error", 500),)))).until is None
     )
@@ -215,7 +215,7 @@ def test_only_a_limit_is_a_wall() -> None:
 
 
 def dumped(seen: str, nested: bool = False) -> str:
-    """All that is written down of a death where this was seen everywhere."""
+    """All that is written about a death where this text was everywhere."""
     content = json.dumps({"body": json.dumps({"text": seen})}) if nested else seen
     turns = [asked(seen), used("Bash", command=seen), used("Write", content=content), failed(seen, "unknown")]
     tail = transcripts.tail("\n".join(turns).encode())
@@ -316,14 +316,14 @@ openssl enc -pass pass:{}
 kubectl create secret generic x --from-literal=foo={}
 https://hooks.slack.com/services/T0/B0/{}""".splitlines()
 LINES = ["  password {}", "   12→DB_URL=ab {}", 'NAME="a b\n{} c"']
-"""What only a line's beginning tells of."""
+"""Secrets that are recognised only at the beginning of a line."""
 LETTERS = st.text("ABCDEFGHJKLMNPQRSTUVWXYZ0123456789abcdefghkmnpqrstuvwxyz", min_size=10, max_size=24)
 
 
 @pytest.mark.parametrize("template", [*TEMPLATES, *LINES])
 @settings(deadline=None, max_examples=8)
 @given(secret=LETTERS.filter(lambda text: not text.isdigit() and text.lower() not in "".join(TEMPLATES).lower()))
-def test_whatever_the_secret_is_it_is_hidden_by_what_stands_around_it(template: str, secret: str) -> None:
+def test_a_secret_of_any_value_is_hidden_by_its_context(template: str, secret: str) -> None:
     assert secret not in dumped(template.format(secret), nested=template not in LINES)
 
 
@@ -339,27 +339,27 @@ def test_whatever_the_secret_is_it_is_hidden_by_what_stands_around_it(template: 
 )  # fmt: skip
 @settings(deadline=None, max_examples=8)
 @given(secret=st.text("0123456789ABCDEF", min_size=8, max_size=8).filter(lambda text: not text.isdigit()))
-def test_a_key_is_known_by_its_looks_also_where_its_beginning_is_out_of_sight(template: str, secret: str) -> None:
+def test_a_key_is_recognised_by_its_form_also_without_its_first_line(template: str, secret: str) -> None:
     assert secret not in dumped(template.format(secret).replace("sbp_" + secret * 5, "sbp_" + (secret * 5).lower()))
 
 
 @given(st.integers(0, 80), st.sampled_from(["ghp_A1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q7r8", "api_token='a bc hunter2'"]))
 @settings(deadline=None, max_examples=20)
-def test_no_half_of_a_secret_is_left_where_a_text_is_cut(before: int, secret: str) -> None:
-    told = dumped("k" * before + " " + " ".join([secret] * 100))
+def test_cutting_a_text_leaves_no_part_of_a_secret(before: int, secret: str) -> None:
+    written = dumped("k" * before + " " + " ".join([secret] * 100))
 
-    assert "ghp_" not in told
-    assert "hunter" not in told
+    assert "ghp_" not in written
+    assert "hunter" not in written
 
 
 @pytest.mark.parametrize("secret", SECRETS)
-def test_no_secret_is_written_down_wherever_it_was_seen(secret: str) -> None:
+def test_no_secret_from_any_source_is_written(secret: str) -> None:
     assert secret not in dumped(SECRETS[secret].format(secret))
 
 
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 3000), st.sampled_from(["x", "é", "\0", '"', "\\", "\ud800"]))
-def test_no_report_is_larger_than_its_limit(times: int, what: str) -> None:
+def test_a_report_never_exceeds_its_size_limit(times: int, what: str) -> None:
     line = what * 2000
     report = report_of(pane=(line,) * 60, tail=transcripts.Tail(turns=(line,) * 12, tool=line))
     report = replace(report, more={"processes": [{"command": line[:times]}] * times})
@@ -374,10 +374,10 @@ def test_no_report_is_larger_than_its_limit(times: int, what: str) -> None:
 
 @pytest.mark.parametrize("event", ["StopFailure", "Notification", "SessionEnd"])
 @pytest.mark.parametrize("wrong", [json.loads("[" * 900 + "]" * 900), {"a": {"b": 7}}, 7, None])
-def test_whatever_a_hook_was_given_there_is_a_report(event: str, wrong: object) -> None:
-    told = dict.fromkeys(("error", "error_details", "message", "notification_type", "reason", "at"), wrong)
+def test_any_hook_payload_yields_a_report(event: str, wrong: object) -> None:
+    payload = dict.fromkeys(("error", "error_details", "message", "notification_type", "reason", "at"), wrong)
 
-    report = report_of(hooks=((event, told),), signal=signal.SIGKILL)
+    report = report_of(hooks=((event, payload),), signal=signal.SIGKILL)
 
     loaded = crash_report.load(crash_report.dump(report))
     assert loaded is not None
@@ -386,23 +386,23 @@ def test_whatever_a_hook_was_given_there_is_a_report(event: str, wrong: object) 
     assert first["event"] == event
 
 
-def test_reports_are_for_the_user_alone_and_only_the_newest_are_kept(tmp_path: Path) -> None:
+def test_reports_are_private_to_the_user_and_old_ones_are_pruned(tmp_path: Path) -> None:
     for number in range(crash_reports.REPORTS_KEPT + 2):
         crash_reports.save(Disk(), tmp_path, report_of(at=NOW + timedelta(seconds=number)))
 
-    kept = sorted(tmp_path.iterdir())
+    files = sorted(tmp_path.iterdir())
 
-    assert len(kept) == crash_reports.REPORTS_KEPT
-    assert kept[-1].name.startswith("20261123T120321Z-dev-1@red")
-    assert kept[0].name.startswith("20261123T120002Z-")
-    assert {stat.S_IMODE(path.stat().st_mode) for path in kept} == {0o600}
-
-
-# -- kills for memory -------------------------------------------------------------------------------------------------
+    assert len(files) == crash_reports.REPORTS_KEPT
+    assert files[-1].name.startswith("20261123T120321Z-dev-1@red")
+    assert files[0].name.startswith("20261123T120002Z-")
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
 
 
-class Ward:
-    """A investigator over agents in cgroups that a test makes up."""
+# -- OOM kills ------------------------------------------------------------------------------------------------------
+
+
+class CgroupFixture:
+    """An investigator of agents in made-up cgroups."""
 
     def __init__(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.clock = FakeClock()
@@ -430,78 +430,78 @@ class Ward:
         self._deaths.exits.update(dict.fromkeys(dead, signal.SIGKILL))
         agents = {str(process.pid): agent_of(f"dev-{process.pid}", "red", process) for process in dead}
         await self.investigator.collect(agents, self.clock.now(), {})
-        found = [self.investigator.crash(name) for name in agents]
-        return [crash.verdict for crash in found if crash is not None]
+        crashes = [self.investigator.crash(name) for name in agents]
+        return [crash.verdict for crash in crashes if crash is not None]
 
 
 @pytest.fixture
-def ward(project: Path, monkeypatch: pytest.MonkeyPatch) -> Ward:
-    return Ward(project, monkeypatch)
+def cgroups(project: Path, monkeypatch: pytest.MonkeyPatch) -> CgroupFixture:
+    return CgroupFixture(project, monkeypatch)
 
 
-async def test_a_kill_for_memory_in_its_cgroup_is_blamed_for_a_death_right_after_it_and_not_for_later_ones(
-    ward: Ward,
+async def test_an_oom_kill_in_the_cgroup_explains_a_death_soon_after_it_but_no_later_one(
+    cgroups: CgroupFixture,
 ) -> None:
-    first, second = ward.agent(1 << 22), ward.agent((1 << 22) + 1, "pane-1")
-    ward.investigator.release("", second)
-    ward.counts[Path("/cg/pane-1.scope")] += 1
+    first, second = cgroups.agent(1 << 22), cgroups.agent((1 << 22) + 1, "pane-1")
+    cgroups.investigator.release("", second)
+    cgroups.counts[Path("/cg/pane-1.scope")] += 1
 
-    assert [verdict.cause for verdict in await ward.look(first)] == [CrashCause.OOM]
+    assert [verdict.cause for verdict in await cgroups.look(first)] == [CrashCause.OOM]
 
-    ward.clock.wait(10)
-    await ward.look()
-    ward.clock.wait(10)
-    await ward.look()
-    assert [verdict.cause for verdict in await ward.look(first)] == [CrashCause.SIGNAL]
-
-
-async def test_a_kill_for_memory_that_was_counted_while_its_victim_still_died_is_not_missed(ward: Ward) -> None:
-    dying = ward.agent(1 << 22)
-    ward.clock.wait(10)
-    ward.counts[Path("/cg/pane-1.scope")] += 1
-    await ward.look()
-    ward.clock.wait(9)
-
-    assert [verdict.cause for verdict in await ward.look(dying)] == [CrashCause.OOM]
+    cgroups.clock.wait(10)
+    await cgroups.look()
+    cgroups.clock.wait(10)
+    await cgroups.look()
+    assert [verdict.cause for verdict in await cgroups.look(first)] == [CrashCause.SIGNAL]
 
 
-async def test_a_kill_for_memory_in_a_cgroup_of_many_is_no_more_than_a_suspicion(ward: Ward) -> None:
-    alone, *others = ward.agent(1 << 22, "session-3"), ward.agent(5 << 20), ward.agent(6 << 20)
-    for folder in ward.counts:
-        ward.counts[folder] += 1
+async def test_an_oom_kill_counted_before_its_victim_has_died_is_not_missed(cgroups: CgroupFixture) -> None:
+    dying = cgroups.agent(1 << 22)
+    cgroups.clock.wait(10)
+    cgroups.counts[Path("/cg/pane-1.scope")] += 1
+    await cgroups.look()
+    cgroups.clock.wait(9)
 
-    for verdict in await ward.look(alone, others[0]):
+    assert [verdict.cause for verdict in await cgroups.look(dying)] == [CrashCause.OOM]
+
+
+async def test_an_oom_kill_in_a_shared_cgroup_is_only_a_second_finding(cgroups: CgroupFixture) -> None:
+    alone, *others = cgroups.agent(1 << 22, "session-3"), cgroups.agent(5 << 20), cgroups.agent(6 << 20)
+    for folder in cgroups.counts:
+        cgroups.counts[folder] += 1
+
+    for verdict in await cgroups.look(alone, others[0]):
         assert verdict.cause is CrashCause.SIGNAL
         assert [other.cause for other in verdict.others] == [CrashCause.OOM]
 
 
-# -- clusters -------------------------------------------------------------------------------------------------------
+# -- bursts ---------------------------------------------------------------------------------------------------------
 
 
-def test_three_deaths_of_one_class_within_three_minutes_are_a_cluster() -> None:
-    clusters = CrashBursts()
+def test_three_deaths_of_one_cause_within_three_minutes_are_a_burst() -> None:
+    bursts = CrashBursts()
     for number, at_s in enumerate((0.0, 100.0)):
-        clusters.add(CrashCause.API_ERROR, f"dev-{number}", at_s)
-    clusters.add(CrashCause.OOM, "dev-9", 100.0)
-    assert not clusters.active(179.0)
+        bursts.add(CrashCause.API_ERROR, f"dev-{number}", at_s)
+    bursts.add(CrashCause.OOM, "dev-9", 100.0)
+    assert not bursts.active(179.0)
 
-    clusters.add(CrashCause.API_ERROR, "dev-3", 179.0)
+    bursts.add(CrashCause.API_ERROR, "dev-3", 179.0)
 
-    assert clusters.active(179.0) == {CrashCause.API_ERROR: "3 agents died of one cause (api_error) within 3 minutes"}
-    assert clusters.active(359.0)
-    assert not clusters.active(360.0)
+    assert bursts.active(179.0) == {CrashCause.API_ERROR: "3 agents died of one cause (api_error) within 3 minutes"}
+    assert bursts.active(359.0)
+    assert not bursts.active(360.0)
 
 
-def test_a_growing_cluster_is_told_anew_only_when_it_has_doubled() -> None:
-    clusters, told = CrashBursts(), set()
+def test_a_growing_burst_is_reported_again_only_when_it_has_doubled() -> None:
+    bursts, sentences = CrashBursts(), set()
     for number in range(12):
-        clusters.add(CrashCause.SIGNAL, f"dev-{number}", float(number))
-        told |= set(clusters.active(float(number)).values())
+        bursts.add(CrashCause.SIGNAL, f"dev-{number}", float(number))
+        sentences |= set(bursts.active(float(number)).values())
 
-    assert sorted(sentence.partition(" ")[0] for sentence in told) == ["12", "3", "6"]
+    assert sorted(sentence.partition(" ")[0] for sentence in sentences) == ["12", "3", "6"]
 
 
-# -- the queue ------------------------------------------------------------------------------------------------------
+# -- retries --------------------------------------------------------------------------------------------------------
 
 
 class Clock:
@@ -515,8 +515,8 @@ class Clock:
         return self.s
 
 
-class Desk:
-    """A task on which agents fail, one after the other."""
+class FailingTask:
+    """A task that fails with one agent after the other."""
 
     def __init__(self, project: Path) -> None:
         self.clock = Clock()
@@ -539,95 +539,95 @@ class Desk:
 
 
 @pytest.fixture
-def desk(project: Path) -> Iterator[Desk]:
-    desk = Desk(project)
-    yield desk
-    desk.store.close()
+def failing(project: Path) -> Iterator[FailingTask]:
+    failing = FailingTask(project)
+    yield failing
+    failing.store.close()
 
 
-def test_a_limit_is_no_attempt_and_no_poison_however_often_it_is_met(desk: Desk) -> None:
+def test_rate_limits_charge_no_attempt_and_are_never_poison(failing: FailingTask) -> None:
     for _ in range(10):
-        assert desk.fails("rate_limited", hold_s=0.0).never is None
+        assert failing.fails("rate_limited", hold_s=0.0).never is None
 
-    assert desk.store.journal.memory.requeues["red/3"] == 0
-    assert desk.fails("signal").attempt == 1
-
-
-def test_nothing_is_given_back_while_the_wall_stands(desk: Desk) -> None:
-    assert desk.fails("rate_limited", hold_s=0.1).wait_s == 0.1
-    assert read_task(desk.path)["status"] == "in_progress"
-
-    desk.fails("rate_limited", hold_s=0.0)
-    assert given_back(desk.path)
+    assert failing.store.journal.memory.requeues["red/3"] == 0
+    assert failing.fails("signal").attempt == 1
 
 
-def test_two_crashes_of_one_class_are_poison_and_of_two_classes_are_not(desk: Desk) -> None:
-    assert desk.fails("oom").never is None
-    assert desk.fails("signal").never is None
-    desk.config = msgspec.structs.replace(desk.config, tasks=TasksConfig(max_attempts=9, backoff_s=0.0))
+def test_no_task_is_requeued_during_the_window(failing: FailingTask) -> None:
+    assert failing.fails("rate_limited", hold_s=0.1).wait_s == 0.1
+    assert read_task(failing.path)["status"] == "in_progress"
 
-    assert "in the same way (signal)" in str(desk.fails("signal").never)
+    failing.fails("rate_limited", hold_s=0.0)
+    assert given_back(failing.path)
 
 
-def test_a_dead_letter_carries_the_reports_of_all_its_attempts(desk: Desk) -> None:
-    desk.fails("oom", report="first")
-    desk.fails("rate_limited", hold_s=0.0, report="second")
-    desk.fails("signal", report="third")
-    desk.fails("tool_hang", report="fourth")
+def test_two_crashes_of_one_cause_are_poison_and_of_two_causes_are_not(failing: FailingTask) -> None:
+    assert failing.fails("oom").never is None
+    assert failing.fails("signal").never is None
+    failing.config = msgspec.structs.replace(failing.config, tasks=TasksConfig(max_attempts=9, backoff_s=0.0))
 
-    (letter,) = desk.letters.iterdir()
+    assert "in the same way (signal)" in str(failing.fails("signal").never)
+
+
+def test_a_dead_letter_names_the_reports_of_all_its_attempts(failing: FailingTask) -> None:
+    failing.fails("oom", report="first")
+    failing.fails("rate_limited", hold_s=0.0, report="second")
+    failing.fails("signal", report="third")
+    failing.fails("tool_hang", report="fourth")
+
+    (letter,) = failing.letters.iterdir()
     assert json.loads(letter.read_text())["evidence"]["reports"] == ["first", "second", "third", "fourth"]
 
 
-# -- how it ended, by the kernel and by tmux --------------------------------------------------------------------------
+# -- exit codes, from the kernel and from tmux -----------------------------------------------------------------------
 
 
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="no pidfds here")
 @pytest.mark.parametrize(("program", "ended"), [("import os; os._exit(7)", 7), ("import os; os.kill(0, 0)", 0)])
 @pytest.mark.parametrize("reaped", [False, True])
-def test_the_kernel_tells_the_exit_code_of_a_process(program: str, ended: int, reaped: bool) -> None:
+def test_the_kernel_reports_the_exit_code_of_a_process(program: str, ended: int, reaped: bool) -> None:
     child = subprocess.Popen([sys.executable, "-c", program])
     handle = LinuxHandle(os.pidfd_open(child.pid))
     try:
         wait_until(handle.over, "the child to end")
         if reaped:
             child.wait()
-        if (told := handle.exit()) is None:
-            pytest.skip("this kernel does not tell how a process ended that is not our child")
-        assert os.waitstatus_to_exitcode(told) == ended
+        if (status := handle.exit()) is None:
+            pytest.skip("this kernel does not report the exit of a process that is not our child")
+        assert os.waitstatus_to_exitcode(status) == ended
     finally:
         handle.close()
         child.wait()
 
 
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="no pidfds here")
-def test_the_kernel_tells_the_signal_that_ended_a_process() -> None:
+def test_the_kernel_reports_the_signal_that_ended_a_process() -> None:
     child = subprocess.Popen(["sleep", "600"])
     handle = LinuxHandle(os.pidfd_open(child.pid))
     try:
         assert handle.exit() is None  # it lives
         child.send_signal(signal.SIGSEGV)
         child.wait()
-        if (told := handle.exit()) is None:
-            pytest.skip("this kernel does not tell how a process ended that is not our child")
-        assert os.waitstatus_to_exitcode(told) == -signal.SIGSEGV
+        if (status := handle.exit()) is None:
+            pytest.skip("this kernel does not report the exit of a process that is not our child")
+        assert os.waitstatus_to_exitcode(status) == -signal.SIGSEGV
     finally:
         handle.close()
         child.wait()
 
 
-async def test_a_dead_pane_is_read_as_long_as_tmux_keeps_it(tmux: PrivateTmux) -> None:
+async def test_a_dead_pane_can_be_read_while_tmux_keeps_it(tmux: PrivateTmux) -> None:
     tmux("set-option", "-g", "remain-on-exit", "on")
     tmux.session("team", "echo MemoryError; exec sh -c 'exit 3'")
     wait_until(lambda: tmux.ends("team") == ["3/"], "the pane's process to end")
     (name,) = tmux("list-panes", "-a", "-F", "#{pane_id}").split()
     pane = Pane(socket=tmux.socket, server_pid=tmux.server.pid, pane=name)
 
-    words = await last_words(pane, 5.0)
+    screen = await last_words(pane, 5.0)
 
-    assert words is not None
-    assert words.status == 3
-    assert "MemoryError" in words.lines
+    assert screen is not None
+    assert screen.status == 3
+    assert "MemoryError" in screen.lines
     assert await last_words(replace(pane, server_pid=1), 5.0) is None  # another server's pane of that name
     assert await last_words(replace(pane, pane="%99"), 5.0) is None
 
@@ -645,7 +645,7 @@ def report_on(team: Team, name: str) -> Mapping[str, Any]:
     return report.document
 
 
-def test_a_death_leaves_one_report_that_people_can_read(team: Team) -> None:
+def test_a_death_leaves_one_report_for_people(team: Team) -> None:
     team.supervise()
     task = team.task("dev-1")
     team.agent("dev-1").send_signal(signal.SIGSEGV)
@@ -654,7 +654,7 @@ def test_a_death_leaves_one_report_that_people_can_read(team: Team) -> None:
     report = report_on(team, "dev-1")
 
     assert given_back(task)
-    assert report["class"] in ("signal", "unknown")  # what kernels before 6.15 do not tell
+    assert report["class"] in ("signal", "unknown")  # kernels before 6.15 do not report the signal
     (listed,) = team.cli.json("crash", "list")["crashes"]
     assert listed["id"] == report["id"]
     shown = team.cli.json("crash", "show", "dev-1")
@@ -665,7 +665,7 @@ def test_a_death_leaves_one_report_that_people_can_read(team: Team) -> None:
 
 
 def limited(team: Team, name: str, text: str = "Request rejected (429)", ago_s: float = 0) -> Path:
-    """The agent meets its limit, as its transcript tells, and is killed."""
+    """An agent whose transcript ends with a rate limit is killed."""
     child = team.agent(name)
     folder = team.claude / "projects" / transcripts.slug(team.project)
     folder.mkdir(parents=True, exist_ok=True)
@@ -677,13 +677,13 @@ def limited(team: Team, name: str, text: str = "Request rejected (429)", ago_s: 
     return path
 
 
-def test_what_died_at_a_limit_is_held_until_that_is_over_and_no_attempt_is_charged(team: Team) -> None:
+def test_tasks_of_a_rate_limited_agent_are_held_and_charged_no_attempt(team: Team) -> None:
     team.supervise(QUICK + "[tasks]\nhold_s = 3.0\n")
     task = team.task("dev-1")
     limited(team, "dev-1")
     key = f"red/{task.stem}"
 
-    team.running.wait(lambda: team.running.did("escalated", key), "somebody to be told of the hold")
+    team.running.wait(lambda: team.running.did("escalated", key), "the hold to be escalated")
 
     assert read_task(task)["status"] == "in_progress"
     assert report_on(team, "dev-1")["class"] == "rate_limited"
@@ -694,7 +694,7 @@ def test_what_died_at_a_limit_is_held_until_that_is_over_and_no_attempt_is_charg
     assert len(team.running.did("escalated", key)) == 1
 
 
-def test_a_limit_that_was_met_before_an_agent_was_born_holds_nothing_and_the_attempt_is_charged(team: Team) -> None:
+def test_a_limit_from_before_the_agent_started_holds_nothing_and_charges_the_attempt(team: Team) -> None:
     team.supervise(QUICK + "[tasks]\nhold_s = 3600.0\n")
     task = team.task("dev-1")
     limited(team, "dev-1", ago_s=1000)
@@ -706,12 +706,12 @@ def test_a_limit_that_was_met_before_an_agent_was_born_holds_nothing_and_the_att
     assert report_on(team, "dev-1")["class"] != "rate_limited"
 
 
-def test_a_hold_outlives_the_daemon(team: Team) -> None:
+def test_a_hold_survives_a_restart_of_the_daemon(team: Team) -> None:
     config = QUICK + "[tasks]\nhold_s = 3600.0\n"
     running = team.supervise(config)
     task = team.task("dev-1")
     limited(team, "dev-1")
-    running.wait(lambda: running.did("escalated", f"red/{task.stem}"), "somebody to be told of the hold")
+    running.wait(lambda: running.did("escalated", f"red/{task.stem}"), "the hold to be escalated")
     running.stop(signal.SIGKILL)
 
     team.supervise(config)
@@ -722,7 +722,7 @@ def test_a_hold_outlives_the_daemon(team: Team) -> None:
     assert not team.running.did("requeued", f"red/{task.stem}")
 
 
-def test_a_report_that_cannot_be_written_stops_nothing(team: Team) -> None:
+def test_a_report_that_cannot_be_written_does_not_block_recovery(team: Team) -> None:
     team.supervise()
     folder = Paths(team.project).crashes
     folder.rmdir()
@@ -736,7 +736,7 @@ def test_a_report_that_cannot_be_written_stops_nothing(team: Team) -> None:
     assert "crash report is lost" in team.running.log.read_text()
 
 
-def test_what_is_on_a_dead_agents_screen_is_in_its_report(team: Team, tmux: PrivateTmux) -> None:
+def test_the_screen_of_a_dead_agent_is_in_its_report(team: Team, tmux: PrivateTmux) -> None:
     team.supervise()
     tmux("set-option", "-g", "remain-on-exit", "on")
     pid = team.pane_agent(tmux, "work", "dev-1", "print('API_KEY=hunter2'); print('Do you want to proceed?')")
@@ -749,12 +749,12 @@ def test_what_is_on_a_dead_agents_screen_is_in_its_report(team: Team, tmux: Priv
     assert "hunter2" not in json.dumps(report)
 
 
-def test_agents_that_die_of_the_same_at_once_are_told_as_one(team: Team) -> None:
+def test_simultaneous_deaths_of_one_cause_are_escalated_once(team: Team) -> None:
     team.supervise(QUICK + "[tasks]\nhold_s = 1.0\n")
     for number in range(3):
         limited(team, f"dev-{number}")
 
-    team.running.wait(lambda: team.running.did("escalated", "class rate_limited"), "the cluster to be told")
+    team.running.wait(lambda: team.running.did("escalated", "class rate_limited"), "the burst to be escalated")
 
     assert (
         "3 agents died of one cause (rate_limited)" in team.running.did("escalated", "class rate_limited")[0]["reason"]
@@ -768,7 +768,7 @@ def test_a_verdict_without_findings_is_unknown() -> None:
     assert Crash(report=report_of()).cause is None
 
 
-def test_whoever_cannot_be_examined_is_healed_all_the_same(team: Team) -> None:
+def test_an_agent_whose_evidence_cannot_be_read_is_recovered_all_the_same(team: Team) -> None:
     team.supervise()
     task = team.task("dev-1")
     folder = team.claude / "projects" / transcripts.slug(team.project)
@@ -776,7 +776,7 @@ def test_whoever_cannot_be_examined_is_healed_all_the_same(team: Team) -> None:
     child = team.agent("dev-1")
     owner = '{"agentName":"dev-1","teamName":"red","type":"assistant","timestamp":[],"message":'
     broken = ['{"content":[{"type":"tool_use","input":{"a":' + "[" * 500, '{"content":7}}', '{"content":[[7]]}}', "7}"]
-    (folder / "s.jsonl").write_text("\n".join(owner + each for each in broken))
+    (folder / "s.jsonl").write_text("\n".join(owner + line for line in broken))
     child.kill()
 
     team.wait_healed("dev-1")

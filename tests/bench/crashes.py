@@ -1,4 +1,4 @@
-"""How the rules judge the deaths in ``tests/crash_cases.py``: the confusion matrix, and what they get wrong.
+"""The confusion matrix of the crash rules over ``tests/crash_cases.py``, and each wrong verdict.
 
 python tests/bench/crashes.py
 """
@@ -29,15 +29,19 @@ def verdict(case: Case) -> Verdict:
 
 def main() -> None:
     for name, cases in (("blind", BLIND), ("all", [*BLIND, *OTHERS, *TALK])):
-        judged = [(case, verdict(case)) for case in cases]
-        counts = Counter((case.cause, str(found.cause)) for case, found in judged)
-        right = sum(case.cause == found.cause for case, found in judged)
-        print(f"{name}: {right} of {len(cases)} right\n\n{'is, judged':<18}" + "".join(f"{c:>18}" for c in CrashCause))
+        verdicts = [(case, verdict(case)) for case in cases]
+        counts = Counter((case.cause, str(result.cause)) for case, result in verdicts)
+        right = sum(case.cause == result.cause for case, result in verdicts)
+        print(
+            f"{name}: {right} of {len(cases)} right\n\n{'is, classified':<18}" + "".join(f"{c:>18}" for c in CrashCause)
+        )
         for row in CrashCause:
             print(f"{row:<18}" + "".join(f"{counts[row, column] or '.':>18}" for column in CrashCause))
-        for case, found in judged:
-            if case.cause != found.cause:
-                print(f"wrong: {case.name}: {case.cause}, not {found.cause} ({found.confidence:.2f}: {found.reason})")
+        for case, result in verdicts:
+            if case.cause != result.cause:
+                print(
+                    f"wrong: {case.name}: {case.cause}, not {result.cause} ({result.confidence:.2f}: {result.reason})"
+                )
         print()
 
 
