@@ -1,4 +1,4 @@
-"""Frames of MCP: what is read of them, and how one value is changed."""
+"""Frames of MCP: reading their fields and replacing one value."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ IDS = st.integers() | TEXTS | st.floats(allow_nan=False, allow_infinity=False)
 
 @st.composite
 def dumped(draw: st.DrawFn, message: Any) -> bytes:
-    """The message as somebody may write it: in any order, with spaces anywhere, escaped or not, one line."""
+    """The message as any program may write it: any key order, spaces anywhere, escaped or not, one line."""
     shuffled = dict(draw(st.permutations(list(message.items()))))
     space = st.text(" \t\r", max_size=2)
     separators = draw(space) + "," + draw(space), draw(space) + ":" + draw(space)
@@ -33,14 +33,14 @@ def dumped(draw: st.DrawFn, message: Any) -> bytes:
     return draw(space).encode() + text.encode(errors="surrogatepass") + draw(space).encode() + b"\n"
 
 
-def alike(one: bytes, other: bytes) -> int:
-    """How many bytes they begin with in common."""
+def common_prefix(one: bytes, other: bytes) -> int:
+    """The length of their common prefix in bytes."""
     return next(
         (number for number, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
     )
 
 
-# -- one value is changed -------------------------------------------------------------------------------------------
+# -- replacing a value ----------------------------------------------------------------------------------------------
 
 
 @given(st.data(), OBJECTS, IDS, IDS)
@@ -53,7 +53,9 @@ def test_replacing_an_id_keeps_every_other_byte(
 
     assert json.loads(changed) == {**rest, "id": new}
     assert list(json.loads(changed)) == list(json.loads(line))
-    assert alike(line, changed) + alike(line[::-1], changed[::-1]) >= len(changed) - len(json.dumps(new))
+    assert common_prefix(line, changed) + common_prefix(line[::-1], changed[::-1]) >= len(changed) - len(
+        json.dumps(new)
+    )
 
 
 @given(st.data(), OBJECTS, OBJECTS, IDS)
@@ -124,7 +126,7 @@ def test_numbers_may_have_thousands_of_digits() -> None:
     assert "n" in mcp.load(b'{"id":1,"n":' + b"7" * 5000 + b"}")
 
 
-# -- whose answer it is ---------------------------------------------------------------------------------------------
+# -- which request a response answers ------------------------------------------------------------------------------
 
 
 @given(st.data(), OBJECTS, IDS)
@@ -136,7 +138,7 @@ def test_answered_id_is_the_responses_id_or_none(data: st.DataObject, result: di
 
 @given(st.data(), OBJECTS, IDS)
 def test_request_of_the_server_has_no_answered_id(data: st.DataObject, params: dict[str, Any], ident: object) -> None:
-    """Both sides number their requests, and both begin with 0."""
+    """Client and server both number their requests from 0."""
     line = data.draw(dumped({"jsonrpc": "2.0", "id": ident, "method": "sampling/createMessage", "params": params}))
 
     assert mcp.answered_id(line) is None
@@ -164,7 +166,7 @@ def test_id_keys_differ_by_type() -> None:
     )
 
 
-# -- what is in it --------------------------------------------------------------------------------------------------
+# -- fields ---------------------------------------------------------------------------------------------------------
 
 
 @given(OBJECTS | st.fixed_dictionaries({"method": st.just("tools/call"), "params": VALUES}), VALUES)
@@ -178,7 +180,7 @@ def test_field_accessors_accept_any_json(message: dict[str, Any], result: object
 
 
 def test_repeatable_tools_are_those_declared_read_only_or_idempotent() -> None:
-    told = [
+    tools = [
         {"name": "reads", "annotations": {"readOnlyHint": True}},
         {"name": "sets", "annotations": {"readOnlyHint": False, "idempotentHint": True}},
         {"name": "adds", "annotations": {"idempotentHint": False, "destructiveHint": False}},
@@ -188,10 +190,10 @@ def test_repeatable_tools_are_those_declared_read_only_or_idempotent() -> None:
         "no tool",
     ]
 
-    may, more = mcp.repeatable_tools({"tools": told, "nextCursor": "page 2"})
+    repeatable, cursor = mcp.repeatable_tools({"tools": tools, "nextCursor": "page 2"})
 
-    assert may == {"reads": True, "sets": True, "adds": False, "odd": False, "silent": False}
-    assert more == "page 2"
+    assert repeatable == {"reads": True, "sets": True, "adds": False, "odd": False, "silent": False}
+    assert cursor == "page 2"
 
 
 @pytest.mark.parametrize("token", [1, 0, "", "a", 1.5])

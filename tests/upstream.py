@@ -1,18 +1,18 @@
-"""A scratch MCP server for tests and benchmarks, all of whose failures are asked for. Newline-delimited JSON-RPC 2.0 on
-stdio, the standard library only.
+"""An MCP server for tests and benchmarks that fails on request. Newline-delimited JSON-RPC 2.0 on stdio, standard
+library only.
 
 python tests/upstream.py [--effects FILE] [--seed N] [--start S] [--deaf] [--junk] [--dies-at METHOD]
 
-Each deed is a tool three times, alike but for its annotations: ``read_echo`` says readOnlyHint, ``again_echo``
-idempotentHint, ``once_echo`` nothing. Beside its own, every tool takes these arguments:
+Each function is offered as three tools with different annotations: ``read_echo`` declares readOnlyHint, ``again_echo``
+idempotentHint, ``once_echo`` nothing. Beside the arguments of its function, every tool takes:
 
-    text        what tells this call from others (default: "")
-    fails       how often it fails before it succeeds
-    rate        with which probability it fails (drawn from the seed, the text and the number of the attempt)
-    how         in which way it fails: see ``FAILURES``
+    text        identifies the call (default: "")
+    fails       number of failures before it succeeds
+    rate        probability of a failure (drawn from the seed, the text and the number of the attempt)
+    how         kind of failure: see ``FAILURES``
 
-A call has had its effect before it fails: it is a line in the file of effects, ``PID TOOL TEXT``, by which attempts are
-counted also over deaths of the server. A cancellation is the line ``PID cancelled ID``.
+A call takes effect before it fails. The effect is a line in the effects file, ``PID TOOL TEXT``; attempts are counted
+by it, also across restarts of the server. A cancellation is the line ``PID cancelled ID``.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class Refusal(Exception):
         self.code = code
 
 
-class Hangs(Exception):
-    """There is no answer."""
+class NoResponse(Exception):
+    """The request is never answered."""
 
 
 class Server:
@@ -63,9 +63,9 @@ class Server:
         self._asked: dict[int, list[Json]] = {}
         self._answered = threading.Condition()
         self._cancelled: dict[object, threading.Event] = {}
-        self._deeds: dict[str, Callable[[Json, Json], object]] = {
+        self._functions: dict[str, Callable[[Json, Json], object]] = {
             "echo": self._echo, "slow": self._slow, "big": self._big, "spawn": self._spawn, "ask": self._ask,
-            "tell": self._tell, "junk": self._junk, "close_stdin": self._close_stdin,
+            "notify": self._notify, "junk": self._junk, "close_stdin": self._close_stdin,
         }  # fmt: skip
 
     def serve(self) -> None:
@@ -75,8 +75,8 @@ class Server:
             except ValueError:
                 self._send({"jsonrpc": "2.0", "id": None, "error": {"code": -32700, "message": "Parse error"}})
                 continue
-            for each in message if isinstance(message, list) else [message]:
-                self._receive(each)
+            for item in message if isinstance(message, list) else [message]:
+                self._receive(item)
 
     def _receive(self, message: Json) -> None:
         if "method" not in message:
@@ -86,29 +86,31 @@ class Server:
         elif "id" not in message:
             if message["method"] == "notifications/cancelled":
                 ident = message["params"]["requestId"]
-                self._note(f"cancelled {ident}")
+                self._record(f"cancelled {ident}")
                 self._cancelled.setdefault(ident, threading.Event()).set()
-        elif message["method"] == "tools/call" and self._deed_of(message) not in ("echo", "close_stdin"):
+        elif message["method"] == "tools/call" and self._function_of(message) not in ("echo", "close_stdin"):
             threading.Thread(target=self._answer, args=(message,), daemon=True).start()
         else:
             self._answer(message)
 
     def _answer(self, request: Json) -> None:
         try:
-            told: Json = {"result": self._result(request)}
+            outcome: Json = {"result": self._result(request)}
         except Refusal as error:
-            told = {"error": {"code": error.code, "message": str(error)}}
-        except Hangs:
+            outcome = {"error": {"code": error.code, "message": str(error)}}
+        except NoResponse:
             return
-        if not self._cancelled.get(request["id"], threading.Event()).is_set():
-            self._send({"jsonrpc": "2.0", "id": request["id"], **told})
-        if self._deed_of(request) == "close_stdin":
+        closes_stdin = self._function_of(request) == "close_stdin"
+        if closes_stdin:  # before the response: a line sent after the response must not reach the pipe unread
             os.close(0)
-            wait_for_ever()
+        if not self._cancelled.get(request["id"], threading.Event()).is_set():
+            self._send({"jsonrpc": "2.0", "id": request["id"], **outcome})
+        if closes_stdin:
+            wait_forever()
 
     def _result(self, request: Json) -> Json:
         method, params = request["method"], request.get("params") or {}
-        if method == self._options.dies_at and self._note(f"died at {method}") == 1:
+        if method == self._options.dies_at and self._record(f"died at {method}") == 1:
             os._exit(3)
         if method == "initialize":
             return {
@@ -119,8 +121,8 @@ class Server:
         if method == "tools/list":
             schema = {"type": "object", "properties": {"text": {"type": "string"}}}
             return {"tools": [
-                {"name": f"{kind}_{deed}", "description": deed, "inputSchema": schema, "annotations": annotations}
-                for deed in self._deeds for kind, annotations in ANNOTATIONS.items()
+                {"name": f"{kind}_{name}", "description": name, "inputSchema": schema, "annotations": annotations}
+                for name in self._functions for kind, annotations in ANNOTATIONS.items()
             ]}  # fmt: skip
         if method in ("ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"):
             return {}
@@ -129,43 +131,43 @@ class Server:
         raise Refusal(-32601, f"Method not found: {method}")
 
     def _call(self, request: Json, params: Json) -> Json:
-        deed, arguments = self._deed_of(request), params.get("arguments") or {}
-        if deed not in self._deeds:
+        function, arguments = self._function_of(request), params.get("arguments") or {}
+        if function not in self._functions:
             raise Refusal(-32602, f"Unknown tool: {params.get('name')}")
-        attempt = self._note(f"{params['name']} {arguments.get('text', '')}")
+        attempt = self._record(f"{params['name']} {arguments.get('text', '')}")
         chance = random.Random(f"{self._options.seed} {arguments.get('text')} {attempt}").random()
         if attempt <= arguments.get("fails", 0) or chance < arguments.get("rate", 0):
             self._fail(arguments.get("how", "error"))
         if arguments.get("how") == "tool_error":
-            return {"content": [{"type": "text", "text": f"{deed} failed"}], "isError": True}
-        answer = self._deeds[deed](arguments, request)
+            return {"content": [{"type": "text", "text": f"{function} failed"}], "isError": True}
+        answer = self._functions[function](arguments, request)
         return {"content": [{"type": "text", "text": answer if isinstance(answer, str) else json.dumps(answer)}]}
 
     def _fail(self, how: str) -> None:
         if how == "error":
-            raise Refusal(-32603, "it fails, as it was asked to")
+            raise Refusal(-32603, "it fails as requested")
         if how == "exit":
             os._exit(3)
         if how == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if how == "hang":
-            raise Hangs
+            raise NoResponse
 
-    # -- deeds ----------------------------------------------------------------------------------------------------
+    # -- functions ------------------------------------------------------------------------------------------------
 
     def _echo(self, arguments: Json, request: Json) -> object:
         return arguments.get("text", "")
 
     def _slow(self, arguments: Json, request: Json) -> object:
-        """Take ``s`` seconds, in ``steps``, and tell how it gets on if that is wanted."""
+        """Take ``s`` seconds in ``steps`` and send a progress notification after each if there is a token."""
         cancelled = self._cancelled.setdefault(request["id"], threading.Event())
         token = (request["params"].get("_meta") or {}).get("progressToken")
         steps = arguments.get("steps", 1)
         for number in range(1, steps + 1):
             if cancelled.wait(arguments.get("s", 1) / steps):
-                raise Hangs
+                raise NoResponse
             if token is not None:
-                self._tell({
+                self._notify({
                     "method": "notifications/progress",
                     "params": {"progressToken": token, "progress": number, "total": steps},
                 }, request)  # fmt: skip
@@ -175,17 +177,17 @@ class Server:
         return "x" * arguments.get("bytes", 10_000_000)
 
     def _spawn(self, arguments: Json, request: Json) -> object:
-        """Start a process that leaves the group and never ends, say its pid, and hang if asked to."""
+        """Start a process in a new session that never ends; return its pid, or hang if ``then`` says so."""
         nothing = subprocess.DEVNULL
-        words = [sys.executable, "-c", ENDLESS_CHILD]
-        child = subprocess.Popen(words, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True)
-        self._note(f"spawned {child.pid}")
+        argv = [sys.executable, "-c", ENDLESS_CHILD]
+        child = subprocess.Popen(argv, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True)
+        self._record(f"spawned {child.pid}")
         if arguments.get("then") == "hang":
-            raise Hangs
+            raise NoResponse
         return str(child.pid)
 
     def _ask(self, arguments: Json, request: Json) -> object:
-        """Ask the client, and say what it answers."""
+        """Send the client a request and return its response."""
         ident = next(self._numbers)
         params = {"params": arguments["params"]} if "params" in arguments else {}
         self._send({"jsonrpc": "2.0", "id": ident, "method": arguments["method"], **params})
@@ -194,29 +196,29 @@ class Server:
             answer = self._asked.pop(ident)[0]
         return answer.get("result", answer.get("error"))
 
-    def _tell(self, arguments: Json, request: Json) -> object:
-        """Send the client a notification, ``tools/list_changed`` say."""
+    def _notify(self, arguments: Json, request: Json) -> object:
+        """Send the client a notification, such as ``tools/list_changed``."""
         params = {"params": arguments["params"]} if "params" in arguments else {}
         self._send({"jsonrpc": "2.0", "method": arguments["method"], **params})
-        return "told"
+        return "sent"
 
     def _junk(self, arguments: Json, request: Json) -> object:
         self._write(JUNK)
         return "junk"
 
     def _close_stdin(self, arguments: Json, request: Json) -> object:
-        return "from now on nothing is read"
+        return "nothing is read from now on"
 
-    # -- what they need -------------------------------------------------------------------------------------------
+    # -- support --------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def _deed_of(request: Json) -> str:
+    def _function_of(request: Json) -> str:
         name = str((request.get("params") or {}).get("name", ""))
-        kind, _, deed = name.partition("_")
-        return deed if kind in ANNOTATIONS else ""
+        kind, _, function = name.partition("_")
+        return function if kind in ANNOTATIONS else ""
 
-    def _note(self, what: str) -> int:
-        """How often this has happened, now included."""
+    def _record(self, what: str) -> int:
+        """Record an effect; how often it has happened, this time included."""
         if self._options.effects is None:
             self._memory[what] += 1
             return self._memory[what]
@@ -236,31 +238,31 @@ class Server:
             sys.stdout.buffer.flush()
 
 
-def wait_for_ever() -> NoReturn:
+def wait_forever() -> NoReturn:
     while True:
         signal.pause()
 
 
 def effects(path: Path) -> list[str]:
-    """What has happened, without the pids."""
+    """The recorded effects, without the pids."""
     return [line.partition(" ")[2] for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--effects", type=Path, help="the file that effects are counted in")
+    parser.add_argument("--effects", type=Path, help="the effects file")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--start", type=float, default=0, metavar="S", help="seconds that the start takes")
+    parser.add_argument("--start", type=float, default=0, metavar="S", help="seconds before it answers")
     parser.add_argument("--deaf", action="store_true", help="ignore SIGTERM and the end of the input")
-    parser.add_argument("--dies-at", metavar="METHOD", help="die when this is asked for the first time")
-    parser.add_argument("--junk", action="store_true", help="print what is no JSON before each message")
+    parser.add_argument("--dies-at", metavar="METHOD", help="exit at the first request of this method")
+    parser.add_argument("--junk", action="store_true", help="print lines that are no JSON before each message")
     options = parser.parse_args()
     if options.deaf:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     time.sleep(options.start)
     Server(options).serve()
     if options.deaf:
-        wait_for_ever()
+        wait_forever()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the relay costs: the same calls to the same scratch server, directly and through it, in turn.
+"""The cost of the relay: the same calls to the same server, directly and through the relay, alternately.
 
 python tests/bench/mcp.py [--rounds 5]     (with the program installed beside that python)
 """
@@ -27,7 +27,7 @@ CALLS, FAILING = 1000, 0.2
 
 
 class Client:
-    """Speaks with a server over pipes; as little as possible lies in between."""
+    """A minimal client over pipes."""
 
     def __init__(self, server: subprocess.Popen[bytes]) -> None:
         assert server.stdin is not None
@@ -49,10 +49,10 @@ class Client:
         return self._from.readline()
 
     def answer(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.line())
-        return found
+        response: dict[str, Any] = json.loads(self.line())
+        return response
 
-    def greet(self) -> None:
+    def initialize(self) -> None:
         self.send("initialize", protocolVersion="2025-11-25", capabilities={}, clientInfo={"name": "b", "version": "1"})
         assert "result" in self.answer()
         self._to.write(b'{"jsonrpc":"2.0","method":"notifications/initialized"}\n')
@@ -60,15 +60,15 @@ class Client:
         self.line()
 
     def memory_mib(self, what: str) -> float:
-        """``VmRSS``, or ``VmHWM``: the most that there ever was; of the first process on the way to the server."""
-        told = Path(f"/proc/{self.server.pid}/status").read_text()
-        return int(re.findall(rf"{what}:\s+(\d+) kB", told)[0]) / 1024
+        """``VmRSS`` (present) or ``VmHWM`` (peak) of the process that the client has started."""
+        status = Path(f"/proc/{self.server.pid}/status").read_text()
+        return int(re.findall(rf"{what}:\s+(\d+) kB", status)[0]) / 1024
 
 
 @contextmanager
-def connected(words: list[str], project: Path) -> Iterator[Client]:
+def connected(argv: list[str], project: Path) -> Iterator[Client]:
     pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
-    with subprocess.Popen(words, bufsize=2**20, cwd=project, stdin=pipe, stdout=pipe, stderr=nothing) as server:
+    with subprocess.Popen(argv, bufsize=2**20, cwd=project, stdin=pipe, stdout=pipe, stderr=nothing) as server:
         client = Client(server)
         yield client
         assert server.stdin is not None
@@ -80,14 +80,14 @@ def connected(words: list[str], project: Path) -> Iterator[Client]:
 def both(project: Path, *options: str) -> Iterator[tuple[Client, Client]]:
     server = [*UPSTREAM, *options]
     with connected(server, project) as direct, connected([*RELAY, *server], project) as relayed:
-        direct.greet()
-        relayed.greet()
+        direct.initialize()
+        relayed.initialize()
         yield direct, relayed
 
 
-def start_ms(words: list[str], project: Path) -> float:
+def start_ms(argv: list[str], project: Path) -> float:
     began = time.perf_counter()
-    with connected(words, project) as client:
+    with connected(argv, project) as client:
         client.send("initialize", protocolVersion="2025-11-25", capabilities={})
         client.line()
         return (time.perf_counter() - began) * 1e3
@@ -104,7 +104,7 @@ def sequential_ms(client: Client, number: int) -> list[float]:
 
 
 def pipelined(client: Client, number: int) -> float:
-    """Answers a second, where all is sent as quickly as it is taken."""
+    """Responses per second with calls sent as fast as they are accepted."""
 
     def send() -> None:
         for _ in range(number):
@@ -129,7 +129,7 @@ def big_ms(client: Client) -> float:
 
 
 def succeeded(client: Client, tool: str, run: int) -> tuple[int, float]:
-    """How many calls were answered with a result, and how long all of them took."""
+    """The number of calls answered with a result, and the seconds that all of them took."""
     good, open_, number = 0, 0, 0
     began = time.perf_counter()
     while number < CALLS or open_:
@@ -146,14 +146,14 @@ def percentile(values: list[float], part: float) -> float:
     return statistics.quantiles(values, n=1000)[round(part * 1000) - 1]
 
 
-def tell(what: str, values: Sequence[float], unit: str) -> None:
+def report(what: str, values: Sequence[float], unit: str) -> None:
     direct, relayed = values
     more = f"{relayed - direct:+10.3f} {unit}" if unit == "ms" else ""
     print(f"{what:40} {direct:10.3f} {unit} direct, {relayed:10.3f} {unit} relayed {more}  x {relayed / direct:.2f}")
 
 
 def medians(pairs: Sequence[Sequence[float]]) -> list[float]:
-    return [statistics.median(each) for each in zip(*pairs, strict=True)]
+    return [statistics.median(values) for values in zip(*pairs, strict=True)]
 
 
 def main() -> None:
@@ -164,24 +164,24 @@ def main() -> None:
         project = Path(name).resolve()
         (project / ".yolo-planning").mkdir()
         ways = (UPSTREAM, [*RELAY, *UPSTREAM])
-        starts = [[start_ms(words, project) for words in ways] for _ in range(2 * len(rounds) + 1)]
-        tell("start until initialize is answered", medians(starts[1:]), "ms")
+        starts = [[start_ms(argv, project) for argv in ways] for _ in range(2 * len(rounds) + 1)]
+        report("start until initialize is answered", medians(starts[1:]), "ms")
 
         with both(project) as clients:
             times: tuple[list[float], list[float]] = ([], [])
             for _ in rounds:
-                for each, client in zip(times, clients, strict=True):
-                    each += sequential_ms(client, 1000)
+                for measured, client in zip(times, clients, strict=True):
+                    measured += sequential_ms(client, 1000)
             for part in (0.5, 0.99):
-                tell(f"one call after the other, p{part * 100:g}", [percentile(each, part) for each in times], "ms")
-            tell("pipelined", medians([[pipelined(client, 5000) for client in clients] for _ in rounds]), "/s")
-            print(f"{'the memory of the relay':40} {clients[1].memory_mib('VmRSS'):10.3f} MiB")
+                report(f"sequential calls, p{part * 100:g}", [percentile(measured, part) for measured in times], "ms")
+            report("pipelined", medians([[pipelined(client, 5000) for client in clients] for _ in rounds]), "/s")
+            print(f"{'memory of the relay':40} {clients[1].memory_mib('VmRSS'):10.3f} MiB")
 
         with both(project) as clients:
             sizes = [[big_ms(client) for client in clients] for _ in rounds]
-            tell(f"a result of {BIG / 1e6:g} MB", medians(sizes), "ms")
+            report(f"a result of {BIG / 1e6:g} MB", medians(sizes), "ms")
             server, relay = (client.memory_mib("VmHWM") for client in clients)
-            print(f"{'  the most memory there ever was':40} {server:10.3f} MiB the server, {relay:.3f} MiB the relay")
+            print(f"{'  peak memory':40} {server:10.3f} MiB the server, {relay:.3f} MiB the relay")
 
         for run in rounds:
             for tool in ("again_echo", "once_echo"):
