@@ -508,6 +508,16 @@ def test_other_errors_are_not_retried(testbed: RelayTestbed) -> None:
     assert server.receive() == MARK
 
 
+@pytest.mark.parametrize("code", [[], {}, "-32603", None, True])
+def test_error_with_an_invalid_code_is_forwarded(testbed: RelayTestbed, code: Any) -> None:
+    client, server = testbed.connect()
+    client.call(1)
+
+    server.send(error(server.receive(), code))
+
+    assert client.receive() == error({"id": 1}, code)
+
+
 def test_tool_result_with_is_error_is_no_failure(testbed: RelayTestbed) -> None:
     """A lock tool that reports that the lock is taken works correctly."""
     client, server = testbed.connect("failures = 1")
@@ -1123,6 +1133,39 @@ def test_failed_restart_is_retried(testbed: RelayTestbed, tmp_path: Path) -> Non
     assert testbed.server().receive() == MARK
 
 
+def test_server_that_stops_reading_during_the_replay_is_sent_no_calls(testbed: RelayTestbed) -> None:
+    client, server = testbed.relay(), testbed.server()
+    initialize(client, server)
+    client.lose(server)
+    server = testbed.server()
+    request = server.receive()
+    server.close(write=False)
+    client.send(MARK)
+    client.call("once", "once")
+
+    server.send(result(request, {"capabilities": {}}))
+    server.end()
+    server = receive_session(testbed.server())
+
+    assert server.receive() == MARK
+    assert server.receive()["id"] == "once"
+
+
+def test_thousand_failed_restarts_do_not_end_the_relay(testbed: RelayTestbed, tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.symlink_to(sys.executable)
+    config = "failures = 1000\nrestarts = 1000\nbackoff_s = 0"
+    client, server = testbed.connect(config, server=[str(program), *testbed.scratch[1:]])
+    program.unlink()
+    server.die()
+    wait_until(lambda: client.stderr().count("cannot be started") > 980, "the relay to try often")
+
+    program.symlink_to(sys.executable)
+    client.send(MARK)
+
+    assert testbed.server().receive() == MARK
+
+
 def test_server_runs_in_a_separate_session(testbed: RelayTestbed) -> None:
     """Ctrl-C at the client's terminal must reach the client only."""
     _, server = testbed.connect()
@@ -1409,20 +1452,20 @@ def test_new_client_can_initialize_while_the_server_circuit_is_open(testbed: Rel
     assert not passes(client, server)
 
 
-def test_queued_call_is_refused_once_although_the_restart_fails_again(testbed: RelayTestbed, tmp_path: Path) -> None:
+def test_queued_call_is_refused_once_although_the_server_is_suspended_again(
+    testbed: RelayTestbed, tmp_path: Path
+) -> None:
     program = tmp_path / "program"
     program.symlink_to(sys.executable)
-    config = "failures = 1\nretries = 3\ncool_down_s = 0.3\n"
+    config = "failures = 1\nrestarts = 2\ncool_down_s = 0.3"
     client, server = testbed.connect(config, server=[str(program), *testbed.scratch[1:]])
     client.call(1)
     server.receive()
     program.unlink()
     server.die()
     assert client.receive()["id"] == 1
+
     wait_until(lambda: client.stderr().count("cannot be started") > 1, "the relay to try twice")
+    client.call(2)
 
-    program.symlink_to(sys.executable)
-    server = testbed.server()
-    server.send(MARK)
-
-    assert client.receive() == MARK
+    assert client.receive()["id"] == 2

@@ -1,1 +1,1 @@
-"""The relay before an MCP server, a process of its own beside the daemon: calls, the server's lives, the breaker."""
+"""The relay between an MCP client and its server: a process beside the daemon, one for each client and server."""

@@ -1,8 +1,8 @@
 """The relay between an MCP client and its server: it forwards every frame and repeats calls that may be repeated.
 
-A call keeps the client's id for its first attempt; only a retry gets an id of the relay, so that a late response can be
-told from one to the retry. Lines of the server pass unchanged, except for the ids of requests from a restarted server:
-the client would take them for requests of the process before.
+A call keeps the client's id for its first attempt; only a retry gets an id of the relay, so that a late response is
+recognised. Lines of the server pass unchanged, except for the ids of requests from a restarted server: the client would
+take them for requests of the process before.
 """
 
 from __future__ import annotations
@@ -200,8 +200,9 @@ class Relay:
         self._session_ready()
 
     def _session_ready(self) -> None:
-        if self._server.state is not ServerState.STARTING:
-            return  # it stopped reading before it answered
+        assert self._server.process is not None
+        if self._server.state is not ServerState.STARTING or self._server.process.input.broken:
+            return  # it does not read: what is queued is for the next process
         self._server.state = ServerState.READY
         self._retries.server_ready()
         for item in self._server.take_queue():
@@ -254,7 +255,7 @@ class Relay:
             self._session.initialize = line
         tool = mcp.called_tool(message)
         if (twin := self._calls.by_client_key(key)) is not None:
-            self._retries.end(twin)  # two calls with one id: their responses cannot be told apart, so both just pass
+            self._retries.end(twin)  # two calls with one id: their responses look alike, so both just pass
             self._server.send(line)
             return
         if self._server.state is ServerState.SUSPENDED and method not in mcp.UNBOUNDED:

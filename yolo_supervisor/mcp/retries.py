@@ -21,7 +21,7 @@ CHECK_S = 0.1
 """Interval at which deadlines are checked."""
 
 OVERLAP_S = 0.1
-"""Calls closer together than this cannot be told apart by the start times of processes."""
+"""Start times of processes do not distinguish calls that are closer together than this."""
 
 PING_S = 5.0
 """A server that does not answer a ping within this time hangs."""
@@ -128,7 +128,7 @@ class Retries:
         if call.attempt == 1:
             self._calls.record_attempt(call, call.client_id, call.client_key)
             process.input.send(call.line)
-        else:  # under another id, so that a late response to an earlier attempt can be told from one to this
+        else:  # under another id, so that a late response to an earlier attempt is recognised
             retry_id = self._server.new_id()
             self._calls.record_attempt(call, retry_id, mcp.id_key(retry_id))
             process.input.send(mcp.with_value(call.line, ("id",), call.sent_id))

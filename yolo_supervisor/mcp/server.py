@@ -1,4 +1,4 @@
-"""The MCP server behind the relay: one process after another, each in a session of its own, connected by pipes."""
+"""The MCP server behind the relay: one process after another, each in a separate session, connected by pipes."""
 
 from __future__ import annotations
 
