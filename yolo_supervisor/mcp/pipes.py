@@ -10,7 +10,9 @@ from collections.abc import AsyncIterator
 
 import anyio
 
-READ_SIZE = 256 * 1024
+SMALL_READ, LARGE_READ = 64 * 1024, 256 * 1024
+"""Bytes to read at once: the larger size while much is coming. Allocating more than 128 KiB for each small message
+can make malloc map and unmap memory every time, which costs as much as the message itself."""
 
 HIGH_WATER = 4 * 2**20
 """While more bytes than this wait to be written, the source that leads to them is not read."""
@@ -124,10 +126,11 @@ async def read_lines(fd: int) -> AsyncIterator[bytes]:
     """
     parts: list[bytes] = []
     size = 0
+    read_size = SMALL_READ
     while True:
         await _readable(fd)  # before the first read, too: an inherited descriptor may be blocking
         try:
-            chunk = os.read(fd, READ_SIZE)
+            chunk = os.read(fd, read_size)
         except BlockingIOError:
             continue
         except ConnectionError:
@@ -136,6 +139,7 @@ async def read_lines(fd: int) -> AsyncIterator[bytes]:
             if parts:
                 yield b"".join(parts)
             return
+        read_size = LARGE_READ if len(chunk) >= SMALL_READ else SMALL_READ
         start = 0
         while (end := chunk.find(b"\n", start) + 1) > 0:
             parts.append(chunk[start:end])
