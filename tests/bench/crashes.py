@@ -1,4 +1,4 @@
-"""The confusion matrix of the crash rules over ``tests/crash_cases.py``, and each wrong verdict.
+"""The confusion matrix of the crash rules over ``tests/support/crash_cases.py``, and each wrong verdict.
 
 python tests/bench/crashes.py
 """
@@ -11,8 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from crash_cases import BLIND, NOW, OTHERS, TALK, Case
-
+from support.crash_cases import BLIND, NOW, OTHERS, TALK, Case
 from yolo_supervisor.formats import transcripts
 from yolo_supervisor.formats.crash_report import CrashCause, Evidence, Verdict
 from yolo_supervisor.policy.crash_rules import classify

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-UPSTREAM = [sys.executable, str(Path(__file__).parents[1] / "upstream.py")]
+UPSTREAM = [sys.executable, str(Path(__file__).parents[1] / "support" / "upstream.py")]
 RELAY = [str(Path(sys.executable).with_name("yolo-supervisor")), "mcp", "--"]
 BIG = 10_000_000
 IN_FLIGHT = 100

@@ -1,0 +1,43 @@
+"""Call the program as a person at a terminal does."""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from support.wait import LIMIT_S
+from support.warm import Warm
+
+PROGRAM = (sys.executable, "-m", "yolo_supervisor")
+
+
+@functools.cache
+def warm_program() -> Warm:
+    """Of this process of the tests; it ends with it."""
+    return Warm()
+
+
+class Cli:
+    """Calls the program in a folder, as a person at a terminal there. No mistake of anybody may end in a traceback."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        if not options and (warm := warm_program()).fits():
+            told = warm.run(words, self.folder, LIMIT_S)
+        else:
+            options = {"timeout": LIMIT_S, "cwd": self.folder, "stdin": subprocess.DEVNULL, **options}
+            told = subprocess.run([*PROGRAM, *words], capture_output=True, text=True, **options)
+        assert "Traceback" not in told.stderr, told.stderr
+        return told
+
+    def json(self, *words: str, code: int = 0) -> Any:
+        """The one document that the command prints."""
+        told = self(*words, "--json")
+        assert told.returncode == code, told.stderr
+        return json.loads(told.stdout)

@@ -1,0 +1,66 @@
+"""The real daemon as a process of its own."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from support.wait import LIMIT_S, wait_until
+from yolo_supervisor.journal import history
+from yolo_supervisor.store import Paths
+
+QUICK = """
+[processes]
+grace_s = 0.5
+sample_s = 0.1
+[agents]
+interval_s = 0.3
+[sessions]
+interval_s = 0.1
+detach_grace_s = 0.5
+"""
+"""The configuration of a daemon that is in a hurry."""
+
+
+class RunningDaemon:
+    """The real daemon as a process of its own."""
+
+    def __init__(self, project: Path, child: subprocess.Popen[bytes], log: Path) -> None:
+        self.project = project
+        self.child = child
+        self.log = log
+
+    @property
+    def folder(self) -> Path:
+        return Paths(self.project).folder
+
+    def history(self) -> list[dict[str, Any]]:
+        """What the journal tells, oldest first."""
+        return history(self.folder / "journal.jsonl")
+
+    def did(self, action: str, key: str | None = None) -> list[dict[str, Any]]:
+        return [e for e in self.history() if e["action"] == action and key in (None, e["key"])]
+
+    def sees(self, pid: int) -> bool:
+        """Whether the process is known as part of an agent's tree."""
+        trees = self.folder / "trees.json"
+        return trees.exists() and str(pid) in trees.read_text()
+
+    def wait(self, seen: Callable[[], Any], what: str) -> Any:
+        """What ``seen`` answers once it is truthy; in vain, or if the daemon ends meanwhile, its log is told."""
+        try:
+            found = wait_until(lambda: seen() or self.child.poll() is not None, what)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.log.read_text()[-3000:]}") from None
+        assert self.child.poll() is None, f"the daemon ended\n{self.log.read_text()[-3000:]}"
+        return found
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self.child.send_signal(number)
+        return self.child.wait(LIMIT_S)
+
+
+StartDaemon = Callable[..., RunningDaemon]

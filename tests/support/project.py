@@ -1,0 +1,108 @@
+"""Files as the client, the plugin and the daemon write them, and stand-ins for the clock and the disk."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from yolo_supervisor.files import Disk
+from yolo_supervisor.formats import supervisor
+from yolo_supervisor.records import Agent, ProcessId, from_iso
+from yolo_supervisor.store import Paths, Store
+
+SAMPLES = Path(__file__).parents[3] / "shared" / "samples"
+
+
+EPOCH = datetime(2026, 11, 22, 20, 55, 10, tzinfo=UTC)
+
+
+class FakeClock:
+    """Both clocks: ``wait`` moves the two, ``jump`` only the one on the wall."""
+
+    def __init__(self) -> None:
+        self.wall = EPOCH
+        self.s = 5000.0
+
+    def now(self) -> datetime:
+        return self.wall
+
+    def monotonic(self) -> float:
+        return self.s
+
+    def wait(self, s: float) -> None:
+        self.s += s
+        self.wall += timedelta(seconds=s)
+
+    def jump(self, by: timedelta) -> None:
+        self.wall += by
+
+
+class QuickDisk(Disk):
+    """The real disk without the flushing."""
+
+    def sync(self, fd: int) -> None:
+        pass
+
+
+def write_task(
+    claude: Path, team: str, number: int | str, owner: str | None = None, status: str = "pending", **more: Any
+) -> Path:
+    """A task file just as the client writes it."""
+    folder = claude / "tasks" / team
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{number}.json"
+    task = {
+        "id": str(number), "subject": "Fix bug", "description": "Fix the bug", "activeForm": "Fixing bug",
+        "status": status, "blocks": [], "blockedBy": [], **({"owner": owner} if owner else {}), **more,
+    }  # fmt: skip
+    path.write_text(json.dumps(task, indent=2))
+    return path
+
+
+def read_task(path: Path) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(path.read_text())
+    return value
+
+
+def given_back(task: Path) -> bool:
+    found = read_task(task)
+    return found["status"] == "pending" and "owner" not in found
+
+
+def health_of(role: str, pid: int, idle_count: int = 0) -> dict[str, Any]:
+    """A health file as the plugin writes it."""
+    return {
+        "idle_count": idle_count, "last_event": "start", "last_event_at": "2026-11-22T20:38:34Z", "pid": pid,
+        "role": role, "started_at": "2026-11-22T20:38:34Z",
+    }  # fmt: skip
+
+
+def new_store(project: Path) -> None:
+    """The supervisor's folder as a daemon leaves it."""
+    Paths(project).folder.mkdir(mode=0o700, exist_ok=True)
+    store = Store(project)
+    store.open()
+    store.close()
+
+
+def agent_of(name: str, team: str, process: ProcessId, **more: Any) -> Agent:
+    return Agent(
+        id=f"{name}@{team}", name=name, role="dev", team=team, source="registered", since=from_iso("2026-01-01"),
+        process=process, pid=process.pid, **more,
+    )  # fmt: skip
+
+
+def write_record(project: Path, agent: Agent) -> None:
+    """An agent as an earlier daemon has written it down."""
+    new_store(project)
+    (Paths(project).agents / supervisor.agent_file(agent)).write_bytes(supervisor.dump_agent(agent))
+
+
+def write_team(claude: Path, name: str, project: Path) -> None:
+    """What ties a team, and its list, to the project."""
+    member = {"agentId": f"lead@{name}", "name": "lead", "cwd": str(project), "tmuxPaneId": "%1"}
+    folder = claude / "teams" / name
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"name": name, "members": [member]}))

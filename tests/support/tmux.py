@@ -1,0 +1,89 @@
+"""A private tmux server and clients that attach to it."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from support.wait import LIMIT_S, wait_until
+
+
+class PrivateTmux:
+    """A tmux server of our own, and people who attach to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.socket = str(folder / "tmux")
+        outside = {key: value for key, value in os.environ.items() if key not in ("TMUX", "TMUX_PANE")}
+        self._environment = {**outside, "TERM": "xterm", "LC_ALL": "C.UTF-8"}
+        self._started: list[subprocess.Popen[bytes]] = []
+        self._terminals: list[int] = []
+        self.server = self.start()
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """A server, in the place of one that has ended."""
+        Path(self.socket).unlink(missing_ok=True)
+        self.server = self._run("-D", "-f", "/dev/null", stdin=subprocess.DEVNULL)
+        wait_until(Path(self.socket).exists, "the tmux server to listen")
+        return self.server
+
+    def __call__(self, *words: str) -> str:
+        """What tmux says to a command."""
+        command = ["tmux", "-S", self.socket, *words]
+        told = subprocess.run(command, env=self._environment, capture_output=True, check=True, timeout=LIMIT_S)
+        return told.stdout.decode().strip()
+
+    def session(self, name: str, program: str = "sleep 600") -> int:
+        """A new session; the pid of the program in its pane."""
+        return int(self("new-session", "-d", "-P", "-F", "#{pane_pid}", "-s", name.replace("#", "##"), program))
+
+    def person(self, session: str) -> subprocess.Popen[bytes]:
+        """Somebody who attaches to the session at a terminal."""
+        terminal, other_end = pty.openpty()
+        self._terminals.append(terminal)
+        client = self._run("attach", "-t", f"={session}", stdin=other_end, stdout=other_end, stderr=other_end)
+        os.close(other_end)
+        return self._attached(client)
+
+    def program(self, session: str) -> subprocess.Popen[bytes]:
+        """A program that attaches in control mode."""
+        return self._attached(
+            self._run("-C", "attach", "-t", f"={session}", stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        )
+
+    def leave(self, client: subprocess.Popen[bytes]) -> None:
+        client.terminate()
+        client.wait(LIMIT_S)
+        wait_until(lambda: client.pid not in self._clients(), "the client to be detached")
+
+    def ends(self, session: str) -> list[str]:
+        """``status/signal`` of each pane; at times tmux misses an end, and learns of it with the next."""
+        self.server.send_signal(signal.SIGCHLD)
+        return self("list-panes", "-s", "-t", f"={session}", "-F", "#{pane_dead_status}/#{pane_dead_signal}").split()
+
+    def end(self) -> None:
+        for child in reversed(self._started):
+            if child.poll() is None:
+                child.kill()  # panes are hung up with their server
+            child.wait()
+            if child.stdin:
+                child.stdin.close()
+        for terminal in self._terminals:
+            os.close(terminal)
+
+    def _run(self, *words: str, **streams: Any) -> subprocess.Popen[bytes]:
+        command = ["tmux", "-S", self.socket, *words]
+        child: subprocess.Popen[bytes]
+        child = subprocess.Popen(command, env=self._environment, start_new_session=True, **streams)
+        self._started.append(child)
+        return child
+
+    def _attached(self, client: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
+        wait_until(lambda: client.pid in self._clients(), "the client to be attached")
+        return client
+
+    def _clients(self) -> set[int]:
+        return {int(pid) for pid in self("list-clients", "-F", "#{client_pid}").split()}

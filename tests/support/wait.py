@@ -1,0 +1,19 @@
+"""Wait for a condition, with a limit that only a hang reaches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+LIMIT_S = 30.0
+"""No wait in a test is longer; none is expected to come near it."""
+
+
+def wait_until(seen: Callable[[], Any], what: str, limit_s: float = LIMIT_S) -> Any:
+    """What ``seen`` answers once it is truthy; the test fails with ``what`` if that never comes."""
+    deadline = time.monotonic() + limit_s
+    while not (found := seen()):
+        assert time.monotonic() < deadline, f"waited {limit_s:g} s in vain: {what}"
+        time.sleep(0.005)
+    return found

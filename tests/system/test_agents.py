@@ -1,0 +1,1184 @@
+"""Dead agents and all that they left: the decision by itself, then looks at real processes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.processes import Children
+from support.project import read_task, write_task
+from yolo_supervisor.actions import (
+    Action,
+    Died,
+    DropHealth,
+    DropPids,
+    Edit,
+    Escalate,
+    Forget,
+    Note,
+    Register,
+    Release,
+    Requeue,
+    RequeuePlan,
+    SetMark,
+    Terminate,
+)
+from yolo_supervisor.census import Census
+from yolo_supervisor.clock import SystemClock
+from yolo_supervisor.config import Config
+from yolo_supervisor.estate import Claim, Estate, Mark
+from yolo_supervisor.formats import supervisor
+from yolo_supervisor.kernel import kernel
+from yolo_supervisor.processes import DeathWatch, Leftovers, Processes
+from yolo_supervisor.queue import Queue
+from yolo_supervisor.records import Agent, Lease, Liveness, ProcessId, Task
+from yolo_supervisor.roster import Roster, claude_dirs
+from yolo_supervisor.store import Outcome, Paths, Store
+from yolo_supervisor.watchers import Remedy
+from yolo_supervisor.watchers.agents import AgentsWatcher, Look, Sighting, decide
+
+EPOCH = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+RECORDS = Path("/records")
+GRACE_S = 3.0
+MASS_MIN = 5
+
+ALIVE, DEAD, UNKNOWN = Liveness.ALIVE, Liveness.DEAD, Liveness.UNKNOWN
+
+
+# -- the decision by itself ---------------------------------------------------------------------------------------
+
+
+def agent(name: str = "dev-1", number: int = 1) -> Agent:
+    return Agent(
+        id=f"{name}@red", name=name, role="dev", team="red", source="process", since=EPOCH,
+        process=ProcessId(400 + number, 7, "here"), pid=400 + number,
+    )  # fmt: skip
+
+
+DEV = agent()
+
+
+def sighting(of: Agent = DEV, state: Liveness = DEAD, estate: Estate | None = None, **more: Any) -> Sighting:
+    return Sighting(agent=of, record=f"{of.name}.json", state=state, proof="gone", estate=estate or Estate(), **more)
+
+
+def decided(*sightings: Sighting, **more: Any) -> list[Remedy]:
+    return decide(Look(sightings=sightings, **{"known": len(sightings), **more}), RECORDS, GRACE_S, MASS_MIN)
+
+
+def evidence(of: Agent = DEV) -> Mapping[str, Any]:
+    return {"agent": of.id, "proof": "gone", "pid": of.pid}
+
+
+def died(of: Agent = DEV) -> Died:
+    who = {"role": "dev", "team": "red", "source": "process", "pid": of.pid, "started": 7, "boot": "here"}
+    return Died(key=of.id, reason=f"{of.name} is dead: gone", evidence={**who, "proof": "gone"})
+
+
+def forget(of: Agent = DEV, **more: Any) -> Forget:
+    return Forget(
+        key=of.id, path=RECORDS / f"{of.name}.json", reason="all that it left behind is taken care of",
+        evidence={**evidence(of), **more},
+    )  # fmt: skip
+
+
+def task(number: int, owner: str = "dev-1") -> Task:
+    return Task(list="red", number=str(number), status="in_progress", owner=owner, path=Path(f"/red/{number}.json"))
+
+
+def requeue(number: int) -> Requeue:
+    return Requeue(
+        key=f"red/{number}", path=Path(f"/red/{number}.json"), owner="dev-1", reason="its owner dev-1 is dead",
+        evidence={"owner": "dev-1", **evidence()},
+    )  # fmt: skip
+
+
+TOOL, DAEMON = ProcessId(501, 8, "here"), ProcessId(502, 9, "here")
+
+
+def test_a_dead_agent_is_healed_in_order_and_its_record_goes_last() -> None:
+    plan = Task(list="execution-state", number="05-01", status="running", owner=None, path=Path("/state.json"))
+    estate = Estate(
+        claims=(Claim(task=task(1)), Claim(task=task(2))),
+        plans=(Claim(task=plan),),
+        leases=(Lease(resource="src", owner="dev-1", path=Path("/src.lease"), expires_at=EPOCH),),
+        health=Path("/.agent-health/dev.json"),
+        panes=Path("/.agent-panes"),
+        pids=Path("/.agent-pids"),
+        marks=(Mark(path=Path("/.active-agent"), judged="digest", word="qa"),),
+    )
+    books: dict[str, Any] = {"reason": "dev-1 is dead", "evidence": evidence()}
+    pids = frozenset({401})
+
+    assert decided(sighting(estate=estate)) == [
+        (
+            died(),
+            requeue(1),
+            requeue(2),
+            RequeuePlan(key=plan.id, path=plan.path, plan="05-01", reason="its owner dev-1 is dead",
+                        evidence={"owner": None, **evidence()}),
+            Release(key="src", path=Path("/src.lease"), owner="dev-1", reason="its holder dev-1 is dead",
+                    evidence={"owner": "dev-1", **evidence()}),
+            DropHealth(key=".agent-health/dev.json", path=Path("/.agent-health/dev.json"), pid=401, **books),
+            DropPids(key=".agent-panes", path=Path("/.agent-panes"), pids=pids, pid_lock=None, **books),
+            SetMark(key=".active-agent", path=Path("/.active-agent"), judged="digest", word="qa", **books),
+            DropPids(key=".agent-pids", path=Path("/.agent-pids"), pids=pids, **books),
+            forget(),
+        )
+    ]  # fmt: skip
+
+
+def test_nothing_is_to_be_done_about_agents_that_are_well_or_unknown() -> None:
+    assert decided(sighting(state=ALIVE), sighting(agent("qa"), UNKNOWN)) == []
+
+
+def test_an_agent_at_work_that_nobody_wrote_down_is_registered() -> None:
+    (remedy,) = decided(sighting(state=ALIVE, recorded=False))
+
+    assert remedy == (
+        Register(
+            key="dev-1@red", path=RECORDS / "dev-1.json", agent=DEV, reason="a dev at work was found by its process",
+            evidence={"role": "dev", "team": "red", "source": "process", "pid": 401, "started": 7, "boot": "here"},
+        ),
+    )  # fmt: skip
+
+
+def test_one_that_died_before_it_was_written_down_is_written_down_first() -> None:
+    ((first,),) = decided(sighting(recorded=False))
+
+    assert isinstance(first, Register)
+    assert first.agent == DEV
+
+
+def test_where_nothing_is_ever_written_down_a_death_is_told_all_the_same() -> None:
+    assert decided(sighting(recorded=False), observing=True) == [(died(), forget())]
+
+
+def test_one_that_nobody_can_judge_is_not_even_registered() -> None:
+    assert decided(sighting(state=UNKNOWN, recorded=False)) == []
+
+
+def test_a_death_is_told_only_once() -> None:
+    assert decided(sighting(told=True)) == [(forget(),)]
+
+
+def test_while_leftovers_live_the_record_stands() -> None:
+    estate = Estate(
+        claims=(Claim(task=task(1)),), leftovers=Leftovers(roots=(TOOL,), uncertain=(DAEMON,)), pids=Path("/pids"),
+        unreadable=(Path("/red/2.json"),),
+    )  # fmt: skip
+
+    assert decided(sighting(estate=estate)) == [
+        (
+            died(),
+            requeue(1),
+            Terminate(
+                key="dev-1@red", roots=(TOOL,), grace_s=GRACE_S, reason="left behind by dev-1, which is dead",
+                evidence={**evidence(), "left": [501]},
+            ),
+        )
+    ]  # fmt: skip
+
+
+def test_what_it_had_sent_to_the_background_is_left_alone_and_told() -> None:
+    estate = Estate(leftovers=Leftovers(uncertain=(DAEMON,)))
+
+    assert decided(sighting(estate=estate)) == [(died(), forget(left_alone=[502]))]
+
+
+def test_while_one_of_its_task_files_cannot_be_read_the_record_stands() -> None:
+    estate = Estate(claims=(Claim(task=task(1)),), unreadable=(Path("/red/2.json"),), pids=Path("/pids"))
+
+    ((*done, last),) = decided(sighting(estate=estate))
+
+    assert done == [died(), requeue(1)]
+    assert isinstance(last, Escalate)
+    assert (last.kind, last.key) == ("task", "2.json")
+    assert "/red/2.json" in last.reason
+
+
+def test_a_task_that_a_living_namesake_may_be_at_is_told_of_and_not_given_back() -> None:
+    estate = Estate(claims=(Claim(task=task(1), doubt="a dev-1 is alive"), Claim(task=task(2))))
+
+    assert decided(sighting(estate=estate)) == [
+        (
+            died(),
+            Escalate(kind="task", key="red/1", reason="its owner dev-1 is dead, but a dev-1 is alive",
+                     evidence=evidence()),
+            requeue(2),
+            forget(),
+        )
+    ]  # fmt: skip
+
+
+def test_a_subagent_that_stopped_in_good_order_is_forgotten_without_a_death() -> None:
+    (remedy,) = decided(sighting(state=ALIVE, stopped=True))
+
+    assert remedy == (replace(forget(), reason="it stopped"),)
+
+
+def test_a_subagent_that_stopped_before_it_was_written_down_is_let_be() -> None:
+    assert decided(sighting(state=ALIVE, stopped=True, recorded=False)) == []
+
+
+def healed(remedies: list[Remedy]) -> list[str]:
+    """Who is forgotten."""
+    return [action.key for remedy in remedies for action in remedy if isinstance(action, Forget)]
+
+
+def team_of(absent: int, certain: int = 0) -> list[Sighting]:
+    """So many that seem to be gone, and so many that are."""
+    gone = [sighting(agent(f"gone-{n}", n), certain=False) for n in range(absent)]
+    return gone + [sighting(agent(f"dead-{n}", 50 + n), certain=True) for n in range(certain)]
+
+
+@pytest.mark.parametrize(
+    ("absent", "known", "inconclusive"), [(3, 5, True), (2, 5, False), (4, 6, True), (3, 6, False), (4, 4, False)]
+)
+def test_when_more_than_half_of_at_least_five_seem_gone_another_look_is_needed(
+    absent: int, known: int, inconclusive: bool
+) -> None:
+    gone = team_of(absent)
+    everyone = [each.agent.id for each in gone]
+
+    first = decided(*gone, known=known, confirmed=False)
+    assert healed(first) == ([] if inconclusive else everyone)
+    told = [action for remedy in first for action in remedy if isinstance(action, Escalate)]
+    assert [(note.key, note.evidence) for note in told] == ([("all", {"absent": everyone})] if inconclusive else [])
+
+    assert healed(decided(*gone, known=known, confirmed=True)) == everyone
+
+
+def test_proven_deaths_are_never_held_back() -> None:
+    assert healed(decided(*team_of(absent=0, certain=5), confirmed=False)) == [f"dead-{n}@red" for n in range(5)]
+    assert healed(decided(*team_of(absent=4, certain=1), confirmed=False)) == ["dead-0@red"]
+
+
+def test_proven_deaths_do_not_make_a_look_inconclusive() -> None:
+    assert healed(decided(*team_of(absent=2, certain=3), confirmed=False)) == [
+        *(f"gone-{n}@red" for n in range(2)), *(f"dead-{n}@red" for n in range(3)),
+    ]  # fmt: skip
+
+
+def test_an_inconclusive_look_still_registers_who_is_new() -> None:
+    remedies = decided(*team_of(absent=5), sighting(state=ALIVE, recorded=False), known=6, confirmed=False)
+
+    assert [type(action) for remedy in remedies for action in remedy] == [Register, Escalate]
+
+
+def test_an_idle_agent_is_told_of_and_nothing_is_done() -> None:
+    ((note,),) = decided(idle=(("dev", 3),))
+
+    assert isinstance(note, Escalate)
+    assert (note.kind, note.key) == ("agent", "role dev")
+
+
+def test_pids_that_no_process_has_are_struck_from_the_plugins_books() -> None:
+    health, pids = Path("/.agent-health/qa.json"), Path("/.agent-pids")
+
+    assert decided(dangling=frozenset({9, 8}), dangling_files=((health, 9), (pids, None))) == [
+        (DropHealth(key=".agent-health/qa.json", path=health, pid=9, reason="no process has its pid"),),
+        (
+            DropPids(key=".agent-pids", path=pids, pids=frozenset({8, 9}), reason="no process has these pids",
+                     evidence={"pids": [8, 9]}),
+        ),
+    ]  # fmt: skip
+
+
+# -- looks at real processes --------------------------------------------------------------------------------------
+
+NOBODY = 2**22 - 1
+"""A pid that no process has."""
+
+
+class World:
+    """A project, a client's folder, and the daemon's rooms over them."""
+
+    def __init__(self, project: Path, claude: Path) -> None:
+        self.project = project
+        self.planning = project / ".yolo-planning"
+        self.claude = claude
+        self.processes = Processes(kernel())
+        self.census = Census(self.processes)
+        self.store = Store(project)
+        self.store.open()
+        self.paths = self.store.paths
+        self.deaths = DeathWatch(self.processes.kernel)
+        self.roster = Roster(self.paths, self.processes, self.census, lambda: claude_dirs(Config(), os.environ))
+        queue = Queue(Config, self.store, SystemClock(), self.processes.boot)
+        self.watcher = AgentsWatcher(Config, self.roster, self.store, self.processes, self.census, self.deaths, queue)
+
+    def look(self) -> Look:
+        self.census.sample()
+        return self.watcher.look(datetime.now(UTC))
+
+    def found(self) -> dict[str, Sighting]:
+        """Those that need attention now, by their ids."""
+        look = self.look()
+        assert len({s.agent.id for s in look.sightings}) == len(look.sightings)
+        return {s.agent.id: s for s in look.sightings}
+
+    def turn(self) -> list[Action]:
+        """A look, and what follows from it carried out, but for signals."""
+        remedies = decide(self.look(), self.paths.agents, GRACE_S, MASS_MIN)
+        for remedy in remedies:
+            for action in remedy:
+                if isinstance(action, Edit):
+                    assert self.store.commit(action, "agents") is not Outcome.BUSY
+                elif isinstance(action, Note):
+                    self.store.note(action, "agents")
+        return [action for remedy in remedies for action in remedy]
+
+    def shown(self) -> dict[str, tuple[str, Liveness]]:
+        """Everybody, as people see it: by id the source and the state."""
+        self.census.sample()
+        return {each.id: (each.source, state) for each, state in self.watcher.agents(datetime.now(UTC))}
+
+    def records(self) -> set[str]:
+        loaded = [supervisor.load_agent(path.read_bytes()) for path in self.paths.agents.iterdir()]
+        return {each.id for each in loaded if each}
+
+    def record(self, name: str, process: ProcessId) -> Agent:
+        """An agent that an earlier daemon wrote down."""
+        found = Agent(
+            id=f"{name}@red", name=name, role="dev", team="red", source="process", since=EPOCH, process=process,
+            pid=process.pid, claude_dir=self.claude,
+        )  # fmt: skip
+        path = self.paths.agents / supervisor.agent_file(found)
+        assert self.store.commit(Register(key=found.id, path=path, agent=found, reason="test"), "test") is Outcome.DONE
+        return found
+
+    def identify(self, child: subprocess.Popen[bytes]) -> ProcessId:
+        process = self.processes.identify(child.pid)
+        assert process is not None
+        return process
+
+    def plugin(self, name: str, text: str, age_s: float = 0.0) -> Path:
+        """A file of the plugin's, as if it had been written ``age_s`` seconds ago."""
+        path = self.planning / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        dated(path, -age_s)
+        return path
+
+    def session(
+        self, child: subprocess.Popen[bytes], session: str, started: int | None = None, cwd: Path | None = None
+    ) -> None:
+        """The client's own note of a session, with the right start of its process unless told."""
+        folder = self.claude / "sessions"
+        folder.mkdir(exist_ok=True)
+        said = {
+            "pid": child.pid, "sessionId": session, "cwd": str(cwd or self.project), "startedAt": 1795379572760,
+            "procStart": str(started or self.identify(child).started), "kind": "interactive", "status": "busy",
+        }  # fmt: skip
+        (folder / f"{child.pid}.json").write_text(json.dumps(said))
+
+    def team(self, lead_session: str, folder: str = "red", cwd: Path | None = None, **backends: str) -> Path:
+        """The file of a team: its lead, and a member for each backend."""
+        lead = {"agentId": f"team-lead@{folder}", "name": "team-lead", "agentType": "team-lead", "tmuxPaneId": "leader"}
+        members = [
+            {"agentId": f"{name}@{folder}", "name": name, "agentType": "general-purpose", "tmuxPaneId": "in-process",
+             "backendType": backend} for name, backend in backends.items()
+        ]  # fmt: skip
+        members = [{**member, "cwd": str(cwd or self.project)} for member in (lead, *members)]
+        said = {"name": folder, "leadAgentId": lead["agentId"], "leadSessionId": lead_session, "members": members}
+        path = self.claude / "teams" / folder / "config.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(said))
+        return path
+
+    def close(self) -> None:
+        for process in self.watcher.processes():
+            self.deaths.discard(process)
+        self.store.close()
+
+
+def dated(path: Path, s: float) -> None:
+    """As if the file had been written so many seconds later."""
+    at = path.stat().st_mtime + s
+    os.utime(path, (at, at))
+
+
+def end(child: subprocess.Popen[bytes]) -> None:
+    child.kill()
+    child.wait()
+
+
+@contextlib.contextmanager
+def torn(path: Path) -> Iterator[None]:
+    """A moment in which the file is half written."""
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    yield
+    path.write_bytes(whole)
+
+
+@pytest.fixture(autouse=True)
+def pid_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plugin's lock over its pids is the whole machine's: here it is the test's own."""
+    defaults = DropPids.__init__.__kwdefaults__
+    assert defaults
+    monkeypatch.setitem(defaults, "pid_lock", tmp_path / "pid-lock")
+
+
+@pytest.fixture
+def open_world(project: Path, claude_home: Path) -> Iterator[Callable[[], World]]:
+    """Opens the same world anew, as a daemon that is started anew does."""
+    opened: list[World] = []
+
+    def make() -> World:
+        opened.append(World(project, claude_home))
+        return opened[-1]
+
+    yield make
+    for world in opened:
+        world.close()
+
+
+@pytest.fixture
+def world(open_world: Callable[[], World]) -> World:
+    return open_world()
+
+
+def client(children: Children, world: World) -> subprocess.Popen[bytes]:
+    """A process that looks like a client by its name alone."""
+    return children.start("claude", "600", executable=shutil.which("sleep"), cwd=world.project)
+
+
+# -- where agents are found ---------------------------------------------------------------------------------------
+
+
+def test_a_teammate_is_found_by_its_command_line(world: World, children: Children) -> None:
+    child = children.agent("dev-1", "red", cwd=world.project)
+
+    (seen,) = world.look().sightings
+
+    assert (seen.state, seen.recorded) == (ALIVE, False)
+    assert replace(seen.agent, since=EPOCH) == Agent(
+        id="dev-1@red", name="dev-1", role="dev", team="red", source="process", since=EPOCH,
+        process=world.identify(child), pid=child.pid, claude_dir=world.claude,
+    )  # fmt: skip
+    assert abs(seen.agent.since - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+def test_who_works_in_another_folder_is_none_of_ours(world: World, children: Children) -> None:
+    inside = world.project / "src"
+    beside = world.project.with_name(world.project.name + "-2")
+    inside.mkdir()
+    beside.mkdir()
+    children.agent("inside", "red", cwd=inside)
+    children.agent("beside", "red", cwd=beside)
+
+    assert world.found().keys() == {"inside@red"}
+
+
+def further_in(world: World, supervised: bool) -> Path:
+    """A folder of a project within the project, which another daemon has supervised or has not."""
+    inner = world.project / "packages" / "shop"
+    (inner / ".yolo-planning").mkdir(parents=True)
+    (inner / "src").mkdir()
+    if supervised:
+        Paths(inner).folder.mkdir()
+    return inner / "src"
+
+
+@pytest.mark.parametrize("supervised", [False, True])
+def test_who_works_in_a_project_further_in_is_ours_unless_that_is_supervised(
+    world: World, children: Children, supervised: bool
+) -> None:
+    inner = further_in(world, supervised)
+    children.agent("dev-1", "red", cwd=inner)
+    world.session(children.start("sleep", "600"), "85d6cfb4-e039", cwd=inner)
+
+    assert world.found().keys() == (set() if supervised else {"dev-1@red", "session-85d6cfb4"})
+
+
+@pytest.mark.parametrize("supervised", [False, True])
+def test_the_teams_and_lists_of_a_project_further_in_are_ours_unless_that_is_supervised(
+    world: World, children: Children, supervised: bool
+) -> None:
+    inner = further_in(world, supervised)
+    world.session(children.start("sleep", "600"), "85d6cfb4-e039", cwd=inner)
+    world.team("ffffffff-e039", cwd=inner)
+    lists = {write_task(world.claude, name, 1).parent for name in ("red", "85d6cfb4-e039")}
+
+    assert [team.name for team in world.roster.teams()] == ([] if supervised else ["red"])
+    assert set(world.roster.task_lists()) == (set() if supervised else lists)
+
+
+def test_a_session_is_found_by_its_file_if_that_names_its_very_process(world: World, children: Children) -> None:
+    lead, other = children.start("sleep", "600"), children.start("sleep", "600")
+    world.session(lead, "85d6cfb4-e039")
+    world.session(other, "ffffffff-e039", started=world.identify(other).started - 1)
+
+    (found,) = world.look().sightings
+
+    assert (found.agent.id, found.agent.role, found.agent.source) == ("session-85d6cfb4", "lead", "session")
+    assert found.agent.process == world.identify(lead)
+
+
+def test_the_lead_of_a_team_bears_its_name_there(world: World, children: Children) -> None:
+    lead = children.start("sleep", "600")
+    world.session(lead, "85d6cfb4-e039")
+    world.team("85d6cfb4-e039")
+
+    (found,) = world.look().sightings
+
+    assert (found.agent.id, found.agent.name, found.agent.team) == ("team-lead@red", "team-lead", "red")
+
+
+def test_a_pid_that_the_plugin_wrote_down_counts_if_its_process_looks_like_an_agent_and_was_there_before(
+    world: World, children: Children
+) -> None:
+    agent, stranger = client(children, world), children.start("sleep", "600")
+    world.plugin(".agent-pids", f"{agent.pid}\n{stranger.pid}\njunk\n-1\n0\n1\n4294967295\n")
+
+    assert {a.agent.pid for a in world.look().sightings} == {agent.pid}
+    assert world.shown() == {
+        f"agent#{agent.pid}": ("agent-pids", ALIVE), f"agent#{stranger.pid}": ("agent-pids", UNKNOWN),
+    }  # fmt: skip
+
+
+def test_a_process_that_came_after_its_pid_was_written_down_is_unknown(world: World, children: Children) -> None:
+    later = client(children, world)
+    world.plugin(".agent-pids", f"{later.pid}\n", age_s=60)
+    world.plugin(".agent-health/dev.json", json.dumps({"pid": later.pid, "role": "dev"}), age_s=60)
+
+    assert world.look().sightings == ()
+    assert set(world.shown().values()) == {("agent-pids", UNKNOWN)}
+
+
+@pytest.mark.parametrize("spelled", [int, str])
+def test_a_role_is_found_by_its_health_file(spelled: type, world: World, children: Children) -> None:
+    child = client(children, world)
+    world.plugin(".agent-health/dev.json", json.dumps({"pid": spelled(child.pid), "role": "dev", "idle_count": 0}))
+
+    (found,) = world.look().sightings
+
+    assert (found.agent.id, found.agent.role, found.agent.source) == (f"dev#{child.pid}", "dev", "agent-health")
+    assert found.agent.process == world.identify(child)
+
+
+def with_hook(event: str, *payloads: Mapping[str, Any], after: str = "") -> str:
+    """What an agent runs that has a hook: as the client does it, in a shell that is in a session of its own."""
+    command = f"{shlex.quote(sys.executable)} -m yolo_supervisor hook {event}{after}"
+    return "import subprocess\n" + "".join(
+        f"subprocess.run(['sh', '-c', {command!r}], input={json.dumps(payload).encode()!r}, check=True,"
+        " start_new_session=True)\n"
+        for payload in payloads
+    )
+
+
+@pytest.mark.parametrize("after", ["", "; true"], ids=["the shell becomes the hook", "the shell waits for the hook"])
+def test_a_session_is_found_by_the_hook_it_ran(after: str, world: World, children: Children) -> None:
+    program = with_hook("SessionStart", {"session_id": "85d6cfb4-e039"}, after=after)
+    body = f"{program}\nprint('ready', flush=True)\nimport time\ntime.sleep(600)"
+    child = children.python(body, cwd=world.project)
+
+    (found,) = world.look().sightings
+
+    assert (found.agent.role, found.agent.source, found.agent.session) == ("lead", "hook", "85d6cfb4-e039")
+    assert found.agent.process == world.identify(child)
+
+
+def subagents(event: str, *idents: str) -> str:
+    return with_hook(event, *({"session_id": "85d6", "agent_id": i, "agent_type": "yolo:yolo-dev"} for i in idents))
+
+
+def test_a_subagent_is_found_by_its_hook_beside_the_agent_it_lives_in(world: World, children: Children) -> None:
+    child = children.agent("dev-1", "red", cwd=world.project, program=subagents("SubagentStart", "sub-1"))
+
+    found = world.found()
+
+    assert found.keys() == {"dev-1@red", "sub-1"}
+    assert found["sub-1"].agent.process == found["dev-1@red"].agent.process == world.identify(child)
+    assert (found["sub-1"].agent.role, found["sub-1"].agent.source) == ("dev", "hook")
+
+
+def test_two_subagents_of_one_session_are_two(world: World, children: Children) -> None:
+    children.agent("dev-1", "red", cwd=world.project, program=subagents("SubagentStart", "sub-1", "sub-2"))
+
+    assert world.found().keys() == {"dev-1@red", "sub-1", "sub-2"}
+
+
+@pytest.fixture
+def busy_session(world: World, children: Children, tmp_path: Path) -> Callable[[], subprocess.Popen[bytes]]:
+    """An agent that has started a subagent; called, it ends that one and starts another."""
+    flag = tmp_path / "go on"
+    wait = (
+        f"import os, time\nprint('started', flush=True)\nwhile not os.path.exists({str(flag)!r}): time.sleep(0.005)\n"
+    )
+    program = subagents("SubagentStart", "sub-1") + wait + subagents("SubagentStop", "sub-1")
+    child = children.agent("dev-1", "red", cwd=world.project, program=program + subagents("SubagentStart", "sub-2"))
+
+    def go_on() -> subprocess.Popen[bytes]:
+        flag.touch()
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
+        return child
+
+    return go_on
+
+
+def test_a_subagent_that_stopped_is_forgotten_while_its_session_goes_on(
+    world: World, busy_session: Callable[[], object]
+) -> None:
+    world.turn()
+    assert world.records() == {"dev-1@red", "sub-1"}
+
+    busy_session()
+    told = world.turn()
+
+    assert [each.key for each in told if isinstance(each, Forget)] == ["sub-1"]
+    assert not any(isinstance(each, Died) for each in told)
+    assert "dev-1@red" in world.records()
+    assert "sub-1" not in world.records()
+
+
+def test_the_next_subagent_of_a_session_is_found_too(world: World, busy_session: Callable[[], object]) -> None:
+    world.turn()
+    busy_session()
+    world.turn()
+    world.turn()
+
+    assert world.records() == {"dev-1@red", "sub-2"}
+
+
+def test_a_subagent_whose_session_dies_is_dead(world: World, children: Children) -> None:
+    child = children.agent("dev-1", "red", cwd=world.project, program=subagents("SubagentStart", "sub-1"))
+    world.turn()
+    end(child)
+
+    assert {ident: seen.state for ident, seen in world.found().items()} == {"dev-1@red": DEAD, "sub-1": DEAD}
+
+
+def test_when_a_session_with_a_stopped_subagent_ends_all_is_settled(
+    world: World, children: Children, busy_session: Callable[[], subprocess.Popen[bytes]]
+) -> None:
+    world.turn()
+    child = busy_session()
+    for _ in range(3):
+        world.turn()
+
+    end(child)
+    world.turn()
+
+    assert world.turn() == []
+    assert world.records() == set()
+
+
+def test_one_that_died_before_it_was_written_down_is_settled_too(world: World, children: Children) -> None:
+    child = children.agent("dev-1", "red", cwd=world.project)
+    assert world.found().keys() == {"dev-1@red"}
+    end(child)
+    world.turn()
+    world.turn()
+
+    assert world.turn() == []
+
+
+def test_a_registered_agent_is_watched_whatever_it_looks_like(world: World, children: Children) -> None:
+    child = children.start("sleep", "600")
+    command = ["agent", "register", "--pid", str(child.pid), "--role", "dev", "--name", "dev-9", "--team", "red"]
+    subprocess.run(
+        [sys.executable, "-m", "yolo_supervisor", "--project", str(world.project), *command], check=True,
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    path = write_task(world.claude, "red", 1, owner="dev-9", status="in_progress")
+    assert world.turn() == []
+    assert world.shown() == {"dev-9@red": ("registered", ALIVE)}
+
+    end(child)
+    world.turn()
+
+    assert read_task(path)["status"] == "pending"
+    assert world.records() == set()
+
+
+def test_one_agent_seen_by_several_sources_is_one(world: World, children: Children) -> None:
+    program = with_hook("SessionStart", {"session_id": "85d6cfb4-e039"})
+    child = children.agent("dev-1", "red", cwd=world.project, program=program)
+    world.session(child, "85d6cfb4-e039")
+    world.plugin(".agent-pids", f"{child.pid}\n")
+    world.plugin(".agent-health/dev.json", json.dumps({"pid": child.pid, "role": "dev"}))
+
+    assert world.found().keys() == {"dev-1@red"}
+    world.turn()
+    assert world.look().sightings == ()
+    assert world.shown() == {"dev-1@red": ("process", ALIVE)}
+
+
+def test_one_that_is_written_down_is_not_found_again_by_another_source(world: World, children: Children) -> None:
+    child = children.start("sleep", "600")
+    world.record("dev-1", world.identify(child))
+    world.session(child, "85d6cfb4-e039")
+
+    assert world.look().sightings == ()
+
+
+@pytest.mark.parametrize("source", ["session", "command line"])
+def test_an_agent_that_a_person_forgot_is_found_again_if_it_tells_what_it_is(
+    source: str, world: World, children: Children
+) -> None:
+    if source == "session":
+        world.session(children.start("sleep", "600"), "85d6cfb4-e039")
+    else:
+        children.agent("dev-1", "red", cwd=world.project)
+    world.turn()
+    assert world.look().sightings == ()
+    (record,) = world.paths.agents.iterdir()
+    known = supervisor.load_agent(record.read_bytes())
+    assert known is not None
+
+    assert world.store.commit(Forget(key=known.id, path=record, reason="a person said so"), "cli") is Outcome.DONE
+
+    assert world.look().sightings == (), "what has just been forgotten is not found at once"
+    assert [seen.agent.id for seen in world.look().sightings] == [known.id]
+
+
+# -- how a death is known -----------------------------------------------------------------------------------------
+
+
+def deaths(world: World) -> list[tuple[str, str, bool]]:
+    """Who is dead, how that is known, and whether it is certain."""
+    return [(s.agent.name, s.proof, s.certain) for s in world.look().sightings if s.state is DEAD]
+
+
+def test_the_end_of_a_process_that_was_watched_is_certain(world: World, children: Children) -> None:
+    child = children.agent("dev-1", "red", cwd=world.project)
+    world.turn()
+    assert world.look().sightings == ()
+
+    end(child)
+
+    proof = ("dev-1", f"the kernel saw process {child.pid} end", True)
+    assert deaths(world) == [proof]
+    assert deaths(world) == [proof], "asked again, it says the same"
+
+
+def test_a_process_that_nobody_reaped_is_dead(world: World, children: Children) -> None:
+    child = children.agent("dev-1", "red", cwd=world.project)
+    world.turn()
+
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+
+    assert deaths(world) == [("dev-1", f"the kernel saw process {child.pid} end", True)]
+
+
+def test_a_process_that_is_only_missing_is_concluded_to_be_dead(world: World) -> None:
+    world.record("dev-1", ProcessId(NOBODY, 7, world.processes.boot))
+
+    assert deaths(world) == [("dev-1", f"there is no process {NOBODY} any more", False)]
+
+
+def test_an_agent_whose_pid_belongs_to_another_process_is_certainly_dead(world: World, children: Children) -> None:
+    stranger = world.identify(children.start("sleep", "600"))
+    world.record("dev-1", replace(stranger, started=stranger.started - 1))
+
+    assert deaths(world) == [("dev-1", f"pid {stranger.pid} belongs to another process now", True)]
+
+
+def test_an_agent_of_an_earlier_boot_is_certainly_dead(world: World, children: Children) -> None:
+    process = world.identify(children.start("sleep", "600"))
+    machine, _, namespace = process.boot.split("/")
+    world.record("dev-1", replace(process, boot=f"{machine}/another-boot/{namespace}"))
+
+    assert deaths(world) == [("dev-1", "the machine was started anew since", True)]
+
+
+@pytest.mark.parametrize("changed", [0, 2], ids=["another machine", "another pid namespace"])
+def test_an_agent_of_another_world_is_unknown(changed: int, world: World) -> None:
+    parts = world.processes.boot.split("/")
+    parts[changed] = "elsewhere"
+    world.record("dev-1", ProcessId(NOBODY, 7, "/".join(parts)))
+
+    assert world.look().sightings == ()
+    assert world.shown() == {"dev-1@red": ("process", UNKNOWN)}
+
+
+def test_many_that_are_missing_at_once_are_looked_at_twice(world: World) -> None:
+    for n in range(5):
+        dead_dev(world, f"dev-{n}", n)
+
+    assert [type(action) for action in world.turn()] == [Escalate]
+    assert len(world.records()) == 5
+
+    world.turn()
+    assert world.records() == set()
+
+
+def test_when_still_more_are_missing_at_the_second_look_a_third_is_needed(world: World) -> None:
+    for n in range(5):
+        dead_dev(world, f"dev-{n}", n)
+    assert not world.look().confirmed
+
+    dead_dev(world, "dev-5", 5)
+
+    assert not world.look().confirmed
+    assert world.look().confirmed
+
+
+# -- what the dead left -------------------------------------------------------------------------------------------
+
+
+def dead_dev(world: World, name: str = "dev-1", number: int = 0) -> Agent:
+    """One that died while no daemon ran."""
+    return world.record(name, ProcessId(NOBODY - number, 7, world.processes.boot))
+
+
+def claimed(world: World) -> dict[str, bool]:
+    """The tasks that are the dead one's, and whether that is doubtful."""
+    (dead,) = [seen for seen in world.look().sightings if seen.state is DEAD]
+    return {claim.task.id: claim.doubt is not None for claim in dead.estate.claims}
+
+
+def test_a_dead_agents_tasks_are_those_at_work_that_bear_its_name_in_its_own_list(world: World) -> None:
+    dead_dev(world)
+    write_task(world.claude, "red", 1, owner="dev-1", status="in_progress")
+    write_task(world.claude, "red", 2, owner="dev-1@red", status="in_progress")
+    write_task(world.claude, "red", 3, owner="dev-1", status="completed")
+    write_task(world.claude, "red", 4, owner="dev-2", status="in_progress")
+    write_task(world.claude, "red", 5, owner="dev-1")
+    write_task(world.claude, "blue", 1, owner="dev-1", status="in_progress")
+
+    assert claimed(world) == {"red/1": False, "red/2": False}
+
+
+def test_a_task_is_doubtful_while_a_namesake_lives_whatever_the_time_of_its_file(
+    world: World, children: Children
+) -> None:
+    dead_dev(world)
+    before = write_task(world.claude, "red", 1, owner="dev-1", status="in_progress")
+    after = write_task(world.claude, "red", 2, owner="dev-1", status="in_progress")
+    children.agent("dev-1", "red", cwd=world.project)
+    dated(before, -60)
+    dated(after, +60)
+
+    assert claimed(world) == {"red/1": True, "red/2": True}
+
+
+def test_a_namesake_in_another_team_raises_no_doubt(world: World, children: Children) -> None:
+    dead_dev(world)
+    path = write_task(world.claude, "red", 1, owner="dev-1", status="in_progress")
+    children.agent("dev-1", "blue", cwd=world.project)
+    dated(path, +60)
+
+    assert claimed(world) == {"red/1": False}
+
+
+def test_a_task_file_that_cannot_be_read_keeps_the_record_until_it_can(world: World) -> None:
+    dead_dev(world)
+    path = write_task(world.claude, "red", 1, owner="dev-1", status="in_progress")
+    with torn(path):
+        assert world.found()["dev-1@red"].estate.unreadable == (path,)
+        world.turn()
+    assert world.records() == {"dev-1@red"}
+
+    world.turn()
+
+    assert read_task(path)["status"] == "pending"
+    assert world.records() == set()
+
+
+def test_in_process_teammates_die_with_their_lead(world: World, children: Children) -> None:
+    lead = children.start("sleep", "600")
+    world.session(lead, "85d6cfb4-e039")
+    world.team("85d6cfb4-e039", mate="in-process")
+    leads = write_task(world.claude, "red", 1, owner="team-lead", status="in_progress")
+    mates = write_task(world.claude, "red", 2, owner="mate", status="in_progress")
+    world.turn()
+    assert world.records() == {"team-lead@red"}
+    assert world.shown() == {"team-lead@red": ("session", ALIVE), "mate@red": ("team", ALIVE)}
+
+    end(lead)
+    world.turn()
+
+    assert [read_task(path)["status"] for path in (leads, mates)] == ["pending", "pending"]
+
+
+def test_while_a_leads_team_file_cannot_be_read_its_record_stands(world: World, children: Children) -> None:
+    lead = children.start("sleep", "600")
+    world.session(lead, "85d6cfb4-e039")
+    team = world.team("85d6cfb4-e039", mate="in-process")
+    path = write_task(world.claude, "red", 1, owner="mate", status="in_progress")
+    world.turn()
+
+    end(lead)
+    with torn(team):
+        world.turn()
+    world.turn()
+
+    assert read_task(path)["status"] == "pending"
+
+
+def test_a_leads_tasks_are_its_own_though_it_was_written_down_before_it_had_a_team(
+    world: World, children: Children
+) -> None:
+    lead = children.start("sleep", "600")
+    world.session(lead, "85d6cfb4-e039")
+    world.turn()
+    assert world.records() == {"session-85d6cfb4"}
+    world.team("85d6cfb4-e039", folder="session-85d6cfb4")
+    path = write_task(world.claude, "session-85d6cfb4", 1, owner="team-lead", status="in_progress")
+
+    end(lead)
+    world.turn()
+
+    assert read_task(path)["status"] == "pending"
+
+
+def test_a_teammate_with_a_process_that_looks_in_process_for_a_moment_is_no_second_agent(
+    world: World, children: Children
+) -> None:
+    lead = children.start("sleep", "600")
+    children.agent("dev-1", "red", cwd=world.project)
+    world.session(lead, "85d6cfb4-e039")
+    world.team("85d6cfb4-e039", **{"dev-1": "in-process"})
+    path = write_task(world.claude, "red", 1, owner="dev-1", status="in_progress")
+    world.turn()
+    assert world.shown() == {"team-lead@red": ("session", ALIVE), "dev-1@red": ("process", ALIVE)}
+
+    end(lead)
+    world.turn()
+
+    assert world.records() == {"dev-1@red"}
+    assert read_task(path)["status"] == "in_progress"
+
+
+def state(world: World, **statuses: str) -> Path:
+    """The plugin's execution state, with plans of phase 5."""
+    plans = [{"id": f"05-{name[1:]}", "title": "T", "wave": 1, "status": status} for name, status in statuses.items()]
+    return world.plugin(".execution-state.json", json.dumps({"phase": 5, "status": "running", "plans": plans}))
+
+
+def plans(path: Path) -> dict[str, str]:
+    return {plan["id"]: plan["status"] for plan in read_task(path)["plans"]}
+
+
+def test_a_dead_devs_plan_is_the_one_with_its_number(world: World) -> None:
+    path = state(world, p01="running", p02="running", p03="complete")
+    for number in (2, 3):
+        dead_dev(world, f"dev-0{number}", number)
+
+    world.turn()
+
+    assert plans(path) == {"05-01": "running", "05-02": "pending", "05-03": "complete"}
+
+
+def test_a_plan_stays_with_a_living_dev_of_its_number(world: World, children: Children) -> None:
+    path = state(world, p02="running")
+    dead_dev(world, "dev-02")
+    children.agent("dev-02", "red", cwd=world.project)
+
+    world.turn()
+
+    assert plans(path) == {"05-02": "running"}
+
+
+def test_while_the_execution_state_cannot_be_read_a_dead_devs_record_stands(world: World) -> None:
+    path = state(world, p02="running")
+    dead_dev(world, "dev-02")
+    with torn(path):
+        world.turn()
+
+    world.turn()
+
+    assert plans(path) == {"05-02": "pending"}
+
+
+def lease(world: World, owner: str) -> Path:
+    said = {"resource": "src", "owner": owner, "acquired_at": "2026-11-22T20:38:34Z", "ttl_secs": 300}
+    return world.plugin(".locks/src.lease", json.dumps(said))
+
+
+def test_a_dead_holders_lease_is_released(world: World) -> None:
+    path = lease(world, "dev-1")
+    dead_dev(world)
+
+    world.turn()
+
+    assert not path.exists()
+
+
+def test_a_lease_stays_while_anybody_bears_its_holders_name(world: World, children: Children) -> None:
+    path = lease(world, "dev-1")
+    dead_dev(world)
+    children.agent("dev-1", "blue", cwd=world.project)
+
+    world.turn()
+
+    assert path.exists()
+    assert world.records() == {"dev-1@blue"}
+
+
+# -- the processes it left ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lifeline() -> Iterator[int]:
+    """What processes read from that are to end with the test."""
+    reading, writing = os.pipe()
+    yield reading
+    os.close(reading)
+    os.close(writing)
+
+
+def with_tools(lifeline: int) -> str:
+    """What an agent runs that starts a tool as the client does, and has sent another process to the background."""
+    return f"""
+import subprocess
+print("started", flush=True)
+tool = subprocess.Popen(["cat"], stdin={lifeline}, start_new_session=True)
+sent = subprocess.run(["sh", "-c", "cat <&{lifeline} >/dev/null & echo $!"], pass_fds=({lifeline},), stdout=-1)
+print(tool.pid, int(sent.stdout), flush=True)
+"""
+
+
+def tools(child: subprocess.Popen[bytes]) -> tuple[int, int]:
+    assert child.stdout is not None
+    tool, background = child.stdout.readline().split()
+    return int(tool), int(background)
+
+
+def left(world: World) -> Leftovers:
+    (dead,) = [seen for seen in world.look().sightings if seen.state is DEAD]
+    return dead.estate.leftovers
+
+
+def test_a_tool_is_left_behind_and_what_went_to_the_background_before_is_not(
+    world: World, children: Children, lifeline: int
+) -> None:
+    child = children.agent("dev-1", "red", cwd=world.project, program=with_tools(lifeline), pass_fds=(lifeline,))
+    tool, background = tools(child)
+    world.turn()
+    world.census.sample()
+
+    end(child)
+
+    assert [root.pid for root in left(world).roots] == [tool]
+    assert background not in [process.pid for process in left(world).uncertain]
+    assert left(world) == left(world), "asked again, it says the same"
+
+
+def test_what_the_last_daemon_saw_in_an_agents_tree_counts(
+    open_world: Callable[[], World], children: Children, lifeline: int
+) -> None:
+    last = open_world()
+    child = children.agent("dev-1", "red", cwd=last.project, program=with_tools(lifeline), pass_fds=(lifeline,))
+    tool, _ = tools(child)
+    last.turn()
+    last.census.sample()
+    last.paths.trees.write_bytes(supervisor.dump_trees(last.census.trees))
+    end(child)
+
+    assert [root.pid for root in left(open_world()).roots] == [tool]
+
+
+def test_what_nobody_saw_in_its_tree_is_left_alone(
+    open_world: Callable[[], World], children: Children, lifeline: int
+) -> None:
+    last = open_world()
+    child = children.agent("dev-1", "red", cwd=last.project, program=with_tools(lifeline), pass_fds=(lifeline,))
+    tools(child)
+    last.turn()
+    last.paths.trees.write_bytes(b"{garbage")
+    end(child)
+
+    assert left(open_world()) == Leftovers()
+
+
+# -- the plugin's books ---------------------------------------------------------------------------------------------
+
+
+def test_a_dead_agent_is_struck_from_the_plugins_books(world: World, children: Children) -> None:
+    child, other = (children.agent(f"dev-{n}", "red", cwd=world.project) for n in (1, 2))
+    pids = world.plugin(".agent-pids", f"{child.pid}\n{other.pid}\n")
+    panes = world.plugin(".agent-panes", f"{child.pid} %1\n{other.pid} %2\n")
+    health = world.plugin(".agent-health/dev.json", json.dumps({"pid": child.pid, "role": "dev"}))
+    world.turn()
+
+    end(child)
+    world.turn()
+
+    assert pids.read_text() == f"{other.pid}\n"
+    assert panes.read_text() == f"{other.pid} %2\n"
+    assert not health.exists()
+
+
+def test_of_two_agents_of_one_role_the_living_one_keeps_the_health_file(world: World, children: Children) -> None:
+    first, second = (children.agent(f"dev-{n}", "red", cwd=world.project) for n in (1, 2))
+    health = world.plugin(".agent-health/dev.json", json.dumps({"pid": second.pid, "role": "dev"}))
+    world.turn()
+    assert world.records() == {"dev-1@red", "dev-2@red"}
+
+    end(first)
+    world.turn()
+
+    assert world.records() == {"dev-2@red"}
+    assert read_task(health)["pid"] == second.pid
+
+
+def test_pids_in_the_books_that_no_process_has_are_struck_and_all_others_stay(world: World, children: Children) -> None:
+    stranger = children.start("sleep", "600")
+    pids = world.plugin(".agent-pids", f"{NOBODY}\n{stranger.pid}\njunk\n")
+    dangling = world.plugin(".agent-health/qa.json", json.dumps({"pid": str(NOBODY), "role": "qa"}))
+    living = world.plugin(".agent-health/dev.json", json.dumps({"pid": stranger.pid, "role": "dev"}))
+
+    world.turn()
+
+    assert pids.read_text() == f"{stranger.pid}\njunk\n"
+    assert not dangling.exists()
+    assert living.exists()
+    assert world.turn() == []
+
+
+def test_an_agent_counts_as_idle_from_three_idle_turns_on(world: World, children: Children) -> None:
+    pid = children.start("sleep", "600").pid
+    for role, count in (("dev", 2), ("qa", 3)):
+        world.plugin(f".agent-health/{role}.json", json.dumps({"pid": pid, "role": role, "idle_count": count}))
+
+    assert world.look().idle == (("qa", 3),)
+
+
+def marks(world: World, role: str, count: int) -> Callable[[], tuple[str | None, str | None]]:
+    paths = world.plugin(".active-agent", role), world.plugin(".active-agent-count", str(count))
+
+    def read() -> tuple[str | None, str | None]:
+        first, second = (path.read_text() if path.exists() else None for path in paths)
+        return first, second
+
+    return read
+
+
+def test_with_the_last_agent_the_plugins_marks_go(world: World) -> None:
+    read = marks(world, "dev", 1)
+    dead_dev(world)
+
+    world.turn()
+
+    assert read() == (None, None)
+
+
+def test_the_plugins_marks_follow_those_who_live(world: World, children: Children) -> None:
+    dev, qa = (children.agent(name, "red", cwd=world.project) for name in ("dev-1", "qa"))
+    world.plugin(".agent-pids", f"{dev.pid}\n{qa.pid}\n")
+    read = marks(world, "dev", 2)
+    world.turn()
+
+    end(dev)
+    world.turn()
+
+    assert read() == ("qa", "1")

@@ -1,0 +1,224 @@
+"""The fire drill: it heals what it breaks, and it says so when it does not."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.cli import PROGRAM
+from support.processes import Children
+from support.wait import LIMIT_S, wait_until
+from yolo_supervisor.drill import faults, rounds, scene
+from yolo_supervisor.formats import supervisor
+from yolo_supervisor.kernel import kernel
+from yolo_supervisor.processes import Processes
+from yolo_supervisor.store import Paths
+
+pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed: nothing is drilled")
+
+FAULTS = {
+    "agents": [
+        "agent-killed", "agent-segfault", "agent-oom", "agent-api-errors", "agent-rate-limited",
+        "agent-ignores-sigterm", "pid-reused", "mass-death", "session-killed", "session-detached",
+        "tmux-server-killed",
+    ],
+    "tasks": [
+        "supervisor-killed", "supervisor-upgraded", "supervisor-oom", "clock-jump", "task-orphaned", "owner-hung",
+        "poison-task", "late-completion", "lease-abandoned", "lock-ownerless", "state-emptied", "contract-broken",
+        "flag-broken",
+    ],
+    "commands": [
+        "mcp-error", "mcp-hang", "mcp-crash", "mcp-flapping", "command-hangs", "command-ignores-sigterm",
+        "commit-index-lock", "commit-non-fast-forward", "commit-conflict", "commit-killed-midway",
+        "commit-disk-full",
+    ],
+}  # fmt: skip
+
+
+def drill(*words: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*PROGRAM, "drill", *words], env={**os.environ, **environment},
+        capture_output=True, text=True, cwd=folder, timeout=110, check=False,
+    )  # fmt: skip
+
+
+class Stage:
+    """Where drills put up their stages: a temporary folder of our own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._processes = Processes(kernel())
+
+    def wait_until_an_agent_is_killed(self) -> None:
+        wait_until(lambda: any('"died"' in log.read_text() for log in self.folder.glob("*/daemon.log")), "a death")
+
+    def daemon(self) -> int:
+        (planning,) = self.folder.glob("*/project/.yolo-planning")
+        holder = supervisor.load_holder(Paths(planning.parent).holder.read_bytes())
+        assert holder is not None
+        return holder.process.pid
+
+    def at_work(self) -> dict[int, str]:
+        """The processes that stand in the folder, or bear it in their command lines."""
+        everybody = {int(path.name): _told_of(path) for path in Path("/proc").glob("[0-9]*")}
+        return {pid: told for pid, told in everybody.items() if str(self.folder) in told}
+
+    def told(self) -> str:
+        return "\n".join(self.at_work().values())
+
+    def clear(self) -> None:
+        for pid in self.at_work():
+            process = self._processes.identify(pid)
+            if process and (handle := self._processes.kernel.hold(process)):
+                handle.signal(signal.SIGKILL)
+                handle.close()
+
+
+def _told_of(process: Path) -> str:
+    try:
+        return f"{os.readlink(process / 'cwd')}\0{(process / 'cmdline').read_bytes().decode(errors='replace')}"
+    except OSError:
+        return ""
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    folder = tmp_path / "t"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    made = Stage(folder)
+    yield made
+    made.clear()
+
+
+def test_these_are_all_faults() -> None:
+    assert list(faults.FAULTS) == [name for group in FAULTS.values() for name in group]
+
+
+@pytest.mark.parametrize("group", FAULTS)
+def test_every_fault_is_noticed_and_healed_and_nothing_is_lost(tmp_path: Path, group: str) -> None:
+    ended = drill("--json", "--seed", "7", "--faults", ",".join(FAULTS[group]), folder=tmp_path)
+
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    answer = json.loads(ended.stdout)
+    assert (answer["seed"], answer["rounds"], answer["healing_rate"], answer["lost"]) == (7, 1, 1.0, 0)
+    assert [row["fault"] for row in answer["faults"]] == FAULTS[group]
+    assert all(row["detected"] == row["healed"] == row["injected"] == 1 for row in answer["faults"])
+    assert all(set(row["heal_s"]) == {"p50", "p99"} for row in answer["faults"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_supervisor_killed_in_the_middle_of_healing_finishes_it_after_its_restart(tmp_path: Path) -> None:
+    ended = drill("--json", "--faults", "supervisor-killed", "--rounds", "8", folder=tmp_path)
+
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert json.loads(ended.stdout)["faults"][0]["healed"] == 8
+
+
+def test_a_supervisor_that_only_observes_fails_the_drill(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scene, "LIMIT_S", 3.0)
+    with scene.scene() as stage:
+        file = stage.project / ".yolo-planning" / "supervisor.toml"
+        file.write_text("mode = 'observe'\n" + file.read_text())
+        stage.start_daemon()
+        played = rounds.play(stage, faults.FAULTS["agent-killed"], random.Random(1))
+
+    assert played.heal_s is None
+    assert "not healed in time" in played.why
+
+
+def test_an_unknown_fault_is_refused_with_those_there_are(tmp_path: Path) -> None:
+    ended = drill("--faults", "agent-kiled", folder=tmp_path)
+
+    assert ended.returncode == 2
+    assert "agent-killed" in ended.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["a timeout", "a closed terminal"])
+def test_a_drill_that_is_ended_leaves_nothing(stage: Stage, children: Children, number: int) -> None:
+    running = children.start(*PROGRAM, "drill", "--faults", "agent-killed", "--rounds", "9")
+    stage.wait_until_an_agent_is_killed()
+    assert len(stage.at_work()) >= 4  # the daemon, tmux, the other agent and its tool
+
+    running.send_signal(number)
+
+    assert running.wait(LIMIT_S) == 128 + number
+    assert list(stage.folder.iterdir()) == []
+    wait_until(lambda: not stage.at_work(), "those that were killed to be gone")
+
+
+def test_a_drill_that_is_ended_while_an_agent_starts_leaves_nothing(stage: Stage, children: Children) -> None:
+    running = children.start(*PROGRAM, "drill", "--faults", "agent-killed")
+    wait_until(lambda: "drill.agent" in stage.told(), "an agent to start")
+    running.send_signal(signal.SIGSTOP)  # it does not learn whom it has started
+    wait_until(lambda: any(stage.folder.glob("*/dev-*.ready")), "the agent's tool to be there")
+
+    running.terminate()
+    running.send_signal(signal.SIGCONT)
+
+    assert running.wait(LIMIT_S) == 128 + signal.SIGTERM
+    assert list(stage.folder.iterdir()) == []
+    wait_until(lambda: not stage.at_work(), "those that were killed to be gone", limit_s=5)
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether every thread of the process stands still: none takes a signal any more."""
+    threads = Path(f"/proc/{pid}/task").glob("*/status")
+    return all(re.search(r"^State:\s*T", thread.read_text(), re.M) for thread in threads)
+
+
+def is_asked_to_end(pid: int) -> bool:
+    """Whether SIGTERM waits for a process that is stopped."""
+    pending = re.search(r"^ShdPnd:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.M)
+    return pending is not None and bool(int(pending[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
+def test_an_impatient_ctrl_c_leaves_nothing_either(stage: Stage, children: Children) -> None:
+    running = children.start(*PROGRAM, "drill", "--faults", "agent-killed", "--rounds", "9", start_new_session=True)
+    stage.wait_until_an_agent_is_killed()
+
+    daemon = stage.daemon()
+    os.kill(daemon, signal.SIGSTOP)  # it will not be hurried, and the drill waits for its end
+    wait_until(lambda: is_stopped(daemon), "the daemon to stand still")
+
+    os.killpg(running.pid, signal.SIGINT)
+    wait_until(lambda: is_asked_to_end(daemon), "the stage to be cleared")
+    os.killpg(running.pid, signal.SIGINT)
+    os.kill(daemon, signal.SIGCONT)
+
+    running.wait(LIMIT_S)
+    assert list(stage.folder.iterdir()) == []
+    wait_until(lambda: not stage.at_work(), "those that were killed to be gone")
+
+
+def test_a_user_who_has_no_shell_may_drill(tmp_path: Path) -> None:
+    nologin = tmp_path / "nologin"
+    nologin.write_text("#!/bin/sh\nexit 1\n")
+    nologin.chmod(0o755)
+
+    ended = drill("--json", "--faults", "agent-killed", folder=tmp_path, SHELL=str(nologin))
+
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert json.loads(ended.stdout)["faults"][0]["healed"] == 1
+
+
+def test_where_the_temporary_folder_is_too_deep_for_tmux_one_sentence_says_so(stage: Stage, tmp_path: Path) -> None:
+    deep = stage.folder / ("x" * 100)
+    deep.mkdir()
+
+    ended = drill("--json", folder=tmp_path, TMPDIR=str(deep))
+
+    assert (ended.returncode, ended.stdout) == (69, "")
+    (sentence,) = ended.stderr.splitlines()
+    assert sentence.startswith("yolo-supervisor: the drill cannot use tmux here: ")
+    assert list(deep.iterdir()) == []
+    assert stage.at_work() == {}

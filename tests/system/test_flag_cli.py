@@ -1,0 +1,173 @@
+"""The ``flag`` commands, and where flags are shown elsewhere."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from support.cli import Cli
+from yolo_supervisor.clock import SystemClock
+from yolo_supervisor.config import Config
+from yolo_supervisor.flags import Flags
+from yolo_supervisor.formats import yolo
+from yolo_supervisor.kernel import kernel
+from yolo_supervisor.store import Store
+
+ROUTING, LOCKS, LEASES = "v3_smart_routing", "v3_lock_lite", "v3_lease_locks"
+WRITTEN = (
+    '{"v3_smart_routing": true,"v3_lock_lite":false,\n "v3_lease_locks" : false, "auto_commit": true, "v3_odd": 1}'
+)
+
+
+@pytest.fixture
+def config(project: Path) -> Path:
+    path = project / yolo.PLANNING / "config.json"
+    path.write_text(WRITTEN)
+    return path
+
+
+@pytest.fixture
+def cli(project: Path, claude_home: Path, config: Path) -> Cli:
+    return Cli(project)
+
+
+def record(cli: Cli, word: str) -> None:
+    """As the command does: an outcome for each letter, an ``x`` is an error."""
+    with closing(Store(cli.folder)) as store:
+        store.open()
+        flags = Flags(Config, store, SystemClock(), kernel().boot())
+        for letter in word:
+            flags.record(ROUTING, letter == "x")
+
+
+def test_the_list_shows_the_feature_flags_and_how_they_fare(cli: Cli) -> None:
+    record(cli, "..x")
+
+    told = cli.json("flag", "list")
+    found = {flag["name"]: flag for flag in told["flags"]}
+    assert list(found) == sorted([ROUTING, LOCKS, LEASES])
+    assert (told["version"], told["project"], told["next_look_at"]) == (1, str(cli.folder), None)
+    mine = found[ROUTING]
+    assert (mine["enabled"], mine["errors"], mine["samples"], mine["error_rate"]) == (True, 1, 3, 0.3333)
+    assert (mine["verdict"], mine["why"], mine["probation_in_s"]) == ("too few", None, None)
+    assert (found[LOCKS]["enabled"], found[LOCKS]["error_rate"], found[LOCKS]["verdict"]) == (False, 0.0, "off")
+
+
+@pytest.mark.parametrize(("word", "verdict"), [(".....", "well"), ("..x.x", "unsure"), ("xxxxx", "failing")])
+def test_the_verdict_follows_from_the_outcomes(cli: Cli, word: str, verdict: str) -> None:
+    record(cli, word)
+
+    (mine,) = (flag for flag in cli.json("flag", "list")["flags"] if flag["name"] == ROUTING)
+    assert mine["verdict"] == verdict
+
+
+def test_people_see_a_table_with_a_small_picture(cli: Cli) -> None:
+    cli("flag", "record", ROUTING, "error")
+
+    head, *lines, _, last = cli("flag", "list").stdout.splitlines()
+    assert head.split() == ["flag", "failed", "rate", "window", "verdict"]
+    assert [line.split()[:2] for line in lines] == [[LEASES, "off"], [LOCKS, "off"], [ROUTING, "on"]]
+    assert lines[2].endswith("█")
+    assert "no daemon is running" in last
+
+
+def test_a_project_without_flags_says_so(cli: Cli, config: Path) -> None:
+    config.unlink()
+
+    assert cli("flag", "list").stdout.startswith("there are no feature flags")
+    assert cli.json("flag", "list")["flags"] == []
+
+
+def test_an_outcome_is_recorded_for_whatever_name_and_the_configuration_stays(cli: Cli, config: Path) -> None:
+    names = ("auto_commit", "../odd /näme\n", "x" * 300, "\\", "marks")
+    for name in names:
+        told = cli.json("flag", "record", name, "error")
+        assert (told["result"], told["name"], told["errors"], told["samples"]) == ("recorded", name, 1, 1)
+
+    assert config.read_text() == WRITTEN
+    assert set(names) < {flag["name"] for flag in cli.json("flag", "list")["flags"]}
+
+
+@pytest.mark.parametrize("words", [["", "ok"], [" ", "ok"], [ROUTING, "maybe"], [ROUTING], []])
+def test_what_is_no_outcome_of_a_flag_is_refused(cli: Cli, words: list[str]) -> None:
+    assert cli("flag", "record", *words).returncode == 2
+
+
+def test_a_flag_is_switched_off_and_on_and_nothing_else_changes(cli: Cli, config: Path) -> None:
+    assert cli.json("flag", "disable", ROUTING) == {"result": "disabled", "name": ROUTING, "notes": []}
+    assert config.read_text() == WRITTEN.replace("true", "false", 1)
+    assert cli.json("flag", "disable", ROUTING)["result"] == "disabled"
+    assert cli.json("flag", "enable", ROUTING)["result"] == "enabled"
+
+    assert config.read_text() == WRITTEN
+    story = cli.json("explain", "flag", ROUTING)["story"]
+    assert [(entry["action"], entry["by"]) for entry in story] == [("disabled", "cli"), ("enabled", "cli")]
+
+
+def test_enabling_a_flag_begins_its_window_anew_even_if_it_is_on(cli: Cli, config: Path) -> None:
+    cli("flag", "record", ROUTING, "error")
+    assert cli("flag", "enable", ROUTING).returncode == 0
+
+    (mine,) = (flag for flag in cli.json("status")["projects"][0]["flags"] if flag["name"] == ROUTING)
+    assert mine == {"name": ROUTING, "enabled": True, "errors": 0, "samples": 0, "error_rate": 0.0}
+    assert config.read_text() == WRITTEN
+
+
+def test_a_flag_that_is_of_no_use_alone_is_told_of(cli: Cli) -> None:
+    (note,) = cli.json("flag", "enable", LEASES)["notes"]
+
+    assert note.startswith(f"{LEASES} is on while {LOCKS} is off")
+    assert "note: " in cli("flag", "enable", LEASES).stderr
+    assert cli.json("flag", "enable", LOCKS)["notes"] == []
+    assert len(cli.json("flag", "disable", LOCKS)["notes"]) == 1
+
+
+@pytest.mark.parametrize("verb", ["enable", "disable"])
+@pytest.mark.parametrize("name", ["v3_smart_routin", "v3_odd", "v9_new"])
+def test_a_flag_that_the_configuration_says_nothing_of_is_not_put_there(
+    cli: Cli, config: Path, verb: str, name: str
+) -> None:
+    told = cli("flag", verb, name)
+
+    assert told.returncode == 1
+    assert f"neither yes nor no to {name}, so nothing was written" in told.stderr
+    assert (f"did you mean {ROUTING}?" in told.stderr) == (name == "v3_smart_routin")
+    assert config.read_text() == WRITTEN
+
+
+def test_a_configuration_that_cannot_be_read_is_left_alone(cli: Cli, config: Path) -> None:
+    config.write_text("{ // mine\n" + WRITTEN[1:])
+    before = config.read_bytes()
+
+    assert cli("flag", "disable", ROUTING).returncode == 65
+    assert config.read_bytes() == before
+    config.unlink()
+    assert cli("flag", "disable", ROUTING).returncode == 1
+    assert not config.exists()
+
+
+def test_check_tells_what_would_be_switched_off(cli: Cli, config: Path) -> None:
+    record(cli, "xxxxx")
+
+    told = [each for each in cli.json("check")["actions"] if each["kind"] == "flag"]
+    assert [(each["action"], each["key"], each["by"]) for each in told] == [
+        ("would_disabled", ROUTING, "flags"),
+        ("would_escalated", ROUTING, "flags"),
+    ]
+    assert told[0]["evidence"]["errors"] == 5
+    assert config.read_text() == WRITTEN
+
+
+def test_only_looking_writes_nothing(cli: Cli, project: Path) -> None:
+    metrics = project / yolo.PLANNING / yolo.METRICS
+    metrics.parent.mkdir()
+    metrics.write_text(json.dumps({"event": "gate_pass", "data": {}}) + "\n")
+    before = sorted(project.rglob("*"))
+
+    for words in (["flag", "list"], ["status"], ["check"], ["doctor"]):
+        cli(*words)
+
+    assert sorted(project.rglob("*")) == before

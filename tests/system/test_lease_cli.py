@@ -1,0 +1,343 @@
+"""``lease``, and what other commands tell of leases: as scripts and agents call it, exit codes and JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.cli import PROGRAM, Cli
+from support.project import SAMPLES
+from yolo_supervisor.records import from_iso
+
+FILE = "src/a1.js"
+
+
+@pytest.fixture
+def cli(project: Path, claude_home: Path) -> Cli:
+    (project / ".yolo-planning" / ".locks").mkdir()
+    return Cli(project)
+
+
+def lease_file(cli: Cli, name: str = "src__a1.js") -> Path:
+    return cli.folder / ".yolo-planning" / ".locks" / f"{name}.lease"
+
+
+def plugin(cli: Cli, owner: str, acquired_at: str, ttl: object = 60) -> bytes:
+    """A lease as the plugin writes it."""
+    said = {"acquired_at": acquired_at, "owner": owner, "resource": FILE, "ttl_secs": ttl, "type": "lease"}
+    data = json.dumps(said, indent=2, sort_keys=True).encode()
+    lease_file(cli).write_bytes(data)
+    return data
+
+
+def just_now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def written(cli: Cli) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(lease_file(cli).read_text())
+    return found
+
+
+# -- one after the other --------------------------------------------------------------------------------------------
+
+
+def test_a_lease_is_acquired_renewed_released_and_acquired_by_the_next(cli: Cli) -> None:
+    first = cli.json("lease", "acquire", FILE, "--owner", "dev-1", "--ttl", "60")
+    assert first.keys() >= {"result", "resource", "owner", "expires_at", "token"}
+    assert (first["result"], first["resource"], first["owner"]) == ("acquired", FILE, "dev-1")
+
+    again = cli.json("lease", "renew", FILE, "--owner", "dev-1", "--ttl", "600")
+    assert (again["result"], again["token"]) == ("renewed", first["token"])
+    assert from_iso(again["expires_at"]) > from_iso(first["expires_at"])
+
+    assert cli.json("lease", "acquire", FILE, "--owner", "dev-1")["result"] == "renewed"
+    assert cli.json("lease", "release", FILE, "--owner", "dev-1")["result"] == "released"
+    assert not lease_file(cli).exists()
+
+    following = cli.json("lease", "acquire", FILE, "--owner", "dev-2")
+    assert following["result"] == "acquired"
+    assert following["token"] > first["token"]
+
+
+def test_what_is_told_of_the_end_is_what_the_file_says(cli: Cli) -> None:
+    told = cli.json("lease", "acquire", FILE, "--owner", "dev-1", "--ttl", "60")
+
+    said = written(cli)
+    assert (said["owner"], said["resource"], said["ttl_secs"], said["type"]) == ("dev-1", FILE, 60, "lease")
+    assert (from_iso(told["expires_at"]) - from_iso(said["acquired_at"])).total_seconds() == 60
+    assert told["expires_at"].endswith("Z")
+
+
+def test_a_lease_that_ran_out_is_acquired_and_the_journal_tells_from_whom(cli: Cli) -> None:
+    plugin(cli, "dev-1", "2026-01-01T00:00:00Z")
+
+    assert cli.json("lease", "acquire", FILE, "--owner", "dev-2")["result"] == "acquired"
+
+    (entry,) = [json.loads(line) for line in cli("history", "lease", FILE, "--json").stdout.splitlines()]
+    assert (entry["action"], entry["by"], entry["evidence"]["previous_owner"]) == ("taken_over", "cli", "dev-1")
+
+
+def test_a_lease_from_the_future_is_not_stolen(cli: Cli) -> None:
+    data = plugin(cli, "dev-1", "2100-01-01T00:00:00Z")
+
+    assert cli.json("lease", "acquire", FILE, "--owner", "dev-2", code=1)["held_by"] == "dev-1"
+    assert lease_file(cli).read_bytes() == data
+
+
+def test_a_broken_lease_is_free(cli: Cli) -> None:
+    lease_file(cli).write_bytes(b'{"acquired_at": "2026-')
+    os.utime(lease_file(cli), (0, 0))  # nobody is in the middle of writing it
+
+    assert cli.json("lease", "acquire", FILE, "--owner", "dev-1")["result"] == "acquired"
+
+
+# -- no ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_lease_of_the_plugin_is_a_conflict_for_all_but_its_owner(cli: Cli) -> None:
+    at = just_now()
+    data = plugin(cli, "dev-01", at, 3600)
+
+    refused = cli.json("lease", "acquire", FILE, "--owner", "dev-02", code=1)
+
+    assert {key: refused[key] for key in ("result", "resource", "owner", "held_by")} == {
+        "result": "conflict", "resource": FILE, "owner": "dev-02", "held_by": "dev-01",
+    }  # fmt: skip
+    assert (from_iso(refused["expires_at"]) - from_iso(at)).total_seconds() == 3600
+    assert cli("lease", "renew", FILE, "--owner", "dev-02").returncode == 1
+    assert cli("lease", "release", FILE, "--owner", "dev-02").returncode == 1
+    assert lease_file(cli).read_bytes() == data
+    assert cli("lease", "renew", FILE, "--owner", "dev-01").returncode == 0
+    assert cli("lease", "release", FILE, "--owner", "dev-01").returncode == 0
+    assert not lease_file(cli).exists()
+
+
+@pytest.mark.parametrize("verb", ["renew", "release"])
+def test_what_nobody_holds_can_be_neither_renewed_nor_released(verb: str, cli: Cli) -> None:
+    told = cli.json("lease", verb, FILE, "--owner", "dev-1", code=1)
+
+    assert (told["resource"], told["owner"], told["expires_at"]) == (FILE, "dev-1", None)
+    assert not lease_file(cli).exists()
+
+
+def test_a_person_is_told_who_holds_it(cli: Cli) -> None:
+    plugin(cli, "dev-1", just_now(), 3600)
+
+    told = cli("lease", "acquire", FILE, "--owner", "dev-2")
+
+    assert (told.returncode, told.stdout) == (1, "")
+    assert "src/a1.js is held by dev-1 until" in told.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("acquire", FILE),
+        ("acquire", "--owner", "dev-1"),
+        ("acquire", FILE, "--owner", ""),
+        ("acquire", FILE, "--owner", "  "),
+        ("acquire", "", "--owner", "dev-1"),
+        ("acquire", "..", "--owner", "dev-1"),
+        ("acquire", "x" * 201, "--owner", "dev-1"),
+        ("release", "", "--owner", "dev-1"),
+        ("renew", "..", "--owner", "dev-1"),
+        *(("acquire", FILE, "--owner", "dev-1", "--ttl", ttl) for ttl in ("0", "-1", "soon", "1.5", "", f"{10**12}")),
+        ("list", FILE),
+        ("steal", FILE),
+    ],
+    ids=lambda words: " ".join(words)[:40],
+)
+def test_what_makes_no_sense_is_wrong_usage_and_changes_nothing(words: Sequence[str], cli: Cli) -> None:
+    told = cli("lease", *words)
+
+    assert (told.returncode, told.stdout) == (2, "")
+    assert list(lease_file(cli).parent.iterdir()) == []
+
+
+def test_a_lease_that_is_a_link_is_not_followed(cli: Cli, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.write_text("precious")
+    lease_file(cli).symlink_to(target)
+
+    told = cli("lease", "acquire", FILE, "--owner", "dev-1")
+
+    assert told.returncode != 0
+    assert "symbolic link" in told.stderr
+    assert target.read_text() == "precious"
+
+
+# -- names ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "resource", ["../../x", "a\nb", "two words", "Größe 😀", "x" * 200], ids=lambda name: name[:12]
+)
+def test_a_lease_on_any_name_is_acquired_listed_and_released(resource: str, cli: Cli) -> None:
+    assert cli.json("lease", "acquire", resource, "--owner", "dev-1")["resource"] == resource
+    assert cli.json("lease", "acquire", resource, "--owner", "dev-2", code=1)["held_by"] == "dev-1"
+    assert [row["resource"] for row in cli.json("lease", "list")["leases"]] == [resource]
+    assert len(cli("lease", "list").stdout.splitlines()) == 1
+    assert cli.json("lease", "release", resource, "--owner", "dev-1")["result"] == "released"
+    assert list(lease_file(cli).parent.iterdir()) == []
+
+
+def test_a_name_that_is_not_utf8_is_leased_as_it_is(cli: Cli) -> None:
+    def lease(verb: str, owner: bytes) -> int:
+        words: list[str | bytes] = [*PROGRAM, "lease", verb, b"src/\xff\xfe.py", "--owner", owner, "--json"]
+        told = subprocess.run(words, cwd=cli.folder, capture_output=True, timeout=30, check=False)
+        assert b"Traceback" not in told.stderr
+        json.loads(told.stdout)
+        return told.returncode
+
+    assert lease("acquire", b"dev-\xff") == 0
+    assert lease("acquire", b"dev-2") == 1
+    assert lease("renew", b"dev-\xff") == 0
+    assert lease("release", b"dev-\xff") == 0
+    assert list(lease_file(cli).parent.iterdir()) == []
+
+
+def test_two_names_that_are_kept_in_one_file_are_told_apart(cli: Cli) -> None:
+    cli("lease", "acquire", "a/b", "--owner", "dev-1")
+
+    told = cli("lease", "acquire", "a__b", "--owner", "dev-2")
+
+    assert told.returncode == 1
+    assert "as a/b" in told.stderr
+    assert cli.json("lease", "list")["leases"][0]["resource"] == "a/b"
+
+
+def test_a_lease_is_not_given_back_under_another_name(cli: Cli) -> None:
+    cli("lease", "acquire", "a/b", "--owner", "dev-1")
+
+    assert cli("lease", "release", "a__b", "--owner", "dev-1").returncode == 1
+    assert cli.json("lease", "list")["leases"][0]["resource"] == "a/b"
+
+
+# -- how long ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "ttl_s"),
+    [(None, 300), ('{"task_lease_ttl_secs": 42}', 42), ('{"task_lease_ttl_secs": 0}', 300), ("{", 300)],
+    ids=["no configuration", "it says so", "it says nonsense", "it is broken"],
+)
+def test_without_a_ttl_the_plugins_configuration_says_how_long(config: str | None, ttl_s: int, cli: Cli) -> None:
+    if config is not None:
+        (cli.folder / ".yolo-planning" / "config.json").write_text(config)
+
+    cli("lease", "acquire", FILE, "--owner", "dev-1")
+
+    assert written(cli)["ttl_secs"] == ttl_s
+
+
+def test_a_ttl_that_is_given_wins(cli: Cli) -> None:
+    (cli.folder / ".yolo-planning" / "config.json").write_text('{"task_lease_ttl_secs": 42}')
+
+    cli("lease", "acquire", FILE, "--owner", "dev-1", "--ttl", "300")
+
+    assert written(cli)["ttl_secs"] == 300
+
+
+# -- to be seen ----------------------------------------------------------------------------------------------------
+
+
+def test_without_leases_the_list_says_so(cli: Cli) -> None:
+    assert cli.json("lease", "list")["leases"] == []
+    assert cli("lease", "list").stdout == "there are no leases\n"
+
+
+def test_the_list_tells_of_our_leases_and_of_the_plugins_and_changes_nothing(cli: Cli) -> None:
+    mine = cli.json("lease", "acquire", "mine", "--owner", "dev-1", "--ttl", "3600")
+    plugin(cli, "dev-2", just_now(), 3600)
+    lease_file(cli, "broken").write_bytes(b"{")
+    before = {path: path.read_bytes() for path in cli.folder.rglob("*") if path.is_file()}
+
+    ours, theirs = cli.json("lease", "list")["leases"]
+
+    assert (ours["resource"], ours["owner"], ours["token"], ours["expires_at"]) == (
+        "mine", "dev-1", mine["token"], mine["expires_at"],
+    )  # fmt: skip
+    assert (theirs["resource"], theirs["owner"], theirs["token"]) == (FILE, "dev-2", None)
+    assert 3500 < ours["left_s"] <= 3600
+    assert 3500 < theirs["left_s"] <= 3601  # the plugin counts whole seconds
+    assert {path: path.read_bytes() for path in cli.folder.rglob("*") if path.is_file()} == before
+
+
+def test_the_token_of_one_is_not_shown_as_that_of_the_next_whom_the_plugin_gave_it(cli: Cli) -> None:
+    cli("lease", "acquire", FILE, "--owner", "dev-1")
+    plugin(cli, "dev-2", just_now())
+
+    (row,) = cli.json("lease", "list")["leases"]
+
+    assert (row["owner"], row["token"]) == ("dev-2", None)
+
+
+def test_the_list_of_a_project_that_was_never_supervised_makes_nothing(cli: Cli) -> None:
+    plugin(cli, "dev-1", just_now(), 3600)
+
+    assert [row["owner"] for row in cli.json("lease", "list")["leases"]] == ["dev-1"]
+    assert not (cli.folder / ".yolo-planning" / ".supervisor").exists()
+
+
+def test_status_shows_a_lease(cli: Cli) -> None:
+    told = cli.json("lease", "acquire", FILE, "--owner", "dev-1")
+
+    (row,) = cli.json("status")["projects"][0]["leases"]
+
+    assert (row["resource"], row["owner"], row["expires_at"]) == (FILE, "dev-1", told["expires_at"])
+
+
+def test_check_tells_which_lease_would_be_ended_and_ends_none(cli: Cli) -> None:
+    data = plugin(cli, "dev-1", "2026-01-01T00:00:00Z")
+    cli("lease", "acquire", "another", "--owner", "dev-2")
+
+    told = [each for each in cli.json("check")["actions"] if each["kind"] == "lease" and each["by"] == "leases"]
+
+    assert [(each["action"], each["key"]) for each in told] == [("would_released", FILE)]
+    assert lease_file(cli).read_bytes() == data
+
+
+def test_explain_tells_the_story_of_a_lease(cli: Cli) -> None:
+    cli("lease", "acquire", FILE, "--owner", "dev-1")
+    cli("lease", "release", FILE, "--owner", "dev-1")
+
+    told = cli("explain", "lease", FILE)
+
+    assert told.returncode == 0
+    assert told.stdout.index("dev-1 asked for it") < told.stdout.index("dev-1 gave it back")
+
+
+def test_a_lease_ends_at_its_time_without_any_daemon(cli: Cli) -> None:
+    first = cli.json("lease", "acquire", FILE, "--owner", "dev-1", "--ttl", "1")
+    began = time.monotonic()
+    while (told := cli("lease", "acquire", FILE, "--owner", "dev-2", "--json")).returncode == 1:
+        assert time.monotonic() - began < 30, "it never ran out"
+
+    answer = json.loads(told.stdout)
+    assert answer["result"] == "acquired"
+    assert answer["token"] > first["token"]
+
+
+# -- the plugin's own ------------------------------------------------------------------------------------------------
+
+
+def test_a_lease_of_ours_has_the_fields_and_the_form_of_the_plugins_own(cli: Cli) -> None:
+    path = SAMPLES / "plugin-output/live-tree-rust-after-stop/.locks/src__a1.js.lease"
+    if not path.exists():
+        pytest.skip(f"there is no {path}")
+    theirs = path.read_text()
+    said = json.loads(theirs)
+    cli("lease", "acquire", said["resource"], "--owner", said["owner"], "--ttl", str(said["ttl_secs"]))
+
+    ours = lease_file(cli).read_text()
+
+    assert ours.replace(json.loads(ours)["acquired_at"], said["acquired_at"]) == theirs

@@ -1,0 +1,868 @@
+"""The daemon as a service: under a real systemd that stops, kills, restarts and reboots it, while agents go on.
+
+A box is a real systemd as PID 1 in namespaces of its own; in it each test has its own user, with a real user manager.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import plistlib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from support.cli import Cli
+from support.daemon import QUICK, StartDaemon
+from support.processes import Children
+from support.project import SAMPLES, given_back, write_task
+from support.team import Team
+from support.wait import LIMIT_S, wait_until
+from yolo_supervisor import __version__, units
+from yolo_supervisor.cli import service
+from yolo_supervisor.journal import history
+from yolo_supervisor.store import Paths
+
+SYSTEMD = Path(__file__).parents[2] / "systemd"
+TOOLS = SAMPLES.parent / "tools"
+SCRIPT = Path(sys.executable).with_name("yolo-supervisor")
+UNIT = "yolo-supervisor"
+ROOT = os.environ.get("YOLO_BOX_ROOT", "/")
+"""The root folder of another system (made by debootstrap, say) to try on, instead of this machine's own."""
+
+
+def tool(name: str) -> Any:
+    """A tool that lies beside the project."""
+    path = TOOLS / f"{name}.py"
+    if not path.exists():
+        pytest.skip(f"{path} is missing")
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+# -- the world -----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def booted() -> Iterator[Any]:
+    """A machine of our own under a real systemd, on which the program under test is installed."""
+    sdbox = tool("sdbox")
+    if not SCRIPT.exists():
+        pytest.skip(f"the program is not installed beside {sys.executable}")
+    wanted = {Path(sys.prefix), Path(sys.base_prefix), SYSTEMD.parent}
+    wanted |= {Path(entry).resolve() for entry in sys.path if os.path.isdir(entry)}
+    shown = {path for path in wanted if not any(path != other and path.is_relative_to(other) for other in wanted)}
+    above = {str(folder) for path in shown for folder in path.parents} - {"/", "/tmp"}
+    preboot = "\n".join(
+        f'[ ! -d "$R"{shlex.quote(folder)} ] || chmod o+x "$R"{shlex.quote(folder)}' for folder in above
+    )
+    try:
+        box = sdbox.Box(ROOT, preboot=preboot, binds=[f"{path}:{path}" for path in shown])
+        box.start()
+    except sdbox.Unavailable as why:
+        pytest.skip(f"no systemd can be booted here: {why}")
+    try:
+        yield box
+    finally:
+        box.stop()
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[Any]:
+    with booted() as box:
+        yield box
+
+
+class Person:
+    """A user of the machine: a home, a user manager that lingers, a project, tmux, agents."""
+
+    def __init__(self, box: Any, name: str) -> None:
+        self.box = box
+        self.name = name
+        self.home = f"/home/{name}"
+        box.run("useradd", "--create-home", "--shell", "/bin/bash", name)
+        self.uid = int(box.run("id", "-u", name).stdout)
+        box.run("loginctl", "enable-linger", name)
+        self.wait_for_manager()
+
+    def wait_for_manager(self) -> None:
+        wait_until(
+            lambda: self.run("systemctl", "--user", "is-system-running", "--wait", check=False).stdout, "a manager"
+        )
+
+    def run(self, *words: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+        told: subprocess.CompletedProcess[str] = self.box.run(*words, user=self.name, check=check, **options)
+        assert "Traceback" not in told.stderr, told.stderr
+        return told
+
+    def cli(self, *words: str, code: int = 0) -> str:
+        told = self.run(str(SCRIPT), *words, check=False)
+        assert told.returncode == code, told.stdout + told.stderr
+        return told.stdout or told.stderr
+
+    def json(self, *words: str, code: int = 0) -> Any:
+        return json.loads(self.cli(*words, "--json", code=code))
+
+    def systemctl(self, *words: str, check: bool = True) -> int:
+        return self.run("systemctl", "--user", *words, check=check).returncode
+
+    def show(self, key: str) -> str:
+        shown: str = self.run("systemctl", "--user", "show", UNIT, f"--property={key}", "--value").stdout.strip()
+        return shown
+
+    def path(self, name: str) -> Path:
+        """A file below the home, as it is seen from outside."""
+        return Path(f"/proc/{self.box.pid1}/root{self.home}", name)
+
+    def write(self, name: str, text: str) -> Path:
+        path = self.path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        self.own()
+        return path
+
+    def own(self) -> None:
+        self.box.run("chown", "-R", f"{self.name}:{self.name}", self.home)
+
+    @property
+    def config(self) -> str:
+        return ".config/yolo-supervisor/supervisor.toml"
+
+    def name_project(self) -> None:
+        """A project, and a configuration that names it."""
+        self.write("shop/.yolo-planning/supervisor.toml", QUICK)
+        self.write(self.config, 'projects = ["~/shop"]\n')
+
+    def supervise(self, **settings: str) -> int:
+        """Install the service, with these settings of the unit changed; the daemon's pid."""
+        self.name_project()
+        if settings:
+            unit = [f"[Service]\n{key}={value}\n" for key, value in settings.items()]
+            self.write(f".config/systemd/user/{UNIT}.service.d/30-test.conf", "".join(unit))
+        told = self.json("service", "install")
+        assert told["active"], told
+        return int(told["pid"])
+
+    def pid(self) -> int:
+        return int(self.show("MainPID"))
+
+    def history(self) -> list[dict[str, Any]]:
+        return history(self.path("shop/.yolo-planning/.supervisor/journal.jsonl"))
+
+    def did(self, action: str, key: str) -> bool:
+        return any(entry["action"] == action and entry["key"] == key for entry in self.history())
+
+    def log_in(self) -> None:
+        """A real login session, with a tmux server in it."""
+        self.box.run(
+            "systemd-run", "--collect", "--quiet", "-p", f"User={self.name}", "-p", "PAMName=login",
+            "-p", "Type=forking",
+            "tmux", "-L", "team", "-f", "/dev/null", "new-session", "-d", "-s", "first", "sleep 600",
+        )  # fmt: skip
+
+    def tmux(self, *words: str) -> str:
+        return self.run("tmux", "-L", "team", *words).stdout.strip()
+
+    @contextlib.contextmanager
+    def attached(self) -> Iterator[None]:
+        """Somebody is attached to the session meanwhile."""
+        words = ("script", "--quiet", "--command", "tmux -L team attach -t first", "/dev/null")
+        client = subprocess.Popen(
+            self.box.argv(*words, user=self.name, env={"TERM": "xterm"}),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+        )
+        wait_until(lambda: self.tmux("list-clients"), "somebody to be attached")
+        yield
+        self.tmux("detach-client", "-s", "first")
+        client.communicate(timeout=LIMIT_S)
+
+    def wait_for_looks(self) -> None:
+        """Until the sessions have been looked at again, from the beginning of a look to its end."""
+        seen: set[str] = set()
+
+        def looks() -> bool:
+            told = json.loads(self.path("shop/.yolo-planning/.supervisor/daemon.json").read_text())
+            seen.update(str(each["last_tick_at"]) for each in told["watchers"] if each["name"] == "sessions")
+            return len(seen) > 2
+
+        wait_until(looks, "the sessions to be looked at")
+
+    def agent(self, name: str, program: str = "") -> int:
+        """An agent with a task, in tmux, known to the daemon; its pid."""
+        self.task(name)
+        body = shlex.quote(f"{program}\nimport time\ntime.sleep(600)")
+        flags = f"--agent-id {name}@red --agent-name {name} --team-name red"
+        line = f"cd ~/shop && exec {sys.executable} -c {body} {flags}"
+        pid = int(self.tmux("new-window", "-d", "-P", "-F", "#{pane_pid}", line))
+        wait_until(lambda: self.did("registered", f"{name}@red"), f"{name} to be found")
+        return pid
+
+    def task(self, owner: str) -> None:
+        write_task(self.path(".claude"), "red", owner, owner=owner, status="in_progress")
+        self.own()
+
+    def alive(self, pid: int) -> bool:
+        """That it runs: one that has ended may wait for ever for a tmux server to take notice."""
+        try:
+            stat = Path(f"/proc/{self.box.pid1}/root/proc/{pid}/stat").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        return stat.rpartition(")")[2].split()[0] != "Z"
+
+    def given_back(self, name: str) -> bool:
+        return given_back(self.path(f".claude/tasks/red/{name}.json"))
+
+    def assert_heals(self, name: str) -> None:
+        """The daemon is at work: an agent that is killed now loses its task."""
+        self.box.run("kill", "-KILL", str(self.agent(name)))
+        wait_until(lambda: self.given_back(name), f"{name}'s task to be given back")
+
+
+@pytest.fixture
+def person(machine: Any, request: pytest.FixtureRequest) -> Iterator[Person]:
+    number = sum(1 for _ in Path(f"/proc/{machine.pid1}/root/home").iterdir())
+    someone = Person(machine, f"user{number}")
+    yield someone
+    machine.run("loginctl", "disable-linger", someone.name)
+    machine.run("loginctl", "terminate-user", someone.name, check=False)
+
+
+# -- installed -----------------------------------------------------------------------------------------------------
+
+
+def test_install_writes_exactly_the_shipped_files_and_systemd_has_nothing_to_say_on_them(person: Person) -> None:
+    person.name_project()
+    person.run("sh", "-c", f"mkdir -p ~/.local/bin && ln -s {SCRIPT} ~/.local/bin/")
+
+    told = person.json("service", "install")
+
+    assert (told["enabled"], told["active"], told["linger"], told["notes"]) == (True, True, True, [])
+    folder = person.path(".config/systemd/user")
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    shipped = {f"{UNIT}.service", "yolo-tmux@.service"}
+    assert {path.name: path.read_bytes() for path in files if path.parent == folder} == {
+        name: (SYSTEMD / name).read_bytes() for name in shipped
+    }
+    assert {path.name for path in files if path.parent != folder} <= {"20-notify-reload.conf"}
+    verified = person.run("systemd-analyze", "--user", "--man=no", "verify", f"{UNIT}.service", "yolo-tmux@x.service")
+    assert verified.stderr == ""
+    assert person.show("StatusText") == "1 projects, 0 agents"
+    assert person.show("OOMPolicy") == "continue"
+
+
+def test_install_can_be_repeated_and_uninstall_leaves_nothing(person: Person) -> None:
+    pid = person.supervise()
+    before = {path for path in person.path(".config/systemd").rglob("*") if path.is_file()}
+
+    again = person.json("service", "install")
+
+    assert {file["result"] for file in again["files"]} == {"unchanged"}
+    assert again["pid"] == pid
+    removed = person.json("service", "uninstall")["removed"]
+    assert len(removed) == len([path for path in before if not path.is_symlink()])
+    assert not any(path.is_file() or path.is_symlink() for path in person.path(".config/systemd").rglob("*"))
+    assert person.show("LoadState") == "not-found"
+    assert not person.alive(pid)
+    assert person.json("service", "uninstall")["removed"] == []
+    assert person.json("service", "status", code=1)["installed"] is False
+
+
+@pytest.mark.parametrize("linked", ["systemd", "systemd/user"])
+def test_settings_may_be_kept_elsewhere_and_linked_to(person: Person, linked: str) -> None:
+    person.name_project()
+    real, link = f"{person.home}/my dots", f"{person.home}/.config/{linked}"
+    person.run("sh", "-c", 'mkdir -p "$1" "${2%/*}" && ln -s "$1" "$2"', "sh", real, link)
+
+    person.cli("service", "install")
+    assert person.show("ActiveState") == "active"
+    person.cli("service", "uninstall")
+
+    assert person.run("find", real, "-type", "f").stdout == ""
+
+
+def test_a_unit_that_somebody_has_changed_is_kept_beside_the_new_one(person: Person) -> None:
+    changed = person.write(f".config/systemd/user/{UNIT}.service", "[Service]\nExecStart=/bin/mine\n")
+    person.name_project()
+
+    told = person.json("service", "install")
+
+    assert "replaced" in {file["result"] for file in told["files"]}
+    assert changed.read_bytes() == (SYSTEMD / f"{UNIT}.service").read_bytes()
+    assert "/bin/mine" in changed.with_name(f"{changed.name}.before").read_text()
+
+
+def test_without_projects_it_is_installed_but_not_started_and_says_where_to_name_them(person: Person) -> None:
+    told = person.json("service", "install")
+
+    assert (told["enabled"], told["active"]) == (True, False)
+    assert person.config in told["notes"][0]
+    assert person.show("NRestarts") == "0"
+
+
+def test_a_mistake_in_the_configuration_is_told_before_anything_is_installed(person: Person) -> None:
+    person.write(person.config, 'project = ["~/shop"]\n')
+
+    assert "did you mean 'projects'?" in person.cli("service", "install", code=78)
+    assert not person.path(".config/systemd").exists()
+
+
+def test_without_a_user_manager_it_says_what_to_do(machine: Any, person: Person) -> None:
+    machine.run("systemctl", "stop", f"user@{person.uid}.service")
+
+    told = person.cli("service", "install", code=69)
+
+    assert "your user manager cannot be reached" in told
+    assert "enable-linger" in told
+    machine.run("systemctl", "start", f"user@{person.uid}.service")
+
+
+def test_a_program_in_a_folder_with_an_odd_name_is_started_all_the_same(person: Person) -> None:
+    person.name_project()
+    odd = f"{person.home}/a b%h"
+    person.run("sh", "-c", f"mkdir '{odd}' && ln -s {SCRIPT} '{odd}/yolo-supervisor'")
+
+    told = json.loads(person.run(f"{odd}/yolo-supervisor", "service", "install", "--json").stdout)
+
+    assert told["active"] is True
+    assert (
+        f'ExecStart="{odd.replace("%", "%%")}/yolo-supervisor" run'
+        in person.path(f".config/systemd/user/{UNIT}.service.d/10-program.conf").read_text()
+    )
+    assert person.systemctl("reload", UNIT) == 0
+
+
+# -- under it ------------------------------------------------------------------------------------------------------
+
+
+def test_a_reload_is_over_when_systemctl_is_back_and_not_before(person: Person) -> None:
+    pid = person.supervise()
+    status = Path(f"/proc/{person.box.pid1}/root/proc/{pid}/status")
+    person.write(person.config, 'mode = "observe"\nprojects = ["~/shop"]\n')
+    if person.show("Type") == "notify-reload":  # there systemd itself waits, and wakes a daemon that is stopped
+        assert person.systemctl("reload", UNIT) == 0
+        assert person.show("StatusText") == "1 projects, 0 agents, observing"
+        return
+    person.box.run("kill", "-STOP", str(pid))
+
+    client = subprocess.Popen(person.box.argv("systemctl", "--user", "reload", UNIT, user=person.name))
+
+    wait_until(lambda: re.search(r"^ShdPnd:\t\d+1$", status.read_text(), re.MULTILINE), "SIGHUP to wait for the daemon")
+    assert [person.show("ActiveState") for _ in range(3)] == ["reloading"] * 3
+    person.box.run("kill", "-CONT", str(pid))
+    assert client.wait(LIMIT_S) == 0
+    assert person.show("StatusText") == "1 projects, 0 agents, observing"
+    assert (person.pid(), person.show("ActiveState")) == (pid, "active")
+
+
+def test_a_reload_that_is_refused_fails_and_says_why_and_the_daemon_goes_on(person: Person) -> None:
+    pid = person.supervise()
+    person.write(person.config, 'project = ["~/shop"]\n')
+
+    assert person.systemctl("reload", UNIT, check=False) != 0 or person.show("Type") == "notify-reload"
+
+    assert "did you mean 'projects'?" in person.show("StatusText")
+    assert (person.pid(), person.show("ActiveState")) == (pid, "active")
+    person.write(person.config, 'projects = ["~/shop"]\n')
+    person.systemctl("reload", UNIT)
+    assert person.show("StatusText") == "1 projects, 0 agents"
+
+
+@pytest.mark.parametrize("number", ["KILL", "SEGV", "STOP"])
+def test_a_daemon_that_is_killed_crashes_or_hangs_is_back_and_no_agent_is_harmed(person: Person, number: str) -> None:
+    person.log_in()
+    pid = person.supervise(WatchdogSec="2")
+    agent = person.agent("dev-1")
+
+    person.box.run("kill", f"-{number}", str(pid))
+
+    wait_until(lambda: person.pid() not in (0, pid) and person.show("ActiveState") == "active", "another daemon")
+    assert person.show("NRestarts") == "1"
+    person.assert_heals("dev-2")
+    assert person.alive(agent)
+    assert not person.given_back("dev-1")
+
+
+def test_a_stop_a_start_a_restart_and_an_uninstall_harm_no_agent(person: Person) -> None:
+    person.log_in()
+    first = person.supervise()
+    agent = person.agent("dev-1")
+
+    person.systemctl("restart", UNIT)
+
+    second = person.pid()
+    assert second != first
+    person.systemctl("stop", UNIT)
+    assert (person.show("Result"), person.show("ExecMainStatus")) == ("success", "0")
+    assert not person.alive(second)
+    person.systemctl("start", UNIT)
+    person.assert_heals("dev-2")
+    person.json("service", "uninstall")
+    assert person.alive(agent)
+    assert not person.given_back("dev-1")
+
+
+def test_a_tmux_server_in_a_unit_of_its_own_outlives_the_supervisor(person: Person) -> None:
+    person.supervise()
+    person.systemctl("start", "yolo-tmux@team")
+    person.tmux("new-session", "-d", "sleep 600")
+    agent = person.agent("dev-1")
+
+    person.systemctl("stop", UNIT)
+    person.json("service", "uninstall")
+
+    assert person.alive(agent)
+    person.systemctl("stop", "yolo-tmux@team")
+    wait_until(lambda: not person.alive(agent), "the end of the agents with their own server")
+
+
+def test_a_crash_loop_ends(person: Person) -> None:
+    person.write(self_config := person.config, 'projects = ["~/nowhere"]\n')
+    person.write(f".config/systemd/user/{UNIT}.service.d/30-test.conf", "[Service]\nRestartSec=0.1\n")
+
+    told = person.cli("service", "install", code=1)
+
+    assert "journalctl --user -u yolo-supervisor" in told
+    wait_until(lambda: person.show("ActiveState") == "failed", "the manager to give up")
+    assert int(person.show("NRestarts")) == 5
+    assert "exit status 1" in person.json("service", "status", code=1)["text"]
+    person.write(self_config, 'projects = ["~/shop"]\n')
+    person.path("shop").mkdir()
+    person.own()
+    assert person.json("service", "install")["active"] is True
+
+
+def test_a_wrong_configuration_is_told_and_not_tried_again(person: Person) -> None:
+    person.supervise()
+    person.systemctl("stop", UNIT)
+    person.write(person.config, 'project = ["~/shop"]\n')
+
+    assert person.systemctl("start", UNIT, check=False) == 1
+
+    assert (person.show("ActiveState"), person.show("ExecMainStatus")) == ("failed", "78")
+    assert person.show("NRestarts") == "0"
+    said = [str(line["MESSAGE"]) for line in person.box.journal(f"_SYSTEMD_USER_UNIT={UNIT}.service")]
+    assert any(f"{person.config}:1" in line and "did you mean 'projects'?" in line for line in said)
+
+
+def test_what_the_daemon_tells_stands_in_the_journal_with_fields(person: Person) -> None:
+    person.supervise()
+    person.write(person.config, 'project = ["~/shop"]\n')
+    person.systemctl("reload", UNIT, check=False)
+
+    (entry,) = person.box.journal("YOLO_EVENT=reload_refused", f"_UID={person.uid}")
+
+    assert entry["PRIORITY"] == "3"
+    assert entry["SYSLOG_IDENTIFIER"] == "yolo-supervisor"
+    assert entry["_SYSTEMD_USER_UNIT"] == f"{UNIT}.service"
+    assert "did you mean 'projects'?" in entry["YOLO_ERROR"]
+    assert json.loads(entry["MESSAGE"])["event"] == "reload_refused"
+
+
+def test_where_the_journal_is_kept_in_memory_a_copy_that_the_user_can_read_is_kept_and_named() -> None:
+    with booted() as box:
+        box.run("sh", "-c", "rm -r /var/log/journal && systemctl restart systemd-journald")
+        person = Person(box, "alice")
+        person.supervise()
+        copy = person.path(".local/state/yolo-supervisor/log.jsonl")
+        person.write(person.config, 'project = ["~/shop"]\n')
+
+        person.systemctl("reload", UNIT, check=False)
+
+        lines = [json.loads(line) for line in copy.read_text().splitlines()]
+        (refused,) = (line for line in lines if line["event"] == "reload_refused")
+        (entry,) = box.journal("YOLO_EVENT=reload_refused", f"_UID={person.uid}")
+        assert json.loads(entry["MESSAGE"]) == refused
+        assert (copy.stat().st_mode & 0o777, copy.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+        assert copy.stat().st_uid == person.uid
+        assert "reload_refused" in person.run("cat", f"{person.home}/.local/state/yolo-supervisor/log.jsonl").stdout
+        told = f"{person.home}/.local/state/yolo-supervisor/log.jsonl"
+        assert person.json("service", "status")["log"] == told
+        assert f"Its log: {told}" in person.cli("service", "status")
+        person.write(person.config, 'projects = ["~/shop"]\n')
+        findings = person.json("--project", f"{person.home}/shop", "doctor")["findings"]
+        assert f"the service's log: {told}" in [each["what"] for each in findings]
+
+
+def test_where_the_journal_is_kept_on_the_disk_there_is_no_copy_and_the_command_is_named(person: Person) -> None:
+    person.supervise()
+
+    assert person.json("service", "status")["log"] == "journalctl --user -u yolo-supervisor"
+    assert not person.path(".local/state/yolo-supervisor").exists()
+    person.write(person.config, 'projects = ["~/shop"]\n[log]\nfile = "~/own.log"\n')
+    person.systemctl("restart", UNIT)
+    person.write("shop/.yolo-planning/supervisor.toml", "[agents\n")
+    assert person.json("service", "status")["log"] == "~/own.log"
+
+
+def test_a_tmux_server_in_its_own_cgroup_is_told_of_by_the_daemon_and_by_the_doctor(person: Person) -> None:
+    person.log_in()
+    person.supervise()
+    server = person.tmux("display-message", "-p", "#{pid}")
+    inside = f"/sys/fs/cgroup{person.show('ControlGroup')}/cgroup.procs"
+
+    person.box.sh(f"echo {server} > {inside}")
+
+    def told() -> list[str]:
+        return [str(line.get("YOLO_ERROR")) for line in person.box.journal("YOLO_WHERE=cgroup", f"_UID={person.uid}")]
+
+    wait_until(told, "the daemon to notice")
+    assert f"would kill tmux server {server}" in told()[0]
+    findings = person.json("--project", f"{person.home}/shop", "doctor", code=1)["findings"]
+    (found,) = (each for each in findings if f"tmux server {server}" in each["what"])
+    assert (found["level"], "do not stop" in found["do"]) == ("problem", True)
+
+
+def test_the_doctor_knows_a_service_that_was_masked(person: Person) -> None:
+    person.name_project()
+    person.systemctl("mask", UNIT)
+
+    assert "the service is masked" in person.run(str(SCRIPT), "doctor", "--project", f"{person.home}/shop").stdout
+
+
+def test_the_doctor_says_what_a_logout_would_do_and_that_the_service_is_down(person: Person) -> None:
+    person.supervise()
+
+    def findings(code: int) -> dict[str, str]:
+        told = person.json("--project", f"{person.home}/shop", "doctor", code=code)
+        return {each["what"]: each["do"] for each in told["findings"]}
+
+    assert not any("log out" in what for what in findings(0))
+    Path(f"/proc/{person.box.pid1}/root/var/lib/systemd/linger/{person.name}").unlink()
+    assert "loginctl enable-linger" in findings(0).values()
+    person.systemctl("stop", UNIT)
+    assert "systemctl --user restart yolo-supervisor" in findings(1).values()
+
+
+# -- reboots, and the system's service -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["reboot", "power_cut"])
+def test_after_a_reboot_the_state_goes_on_and_what_the_agents_left_is_healed(how: str) -> None:
+    with booted() as box:
+        person = Person(box, "alice")
+        person.log_in()
+        person.supervise()
+        person.agent("dev-1")
+        before = person.history()
+
+        getattr(box, how)()
+
+        person.wait_for_manager()
+        wait_until(lambda: person.given_back("dev-1"), "the task of an agent of another boot to be given back")
+        assert person.show("ActiveState") == "active"
+        assert person.history()[: len(before)] == before
+
+
+def test_the_system_template_heals_inside_its_hardening(machine: Any, person: Person) -> None:
+    person.log_in()
+    person.name_project()
+    unit = f"{UNIT}@{person.name}.service"
+    install = (str(SCRIPT), "service", "install", "--system", "--user", person.name, "--json")
+    assert "only root" in person.run(*install, check=False).stderr
+
+    told = json.loads(machine.run(*install).stdout)
+
+    assert (told["unit"], told["enabled"], told["active"], told["scope"]) == (unit, True, True, "system")
+    assert machine.run("systemd-analyze", "--man=no", "verify", unit).stderr == ""
+    left = "import subprocess\nopen('left', 'w').write(str(subprocess.Popen(['setsid', 'sleep', '600']).pid))"
+    agent = person.agent("dev-1", left)
+    wait_until(lambda: person.path("shop/left").exists() and person.path("shop/left").read_text(), "what it starts")
+    leftover = int(person.path("shop/left").read_text())
+    trees = person.path("shop/.yolo-planning/.supervisor/trees.json")
+    wait_until(lambda: trees.exists() and str(leftover) in trees.read_text(), "its tree to be seen")
+    machine.run("systemctl", "reload", unit)
+    machine.run("kill", "-KILL", str(agent))
+    wait_until(lambda: person.given_back("dev-1"), "the task to be given back")
+    wait_until(lambda: not person.alive(leftover), "what it left behind to be terminated")
+    other = person.agent("dev-2")
+    with person.attached():
+        person.wait_for_looks()
+    wait_until(lambda: not person.alive(other), "the agents of a session that was left to end")
+    wait_until(lambda: person.did("terminated", "dev-2@red"), "that to be told")
+    bob = Person(machine, f"{person.name}b")
+    bob.name_project()
+    machine.run("systemctl", "start", f"{UNIT}@{bob.name}")  # by hand, so that no link tells of it
+    uninstall = (str(SCRIPT), "service", "uninstall", "--system", "--user", person.name)
+    assert f"{UNIT}@{bob.name}.service need them" in machine.run(*uninstall).stdout
+    machine.run("systemctl", "stop", f"{UNIT}@{bob.name}")
+    machine.run(*uninstall)
+    assert not list(Path(f"/proc/{machine.pid1}/root/etc/systemd/system").rglob("yolo-supervisor*"))
+
+
+def test_inside_the_hardening_of_the_system_template_git_commits_and_its_forgotten_lock_is_put_aside(
+    machine: Any, person: Person
+) -> None:
+    person.name_project()
+    person.write("shop/.yolo-planning/supervisor.toml", f"{QUICK}[leases]\ninterval_s = 0.3\n")
+    shop, unit = f"{person.home}/shop", f"{UNIT}@{person.name}"
+    git = ["git", "-C", shop, "-c", "user.name=dev", "-c", "user.email=dev@example.com"]
+    person.run(*git, "init", "-q")
+    # What runs before the daemon runs in the very same sandbox.
+    addition = f"[Service]\nExecStartPre={shutil.which('git')} {' '.join(git[1:])} commit -q --allow-empty -m inside\n"
+    folder = Path(f"/proc/{machine.pid1}/root/etc/systemd/system/{unit}.service.d")
+    folder.mkdir()
+    (folder / "90-test.conf").write_text(addition)
+
+    machine.run(str(SCRIPT), "service", "install", "--system", "--user", person.name)
+    try:
+        assert person.run(*git, "log", "--format=%s").stdout == "inside\n"
+        lock = person.write("shop/.git/index.lock", "half an index")
+        quarantine = person.path("shop/.yolo-planning/.supervisor/quarantine")
+        wait_until(lambda: not lock.exists(), "the lock to be put aside")
+        assert [path.read_text() for path in quarantine.iterdir()] == ["half an index"]
+        person.run(*git, "commit", "-q", "--allow-empty", "-m", "outside")
+    finally:
+        shutil.rmtree(folder)
+        machine.run(str(SCRIPT), "service", "uninstall", "--system", "--user", person.name)
+
+
+# -- the files, without a systemd ------------------------------------------------------------------------------------
+
+
+def exposure(unit: str) -> float:
+    """How exposed systemd finds the unit, from 0 to 10."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("there is no systemd-analyze here")
+    words = ["systemd-analyze", "security", "--offline=true", "--no-pager", str(SYSTEMD / unit)]
+    told = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    (line,) = (line for line in told.stdout.splitlines() if "Overall exposure level" in line)
+    return float(line.split(":")[1].split()[0])
+
+
+def test_the_system_template_is_hardly_exposed_and_the_user_unit_no_more_than_it_must_be() -> None:
+    assert exposure("yolo-supervisor@.service") <= 1.6
+    assert exposure("yolo-supervisor.service") <= 6.3
+
+
+def test_the_launchd_agent_is_sound_and_its_agents_survive_it() -> None:
+    path = SYSTEMD / f"{units.LABEL}.plist"
+
+    assert tool("plist_lint").lint(path) == []
+
+    told = plistlib.loads(path.read_bytes())
+    assert told["AbandonProcessGroup"] is True
+    assert told["KeepAlive"] == {"SuccessfulExit": False}
+    assert told["Umask"] == 0o077
+
+
+def test_what_launchd_starts_is_the_daemon_itself_with_a_bounded_log_and_the_last_words_of_the_run_before(
+    tmp_path: Path,
+) -> None:
+    command = plistlib.loads((SYSTEMD / f"{units.LABEL}.plist").read_bytes())["ProgramArguments"]
+    home = tmp_path / "the home"
+    logs, program = home / "Library" / "Logs", home / ".local" / "bin" / "yolo-supervisor"
+    for folder in (logs, program.parent):
+        folder.mkdir(parents=True)
+    program.write_text('#!/bin/sh\necho "$$" "$@"; echo "of run $RUN" >&2\n')
+    program.chmod(0o755)
+
+    for run in ("1", "2"):
+        child = subprocess.Popen(command, env={"HOME": str(home), "RUN": run}, stdout=subprocess.PIPE, text=True)
+        told = child.communicate(timeout=LIMIT_S)[0]
+
+    assert told.split(maxsplit=1) == [str(child.pid), f"run --log-file {logs}/yolo-supervisor.log\n"]
+    assert (logs / "yolo-supervisor.err").read_text() == "of run 2\n"
+    assert (logs / "yolo-supervisor.err.1").read_text() == "of run 1\n"
+
+
+def test_on_a_mac_install_writes_the_agent_and_hands_it_to_launchd(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shadow: Callable[[str, str], None]
+) -> None:
+    calls = tmp_path / "calls"
+    shadow("launchctl", f'echo "$@" >> {calls}; [ "$1" != print ] || [ "${{2#gui/}}" = "{os.getuid()}" ]')
+    monkeypatch.setenv("HOME", str(tmp_path))
+    launchd = units.Launchd(os.environ)
+
+    assert launchd.missing() is not None
+    (tmp_path / ".local" / "bin").mkdir(parents=True)
+    (tmp_path / ".local" / "bin" / "yolo-supervisor").symlink_to(sys.executable)
+    assert launchd.missing() is None
+    done = units.put(launchd.files())
+    launchd.enable()
+    launchd.start(anew=True)
+
+    (path,) = done
+    assert path == tmp_path / "Library" / "LaunchAgents" / f"{units.LABEL}.plist"
+    assert path.read_bytes() == (SYSTEMD / path.name).read_bytes()
+    assert f"bootstrap gui/{os.getuid()} {path}" in calls.read_text().splitlines()
+
+
+def test_of_a_file_that_every_installation_makes_anew_no_copy_is_kept(tmp_path: Path) -> None:
+    files = {tmp_path / "x.service.d" / "10-program.conf": units._elsewhere(("/a/yolo-supervisor",)).encode()}
+    units.put(files)
+    others = dict.fromkeys(files, units._elsewhere(("/b/yolo-supervisor",)).encode())
+
+    assert list(units.put(others).values()) == ["replaced"]
+    assert units.take_away(list(files), files) == list(files)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_manager_does_not_know_of_is_taken_away_again(
+    claude_home: Path, monkeypatch: pytest.MonkeyPatch, shadow: Callable[[str, str], None]
+) -> None:
+    shadow("systemctl", "case $* in *enable*) echo no such unit >&2; exit 1;; *) echo 252;; esac")
+    monkeypatch.setattr(units.Systemd, "missing", lambda self: None)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(claude_home.parent / "other"))
+    mine = claude_home.parent / "other/systemd/user/yolo-tmux@.service"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes((SYSTEMD / mine.name).read_bytes())
+
+    told = CliRunner().invoke(service.command, ["install"])
+
+    assert told.exit_code == 1
+    assert "no such unit" in told.stderr
+    assert [path for path in mine.parents[2].rglob("*") if path.is_file()] == [mine]
+
+
+@pytest.mark.parametrize("words", [["install"], ["status"], ["uninstall"], ["install", "--system"]])
+def test_a_user_whom_the_machine_does_not_know_is_told_in_one_sentence(
+    claude_home: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    nobody = {"getpwuid": lambda _: {}["nobody"]}
+    monkeypatch.setattr(units, "pwd", SimpleNamespace(**nobody))
+    monkeypatch.setattr("yolo_supervisor.config.pwd", SimpleNamespace(**nobody))
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+
+    told = CliRunner().invoke(service.command, words)
+
+    assert told.exit_code == 69
+    assert told.stderr == "yolo-supervisor: this machine knows no user 54321: no service can be run for one\n"
+
+
+def test_where_no_systemd_runs_install_says_so_and_what_to_do_instead(cli: Cli, claude_home: Path) -> None:
+    if os.path.isdir("/run/systemd/system"):
+        pytest.skip("systemd runs here")
+
+    told = cli("service", "install")
+
+    assert (told.returncode, told.stdout) == (69, "")
+    assert "yolo-supervisor run" in told.stderr
+    assert not (claude_home.parent / ".config").exists()
+
+
+def test_what_is_installed_carries_units_and_configuration(tmp_path: Path) -> None:
+    hatchling = pytest.importorskip("hatchling.builders.wheel")
+
+    (wheel,) = hatchling.WheelBuilder(str(SYSTEMD.parent)).build(directory=str(tmp_path), versions=["standard"])
+
+    with zipfile.ZipFile(wheel) as packed:
+        packed.extractall(tmp_path)
+    told = subprocess.run(
+        [sys.executable, "-c", "from yolo_supervisor import units; print(units.shipped())"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    shipped = Path(told.stdout.strip())
+    assert shipped.is_relative_to(tmp_path)
+    assert {path.name: path.read_bytes() for path in shipped.iterdir()} == {
+        path.name: path.read_bytes() for path in SYSTEMD.iterdir()
+    }
+    assert (shipped.parent / "config" / "supervisor.toml").exists()
+
+
+def test_the_shell_completes_commands(cli: Cli) -> None:
+    environment = {**os.environ, "COMP_WORDS": "yolo-supervisor serv", "COMP_CWORD": "1"}
+
+    told = cli(env={**environment, "_YOLO_SUPERVISOR_COMPLETE": "bash_complete"})
+
+    assert told.stdout.split() == ["plain,service"]
+
+
+# -- whom it trusts --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", [0o666, 0o646, 0o662])
+def test_a_configuration_that_others_may_write_is_refused(cli: Cli, project: Path, mode: int) -> None:
+    path = project / ".yolo-planning" / "supervisor.toml"
+    path.write_text(QUICK)
+    path.chmod(mode)
+
+    told = cli("check")
+
+    assert told.returncode == 78
+    assert f"{path} can be written by everybody" in told.stderr
+    assert f"chmod go-w {path}" in told.stderr
+    path.chmod(0o644)
+    assert cli("check").returncode == 0
+
+
+def test_a_configuration_in_a_folder_that_others_may_write_to_is_refused(cli: Cli, project: Path) -> None:
+    folder = project / ".yolo-planning"
+    (folder / "supervisor.toml").write_text(QUICK)
+    folder.chmod(0o777)
+
+    told = cli("check")
+
+    assert (told.returncode, f"{folder} can be written by everybody" in told.stderr) == (78, True)
+    folder.chmod(0o1777)  # there nobody can replace another's file
+    assert cli("check").returncode == 0
+
+
+def test_a_configuration_that_a_group_of_several_may_write_is_refused(cli: Cli, project: Path) -> None:
+    path = project / ".yolo-planning" / "supervisor.toml"
+    path.write_text(QUICK)
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a file to another group")
+    os.chown(path, 0, 60_000)
+    path.chmod(0o664)
+
+    assert "can be written by its group, 60000" in cli("check").stderr
+
+
+def test_a_state_folder_that_others_may_write_to_is_refused(team: Team) -> None:
+    folder = Paths(team.project).folder
+    folder.mkdir(mode=0o700)
+    folder.chmod(0o777)
+
+    told = team.cli("run")
+
+    assert told.returncode == 1
+    assert f"{folder} can be written by everybody" in told.stderr
+    assert not (folder / "journal.jsonl").exists()
+    folder.chmod(0o700)
+    team.supervise()
+
+
+def test_root_leaves_others_projects_alone_unless_told(cli: Cli, project: Path, daemon: StartDaemon) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("this is about root")
+    os.chown(project, 60_000, 60_000)
+
+    told = cli("run")
+
+    assert (told.returncode, not Paths(project).folder.exists()) == (1, True)
+    assert f"{project} belongs to user 60000" in told.stderr
+    assert daemon("--allow-root").stop() == 0
+
+
+def test_the_doctor_notices_a_daemon_of_another_version(cli: Cli, project: Path, children: Children) -> None:
+    older = "import yolo_supervisor as y; y.__version__ = '0.0.1'; from yolo_supervisor.__main__ import main; main()"
+    running = children.start(sys.executable, "-c", older, "run", cwd=project)
+
+    def found() -> list[Any]:
+        findings = json.loads(cli("doctor", "--json").stdout)["findings"]
+        return [each for each in findings if each["what"].startswith("the daemon is version")]
+
+    (finding,) = wait_until(found, "the doctor to notice")
+    running.terminate()
+    running.wait()
+    assert finding["what"] == f"the daemon is version 0.0.1, this program is {__version__}"
+    assert "start it again" in finding["do"]

@@ -1,0 +1,567 @@
+"""Sessions that people have left: the rule by itself, then watched on a real tmux server of our own."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from support.processes import Children
+from support.project import write_task
+from support.tmux import PrivateTmux
+from support.wait import wait_until
+from yolo_supervisor.actions import Action, Escalate, PaneDied, Terminate
+from yolo_supervisor.census import Census
+from yolo_supervisor.config import Config, Policy, SessionsConfig
+from yolo_supervisor.kernel import kernel
+from yolo_supervisor.processes import Processes
+from yolo_supervisor.records import Agent, Liveness, Pane, ProcessId
+from yolo_supervisor.roster import Roster
+from yolo_supervisor.store import Paths
+from yolo_supervisor.tmux import PaneState, Server, Tmux
+from yolo_supervisor.watchers import Remedy
+from yolo_supervisor.watchers.sessions import (
+    LOOKS_APART_S,
+    Look,
+    PaneEnd,
+    SessionKey,
+    SessionState,
+    SessionsWatcher,
+    Watched,
+    decide,
+    remember,
+)
+
+EPOCH = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+KEY: SessionKey = ("/tmp/s", 77, "$0")
+GRACE_S = 10.0
+
+
+def agent(name: str, number: int = 1, pid: int = 400) -> Agent:
+    return Agent(
+        id=f"{name}@red", name=name, role="dev", team="red", source="tmux", since=EPOCH,
+        process=ProcessId(pid + number, 1, "here"), pid=pid + number,
+        pane=Pane(socket="/tmp/s", server_pid=77, pane=f"%{number}"),
+    )  # fmt: skip
+
+
+DEV, QA = agent("dev", 1), agent("qa", 2)
+
+
+def work(attached: int = 0, agents: tuple[Agent, ...] = (DEV,), at_work: frozenset[str] = frozenset()) -> SessionState:
+    return SessionState(key=KEY, name="work", attached=attached, agents=agents, at_work=at_work)
+
+
+def left_since(since_s: float) -> dict[SessionKey, Watched]:
+    return {KEY: Watched(had_client=True, empty_since_s=since_s)}
+
+
+def decided(
+    look: Look, memory: dict[SessionKey, Watched] | None = None, now_s: float = 0.0, policy: Policy = "terminate",
+    detach_grace_s: float = GRACE_S,
+) -> list[Remedy]:  # fmt: skip
+    return decide(look, memory or {}, now_s, policy, detach_grace_s, grace_s=3.0, mass_min=5)
+
+
+def left(of: Agent, detached_s: float) -> Remedy:
+    """What is to be done about an agent whose session was left."""
+    assert of.process is not None
+    return (
+        Terminate(
+            key=of.id, roots=(of.process,), grace_s=3.0, reason="its tmux session work was left by the last person",
+            evidence={"session": "work", "tmux": "/tmp/s", "detached_s": detached_s, "pid": of.pid, "agent": of.id},
+        ),
+    )  # fmt: skip
+
+
+def orphaned(of: Agent) -> Remedy:
+    assert of.process is not None
+    assert of.pane is not None
+    return (
+        Terminate(
+            key=of.id, roots=(of.process,), grace_s=3.0, reason="its tmux session is gone",
+            evidence={"tmux": "/tmp/s", "pane": of.pane.pane, "pid": of.pid, "agent": of.id},
+        ),
+    )  # fmt: skip
+
+
+# -- what is remembered -------------------------------------------------------------------------------------------
+
+
+def test_a_session_that_is_found_empty_was_not_left_by_anybody() -> None:
+    assert remember({}, Look(sessions=(work(),)), 7.0) == {KEY: Watched(had_client=False, empty_since_s=7.0)}
+
+
+def test_a_session_is_empty_since_the_first_look_that_found_nobody() -> None:
+    memory = remember({}, Look(sessions=(work(attached=2),)), 1.0)
+    assert memory == {KEY: Watched(had_client=True, empty_since_s=None)}
+
+    memory = remember(memory, Look(sessions=(work(),)), 6.0)
+    memory = remember(memory, Look(sessions=(work(),)), 11.0)
+
+    assert memory == {KEY: Watched(had_client=True, empty_since_s=6.0)}
+
+
+def test_while_its_server_does_not_answer_a_session_is_not_forgotten_and_nothing_is_counted() -> None:
+    memory = remember(left_since(1.0), Look(silent=frozenset({KEY[0]})), 6.0)
+    assert memory == {KEY: Watched(had_client=True, empty_since_s=None)}
+
+    memory = remember(memory, Look(sessions=(work(),)), 11.0)
+
+    assert memory == {KEY: Watched(had_client=True, empty_since_s=11.0)}
+
+
+def test_one_who_comes_back_begins_the_count_anew() -> None:
+    memory = remember(left_since(1.0), Look(sessions=(work(attached=1),)), 6.0)
+    memory = remember(memory, Look(sessions=(work(),)), 11.0)
+
+    assert memory == left_since(11.0)
+
+
+def test_a_session_that_is_not_seen_is_forgotten() -> None:
+    assert remember(left_since(1.0), Look(), 6.0) == {}
+
+
+# -- a session that was left ---------------------------------------------------------------------------------------
+
+
+def test_agents_are_terminated_when_their_session_was_left_for_the_detach_grace() -> None:
+    look = Look(sessions=(work(agents=(DEV, QA)),), agents=2)
+
+    assert decided(look, left_since(100.0), 109.9) == []
+    assert decided(look, left_since(100.0), 110.0) == [left(DEV, 10.0), left(QA, 10.0)]
+
+
+def test_without_a_detach_grace_two_looks_of_the_plugins_own_distance_are_needed() -> None:
+    look = Look(sessions=(work(),))
+
+    assert decided(look, left_since(100.0), 100.0 + LOOKS_APART_S - 0.1, detach_grace_s=0.0) == []
+    assert decided(look, left_since(100.0), 100.0 + LOOKS_APART_S, detach_grace_s=0.0) == [left(DEV, LOOKS_APART_S)]
+
+
+def test_a_session_that_nobody_was_ever_seen_in_is_let_be() -> None:
+    memory = {KEY: Watched(had_client=False, empty_since_s=0.0)}
+
+    assert decided(Look(sessions=(work(),)), memory, 1e6) == []
+
+
+def test_a_session_that_nothing_is_remembered_of_is_let_be() -> None:
+    assert decided(Look(sessions=(work(),)), {}, 1e6) == []
+
+
+def test_a_session_with_somebody_in_it_is_let_be() -> None:
+    look = Look(sessions=(work(attached=1),))
+
+    assert decided(look, remember(left_since(0.0), look, 1e6), 1e6) == []
+
+
+def test_under_keep_nothing_is_done() -> None:
+    look = Look(sessions=(work(),), orphans=(QA,), agents=2)
+
+    assert decided(look, left_since(0.0), 1e6, policy="keep") == []
+
+
+def test_under_notify_a_person_is_told_and_nobody_terminated() -> None:
+    look = Look(sessions=(work(agents=(DEV, QA)),))
+
+    assert decided(look, left_since(100.0), 110.0, policy="notify") == [
+        (
+            Escalate(
+                kind="session", key="work", reason="its tmux session work was left by the last person",
+                evidence={"session": "work", "tmux": "/tmp/s", "detached_s": 10.0},
+            ),
+        )
+    ]  # fmt: skip
+
+
+def test_under_drain_whoever_has_a_task_may_finish_it() -> None:
+    look = Look(sessions=(work(agents=(DEV, QA), at_work=frozenset({"dev@red"})),))
+
+    assert decided(look, left_since(100.0), 110.0, policy="drain") == [left(QA, 10.0)]
+    assert decided(look, left_since(100.0), 110.0, policy="terminate") == [left(DEV, 10.0), left(QA, 10.0)]
+
+
+def test_while_the_plugins_own_watchdog_is_at_work_it_is_left_to_that() -> None:
+    look = Look(sessions=(work(),), orphans=(QA,), agents=2, watchdog=4242)
+
+    (session, orphan) = [action for remedy in decided(look, left_since(0.0), 100.0) for action in remedy]
+
+    assert isinstance(session, Escalate)
+    assert "left to the plugin's own watchdog (process 4242)" in session.reason
+    assert isinstance(orphan, Escalate)
+    assert (orphan.kind, orphan.key) == ("agent", "qa@red")
+
+
+@pytest.mark.parametrize("policy", ["terminate", "drain", "notify", "keep"])
+def test_how_a_pane_ended_is_told_whatever_the_policy(policy: Policy) -> None:
+    exited = PaneEnd(agent="dev@red", session="work", pane="%1", status=3, signal=None)
+    killed = PaneEnd(agent="qa@red", session="work", pane="%2", status=None, signal=9)
+
+    assert decided(Look(ended=(exited, killed)), policy=policy) == [
+        (
+            PaneDied(
+                key="work", reason="dev@red in pane %1 ended with status 3",
+                evidence={"agent": "dev@red", "pane": "%1", "status": 3, "signal": None},
+            ),
+        ),
+        (
+            PaneDied(
+                key="work", reason="qa@red in pane %2 ended by signal 9",
+                evidence={"agent": "qa@red", "pane": "%2", "status": None, "signal": 9},
+            ),
+        ),
+    ]  # fmt: skip
+
+
+# -- agents whose session is gone -------------------------------------------------------------------------------
+
+
+def test_an_agent_whose_session_is_gone_is_terminated() -> None:
+    assert decided(Look(orphans=(DEV,), agents=2)) == [orphaned(DEV)]
+
+
+def test_under_notify_a_person_is_told_of_an_agent_whose_session_is_gone() -> None:
+    told = Escalate(
+        kind="agent", key="dev@red", reason="its tmux session is gone", evidence={"tmux": "/tmp/s", "pane": "%1"}
+    )
+
+    assert decided(Look(orphans=(DEV,), agents=2), policy="notify") == [(told,)]
+
+
+def test_when_more_than_half_of_at_least_five_seem_gone_nobody_is_terminated() -> None:
+    team = tuple(agent(f"dev-{n}", n) for n in range(6))
+    inconclusive = "the sessions of 3 of 5 agents seem to be gone at once: inconclusive"
+
+    assert decided(Look(orphans=team[:3], agents=5)) == [(Escalate(kind="session", key="all", reason=inconclusive),)]
+    assert decided(Look(orphans=team[:3], agents=6)) == [orphaned(each) for each in team[:3]]
+    assert decided(Look(orphans=team[:4], agents=4)) == [orphaned(each) for each in team[:4]]
+
+
+def test_many_that_seem_gone_are_gone_when_the_look_before_said_the_same() -> None:
+    team = tuple(agent(f"dev-{n}", n) for n in range(5))
+
+    assert decided(Look(orphans=team, agents=5, confirmed=True)) == [orphaned(each) for each in team]
+
+
+# -- watched for real -------------------------------------------------------------------------------------------
+
+
+class SteppedClock:
+    """A clock that goes when it is told to."""
+
+    def __init__(self) -> None:
+        self.s = 1000.0
+
+    def now(self) -> datetime:
+        return EPOCH + timedelta(seconds=self.s)
+
+    def monotonic(self) -> float:
+        return self.s
+
+
+class Scene:
+    """A watcher over agents that run in a real tmux."""
+
+    def __init__(self, tmux: PrivateTmux, project: Path, claude_home: Path) -> None:
+        self.tmux = tmux
+        self.clock = SteppedClock()
+        self.processes = Processes(kernel())
+        self.agents: list[Agent] = []
+        self.config = Config()
+        self.policy("terminate")
+        paths = Paths(project)
+        roster = Roster(paths, self.processes, Census(self.processes), lambda: [claude_home])
+        self.watcher = SessionsWatcher(
+            lambda: self.config, roster, self._known, paths, self.processes, Tmux(self.clock), self.clock
+        )
+
+    def policy(self, policy: Policy) -> None:
+        sessions = SessionsConfig(on_detach=policy, detach_grace_s=GRACE_S, interval_s=1.0)
+        self.config = msgspec.structs.replace(self.config, sessions=sessions)
+
+    def agent(self, name: str, pid: int, pane: str, server_pid: int | None = None) -> Agent:
+        process = self.processes.identify(pid)
+        assert process is not None
+        place = Pane(socket=self.tmux.socket, server_pid=server_pid or self.tmux.server.pid, pane=pane)
+        found = Agent(
+            id=f"{name}@red", name=name, role="dev", team="red", source="tmux", since=EPOCH, process=process, pid=pid,
+            pane=place,
+        )  # fmt: skip
+        self.agents.append(found)
+        return found
+
+    async def after(self, pause_s: float) -> list[Action]:
+        """What the watcher says so many seconds later."""
+        self.clock.s += pause_s
+        return [action for remedy in await self.watcher.tick(self.clock.now()) for action in remedy]
+
+    async def terminated_after(self, pause_s: float) -> list[str]:
+        """Whom it wants to terminate so many seconds later."""
+        return [action.key for action in await self.after(pause_s) if isinstance(action, Terminate)]
+
+    async def objection(self, to: Agent) -> str | None:
+        assert to.process is not None
+        self.clock.s += 0.1
+        return await self.watcher.objection(
+            Terminate(key=to.id, roots=(to.process,), grace_s=1.0, reason="it was left")
+        )
+
+    def _known(self, now: datetime) -> list[tuple[Agent, Liveness]]:
+        return [(each, self.processes.liveness(each.process)) for each in self.agents if each.process]
+
+
+@pytest.fixture
+def scene(tmux: PrivateTmux, project: Path, claude_home: Path) -> Scene:
+    return Scene(tmux, project, claude_home)
+
+
+async def test_detached_agents_are_terminated_and_reattached_ones_are_not(scene: Scene) -> None:
+    dev = scene.agent("dev", scene.tmux.session("work"), "%0")
+    assert await scene.after(1000.0) == [], "nobody has been there yet"
+
+    person = scene.tmux.person("work")
+    assert await scene.after(1000.0) == []
+
+    scene.tmux.leave(person)
+    assert await scene.after(5.0) == []
+    assert await scene.after(GRACE_S - 0.1) == []
+    assert await scene.terminated_after(0.6) == [dev.id]
+    assert await scene.objection(dev) is None
+
+    scene.tmux.person("work")
+    assert "attached to work again" in str(await scene.objection(dev))
+    assert await scene.after(1000.0) == []
+
+
+async def test_a_program_that_stays_attached_is_nobody(scene: Scene) -> None:
+    dev = scene.agent("dev", scene.tmux.session("work"), "%0")
+    scene.tmux.program("work")
+    person = scene.tmux.person("work")
+    await scene.after(1.0)
+
+    scene.tmux.leave(person)
+    await scene.after(1.0)
+
+    assert await scene.terminated_after(GRACE_S) == [dev.id]
+
+
+async def test_while_one_of_two_is_there_nobody_has_left(scene: Scene) -> None:
+    scene.agent("dev", scene.tmux.session("work"), "%0")
+    scene.tmux.person("work")
+    person = scene.tmux.person("work")
+    await scene.after(1.0)
+
+    scene.tmux.leave(person)
+    await scene.after(1.0)
+
+    assert await scene.after(1000.0) == []
+
+
+async def test_one_who_looks_on_through_a_linked_window_is_there(scene: Scene) -> None:
+    dev = scene.agent("dev", scene.tmux.session("work"), "%0")
+    scene.tmux.session("desk")
+    scene.tmux("link-window", "-s", "work:0", "-t", "desk:5")
+    person = scene.tmux.person("work")
+    await scene.after(1.0)
+
+    scene.tmux.person("desk")
+    scene.tmux.leave(person)
+    await scene.after(1.0)
+
+    assert await scene.after(1000.0) == []
+    assert "attached to desk again" in str(await scene.objection(dev))
+
+
+async def test_each_agent_is_terminated_once_however_often_its_window_is_shown(scene: Scene) -> None:
+    dev = scene.agent("dev", scene.tmux.session("work"), "%0")
+    scene.tmux("link-window", "-s", "work:0", "-t", "work:5")
+    person = scene.tmux.person("work")
+    await scene.after(1.0)
+
+    scene.tmux.leave(person)
+    await scene.after(1.0)
+
+    assert await scene.terminated_after(GRACE_S) == [dev.id]
+
+
+@pytest.fixture
+def deaf(tmp_path: Path) -> Iterator[Callable[[str], str]]:
+    """A program that lives on when its terminal goes, until the test is over; ready when the named file is there."""
+    os.mkfifo(tmp_path / "lifeline")
+    lifeline = os.open(tmp_path / "lifeline", os.O_RDWR)
+    yield lambda ready: f"trap '' HUP; : > {tmp_path}/{ready}; exec cat {tmp_path}/lifeline"
+    os.close(lifeline)
+
+
+async def test_an_agent_that_outlived_its_session_is_terminated(
+    scene: Scene, tmp_path: Path, deaf: Callable[[str], str]
+) -> None:
+    scene.tmux.session("rest")
+    dev = scene.agent("dev", scene.tmux.session("work", deaf("ready")), "%1")
+    wait_until((tmp_path / "ready").exists, "the agent to be deaf to its terminal's end")
+    assert await scene.after(1.0) == []
+
+    scene.tmux("kill-session", "-t", "=work")
+
+    assert await scene.after(1.0) == [], "one look is not enough"
+    assert await scene.terminated_after(1.0) == [dev.id]
+    assert await scene.objection(dev) is None
+
+
+async def test_many_at_once_are_only_gone_at_the_third_look(
+    scene: Scene, tmp_path: Path, deaf: Callable[[str], str]
+) -> None:
+    scene.tmux.session("rest")
+    team = [scene.agent(f"dev-{n}", scene.tmux.session(f"work-{n}", deaf(f"ready-{n}")), f"%{n + 1}") for n in range(5)]
+    wait_until(lambda: len(list(tmp_path.glob("ready-*"))) == 5, "all to be deaf to their terminals' end")
+    assert await scene.after(1.0) == []
+
+    for n in range(5):
+        scene.tmux("kill-session", "-t", f"=work-{n}")
+
+    assert await scene.after(1.0) == []
+    assert [(action.kind, action.key) for action in await scene.after(1.0)] == [("session", "all")]
+    assert await scene.terminated_after(1.0) == [each.id for each in team]
+
+
+async def test_an_agent_that_only_inherited_its_pane_is_never_an_orphan(scene: Scene, children: Children) -> None:
+    scene.tmux.session("rest")
+    scene.tmux.session("work")
+    scene.agent("dev", children.start("sleep", "600").pid, "%1")
+    assert await scene.after(1.0) == []
+
+    scene.tmux("kill-session", "-t", "=work")
+
+    assert await scene.after(1.0) == []
+    assert await scene.after(1.0) == []
+
+
+async def test_an_agent_that_has_left_meanwhile_is_no_objection_to_ending_what_it_left(scene: Scene) -> None:
+    scene.tmux.session("rest")
+    dev = scene.agent("dev", scene.tmux.session("work"), "%1")
+
+    scene.tmux("kill-session", "-t", "=work")
+    wait_until(lambda: scene.processes.identify(dev.pid or 0) is None, "the agent to be hung up")
+
+    assert await scene.objection(dev) is None
+
+
+async def test_the_end_of_an_agent_is_told_as_long_as_tmux_keeps_its_pane(scene: Scene) -> None:
+    scene.tmux.session("rest")
+    dev = scene.agent("dev", scene.tmux.session("work"), "%1")
+    scene.tmux("set-option", "-g", "remain-on-exit", "on")
+    assert await scene.after(1.0) == []
+
+    os.kill(dev.pid or 0, signal.SIGKILL)
+    wait_until(lambda: scene.tmux.ends("work") == ["/9"], "tmux to know of the end")
+
+    for _ in range(2):
+        assert [action.reason for action in await scene.after(1.0)] == ["dev@red in pane %1 ended by signal 9"]
+    scene.tmux("kill-pane", "-t", "%1")
+    assert await scene.after(1.0) == []
+
+
+async def test_the_end_of_a_pane_that_tmux_does_not_know_is_not_told(scene: Scene, children: Children) -> None:
+    scene.tmux.session("rest")
+    dev = scene.agent("dev", children.start("sleep", "600").pid, "%1")
+
+    def ended(server_pid: int, pane: PaneState) -> tuple[PaneEnd, ...]:
+        server = Server(scene.tmux.socket, server_pid, names={"$0": "rest"}, attached={}, panes={"%1": pane})
+        return scene.watcher.look_at([dev], {scene.tmux.socket: server}).ended
+
+    ours = scene.tmux.server.pid
+    assert ended(ours, PaneState(dev.pid or 0, ("$0",), dead=True)) == ()
+    assert ended(ours + 1, PaneState(dev.pid or 0, ("$0",), dead=True, status=3)) == ()
+    assert ended(ours, PaneState(dev.pid or 0, ("$0",), dead=True, status=3)) == (
+        PaneEnd(agent="dev@red", session="rest", pane="%1", status=3, signal=None),
+    )
+
+
+@pytest.mark.parametrize("end", [PrivateTmux.start, lambda tmux: tmux.server.wait()], ids=["another server", "none"])
+async def test_of_agents_whose_server_is_gone_nothing_is_known(
+    scene: Scene, children: Children, end: Callable[[PrivateTmux], object]
+) -> None:
+    scene.tmux.session("work")
+    dev = scene.agent("dev", children.start("sleep", "600").pid, "%0")
+    person = scene.tmux.person("work")
+    await scene.after(1.0)
+    scene.tmux.leave(person)
+    await scene.after(1.0)
+
+    scene.tmux.server.kill()
+    end(scene.tmux)
+    if scene.tmux.server.poll() is None:
+        scene.tmux.session("somebody elses")
+
+    assert await scene.after(1000.0) == []
+    assert "unknown" in str(await scene.objection(dev))
+
+
+async def test_under_drain_an_agent_goes_when_its_task_is_done(scene: Scene, claude_home: Path) -> None:
+    dev = scene.agent("dev", scene.tmux.session("work"), "%0")
+    scene.policy("drain")
+    task = write_task(claude_home, "red", 1, owner="dev", status="in_progress")
+    person = scene.tmux.person("work")
+    await scene.after(1.0)
+    scene.tmux.leave(person)
+    await scene.after(1.0)
+    assert await scene.after(1000.0) == []
+
+    task.write_text('{"id": "1", "stat')
+    assert await scene.after(1.0) == [], "it may be its own, and in progress"
+
+    write_task(claude_home, "red", 1, owner="dev", status="completed")
+    assert await scene.terminated_after(1.0) == [dev.id]
+
+
+async def test_under_keep_nothing_is_done_about_a_session_that_was_left(scene: Scene) -> None:
+    scene.agent("dev", scene.tmux.session("work"), "%0")
+    scene.policy("keep")
+    person = scene.tmux.person("work")
+    await scene.after(1.0)
+    scene.tmux.leave(person)
+    await scene.after(1.0)
+
+    assert await scene.after(1000.0) == []
+
+
+# -- the plugin's own watchdog ----------------------------------------------------------------------------------
+
+
+WATCHDOG = "print('ready', flush=True); import time; time.sleep(600)"
+
+
+def test_the_plugins_watchdog_is_at_work_if_the_process_it_names_lives(
+    scene: Scene, children: Children, project: Path
+) -> None:
+    child = children.python(WATCHDOG, "tmux-watchdog")
+    (project / ".yolo-planning" / ".watchdog-pid").write_text(str(child.pid))
+
+    assert scene.watcher.watchdog() == child.pid
+    child.kill()
+    child.wait()
+    assert scene.watcher.watchdog() is None
+
+
+def test_a_stranger_that_was_given_the_watchdogs_pid_is_none(scene: Scene, children: Children, project: Path) -> None:
+    path = project / ".yolo-planning" / ".watchdog-pid"
+
+    path.write_text(str(children.python(WATCHDOG, "something else").pid))
+    assert scene.watcher.watchdog() is None
+
+    path.write_text(str(children.python(WATCHDOG, "tmux-watchdog").pid))
+    os.utime(path, (EPOCH.timestamp(), EPOCH.timestamp() - 1e6))  # written long before that process started
+    assert scene.watcher.watchdog() is None
+
+
+@pytest.mark.parametrize("text", [None, "", "0", "1", "-1", "4242x", "9" * 12, "\u00b2", "2147483648"])
+def test_a_watchdog_file_that_names_nobody_is_no_watchdog(scene: Scene, project: Path, text: str | None) -> None:
+    if text is not None:
+        (project / ".yolo-planning" / ".watchdog-pid").write_text(text)
+
+    assert scene.watcher.watchdog() is None

@@ -1,0 +1,924 @@
+"""The program is cut off at every single operation on the disk, and every one of them fails: what is left then?"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import random
+import signal
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pytest
+
+from support.project import QuickDisk
+from yolo_supervisor import actions
+from yolo_supervisor.actions import (
+    Claim,
+    Close,
+    Complete,
+    CutTail,
+    Disable,
+    DropHealth,
+    DropPids,
+    DropSnapshot,
+    Edit,
+    Enable,
+    Forget,
+    GiveUp,
+    Hand,
+    Kind,
+    Lend,
+    Letter,
+    Probe,
+    PutAway,
+    Quarantine,
+    Redrive,
+    Regenerate,
+    Register,
+    Release,
+    Requeue,
+    RequeuePlan,
+    Restore,
+    SetAside,
+    SetMark,
+    Snap,
+    Trip,
+)
+from yolo_supervisor.files import digest
+from yolo_supervisor.formats import supervisor
+from yolo_supervisor.journal import history
+from yolo_supervisor.records import Agent, Task
+from yolo_supervisor.store import Outcome, Store
+
+# -- the disks ---------------------------------------------------------------------------------------------------
+
+
+class CountingDisk(QuickDisk):
+    """A disk that lets a test step in before its n-th operation."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+        self.steps = 0
+
+    @property
+    def reached(self) -> bool:
+        return self.steps >= self.at
+
+    def step(self) -> None:
+        self.steps += 1
+        if self.reached:
+            self.interfere()
+
+    def interfere(self) -> None:
+        raise NotImplementedError
+
+    def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
+        self.step()
+        return super().open(path, flags, mode)
+
+    def write(self, fd: int, data: bytes) -> int:
+        try:
+            self.step()
+        except BaseException:
+            super().write(fd, data[: len(data) // 2])
+            raise
+        return super().write(fd, data)
+
+    def truncate(self, fd: int, size: int) -> None:
+        self.step()
+        super().truncate(fd, size)
+
+    def sync(self, fd: int) -> None:
+        self.step()
+        super().sync(fd)
+
+    def rename(self, old: Path, new: Path) -> None:
+        self.step()
+        super().rename(old, new)
+
+    def link(self, old: Path, new: Path) -> None:
+        self.step()
+        super().link(old, new)
+
+    def write_at(self, fd: int, data: bytes, at: int) -> int:
+        self.step()
+        return super().write_at(fd, data, at)
+
+    def unlink(self, path: Path) -> None:
+        self.step()
+        super().unlink(path)
+
+    def mkdir(self, path: Path, mode: int = 0o700) -> None:
+        self.step()
+        super().mkdir(path, mode)
+
+    def rmdir(self, path: Path) -> None:
+        self.step()
+        super().rmdir(path)
+
+
+class PowerCut(BaseException):
+    """The end of the world, for one process."""
+
+
+Loss = Literal["nothing", "data", "names"]
+
+
+class MortalDisk(CountingDisk):
+    """A disk that is cut off at its n-th operation, a write half done; nothing reaches it afterwards.
+
+    ``lose`` then takes what was never flushed, as the weakest file systems may: the data of files (they become as
+    short as they were at their last flush) or the names in folders (files come back, go again, get their old content).
+    """
+
+    def __init__(self, at: int) -> None:
+        super().__init__(at)
+        self._unflushed: dict[int, tuple[int, int]] = {}
+        self._unnamed: list[tuple[Path, Callable[[], object]]] = []
+
+    def interfere(self) -> None:
+        raise PowerCut
+
+    def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
+        made = not path.exists()
+        fd = super().open(path, flags, mode)
+        if made:
+            self._unnamed.append((path.parent, lambda: path.unlink(missing_ok=True)))
+        return fd
+
+    def write(self, fd: int, data: bytes) -> int:
+        found = os.fstat(fd)
+        if found.st_ino not in self._unflushed:
+            self._unflushed[found.st_ino] = os.dup(fd), found.st_size
+        return super().write(fd, data)
+
+    def sync(self, fd: int) -> None:
+        super().sync(fd)
+        found = os.fstat(fd)
+        if stat.S_ISDIR(found.st_mode):
+            self._unnamed = [(f, undo) for f, undo in self._unnamed if f.stat().st_ino != found.st_ino]
+        elif found.st_ino in self._unflushed:
+            os.close(self._unflushed.pop(found.st_ino)[0])
+
+    def rename(self, old: Path, new: Path) -> None:
+        before = new.read_bytes() if new.is_file() else None
+        super().rename(old, new)
+        if new.is_file():
+            self._unnamed.append((new.parent, lambda: self._rename_back(old, new, before)))
+
+    def _rename_back(self, old: Path, new: Path, before: bytes | None) -> None:
+        new.rename(old)
+        if before is not None:
+            new.write_bytes(before)
+
+    def link(self, old: Path, new: Path) -> None:
+        super().link(old, new)
+        self._unnamed.append((new.parent, lambda: new.unlink(missing_ok=True)))
+
+    def unlink(self, path: Path) -> None:
+        before = path.read_bytes() if path.is_file() else b""
+        super().unlink(path)
+        self._unnamed.append((path.parent, lambda: path.write_bytes(before)))
+
+    def lose(self, what: Loss) -> None:
+        if what == "data":
+            for fd, size in self._unflushed.values():
+                os.ftruncate(fd, size)
+        if what == "names":
+            for _, undo in reversed(self._unnamed):
+                undo()
+        for fd, _ in self._unflushed.values():
+            os.close(fd)
+
+
+class FailingDisk(CountingDisk):
+    """A disk whose n-th operation fails, and all later ones too unless it fails ``once``, until it is ``mended``."""
+
+    def __init__(self, at: int, number: int, once: bool) -> None:
+        super().__init__(at)
+        self.mended = False
+        self._number = number
+        self._once = once
+
+    def interfere(self) -> None:
+        if not self.mended and (self.steps == self.at or not self._once):
+            raise OSError(self._number, os.strerror(self._number))
+
+
+# -- the scenes: one for each thing that the supervisor is able to do to a document -------------------------------
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An action, and the document that it is about: what it was before and what it is to be."""
+
+    action: Edit
+    before: bytes | None
+    after: bytes | None
+
+    @property
+    def now(self) -> bytes | None:
+        return self.action.path.read_bytes() if self.action.path.exists() else None
+
+    def begin(self) -> None:
+        self.action.path.parent.mkdir(parents=True, exist_ok=True)
+        self.action.path.unlink(missing_ok=True)
+        if self.before is not None:
+            self.action.path.write_bytes(self.before)
+
+    def time_passes(self) -> None:
+        """The lock that the crash left gets stale, and its owners break it."""
+        if self.action.lock and self.action.lock[0].is_dir():
+            self.action.lock[0].rmdir()
+
+
+SINCE = datetime(2026, 11, 22, 20, 31, 56, tzinfo=UTC)
+AGENT = Agent(id="dev-1@team", name="dev-1", role="dev", team="team", source="test", since=SINCE)
+LEASE = b'{\n  "acquired_at": "2026-02-01T00:00:00Z",\n  "owner": "dev-1",\n  "resource": "r",\n  "ttl_secs": 300\n}'
+
+
+def _register(p: Path) -> Scene:
+    path = p / ".supervisor" / "agents" / supervisor.agent_file(AGENT)
+    return Scene(Register(key=AGENT.id, path=path, agent=AGENT, reason="seen"), None, supervisor.dump_agent(AGENT))
+
+
+def _forget(p: Path) -> Scene:
+    path = p / ".supervisor" / "agents" / supervisor.agent_file(AGENT)
+    return Scene(Forget(key=AGENT.id, path=path, reason="all is healed"), supervisor.dump_agent(AGENT), None)
+
+
+def _requeue(p: Path) -> Scene:
+    return Scene(
+        Requeue(key="team/1", path=p / "tasks" / "1.json", owner="dev-1", reason="dev-1 is dead"),
+        b'{\n  "id": "1",\n  "status": "in_progress",\n  "more": "Gr\xc3\xb6\xc3\x9fe",\n  "owner": "dev-1"\n}',
+        b'{\n  "id": "1",\n  "status": "pending",\n  "more": "Gr\xc3\xb6\xc3\x9fe"\n}',
+    )
+
+
+def _requeue_plan(p: Path) -> Scene:
+    return Scene(
+        RequeuePlan(key="execution-state/05-01", path=p / ".execution-state.json", plan="05-01", reason="dead"),
+        b'{"phase":5,"plans":[{"id":"05-01","status":"running"}]}',
+        b'{"phase":5,"plans":[{"id":"05-01","status":"pending"}]}',
+    )
+
+
+def _release(p: Path) -> Scene:
+    return Scene(Release(key="r", path=p / ".locks" / "r.lease", owner="dev-1", reason="dead"), LEASE, None)
+
+
+def _drop_pids(p: Path) -> Scene:
+    gone, lock = frozenset({4242}), p / "pid-lock"
+    action = DropPids(key="pids", path=p / ".agent-pids", pids=gone, pid_lock=lock, reason="dead")
+    return Scene(action, b"4242\n4243\n", b"4243\n")
+
+
+def _drop_health(p: Path) -> Scene:
+    action = DropHealth(key="dev", path=p / ".agent-health" / "dev.json", pid=4242, reason="dead")
+    return Scene(action, b'{"pid":4242,"role":"dev"}', None)
+
+
+def _set_mark(p: Path) -> Scene:
+    action = SetMark(key="count", path=p / ".active-agent-count", judged=digest(b"2"), word="1", reason="one is dead")
+    return Scene(action, b"2", b"1")
+
+
+def _remove_mark(p: Path) -> Scene:
+    action = SetMark(key="agent", path=p / ".active-agent", judged=digest(b"dev"), word=None, reason="dead")
+    return Scene(action, b"dev", None)
+
+
+def _lend(p: Path) -> Scene:
+    action = Lend(verb="acquired", key="r", path=p / ".locks" / "r.lease", judged=None, data=LEASE, reason="asked")
+    return Scene(action, None, LEASE)
+
+
+def _take_over(p: Path) -> Scene:
+    path, taken = p / ".locks" / "r.lease", LEASE.replace(b"dev-1", b"dev-2")
+    return Scene(
+        Lend(verb="taken_over", key="r", path=path, judged=digest(LEASE), data=taken, reason="it ran out"), LEASE, taken
+    )
+
+
+def _quarantine(p: Path) -> Scene:
+    path = p / ".supervisor" / "quarantine" / "config.json-1"
+    return Scene(Quarantine(key="config.json", path=path, data=b"\xff\0", reason="it is torn"), None, b"\xff\0")
+
+
+def _restore(p: Path) -> Scene:
+    torn, good = b'{"status":', b'{"status":"running"}'
+    path = p / ".execution-state.json"
+    return Scene(Restore(key="state", path=path, judged=digest(torn), data=good, reason="it is torn"), torn, good)
+
+
+def _restore_one_that_is_empty(p: Path) -> Scene:
+    good = b"# State\n"
+    return Scene(Restore(key="md", path=p / "STATE.md", judged=digest(b""), data=good, reason="it is empty"), b"", good)
+
+
+def _restore_one_too_large_for_the_journal(p: Path) -> Scene:
+    good = b'{"status":"' + b"x" * 2**19 + b'"}'
+    path = p / ".execution-state.json"
+    return Scene(Restore(key="state", path=path, judged=digest(b"{"), data=good, reason="it is torn"), b"{", good)
+
+
+def _put_away(p: Path) -> Scene:
+    path = p / ".locks" / "s.lease"
+    return Scene(Restore(key="s", path=path, judged=digest(b"{"), data=None, reason="it is torn"), b"{", None)
+
+
+def _cut_tail(p: Path) -> Scene:
+    whole, torn = b'{"event":"plan_start"}\n', b'{"event":"plan_start"}\n{"ev'
+    path = p / ".events" / "event-log.jsonl"
+    action = CutTail(key="log", path=path, judged=digest(torn), size=len(whole), reason="it is torn")
+    return Scene(action, torn, whole)
+
+
+def _snap(p: Path) -> Scene:
+    path = p / ".supervisor" / "snapshots" / "5-20261122T205510.json"
+    return Scene(Snap(key="5", path=path, data=b'{"phase":"5"}', reason="it has changed"), None, b'{"phase":"5"}')
+
+
+def _drop_snapshot(p: Path) -> Scene:
+    path = p / ".snapshots" / "5-20261122T205510.json"
+    return Scene(DropSnapshot(key="5", path=path, reason="it is old"), b'{"phase":"5"}', None)
+
+
+PENDING = b'{"id":"2","status":"pending"}'
+AT_WORK = b'{"id":"2","status":"in_progress","owner":"dev-1"}'
+FINISHED = b'{"id":"2","status":"completed","owner":"dev-1"}'
+ASIDE = b'{"id":"2","status":"pending","owner":"dead-letter"}'
+
+
+def _task(p: Path) -> Task:
+    return Task(list="tasks", number="2", status="", owner=None, path=p / "tasks" / "2.json")
+
+
+def _claim(p: Path) -> Scene:
+    return Scene(Claim(key="tasks/2", task=_task(p), owner="dev-1", reason="asked"), PENDING, AT_WORK)
+
+
+@dataclass(frozen=True)
+class Claimed(Scene):
+    """The task has a claim, which the third line of the journal tells of."""
+
+    def begin(self) -> None:
+        claim = _claim(self.action.path.parents[1])
+        claim.begin()
+        with closing(Store(self.action.path.parents[2], disk=QuickDisk())) as store:
+            store.open()
+            evidence = {"owner": "dev-1"}
+            assert store.commit(replace(claim.action, evidence=evidence), "staging") is Outcome.DONE
+            assert store.journal.memory.claims["tasks/2"]["token"] == 3
+
+
+def _complete(p: Path) -> Scene:
+    action = Complete(key="tasks/2", task=_task(p), owner="dev-1", token=3, reason="done")
+    return Claimed(action, AT_WORK, FINISHED)
+
+
+def _set_aside(p: Path) -> Scene:
+    return Scene(SetAside(key="tasks/2", task=_task(p), owner="dev-1", reason="it failed"), AT_WORK, ASIDE)
+
+
+def _redrive(p: Path) -> Scene:
+    return Scene(Redrive(key="tasks/2", task=_task(p), reason="a person said so"), ASIDE, PENDING)
+
+
+def _hand(p: Path) -> Scene:
+    return Scene(Hand(key="tasks/2", task=_task(p), reason="a person said so"), AT_WORK, PENDING)
+
+
+def _give_up(p: Path) -> Scene:
+    return Scene(GiveUp(key="tasks/2", task=_task(p), reason="a person said so"), ASIDE, None)
+
+
+def _letter(p: Path) -> Scene:
+    path = p / ".supervisor" / "dead-letters" / "tasks__2.json"
+    return Scene(
+        Letter(key="tasks/2", path=path, data=b'{"id":"tasks/2"}', reason="it failed"), None, b'{"id":"tasks/2"}'
+    )
+
+
+def _put_letter_away(p: Path) -> Scene:
+    path = p / ".supervisor" / "dead-letters" / "tasks__2.json"
+    return Scene(PutAway(key="tasks/2", path=path, reason="it was redriven"), b'{"id":"tasks/2"}', None)
+
+
+def _regenerate(p: Path) -> Scene:
+    path = p / ".contracts" / "5-1.json"
+    return Scene(
+        Regenerate(key="contract_compliance/5-1-T1", path=path, judged=digest(b"{"), data=b"{}", reason="it is broken"),
+        b"{",
+        b"{}",
+    )
+
+
+OPEN, TRIED = b'{"tool": "echo"}', b'{"tool": "echo", "probed_s": 1.0}'
+
+
+def _circuit(p: Path) -> dict[str, Any]:
+    return {"key": "server/echo", "path": p / ".supervisor" / "circuits" / "1-2.json", "reason": "it keeps failing"}
+
+
+def _trip(p: Path) -> Scene:
+    return Scene(Trip(judged=None, data=OPEN, **_circuit(p)), None, OPEN)
+
+
+def _probe(p: Path) -> Scene:
+    return Scene(Probe(judged=digest(OPEN), data=TRIED, **_circuit(p)), OPEN, TRIED)
+
+
+def _close(p: Path) -> Scene:
+    return Scene(Close(judged=digest(TRIED), data=None, **_circuit(p)), TRIED, None)
+
+
+def _disable(p: Path) -> Scene:
+    return Scene(Disable(key="f", path=p / "config.json", reason="it fails"), b'{"f": true, "g": 1}', F_OFF)
+
+
+def _enable(p: Path) -> Scene:
+    return Scene(Enable(key="f", path=p / "config.json", reason="a person said so"), F_OFF, b'{"f": true, "g": 1}')
+
+
+F_OFF = b'{"f": false, "g": 1}'
+
+Staging = Callable[[Path], Scene]
+
+STAGINGS: tuple[Staging, ...] = (
+    _register, _forget, _requeue, _requeue_plan, _release, _drop_pids, _drop_health, _set_mark, _remove_mark, _lend,
+    _take_over, _quarantine, _restore, _restore_one_that_is_empty, _restore_one_too_large_for_the_journal, _put_away,
+    _cut_tail, _snap, _drop_snapshot, _claim, _complete, _set_aside, _redrive, _hand, _give_up, _letter,
+    _put_letter_away, _regenerate, _trip, _probe, _close, _disable, _enable,
+)  # fmt: skip
+
+every_action = pytest.mark.parametrize("staging", STAGINGS, ids=lambda staging: staging.__name__)
+
+
+def test_every_edit_that_there_is_has_its_scene() -> None:
+    edits = {
+        each.__name__
+        for each in vars(actions).values()
+        if isinstance(each, type) and issubclass(each, Edit) and not each.__subclasses__()
+    }
+
+    assert edits == {type(staging(Path()).action).__name__ for staging in STAGINGS}
+
+
+# -- the worlds --------------------------------------------------------------------------------------------------
+
+
+def told(store: Store) -> list[tuple[str, str]]:
+    found = history(store.paths.journal)
+    return [(entry["action"], entry["key"]) for entry in found if entry["by"] != "staging"]
+
+
+def worlds(tmp_path: Path, staging: Staging) -> Iterator[tuple[int, Path, Scene]]:
+    """A fresh project for each n, with a store in which another change was acknowledged before."""
+    for n in itertools.count(1):
+        project = tmp_path / str(n)
+        (project / ".yolo-planning").mkdir(parents=True)
+        with closing(Store(project, disk=QuickDisk())) as store:
+            store.open()
+            commit_another(store, "earlier")
+        scene = staging(project / ".yolo-planning")
+        scene.begin()
+        yield n, project, scene
+
+
+def commit_another(store: Store, name: str) -> None:
+    """A change of another document; it is acknowledged, so it must never be lost."""
+    path = store.paths.planning / ".locks" / f"{name}.lease"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(LEASE)
+    assert store.commit(Release(key=name, path=path, owner="dev-1", reason="dead"), "test") is Outcome.DONE
+
+
+def cut_off(project: Path, work: Callable[[Store], object], at: int, loss: Loss = "nothing") -> bool:
+    """Do the work on a store that is cut off at its n-th operation; whether it came to an end before."""
+    disk = MortalDisk(at)
+    store = Store(project, disk=disk)
+    try:
+        store.open()
+        work(store)
+    except PowerCut:
+        return False
+    else:
+        return True
+    finally:
+        store.close()
+        disk.lose(loss)
+
+
+def recovered(project: Path) -> Store:
+    """The store of the next run."""
+    store = Store(project, disk=QuickDisk())
+    store.open()
+    store.recover()
+    return store
+
+
+@every_action
+@pytest.mark.parametrize("loss", ["nothing", "data", "names"])
+def test_a_power_cut_at_any_moment_leaves_the_document_as_it_was_or_as_it_was_to_be(
+    staging: Staging, loss: Loss, tmp_path: Path
+) -> None:
+    acknowledged: list[Outcome] = []
+    for n, project, scene in worlds(tmp_path, staging):
+
+        def work(store: Store, scene: Scene = scene) -> None:
+            acknowledged.append(store.commit(scene.action, "test"))
+            store.note(DIED, "test")
+
+        ended = cut_off(project, work, n, loss)
+        assert scene.now in (scene.before, scene.after), "between the crash and the recovery"
+        scene.time_passes()
+
+        with closing(recovered(project)) as store:
+            found, lines = scene.now, store.paths.journal.read_bytes()
+            assert found in (scene.before, scene.after)
+            if acknowledged:
+                assert acknowledged == [Outcome.DONE]
+                assert found == scene.after
+            assert told(store)[0] == ("released", "earlier")
+            assert told(store).count((scene.action.verb, scene.action.key)) == (found == scene.after)
+
+            assert not store.recover()
+            assert (scene.now, store.paths.journal.read_bytes()) == (found, lines)
+
+            expected = Outcome.DONE if found == scene.before else Outcome.STALE
+            assert store.commit(scene.action, "test") is expected
+            assert scene.now == scene.after
+            commit_another(store, "later")
+        acknowledged.clear()
+        if ended:
+            break
+    assert n > 5
+
+
+DIED = actions.Died(key=AGENT.id, reason="its process has ended")
+
+
+@every_action
+def test_a_power_cut_in_the_middle_of_a_recovery_is_recovered_from(staging: Staging, tmp_path: Path) -> None:
+    in_recovery = 0
+    for n, project, scene in worlds(tmp_path, staging):
+        promised = _cut_off_right_after_the_promise(project, scene)
+        assert promised
+        scene.time_passes()
+
+        ended = cut_off(project, lambda store: store.recover(), n)
+        in_recovery += not ended
+        assert scene.now in (scene.before, scene.after)
+        scene.time_passes()
+
+        with closing(recovered(project)) as store:
+            assert scene.now == scene.after
+            assert told(store)[:2] == [("released", "earlier"), (scene.action.verb, scene.action.key)]
+            assert not store.recover()
+            commit_another(store, "later")
+        if ended:
+            break
+    assert in_recovery > 3
+
+
+def _cut_off_right_after_the_promise(project: Path, scene: Scene) -> bool:
+    """Crash when the journal has heard of the change and the document has not."""
+
+    class CutBeforeTheDocument(QuickDisk):
+        def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
+            beside = path.parent == scene.action.path.parent and path.name.startswith(f".{scene.action.path.name}")
+            if beside or path == scene.action.path:
+                raise PowerCut
+            return super().open(path, flags, mode)
+
+        def unlink(self, path: Path) -> None:
+            if path == scene.action.path:
+                raise PowerCut
+            super().unlink(path)
+
+        def rmdir(self, path: Path) -> None:
+            raise PowerCut
+
+    with closing(Store(project, disk=CutBeforeTheDocument())) as store:
+        store.open()
+        with pytest.raises(PowerCut):
+            store.commit(scene.action, "test")
+    return scene.now == scene.before
+
+
+def test_a_power_cut_while_the_store_is_made_leaves_one_that_can_be_made(tmp_path: Path) -> None:
+    for n in itertools.count(1):
+        project = tmp_path / str(n)
+        (project / ".yolo-planning").mkdir(parents=True)
+
+        ended = cut_off(project, lambda store: None, n, "data")
+
+        with closing(recovered(project)) as store:
+            assert (store.paths.folder / ".gitignore").read_bytes() == b"*\n"
+            commit_another(store, "first")
+        if ended:
+            break
+    assert n > 10
+
+
+def test_a_first_change_that_was_acknowledged_is_told_after_any_power_cut(tmp_path: Path) -> None:
+    (tmp_path / ".yolo-planning").mkdir()
+
+    cut_off(tmp_path, lambda store: commit_another(store, "first"), at=10_000, loss="names")
+
+    with closing(recovered(tmp_path)) as store:
+        assert told(store) == [("released", "first")]
+
+
+@pytest.mark.parametrize("loss", ["nothing", "data", "names"])
+def test_after_a_power_cut_the_side_file_tells_the_digest_of_the_document(loss: Loss, tmp_path: Path) -> None:
+    for n, project, scene in worlds(tmp_path, _requeue_plan):
+        side = scene.action.path.with_name(".execution-state.json.sha256")
+        side.write_text(str(digest(scene.before)))
+
+        def work(store: Store, scene: Scene = scene) -> None:
+            store.commit(scene.action, "test")
+
+        ended = cut_off(project, work, n, loss)
+
+        with closing(recovered(project)):
+            assert side.read_text() == digest(scene.now)
+        if ended:
+            break
+
+
+# -- promises that a crash left, and what others did meanwhile -----------------------------------------------------
+
+
+def _crashed(tmp_path: Path) -> tuple[Path, Scene]:
+    """A project whose supervisor crashed when it had promised to give a task back; its lock is stale."""
+    _, project, scene = next(worlds(tmp_path, _requeue))
+    _cut_off_right_after_the_promise(project, scene)
+    scene.time_passes()
+    return project, scene
+
+
+def test_a_promise_is_kept_by_the_next_run_and_reported(tmp_path: Path) -> None:
+    project, scene = _crashed(tmp_path)
+
+    with closing(Store(project)) as store:
+        store.open()
+        recovery = store.recover()
+
+    assert recovery.finished == ("requeued team/1",)
+    assert scene.now == scene.after
+
+
+def test_a_document_that_was_changed_since_is_left_alone_and_reported(tmp_path: Path) -> None:
+    project, scene = _crashed(tmp_path)
+    scene.action.path.write_bytes(b'{"id":"1","status":"completed","owner":"dev-1"}')
+
+    with closing(Store(project)) as store:
+        store.open()
+        recovery = store.recover()
+
+        assert recovery.overtaken == ("requeued team/1",)
+        assert scene.now == b'{"id":"1","status":"completed","owner":"dev-1"}'
+        assert told(store) == [("released", "earlier")]
+        assert not store.recover()
+
+
+def test_a_promise_about_a_task_list_that_is_gone_does_not_stop_the_recovery(tmp_path: Path) -> None:
+    project, scene = _crashed(tmp_path)
+    for path in scene.action.path.parent.iterdir():
+        path.rmdir() if path.is_dir() else path.unlink()
+    scene.action.path.parent.rmdir()
+
+    with closing(recovered(project)) as store:
+        assert not scene.action.path.parent.exists()
+        assert not store.recover()
+        commit_another(store, "later")
+
+
+def test_a_promise_about_what_cannot_be_read_any_more_does_not_stop_the_recovery(tmp_path: Path) -> None:
+    project, scene = _crashed(tmp_path)
+    scene.action.path.unlink()
+    scene.action.path.mkdir()
+
+    with closing(recovered(project)) as store:
+        assert scene.action.path.is_dir()
+        commit_another(store, "later")
+
+
+def test_a_promise_about_what_is_a_link_now_does_not_stop_the_recovery(tmp_path: Path) -> None:
+    project, scene = _crashed(tmp_path)
+    target = scene.action.path.rename(tmp_path / "target")
+    scene.action.path.symlink_to(target)
+
+    with closing(recovered(project)) as store:
+        assert target.read_bytes() == scene.before
+        commit_another(store, "later")
+
+
+def test_a_promise_whose_document_is_locked_is_left_for_later(tmp_path: Path) -> None:
+    project, scene = _crashed(tmp_path)
+    _client_takes_the_lock(scene)
+
+    with closing(recovered(project)) as store:
+        assert scene.now == scene.before
+        scene.time_passes()
+        store.recover()
+
+    assert scene.now == scene.after
+
+
+def test_a_promise_that_a_later_change_has_overtaken_is_never_kept(tmp_path: Path) -> None:
+    project, scene = _crashed(tmp_path)
+    _client_takes_the_lock(scene)
+    with closing(recovered(project)) as store:
+        scene.time_passes()
+        assert store.commit(scene.action, "test") is Outcome.DONE
+    scene.begin()  # an agent of the same name, alive, claims the task: byte for byte what was judged then
+
+    with closing(recovered(project)):
+        assert scene.now == scene.before
+
+
+def _client_takes_the_lock(scene: Scene) -> None:
+    assert scene.action.lock is not None
+    lock = scene.action.lock[0]
+    if lock.is_dir():
+        lock.rmdir()
+    lock.mkdir()
+    now = time.time() + 1  # later than any lock of ours, whatever the file system's clock ticks like
+    os.utime(lock, (now, now))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xff\xfe\0", "Größe \u2028 \U0001f600".encode(), b"a\r\nb\rc\n\x85\x1c", b"\xed\xa0\x80", b"x" * 300_000],
+    ids=["empty", "binary", "unicode", "line ends", "surrogate", "long"],
+)
+def test_whatever_bytes_were_promised_are_the_bytes_that_recovery_writes(content: bytes, tmp_path: Path) -> None:
+    def staging(planning: Path) -> Scene:
+        return Scene(Put(key="k", path=planning / "document", content=content), b"before", content)
+
+    _, project, scene = next(worlds(tmp_path, staging))
+    _cut_off_right_after_the_promise(project, scene)
+
+    with closing(recovered(project)):
+        assert scene.now == content
+
+
+# -- a disk that fails -------------------------------------------------------------------------------------------
+
+
+def open_descriptors() -> int:
+    folder = Path("/proc/self/fd")
+    return len(os.listdir(folder)) if folder.exists() else 0
+
+
+@every_action
+@pytest.mark.parametrize("once", [True, False], ids=["once", "from there on"])
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC], ids=errno.errorcode.get)
+def test_a_disk_that_fails_at_any_moment_is_an_error_loses_nothing_and_all_is_well_when_it_is_mended(
+    staging: Staging, number: int, once: bool, tmp_path: Path
+) -> None:
+    descriptors, failures = open_descriptors(), list[int | None]()
+    for n, project, scene in worlds(tmp_path, staging):
+        disk = FailingDisk(n, number, once)
+        with closing(Store(project, disk=disk)) as store:
+            opened = False
+            try:
+                store.open()
+                opened = True
+                assert store.commit(scene.action, "test") is Outcome.DONE
+                assert scene.now == scene.after
+            except OSError as error:
+                failures.append(error.errno)
+                assert scene.now in (scene.before, scene.after)
+            ended = not disk.reached
+            disk.mended = True
+            scene.time_passes()
+
+            if not opened:
+                store.close()
+                store.open()
+            found = scene.now
+            assert store.commit(scene.action, "test") is (Outcome.DONE if found == scene.before else Outcome.STALE)
+            assert scene.now == scene.after
+            commit_another(store, "later")
+            outside = [path for path in project.rglob("*") if ".supervisor" not in path.parts]
+            left = [path for path in outside if path.suffix in (".tmp", ".stale", ".lock")]
+            assert all(path.stat().st_nlink > 1 for path in left), (
+                "only a second name, and only if it cannot be removed"
+            )
+            assert not left or not once
+        with closing(recovered(project)) as store:
+            assert scene.now == scene.after
+            assert told(store) == [
+                ("released", "earlier"), (scene.action.verb, scene.action.key), ("released", "later"),
+            ]  # fmt: skip
+        if ended:
+            break
+    assert len(failures) > 5
+    assert set(failures) == {number}
+    assert open_descriptors() == descriptors
+
+
+# -- a process that is killed ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Put(Edit):
+    """Make ``content`` the document."""
+
+    kind: ClassVar[Kind] = "state"
+    verb: ClassVar[str] = "repaired"
+    reason: str = "a test wants it so"
+    content: bytes
+
+    def holds(self, before: bytes | None) -> bool:
+        return before is not None
+
+    def edit(self, before: bytes | None) -> bytes | None:
+        return self.content
+
+
+@dataclass(frozen=True, kw_only=True)
+class Count(Edit):
+    """Add one to the number that the document repeats many times, so that a torn one shows."""
+
+    kind: ClassVar[Kind] = "state"
+    verb: ClassVar[str] = "repaired"
+    reason: str = "one more"
+
+    @property
+    def lock(self) -> tuple[Path, float] | None:
+        return self.path.with_name(self.path.name + ".lock"), 0.0  # one lives at a time: any lock was left behind
+
+    def holds(self, before: bytes | None) -> bool:
+        return before is not None
+
+    def edit(self, before: bytes | None) -> bytes | None:
+        assert before is not None
+        return b"%d " % (counted(before) + 1) * 2000
+
+
+def counted(document: bytes) -> int:
+    numbers = set(document.split())
+    assert len(numbers) == 1, "the document is a mixture"
+    assert document.count(b" ") == 2000, "the document is torn"
+    return int(numbers.pop())
+
+
+def count_for_ever(project: Path, pipe: int) -> None:
+    """Commit and acknowledge, one byte each, until killed."""
+    store = Store(project)
+    store.open()
+    while True:
+        if store.commit(Count(key="count", path=project / "count"), "child") is Outcome.DONE:
+            os.write(pipe, b".")
+
+
+def killed_after(project: Path, commits: int, delay_s: float) -> int:
+    """How many commits a process acknowledged until it was killed, a while after so many."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        with suppress(BaseException):
+            count_for_ever(project, writing)
+        os._exit(1)
+    os.close(writing)
+    with open(reading, "rb") as pipe:
+        acknowledged = len(pipe.read(commits))
+        time.sleep(delay_s)
+        os.kill(pid, signal.SIGKILL)
+        _, ending = os.waitpid(pid, 0)
+        acknowledged += len(pipe.read())
+    assert os.WIFSIGNALED(ending), "the child ended by itself"
+    return acknowledged
+
+
+def test_a_process_killed_at_any_moment_has_lost_nothing_that_it_acknowledged(tmp_path: Path) -> None:
+    (tmp_path / ".yolo-planning").mkdir()
+    document, chance = tmp_path / "count", random.Random(412)
+    document.write_bytes(b"0 " * 2000)
+    value = total = 0
+    for _ in range(100):
+        acknowledged = killed_after(tmp_path, chance.randrange(4), chance.uniform(0.0, 0.01))
+        total += acknowledged
+        with closing(Store(tmp_path)) as store:
+            store.open()
+            store.recover()
+            found = counted(document.read_bytes())
+            assert found in (value + acknowledged, value + acknowledged + 1)
+            assert not store.recover()
+            assert counted(document.read_bytes()) == found
+            assert len(told(store)) == found
+        value = found
+    assert total > 100

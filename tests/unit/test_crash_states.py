@@ -1,0 +1,684 @@
+"""Whatever of the unflushed a power cut takes: what was acknowledged is there, once, and nothing else is."""
+
+from __future__ import annotations
+
+import ast
+import errno
+import itertools
+import os
+import random
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from support.budget import SOAK
+from support.disks import CHANCES, CrashState, MemoryDisk, Model, crash_states
+from yolo_supervisor import journal as journal_module
+from yolo_supervisor import store as store_module
+from yolo_supervisor.actions import DaemonNote, Died, Edit, Kind, Terminate
+from yolo_supervisor.files import Busy, Disk, digest
+from yolo_supervisor.journal import History
+from yolo_supervisor.store import Outcome, Store
+
+PROJECT = Path("/p")
+DOCS = PROJECT / "docs"
+PATHS = (DOCS / "a.json", DOCS / "b.json", DOCS / "locked.json", DOCS / "log.jsonl", DOCS / "new.json")
+LOG = DOCS / "log.jsonl"
+SEGMENT = 1500
+"""So small that a few actions fill a segment, in bytes."""
+
+
+class StillClock:
+    def now(self) -> datetime:
+        return datetime(2026, 11, 22, 20, 55, 10, tzinfo=UTC)
+
+    def monotonic(self) -> float:
+        return 0.0
+
+
+pytestmark = pytest.mark.timeout(3600 if SOAK else 120)
+
+
+@pytest.fixture(autouse=True)
+def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few hundred bytes are a large document, and no segment is old enough to be removed."""
+    monkeypatch.setattr(store_module, "INLINE", 900)
+    monkeypatch.setattr(journal_module, "SEGMENTS", 1000)
+
+
+# -- a life of a store, and what must be true of it ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Put(Edit):
+    """Make ``content`` the document if it is as it was judged."""
+
+    kind: ClassVar[Kind] = "state"
+    verb: ClassVar[str] = "repaired"
+    reason: str = "a test wants it so"
+    judged: str | None
+    content: bytes | None
+
+    @property
+    def lock(self) -> tuple[Path, float] | None:
+        return (self.path.with_name(self.path.name + ".lock"), 0.0) if self.path.stem == "locked" else None
+
+    def holds(self, before: bytes | None) -> bool:
+        return digest(before) == self.judged
+
+    def edit(self, before: bytes | None) -> bytes | None:
+        return self.content
+
+
+@dataclass(frozen=True, eq=False)
+class Books:
+    """What the world may rely on at some moment."""
+
+    documents: dict[Path, tuple[bytes | None, ...]]
+    """What each document may be: one content, or two while an action on it is not acknowledged."""
+    done: frozenset[str] = frozenset()
+    """The keys of what was acknowledged: told once."""
+    open: frozenset[str] = frozenset()
+    """Asked for, not acknowledged: told once or not at all."""
+    loose: frozenset[str] = frozenset()
+    """Acknowledged but not durable by itself: as open, until the next durable one."""
+    undecided: dict[Path, tuple[str, bytes | None]] | None = None
+    """The newest edit of a document that is not acknowledged: told if and only if it is made."""
+    good: tuple[str | None, ...] = (None,)
+    """The digests that the newest good version may have."""
+
+
+class Life:
+    """A store at work, and the books that are kept on it."""
+
+    def __init__(self, disk: MemoryDisk, seed: int = 0) -> None:
+        self.disk = disk
+        self.chance = random.Random(seed)
+        self.books = Books({path: (disk.content(path),) for path in PATHS})
+        self.number = 0
+        self.seed = seed
+        self.kept: str | None = None
+        """The digest of the newest good version that was taken."""
+        self.disk.tag = self.books
+
+    def key(self) -> str:
+        self.number += 1
+        return f"{self.seed}-{self.number}"
+
+    def note_down(self, **changes: Any) -> None:
+        self.books = replace(self.books, **changes)
+        self.disk.tag = self.books
+
+    def acknowledged(self, *keys: str) -> None:
+        books = self.books
+        done = books.done | books.loose | set(keys)
+        last = len(books.good) - 1 - books.good[::-1].index(self.kept) if self.kept in books.good else 0
+        good = books.good[last:]
+        self.note_down(done=done, open=books.open - done, loose=frozenset(), good=good)
+
+    # -- deeds -----------------------------------------------------------------------------------------------------
+
+    def put(self, store: Store, path: Path, content: bytes | None) -> None:
+        key, before = self.key(), self.disk.content(path)
+        books = self.books
+        self.note_down(
+            documents={**books.documents, path: (*books.documents[path], content)},
+            open=books.open | {key},
+            undecided={**(books.undecided or {}), path: (key, content)},
+        )
+        outcome = store.commit(Put(key=key, path=path, judged=digest(before), content=content), "test")
+        if outcome is Outcome.BUSY:
+            self.note_down(**vars(books))
+            raise Busy
+        assert outcome is Outcome.DONE, outcome
+        self.note_down(
+            documents={**self.books.documents, path: (content,)},
+            undecided={p: each for p, each in (self.books.undecided or {}).items() if p != path},
+        )
+        self.acknowledged(key)
+
+    def note(self, store: Store) -> None:
+        key = self.key()
+        self.note_down(open=self.books.open | {key})
+        store.note(DaemonNote(verb="reloaded", key=key, reason="asked to"), "test")
+        self.acknowledged(key)
+
+    def loose_note(self, store: Store) -> None:
+        key = self.key()
+        self.note_down(open=self.books.open | {key})
+        store.note(Died(key=key, reason="its process has ended"), "test")
+        self.note_down(open=self.books.open - {key}, loose=self.books.loose | {key})
+
+    def deed(self, store: Store) -> None:
+        key = self.key()
+        self.note_down(open=self.books.open | {key})
+        action = Terminate(key=key, reason="its session is gone", roots=(), grace_s=10)
+        begun = store.begin(action, "test")
+        self.acknowledged(key)  # from here on it is told: how it ended, or that it was interrupted
+        store.end(begun, action, "test", {"killed": [4242]})
+
+    def abandoned_deed(self, store: Store) -> None:
+        key = self.key()
+        self.note_down(open=self.books.open | {key})
+        begun = store.begin(Terminate(key=key, reason="gone", roots=(), grace_s=10), "test")
+        self.acknowledged()  # it is told as interrupted if a crash takes the mark, which is not flushed
+        store.abandon(begun, "nothing was left to signal")
+
+    def keep(self, store: Store) -> None:
+        data = b'{"good":%d}' % self.number
+        self.number += 1
+        self.note_down(good=(*self.books.good, str(digest(data))))
+        store.keep(PATHS[0], data)
+        self.kept = str(digest(data))
+
+    def rotate(self, store: Store) -> None:
+        with store._locked():
+            store.journal.catch_up()
+            store.journal.rotate()
+
+    def content(self, path: Path) -> bytes | None:
+        """Something that the document has never been."""
+        now, self.number = self.disk.content(path), self.number + 1
+        if path == LOG and now and self.chance.random() < 0.7:
+            whole = now.splitlines(keepends=True)
+            if len(whole) > 1:
+                return b"".join(whole[: self.chance.randrange(1, len(whole))])
+        if now is not None and self.chance.random() < 0.2:
+            return None
+        size = self.chance.choice([1, 2, 3, 10, 40, 120])
+        return b"".join(b'{"n":%d.%d}\n' % (self.number, line) for line in range(size))
+
+    def step(self, store: Store) -> None:
+        """One thing, whatever it is."""
+        if self.chance.random() < 0.5:
+            self.disk.write_back(self.chance)
+        deeds: list[tuple[Callable[[Store], None], int]] = [
+            (self.note, 2), (self.loose_note, 1), (self.deed, 1), (self.abandoned_deed, 1), (self.keep, 2),
+            (lambda store: store.recover() and None, 1), (self.rotate, 1),
+        ]  # fmt: skip
+        path = self.chance.choice(PATHS)
+        deeds.append((lambda store: self.put(store, path, self.content(path)), 6))
+        self.chance.choices([deed for deed, _ in deeds], [weight for _, weight in deeds])[0](store)
+
+
+def new_disk(disk: MemoryDisk | None = None) -> MemoryDisk:
+    """A project that the plugin is used in, all of it durable."""
+    disk = disk or MemoryDisk()
+    for folder in (PROJECT, PROJECT / ".yolo-planning", DOCS):
+        disk.mkdir(folder)
+    disk.put(PATHS[0], b'{"n":0}')
+    disk.put(PATHS[0].with_name("a.json.sha256"), b"0")
+    disk.put(PATHS[2], b'{"n":"locked"}')
+    disk.put(LOG, b"".join(b'{"line":%d}\n' % n for n in range(8)))
+    disk.settle()
+    return disk
+
+
+def opened(disk: Disk) -> Store:
+    store = Store(PROJECT, StillClock(), disk)
+    store.journal._segment = SEGMENT
+    store.open()
+    return store
+
+
+def told(disk: Disk) -> list[str]:
+    history = History(PROJECT / ".yolo-planning" / ".supervisor" / "journal.jsonl")
+    history._disk = disk
+    return [entry["key"] for entry in sorted(history.news(), key=lambda entry: int(entry["seq"]))]
+
+
+def wrongs(disk: MemoryDisk, books: Books, gone_is_wrong: bool = True) -> Iterator[str]:
+    """What is wrong with the store after a recovery on this disk."""
+    try:
+        with closing(opened(disk)) as store:
+            recovery = store.recover()
+            if gone_is_wrong:
+                yield from (f"falsely told: {damage}" for damage in recovery.damage if "gone" in damage)
+            keys = told(disk)
+            for path, allowed in books.documents.items():
+                found = disk.content(path)
+                if found not in allowed:
+                    yield f"{path.name} is {found!r:.60}, which is none of {allowed!r:.200}"
+                key, content = (books.undecided or {}).get(path, (None, None))
+                if key is not None and (key in keys) != (found == content):
+                    yield f"{path.name} is {found!r:.60}, its edit {key} is {'' if key in keys else 'not '}told"
+            yield from (f"{key} was acknowledged and is not told" for key in books.done.difference(keys))
+            yield from (f"{key} is told, nobody did it" for key in set(keys) - books.done - books.open - books.loose)
+            yield from (f"{key} is told twice" for key in set(keys) if keys.count(key) > 1)
+            good = store.good(PATHS[0])
+            if good not in books.good and not recovery.damage:  # it may be lost with others, then that is told
+                yield f"the newest good version is {good}, which is none of {books.good}"
+            if digest(next(store.versions(PATHS[0]), None)) != good:
+                yield "the newest good version is not there"
+            changes = disk.changes
+            if store.recover() or store.journal.pending or disk.changes != changes:
+                yield "recovering twice is more than recovering once"
+    except (OSError, Busy, ValueError, KeyError, TypeError, AssertionError) as error:
+        yield f"{type(error).__name__}: {error}"
+
+
+def worked_on(disk: MemoryDisk, books: Books) -> Iterator[str]:
+    """What is wrong if the next run goes on after the recovery, and all that is not flushed is lost then."""
+    life = Life(disk)
+    life.seed = 10**6
+    keys = frozenset(told(disk))
+    documents = {path: (disk.content(path),) for path in PATHS}
+    with closing(opened(disk)) as store:
+        life.kept = store.good(PATHS[0])
+        life.note_down(documents=documents, done=books.done, open=keys - books.done, good=(life.kept,))
+        life.put(store, PATHS[1], b"later")
+        life.note(store)
+    nothing = next(iter(crash_states(disk, "posix", random.Random(0), 0)))
+    yield from (f"after another commit: {wrong}" for wrong in wrongs(nothing.mount(), life.books))
+
+
+class Exploration:
+    """Counts the states that were looked at, and gathers what is wrong with them."""
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.enumerated = self.distinct = 0
+        self.wrong: list[str] = []
+        self._seen: set[tuple[Any, Any]] = set()
+
+    def crash(self, moment: MemoryDisk, chances: int = 0, deeper: float = 0.0) -> None:
+        """The power is cut at this moment."""
+        models: tuple[Model, Model] = ("posix", "ext4")
+        for model in models:
+            for state in crash_states(moment, model, self.chance, chances):
+                self.enumerated += 1
+                if (key := (state.key, moment.tag)) not in self._seen:
+                    self._seen.add(key)
+                    self.look(state, model, deeper)
+
+    def look(self, state: CrashState, model: Model, deeper: float) -> None:
+        self.distinct += 1
+        disk, books = state.mount(), state.disk.tag
+        recording = self.chance.random() < deeper
+        if recording:
+            disk.moments = []
+        found = list(wrongs(disk, books))
+        moments, disk.moments = disk.moments, None
+        if not found and self.chance.random() < 0.05:
+            found += worked_on(disk, books)
+        self.wrong += (f"[{model}] {each}" for each in found)
+        for moment in moments or ():
+            self.crash(moment)
+
+    def kill(self, moment: MemoryDisk) -> None:
+        """The process is killed; the power is cut while the next one recovers and goes on."""
+        disk = moment.copy()
+        disk.moments = []
+        life = Life(disk)
+        life.seed = 10**7
+        life.note_down(**vars(moment.tag))
+        try:
+            with closing(opened(disk)) as store:
+                store.recover()
+                life.kept = store.good(PATHS[0])
+                life.note_down(good=(*life.books.good, life.kept))
+                life.note(store)
+                life.put(store, PATHS[1], b"after the kill")
+        except (OSError, Busy, ValueError, KeyError, TypeError, AssertionError) as error:
+            self.wrong.append(f"[kill] {type(error).__name__}: {error}")
+        for each in disk.moments:
+            self.crash(each)
+
+
+def lived(seed: int, steps: int = 10, disk: MemoryDisk | None = None) -> list[MemoryDisk]:
+    """The moments of a random life, from the making of the store on."""
+    disk = new_disk(disk)
+    life = Life(disk, seed)
+    disk.moments = []
+    stores: list[Store] = []
+    for step in range(steps):
+        if step == 0 or life.chance.random() < 0.15:  # another program, the first one stays open
+            stores.append(opened(disk))
+        life.step(life.chance.choice(stores))
+    for store in stores:
+        store.close()
+    return disk.moments
+
+
+def explored(budget: int, thorough: float = 0.0, deeper: float = 0.0, kills: float = 0.0) -> Exploration:
+    """Random lives with a power cut at every moment of them, until so many states were looked at.
+
+    ``thorough``, ``deeper`` and ``kills`` tell how many of the moments are cut in every way, how many recoveries are
+    cut themselves, and at how many moments the process is only killed, and the power is cut later.
+    """
+    exploration = Exploration(412)
+    for seed in itertools.count():
+        for moment in lived(seed):
+            cut_in_every_way = exploration.chance.random() < thorough
+            exploration.crash(moment, CHANCES if cut_in_every_way else 0, deeper)
+            if exploration.chance.random() < kills:
+                exploration.kill(moment)
+        if exploration.enumerated >= budget or len(exploration.wrong) > 100:
+            break
+    print(f"\n{exploration.enumerated} crash states of {seed + 1} lives, {exploration.distinct} distinct")
+    return exploration
+
+
+def test_no_power_cut_takes_what_was_acknowledged_or_brings_what_was_not_asked_for() -> None:
+    exploration = explored(1_000_000 if SOAK else 100_000, thorough=0.03, deeper=0.002)
+
+    assert exploration.wrong[:5] == []
+
+
+def test_a_power_cut_while_the_next_run_recovers_and_goes_on_takes_nothing_either() -> None:
+    exploration = explored(1_000_000 if SOAK else 50_000, kills=0.1)
+
+    assert exploration.wrong[:5] == []
+
+
+# -- what somebody else does meanwhile -------------------------------------------------------------------------------
+
+
+def test_what_somebody_else_wrote_after_a_crash_is_never_overwritten() -> None:
+    foreign = b"somebody else's"
+    for moment in lived(3)[::5]:
+        for state in crash_states(moment, "posix", random.Random(1), 0):
+            disk = state.mount()
+            for path in PATHS:
+                disk.put(path, foreign)
+            with closing(opened(disk)) as store:
+                store.recover()
+            assert {disk.content(path) for path in PATHS} == {foreign}
+
+
+# -- the disk in memory is like the real one -------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[Disk, MemoryDisk])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Disk, Path]:
+    """A disk, and an empty folder on it."""
+    disk: Disk = request.param()
+    if isinstance(disk, MemoryDisk):
+        disk.mkdir(Path("/w"))
+        return disk, Path("/w")
+    return disk, tmp_path
+
+
+def refused(deed: Callable[[], object]) -> int | None:
+    with pytest.raises(OSError) as caught:  # noqa: PT011  # which one is the answer
+        deed()
+    return caught.value.errno
+
+
+def new_file(disk: Disk, path: Path, data: bytes) -> None:
+    fd = disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    assert disk.write(fd, data) == len(data)
+    disk.close(fd)
+
+
+def test_files_are_written_read_cut_and_overwritten(world: tuple[Disk, Path]) -> None:
+    disk, folder = world
+    path = folder / "file"
+    new_file(disk, path, b"0123456789")
+    fd = disk.open(path, os.O_RDWR | os.O_APPEND)
+    assert disk.write(fd, b"abc") == 3
+    assert (disk.read_at(fd, 4, 8), disk.read_at(fd, 9, 13), disk.status_of(fd).st_size) == (b"89ab", b"", 13)
+    disk.truncate(fd, 5)
+    disk.sync(fd)
+    assert disk.read(path) == b"01234"
+    disk.truncate(fd, 7)
+    assert disk.read(path) == b"01234\0\0"
+    disk.close(fd)
+
+    fd = disk.open(path, os.O_RDWR)
+    assert disk.write_at(fd, b"xy", 1) == 2
+    assert disk.write_at(fd, b"end", 9) == 3
+    disk.chmod(fd, 0o640)
+    assert disk.read(path) == b"0xy34\0\0\0\0end"
+    assert stat.S_IMODE(disk.status_of(fd).st_mode) == 0o640
+    disk.close(fd)
+
+    assert refused(lambda: disk.read(path, limit=11)) == errno.EFBIG
+    assert refused(lambda: disk.close(fd)) == errno.EBADF
+    new_file(disk, path, b"")
+    assert disk.read(path) == b""
+
+
+def test_names_are_made_moved_linked_and_removed(world: tuple[Disk, Path]) -> None:
+    disk, folder = world
+    one, two, three = (folder / name for name in ("one", "two", "three"))
+    new_file(disk, one, b"1")
+    new_file(disk, two, b"2")
+    disk.link(one, three)
+    first, third = disk.status(one), disk.status(three)
+    assert first is not None
+    assert third is not None
+    assert os.path.samestat(first, third)
+    disk.rename(one, two)
+    assert (disk.read(two), disk.read(three), disk.read(one), disk.status(one)) == (b"1", b"1", None, None)
+    disk.rename(two, three)  # two names of one file: both stay, by POSIX
+    assert sorted(disk.names(folder)) == ["three", "two"]
+
+    held = disk.open(two, os.O_RDONLY)
+    disk.unlink(two)
+    disk.unlink(three)
+    assert disk.read_at(held, 10, 0) == b"1"
+    disk.close(held)
+
+    disk.mkdir(one)
+    new_file(disk, one / "in", b"")
+    made = disk.status(one)
+    assert made is not None
+    assert stat.S_ISDIR(made.st_mode)
+    assert refused(lambda: disk.rmdir(one)) == errno.ENOTEMPTY
+    disk.rename(one, two)
+    assert disk.names(two) == ["in"]
+    disk.unlink(two / "in")
+    disk.rmdir(two)
+    assert disk.names(folder) == disk.names(two) == []
+    fd = disk.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    disk.sync(fd)
+    disk.close(fd)
+
+
+def test_what_cannot_be_done_is_refused_with_the_same_number(world: tuple[Disk, Path]) -> None:
+    disk, folder = world
+    file, sub, gone = folder / "file", folder / "sub", folder / "gone"
+    new_file(disk, file, b"x")
+    disk.mkdir(sub)
+    reading = disk.open(file, os.O_RDONLY)
+
+    deeds: list[tuple[Callable[[], object], int]] = [
+        (lambda: disk.open(gone, os.O_RDONLY), errno.ENOENT),
+        (lambda: disk.open(gone / "x", os.O_RDWR | os.O_CREAT), errno.ENOENT),
+        (lambda: disk.open(file / "x", os.O_RDWR | os.O_CREAT), errno.ENOTDIR),
+        (lambda: disk.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL), errno.EEXIST),
+        (lambda: disk.open(file, os.O_RDONLY | os.O_DIRECTORY), errno.ENOTDIR),
+        (lambda: disk.open(sub, os.O_RDWR), errno.EISDIR),
+        (lambda: disk.write(reading, b"x"), errno.EBADF),
+        (lambda: disk.read(sub), errno.EINVAL),
+        (lambda: disk.mkdir(sub), errno.EEXIST),
+        (lambda: disk.mkdir(gone / "x"), errno.ENOENT),
+        (lambda: disk.rmdir(gone), errno.ENOENT),
+        (lambda: disk.rmdir(file), errno.ENOTDIR),
+        (lambda: disk.unlink(gone), errno.ENOENT),
+        (lambda: disk.rename(gone, file), errno.ENOENT),
+        (lambda: disk.rename(file, sub), errno.EISDIR),
+        (lambda: disk.rename(sub, file), errno.ENOTDIR),
+        (lambda: disk.link(file, sub), errno.EEXIST),
+        (lambda: disk.link(gone, folder / "new"), errno.ENOENT),
+        (lambda: disk.link(sub, folder / "new"), errno.EPERM),
+        (lambda: disk.names(file), errno.ENOTDIR),
+    ]
+    assert [refused(deed) for deed, _ in deeds] == [number for _, number in deeds]
+    assert disk.status(file / "x") is None
+    assert disk.read(file / "x") is None
+    disk.close(reading)
+
+
+def test_a_lock_is_held_by_one_until_it_lets_go_or_closes(world: tuple[Disk, Path]) -> None:
+    disk, folder = world
+    new_file(disk, folder / "lock", b"")
+    one, two = (disk.open(folder / "lock", os.O_RDWR) for _ in range(2))
+
+    disk.lock(one)
+    disk.lock(one)
+    assert refused(lambda: disk.lock(two)) == errno.EAGAIN
+    disk.unlock(one)
+    disk.lock(two)
+    assert refused(lambda: disk.lock(one)) == errno.EAGAIN
+    disk.close(two)
+    disk.lock(one)
+    disk.close(one)
+
+
+def test_every_writing_of_a_file_and_every_folder_made_has_a_stamp_of_its_own(world: tuple[Disk, Path]) -> None:
+    disk, folder = world
+    stamps = set()
+    for n in range(5):
+        new_file(disk, folder / f"new-{n}", b"%d" % n)
+        disk.rename(folder / f"new-{n}", folder / "file")
+        found = disk.status(folder / "file")
+        assert found is not None
+        stamps.add((found.st_ino, found.st_mtime_ns))
+
+    assert len(stamps) == 5
+
+
+def test_only_a_flush_of_the_file_and_one_of_its_folder_make_a_new_file_durable() -> None:
+    found = {}
+    for file, folder in ((True, True), (True, False), (False, True), (False, False)):
+        disk = MemoryDisk()
+        fd = disk.open(Path("/f"), os.O_RDWR | os.O_CREAT)
+        disk.write(fd, b"x")
+        for flushed, path in ((file, Path("/f")), (folder, Path("/"))):
+            if flushed:
+                disk.sync(disk.open(path, os.O_RDONLY))
+        found[file, folder] = {
+            state.mount().content(Path("/f")) for state in crash_states(disk, "posix", random.Random(0))
+        }
+
+    assert found == {
+        (True, True): {b"x"},
+        (True, False): {b"x", None},
+        (False, True): {b"x", b"\0", b""},
+        (False, False): {b"x", b"\0", b"", None},
+    }
+
+
+def test_what_a_failed_flush_has_forgotten_a_later_one_does_not_bring_back() -> None:
+    disk = MemoryDisk()
+    fd = disk.open(Path("/f"), os.O_RDWR | os.O_CREAT)
+    disk.write(fd, b"lost,")
+    disk.lose(disk.nodes[2])
+    disk.write(fd, b"kept")
+    disk.sync(fd)
+
+    assert disk.content(Path("/f")) == b"lost,kept"
+    assert {state.mount().content(Path("/f")) for state in crash_states(disk, "posix", random.Random(0))} == {
+        None, b"\0\0\0\0\0kept",
+    }  # fmt: skip
+
+
+# -- nobody else writes ------------------------------------------------------------------------------------------------
+
+PACKAGE = Path(store_module.__file__).parent
+
+OF_ANYTHING = {
+    "write_text", "write_bytes", "touch", "unlink", "mkdir", "rmdir", "rename", "symlink_to", "hardlink_to", "chmod",
+}  # fmt: skip
+"""Methods that change what is on a disk, whatever they are called on."""
+
+OF_MODULES = {
+    "os": OF_ANYTHING | {"open", "write", "pwrite", "replace", "remove", "removedirs", "renames", "makedirs", "link",
+                         "symlink", "truncate", "ftruncate", "fchmod", "utime"},
+    "shutil": {"rmtree", "move", "copy", "copy2", "copyfile", "copytree"},
+    "tempfile": {"mkdtemp", "mkstemp", "TemporaryDirectory", "NamedTemporaryFile", "TemporaryFile"},
+}  # fmt: skip
+
+EXCEPTIONS = {
+    ("hook.py", "leave_note", "os.open"),  # a hook is to be quick: it imports nothing of ours
+    ("hook.py", "leave_note", "os.write"),
+    ("hook.py", "leave_note", "os.rename"),
+    ("daemon.py", "close", "self.runner.store.paths.holder.unlink"),  # no one reads what a dead daemon said of itself
+    ("runner.py", "_prune_notes", "each.unlink"),  # hooks' notes that were read
+    ("log.py", "_put", "os.write"),  # the standard error
+    ("log.py", "_terminal_of_our_own", "os.open"),
+    (
+        "log.py",
+        "_append",
+        "os.write",
+    ),  # the log's own file: of a disk that fails it is to tell, and nobody reads it back
+    ("log.py", "_append", "os.ftruncate"),
+    ("log.py", "_append", "os.replace"),
+    ("log.py", "_open", "os.open"),
+    ("log.py", "_copy_for_the_user", "os.makedirs"),
+    ("cli/__init__.py", "program", "os.open"),  # /dev/null, for a pipe that is gone
+    ("commit.py", "__enter__", "os.open"),  # its turn, before anything of ours is imported
+    ("commit.py", "_kept_input", "tempfile.mkstemp"),  # what git may have to be told twice
+    ("commit.py", "_kept_input", "os.unlink"),
+    ("commit.py", "_kept_input", "os.write"),
+    ("commit.py", "_write", "os.write"),  # what git has said
+    ("move.py", "make", "document.unlink"),  # what would help after a crash in between; that is over
+    ("move.py", "go_on", "document.unlink"),
+    ("rescue.py", "tidy", "document.unlink"),
+    ("move.py", "_locked", "lock.open"),  # git's own convention
+    ("move.py", "_locked", "lock.unlink"),
+    ("move.py", "_locked", "lock.with_name(f'{lock.name}.lock').unlink"),
+    ("move.py", "_locked", "lock.chmod"),
+    ("move.py", "_locked", "os.utime"),
+    ("move.py", "_step_now", "lock.rename"),
+    ("move.py", "go_on", "lock.unlink"),
+    ("move.py", "_put_back", "path.unlink"),  # the user's own files, put back as they were
+    ("move.py", "_remove_empty", "folder.rmdir"),
+    ("rescue.py", "_preserve", "copy.write_bytes"),  # an index for once
+    ("rescue.py", "_preserve", "copy.unlink"),
+    ("rescue.py", "_preserve", "os.utime"),
+    ("rescue.py", "tidy", "copy.unlink"),
+    ("rescue.py", "tidy", "shutil.rmtree"),  # a checkout of our own
+    ("mcp/upstream.py", "_write", "os.write"),  # a pipe
+    ("cli/doctor.py", "_store", "folder.chmod"),  # the one thing that it mends by itself
+}
+"""Who writes without the disk, and why it may. The drill is not told here: its stage is no user's."""
+
+
+def writes(call: ast.Call) -> bool:
+    """Whether the call changes what is on a disk, and does it around ``Disk``."""
+    match call.func:
+        case ast.Name("open"):
+            return _for_writing(call.args[1:2] + [word.value for word in call.keywords if word.arg == "mode"])
+        case ast.Attribute(ast.Name("os"), "open"):
+            return "O_WRONLY" in ast.dump(call) or "O_RDWR" in ast.dump(call) or "O_CREAT" in ast.dump(call)
+        case ast.Attribute(ast.Name(module), name) if module in OF_MODULES:
+            return name in OF_MODULES[module]
+        case ast.Attribute(owner, "open"):
+            return not _is_disk(owner) and _for_writing(
+                call.args[:1] + [word.value for word in call.keywords if word.arg == "mode"]
+            )
+        case ast.Attribute(owner, name):
+            return name in OF_ANYTHING and not _is_disk(owner)
+    return False
+
+
+def _for_writing(modes: list[ast.expr]) -> bool:
+    return any(isinstance(mode, ast.Constant) and set(str(mode.value)) & set("wax+") for mode in modes)
+
+
+def _is_disk(owner: ast.expr) -> bool:
+    return ast.unparse(owner) in ("disk", "self.disk", "self._disk", "Disk()", "store.disk", "self.store.disk")
+
+
+def test_nobody_writes_files_but_through_the_disk() -> None:
+    found = set()
+    for path in PACKAGE.rglob("*.py"):
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                calls = [each for each in ast.walk(function) if isinstance(each, ast.Call) and writes(each)]
+                found |= {
+                    (path.relative_to(PACKAGE).as_posix(), function.name, ast.unparse(each.func)) for each in calls
+                }
+    ours = {each for each in found if each[0] != "files.py"}
+
+    assert {each for each in ours if not each[0].startswith("drill/")} - EXCEPTIONS == set()
+    assert EXCEPTIONS - ours == set(), "no longer needed"

@@ -1,0 +1,182 @@
+"""The plugin's event log hears of what we did, in its own form, once, and only if it keeps one."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.project import write_task
+from yolo_supervisor.actions import Hand, Release, Requeue, RequeuePlan
+from yolo_supervisor.files import Disk
+from yolo_supervisor.formats import yolo
+from yolo_supervisor.records import Task
+from yolo_supervisor.store import Outcome, Store
+
+KEYS = ["correlation_id", "data", "event", "event_id", "phase", "ts"]
+
+
+def write_state(project: Path, **more: Any) -> Path:
+    path = project / yolo.PLANNING / yolo.STATE_FILE
+    state = {"phase": 5, "status": "running", "correlation_id": "c-1", "plans": [{"id": "05-02", "status": "running"}]}
+    path.write_bytes(yolo.dump({**state, **more}))
+    return path
+
+
+def switch(project: Path, value: object) -> None:
+    (project / yolo.PLANNING / "config.json").write_text(json.dumps({"v3_event_log": value}))
+
+
+def log_of(project: Path) -> Path:
+    return project / yolo.PLANNING / yolo.EVENT_LOG
+
+
+def told(project: Path) -> list[dict[str, Any]]:
+    path = log_of(project)
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def give_back(project: Path, claude: Path, number: int = 1) -> Requeue:
+    path = write_task(claude, "team", number, owner="dev-1", status="in_progress")
+    return Requeue(key=f"team/{number}", path=path, owner="dev-1", reason="its owner dev-1 is dead",
+                   evidence={"owner": "dev-1", "attempt": 1})  # fmt: skip
+
+
+@pytest.fixture
+def store(project: Path) -> Any:
+    with closing(Store(project)) as store:
+        store.open()
+        yield store
+
+
+def test_a_task_that_is_given_back_is_told_as_the_plugin_tells_it(
+    store: Store, project: Path, claude_home: Path
+) -> None:
+    write_state(project)
+    switch(project, True)
+
+    store.commit(give_back(project, claude_home), "agents")
+
+    (event,) = told(project)
+    assert list(event) == KEYS
+    assert (event["event"], event["phase"], event["correlation_id"]) == ("task_reassigned", 5, "c-1")
+    assert event["data"] == {
+        "task": "team/1", "previous_owner": "dev-1", "attempt": "1", "reason": "its owner dev-1 is dead",
+    }  # fmt: skip
+    assert datetime.fromisoformat(event["ts"]).tzinfo == UTC
+    assert log_of(project).read_bytes() == (json.dumps(event, separators=(",", ":"), sort_keys=True).encode() + b"\n")
+
+
+def test_a_plan_is_named_by_numbers(store: Store, project: Path) -> None:
+    path = write_state(project, phase=7)
+    switch(project, True)
+
+    store.commit(RequeuePlan(key="execution-state/05-02", path=path, plan="05-02", reason="r"), "agents")
+
+    (event,) = told(project)
+    assert (event["phase"], event["plan"]) == (5, 2)
+
+
+@pytest.mark.parametrize("value", [False, "true", 1, None])
+def test_a_log_that_the_plugin_does_not_keep_is_not_begun(
+    store: Store, project: Path, claude_home: Path, value: object
+) -> None:
+    switch(project, value)
+
+    store.commit(give_back(project, claude_home), "agents")
+
+    assert not log_of(project).exists()
+
+
+def test_what_its_holder_gives_back_is_no_event_what_runs_out_is(store: Store, project: Path) -> None:
+    switch(project, True)
+    lease = project / yolo.PLANNING / ".locks" / "a.lease"
+    lease.parent.mkdir()
+    for by in ("cli", "leases"):
+        lease.write_bytes(yolo.dump_lease("a", "dev-1", datetime.now(UTC), 60))
+        store.commit(Release(key="a", path=lease, owner="dev-1", reason=by), by)
+
+    (event,) = told(project)
+    assert (event["event"], event["phase"], event["data"]["resource"]) == ("task_reassigned", 0, "a")
+    assert event["data"]["reason"] == "leases"
+
+
+def test_lines_are_added_behind_what_is_there_even_if_its_last_line_was_torn(
+    store: Store, project: Path, claude_home: Path
+) -> None:
+    switch(project, True)
+    log_of(project).parent.mkdir()
+    log_of(project).write_text('{"event":"a"}\n{"event":"b"}')
+
+    store.commit(give_back(project, claude_home), "agents")
+
+    assert [event["event"] for event in told(project)] == ["a", "b", "task_reassigned"]
+
+
+class Cut(BaseException):
+    """The end of the process."""
+
+
+class Mortal(Disk):
+    """A disk whose user is killed at the event log: before it is written to, or after."""
+
+    def __init__(self, log: Path, after: bool) -> None:
+        self._log, self._after, self._fd = log, after, -1
+
+    def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
+        if path == self._log and not self._after:
+            raise Cut
+        fd = super().open(path, flags, mode)
+        self._fd = fd if path == self._log else self._fd
+        return fd
+
+    def close(self, fd: int) -> None:
+        super().close(fd)
+        if fd == self._fd:
+            raise Cut
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_after_a_crash_at_the_event_it_is_told_once(project: Path, claude_home: Path, after: bool) -> None:
+    switch(project, True)
+    log_of(project).parent.mkdir()
+    store = Store(project, disk=Mortal(log_of(project), after))
+    store.open()
+    with pytest.raises(Cut):
+        store.commit(give_back(project, claude_home), "agents")
+
+    for _ in range(2):
+        with closing(Store(project)) as next_store:
+            next_store.open()
+            next_store.recover()
+
+    assert len(told(project)) == 1
+
+
+@pytest.mark.parametrize("obstacle", ["a folder", "a link"])
+def test_a_log_that_cannot_be_written_stops_nothing(
+    store: Store, project: Path, claude_home: Path, obstacle: str, tmp_path: Path
+) -> None:
+    switch(project, True)
+    log_of(project).parent.mkdir()
+    if obstacle == "a folder":
+        log_of(project).mkdir()
+    else:
+        log_of(project).symlink_to(tmp_path / "elsewhere")
+
+    assert store.commit(give_back(project, claude_home), "agents") is Outcome.DONE
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_what_is_no_text_makes_no_line_that_cannot_be_read(store: Store, project: Path, claude_home: Path) -> None:
+    switch(project, True)
+    path = write_task(claude_home, "team", 1, owner="x", status="in_progress")
+    task = Task(list="team", number="1", status="in_progress", owner="x", path=path)
+
+    store.commit(Hand(key="team/1", task=task, reason="so\ud800\n", evidence={"owner": "\udfff"}), "cli")
+
+    assert len(told(project)) == 1

@@ -1,0 +1,933 @@
+"""The journal: whatever happens to its file, what is read from it is true, and what cannot be read is told."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from support.processes import Children
+from support.wait import wait_until
+from yolo_supervisor.actions import Died
+from yolo_supervisor.files import Disk, file_lock
+from yolo_supervisor.journal import SEGMENTS, SIZE, Damage, History, Journal, entry, history, seal, segments, unseal
+from yolo_supervisor.memory import Memory
+
+AT = datetime(2026, 11, 22, 20, 55, 10, tzinfo=UTC)
+TASK = "session-85d6cfb4/1"
+
+relaxed = settings(deadline=None, max_examples=60)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(), max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+records = st.builds(
+    lambda seq, rest: {"seq": seq, **rest},
+    st.integers(1, 2**53),
+    st.dictionaries(st.text(max_size=8).filter(lambda key: key != "seq"), values, max_size=4),
+)
+
+
+def told(action: str, key: str = TASK, kind: str = "task", **more: Any) -> dict[str, Any]:
+    """What the journal is to tell, in short."""
+    return {"kind": kind, "key": key, "action": action, **more}
+
+
+PROMISE: dict[str, Any] = {"write": {"path": "/x", "before": None, "after": None}}
+
+
+class World:
+    """A folder with a journal, and the programs that write to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "journal.jsonl"
+        self.quarantine = folder / "quarantine"
+        self.quarantine.mkdir()
+        self._opened: list[Journal] = []
+
+    def journal(self, disk: Disk | None = None, size: int = SIZE) -> Journal:
+        """A program of its own that has read everything."""
+        journal = Journal(self.path, disk or Disk(), self.quarantine, size)
+        self._opened.append(journal)
+        journal.catch_up()
+        return journal
+
+    def reader(self) -> Journal:
+        journal = Journal(self.path, Disk(), self.quarantine)
+        journal.load()
+        return journal
+
+    def seqs(self) -> list[int]:
+        return [entry["seq"] for entry in history(self.path)]
+
+    def close(self) -> None:
+        for journal in self._opened:
+            journal.close()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    yield made
+    made.close()
+
+
+# -- a line -------------------------------------------------------------------------------------------------------
+
+
+@given(records)
+@example({"seq": 1, "crc": "0" * 8, "text": ',"crc":"12345678"}\n\r\u2028\ud83d'})
+@relaxed
+def test_a_record_comes_back_from_its_line_as_it_was(record: dict[str, Any]) -> None:
+    line = seal(record)
+
+    assert line.endswith(b"\n")
+    assert line.splitlines(keepends=True) == [line]
+    assert unseal(line[:-1]) == record
+
+
+@given(records.filter(lambda record: "crc" not in record))
+@relaxed
+def test_a_line_is_plain_json_for_everybody_else(record: dict[str, Any]) -> None:
+    raw = json.loads(seal(record))
+
+    assert len(raw.pop("crc")) == 8
+    assert raw == record
+
+
+def test_what_json_does_not_know_is_written_as_text() -> None:
+    assert unseal(seal({"seq": 1, "path": Path("/x")})[:-1]) == {"seq": 1, "path": "/x"}
+
+
+@given(st.binary() | records.map(lambda record: json.dumps(record).encode()))
+@example(b"")
+@example(b'{"seq":1,"crc":"zzzzzzzz"}')
+@example(b'{"seq":1,"crc":"\xff\xff\xff\xff\xff\xff\xff\xff"}')
+@relaxed
+def test_what_was_never_sealed_is_no_line(line: bytes) -> None:
+    assert unseal(line) is None
+
+
+@pytest.mark.parametrize("record", [{}, {"seq": "1"}, {"seq": True}, {"seq": 1.0}, {"seq": None}, {"sequence": 1}])
+def test_a_line_without_a_number_is_none(record: dict[str, Any]) -> None:
+    assert unseal(seal({"x": 1, **record})[:-1]) is None
+
+
+@given(record=records, at=st.integers(0))
+@relaxed
+def test_a_cut_line_is_noticed(record: dict[str, Any], at: int) -> None:
+    line = seal(record)[:-1]
+
+    assert unseal(line[: at % len(line)]) is None
+
+
+def test_any_single_flipped_bit_of_a_line_is_noticed() -> None:
+    for seq in range(1, 30):  # between them their checksums hold every digit in many places
+        line = seal({"seq": seq, **told("requeued")})[:-1]
+        unnoticed = [flipped for _, flipped in _flips(line) if unseal(flipped) is not None]
+        assert unnoticed == []
+
+
+def _flips(data: bytes) -> Iterator[tuple[int, bytes]]:
+    for bit in range(len(data) * 8):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        yield bit // 8, bytes(flipped)
+
+
+# -- a damaged journal --------------------------------------------------------------------------------------------
+
+
+def test_any_single_flipped_bit_costs_only_the_lines_that_it_touches_and_is_told(world: World) -> None:
+    journal = world.journal()
+    for action in ("requeued", "died", "requeued"):
+        journal.append(told(action), durable=False)
+    data = world.path.read_bytes()
+    lines = data.splitlines(keepends=True)
+    ends = [sum(map(len, lines[: n + 1])) for n in range(len(lines))]
+
+    for at, flipped in _flips(data):
+        world.path.write_bytes(flipped)
+        hit = next(n for n, end in enumerate(ends) if at < end)
+        touched = {hit + 1, hit + 2} if at == ends[hit] - 1 else {hit + 1}  # without its newline a line eats the next
+        reader = world.reader()
+        found = {entry["seq"]: entry for entry in history(world.path)}
+        assert {1, 2, 3} - touched <= found.keys()
+        assert all(entry == {"seq": seq, **told("died" if seq == 2 else "requeued")} for seq, entry in found.items())
+        assert found.keys() == {1, 2, 3} or reader.damage or not flipped.endswith(b"\n")
+
+
+def test_every_cut_of_a_journal_leaves_a_true_beginning_and_keeps_the_rest_aside(tmp_path: Path) -> None:
+    whole = b"".join(seal({"seq": n, **told("requeued")}) for n in (1, 2))
+    for end in range(len(whole) + 1):
+        (folder := tmp_path / str(end)).mkdir()
+        world = World(folder)
+        world.path.write_bytes(whole[:end])
+        kept = whole[: whole.rfind(b"\n", 0, end) + 1]
+
+        journal = world.journal()
+
+        assert world.path.read_bytes() == kept
+        assert journal.seq == journal.requeues[TASK] == kept.count(b"\n")
+        assert journal.damage == []
+        assert b"".join(path.read_bytes() for path in world.quarantine.iterdir()) == whole[len(kept) : end]
+        assert journal.append(told("died"), durable=False) == journal.seq
+        assert world.seqs() == [*range(1, kept.count(b"\n") + 2)]
+        world.close()
+
+
+def test_lines_torn_at_the_same_place_are_all_kept_aside(world: World) -> None:
+    for torn in (b'{"seq":1,"first"', b'{"seq":1,"second"'):
+        with world.path.open("ab") as file:
+            file.write(torn)
+        world.journal()
+
+    assert {path.read_bytes() for path in world.quarantine.iterdir()} == {b'{"seq":1,"first"', b'{"seq":1,"second"'}
+
+
+def test_a_damaged_line_in_the_middle_is_told_and_those_behind_it_are_kept(world: World) -> None:
+    lines = [seal({"seq": n, **told("requeued")}) for n in (1, 2, 3)]
+    world.path.write_bytes(lines[0] + b"\0" * 50 + b"\n" + lines[2])
+
+    journal = world.journal()
+
+    assert journal.damage == [Damage(len(lines[0]), "a line of 51 bytes cannot be read")]
+    assert (journal.seq, journal.requeues[TASK], world.seqs()) == (3, 2, [1, 3])
+    assert world.path.stat().st_size == 2 * len(lines[0]) + 51
+
+
+def test_damage_is_told_once_by_each_program_that_meets_it(world: World) -> None:
+    world.path.write_bytes(b"junk\n")
+    journal = world.journal()
+
+    journal.append(told("died"), durable=False)
+    journal.catch_up()
+
+    assert journal.damage == world.reader().damage == [Damage(0, "a line of 5 bytes cannot be read")]
+
+
+@given(st.lists(st.binary(max_size=30) | st.integers(1, 5).map(lambda n: seal({"seq": n, **told("requeued")}))))
+@relaxed
+def test_any_file_can_be_opened_and_written_on(tmp_path_factory: pytest.TempPathFactory, parts: list[bytes]) -> None:
+    world = World(tmp_path_factory.mktemp("journal"))
+    world.path.write_bytes(b"".join(parts))
+
+    journal = world.journal()
+    before = world.seqs()
+    journal.append(told("redriven"), durable=False)
+
+    assert world.seqs() == [*before, journal.seq]
+    assert journal.seq not in before
+    world.close()
+
+
+# -- several writers ----------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(0, 2), max_size=20))
+@relaxed
+def test_programs_that_take_turns_see_each_others_lines(
+    tmp_path_factory: pytest.TempPathFactory, turns: list[int]
+) -> None:
+    world = World(tmp_path_factory.mktemp("journal"))
+    journals = [world.journal() for _ in range(3)]
+
+    for number, turn in enumerate(turns, 1):
+        journals[turn].catch_up()
+        assert journals[turn].append(told("requeued"), durable=False) == number
+
+    for journal in journals:
+        journal.catch_up()
+        assert (journal.seq, journal.requeues[TASK], journal.damage) == (len(turns), len(turns), [])
+    world.close()
+
+
+WRITER = """
+import os, sys
+from pathlib import Path
+from yolo_supervisor.files import Disk, file_lock
+from yolo_supervisor.journal import Journal
+folder = Path(sys.argv[1])
+lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
+journal = Journal(folder / "journal.jsonl", Disk(), folder / "quarantine")
+print("ready", flush=True)
+for _ in range(100):
+    with file_lock(Disk(), lock, 30):
+        journal.catch_up()
+        journal.append({"kind": "task", "key": sys.argv[2], "action": "requeued"}, durable=False)
+"""
+
+
+def test_processes_that_write_under_a_lock_lose_nothing(world: World, children: Children) -> None:
+    lock = os.open(world.path.with_name("lock"), os.O_RDWR | os.O_CREAT)
+    with file_lock(Disk(), lock, 1):  # nobody gets a head start
+        writers = [children.python(WRITER, str(world.path.parent), name) for name in ("left", "right")]
+    os.close(lock)
+    wait_until(lambda: all(writer.poll() is not None for writer in writers), "both to have written")
+
+    journal = world.journal()
+
+    assert world.seqs() == [*range(1, 201)]
+    assert (journal.requeues["left"], journal.requeues["right"], journal.damage) == (100, 100, [])
+
+
+# -- what it remembers --------------------------------------------------------------------------------------------
+
+
+def test_requeues_are_counted_since_the_task_was_redriven(world: World) -> None:
+    journal = world.journal()
+    for action in ("requeued", "requeued", "redriven", "requeued"):
+        journal.append(told(action), durable=False)
+    journal.append(told("requeued", "session-85d6cfb4/2"), durable=False)
+
+    assert journal.requeues == world.reader().requeues == {TASK: 1, "session-85d6cfb4/2": 1}
+
+
+def test_a_promised_requeue_counts_when_it_is_done_and_only_then(world: World) -> None:
+    journal = world.journal()
+    kept, broken, open_ = (journal.append(told("requeued", **PROMISE), durable=False) for _ in range(3))
+    assert journal.requeues[TASK] == 0
+
+    journal.mark(kept, "done")
+    journal.mark(broken, "failed", "no room")
+
+    for each in (journal, world.reader()):
+        assert each.requeues[TASK] == 1
+        assert each.pending.keys() == {open_}
+
+
+@pytest.mark.parametrize("begun", [PROMISE, {"begun": True}])
+@pytest.mark.parametrize("ending", ["done", "failed"])
+def test_what_is_begun_is_pending_until_its_end_is_told(world: World, begun: dict[str, Any], ending: Any) -> None:
+    journal = world.journal()
+    seq = journal.append(told("terminated", **begun), durable=False)
+    assert world.reader().pending == journal.pending == {seq: {"seq": seq, **told("terminated", **begun)}}
+
+    journal.mark(seq, ending)
+
+    assert world.reader().pending == journal.pending == {}
+
+
+def test_a_death_is_told_until_the_agent_is_registered_again(world: World) -> None:
+    journal = world.journal()
+    seen = []
+    for action in ("registered", "died", "registered", "died"):
+        journal.append(told(action, "dev-1", "agent"), durable=False)
+        seen.append(journal.memory.told("dev-1", "died", since="registered"))
+
+    assert seen == [False, True, False, True]
+    assert not journal.memory.told("dev-2", "died", since="registered")
+
+
+def test_a_line_that_stands_in_two_segments_counts_once() -> None:
+    memory = Memory()
+    for _ in range(2):
+        memory.learn({"seq": 1, **told("requeued")})
+
+    assert memory.requeues[TASK] == 1
+
+
+def test_what_was_told_of_an_agent_is_forgotten_with_it(world: World) -> None:
+    journal = world.journal()
+    for action in ("registered", "died", "forgotten"):
+        journal.append(told(action, "dev-1", "agent"), durable=False)
+
+    assert not journal.memory.told("dev-1", "died", since="registered")
+
+
+def test_the_newest_line_of_a_deed_is_that_of_its_end(world: World) -> None:
+    journal = world.journal()
+    begun = journal.append(told("terminated", "dev-1", "agent", begun=True), durable=False)
+    journal.append(told("registered", "dev-1", "agent"), durable=False)
+    journal.append(told("terminated", "dev-1", "agent"), durable=False)
+    journal.mark(begun, "done")
+
+    assert journal.memory.told("dev-1", "terminated", since="registered")
+
+
+def test_an_old_promise_kept_late_does_not_hide_a_newer_line(world: World) -> None:
+    journal = world.journal()
+    old = journal.append(told("died", "dev-1", "agent", **PROMISE), durable=False)
+    journal.append(told("registered", "dev-1", "agent"), durable=False)
+    journal.append(told("died", "dev-1", "agent"), durable=False)
+    journal.mark(old, "done")
+
+    assert journal.memory.told("dev-1", "died", since="registered")
+
+
+# -- a disk that refuses, a file that goes ------------------------------------------------------------------------
+
+
+class FullDisk(Disk):
+    """A disk with room for so many more bytes."""
+
+    room = 10**6
+
+    def write(self, fd: int, data: bytes) -> int:
+        written = super().write(fd, data[: self.room])
+        self.room -= written
+        return written
+
+
+def test_what_could_not_be_written_leaves_the_journal_as_it_was(world: World) -> None:
+    disk = FullDisk()
+    journal = world.journal(disk)
+    journal.append(told("died"), durable=False)
+    before = world.path.read_bytes()
+
+    disk.room = 20
+    with pytest.raises(OSError, match="No space left"):
+        journal.append(told("requeued"))
+    assert (world.path.read_bytes(), journal.seq, journal.requeues[TASK]) == (before, 1, 0)
+
+    disk.room = 10**6
+    assert journal.append(told("requeued")) == 2
+    assert world.seqs() == [1, 2]
+
+
+def test_a_mark_for_which_there_is_no_room_is_done_without(world: World) -> None:
+    disk = FullDisk()
+    journal = world.journal(disk)
+    seq = journal.append(told("requeued", **PROMISE), durable=False)
+    disk.room = 0
+
+    journal.mark(seq, "done")
+
+    assert journal.pending == {}
+    assert world.reader().pending.keys() == {seq}, "the next recovery finds out by looking"
+
+
+def _replace(path: Path) -> None:
+    path.with_name("other").write_bytes(b"".join(seal({"seq": seq, **told("died")}) for seq in range(1, 41)))
+    path.with_name("other").rename(path)
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(seal({"seq": 1, **told("requeued")}))
+
+
+@pytest.mark.parametrize(("change", "seq", "requeues"), [(_replace, 40, 0), (_cut, 1, 1)])
+def test_a_journal_replaced_underneath_is_read_anew(
+    world: World, change: Callable[[Path], None], seq: int, requeues: int
+) -> None:
+    world.path.write_bytes(b"junk\n")
+    journal = world.journal()
+    for _ in range(3):
+        journal.append(told("requeued"), durable=False)
+    journal.append(told("requeued", **PROMISE), durable=False)
+
+    change(world.path)
+    journal.catch_up()
+
+    assert (journal.seq, journal.requeues[TASK], journal.pending, journal.damage) == (seq, requeues, {}, [])
+    assert journal.append(told("died"), durable=False) == seq + 1
+    assert world.seqs()[-1] == seq + 1
+
+
+def test_a_journal_deleted_underneath_is_not_written_to_any_more(world: World) -> None:
+    journal = world.journal()
+    journal.append(told("requeued"), durable=False)
+
+    world.path.unlink()
+    with pytest.raises(FileNotFoundError):
+        journal.catch_up()
+
+    journal.catch_up()
+    assert (journal.seq, journal.requeues) == (0, {})
+    assert journal.append(told("died"), durable=False) == 1
+    assert world.seqs() == [1]
+
+
+def test_a_journal_whose_folder_is_gone_cannot_be_had(world: World) -> None:
+    journal = world.journal()
+
+    world.path.parent.rename(world.path.parent.with_name("moved"))
+
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError):
+            journal.catch_up()
+
+
+def test_a_link_is_no_journal(world: World) -> None:
+    (target := world.path.with_name("precious")).write_bytes(b"torn")
+    world.path.symlink_to(target)
+
+    with pytest.raises(OSError, match="symbolic link"):
+        world.journal()
+    assert target.read_bytes() == b"torn"
+
+
+# -- readers ------------------------------------------------------------------------------------------------------
+
+
+def test_a_reader_changes_nothing(world: World) -> None:
+    data = seal({"seq": 1, **told("requeued")}) + b"junk\n" + b'{"seq":2,"torn'
+    world.path.write_bytes(data)
+
+    reader = world.reader()
+
+    assert (reader.seq, len(reader.damage), world.seqs()) == (1, 1, [1])
+    assert world.path.read_bytes() == data
+    assert list(world.quarantine.iterdir()) == []
+
+
+def test_without_a_journal_there_is_nothing_to_read(world: World) -> None:
+    assert (world.reader().seq, world.seqs()) == (0, [])
+    assert not world.path.exists()
+
+
+def test_a_reader_that_looks_again_reads_on(world: World) -> None:
+    journal = world.journal()
+    journal.append(told("requeued"), durable=False)
+    reader = world.reader()
+
+    journal.append(told("requeued"), durable=False)
+    reader.load()
+
+    assert (reader.seq, reader.requeues[TASK]) == (2, 2)
+
+
+# -- history ------------------------------------------------------------------------------------------------------
+
+
+def test_history_tells_what_was_done_and_leaves_out_what_failed_or_was_only_begun(world: World) -> None:
+    journal = world.journal()
+    done = journal.append(told("requeued", **PROMISE), durable=False)
+    failed = journal.append(told("released", **PROMISE), durable=False)
+    journal.mark(failed, "failed", "no room")
+    journal.mark(done, "done")
+    begun = journal.append(told("terminated", begun=True), durable=False)
+    ended = journal.append(told("terminated", evidence={"gone": [412]}), durable=False)
+    journal.mark(begun, "done")
+
+    assert history(world.path) == [
+        {"seq": done, **told("requeued")},
+        {"seq": ended, **told("terminated", evidence={"gone": [412]})},
+    ]
+
+
+def test_history_can_be_followed_from_where_it_was_left(world: World) -> None:
+    journal = world.journal()
+    followed = History(world.path)
+    seen = []
+    for action in ("requeued", "died", "requeued"):
+        journal.append(told(action), durable=False)
+        seen.append([entry["seq"] for entry in followed.news()])
+
+    assert seen == [[1], [2], [3]]
+    assert [*followed.news()] == []
+
+
+def test_a_follower_hears_of_a_promise_when_it_is_kept(world: World) -> None:
+    journal = world.journal()
+    followed = History(world.path)
+    promised = journal.append(told("requeued", **PROMISE), durable=False)
+    journal.append(told("died"), durable=False)
+    before = [entry["seq"] for entry in followed.news()]
+
+    journal.mark(promised, "done")
+
+    assert (before, [entry["seq"] for entry in followed.news()]) == ([2], [1])
+
+
+def test_an_entry_has_the_keys_that_history_promises() -> None:
+    action = Died(key="dev-1", reason="its process is over", evidence={"pid": 412})
+
+    assert entry(action, "agents", AT, Path("/x"), prefix="would_") == {
+        "at": "2026-11-22T20:55:10.000000Z",
+        "kind": "agent",
+        "key": "dev-1",
+        "action": "would_died",
+        "by": "agents",
+        "reason": "its process is over",
+        "evidence": {"pid": 412},
+        "project": "/x",
+    }
+
+
+# -- segments -----------------------------------------------------------------------------------------------------
+
+
+def remembered(journal: Journal) -> tuple[object, ...]:
+    """All that must never be forgotten."""
+    return journal.seq, journal.pending, journal.requeues, journal.memory.good, journal.memory.told("a", "died", "x")
+
+
+def live(journal: Journal, lines: int = 30) -> list[dict[str, Any]]:
+    """Lines of every kind; the entries that are to be told."""
+    entries = []
+    for n in range(lines):
+        match n % 6:
+            case 0:
+                entries.append({"seq": journal.append(told("requeued", f"red/{n % 4}"), durable=False)})
+            case 1:
+                journal.append({"good": [f"/x/{n % 4}", f"{n:064x}"]}, durable=False)
+            case 2:
+                seq = journal.append(told("released", **PROMISE), durable=False)
+                journal.mark(seq, "done")
+                entries.append({"seq": seq})
+            case 3:
+                journal.append(told("restored", **PROMISE), durable=False)
+            case 4:
+                entries.append({"seq": journal.append(told("died", "a", "agent"), durable=False)})
+            case 5:
+                journal.append(told("terminated", "b", "agent", begun=True), durable=False)
+    return entries
+
+
+@pytest.mark.parametrize("segment", [1, 60, 200, 500, 1000, 3000, 10**6])
+def test_however_small_the_segments_are_nothing_is_forgotten(world: World, segment: int) -> None:
+    whole, parted = World(world.path.parent / "quarantine"), world.journal(size=8 * segment)
+    expected = whole.journal()
+    live(expected), live(parted)
+
+    for journal in (parted, world.journal(), world.reader()):
+        assert journal.requeues == expected.requeues
+        assert journal.memory.good == expected.memory.good
+        assert journal.memory.told("a", "died", "x")
+        assert [told["action"] for told in journal.pending.values()] == ["restored", "terminated"] * 5
+        assert journal.damage == []
+    whole.close()
+
+
+@pytest.mark.parametrize("segment", [700, 1500, 10**6])
+def test_history_is_told_over_all_segments_that_are_left(world: World, segment: int) -> None:
+    journal = world.journal(size=8 * segment)
+
+    entries = [entry["seq"] for entry in live(journal)]
+
+    assert world.seqs()[-3:] == entries[-3:]
+    assert world.seqs() == entries[-len(world.seqs()) :]
+    assert len(segments(Disk(), world.path)) > 1 or segment == 10**6
+
+
+def test_a_follower_misses_nothing_and_hears_nothing_twice_over_the_segments(world: World) -> None:
+    journal, followed = world.journal(size=8 * 300), History(world.path)
+    heard, written = [], []
+    for _ in range(40):
+        written.append(journal.append(told("died"), durable=False))
+        if journal.seq % 3 == 0:
+            heard += [entry["seq"] for entry in followed.news()]
+
+    assert heard + [entry["seq"] for entry in followed.news()] == written
+    assert len(segments(Disk(), world.path)) > 2
+
+
+def test_a_follower_that_reads_in_the_very_moment_of_a_rotation_misses_nothing(world: World) -> None:
+    journal, followed = world.journal(), History(world.path)
+    journal.append(told("died"), durable=False)
+    heard = [entry["seq"] for entry in followed.news()]
+
+    class Meanwhile(Disk):
+        def read(self, path: Path, limit: int = 0) -> bytes | None:
+            if self is followed._disk:
+                followed._disk = Disk()
+                for _ in range(3):
+                    journal.append(told("died"), durable=False)
+                journal.rotate()
+                for _ in range(3):
+                    journal.append(told("died"), durable=False)
+            return super().read(path, limit or 2**32)
+
+    followed._disk = Meanwhile()
+    for _ in range(2):
+        heard += [entry["seq"] for entry in followed.news()]
+
+    assert heard == world.seqs()
+    assert len(heard) == 7
+
+
+def test_a_promise_is_kept_over_segments_and_told_by_its_own_number(world: World) -> None:
+    journal = world.journal()
+    promised = journal.append(told("requeued", **PROMISE), durable=False)
+    for _ in range(3):
+        journal.rotate()
+
+    other = world.journal()
+    assert other.pending[promised]["write"] == PROMISE["write"]
+    other.mark(promised, "done")
+
+    assert (world.reader().requeues[TASK], world.reader().pending) == (1, {})
+    assert world.seqs() == [promised]
+
+
+def test_closed_segments_are_bounded_and_the_oldest_go(world: World) -> None:
+    journal = world.journal(size=8 * 500)
+
+    for _ in range(200):
+        journal.append(told("died"), durable=False)
+
+    closed = segments(Disk(), world.path)
+    assert len(closed) == SEGMENTS
+    assert all(path.stat().st_size < 1000 for path in [*closed, world.path])
+    assert world.seqs()[-1] == journal.seq
+    numbers = world.seqs()
+    assert numbers == sorted(numbers)
+
+
+def test_writers_notice_that_another_has_begun_a_new_segment(world: World) -> None:
+    one, other = world.journal(), world.journal()
+    for n in range(6):
+        (one, other)[n % 2].catch_up()
+        (one, other)[n % 2].append(told("requeued"), durable=False)
+        (one, other)[n % 2].rotate()
+
+    one.catch_up()
+    assert remembered(one) == remembered(other)
+    assert one.requeues[TASK] == 6
+    assert len(world.seqs()) == 6
+
+
+class CutOff(BaseException):
+    """The end of the world, for one process."""
+
+
+class MortalDisk(Disk):
+    """One that is cut off at its n-th operation from now on."""
+
+    left = 10**9
+
+    def _live(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise CutOff
+
+    def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
+        self._live()
+        return super().open(path, flags, mode)
+
+    def write(self, fd: int, data: bytes) -> int:
+        self._live()
+        return super().write(fd, data)
+
+    def write_at(self, fd: int, data: bytes, at: int) -> int:
+        self._live()
+        return super().write_at(fd, data, at)
+
+    def link(self, old: Path, new: Path) -> None:
+        self._live()
+        super().link(old, new)
+
+    def rename(self, old: Path, new: Path) -> None:
+        self._live()
+        super().rename(old, new)
+
+    def unlink(self, path: Path) -> None:
+        self._live()
+        super().unlink(path)
+
+
+@pytest.mark.parametrize("operations", range(14))
+def test_a_crash_at_any_moment_of_a_rotation_costs_nothing(world: World, operations: int) -> None:
+    disk = MortalDisk()
+    journal = world.journal(disk)
+    entries = [entry["seq"] for entry in live(journal)]
+    before = remembered(journal)[1:]
+    disk.left = operations
+
+    try:
+        journal.rotate()
+    except CutOff:
+        pass
+    journal._fd = -1  # its process is gone
+
+    for each in (world.reader(), world.journal()):
+        assert remembered(each)[1:] == before
+        assert each.damage == []
+    assert sorted(world.seqs()) == entries
+    assert list(world.path.parent.glob("journal.jsonl")) == [world.path]
+    again = world.journal()
+    again.append(told("died"), durable=False)
+    again.rotate()
+    assert sorted(world.seqs()) == [*entries, world.seqs()[-1]]
+    assert remembered(again)[1:] == before
+
+
+class NoSecondName(Disk):
+    """A disk on which nothing can be renamed."""
+
+    on = True
+
+    def rename(self, old: Path, new: Path) -> None:
+        if self.on:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        super().rename(old, new)
+
+
+def test_a_rotation_that_fails_leaves_the_segment_in_use(world: World) -> None:
+    disk = NoSecondName()
+    journal = world.journal(disk, size=8 * 100)
+    for n in range(1, 4):
+        assert journal.append(told("requeued"), durable=False) == n
+    assert world.seqs() == [1, 2, 3]
+
+    disk.on = False
+    for _ in range(3):
+        journal.append(told("requeued"), durable=False)
+
+    assert len(world.seqs()) == world.journal().requeues[TASK] == 6
+    assert len(segments(Disk(), world.path)) > 1
+
+
+def test_a_checkpoint_that_cannot_be_read_is_told_and_what_it_carried_on_is_read_from_the_older_segments(
+    world: World,
+) -> None:
+    journal = world.journal()
+    live(journal)
+    journal.rotate()
+    journal.append(told("requeued"), durable=False)
+    expected = remembered(journal)
+    data = bytearray(world.path.read_bytes())
+    data[5] ^= 1
+    world.path.write_bytes(data)
+
+    for each in (world.reader(), world.journal()):
+        assert len(each.damage) == 1
+        assert remembered(each) == expected
+
+
+@pytest.mark.parametrize("twice", [1, 2, 3])
+def test_however_often_a_journal_is_overwritten_with_junk_each_is_kept(world: World, twice: int) -> None:
+    junk = [b"junk %d\n" % n for n in range(twice)]
+    for data in junk:
+        world.path.write_bytes(data)
+        world.journal().rotate()
+
+    closed = [path.read_bytes() for path in segments(Disk(), world.path)]
+
+    assert [data for data in junk if data not in closed] == []
+
+
+def test_a_journal_that_was_restored_from_an_older_copy_loses_no_line_at_its_next_rotation(world: World) -> None:
+    journal = world.journal()
+    for _ in range(3):
+        journal.append(told("died"))
+    copy = world.path.read_bytes()
+    journal.append(told("died"))
+    journal.rotate()
+    world.path.write_bytes(copy)
+
+    after = world.journal()
+    new = after.append(told("requeued"))
+    after.rotate()
+
+    assert new in world.seqs()
+    assert world.reader().requeues[TASK] == 1
+
+
+# -- the watermark ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kept", [0, 1, 3])
+def test_a_journal_whose_end_was_cut_off_says_so_and_gives_no_number_twice(world: World, kept: int) -> None:
+    journal = world.journal()
+    for _ in range(5):
+        journal.append(told("died"))
+    lines = world.path.read_bytes().splitlines(keepends=True)
+    world.path.write_bytes(b"".join(lines[:kept]))
+
+    for each in (world.reader(), world.journal()):
+        assert [damage.what for damage in each.damage] == [f"lines {kept + 1} to 5 were written and are gone"]
+        assert each.seq == 5
+    again = world.journal()
+    assert again.append(told("died")) == 6
+    assert world.seqs() == [*range(1, kept + 1), 6]
+
+
+def test_a_journal_that_was_replaced_by_an_older_copy_is_told(world: World) -> None:
+    journal = world.journal()
+    journal.append(told("requeued"))
+    copy = world.path.read_bytes()
+    journal.append(told("requeued"))
+    world.path.with_name("copy").write_bytes(copy)
+    world.path.with_name("copy").rename(world.path)
+
+    journal.catch_up()
+
+    assert [damage.what for damage in journal.damage] == ["lines 2 to 2 were written and are gone"]
+
+
+def test_what_needs_not_be_durable_may_be_lost_without_a_word(world: World) -> None:
+    journal = world.journal()
+    journal.append(told("requeued"))
+    journal.append(told("died"), durable=False)
+    world.path.write_bytes(world.path.read_bytes().splitlines(keepends=True)[0])
+
+    assert world.journal().damage == []
+
+
+@pytest.mark.parametrize("mark", [b"", b"junk", b"\0" * 48, seal({"seq": "5"}), b"\xff"])
+def test_a_mark_that_cannot_be_read_says_nothing(world: World, mark: bytes) -> None:
+    journal = world.journal()
+    journal.append(told("requeued"))
+    world.path.with_name("journal.mark").write_bytes(mark)
+
+    again = world.journal()
+
+    assert (again.damage, again.seq) == ([], 1)
+    assert again.append(told("requeued")) == 2
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/nowhere")])
+def test_without_a_place_for_the_mark_all_is_written_all_the_same(world: World, make: Callable[[Path], object]) -> None:
+    make(world.path.with_name("journal.mark"))
+
+    journal = world.journal()
+
+    assert journal.append(told("requeued")) == 1
+    assert world.reader().requeues[TASK] == 1
+
+
+# -- a flush that fails -------------------------------------------------------------------------------------------
+
+
+class UnflushingDisk(Disk):
+    """A disk whose next flushes of files fail."""
+
+    failing = 0
+
+    def sync(self, fd: int) -> None:
+        if self.failing:
+            self.failing -= 1
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_after_a_flush_that_failed_nothing_is_written_to_that_segment_any_more(world: World) -> None:
+    disk = UnflushingDisk()
+    journal = world.journal(disk)
+    journal.append(told("requeued"))
+    disk.failing = 1
+    with pytest.raises(OSError, match="could not be flushed"):
+        journal.append(told("requeued"))
+    spoiled = world.path.stat().st_ino
+
+    assert journal.append(told("requeued")) > 1
+
+    assert world.path.stat().st_ino != spoiled
+    assert len(world.seqs()) == world.journal().requeues[TASK] == 2
+
+
+def test_while_flushes_go_on_failing_nothing_is_acknowledged_and_all_is_well_when_they_do_not(world: World) -> None:
+    disk = UnflushingDisk()
+    journal = world.journal(disk)
+    journal.append(told("requeued"))
+    disk.failing = 10**6
+    for _ in range(5):
+        with pytest.raises(OSError, match=r"flushed|Input/output"):
+            journal.append(told("requeued"))
+        assert world.seqs() == [1]
+
+    disk.failing = 0
+
+    journal.append(told("requeued"))
+    assert len(world.seqs()) == world.journal().requeues[TASK] == 2
+    assert world.journal().damage == []

@@ -1,0 +1,197 @@
+"""The tests' own test: each mistake that stores are known to make is found by at least one of our looks."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.disks import MemoryDisk
+from test_bit_rot import rotten
+from test_crash_states import PATHS, Exploration, lived, small_limits
+from test_faults import every_fault, nothing
+from yolo_supervisor import files
+from yolo_supervisor import journal as journal_module
+from yolo_supervisor import store as store_module
+from yolo_supervisor.files import FILE_MODE, Disk, digest
+from yolo_supervisor.journal import Journal, unseal
+from yolo_supervisor.store import Recovery, Store
+
+__all__ = ["small_limits"]
+
+Look = Callable[[type[MemoryDisk]], list[str]]
+
+
+def by_cutting_the_power(disk: type[MemoryDisk]) -> list[str]:
+    exploration = Exploration(412)
+    for seed in range(5):
+        for moment in lived(seed, disk=disk()):
+            exploration.crash(moment)
+            if exploration.wrong:
+                return exploration.wrong
+    return []
+
+
+def by_failing(disk: type[MemoryDisk]) -> list[str]:
+    return next((trouble.wrong for trouble in every_fault("once", nothing) if trouble.wrong), [])
+
+
+def by_rotting(disk: type[MemoryDisk]) -> list[str]:
+    return rotten(400)
+
+
+LOOKS: tuple[Look, ...] = (by_cutting_the_power, by_failing, by_rotting)
+
+
+# -- the mistakes ----------------------------------------------------------------------------------------------------
+
+Patch = pytest.MonkeyPatch
+
+
+class NoSyncBeforeRename(MemoryDisk):
+    def sync(self, fd: int) -> None:
+        if not self._fds[fd][1] & (os.O_EXCL | os.O_TRUNC):
+            super().sync(fd)
+
+
+class NoSyncOfFolders(MemoryDisk):
+    def sync(self, fd: int) -> None:
+        if not self._opened(fd).folder:
+            super().sync(fd)
+
+
+def no_sync_before_rename(patch: Patch) -> type[MemoryDisk]:
+    return NoSyncBeforeRename
+
+
+def no_sync_of_folders(patch: Patch) -> type[MemoryDisk]:
+    return NoSyncOfFolders
+
+
+def no_sync_before_it_is_acknowledged(patch: Patch) -> None:
+    def append(disk: Disk, fd: int, data: bytes, size: int, durable: bool = True) -> None:
+        files.append(disk, fd, data, size, durable=False)
+
+    patch.setattr(journal_module, "append", append)
+
+
+def a_torn_tail_stays(patch: Patch) -> None:
+    truncate = MemoryDisk.truncate
+
+    def not_the_journal(self: MemoryDisk, fd: int, size: int) -> None:
+        if self._fds[fd][0] != self._find(Path("/p/.yolo-planning/.supervisor/journal.jsonl")):
+            truncate(self, fd, size)
+
+    patch.setattr(MemoryDisk, "truncate", not_the_journal)
+
+
+def written_in_place(patch: Patch) -> None:
+    def replace(disk: Disk, path: Path, data: bytes, durable: bool = True, judged: bytes | None = None) -> None:
+        fd = disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE_MODE)
+        disk.write(fd, data)
+        disk.sync(fd)
+        disk.close(fd)
+        files.sync_folder(disk, path.parent)
+
+    patch.setattr(store_module, "replace", replace)
+
+
+def the_checksum_is_not_looked_at(patch: Patch) -> None:
+    def trusting(line: bytes) -> dict[str, Any] | None:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            return None
+        return record if isinstance(record, dict) and type(record.get("seq")) is int else None
+
+    patch.setattr(journal_module, "unseal", trusting)
+
+
+def acknowledged_before_it_is_written(patch: Patch) -> None:
+    write, waiting = Store._write, list[Any]()
+
+    def later(self: Store, *what: Any) -> None:
+        for path, _, after in waiting:
+            write(self, path, self.disk.read(path), after)
+        waiting[:] = [what]
+
+    patch.setattr(Store, "_write", later)
+
+
+def a_failed_flush_is_tried_again(patch: Patch) -> None:
+    class Stubborn:
+        """The disk as one sees it who does not take no for an answer."""
+
+        def __init__(self, disk: Disk) -> None:
+            self.write, self.truncate = disk.write, disk.truncate
+            self._sync = disk.sync
+
+        def sync(self, fd: int) -> None:
+            try:
+                self._sync(fd)
+            except OSError:
+                self._sync(fd)
+
+    def append(disk: Disk, fd: int, data: bytes, size: int, durable: bool = True) -> None:
+        files.append(Stubborn(disk), fd, data, size, durable)  # type: ignore[arg-type]
+
+    patch.setattr(journal_module, "append", append)
+
+
+def nothing_is_read_after_a_bad_line(patch: Patch) -> None:
+    take = Journal._take
+
+    def up_to_it(self: Journal, data: bytes) -> None:
+        lines = data.splitlines(keepends=True)
+        good = b"".join(itertools.takewhile(lambda line: unseal(line[:-1]) is not None, lines))
+        take(self, good)
+        self._offset += len(data) - len(good)
+
+    patch.setattr(Journal, "_take", up_to_it)
+
+
+def the_sidecar_is_the_truth(patch: Patch) -> None:
+    recover = Store.recover
+
+    def trusting(self: Store) -> Recovery:
+        recovery = recover(self)
+        for path in PATHS:
+            told, data = self.disk.read(path.with_name(path.name + ".sha256")), self.disk.read(path)
+            if told is not None and len(told) == 64 and data is not None and str(digest(data)).encode() != told:
+                files.replace(self.disk, path, next(self.versions(path), b""))
+        return recovery
+
+    patch.setattr(Store, "recover", trusting)
+
+
+MISTAKES: tuple[tuple[Callable[[Patch], type[MemoryDisk] | None], Look], ...] = (
+    (no_sync_before_it_is_acknowledged, by_cutting_the_power),
+    (no_sync_before_rename, by_cutting_the_power),
+    (no_sync_of_folders, by_cutting_the_power),
+    (a_torn_tail_stays, by_cutting_the_power),
+    (written_in_place, by_cutting_the_power),
+    (acknowledged_before_it_is_written, by_cutting_the_power),
+    (the_sidecar_is_the_truth, by_cutting_the_power),
+    (a_failed_flush_is_tried_again, by_failing),
+    (the_checksum_is_not_looked_at, by_rotting),
+    (nothing_is_read_after_a_bad_line, by_rotting),
+)
+
+
+@pytest.mark.parametrize(("mistake", "look"), MISTAKES, ids=[mistake.__name__ for mistake, _ in MISTAKES])
+def test_this_mistake_is_found(
+    mistake: Callable[[Patch], type[MemoryDisk] | None], look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = mistake(monkeypatch) or MemoryDisk
+
+    assert look(disk) != []
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_without_a_mistake_nothing_is_found(look: Look) -> None:
+    assert look(MemoryDisk) == []

@@ -1,0 +1,809 @@
+"""Whose turn it is: claims and their tokens, attempts, pauses, poison, and how many tasks go back in one breath."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import traceback
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from support.project import FakeClock, QuickDisk, agent_of, given_back, read_task, write_record, write_task
+from support.wait import LIMIT_S
+from yolo_supervisor.actions import Claim, Complete, Edit, Hand, Letter, Redrive, Requeue, RequeuePlan, SetAside
+from yolo_supervisor.census import Census
+from yolo_supervisor.clock import Clock, SystemClock
+from yolo_supervisor.config import AgentsConfig, Config, TasksConfig
+from yolo_supervisor.files import Busy
+from yolo_supervisor.formats import tasks, yolo
+from yolo_supervisor.journal import history, seal, unseal
+from yolo_supervisor.kernel import kernel
+from yolo_supervisor.memory import Memory
+from yolo_supervisor.processes import Processes
+from yolo_supervisor.queue import Queue, Turn, give_back, letter_file
+from yolo_supervisor.records import ProcessId, Task
+from yolo_supervisor.runner import Breath, Rooms, Runner
+from yolo_supervisor.store import Outcome, Store
+from yolo_supervisor.tmux import Tmux
+
+LETTERS = Path("/letters")
+
+
+def a_task(path: Path = Path("/red/3.json"), owner: str | None = "dev-1", status: str = "in_progress") -> Task:
+    return Task(list=path.parent.name, number=path.stem, status=status, owner=owner, path=path, subject="Fix bug")
+
+
+class Desk:
+    """One process of ours at the project, and a task on which agents fail."""
+
+    def __init__(self, project: Path, clock: FakeClock | None = None, boot: str = "here", size: int = 2**26) -> None:
+        self.project = project
+        self.clock = clock or FakeClock()
+        self.boot = boot
+        self.config = TasksConfig(max_attempts=100, poison_s=0.0, backoff_s=8.0, backoff_max_s=1000.0)
+        self.store = Store(project, self.clock, QuickDisk(), journal_size=size)
+        self.store.open()
+        self.queue = Queue(lambda: Config(tasks=self.config), self.store, self.clock, boot)
+        self.path = project / "red" / "3.json"
+
+    def set(self, **wanted: Any) -> None:
+        self.config = msgspec.structs.replace(self.config, **wanted)
+
+    def again(self, boot: str | None = None) -> Desk:
+        """The next run of the supervisor, with the same configuration."""
+        self.store.close()
+        other = Desk(self.project, self.clock, boot or self.boot)
+        other.config = self.config
+        return other
+
+    def turn(self, cause: str = "died") -> Turn:
+        """What is next, now that the agent on it has failed."""
+        return self.queue.turn(a_task(self.path), cause)
+
+    def fails(self, cause: str = "died") -> Turn:
+        """The agent on it has failed, and what follows from that is done; what the turn was."""
+        put(self.path, "in_progress", "dev-1")
+        turn = self.turn(cause)
+        for action in give_back(a_task(self.path), turn, self.store.paths.folder / "dead-letters", "it is dead", {}):
+            assert self.store.commit(action, "test") is Outcome.DONE
+        return turn
+
+    def commit(self, action: Edit) -> Outcome:
+        return self.store.commit(action, "test")
+
+    def claim(self, owner: str, path: Path | None = None) -> int | None:
+        """The token that the owner gets for the task, if it gets one."""
+        task = a_task(path or self.path, None, "pending")
+        evidence = {"owner": owner, "since_s": self.clock.s, "boot": self.boot}
+        if self.commit(Claim(key=task.id, task=task, owner=owner, reason="asked", evidence=evidence)) is Outcome.STALE:
+            return None
+        token = self.store.journal.memory.claims[task.id]["token"]
+        assert isinstance(token, int)
+        return token
+
+    def done(self, owner: str, token: int) -> bool:
+        task = a_task(self.path)
+        return self.commit(Complete(key=task.id, task=task, owner=owner, token=token, reason="done")) is Outcome.DONE
+
+    def beat(self, token: int) -> bool:
+        return self.store.beat("red/3", token, self.clock.s, self.boot)
+
+    def by_hand(self) -> None:
+        task = a_task(self.path)
+        assert self.commit(Hand(key=task.id, task=task, reason="a person said so")) is Outcome.DONE
+
+
+def put(path: Path, status: str = "pending", owner: str | None = None) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"id": path.stem, "status": status, **({"owner": owner} if owner else {})}))
+    return path
+
+
+@pytest.fixture
+def desk(project: Path) -> Iterator[Desk]:
+    desk = Desk(project)
+    put(desk.path)
+    yield desk
+    desk.store.close()
+
+
+# -- claims -------------------------------------------------------------------------------------------------------
+
+
+def race(runners: Sequence[Callable[[int], None]]) -> list[tuple[str, str, int]]:
+    """All run at once, each in a process of its own, and tell what they got: task, owner, token."""
+    start, go = os.pipe()
+    reading, told = os.pipe()
+    pids = []
+    for run in runners:
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(int(LIMIT_S))
+            os.close(go)
+            os.read(start, 1)
+            try:
+                run(told)
+            except BaseException:  # noqa: BLE001 - the child must end here, whatever happens
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        pids.append(pid)
+    for fd in (start, go, told):
+        os.close(fd)
+    with open(reading) as pipe:
+        claims = [(key, owner, int(token)) for key, owner, token in (line.split() for line in pipe)]
+    assert {os.waitpid(pid, 0)[1] for pid in pids} == {0}
+    return claims
+
+
+def opened(store: Store) -> bool:
+    try:
+        store.open()
+    except Busy:
+        return False
+    return True
+
+
+def compete(project: Path, owner: str, paths: list[Path], told: int) -> None:
+    """Claim each of the tasks, in an order of its own."""
+    store = Store(project, disk=QuickDisk())
+    while not opened(store):
+        pass
+    for path in random.Random(owner).sample(paths, len(paths)):
+        task = a_task(path, None, "pending")
+        action = Claim(key=task.id, task=task, owner=owner, reason="asked", evidence={"owner": owner})
+        while (outcome := store.commit(action, owner)) is Outcome.BUSY:
+            pass
+        if outcome is Outcome.DONE:
+            token = store.journal.memory.claims[task.id]["token"]
+            os.write(told, f"{task.id} {owner} {token}\n".encode())
+
+
+def test_in_thousands_of_tries_by_16_processes_no_task_is_claimed_twice_and_every_token_is_another(
+    project: Path,
+) -> None:
+    paths = [put(project / "red" / f"{number}.json") for number in range(150)]
+    with closing(Store(project)) as store:
+        store.open()
+
+    claims = race([lambda told, n=n: compete(project, f"dev-{n}", paths, told) for n in range(16)])  # type: ignore[misc]
+
+    assert sorted(key for key, _, _ in claims) == sorted(f"red/{path.stem}" for path in paths)
+    assert len({token for _, _, token in claims}) == len(paths)
+    for key, owner, _ in claims:
+        found = json.loads((project / f"{key}.json").read_text())
+        assert (found["status"], found["owner"]) == ("in_progress", owner)
+
+
+@pytest.mark.parametrize(
+    ("status", "owner"),
+    [("in_progress", "dev-1"), ("in_progress", "dev-2"), ("pending", "dev-1"), ("completed", None), ("deleted", None)],
+)
+def test_only_a_pending_task_that_nobody_else_has_can_be_claimed(desk: Desk, status: str, owner: str | None) -> None:
+    put(desk.path, status, owner)
+    before = desk.path.read_bytes()
+
+    assert desk.claim("dev-2") is None
+    assert desk.path.read_bytes() == before
+
+    put(desk.path, "pending", "dev-2")
+    assert desk.claim("dev-2") is not None, "it was assigned to that very one"
+
+
+def test_a_task_that_is_torn_or_gone_cannot_be_claimed(desk: Desk) -> None:
+    desk.path.write_text('{"id": "3", "stat')
+    assert desk.claim("dev-1") is None
+
+    desk.path.unlink()
+    assert desk.claim("dev-1") is None
+    assert not desk.path.exists()
+
+
+def test_a_token_is_greater_than_all_before_it_over_restarts_rotations_and_the_loss_of_the_journals_end(
+    project: Path,
+) -> None:
+    tokens = []
+    put(project / "red" / "3.json")
+    for number in range(60):
+        desk = Desk(project, size=2**16)
+        tokens.append(desk.claim(f"dev-{number}"))
+        if number % 3 == 0:
+            assert desk.done(f"dev-{number}", tokens[-1] or 0)
+            put(desk.path)
+        else:
+            desk.by_hand()
+        desk.store.close()
+        if number % 7 == 6:
+            journal = desk.store.paths.journal
+            lines = journal.read_bytes().splitlines(keepends=True)
+            journal.write_bytes(b"".join(lines[:-3]))
+            put(desk.path)
+
+    assert tokens == sorted({token for token in tokens if token is not None})
+    assert list(Desk(project).store.paths.folder.glob("journal-*.jsonl")), "it was rotated"
+
+
+def test_a_token_of_a_claim_that_the_journal_has_lost_counts_for_nothing(desk: Desk) -> None:
+    journal = desk.store.paths.journal
+    before = journal.read_bytes()
+    token = desk.claim("dev-1")
+    assert token
+    desk.store.close()
+    journal.write_bytes(before)
+    put(desk.path)
+    later = desk.again()
+
+    assert not later.beat(token)
+    assert not later.done("dev-1", token)
+    assert (later.claim("dev-2") or 0) > token
+
+
+def test_whose_task_another_has_claimed_since_can_neither_show_signs_of_life_nor_finish_it(desk: Desk) -> None:
+    old = desk.claim("dev-1")
+    assert old
+    assert desk.beat(old)
+    desk.by_hand()
+    assert not desk.beat(old), "it was given back"
+    new = desk.claim("dev-2")
+    assert new
+
+    assert not desk.beat(old)
+    assert not desk.done("dev-1", old)
+    assert not desk.done("dev-2", old)
+    assert not desk.done("dev-1", new)
+    assert json.loads(desk.path.read_text())["owner"] == "dev-2"
+    assert desk.beat(new)
+    assert desk.done("dev-2", new)
+
+
+def test_a_namesake_that_has_claimed_it_anew_is_fenced_off_from_its_predecessor(desk: Desk) -> None:
+    old = desk.claim("dev-1")
+    desk.by_hand()
+    new = desk.claim("dev-1")
+    assert old
+    assert new
+
+    assert not desk.done("dev-1", old)
+    assert desk.done("dev-1", new)
+
+
+def test_what_a_namesake_has_taken_up_by_the_client_is_not_finished_by_the_token_of_its_predecessor(
+    desk: Desk,
+) -> None:
+    old = desk.claim("dev-1")
+    assert old
+    desk.by_hand()
+    put(desk.path, "in_progress", "dev-1")
+
+    assert not desk.done("dev-1", old)
+    assert json.loads(desk.path.read_text())["status"] == "in_progress"
+
+
+def test_a_late_completion_is_accepted_while_nobody_has_begun_anew(desk: Desk) -> None:
+    token = desk.claim("dev-1")
+    assert token
+    desk.by_hand()
+
+    assert desk.again().done("dev-1", token)
+    assert json.loads(desk.path.read_text()) == {"id": "3", "status": "completed", "owner": "dev-1"}
+
+
+@pytest.mark.parametrize("token", [0, -1, 2, 10**6, 10**30])
+def test_a_token_that_was_never_given_out_is_refused_for_a_heartbeat_and_for_done(desk: Desk, token: int) -> None:
+    real = desk.claim("dev-1")
+    assert real not in (None, token)
+    before = desk.path.read_bytes()
+
+    assert not desk.beat(token)
+    assert not desk.done("dev-1", token)
+    assert desk.path.read_bytes() == before
+
+
+def test_a_token_counts_once(desk: Desk) -> None:
+    token = desk.claim("dev-1")
+    assert token
+    assert desk.done("dev-1", token)
+
+    assert not desk.done("dev-1", token)
+    assert not desk.beat(token)
+
+
+def test_a_heartbeat_is_remembered_over_a_restart_and_a_rotation(desk: Desk) -> None:
+    token = desk.claim("dev-1")
+    assert token
+    desk.clock.wait(60)
+    assert desk.beat(token)
+    desk.store.journal.rotate()
+
+    claim = desk.again().store.journal.memory.claims["red/3"]
+
+    assert claim == {"token": token, "owner": "dev-1", "live": True, "since_s": 5060.0, "boot": "here"}
+
+
+def test_a_dead_letter_shows_no_signs_of_life_and_neither_does_it_when_it_is_redriven(desk: Desk) -> None:
+    desk.set(max_attempts=1)
+    token = desk.claim("dev-1")
+    assert token
+    assert desk.fails().never
+    assert not desk.beat(token)
+
+    task = a_task(desk.path)
+    assert desk.commit(Redrive(key=task.id, task=task, reason="a person said so")) is Outcome.DONE
+    assert not desk.beat(token)
+
+
+# -- attempts and pauses --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 5])
+def test_a_task_is_given_back_until_its_last_attempt_has_failed(desk: Desk, most: int) -> None:
+    desk.set(max_attempts=most, backoff_s=0.0)
+
+    turns = [desk.fails() for _ in range(most)]
+
+    assert [turn.attempt for turn in turns] == list(range(1, most + 1))
+    assert [bool(turn.never) for turn in turns] == [False] * (most - 1) + [True]
+    assert turns[-1].never == f"attempt {most} of {most} has failed"
+    assert json.loads(desk.path.read_text()) == {"id": "3", "status": "pending", "owner": tasks.SET_ASIDE}
+
+
+def test_a_finished_task_has_all_its_attempts_again_and_so_has_one_that_was_redriven(desk: Desk) -> None:
+    desk.set(max_attempts=2, backoff_s=0.0)
+    desk.fails()
+    token = desk.claim("dev-2")
+    assert token
+    assert desk.turn().attempt == 2
+    assert desk.done("dev-2", token)
+    assert desk.turn().attempt == 1
+
+    desk.fails()
+    assert desk.fails().never
+    task = a_task(desk.path)
+    assert desk.commit(Redrive(key=task.id, task=task, reason="a person said so")) is Outcome.DONE
+
+    assert desk.turn() == Turn(attempt=1, stamp=desk.turn().stamp)
+
+
+def test_the_first_time_a_task_is_given_back_at_once_and_later_never_before_its_time(desk: Desk) -> None:
+    assert desk.fails().wait_s == 0.0
+    pauses = []
+    for _ in range(6):
+        pauses.append(desk.fails().wait_s)
+        assert json.loads(desk.path.read_text())["status"] == "in_progress", "too early"
+        desk.clock.wait(pauses[-1] - 0.001)
+        assert 0 < desk.fails().wait_s < 0.0011
+        assert json.loads(desk.path.read_text())["status"] == "in_progress", "just before"
+        desk.clock.wait(0.001 + 1e-6)
+        assert desk.fails().wait_s == 0.0
+        assert json.loads(desk.path.read_text())["status"] == "pending", "just at it"
+
+    assert pauses == sorted(set(pauses)), "each is longer than the one before"
+    assert all(whole / 2 <= pause <= whole for pause, whole in zip(pauses, (8, 16, 32, 64, 128, 256), strict=True))
+
+
+def test_pauses_differ_from_task_to_task_and_are_never_longer_than_the_longest(desk: Desk) -> None:
+    desk.set(backoff_max_s=20.0)
+    memory = desk.store.journal.memory
+    found = []
+    for number in range(50):
+        task = a_task(Path(f"/red/{number}.json"))
+        memory.requeues[task.id] = 9
+        memory.failures[task.id] = {"cause": "died", "since_s": desk.clock.s, "boot": "here"}
+        found.append(desk.queue.turn(task, "died").wait_s)
+
+    assert len(set(found)) > 40
+    assert 10.0 <= min(found) < 12.0
+    assert 18.0 < max(found) <= 20.0
+
+
+@pytest.mark.parametrize("attempts", [1022, 1023, 1030, 10**6])
+def test_a_task_that_a_person_gave_back_ever_so_often_has_a_pause_as_well(desk: Desk, attempts: int) -> None:
+    desk.store.journal.memory.requeues["red/3"] = attempts
+
+    assert desk.turn().never
+
+
+def test_a_pause_and_the_attempts_outlast_a_restart_and_a_rotation(desk: Desk) -> None:
+    desk.fails()
+    before = desk.turn()
+    desk.store.journal.rotate()
+    desk.clock.wait(1.0)
+
+    after = desk.again().turn()
+
+    assert after.attempt == before.attempt == 2
+    assert after.wait_s == pytest.approx(before.wait_s - 1.0)
+
+
+def test_a_reboot_ends_a_pause_and_the_memory_of_poison_but_the_attempts_are_still_counted(desk: Desk) -> None:
+    desk.set(poison_s=60.0)
+    desk.fails()
+    assert desk.turn().never
+
+    after = desk.again(boot="another").turn()
+
+    assert (after.attempt, after.wait_s, after.never) == (2, 0.0, None)
+
+
+@pytest.mark.parametrize("days", [1, -1])
+def test_a_wall_clock_that_is_set_changes_nothing_about_pauses_and_poison(desk: Desk, days: int) -> None:
+    desk.fails()
+    before = desk.turn()
+    desk.set(poison_s=60.0)
+    poisoned = desk.turn()
+
+    desk.clock.jump(timedelta(days=days))
+
+    assert desk.turn() == poisoned
+    desk.set(poison_s=0.0)
+    assert desk.turn() == before
+    assert desk.again().turn() == before
+
+
+@pytest.mark.parametrize(
+    ("poison_s", "after_s", "cause", "poison"),
+    [
+        (60.0, 0.0, "died", True),
+        (60.0, 59.999, "died", True),
+        (60.0, 60.0, "died", False),
+        (60.0, 0.0, "silent", False),
+        (0.0, 0.0, "died", False),
+    ],
+)
+def test_the_same_cause_twice_in_a_short_time_is_poison(
+    desk: Desk, poison_s: float, after_s: float, cause: str, poison: bool
+) -> None:
+    desk.set(poison_s=poison_s, backoff_s=0.0)
+    desk.fails("died")
+    desk.clock.wait(after_s)
+
+    turn = desk.fails(cause)
+
+    assert (turn.never is not None) is poison
+    assert (json.loads(desk.path.read_text()).get("owner") == tasks.SET_ASIDE) is poison
+
+
+def test_what_a_person_gave_back_is_no_poison_and_has_no_pause(desk: Desk) -> None:
+    desk.set(poison_s=60.0)
+    put(desk.path, "in_progress", "dev-1")
+    desk.by_hand()
+
+    turn = desk.turn("by hand")
+
+    assert (turn.never, turn.wait_s) == (None, 0.0)
+
+
+def test_one_tasks_failures_are_not_anothers(desk: Desk) -> None:
+    desk.fails()
+
+    assert desk.queue.turn(a_task(Path("/blue/3.json")), "died").attempt == 1
+
+
+@pytest.mark.parametrize("name", ["\ud800", "a\0b", "../../x", "x" * 4000, "Grüße"])
+def test_the_oddest_name_of_a_task_has_its_turns_and_its_letter(desk: Desk, name: str) -> None:
+    desk.set(max_attempts=3)
+    plan = Task(list=yolo.EXECUTION_STATE, number=name, status="running", owner="dev-1", path=Path("/state.json"))
+    memory = desk.store.journal.memory
+    memory.requeues[plan.id] = 1
+    memory.failures[plan.id] = {"cause": "died", "since_s": desk.clock.s, "boot": "here"}
+    assert desk.queue.turn(plan, "died").wait_s > 0
+    memory.requeues[plan.id] = 2
+    letters = desk.store.paths.folder / "dead-letters"
+
+    letter, _ = give_back(plan, desk.queue.turn(plan, "died"), letters, "it is dead", {})
+
+    assert isinstance(letter, Letter)
+    assert letter.path.parent == letters
+    assert desk.commit(letter) is Outcome.DONE
+    assert json.loads(letter.path.read_bytes())["number"] == name
+
+
+words = st.text(st.sampled_from("ab_-/%. é\0\ud800"), min_size=1, max_size=8)
+
+
+@given(words, words)
+@example("a__b/1", "a/b__1")
+@example("a/b", "a__b")
+def test_no_two_tasks_share_a_letter(one: str, other: str) -> None:
+    assert (letter_file(one) == letter_file(other)) is (one == other)
+    assert "/" not in letter_file(one)
+
+
+# -- what follows from a turn -----------------------------------------------------------------------------------------
+
+
+def test_while_it_is_too_early_nothing_follows() -> None:
+    assert give_back(a_task(), Turn(wait_s=0.001), LETTERS, "it is dead", {}) == ()
+
+
+def test_a_task_a_plan_and_a_dead_letter_are_given_back_each_in_its_way() -> None:
+    stamp = {"cause": "died", "attempt": 2, "since_s": 1.0, "boot": "here"}
+    turn, told = Turn(attempt=2, stamp=stamp), {"agent": "dev-1@red", **stamp}
+    evidence = {"agent": "dev-1@red"}
+    task = a_task()
+    plan = Task(list=yolo.EXECUTION_STATE, number="05-01", status="running", owner=None, path=Path("/state.json"))
+
+    (requeued,) = give_back(task, turn, LETTERS, "it is dead", evidence)
+    (plan_requeued,) = give_back(plan, turn, LETTERS, "it is dead", evidence)
+    letter, aside = give_back(task, replace(turn, never="enough"), LETTERS, "it is dead", evidence)
+
+    assert isinstance(requeued, Requeue)
+    assert requeued.owner == "dev-1"
+    assert isinstance(plan_requeued, RequeuePlan)
+    assert plan_requeued.plan == "05-01"
+    assert isinstance(letter, Letter), "the story is written before the task is set aside"
+    assert aside == SetAside(key="red/3", task=task, owner="dev-1", reason="enough: it is dead",
+                             evidence={"owner": "dev-1", **told})  # fmt: skip
+    for action, owner in ((requeued, "dev-1"), (plan_requeued, None), (aside, "dev-1")):
+        assert action.evidence == {"owner": owner, **told}
+    story = json.loads(letter.data)
+    assert (story["id"], story["subject"], story["last_owner"]) == ("red/3", "Fix bug", "dev-1")
+    assert story["why"] == "enough: it is dead"
+
+
+def test_a_task_that_was_finished_between_look_and_deed_stays_finished(desk: Desk) -> None:
+    for most in (1, 100):
+        desk.set(max_attempts=most)
+        steps = give_back(a_task(desk.path), desk.turn(), desk.store.paths.folder / "dead-letters", "it is dead", {})
+        put(desk.path, "completed", "dev-1")
+
+        assert desk.commit(steps[-1]) is Outcome.STALE
+        assert json.loads(desk.path.read_text())["status"] == "completed"
+    assert desk.turn().attempt == 1
+
+
+# -- what the journal remembers of tasks --------------------------------------------------------------------------
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["claimed", "requeued", "dead_lettered", "redriven", "dropped", "completed", "beat"]),
+            st.sampled_from(["red/1", "red/2"]),
+            st.integers(1, 9),
+        ),
+        max_size=30,
+    ),
+    st.integers(0, 30),
+)
+def test_one_who_starts_from_a_checkpoint_knows_what_one_knows_who_has_read_everything(
+    turns: list[tuple[str, str, int]], at: int
+) -> None:
+    def record(seq: int, action: str, key: str, number: int) -> dict[str, Any]:
+        if action == "beat":
+            return {"seq": seq, "beat": [key, number, float(seq), "here"]}
+        evidence = {"owner": f"dev-{number}", "cause": "died", "since_s": float(seq), "boot": "here"}
+        return {"seq": seq, "kind": "task", "key": key, "action": action, "reason": "why", "evidence": evidence}
+
+    records = [record(seq, *turn) for seq, turn in enumerate(turns, 1)]
+    whole, early, late = Memory(), Memory(), Memory()
+    for each in records:
+        whole.learn(each)
+    for each in records[:at]:
+        early.learn(each)
+    line = unseal(seal({"seq": early.seq, "checkpoint": early.checkpoint()})[:-1])
+    assert line is not None
+    late.learn({**line, "seq": early.seq or 1})
+    late.seq = early.seq
+    for each in records[at:]:
+        late.learn(each)
+
+    assert late.checkpoint() == whole.checkpoint()
+
+
+# -- not all in one breath ----------------------------------------------------------------------------------------
+
+
+@given(st.floats(0.05, 1000), st.lists(st.floats(0, 3), max_size=200))
+def test_in_no_second_more_is_done_than_a_second_allows(per_s: float, pauses: list[float]) -> None:
+    clock = FakeClock()
+    breath, taken = Breath(clock), list[float]()
+    for pause_s in pauses:
+        clock.wait(pause_s)
+        taken += [clock.s for _ in range(3) if breath.take(per_s)]
+
+    span_s = max(1.0, 1 / per_s)
+    for first in taken:
+        assert sum(first <= each < first + span_s * 0.999 for each in taken) <= max(1.0, per_s)
+
+
+@pytest.mark.parametrize("per_s", [0.5, 1.0, 25.0, 1000.0])
+def test_a_breath_that_was_taken_comes_back(per_s: float) -> None:
+    clock = FakeClock()
+    breath = Breath(clock)
+    for _ in range(3):
+        assert breath.take(per_s)
+        while breath.take(per_s):
+            pass
+        clock.wait(max(1.0, 1 / per_s) * 1.001)
+
+
+class Watch:
+    """The runner over a project, in this process; its agents are dead, and known from an earlier run."""
+
+    def __init__(self, project: Path, claude: Path, clock: Clock, config: Config) -> None:
+        self.processes = Processes(kernel())
+        rooms = Rooms(clock, self.processes, Census(self.processes), Tmux(clock))
+        self.project, self.claude = project, claude
+        self.runner = Runner(project, config, rooms, {"HOME": str(claude.parent)})
+
+    def dead_agent(self, name: str) -> None:
+        """An agent that was there before the machine was started anew."""
+        machine, _, namespace = self.processes.boot.split("/")
+        process = ProcessId(4242, 1, f"{machine}/an earlier boot/{namespace}")
+        write_record(self.project, agent_of(name, "red", process, claude_dir=self.claude))
+        self.runner.bells["agents"].ring()
+
+    def did(self, action: str) -> list[dict[str, Any]]:
+        return [each for each in history(self.runner.store.paths.journal) if each["action"] == action]
+
+    async def until(self, seen: Callable[[], object], what: str) -> None:
+        with anyio.move_on_after(LIMIT_S):
+            while not seen():
+                await anyio.sleep(0.01)
+            return
+        raise AssertionError(f"waited in vain: {what}")
+
+    async def looks(self, number: int = 3) -> None:
+        """The agents are looked at so many times more."""
+        pulse = self.runner.pulses["agents"]
+        for _ in range(number):
+            before = pulse.last_tick_at
+            self.runner.bells["agents"].ring()
+            pulse.last_tick_at = None
+            await self.until(lambda: pulse.last_tick_at is not None, f"a look after {before}")
+
+    def run(self, deed: Callable[[], Awaitable[None]]) -> None:
+        async def life() -> None:
+            self.runner.open()
+            try:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self.runner.run)
+                    await deed()
+                    tasks.cancel_scope.cancel()
+            finally:
+                self.runner.close()
+
+        anyio.run(life)
+
+
+def test_when_all_agents_die_at_once_their_tasks_go_back_no_faster_than_is_allowed_and_none_is_lost(
+    project: Path, claude_home: Path
+) -> None:
+    clock = FakeClock()
+    config = Config(tasks=TasksConfig(requeues_per_s=40.0))
+    watch = Watch(project, claude_home, clock, config)
+    files = [write_task(claude_home, "red", number, f"dev-{number}", "in_progress") for number in range(100)]
+    for number in range(100):
+        watch.dead_agent(f"dev-{number}")
+
+    async def deed() -> None:
+        for most in (40, 80, 100):
+            await watch.until(lambda most=most: sum(map(given_back, files)) >= most, f"{most} tasks")  # type: ignore[misc]
+            await watch.looks()
+            assert sum(map(given_back, files)) == most
+            assert len(watch.did("requeued")) == most
+            clock.wait(1.001)
+        await watch.until(lambda: len(watch.did("forgotten")) == 100, "all to be healed")
+
+    watch.run(deed)
+    assert sorted(each["key"] for each in watch.did("requeued")) == sorted(f"red/{path.stem}" for path in files)
+
+
+def test_a_record_stands_until_it_is_not_too_early_any_more_and_then_the_task_goes_back_by_itself(
+    project: Path, claude_home: Path
+) -> None:
+    config = Config(
+        agents=AgentsConfig(interval_s=86400.0),
+        tasks=TasksConfig(backoff_s=0.6, poison_s=0.0, interval_s=86400.0),
+    )
+    watch = Watch(project, claude_home, SystemClock(), config)
+    path = write_task(claude_home, "red", 1, "dev-1", "in_progress")
+    watch.dead_agent("dev-1")
+
+    async def deed() -> None:
+        await watch.until(lambda: len(watch.did("forgotten")) == 1, "the first to be healed")
+        write_task(claude_home, "red", 1, "dev-2", "in_progress")
+        watch.dead_agent("dev-2")
+        await watch.until(lambda: watch.did("died")[1:], "the second to be found")
+        assert read_task(path)["owner"] == "dev-2"
+        assert len(watch.did("forgotten")) == 1
+        await watch.until(lambda: len(watch.did("forgotten")) == 2, "the second to be healed, with no other reason")
+
+    watch.run(deed)
+    assert given_back(path)
+    first, second = (each["evidence"]["since_s"] for each in watch.did("requeued"))
+    assert second - first >= 0.3
+
+
+def test_who_only_observes_tells_of_it_and_counts_nothing(project: Path, claude_home: Path) -> None:
+    watch = Watch(project, claude_home, FakeClock(), Config(mode="observe", tasks=TasksConfig(max_attempts=1)))
+    path = write_task(claude_home, "red", 1, "dev-1", "in_progress")
+    before = path.read_bytes()
+    watch.dead_agent("dev-1")
+
+    async def deed() -> None:
+        await watch.until(lambda: watch.did("would_dead_lettered"), "it to be told")
+        await watch.looks()
+
+    watch.run(deed)
+    assert path.read_bytes() == before
+    assert not list((watch.runner.store.paths.folder / "dead-letters").iterdir())
+    assert len(watch.did("would_dead_lettered")) == 1
+    memory = watch.runner.store.journal.memory
+    assert not memory.set_aside
+    assert not memory.requeues
+
+
+def test_a_plan_that_was_set_aside_is_not_given_back_to_anybody(project: Path, claude_home: Path) -> None:
+    watch = Watch(project, claude_home, FakeClock(), Config(tasks=TasksConfig(max_attempts=1)))
+    state = project / ".yolo-planning" / ".execution-state.json"
+    state.write_text('{"phase":5,"plans":[{"id":"05-01","status":"running"},{"id":"05-02","status":"pending"}]}')
+    watch.dead_agent("dev-01")
+
+    async def deed() -> None:
+        await watch.until(lambda: watch.did("forgotten"), "it to be healed")
+
+    watch.run(deed)
+    first, second = json.loads(state.read_text())["plans"]
+    assert first == {"id": "05-01", "status": "failed", "owner": tasks.SET_ASIDE}
+    assert second == {"id": "05-02", "status": "pending"}
+    assert [each["key"] for each in watch.did("dead_lettered")] == ["execution-state/05-01"]
+
+
+def test_what_has_failed_before_and_is_finished_counts_against_no_later_task_of_the_same_name(
+    project: Path, claude_home: Path
+) -> None:
+    watch = Watch(project, claude_home, FakeClock(), Config(tasks=TasksConfig(max_attempts=2, poison_s=0.0)))
+    state = project / ".yolo-planning" / ".execution-state.json"
+    running = '{"phase":5,"plans":[{"id":"05-01","status":"running"}]}'
+    state.write_text(running)
+    watch.dead_agent("dev-01")
+
+    async def deed() -> None:
+        await watch.until(lambda: watch.did("forgotten"), "it to be healed")
+        state.write_text(running.replace("running", "complete"))
+        watch.runner.bells["tasks"].ring()
+        await watch.until(lambda: watch.did("completed"), "it to be seen that it is finished")
+        state.write_text(running)  # the next milestone has a plan of that name, too
+        watch.dead_agent("dev-01")
+        await watch.until(lambda: len(watch.did("forgotten")) == 2, "it to be healed again")
+
+    watch.run(deed)
+    assert len(watch.did("requeued")) == 2
+    assert not watch.did("dead_lettered")
+
+
+def test_a_crash_between_the_letter_and_the_setting_aside_is_healed_by_the_next_run(
+    project: Path, claude_home: Path
+) -> None:
+    config = Config(tasks=TasksConfig(max_attempts=1))
+    path = write_task(claude_home, "red", 1, "dev-1", "in_progress")
+    with closing(Store(project)) as before:
+        before.open()
+        letters = before.paths.folder / "dead-letters"
+        letter, _ = give_back(a_task(path), Turn(never="enough"), letters, "it is dead", {})
+        assert isinstance(letter, Letter)
+        assert before.commit(letter, "agents") is Outcome.DONE
+    watch = Watch(project, claude_home, FakeClock(), config)
+    watch.dead_agent("dev-1")
+
+    async def deed() -> None:
+        await watch.until(lambda: watch.did("forgotten"), "it to be healed")
+
+    watch.run(deed)
+    assert read_task(path)["owner"] == tasks.SET_ASIDE
+    assert watch.runner.store.journal.memory.set_aside.keys() == {"red/1"}
+    assert len(list((watch.runner.store.paths.folder / "dead-letters").iterdir())) == 1

@@ -1,0 +1,1220 @@
+"""Critical files: what is broken is put aside and made good, what is sound is never undone, and a person is told."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from support.cli import PROGRAM, Cli
+from support.daemon import StartDaemon
+from support.processes import Children
+from support.project import SAMPLES
+from support.wait import wait_until
+from yolo_supervisor.actions import CutTail, Edit, Escalate, Keep, Quarantine, Restore, Snap
+from yolo_supervisor.census import Census
+from yolo_supervisor.config import Config
+from yolo_supervisor.files import Disk, digest
+from yolo_supervisor.formats import load_object, yolo
+from yolo_supervisor.kernel import kernel
+from yolo_supervisor.processes import Processes
+from yolo_supervisor.roster import Roster, claude_dirs
+from yolo_supervisor.store import Outcome, Paths, Store
+from yolo_supervisor.watchers import Remedy
+from yolo_supervisor.watchers.state import Broken, Cure, Look, Sound, StateWatcher, decide, meaning
+
+EPOCH = datetime(2026, 11, 22, 20, 55, 10, tzinfo=UTC)
+Q = Path("/q")
+STATE = Path("/p/.execution-state.json")
+LOG = Path("/p/.events/event-log.jsonl")
+SOUND = b'{"phase":5,"status":"running","plans":[{"id":"05-01","status":"pending"}]}'
+OTHER = b'{"phase":5,"status":"running","plans":[{"id":"05-01","status":"complete"}]}'
+EVENTS = b'{"event":"plan_start","phase":5,"plan":1}\n{"event":"plan_end","phase":5,"plan":1}\n'
+
+
+# -- the decision -------------------------------------------------------------------------------------------------
+
+
+def broken(data: bytes, *cures: Cure, path: Path = STATE, flaw: str = "it is empty") -> Look:
+    key = str(path.relative_to("/p"))
+    return Look(broken=(Broken(path=path, key=key, data=data, flaw=flaw, cures=cures),))
+
+
+def aside(data: bytes, flaw: str, path: Path = STATE) -> Quarantine:
+    name = f"{path.name.lstrip('.')}-{str(digest(data))[:12]}"
+    return Quarantine(
+        key=str(path.relative_to("/p")),
+        path=Q / name,
+        data=data,
+        reason=f"{flaw}, and still so at a second look",
+        evidence={"file": str(path), "copy": f"quarantine/{name}", "bytes": len(data)},
+    )
+
+
+def test_nothing_is_decided_where_nothing_is_new() -> None:
+    assert decide(Look(), Q) == []
+
+
+def test_a_broken_file_is_put_aside_and_then_restored_from_the_best_cure_and_the_difference_is_told() -> None:
+    best, other = Cure(data=b'{"a":2}', source="the last good version"), Cure(data=b"{}", source="the snapshot x")
+
+    assert decide(broken(b'{"a":', best, other, flaw="it is no JSON"), Q) == [
+        (
+            aside(b'{"a":', "it is no JSON"),
+            Restore(
+                key=".execution-state.json",
+                path=STATE,
+                judged=digest(b'{"a":'),
+                data=b'{"a":2}',
+                reason="it is no JSON: restored from the last good version",
+                evidence={
+                    "source": "the last good version",
+                    "flaw": "it is no JSON",
+                    "diff": ["--- broken", "+++ restored", "@@ -1 +1 @@", '-{"a":', '+{"a":2}'],
+                },
+            ),
+        )
+    ]
+
+
+def test_of_an_empty_file_there_is_nothing_to_put_aside() -> None:
+    ((action,),) = decide(broken(b"", Cure(data=SOUND, source="the last good version")), Q)
+
+    assert isinstance(action, Restore)
+
+
+def test_what_a_cure_only_infers_is_told() -> None:
+    ((action,),) = decide(broken(b"", Cure(data=SOUND, source="events", inferred=("plan 05-01 is pending",))), Q)
+
+    assert action.evidence["inferred"] == ["plan 05-01 is pending"]
+
+
+def test_without_any_cure_a_person_is_asked_and_the_file_stays() -> None:
+    ((copy, asked),) = decide(broken(b"{", flaw="it is no JSON"), Q)
+
+    assert copy == aside(b"{", "it is no JSON")
+    assert asked == Escalate(
+        kind="state",
+        key=".execution-state.json",
+        reason="it is no JSON, and nothing is left from which it could be restored: mend it or remove it",
+    )
+
+
+def test_a_log_loses_its_half_written_line_and_nothing_else() -> None:
+    torn = b'{"event":"pl'
+    look = broken(EVENTS + torn, Cure(data=EVENTS, source="the last good version"), path=LOG, flaw="it is torn")
+
+    ((copy, cut),) = decide(look, Q)
+
+    assert copy == aside(torn, "it is torn", LOG)
+    assert isinstance(cut, CutTail)
+    assert (cut.judged, cut.size) == (digest(EVENTS + torn), len(EVENTS))
+    assert cut.edit(EVENTS + torn) == EVENTS
+
+
+def test_a_log_in_which_no_line_is_whole_is_restored_at_once_where_it_can_be() -> None:
+    look = broken(b"\0" * 64, Cure(data=EVENTS, source="the last good version"), path=LOG, flaw="torn")
+
+    assert [type(action) for action in decide(look, Q)[0]] == [Quarantine, Restore]
+
+
+def test_a_sound_file_is_snapped_first_and_then_kept() -> None:
+    snap = Snap(key="s", path=Path("/s"), data=b"x", reason="new")
+
+    assert decide(Look(sound=(Sound(path=STATE, key="k", data=SOUND, snap=(snap,)),)), Q) == [
+        (snap, Keep(key="k", path=STATE, data=SOUND, reason="it is whole"))
+    ]
+
+
+def test_of_a_file_that_cannot_be_read_a_person_is_told() -> None:
+    assert decide(Look(unreadable=(("STATE.md", "Permission denied"),)), Q) == [
+        (Escalate(kind="state", key="STATE.md", reason="it cannot be read: Permission denied: mend it or put it away"),)
+    ]
+
+
+@pytest.mark.parametrize("data", [b"x\n" * 40_000, b"".join(b"%d\n" % n for n in range(9999)), b"\0" * 10**6])
+def test_a_long_difference_is_cut(data: bytes) -> None:
+    ((_, restore),) = decide(broken(data, Cure(data=SOUND, source="the last good version")), Q)
+
+    assert len(restore.evidence["diff"]) <= 41
+    assert all(len(line) <= 200 for line in restore.evidence["diff"])
+
+
+def test_a_state_means_its_phase_its_status_and_what_its_plans_are_at() -> None:
+    state = json.loads(SOUND)
+
+    assert meaning(state) == meaning(state | {"wave": 7, "started_at": "now", "phase": "5"})
+    changes: list[dict[str, Any]] = [{"phase": 6}, {"status": "complete"}, {"plans": []}, json.loads(OTHER)]
+    for change in changes:
+        assert meaning(state) != meaning(state | change)
+
+
+@pytest.mark.parametrize("plans", [None, {}, [1, None, "x"], [{"id": []}, {"status": {}}]])
+def test_any_state_means_something(plans: Any) -> None:
+    assert meaning({"plans": plans}) == meaning({"plans": plans})
+
+
+# -- looks at real files ------------------------------------------------------------------------------------------
+
+
+class Watch:
+    """A clock that stands still until it is set on."""
+
+    s = 100.0
+
+    def monotonic(self) -> float:
+        return self.s
+
+    def now(self) -> datetime:
+        return EPOCH
+
+
+class Desk:
+    """A project, and the watcher that looks at it when we say so; what it decides is carried out by its store."""
+
+    def __init__(self, project: Path, claude: Path) -> None:
+        self.clock = Watch()
+        self.config = Config()
+        self.store = Store(project)
+        self.paths = self.store.paths
+        self.planning = self.paths.planning
+        self.state = self.planning / ".execution-state.json"
+        self.store.open()
+        processes = Processes(kernel())
+        self.roster = Roster(
+            self.paths, processes, Census(processes), lambda: claude_dirs(self.config, {"HOME": str(claude.parent)})
+        )
+        self.restart()
+
+    def restart(self) -> None:
+        """Another program: it knows what the journal tells, and nothing else."""
+        self.watcher = StateWatcher(lambda: self.config, self.roster, self.store, self.clock)
+
+    def write(self, name: str, data: bytes) -> Path:
+        path = self.planning / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+        return path
+
+    def look(self, after_s: float = 0.0, settle_s: float = 0.3) -> Look:
+        self.clock.s += after_s
+        return self.watcher.look(EPOCH, settle_s)
+
+    def heal(self, look: Look) -> list[Outcome]:
+        return self.carry_out(decide(look, self.paths.quarantine))
+
+    def carry_out(self, remedies: Sequence[Remedy]) -> list[Outcome]:
+        done = []
+        for action in (each for remedy in remedies for each in remedy):
+            if isinstance(action, Edit):
+                done.append(self.store.commit(action, "state"))
+            elif isinstance(action, Keep):
+                self.store.keep(action.path, action.data)
+        return done
+
+    def settle(self, looks: int = 6) -> Look:
+        """Look and heal until nothing is left to do; the last look."""
+        for _ in range(looks):
+            self.heal(self.look(1.0))
+        return self.look(1.0)
+
+    def aside(self) -> list[bytes]:
+        return sorted(path.read_bytes() for path in self.paths.quarantine.iterdir())
+
+
+@pytest.fixture
+def desk(project: Path, claude_home: Path) -> Iterator[Desk]:
+    made = Desk(project, claude_home)
+    yield made
+    made.store.close()
+
+
+BROKEN: dict[str, bytes] = {
+    "empty": b"", "zeros": b"\0" * 4096, "torn": SOUND[:31], "garbage": b"\xff\xfe\0 what", "a list": b"[1]",
+    "no status": b"{}", "merged": b"<<<<<<< HEAD\n" + SOUND,
+}  # fmt: skip
+every_breakage = pytest.mark.parametrize("data", BROKEN.values(), ids=BROKEN)
+
+
+def test_a_whole_file_is_kept_once_as_a_good_version(desk: Desk) -> None:
+    desk.write(".execution-state.json", SOUND)
+
+    first = desk.look()
+    assert [(each.key, each.data) for each in first.sound] == [(".execution-state.json", SOUND)]
+    assert desk.look() == first, "until it is carried out, the same is said"
+    desk.heal(first)
+
+    assert desk.look() == Look()
+    assert desk.store.good(desk.state) == digest(SOUND)
+
+
+@every_breakage
+def test_a_broken_file_is_left_alone_until_just_its_time_to_settle_is_over(desk: Desk, data: bytes) -> None:
+    desk.write(".execution-state.json", SOUND)
+    desk.settle()
+    desk.write(".execution-state.json", data)
+
+    assert desk.look() == Look()
+    assert desk.look(0.29) == Look()
+    (found,) = desk.look(0.02).broken
+
+    assert found.data == data
+    assert found.cures[0].data == SOUND
+
+
+def test_while_something_is_unsettled_the_next_look_is_soon(desk: Desk) -> None:
+    desk.write(".execution-state.json", b"")
+    desk.look()
+    assert desk.watcher.rest_s() == 0.3
+
+    desk.write(".execution-state.json", SOUND)
+    desk.look()
+    assert desk.watcher.rest_s() != 0.3
+
+
+def test_every_write_begins_the_time_to_settle_anew(desk: Desk) -> None:
+    for end in (3, 9, 20, 40):
+        desk.write(".execution-state.json", SOUND[:end])
+        assert desk.look(0.2) == Look()
+    desk.write(".execution-state.json", SOUND)
+
+    assert [each.data for each in desk.look(0.2).sound] == [SOUND]
+
+
+@every_breakage
+def test_a_broken_file_is_restored_and_what_was_broken_is_in_the_quarantine(desk: Desk, data: bytes) -> None:
+    desk.write(".execution-state.json", SOUND)
+    desk.settle()
+    desk.write(".execution-state.json", data)
+
+    assert desk.settle() == Look()
+
+    assert desk.state.read_bytes() == SOUND
+    assert desk.aside() == ([data] if data else [])
+
+
+@every_breakage
+def test_a_file_that_broke_while_nobody_watched_is_restored(desk: Desk, data: bytes) -> None:
+    desk.write(".execution-state.json", SOUND)
+    desk.settle()
+    desk.write(".execution-state.json", data)
+    desk.restart()
+
+    assert desk.settle() == Look()
+
+    assert desk.state.read_bytes() == SOUND
+
+
+@pytest.mark.parametrize("name", ["config.json", ".contracts/1-1.json"])
+@pytest.mark.parametrize(
+    "data", [b"", b"\0" * 64, b'{"v3_event_log":tr', b"[]"], ids=["empty", "zeros", "torn", "a list"]
+)
+def test_other_objects_are_restored_too(desk: Desk, name: str, data: bytes) -> None:
+    path = desk.write(name, b'{"v3_event_log":true}')
+    desk.settle()
+    path.write_bytes(data)
+
+    assert desk.settle() == Look()
+
+    assert path.read_bytes() == b'{"v3_event_log":true}'
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\0" * 64, b"# State \xc3", b"# St\0\0\0\0"], ids=["empty", "zeros", "torn", "hole"]
+)
+def test_text_is_restored_too(desk: Desk, data: bytes) -> None:
+    path = desk.write("STATE.md", "# State\n\nGröße\n".encode())
+    desk.settle()
+    path.write_bytes(data)
+
+    assert desk.settle() == Look()
+
+    assert path.read_bytes() == "# State\n\nGröße\n".encode()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"plans":[{"status":"pending","id":"05-01"}],"status":"running","phase":5}',
+        b'{\n  "status": "complete"\n}\n',
+        b'{"status":"a word of tomorrow","gr\xc3\xb6\xc3\x9fe":null}',
+        b'{"phases":{"5":{"1":{"status":"pending"}}}}',
+    ],
+)
+def test_a_foreign_write_that_can_be_read_is_the_new_good_version_and_is_never_undone(desk: Desk, data: bytes) -> None:
+    desk.write(".execution-state.json", SOUND)
+    desk.settle()
+    desk.write(".execution-state.json", data)
+
+    assert desk.settle() == Look()
+
+    assert desk.state.read_bytes() == data
+    assert [*desk.store.versions(desk.state)] == [data, SOUND]
+
+
+def test_of_several_good_versions_the_newest_that_is_still_whole_is_restored(desk: Desk) -> None:
+    for data in (SOUND, OTHER):
+        desk.write(".execution-state.json", data)
+        desk.settle()
+    (desk.paths.backups / str(digest(OTHER))).write_bytes(b"rotten")
+    desk.write(".execution-state.json", b"")
+
+    desk.settle()
+
+    assert load_object(desk.state.read_bytes()) == load_object(SOUND)
+
+
+def test_a_file_that_was_replaced_while_it_was_to_be_restored_is_left_as_its_writer_wanted_it(desk: Desk) -> None:
+    desk.write(".execution-state.json", SOUND)
+    desk.settle()
+    desk.write(".execution-state.json", b"torn")
+    desk.look()
+    look = desk.look(1.0)
+    assert look.broken
+    desk.write(".execution-state.json", OTHER)
+
+    assert desk.heal(look) == [Outcome.DONE, Outcome.STALE]
+
+    assert desk.state.read_bytes() == OTHER
+
+
+def test_a_file_that_is_gone_is_nobodys_trouble(desk: Desk) -> None:
+    """The plugin's status line removes the state of a phase that is complete."""
+    desk.write(".execution-state.json", SOUND)
+    desk.settle()
+    desk.state.unlink()
+
+    assert desk.settle() == Look()
+    assert not desk.state.exists()
+
+
+# -- a large or unreadable file -----------------------------------------------------------------------------------
+
+
+def test_a_file_that_cannot_be_read_is_told_at_every_look_until_it_can(desk: Desk) -> None:
+    with desk.state.open("wb") as file:
+        file.truncate(100 * 2**20)
+
+    looks = [desk.look(1.0).unreadable for _ in range(3)]
+
+    assert [[key for key, _ in look] for look in looks] == [[".execution-state.json"]] * 3
+    desk.write(".execution-state.json", SOUND)
+    assert desk.look(1.0).unreadable == ()
+
+
+def test_one_file_that_cannot_be_read_stops_no_other(desk: Desk) -> None:
+    with (desk.planning / "config.json").open("wb") as file:
+        file.truncate(100 * 2**20)
+    desk.write(".execution-state.json", SOUND)
+
+    assert [each.key for each in desk.look().sound] == [".execution-state.json"]
+
+
+def test_a_log_of_events_that_cannot_be_read_does_not_stop_the_state_from_being_told_anew(desk: Desk) -> None:
+    (desk.planning / "phases" / "05-gates").mkdir(parents=True)
+    desk.write("phases/05-gates/05-01-PLAN.md", b"---\nphase: 5\nplan: 1\ntitle: Gates\n---\n")
+    log = desk.write(".events/event-log.jsonl", EVENTS)
+    with log.open("r+b") as file:
+        file.truncate(100 * 2**20)
+    desk.write(".execution-state.json", b"")
+
+    desk.settle()
+
+    assert load_object(desk.state.read_bytes()) is not None
+
+
+# -- where no good version is left --------------------------------------------------------------------------------
+
+
+def test_a_snapshot_is_the_second_best(desk: Desk) -> None:
+    folder = desk.planning / ".snapshots"
+    folder.mkdir()
+    desk.write(
+        ".snapshots/5-20261122T205500.json",
+        json.dumps({"execution_state": json.loads(SOUND), "phase": "5", "snapshot_ts": "20261122T205500"}).encode(),
+    )
+    desk.write(".execution-state.json", b"")
+
+    desk.settle()
+
+    assert desk.state.read_bytes() == yolo.dump(json.loads(SOUND))
+
+
+@pytest.mark.parametrize("state", [{"phase": 5}, {"status": "running", "plans": "lost"}])
+def test_a_snapshot_that_is_no_sound_state_itself_is_no_cure(desk: Desk, state: dict[str, Any]) -> None:
+    (desk.planning / ".snapshots").mkdir()
+    for second, each in ((1, json.loads(SOUND)), (2, state)):
+        text = json.dumps({"execution_state": each, "phase": "5", "snapshot_ts": f"20261122T20550{second}"})
+        desk.write(f".snapshots/5-20261122T20550{second}.json", text.encode())
+    desk.write(".execution-state.json", b"")
+
+    assert desk.settle().broken == ()
+
+    assert load_object(desk.state.read_bytes()) == json.loads(SOUND)
+
+
+def test_d11_a_state_is_told_anew_from_the_events_that_the_plugin_itself_cannot_find(desk: Desk) -> None:
+    (desk.planning / "phases" / "05-gates").mkdir(parents=True)
+    for plan in (1, 2):
+        head = f"---\nphase: 5\nplan: {plan}\ntitle: Plan {plan}\nwave: {plan}\n---\n"
+        desk.write(f"phases/05-gates/05-0{plan}-PLAN.md", head.encode())
+    desk.write(
+        ".events/event-log.jsonl",
+        b'{"event":"plan_start","phase":5,"plan":1,"ts":"2026-11-22T20:00:00Z"}\n'
+        b'{"data":{"status":"complete"},"event":"plan_end","phase":5,"plan":1,"ts":"2026-11-22T20:01:00Z"}\n',
+    )
+    desk.write(".execution-state.json", b"")
+    desk.look()
+
+    (found,) = desk.look(1.0).broken
+
+    assert found.cures[0].source == "plans, summaries and events"
+    state = load_object(found.cures[0].data or b"")
+    assert state is not None
+    assert [(plan["id"], plan["status"]) for plan in state["plans"]] == [("05-01", "complete"), ("05-02", "pending")]
+    assert any("05-02" in each for each in found.cures[0].inferred)
+    assert not any("05-01" in each for each in found.cures[0].inferred)
+
+
+def test_d20_finished_phases_whose_plans_and_summaries_are_spelled_differently_are_complete(desk: Desk) -> None:
+    real = sorted((SAMPLES / "phases").glob("*/phases/*")) + sorted((SAMPLES / "phases").glob("type-*/*-*"))
+    if not real:
+        pytest.skip(f"no real phases in {SAMPLES}")
+    for phase in real:
+        shutil.copytree(phase, desk.planning / "phases" / phase.name)
+        desk.write(".execution-state.json", b"")
+        desk.restart()
+        desk.settle()
+
+        state = load_object(desk.state.read_bytes())
+        assert state is not None
+        assert (phase.name, state["status"]) == (phase.name, "complete")
+        shutil.rmtree(desk.planning / "phases")
+        desk.state.unlink()
+        for path in (desk.paths.folder / "snapshots").iterdir():
+            path.unlink()
+        desk.store.journal.memory.good.clear()
+
+
+def test_without_anything_left_a_person_is_asked_once_and_the_file_stays(desk: Desk) -> None:
+    desk.write(".execution-state.json", b"{torn")
+    desk.heal(desk.look())
+    first = decide(desk.look(1.0), desk.paths.quarantine)
+    desk.carry_out(first)
+
+    assert [type(action) for action in first[0]] == [Quarantine, Escalate]
+    assert decide(desk.look(1.0), desk.paths.quarantine) == first
+    assert desk.state.read_bytes() == b"{torn"
+    assert desk.aside() == [b"{torn"]
+
+
+# -- leases -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\0" * 99, b"[]"])
+def test_d31_a_broken_lease_that_the_plugin_would_leave_for_ever_is_put_aside(desk: Desk, data: bytes) -> None:
+    lease = desk.write(".locks/src__a.js.lease", data)
+
+    assert desk.settle() == Look()
+
+    assert not lease.exists()
+    assert desk.aside() == ([data] if data else [])
+
+
+def test_d31_a_corrupt_state_is_never_saved_as_a_snapshot(desk: Desk) -> None:
+    desk.write(".execution-state.json", b"{")
+
+    desk.settle()
+
+    assert list((desk.paths.folder / "snapshots").iterdir()) == []
+
+
+def test_a_lease_is_not_kept_since_it_is_rewritten_all_the_time(desk: Desk) -> None:
+    lease = desk.write(".locks/a.lease", b'{"owner":"dev-1","ttl_secs":60}')
+
+    desk.settle()
+
+    assert desk.store.good(lease) is None
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "tab\tand\x1b[2J", "Größe", "-rf", "  ", "x" * 240, "#1", "*"])
+@pytest.mark.parametrize(("folder", "suffix"), [(".locks", ".lease"), (".contracts", ".json")])
+def test_whatever_a_file_is_called_it_is_healed(desk: Desk, folder: str, suffix: str, name: str) -> None:
+    path = desk.write(f"{folder}/{name}{suffix}", b'{"owner":"dev-1"}')
+    desk.settle()
+    path.write_bytes(b"{torn")
+
+    assert desk.settle().broken == ()
+
+    assert not path.exists() or path.read_bytes() == b'{"owner":"dev-1"}'
+    assert desk.aside() == [b"{torn"]
+
+
+def test_a_name_that_is_no_text_is_healed_too(desk: Desk) -> None:
+    (folder := desk.planning / ".contracts").mkdir()
+    path = Path(os.fsdecode(os.fsencode(folder) + b"/\xff\xfe.json"))
+    path.write_bytes(b'{"phase":5}')
+    desk.settle()
+    path.write_bytes(b"")
+
+    assert desk.settle() == Look()
+
+    assert path.read_bytes() == b'{"phase":5}'
+
+
+# -- logs ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_torn_end_is_cut_in_its_place_so_that_whoever_has_the_log_open_goes_on_in_it(desk: Desk) -> None:
+    log = desk.write(".events/event-log.jsonl", EVENTS + b'{"event":"pl')
+    with log.open("ab") as appender:
+        desk.settle()
+        appender.write(EVENTS)
+
+    assert log.read_bytes() == EVENTS + EVENTS
+    assert desk.aside() == [b'{"event":"pl']
+
+
+def test_a_line_that_comes_while_the_end_is_being_cut_off_is_not_lost(desk: Desk) -> None:
+    log = desk.write(".events/event-log.jsonl", EVENTS + b'{"event":"pl')
+    desk.look()
+    look = desk.look(1.0)
+    with log.open("ab") as appender:
+        appender.write(b"\n" + EVENTS)
+
+    desk.heal(look)
+
+    assert log.read_bytes() == EVENTS + b'{"event":"pl\n' + EVENTS
+
+
+@pytest.mark.parametrize("data", [b"", b"\0" * 4096, b"\n\n"])
+def test_a_log_that_has_lost_all_its_lines_is_restored(desk: Desk, data: bytes) -> None:
+    log = desk.write(".events/event-log.jsonl", EVENTS)
+    desk.settle()
+    log.write_bytes(data)
+
+    desk.settle()
+
+    assert log.read_bytes() == EVENTS
+
+
+def test_a_log_that_never_had_any_line_is_well(desk: Desk) -> None:
+    log = desk.write(".events/event-log.jsonl", b"")
+
+    assert desk.settle() == Look()
+    assert log.read_bytes() == b""
+
+
+def test_d35_a_growing_log_is_kept_when_it_has_grown_by_a_fourth_and_not_at_each_line(desk: Desk) -> None:
+    log = desk.write(".events/event-log.jsonl", EVENTS * 100)
+    desk.settle()
+    for grown, kept in ((124, 100), (125, 125), (126, 125)):
+        log.write_bytes(EVENTS * grown)
+        desk.settle()
+        assert desk.store.good(log) == digest(EVENTS * kept)
+
+
+def test_d35_a_log_that_nobody_bounds_is_not_copied_over_and_over(desk: Desk) -> None:
+    log = desk.write(".events/event-log.jsonl", EVENTS * (2**20 // len(EVENTS) + 1))
+
+    desk.settle()
+
+    assert desk.store.good(log) is None
+    assert list(desk.paths.backups.iterdir()) == []
+
+
+# -- links, folders, junk -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [".execution-state.json", "config.json", ".contracts/1-1.json", ".locks/a.lease"])
+def test_a_link_is_never_followed(desk: Desk, tmp_path: Path, name: str) -> None:
+    (outside := tmp_path / "outside").write_bytes(b"{torn")
+    (desk.planning / name).parent.mkdir(exist_ok=True)
+    (desk.planning / name).symlink_to(outside)
+
+    desk.settle()
+
+    assert outside.read_bytes() == b"{torn"
+    assert (desk.planning / name).is_symlink()
+
+
+@pytest.mark.parametrize("name", [".contracts", ".locks", ".events"])
+def test_a_folder_that_is_a_link_is_not_entered(desk: Desk, tmp_path: Path, name: str) -> None:
+    (outside := tmp_path / "outside").mkdir()
+    for each in ("1-1.json", "a.lease", "event-log.jsonl"):
+        (outside / each).write_bytes(b"{torn")
+    (desk.planning / name).symlink_to(outside)
+
+    desk.settle()
+
+    assert {path.read_bytes() for path in outside.iterdir()} == {b"{torn"}
+    assert len(list(outside.iterdir())) == 3
+
+
+def test_a_file_that_became_a_link_while_it_was_to_be_restored_is_not_written_through(
+    desk: Desk, tmp_path: Path
+) -> None:
+    desk.write(".execution-state.json", SOUND)
+    desk.settle()
+    desk.write(".execution-state.json", b"{torn")
+    desk.look()
+    look = desk.look(1.0)
+    desk.state.unlink()
+    (outside := tmp_path / "outside").write_bytes(b"{torn")
+    desk.state.symlink_to(outside)
+
+    with pytest.raises(Exception, match="symbolic link"):
+        desk.heal(look)
+
+    assert outside.read_bytes() == b"{torn"
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["a folder", "a pipe"])
+def test_what_is_no_file_stops_nothing(desk: Desk, make: Callable[[Path], object]) -> None:
+    make(desk.state)
+    desk.write("config.json", b"{}")
+
+    assert [each.key for each in desk.look().sound] == ["config.json"]
+
+
+def test_a_state_nested_as_deep_as_can_be_read_stops_nothing(desk: Desk) -> None:
+    deep = b'{"status":"running","more":' + b"[" * 900 + b"]" * 900 + b"}"
+    desk.write(".execution-state.json", deep)
+    desk.write("config.json", b"{}")
+
+    desk.settle()
+
+    assert desk.store.good(desk.planning / "config.json") == digest(b"{}")
+
+
+@pytest.mark.parametrize("phase", ["\ud800", "x" * 5000, "../../../x", ".", "a\nb"])
+def test_a_state_with_an_impossible_phase_is_kept_all_the_same(desk: Desk, phase: str) -> None:
+    data = json.dumps({"status": "running", "phase": phase}).encode()
+    desk.write(".execution-state.json", data)
+
+    desk.settle()
+
+    assert desk.store.good(desk.state) == digest(data)
+
+
+# -- snapshots of what changes ------------------------------------------------------------------------------------
+
+
+def saved(desk: Desk) -> list[str]:
+    return sorted(path.name for path in (desk.paths.folder / "snapshots").iterdir())
+
+
+def test_a_change_that_means_something_is_saved_as_a_snapshot_and_no_other(desk: Desk) -> None:
+    desk.write(".execution-state.json", SOUND)
+    desk.settle()
+    desk.write(".execution-state.json", SOUND + b"\n")
+    desk.settle()
+    assert len(saved(desk)) == 1
+
+    desk.write(".execution-state.json", OTHER)
+    desk.settle()
+
+    assert len(saved(desk)) == 2
+
+
+def test_a_state_that_nothing_changes_in_is_not_saved_again_by_the_next_program(desk: Desk) -> None:
+    desk.write(".execution-state.json", SOUND)
+    desk.settle()
+    desk.restart()
+
+    assert desk.look() == Look()
+
+
+@pytest.mark.parametrize("flag", [True, "false", None])
+def test_snapshots_are_only_left_out_where_the_project_says_no(desk: Desk, flag: Any) -> None:
+    desk.write("config.json", json.dumps({"v3_snapshot_resume": flag}).encode())
+    desk.write(".execution-state.json", SOUND)
+    desk.settle()
+    assert len(saved(desk)) == 1
+
+    desk.write("config.json", b'{"v3_snapshot_resume":false}')
+    desk.write(".execution-state.json", OTHER)
+    desk.settle()
+
+    assert len(saved(desk)) == 1
+
+
+def test_events_are_not_read_where_the_project_says_no(desk: Desk) -> None:
+    (desk.planning / "phases" / "05-gates").mkdir(parents=True)
+    desk.write("phases/05-gates/05-01-PLAN.md", b"---\nphase: 5\nplan: 1\n---\n")
+    desk.write("config.json", b'{"v3_event_recovery":false}')
+    desk.write(".execution-state.json", b"")
+    desk.look()
+
+    assert [each.cures for each in desk.look(1.0).broken] == [()]
+
+
+# -- observing ----------------------------------------------------------------------------------------------------
+
+
+def test_one_who_only_observes_keeps_nothing_and_begins_to_when_that_is_over(desk: Desk) -> None:
+    desk.config = msgspec.structs.replace(desk.config, mode="observe")
+    desk.write(".execution-state.json", SOUND)
+    assert desk.look() == Look()
+
+    desk.config = msgspec.structs.replace(desk.config, mode="heal")
+
+    assert [each.data for each in desk.look().sound] == [SOUND]
+
+
+# -- a disk that cannot be written --------------------------------------------------------------------------------
+
+
+class ReadOnly(Disk):
+    """Nothing outside our own folder can be written."""
+
+    on = True
+
+    def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
+        if self.on and flags & (os.O_WRONLY | os.O_RDWR) and ".supervisor" not in path.parts:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return super().open(path, flags, mode)
+
+
+def test_where_nothing_can_be_written_the_file_stays_and_is_restored_when_it_can(desk: Desk) -> None:
+    desk.write(".execution-state.json", SOUND)
+    desk.settle()
+    desk.write(".execution-state.json", b"{torn")
+    desk.store.disk = disk = ReadOnly()
+    desk.look()
+
+    with pytest.raises(OSError, match="Read-only"):
+        desk.heal(desk.look(1.0))
+    assert (desk.state.read_bytes(), desk.aside()) == (b"{torn", [b"{torn"])
+
+    disk.on = False
+    desk.settle()
+    assert (desk.state.read_bytes(), desk.aside()) == (SOUND, [b"{torn"])
+
+
+# -- the real daemon ----------------------------------------------------------------------------------------------
+
+EDGES_ONLY = """
+[state]
+interval_s = 600
+settle_s = 0.2
+"""
+"""Whatever happens, happens because a change was seen: nobody looks otherwise."""
+
+OFTEN = """
+[state]
+interval_s = 0.2
+settle_s = 0.1
+"""
+
+
+class Watched:
+    """A project under the real daemon, whose critical files a test may write and break."""
+
+    def __init__(self, project: Path, start: StartDaemon) -> None:
+        self.project = project
+        self.planning = project / ".yolo-planning"
+        self.state = self.planning / ".execution-state.json"
+        self.own = Paths(project)
+        self.cli = Cli(project)
+        self._start = start
+        self._looks = 0
+
+    def supervise(self, config: str = EDGES_ONLY, *more: str) -> None:
+        self.running = self._start(*more, config=config)
+
+    def write(self, name: str, data: bytes) -> Path:
+        path = self.planning / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+        return path
+
+    def replace(self, name: str, data: bytes) -> Path:
+        """As with ``jq … > tmp && mv tmp name``."""
+        (self.planning / "other.tmp").write_bytes(data)
+        return (self.planning / "other.tmp").replace(self.planning / name)
+
+    def wait_kept(self, path: Path) -> None:
+        """Until the file's content is known as a good version: then its sidecar says so."""
+        side = path.with_name(path.name + ".sha256")
+        self.running.wait(
+            lambda: side.is_file() and side.read_text() == digest(path.read_bytes()), f"{path.name} to be kept"
+        )
+
+    def wait_looked(self) -> None:
+        """Until all files have been looked at once more: a sound change of another one has been seen."""
+        for _ in range(2):  # the first look may have begun before
+            self._looks += 1
+            data = json.dumps({"looks": self._looks}).encode()
+            self.wait_kept(self.replace("config.json", data))
+
+    def wait_restored(self, path: Path, data: bytes) -> None:
+        self.running.wait(lambda: path.read_bytes() == data, f"{path.name} to be restored")
+
+    def undone(self) -> list[dict[str, Any]]:
+        return [e for verb in ("restored", "quarantined", "repaired", "escalated") for e in self.running.did(verb)]
+
+
+@pytest.fixture
+def watched(project: Path, daemon: StartDaemon) -> Watched:
+    return Watched(project, daemon)
+
+
+@pytest.mark.parametrize("name", [".execution-state.json", "config.json", "STATE.md"])
+def test_a_file_that_is_emptied_cut_zeroed_or_overwritten_is_restored_and_told(watched: Watched, name: str) -> None:
+    watched.supervise()
+    watched.wait_kept(watched.replace(name, SOUND))
+    path = watched.planning / name
+    broken = [b"", SOUND[:40] if name != "STATE.md" else "Grö".encode()[:-1], b"\0" * len(SOUND), b"\xff\xfe\0 what"]
+
+    for data in broken:
+        path.write_bytes(data)
+        watched.wait_restored(path, SOUND)
+
+    watched.running.wait(lambda: len(watched.running.did("restored", name)) == 4, "all to be told")
+    assert sorted(each.read_bytes() for each in watched.own.quarantine.iterdir()) == sorted(broken[1:])
+    for entry in watched.cli("history", "--json", "state", name).stdout.splitlines():
+        told = json.loads(entry)
+        assert told["kind"] == "state"
+        if told["action"] == "restored":
+            assert "+" + SOUND.decode() in told["evidence"]["diff"]
+    story = watched.cli("explain", "file", name).stdout
+    assert "the last good version" in story
+    assert "+" + SOUND.decode() in story
+
+
+def test_foreign_writes_of_every_kind_are_accepted_and_never_undone(watched: Watched) -> None:
+    watched.supervise(OFTEN)
+    watched.wait_kept(watched.replace(".execution-state.json", SOUND))
+    turned = json.dumps(dict(reversed(json.loads(SOUND).items())), indent=2).encode()
+
+    for data in (OTHER, turned, b'{"status":"complete"}\n', SOUND):
+        watched.wait_kept(watched.write(".execution-state.json", data))
+        watched.wait_looked()
+        assert watched.state.read_bytes() == data
+        watched.wait_kept(watched.replace(".execution-state.json", data + b"\n"))
+        watched.wait_looked()
+        assert watched.state.read_bytes() == data + b"\n"
+
+    assert watched.undone() == []
+
+
+def _folder(side: Path) -> None:
+    side.unlink()
+    side.mkdir()
+
+
+def _link(side: Path) -> None:
+    side.unlink()
+    (side.parent / "precious").write_text("precious")
+    side.symlink_to("precious")
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [lambda side: side.write_text("0" * 64), lambda side: side.write_bytes(b"\0"), Path.unlink, _folder, _link],
+    ids=["stale", "junk", "gone", "a folder", "a link"],
+)
+def test_whatever_is_wrong_with_a_sidecar_its_document_is_not_broken(
+    watched: Watched, tamper: Callable[[Path], object]
+) -> None:
+    watched.supervise(OFTEN)
+    watched.wait_kept(watched.replace(".execution-state.json", SOUND))
+
+    tamper(watched.planning / ".execution-state.json.sha256")
+    watched.replace(".execution-state.json", OTHER)
+    watched.wait_looked()
+
+    assert watched.state.read_bytes() == OTHER
+    assert watched.undone() == []
+    assert {path.read_text() for path in watched.planning.glob("precious")} <= {"precious"}
+
+
+def test_half_a_write_that_is_finished_in_time_is_left_alone(watched: Watched) -> None:
+    watched.supervise(OFTEN.replace("0.1", "30"))
+    watched.wait_kept(watched.replace(".execution-state.json", SOUND))
+
+    with watched.state.open("wb", buffering=0) as writer:
+        for part in (b"", OTHER[:30]):
+            writer.write(part)
+            watched.wait_looked()
+        writer.write(OTHER[30:])
+    watched.wait_kept(watched.state)
+
+    assert watched.state.read_bytes() == OTHER
+    assert watched.undone() == []
+
+
+APPENDER = """
+import os, sys, time
+def append(data):
+    fd = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND)
+    os.write(fd, data)
+    os.close(fd)
+print("ready", flush=True)
+for n in range(40):
+    append(b'{"n":%d}\\n' % n)
+    if n % 4 == 3:
+        append(b'{"torn":')
+        time.sleep(0.05 * (n // 4))
+"""
+
+
+def test_a_torn_end_is_cut_off_while_others_go_on_appending_and_no_line_of_theirs_is_lost(
+    watched: Watched, children: Children
+) -> None:
+    log = watched.write(".events/event-log.jsonl", EVENTS)
+    inode = log.stat().st_ino
+    watched.supervise(OFTEN)
+
+    appender = children.python(APPENDER, str(log))
+    watched.running.wait(lambda: appender.poll() == 0, "all to be appended")
+    watched.running.wait(lambda: log.read_bytes().endswith(b"\n"), "the last torn end to be cut off")
+
+    assert [n for n in range(40) if b'{"n":%d}\n' % n not in log.read_bytes()] == []
+    assert log.stat().st_ino == inode
+    assert watched.running.did("repaired", ".events/event-log.jsonl")
+    assert {path.read_bytes() for path in watched.own.quarantine.iterdir()} == {b'{"torn":'}
+
+
+def test_a_log_in_a_folder_that_is_only_made_later_is_watched_too(watched: Watched) -> None:
+    watched.supervise()
+    (watched.planning / ".events").mkdir()
+    watched.wait_looked()
+
+    log = watched.write(".events/event-log.jsonl", EVENTS + b"{torn")
+
+    watched.wait_restored(log, EVENTS)
+
+
+def test_without_good_version_and_snapshot_a_state_is_told_anew_and_without_anything_a_person_is_asked(
+    watched: Watched,
+) -> None:
+    watched.write(".execution-state.json", b"{torn")
+    watched.supervise(OFTEN)
+    watched.running.wait(lambda: watched.running.did("escalated", ".execution-state.json"), "a person to be asked")
+    assert watched.state.read_bytes() == b"{torn"
+    watched.wait_looked()
+
+    (watched.planning / "phases" / "05-gates").mkdir(parents=True)
+    (watched.planning / "phases" / "05-gates" / "05-01-PLAN.md").write_bytes(b"---\nphase: 5\nplan: 1\n---\n")
+
+    (told,) = watched.running.wait(lambda: watched.running.did("restored"), "the state to be told anew")
+    assert told["evidence"]["source"] == "plans, summaries and events"
+    assert told["evidence"]["inferred"]
+    watched.wait_kept(watched.state)
+    assert json.loads(watched.state.read_bytes())["phase"] == 5
+    assert [path.read_bytes() for path in watched.own.quarantine.iterdir()] == [b"{torn"]
+    assert len(watched.running.did("escalated")) == 1
+
+
+def test_without_a_good_version_the_roles_own_snapshot_is_restored(watched: Watched) -> None:
+    for second, role, data in ((1, "yolo-dev-01", SOUND), (2, "lead", OTHER)):
+        text = {"execution_state": json.loads(data), "phase": "5", "agent_role": role}
+        watched.write(f".snapshots/5-20261122T20550{second}.json", json.dumps(text).encode())
+    watched.write(".active-agent", b"dev")
+    watched.write(".execution-state.json", b"")
+
+    watched.supervise(OFTEN)
+
+    watched.wait_restored(watched.state, yolo.dump(json.loads(SOUND)))
+    (told,) = watched.running.wait(lambda: watched.running.did("restored"), "it to be told")
+    assert told["evidence"]["source"] == "the snapshot 5-20261122T205501.json"
+
+
+def test_a_state_that_broke_before_the_daemon_starts_is_restored_and_the_daemon_goes_on(watched: Watched) -> None:
+    watched.supervise()
+    watched.wait_kept(watched.replace(".execution-state.json", SOUND))
+    assert watched.running.stop() == 0
+    watched.write(".execution-state.json", b"\0" * 512)
+
+    watched.supervise()
+
+    watched.wait_restored(watched.state, SOUND)
+    watched.wait_looked()
+
+
+def test_d10_a_restored_state_has_a_numeric_phase_and_a_sidecar_that_is_right(watched: Watched) -> None:
+    (watched.planning / "phases" / "05-gates").mkdir(parents=True)
+    for name in ("PLAN", "SUMMARY"):
+        data = b"---\nphase: 5\nplan: 1\nstatus: complete\n---\n"
+        (watched.planning / "phases" / "05-gates" / f"05-01-{name}.md").write_bytes(data)
+    watched.write(".execution-state.json", b"")
+    watched.write(".execution-state.json.sha256", b"0" * 64)
+
+    watched.supervise()
+
+    watched.wait_kept(watched.state)
+    state = json.loads(watched.state.read_bytes())
+    assert (state["phase"], state["status"]) == (5, "complete")
+
+
+NAMES = (b"two\nlines", b"\xff\xfe", b"\x1b[2J", b"-rf", b"x" * 240)
+
+
+def test_names_of_every_kind_are_healed_and_every_command_can_speak_of_them(watched: Watched) -> None:
+    watched.supervise(OFTEN)
+    leases = [Path(os.fsdecode(os.fsencode(watched.planning) + b"/.locks/" + name + b".lease")) for name in NAMES]
+    (watched.planning / ".locks").mkdir()
+
+    for lease in leases:
+        lease.write_bytes(b"{torn")
+
+    watched.running.wait(lambda: not any(lease.exists() for lease in leases), "all to be put aside")
+    for words in (
+        ("state", "verify"),
+        ("history",),
+        ("history", "--json"),
+        ("doctor",),
+        ("explain", "file", "-rf.lease"),
+    ):
+        told = watched.cli(*words)
+        assert told.returncode in (0, 1, 2), told.stderr
+        assert "\x1b[2J" not in told.stdout
+
+
+def resident(pid: int) -> int:
+    """The most memory that the process ever had, in bytes."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells here how much memory a process had")
+def test_a_file_of_a_hundred_megabytes_is_told_hangs_nothing_and_costs_no_memory(watched: Watched) -> None:
+    watched.supervise()
+    watched.wait_kept(watched.replace(".execution-state.json", SOUND))
+    watched.wait_looked()
+    before = resident(watched.running.child.pid)
+
+    with watched.state.open("r+b") as file:
+        file.truncate(100 * 2**20)
+    watched.running.wait(lambda: watched.running.did("escalated", ".execution-state.json"), "a person to be told")
+    watched.wait_looked()
+
+    assert resident(watched.running.child.pid) < before + 30 * 2**20
+    assert watched.cli("state", "verify").returncode == 1
+    watched.replace(".execution-state.json", OTHER)
+    watched.wait_kept(watched.state)
+
+
+def looks(folder: Path) -> dict[str, tuple[int, int, bytes]]:
+    """Everything in the planning folder but what is ours."""
+    return {
+        str(path): (path.stat().st_ino, path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
+        for path in folder.rglob("*")
+        if ".supervisor" not in path.parts and path != folder
+    }
+
+
+def test_one_who_observes_tells_what_would_be_done_and_touches_nothing(watched: Watched) -> None:
+    watched.supervise()
+    watched.wait_kept(watched.replace(".execution-state.json", SOUND))
+    watched.write(".events/event-log.jsonl", EVENTS)
+    watched.running.wait(lambda: len(list(watched.own.backups.iterdir())) > 1, "the log to be kept")
+    watched.running.stop()
+    watched.write(".execution-state.json", b"{torn")
+    watched.write(".events/event-log.jsonl", EVENTS + b"{torn")
+    watched.write(".locks/a.lease", b"{torn")
+    watched.write("config.json", b"{}")
+    watched.write("supervisor.toml", EDGES_ONLY.encode())
+    before = looks(watched.planning)
+
+    watched.supervise("", "--observe")
+
+    def told() -> set[str]:
+        return {entry["key"] for verb in ("would_restored", "would_repaired") for entry in watched.running.did(verb)}
+
+    watched.running.wait(
+        lambda: told() == {".execution-state.json", ".events/event-log.jsonl", ".locks/a.lease"}, "all to be told"
+    )
+    assert looks(watched.planning) == before
+    assert list(watched.own.quarantine.iterdir()) == []
+
+
+def git(folder: Path, *words: str) -> str:
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.com", "-c", "init.defaultBranch=main"]
+    told = subprocess.run(
+        ["git", "-C", str(folder), *identity, *words], check=True, capture_output=True, text=True,
+        env={**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"},
+    )  # fmt: skip
+    return told.stdout
+
+
+@pytest.mark.parametrize("where", ["root", "subfolder", "linked work tree"])
+def test_git_status_stays_clean_whatever_the_daemon_does(
+    tmp_path: Path, daemon: StartDaemon, claude_home: Path, where: str
+) -> None:
+    (root := tmp_path / "repo").mkdir()
+    git(root, "init", "-q")
+    git(root, "commit", "-qm", "x", "--allow-empty")
+    project = {"root": root, "subfolder": root / "a b" / "c", "linked work tree": tmp_path / "tree"}[where]
+    if where == "linked work tree":
+        git(root, "worktree", "add", "-q", "-b", "other", str(project))
+    (project / ".yolo-planning").mkdir(parents=True, exist_ok=True)
+    watched = Watched(project.resolve(), lambda *more, **options: daemon(*more, over=project.resolve(), **options))
+    for name, data in ((".execution-state.json", SOUND), ("STATE.md", b"# State\n"), ("config.json", b"{}")):
+        watched.write(name, data)
+    watched.write("supervisor.toml", EDGES_ONLY.encode())
+    git(project, "add", "-A")
+    git(project, "commit", "-qm", "y")
+
+    watched.supervise()
+    watched.wait_kept(watched.state)
+    assert git(project, "status", "--porcelain", "-uall") == ""
+
+    watched.write(".execution-state.json", b"{torn")
+    watched.wait_restored(watched.state, SOUND)
+    watched.wait_kept(watched.state)
+    assert git(project, "status", "--porcelain", "-uall") == ""
+    assert ".execution-state.json.sha256" in [path.name for path in watched.planning.iterdir()]
+
+
+def test_d32_writers_commands_and_the_daemon_on_one_file_at_once_never_show_a_reader_a_torn_one(
+    watched: Watched, children: Children
+) -> None:
+    watched.supervise(OFTEN)
+    versions = [json.dumps({"status": "running", "n": n, "fill": "x" * 20_000}).encode() for n in range(15)]
+    garbage = [b"", b"\0" * 100, b"{torn"]
+    watched.wait_kept(watched.replace(".execution-state.json", versions[0]))
+    known = {*versions, *garbage}
+    seen, over = set[bytes](), threading.Event()
+
+    def read() -> None:
+        while not over.is_set():
+            seen.add(watched.state.read_bytes())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    commands = [
+        children.start("/bin/sh", "-c", "for n in 1 2; do " + shlex.join([*PROGRAM, *words]) + "; done",
+                       cwd=watched.project)
+        for words in (("state", "recover"), ("state", "recover"), ("snapshot", "save"))
+    ]  # fmt: skip
+    for number, data in enumerate(versions):
+        watched.replace(".execution-state.json", data)
+        watched.replace(".execution-state.json", garbage[number % 3])
+        wait_until(lambda: watched.state.read_bytes() not in garbage, "the garbage to be replaced")
+    for command in commands:
+        assert command.stdout is not None
+        command.stdout.read()
+        command.wait()
+    watched.replace(".execution-state.json", OTHER)
+    watched.wait_kept(watched.state)
+    watched.wait_looked()
+    over.set()
+    reader.join()
+
+    assert seen - known - {OTHER} == set()
+    assert watched.state.read_bytes() == OTHER

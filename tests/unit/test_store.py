@@ -1,0 +1,732 @@
+"""The journaled store: what it answers, what it keeps, and what it does when there is no room or no peace."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from support.processes import Children
+from support.project import read_task, write_task
+from support.wait import LIMIT_S
+from yolo_supervisor.actions import (
+    DaemonNote,
+    Died,
+    DropHealth,
+    Edit,
+    Forget,
+    Kind,
+    Register,
+    Release,
+    Requeue,
+    RequeuePlan,
+    SetMark,
+    Terminate,
+)
+from yolo_supervisor.files import Disk, Refused, digest
+from yolo_supervisor.formats import supervisor
+from yolo_supervisor.journal import history, unseal
+from yolo_supervisor.records import Agent
+from yolo_supervisor.store import Outcome, Store
+
+OUR_WORLD = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+"""A child with this environment can import what we can, this file too."""
+
+SINCE = datetime(2026, 11, 22, 20, 31, 56, tzinfo=UTC)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Put(Edit):
+    """Make ``content`` the document, whatever it was."""
+
+    kind: ClassVar[Kind] = "state"
+    verb: ClassVar[str] = "repaired"
+    reason: str = "a test wants it so"
+    content: bytes | None
+
+    def holds(self, before: bytes | None) -> bool:
+        return True
+
+    def edit(self, before: bytes | None) -> bytes | None:
+        return self.content
+
+
+@dataclass(frozen=True, kw_only=True)
+class Count(Edit):
+    """Add one to the number in the document."""
+
+    kind: ClassVar[Kind] = "state"
+    verb: ClassVar[str] = "repaired"
+    reason: str = "one more"
+
+    @property
+    def lock(self) -> tuple[Path, float] | None:
+        return self.path.with_name(self.path.name + ".lock"), 10.0
+
+    def holds(self, before: bytes | None) -> bool:
+        return before is not None
+
+    def edit(self, before: bytes | None) -> bytes | None:
+        return b"%d" % (int(before or b"0") + 1)
+
+
+def requeue(path: Path, owner: str = "dev-1") -> Requeue:
+    return Requeue(key=f"team/{path.stem}", path=path, owner=owner, reason="dev-1 is dead")
+
+
+def register(store: Store, name: str) -> Register:
+    agent = Agent(id=f"{name}@team", name=name, role="dev", team="team", source="test", since=SINCE)
+    path = store.paths.agents / supervisor.agent_file(agent)
+    return Register(key=agent.id, path=path, agent=agent, reason="first seen")
+
+
+def told(store: Store) -> list[tuple[str, str]]:
+    """What the journal tells: each entry's action and key."""
+    return [(entry["action"], entry["key"]) for entry in history(store.paths.journal)]
+
+
+def journal_lines(store: Store) -> list[dict[str, Any]]:
+    lines = [unseal(line) for line in store.paths.journal.read_bytes().splitlines()]
+    assert None not in lines, "a line of the journal cannot be read"
+    return [line for line in lines if line is not None]
+
+
+@pytest.fixture
+def store(project: Path) -> Iterator[Store]:
+    opened = Store(project)
+    opened.open()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def task(claude_home: Path) -> Path:
+    return write_task(claude_home, "team", 1, "dev-1", "in_progress")
+
+
+# -- done, stale, busy -------------------------------------------------------------------------------------------
+
+
+def test_a_decision_that_holds_is_done_and_told(store: Store, task: Path) -> None:
+    assert store.commit(requeue(task), "agents") is Outcome.DONE
+
+    assert read_task(task)["status"] == "pending"
+    assert "owner" not in read_task(task)
+    [entry] = history(store.paths.journal)
+    assert (entry["kind"], entry["key"], entry["action"], entry["by"]) == ("task", "team/1", "requeued", "agents")
+    assert (entry["reason"], entry["project"]) == ("dev-1 is dead", str(store.paths.project))
+    assert os.listdir(task.parent) == ["1.json"]
+
+
+class EditorsDisk(Disk):
+    """Somebody saves the document while the store flushes something for the n-th time."""
+
+    def __init__(self, path: Path, at: int) -> None:
+        self._path, self._at = path, at
+
+    def sync(self, fd: int) -> None:
+        super().sync(fd)
+        self._at -= 1
+        if self._at == 0:
+            saved = self._path.with_name("saved")
+            saved.write_bytes(b"theirs")
+            saved.rename(self._path)
+
+
+@pytest.mark.parametrize(
+    ("after", "at"), [(b'{"ours": 1}', 1), (b'{"ours": 1}', 2), (b'{\n  "id"', 1), (None, 1)],
+    ids=["replaced, told", "replaced, written", "shortened, told", "removed, told"],
+)  # fmt: skip
+def test_what_is_saved_while_we_change_a_document_stays_as_it_was_saved(
+    store: Store, task: Path, after: bytes | None, at: int
+) -> None:
+    store.disk = store.journal._disk = EditorsDisk(task, at)
+
+    assert store.commit(Put(key="it", path=task, content=after), "test") is Outcome.STALE
+
+    assert task.read_bytes() == b"theirs"
+    assert told(store) == []
+    assert os.listdir(task.parent) == ["1.json"]
+
+
+@pytest.mark.parametrize("meanwhile", [{"status": "completed"}, {"owner": "dev-2"}, {"status": "pending"}])
+def test_a_decision_that_others_have_overtaken_is_stale(store: Store, task: Path, meanwhile: dict[str, str]) -> None:
+    task.write_text(json.dumps({**read_task(task), **meanwhile}))
+    before = task.read_bytes()
+
+    assert store.commit(requeue(task), "agents") is Outcome.STALE
+
+    assert task.read_bytes() == before
+    assert told(store) == []
+
+
+def test_a_decision_about_a_task_that_is_gone_is_stale(store: Store, task: Path) -> None:
+    task.unlink()
+
+    assert store.commit(requeue(task), "agents") is Outcome.STALE
+
+    assert os.listdir(task.parent) == []
+
+
+def test_a_decision_about_a_task_list_that_is_gone_is_stale(store: Store, task: Path) -> None:
+    shutil.rmtree(task.parent)
+
+    assert store.commit(requeue(task), "agents") is Outcome.STALE
+
+    assert not task.parent.exists()
+
+
+def test_a_decision_is_made_once(store: Store, task: Path) -> None:
+    outcomes = [store.commit(requeue(task), "agents") for _ in range(3)]
+
+    assert outcomes == [Outcome.DONE, Outcome.STALE, Outcome.STALE]
+    assert told(store) == [("requeued", "team/1")]
+
+
+CLIENT_AT_WORK = """
+import os, sys, time
+task = sys.argv[1]
+os.mkdir(task + ".lock")
+whole = open(task).read()
+file = open(task, "w")
+file.write(whole[: len(whole) // 2])
+file.flush()
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_task_that_its_client_is_writing_is_busy_and_left_alone(store: Store, task: Path, children: Children) -> None:
+    children.python(CLIENT_AT_WORK, str(task))
+    half = task.read_bytes()
+
+    assert store.commit(requeue(task), "agents") is Outcome.BUSY
+
+    assert task.read_bytes() == half
+    assert sorted(os.listdir(task.parent)) == ["1.json", "1.json.lock"]
+    assert told(store) == []
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"id":"1","status":"in_pro', b"\0" * 200])
+def test_a_task_that_a_killed_client_left_half_written_is_left_as_it_is(store: Store, task: Path, torn: bytes) -> None:
+    task.write_bytes(torn)
+
+    assert store.commit(requeue(task), "agents") is Outcome.STALE
+
+    assert task.read_bytes() == torn
+
+
+def test_a_document_that_cannot_be_read_is_an_error_and_stays(store: Store, task: Path) -> None:
+    task.unlink()
+    task.mkdir()
+
+    with pytest.raises(OSError, match=r"1\.json"):
+        store.commit(requeue(task), "agents")
+
+    assert sorted(os.listdir(task.parent)) == ["1.json"]
+    assert told(store) == []
+
+
+WRITER = """
+import fcntl, sys, time
+fcntl.flock(lock := open(sys.argv[1], "ab"), fcntl.LOCK_EX)
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_store_that_another_process_writes_to_is_busy_until_that_ends(
+    store: Store, task: Path, children: Children
+) -> None:
+    writer = children.python(WRITER, str(store.paths.folder / "store.lock"))
+
+    assert store.commit(requeue(task), "agents") is Outcome.BUSY
+    assert read_task(task)["status"] == "in_progress"
+    writer.kill()
+    writer.wait()
+
+    assert store.commit(requeue(task), "agents") is Outcome.DONE
+
+
+# -- what is kept ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("style", [{"indent": 2}, {"separators": (",", ":")}, {}])
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_keys_that_we_do_not_know_survive_and_the_style_too(
+    store: Store, task: Path, style: dict[str, Any], end: str
+) -> None:
+    raw = {"zebra": [1, {"a": None}], **read_task(task), "subject": "Größe ✓", "metadata": {"owner": "x"}, "n": 1e300}
+    task.write_text(json.dumps(raw, ensure_ascii=False, **style) + end)
+
+    store.commit(requeue(task), "agents")
+
+    del raw["owner"]
+    raw["status"] = "pending"
+    assert task.read_text() == json.dumps(raw, ensure_ascii=False, **style) + end
+
+
+def test_a_plan_is_given_back_and_the_rest_of_the_state_stays(store: Store) -> None:
+    path = store.paths.planning / ".execution-state.json"
+    plans = [{"id": "05-01", "status": "running", "note": "kept"}, {"id": "05-02", "status": "running"}, "junk"]
+    state = {"phase": 5, "plans": plans, "status": "running", "unknown": {"deep": [1.0]}}
+    path.write_text(json.dumps(state, indent=2))
+
+    action = RequeuePlan(key="execution-state/05-01", path=path, plan="05-01", reason="its dev is dead")
+    assert store.commit(action, "agents") is Outcome.DONE
+
+    plans[0] = {"id": "05-01", "status": "pending", "note": "kept"}
+    assert path.read_text() == json.dumps(state, indent=2)
+
+
+LEASE = b'{\n  "acquired_at": "2026-02-01T00:00:00Z",\n  "owner": "dev-1",\n  "resource": "r",\n  "ttl_secs": 300\n}'
+
+
+def _removals(planning: Path) -> list[tuple[Edit, bytes]]:
+    lease, health = planning / ".locks" / "r.lease", planning / ".agent-health" / "dev.json"
+    mark, agent, odd = planning / ".active-agent", planning / ".supervisor" / "agents" / "dev.json", planning / "odd"
+    return [
+        (Release(key="r", path=lease, owner="dev-1", reason="it is dead"), LEASE),
+        (DropHealth(key="dev", path=health, pid=4242, reason="it is dead"), b'{"pid":4242,"role":"dev"}'),
+        (SetMark(key="dev", path=mark, judged=digest(b"dev"), word=None, reason="it is dead"), b"dev"),
+        (Forget(key="dev", path=agent, reason="it is dead"), b"{}"),
+        (Put(key="odd", path=odd, content=None), "Größe\r\n\u2028\0".encode()),
+    ]
+
+
+@pytest.mark.parametrize("which", range(5))
+def test_what_is_removed_is_kept_in_the_journal(store: Store, which: int) -> None:
+    removal, held = _removals(store.paths.planning)[which]
+    removal.path.parent.mkdir(exist_ok=True)
+    removal.path.write_bytes(held)
+
+    assert store.commit(removal, "agents") is Outcome.DONE
+
+    assert not removal.path.exists()
+    assert journal_lines(store)[0]["write"]["removed"].encode() == held
+
+
+def test_bytes_that_are_no_text_are_kept_too_when_they_are_removed(store: Store) -> None:
+    path = store.paths.planning / "odd"
+    path.write_bytes(b"\xff\xfe\0")
+
+    store.commit(Put(key="odd", path=path, content=None), "agents")
+
+    assert journal_lines(store)[0]["write"]["removed_base64"] == "//4A"
+
+
+def test_a_side_file_with_the_digest_is_refreshed_where_there_is_one_and_made_nowhere(store: Store) -> None:
+    with_one, without = store.paths.planning / "with", store.paths.planning / "without"
+    for path in (with_one, without):
+        path.write_bytes(b"old")
+    side = with_one.with_name("with.sha256")
+    side.write_text(str(digest(b"old")))
+
+    for path in (with_one, without):
+        store.commit(Put(key=path.name, path=path, content=b"new"), "agents")
+
+    assert side.read_text() == digest(b"new")
+    assert not without.with_name("without.sha256").exists()
+
+
+def test_a_document_keeps_its_mode(store: Store, task: Path) -> None:
+    task.chmod(0o640)
+
+    store.commit(requeue(task), "agents")
+
+    assert stat.S_IMODE(task.stat().st_mode) == 0o640
+
+
+# -- links, modes, git -------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_ours_that_is_a_link_is_refused_and_nothing_is_written_there(project: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (project / ".yolo-planning" / ".supervisor").symlink_to(elsewhere)
+
+    with pytest.raises(Refused, match="symbolic link"):
+        Store(project).open()
+
+    assert os.listdir(elsewhere) == []
+
+
+def test_a_journal_that_is_a_link_is_an_error_and_its_target_is_not_written(project: Path, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.write_bytes(b"somebody's")
+    folder = project / ".yolo-planning" / ".supervisor"
+    folder.mkdir()
+    (folder / "journal.jsonl").symlink_to(target)
+    store = Store(project)
+
+    with pytest.raises(OSError, match=r"journal\.jsonl"):
+        store.open()
+
+    store.close()
+    assert target.read_bytes() == b"somebody's"
+
+
+def test_a_document_that_is_a_link_is_refused_and_never_tried_again(store: Store, tmp_path: Path) -> None:
+    target, link = tmp_path / "target", store.paths.planning / "link"
+    target.write_bytes(b"somebody's")
+    link.symlink_to(target)
+
+    with pytest.raises(Refused, match="symbolic link"):
+        store.commit(Put(key="link", path=link, content=b"ours"), "agents")
+
+    assert target.read_bytes() == b"somebody's"
+    assert not store.recover()
+    assert told(store) == []
+
+
+def test_all_that_is_ours_is_for_the_user_alone_whatever_the_umask(project: Path) -> None:
+    umask = os.umask(0)
+    store = Store(project)
+    try:
+        store.open()
+        store.commit(register(store, "dev-1"), "agents")
+        with store.paths.journal.open("ab") as journal:
+            journal.write(b"a torn tail")
+        store.recover()
+    finally:
+        os.umask(umask)
+        store.close()
+
+    ours = [store.paths.folder, *store.paths.folder.rglob("*")]
+    assert {path.name: oct(stat.S_IMODE(path.stat().st_mode)) for path in ours} == {
+        path.name: "0o700" if path.is_dir() else "0o600" for path in ours
+    }
+    assert len(ours) > 10
+
+
+def test_git_status_stays_clean_of_all_that_is_ours(project: Path) -> None:
+    def git(*arguments: str) -> str:
+        command = ["git", "-c", "user.name=T", "-c", "user.email=t@example.org", *arguments]
+        return subprocess.run(command, cwd=project, check=True, capture_output=True, text=True).stdout
+
+    git("init", "-q")
+    (project / ".yolo-planning" / "STATE.md").write_text("# State\n")
+    git("add", "-A")
+    git("commit", "-q", "-m", "start")
+
+    store = Store(project)
+    store.open()
+    store.commit(register(store, "dev-1"), "agents")
+    with store.paths.journal.open("ab") as journal:
+        journal.write(b"a torn tail")
+    store.recover()
+    store.close()
+
+    assert git("status", "--porcelain", "--untracked-files=all") == ""
+
+
+# -- notes and deeds ---------------------------------------------------------------------------------------------
+
+DIED = Died(key="dev-1@team", reason="its process has ended", evidence={"pid": 4242})
+TERMINATE = Terminate(key="dev-1@team", reason="its session is gone", evidence={"pane": "%1"}, roots=(), grace_s=10)
+
+
+def test_a_note_is_told_and_in_observe_mode_as_what_would_be(store: Store) -> None:
+    store.note(DIED, "agents")
+    store.note(DIED, "agents", "would_")
+
+    assert told(store) == [("died", "dev-1@team"), ("would_died", "dev-1@team")]
+
+
+def test_a_deed_is_told_with_its_ending_and_not_before(store: Store) -> None:
+    begun = store.begin(TERMINATE, "agents")
+    assert told(store) == []
+
+    store.end(begun, TERMINATE, "agents", {"killed": [4242]})
+
+    [entry] = history(store.paths.journal)
+    assert entry["action"] == "terminated"
+    assert entry["evidence"] == {"pane": "%1", "killed": [4242]}
+
+
+def test_a_deed_that_came_to_nothing_is_not_told(store: Store) -> None:
+    store.abandon(store.begin(TERMINATE, "agents"), "nothing was left to signal")
+
+    assert told(store) == []
+    assert not store.recover()
+
+
+def test_a_deed_that_a_crash_cut_off_is_closed_by_the_first_recovery_and_left_by_the_second(project: Path) -> None:
+    crashed, next_run = Store(project), Store(project)
+    crashed.open()
+    crashed.begin(TERMINATE, "agents")
+    crashed.close()
+
+    next_run.open()
+    next_run.recover()
+    once = next_run.paths.journal.read_bytes()
+    next_run.recover()
+
+    assert next_run.paths.journal.read_bytes() == once
+    assert next_run.journal.pending == {}
+    next_run.close()
+
+
+def test_a_promise_whose_document_has_become_something_else_is_told_as_overtaken(project: Path, task: Path) -> None:
+    class Dying(Disk):
+        def rename(self, old: Path, new: Path) -> None:
+            if new == task:
+                raise KeyboardInterrupt
+            super().rename(old, new)
+
+    crashed, next_run = Store(project, disk=Dying()), Store(project)
+    crashed.open()
+    with pytest.raises(KeyboardInterrupt):
+        crashed.commit(requeue(task), "agents")
+    crashed.close()
+    task.unlink()
+    task.mkdir()
+
+    next_run.open()
+    recovery = next_run.recover()
+
+    assert recovery.overtaken == (f"requeued team/{task.stem}",)
+    assert next_run.journal.pending == {}
+    next_run.close()
+
+
+def test_recovery_of_a_store_that_is_well_changes_nothing(store: Store, task: Path) -> None:
+    store.commit(requeue(task), "agents")
+    store.note(DIED, "agents")
+    before = store.paths.journal.read_bytes(), task.read_bytes()
+
+    assert not store.recover()
+
+    assert (store.paths.journal.read_bytes(), task.read_bytes()) == before
+
+
+def test_a_line_that_a_crash_left_half_written_is_cut_off_and_kept_aside(project: Path, store: Store) -> None:
+    store.note(DIED, "agents")
+    whole = store.paths.journal.read_bytes()
+    with store.paths.journal.open("ab") as journal:
+        journal.write(whole[:30])
+
+    with closing(Store(project)) as next_run:
+        next_run.open()
+
+    assert store.paths.journal.read_bytes() == whole
+    [kept] = (store.paths.folder / "quarantine").iterdir()
+    assert kept.read_bytes() == whole[:30]
+
+
+def test_a_change_that_failed_is_not_made_up_for_later(project: Path, task: Path) -> None:
+    class Unrenamable(Disk):
+        def rename(self, old: Path, new: Path) -> None:
+            if new == task:
+                raise OSError(errno.EIO, "Input/output error")
+            super().rename(old, new)
+
+    failing, next_run, before = Store(project, disk=Unrenamable()), Store(project), task.read_bytes()
+    failing.open()
+    with pytest.raises(OSError, match="Input/output error"):
+        failing.commit(requeue(task), "agents")
+    failing.close()
+
+    next_run.open()
+    assert not next_run.recover()
+    assert told(next_run) == []
+    next_run.close()
+    assert task.read_bytes() == before
+    assert os.listdir(task.parent) == ["1.json"]
+
+
+# -- a folder that goes and comes --------------------------------------------------------------------------------
+
+
+def test_a_store_whose_project_is_gone_says_so_and_does_not_bring_it_back(store: Store, task: Path) -> None:
+    shutil.rmtree(store.paths.project)
+
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError):
+            store.commit(requeue(task), "agents")
+
+    assert not store.paths.project.exists()
+    assert read_task(task)["status"] == "in_progress"
+
+
+def test_a_store_that_was_made_anew_under_us_still_has_one_writer_at_a_time(
+    store: Store, task: Path, children: Children
+) -> None:
+    shutil.rmtree(store.paths.folder)
+    other = Store(store.paths.project)
+    other.open()
+    other.close()
+    children.python(WRITER, str(store.paths.folder / "store.lock"))
+
+    assert store.commit(requeue(task), "agents") is Outcome.BUSY
+
+    assert read_task(task)["status"] == "in_progress"
+
+
+# -- no room -----------------------------------------------------------------------------------------------------
+
+
+def commit_without_and_with_room(project: Path, task: Path) -> None:
+    """Commit while the journal may not grow by a whole line, and again when it may; tells what came of it."""
+    store = Store(project)
+    store.open()
+    store.note(replace(DIED, reason="to make the journal larger than any other file " * 20), "test")
+    before = store.paths.journal.read_bytes(), task.read_bytes()
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before[0]) + 100, resource.RLIM_INFINITY))
+    try:
+        without = str(store.commit(requeue(task), "agents"))
+    except OSError as error:
+        without = type(error).__name__
+    unchanged = before == (store.paths.journal.read_bytes(), task.read_bytes())
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    print(json.dumps({"without": without, "unchanged": unchanged, "with": store.commit(requeue(task), "agents")}))
+
+
+def test_a_journal_without_room_is_an_error_changes_nothing_and_heals_with_room(
+    store: Store, task: Path, children: Children
+) -> None:
+    program = (
+        "import sys, pathlib, test_store; print('ready', flush=True);"
+        " test_store.commit_without_and_with_room(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))"
+    )
+    child = children.python(program, str(store.paths.project), str(task), env=OUR_WORLD)
+
+    assert child.stdout is not None
+    assert json.loads(child.stdout.read()) == {"without": "OSError", "unchanged": True, "with": "done"}
+    assert not store.recover()
+    assert told(store) == [("died", "dev-1@team"), ("requeued", "team/1")]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode != 0:
+        pytest.skip("only root, where it may mount, can make a small file system")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_is_an_error_changes_nothing_and_all_is_well_when_there_is_room(small_disk: Path) -> None:
+    page = b"x" * os.sysconf("SC_PAGE_SIZE")
+    document, filler = small_disk / "document", small_disk / "filler"
+    document.write_bytes(b"old" * 2000)
+    store, failures = Store(small_disk), list[int | None]()
+    store.open()
+
+    for pages_left in range(8):
+        document.write_bytes(b"old" * 2000)
+        room = os.statvfs(small_disk).f_bfree - pages_left
+        filler.write_bytes(page * room)
+        action = Put(key=str(pages_left), path=document, content=b"new" * 2000)
+        try:
+            store.commit(action, "test")
+        except OSError as error:
+            failures.append(error.errno)
+            assert document.read_bytes() == b"old" * 2000
+        else:
+            assert document.read_bytes() == b"new" * 2000
+        assert list(small_disk.rglob("*.tmp")) == []
+        filler.unlink()
+        assert store.commit(action, "test") is Outcome.DONE
+        assert document.read_bytes() == b"new" * 2000
+
+    assert set(failures) == {errno.ENOSPC}
+    assert len(failures) < 8, "there was never room"
+    assert not store.recover()
+    store.close()
+
+
+# -- several writers ---------------------------------------------------------------------------------------------
+
+
+def count_up(project: Path, name: str, times: int) -> None:
+    """Add to the project's count so many times; tells the key of every commit that was acknowledged."""
+    store = Store(project, lock_limit_s=LIMIT_S)
+    store.open()
+    for number in range(times):
+        action = Count(key=f"{name}-{number}", path=project / "count")
+        while store.commit(action, name) is not Outcome.DONE:
+            pass
+        print(action.key, flush=True)
+    store.close()
+
+
+def test_several_processes_that_commit_at_once_lose_nothing_and_do_nothing_twice(
+    store: Store, children: Children
+) -> None:
+    count = store.paths.project / "count"
+    count.write_text("0")
+    program = (
+        "import sys, pathlib, test_store; print('ready', flush=True);"
+        " test_store.count_up(pathlib.Path(sys.argv[1]), sys.argv[2], 40)"
+    )
+
+    writers = [children.python(program, str(store.paths.project), name, env=OUR_WORLD) for name in "abcd"]
+    acknowledged = [key for writer in writers if writer.stdout for key in writer.stdout.read().decode().split()]
+
+    assert len(acknowledged) == 160
+    assert count.read_text() == "160"
+    assert sorted(key for _, key in told(store)) == sorted(acknowledged)
+    numbers = [line["seq"] for line in journal_lines(store)]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert not count.with_name("count.lock").exists()
+
+
+def release_all(project: Path, name: str, leases: int) -> None:
+    """Release every lease; tells of which it was the one to do so."""
+    store = Store(project, lock_limit_s=LIMIT_S)
+    store.open()
+    for number in range(leases):
+        action = Release(key=str(number), path=project / f"{number}.lease", owner="dev-1", reason="dev-1 is dead")
+        while (outcome := store.commit(action, name)) is Outcome.BUSY:
+            pass
+        if outcome is Outcome.DONE:
+            print(number, flush=True)
+    store.close()
+
+
+def test_of_several_that_release_one_lease_one_does_and_the_others_are_stale(store: Store, children: Children) -> None:
+    for number in range(30):
+        (store.paths.project / f"{number}.lease").write_bytes(LEASE)
+    program = (
+        "import sys, pathlib, test_store; print('ready', flush=True);"
+        " test_store.release_all(pathlib.Path(sys.argv[1]), sys.argv[2], 30)"
+    )
+
+    writers = [children.python(program, str(store.paths.project), name, env=OUR_WORLD) for name in "abc"]
+    released = [key for writer in writers if writer.stdout for key in writer.stdout.read().decode().split()]
+
+    assert sorted(released, key=int) == [str(number) for number in range(30)]
+    assert told(store) == [("released", str(number)) for number in range(30)]
+
+
+def test_a_writer_sees_at_once_what_another_has_written(project: Path, store: Store) -> None:
+    other = Store(project)
+    other.open()
+    store.note(DaemonNote(verb="started", key="daemon", reason="asked to"), "daemon")
+    other.note(DaemonNote(verb="reloaded", key="daemon", reason="SIGHUP"), "cli")
+    store.note(DaemonNote(verb="stopped", key="daemon", reason="asked to"), "daemon")
+    other.close()
+
+    assert [line["seq"] for line in journal_lines(store)] == [1, 2, 3]
+    with closing(Store(project)) as reader:
+        reader.journal.load()
+        assert reader.journal.seq == 3
