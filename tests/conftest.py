@@ -10,16 +10,29 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from support.cli import PROGRAM, Cli
 from support.daemon import RunningDaemon, StartDaemon
 from support.processes import Children
 from support.project import write_team
+from support.skips import is_expected
 from support.team import Team
 from support.tmux import PrivateTmux
 from support.wait import wait_until
 
 TESTS = Path(__file__).parent
+UNEXPECTED: list[str] = []
+"""Tests that were skipped for a reason that is not in ``support.skips``, each with its reason."""
+
+settings.register_profile("tests", deadline=None)  # a busy machine is slow, which is no failure
+settings.load_profile("tests")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--no-unexpected-skips", action="store_true", default="CI" in os.environ, help="see support/skips.py"
+    )
 
 
 def pytest_configure() -> None:
@@ -35,6 +48,32 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folder = item.path.relative_to(TESTS).parts[0]
         if folder in ("unit", "system", "soak"):
             item.add_marker(folder)
+
+
+def note_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if report.skipped and not hasattr(report, "wasxfail") and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+        if not is_expected(reason):
+            UNEXPECTED.append(f"{report.nodeid}: {reason}")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    note_skip(report)
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    note_skip(report)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if UNEXPECTED and session.config.getoption("no_unexpected_skips") and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if UNEXPECTED and config.getoption("no_unexpected_skips"):
+        terminalreporter.section("unexpected skips", red=True)
+        terminalreporter.write_line("\n".join(UNEXPECTED))
 
 
 @pytest.fixture(scope="session")

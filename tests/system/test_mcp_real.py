@@ -25,7 +25,7 @@ import test_real_team
 from support import upstream
 from support.cli import PROGRAM
 from support.upstream import effects
-from support.wait import wait_until
+from support.wait import LIMIT_S, wait_until
 from test_real_team import LEAD, RealTeam, use
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ SERVER, INSPECTOR, CLIENT = (
 )
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "yolo-supervisor-tests"
 UPSTREAM = Path(upstream.__file__)
-LIMIT_S = 30.0
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::mcp.MCPDeprecationWarning"

@@ -18,15 +18,14 @@ from support.cli import Cli
 from support.daemon import RunningDaemon, StartDaemon
 from support.processes import Children
 from support.project import given_back, read_task, write_task
-from support.wait import wait_until
+from support.wait import LIMIT_S, wait_until
 from yolo_supervisor.formats.tasks import SET_ASIDE
 
 TOOLS = Path(__file__).parents[3] / "shared" / "tools"
-LIMIT_S = 90.0
 
 pytestmark = [
     pytest.mark.real,
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(not (TOOLS / "real_team.sh").exists(), reason="no real_team.sh: the real client is not driven"),
     pytest.mark.skipif(
         any(shutil.which(name) is None for name in ("npm", "node", "tmux", "git")),

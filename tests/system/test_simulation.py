@@ -29,6 +29,7 @@ import anyio.abc
 import pytest
 import structlog.testing
 
+from support.budget import budget
 from support.project import write_task
 from yolo_supervisor.actions import Claim, Complete, DropPids, Forget, GiveUp, PutAway, Redrive, Register, Release
 from yolo_supervisor.census import Census
@@ -48,7 +49,7 @@ from yolo_supervisor.watchers.leases import LeasesWatcher
 
 T = TypeVar("T")
 
-LIVES = int(os.environ.get("SIMULATED_LIVES", "4"))
+LIVES = int(os.environ.get("SIMULATED_LIVES", 0)) or budget(quick=2, full=4, soak=60)
 ROUNDS, DEEDS = 4, 180
 CONFIG = Config(tasks=TasksConfig(interval_s=10.0, idle_limit_s=40.0))
 KNOWN_S = 12.0

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from support.budget import SOAK
+from support.budget import budget
 from support.disks import MemoryDisk
 from test_crash_states import PATHS, PROJECT, Life, new_disk, opened, small_limits, told
 from yolo_supervisor.actions import DaemonNote
@@ -19,7 +19,7 @@ from yolo_supervisor.store import Store
 
 __all__ = ["small_limits"]
 
-MUTATIONS = 1_000_000 if SOAK else 10_000
+MUTATIONS = budget(quick=1_000, full=10_000, soak=1_000_000)
 FOLDER = f"{PROJECT}/.yolo-planning/.supervisor/"
 
 
