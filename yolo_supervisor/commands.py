@@ -67,7 +67,7 @@ async def run(
 
     FileNotFoundError if there is no such program.
     """
-    global started
+    global started  # noqa: PLW0603 - the process scan compares it
     started += 1
     child = subprocess.Popen(
         command,
@@ -137,8 +137,7 @@ async def end(pid: int, grace_s: float, adopted: bool = False) -> Ending:
             for facts in sweep.facts.values()
             if not facts.zombie
             and (
-                facts.pid == pid
-                or facts.session == pid
+                pid in (facts.pid, facts.session)
                 or (adopted and facts.parent == os.getpid() and facts.started >= begun)
             )
         ]

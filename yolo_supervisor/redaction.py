@@ -105,7 +105,7 @@ SECRET_PATTERNS = (
         r"\bAGE-SECRET-KEY-1[0-9A-Z]{8,}+|\bdckr_pat_[0-9A-Za-z_-]{16,}+|\bhv[sb]\.[0-9A-Za-z_-]{16,}+",
     ),
     SecretPattern("json_web_token", r"\beyJ[0-9A-Za-z_-]{8,}+(?:\.[0-9A-Za-z_-]*+){0,4}"),
-    # crypt(3), Argon2
+    # hashes of crypt and of Argon2
     SecretPattern("password_hash", r"\$(?:apr1|1|2[aby]|5|6|y|argon2[a-z]{0,2})\$[^\s:\"']{8,}+"),
     # -- known by a name, a header or an option before them
     _prefixed(
@@ -119,7 +119,7 @@ SECRET_PATTERNS = (
         rf"(?i)(\b(?:set-)?cookies?(?:\\*+[\"'])?+\s{{0,9}}+[:=]\s{{0,9}}+)(?:{_QUOTED}|\{{[^{{}}]{{0,2000}}+|[^\r\n\"']++)",
     ),
     _prefixed("named_value", rf"(?i)({_NAME}{_BETWEEN}){_PLAIN}(?!(?<=pass: )\d{{1,6}}\b){_VALUE}"),
-    # {"name": "DB_PASSWORD", "value": "…"}
+    # a name and its value as two members: {"name": "DB_PASSWORD", "value": "…"}
     _prefixed(
         "name_value_pair",
         rf"(?i)({_NAME}(?:\\*+[\"'])?+[\s,]{{1,40}}+(?:\\*+[\"'])?+value(?:\\*+[\"'])?+\s{{0,9}}+[:=]\s{{0,9}}+){_VALUE}",

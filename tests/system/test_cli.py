@@ -80,7 +80,7 @@ def test_the_programs_own_help_names_every_command(cli: Cli) -> None:
     told = cli("--help")
 
     assert told.returncode == 0
-    assert all(re.search(rf"^  {name}\s", told.stdout, re.M) for name in COMMANDS)
+    assert all(re.search(rf"^  {name}\s", told.stdout, re.MULTILINE) for name in COMMANDS)
 
 
 def test_the_version_is_told(cli: Cli) -> None:

@@ -173,12 +173,12 @@ def test_a_drill_that_is_ended_while_an_agent_starts_leaves_nothing(stage: Stage
 def is_stopped(pid: int) -> bool:
     """Whether every thread of the process stands still: none takes a signal any more."""
     threads = Path(f"/proc/{pid}/task").glob("*/status")
-    return all(re.search(r"^State:\s*T", thread.read_text(), re.M) for thread in threads)
+    return all(re.search(r"^State:\s*T", thread.read_text(), re.MULTILINE) for thread in threads)
 
 
 def is_asked_to_end(pid: int) -> bool:
     """Whether SIGTERM waits for a process that is stopped."""
-    pending = re.search(r"^ShdPnd:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.M)
+    pending = re.search(r"^ShdPnd:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     return pending is not None and bool(int(pending[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 

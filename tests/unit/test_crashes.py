@@ -416,7 +416,7 @@ class CgroupFixture:
         paths, census = Paths(project), Census(processes)
         self._boot = processes.boot
         self._deaths = DeathWatch(processes.kernel)
-        self._roster = Roster(paths, processes, census, lambda: [])
+        self._roster = Roster(paths, processes, census, list)
         self.investigator = CrashInvestigator(Config, self._roster, paths, processes, census, self._deaths, self.clock)
         monkeypatch.setattr(crash_evidence, "memory_kills", self._memory_kills)
 

@@ -55,7 +55,7 @@ STYLES: dict[str, Callable[[Any], str]] = {
     "as the plugin rewrites": lambda value: json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True),
     "as jq writes": lambda value: json.dumps(value, indent=2, ensure_ascii=False) + "\n",
     "compact": lambda value: json.dumps(value, separators=(",", ":"), ensure_ascii=False),
-    "escaped": lambda value: json.dumps(value),
+    "escaped": json.dumps,
 }
 
 

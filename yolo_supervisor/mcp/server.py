@@ -202,8 +202,9 @@ class ServerProcess:
 
     def __init__(self, argv: Sequence[str]) -> None:
         self._child = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, preexec_fn=end_with_parent
-        )
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
+            preexec_fn=end_with_parent,  # noqa: PLW1509 - prctl must be called in the child
+        )  # fmt: skip
         assert self._child.stdin is not None
         assert self._child.stdout is not None
         self._output = self._child.stdout.fileno()
