@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -20,15 +21,51 @@ from yolo_supervisor.records import Agent, ProcessId, Task
 Kind = Literal["agent", "task", "lease", "flag", "session", "state", "commit", "gate", "command", "daemon"]
 
 
+class AlertCode(StrEnum):
+    """The alerts there are. With ``kind`` and ``key`` the code is an alert's identity; its reason may vary."""
+
+    AGENT_IDLE = "agent_idle"
+    AGENT_ORPHANED = "agent_orphaned"
+    AGENT_RECORD_UNREADABLE = "agent_record_unreadable"
+    AGENT_SILENT = "agent_silent"
+    CALL_FAILED = "call_failed"
+    COMMIT_FAILED = "commit_failed"
+    BRANCH_UPDATE_CUT_OFF = "branch_update_cut_off"
+    CRASH_BURST = "crash_burst"
+    FILE_NOT_RESTORABLE = "file_not_restorable"
+    FILE_UNREADABLE = "file_unreadable"
+    FLAG_CONFIG_UNREADABLE = "flag_config_unreadable"
+    FLAG_LEFT_ON = "flag_left_on"
+    """It fails too often, and the supervisor needs it."""
+    FLAG_OFF = "flag_off"
+    GATE_FAILED = "gate_failed"
+    LOCK_OF_UNKNOWN = "lock_of_unknown"
+    MASS_DEATH = "mass_death"
+    PROCESSES_LEFT = "processes_left"
+    SESSION_LEFT = "session_left"
+    SESSION_LEFT_TO_PLUGIN = "session_left_to_plugin"
+    TASK_DONE_TWICE = "task_done_twice"
+    TASK_HELD = "task_held"
+    TASK_OWNER_UNCLEAR = "task_owner_unclear"
+    TASK_UNREADABLE = "task_unreadable"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Action:
     """What is common to all: on what (``kind``, ``key``), what (``verb``), why, and on what evidence."""
 
     kind: ClassVar[Kind]
     verb: ClassVar[str]
+    distinct_by: ClassVar[tuple[str, ...]] = ()
+    """The fields that tell two such actions on one key apart."""
     key: str
     reason: str
     evidence: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """Equal for the same action at the next look, whatever its reason and the figures in its evidence are then."""
+        return (self.kind, self.key, self.verb, *(getattr(self, name) for name in self.distinct_by))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +73,8 @@ class Edit(Action):
     """A change of one document: asked again under the lock whether it still ``holds``, then made."""
 
     path: Path
+    replayable: bool = True
+    """Whether a restart may make the change if a crash interrupted it; else it is decided again."""
 
     @property
     def lock(self) -> tuple[Path, float] | None:
@@ -144,6 +183,9 @@ class PaneDied(Note):
 
     kind: ClassVar[Kind] = "session"
     verb: ClassVar[str] = "died"
+    distinct_by: ClassVar[tuple[str, ...]] = ("agent", "pane")
+    agent: str
+    pane: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +202,7 @@ class Terminate(Action):
 
     kind: ClassVar[Kind] = "agent"
     verb: ClassVar[str] = "terminated"
+    distinct_by: ClassVar[tuple[str, ...]] = ("roots",)
     roots: tuple[ProcessId, ...]
     grace_s: float
 
@@ -169,6 +212,8 @@ class Escalate(Note):
     """Tell a person what the supervisor must not or cannot mend by itself."""
 
     verb: ClassVar[str] = "escalated"
+    distinct_by: ClassVar[tuple[str, ...]] = ("code",)
+    code: AlertCode
     kind: Kind  # type: ignore[misc]  # the only action that concerns every kind
 
 
@@ -181,6 +226,7 @@ class Requeue(Edit):
 
     kind: ClassVar[Kind] = "task"
     verb: ClassVar[str] = "requeued"
+    distinct_by: ClassVar[tuple[str, ...]] = ("owner",)
     owner: str
 
     @property
@@ -202,6 +248,7 @@ class RequeuePlan(Edit):
 
     kind: ClassVar[Kind] = "task"
     verb: ClassVar[str] = "requeued"
+    distinct_by: ClassVar[tuple[str, ...]] = ("owner",)
     plan: str
     owner: str | None = None
 
@@ -293,6 +340,7 @@ class SetAside(TaskEdit):
     """Take a task that keeps failing out of everybody's reach, until a person has looked at it."""
 
     verb: ClassVar[str] = "dead_lettered"
+    distinct_by: ClassVar[tuple[str, ...]] = ("owner",)
     owner: str | None
 
     def fits(self, status: str, owner: str | None) -> bool:
@@ -340,9 +388,12 @@ class Letter(Make):
         return before is None or _gist(before) != _gist(self.data)
 
 
-def _gist(letter: bytes) -> tuple[object, object]:
+def _gist(letter: bytes) -> tuple[object, ...]:
+    """What makes it the letter of this failure. A letter of version 0.1.0 has no code: it is written again."""
     raw = load_object(letter) or {}
-    return raw.get("why"), raw.get("last_owner")
+    evidence = raw.get("evidence")
+    told = evidence if isinstance(evidence, dict) else {}
+    return raw.get("code"), raw.get("last_owner"), told.get("attempt"), told.get("cause")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -380,6 +431,7 @@ class Release(Edit):
 
     kind: ClassVar[Kind] = "lease"
     verb: ClassVar[str] = "released"
+    distinct_by: ClassVar[tuple[str, ...]] = ("owner",)
     owner: str
     judged: str | None = None
     """The digest of the lease that ran out: one that was renewed meanwhile has not."""
@@ -417,6 +469,7 @@ class Repair(Edit):
 class DropPids(Repair):
     """Strike dead agents' lines from ``.agent-pids`` or ``.agent-panes``."""
 
+    distinct_by: ClassVar[tuple[str, ...]] = ("pids",)
     pids: frozenset[int]
     pid_lock: Path | None = yolo.PID_LOCK
 
@@ -436,6 +489,7 @@ class DropPids(Repair):
 class DropHealth(Repair):
     """Remove a dead agent's health file, unless a successor of its role has taken it over."""
 
+    distinct_by: ClassVar[tuple[str, ...]] = ("pid",)
     pid: int
 
     def holds(self, before: bytes | None) -> bool:
@@ -450,6 +504,7 @@ class DropHealth(Repair):
 class SetMark(Repair):
     """Rewrite (or, with None, remove) a one-word file of the plugin: ``.active-agent``, ``.active-agent-count``."""
 
+    distinct_by: ClassVar[tuple[str, ...]] = ("word",)
     judged: str | None
     """The digest of the content that was judged."""
     word: str | None

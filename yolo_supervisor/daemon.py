@@ -29,7 +29,7 @@ from yolo_supervisor.files import Busy, Disk, Refused, TooNew, glance, make_fold
 from yolo_supervisor.formats import supervisor
 from yolo_supervisor.kernel import kernel
 from yolo_supervisor.processes import Processes
-from yolo_supervisor.runner import Bell, Rooms, Runner
+from yolo_supervisor.runner import Bell, Rooms, Runner, failure_identity
 from yolo_supervisor.service import Notifier, endangered
 from yolo_supervisor.store import Paths, refuse_root
 from yolo_supervisor.tmux import Tmux
@@ -106,6 +106,8 @@ class Project:
         self.rooms = rooms
         self.runner: Runner | None = None
         self.trouble: str | None = None
+        self._failure: tuple[object, ...] | None = None
+        """The identity of the failure that was logged last, until the project is watched again."""
         self.scope = anyio.CancelScope()
         self._claim = Claim(Paths(path))
         self._log = structlog.get_logger().bind(project=str(path))
@@ -144,14 +146,15 @@ class Project:
         try:
             self.open()
         except (OSError, Held, Refused, Busy) as error:
-            self._lost(f"{error}: tried again until it can be watched")
+            self._lost(failure_identity("open", error), f"{error}: tried again until it can be watched")
         else:
             if self.trouble is not None:
-                self.trouble = None
+                self.trouble = self._failure = None
                 self._log.info("mended", where="project")
 
     async def _watch_while_there(self, runner: Runner) -> None:
         """Until the project's folder, or ours in it, is gone; whatever else ends the watch, it is begun anew."""
+        failure: tuple[object, ...] = ("gone",)
         why = f"{runner.store.paths.folder} is gone: watched again when the project is back"
         try:
             async with anyio.create_task_group() as tasks:
@@ -160,15 +163,17 @@ class Project:
                     await anyio.sleep(until_next(LOST_S))
                 tasks.cancel_scope.cancel()
         except Exception as error:  # noqa: BLE001 - no trouble of one project may stop the others
+            failure = failure_identity("watch", error)
             why = f"the watch was cut off and is begun anew: {error!r}"
         runner.close()
         self._claim.release()
         self.runner = None
-        self._lost(why)
+        self._lost(failure, why)
 
-    def _lost(self, why: str) -> None:
-        if self.trouble != why:
-            self.trouble = why
+    def _lost(self, failure: tuple[object, ...], why: str) -> None:
+        self.trouble = why
+        if self._failure != failure:
+            self._failure = failure
             self._log.error("trouble", where="project", error=why)
 
     def reload(self, config: Config) -> None:

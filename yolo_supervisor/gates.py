@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from yolo_supervisor import commands
-from yolo_supervisor.actions import Escalate, Quarantine, Regenerate
+from yolo_supervisor.actions import AlertCode, Escalate, Quarantine, Regenerate
 from yolo_supervisor.clock import Clock
 from yolo_supervisor.commands import Result
 from yolo_supervisor.files import Busy, Refused, digest, glance, make_folder, read, refuse_links
@@ -230,6 +230,7 @@ class Gates:
         """Tell a person, and the plugin's event log. Why that could not be done, otherwise."""
         note = Escalate(
             kind="gate",
+            code=AlertCode.GATE_FAILED,
             key=question.key,
             reason=f"{answer.evidence}{f' ({hindrance})' if hindrance else ''}",
             evidence={

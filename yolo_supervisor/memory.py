@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from yolo_supervisor.formats import yolo
+from yolo_supervisor.records import RestoredFrom
 
 VERSIONS = 5
 """How many good versions of a document are remembered."""
@@ -204,9 +205,20 @@ def outcomes(record: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
     elif thing == ("lease", "released") and record.get("by") == "cli":
         yield "v3_lease_locks", yolo.WENT_WELL
     elif thing == ("state", "restored") and record.get("key") == yolo.STATE_FILE:
-        source = str(evidence.get("source"))
-        if source.startswith("the snapshot "):
+        source = _restored_from(evidence)
+        if source == "snapshot":
             yield "v3_snapshot_resume", yolo.WENT_WELL
-        elif source.startswith("plans, "):
+        elif source == "rebuilt":
             yield "v3_event_recovery", yolo.WENT_WELL
             yield "v3_snapshot_resume", yolo.FAILED
+
+
+def _restored_from(evidence: Mapping[str, Any]) -> RestoredFrom | None:
+    """The source of a restored file. Version 0.1.0 wrote no code for it: for its entries the sentence decides."""
+    if "restored_from" in evidence:
+        code: RestoredFrom = evidence["restored_from"]
+        return code
+    sentence = str(evidence.get("source"))
+    if sentence.startswith("the snapshot "):
+        return "snapshot"
+    return "rebuilt" if sentence.startswith("plans, ") else None

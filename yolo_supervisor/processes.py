@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import cached_property
 
 import anyio
@@ -82,6 +83,30 @@ class Leftovers:
     """It was in the tree, but its own parent is gone too: perhaps it had been sent to the background on purpose."""
 
 
+class RefusalCode(StrEnum):
+    """Why the kill gate refuses a process."""
+
+    INIT = "init"
+    OTHER_BOOT = "other_boot"
+    """It was recorded before a reboot or in another container."""
+    ANCESTOR = "ancestor"
+    """It is this program or one of its ancestors."""
+    GONE = "gone"
+    TMUX = "tmux"
+    OTHER_USER = "other_user"
+    UNPROVEN = "unproven"
+    """The kernel did not say enough to prove its identity."""
+    NO_HANDLE = "no_handle"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Decisions compare ``code``; ``text`` is for people and the journal."""
+
+    code: RefusalCode
+    text: str
+
+
 @dataclass(frozen=True, slots=True)
 class Ending:
     """How a termination went."""
@@ -90,7 +115,7 @@ class Ending:
     """Gone within the grace period."""
     killed: tuple[ProcessId, ...] = ()
     survived: tuple[ProcessId, ...] = ()
-    refused: Mapping[ProcessId, str] = field(default_factory=dict)
+    refused: Mapping[ProcessId, Refusal] = field(default_factory=dict)
     spared: str | None = None
     """Why it was given up before the end: the evidence no longer held."""
 
@@ -167,24 +192,24 @@ class Processes:
 
     # -- the kill gate -------------------------------------------------------------------------------------------
 
-    def refusal(self, process: ProcessId) -> str | None:
+    def refusal(self, process: ProcessId) -> Refusal | None:
         """Why this process must not be signalled; None if it may be."""
         if process.pid <= 1:
-            return "it is init, or no process at all"
+            return Refusal(RefusalCode.INIT, "it is init, or no process at all")
         if process.boot != self.boot:
-            return "it was recorded before a reboot or in another container"
+            return Refusal(RefusalCode.OTHER_BOOT, "it was recorded before a reboot or in another container")
         if process.pid in self._ancestry():
-            return "it is this supervisor, or one of its ancestors"
+            return Refusal(RefusalCode.ANCESTOR, "it is this supervisor, or one of its ancestors")
         try:
             facts = self.kernel.facts(process.pid)
             if facts is None or facts.started != process.started:
-                return "its pid is gone or belongs to another process now"
+                return Refusal(RefusalCode.GONE, "its pid is gone or belongs to another process now")
             if facts.comm.startswith("tmux"):
-                return "it is tmux"
+                return Refusal(RefusalCode.TMUX, "it is tmux")
             if self.kernel.owner(process.pid) != os.geteuid():
-                return "it belongs to another user"
+                return Refusal(RefusalCode.OTHER_USER, "it belongs to another user")
         except OSError as error:
-            return f"its identity could not be proven ({error.strerror or error})"
+            return Refusal(RefusalCode.UNPROVEN, f"its identity could not be proven ({error.strerror or error})")
         return None
 
     def _ancestry(self) -> set[int]:
@@ -208,7 +233,7 @@ class Processes:
         ``holds`` is asked right before each round of signals and answers why not any more, or None. Never touched is
         what ``refusal`` names, and what is, or descends from, one of those that ``spare`` answers at each round.
         """
-        refused: dict[ProcessId, str] = {}
+        refused: dict[ProcessId, Refusal] = {}
         handles: dict[ProcessId, Handle] = {}
         roots = tuple(roots)
         try:
@@ -249,7 +274,7 @@ class Processes:
         roots: Iterable[ProcessId],
         spare: Collection[ProcessId],
         handles: dict[ProcessId, Handle],
-        refused: dict[ProcessId, str],
+        refused: dict[ProcessId, Refusal],
     ) -> None:
         now = self.sweep()
         tmux = {now.id(pid) for pid, facts in now.facts.items() if facts.comm.startswith("tmux")}
@@ -267,7 +292,7 @@ class Processes:
                 try:
                     handle = self.kernel.hold(process)
                 except OSError as error:
-                    refused[process] = f"no hold on it could be had ({error.strerror})"
+                    refused[process] = Refusal(RefusalCode.NO_HANDLE, f"no hold on it could be had ({error.strerror})")
                     continue
                 if handle is not None:
                     handles[process] = handle

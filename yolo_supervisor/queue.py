@@ -8,6 +8,7 @@ import re
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,24 @@ from yolo_supervisor.retry import pause_s
 from yolo_supervisor.store import Store
 
 
+class NeverCode(StrEnum):
+    """Why a task is not given back any more."""
+
+    NOT_REDRIVEN = "not_redriven"
+    """It is a dead letter, and was begun without being redriven."""
+    ATTEMPTS = "attempts"
+    POISON = "poison"
+    """Two attempts in a row failed for the same cause within a short time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Never:
+    """Decisions compare ``code``; ``text`` is for people and the journal."""
+
+    code: NeverCode
+    text: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Turn:
     """What is next for a task whose attempt has failed. ``wait_s`` is how long it is too early to give it back."""
@@ -27,7 +46,7 @@ class Turn:
     attempt: int = 1
     """Which attempt has failed."""
     wait_s: float = 0.0
-    never: str | None = None
+    never: Never | None = None
     """Why it is not given back any more."""
     stamp: Mapping[str, Any] = field(default_factory=dict)
     """What the journal is to remember of this failure."""
@@ -63,14 +82,15 @@ class Queue:
         never = None
         reports = tuple(str(each) for each in last.get("reports", ()))
         if task.id in memory.set_aside:  # the client gives it to whoever takes it by name
-            never = "it was set aside before, and begun again without being redriven"
+            never = Never(NeverCode.NOT_REDRIVEN, "it was set aside before, and begun again without being redriven")
         elif hold_s is not None:
             stamp = {"cause": cause, "charged": False}
             return Turn(attempt=attempt, wait_s=hold_s, stamp=stamp, reports=reports)
         elif attempt >= config.max_attempts:
-            never = f"attempt {attempt} of {config.max_attempts} has failed"
+            never = Never(NeverCode.ATTEMPTS, f"attempt {attempt} of {config.max_attempts} has failed")
         elif last.get("cause") == cause and ago_s < config.poison_s:
-            never = f"two attempts in a row ended in the same way ({cause}) within {ago_s:.0f} s"
+            text = f"two attempts in a row ended in the same way ({cause}) within {ago_s:.0f} s"
+            never = Never(NeverCode.POISON, text)
         wait_s = max(0.0, self._pause_s(task, attempt) - ago_s)
         return Turn(attempt=attempt, wait_s=0.0 if never else wait_s, never=never, stamp=stamp, reports=reports)
 
@@ -83,7 +103,9 @@ class Queue:
         return pause_s(config.backoff_s, attempt - 1, config.backoff_max_s, chance)
 
 
-def give_back(task: Task, turn: Turn, letters: Path, reason: str, evidence: Mapping[str, Any]) -> tuple[Edit, ...]:
+def give_back(
+    task: Task, turn: Turn, letters: Path, reason: str, evidence: Mapping[str, Any], replayable: bool = True
+) -> tuple[Edit, ...]:
     """The actions that follow from the turn; none while it is too early. ``letters`` is where dead letters are kept."""
     if turn.wait_s > 0:
         return ()
@@ -91,15 +113,26 @@ def give_back(task: Task, turn: Turn, letters: Path, reason: str, evidence: Mapp
     if reports := [*turn.reports, *([str(evidence["report"])] if "report" in evidence else [])][-REPORTS:]:
         told["reports"] = reports
     if turn.never is not None:
-        why = f"{turn.never}: {reason}"
-        letter = Letter(key=task.id, path=letters / letter_file(task.id), data=_story(task, why, told), reason=why)
-        return letter, SetAside(key=task.id, task=task, owner=task.owner, reason=why, evidence=told)
+        why = f"{turn.never.text}: {reason}"
+        story = _story(task, turn.never.code, why, told)
+        letter = Letter(key=task.id, path=letters / letter_file(task.id), data=story, reason=why)
+        aside = SetAside(key=task.id, task=task, owner=task.owner, reason=why, evidence=told, replayable=replayable)
+        return letter, aside
     if task.list == yolo.EXECUTION_STATE:
         requeue = RequeuePlan(
-            key=task.id, path=task.path, plan=task.number, owner=task.owner, reason=reason, evidence=told
+            key=task.id,
+            path=task.path,
+            plan=task.number,
+            owner=task.owner,
+            reason=reason,
+            evidence=told,
+            replayable=replayable,
         )
         return (requeue,)
-    return (Requeue(key=task.id, path=task.path, owner=task.owner or "", reason=reason, evidence=told),)
+    requeue_task = Requeue(
+        key=task.id, path=task.path, owner=task.owner or "", reason=reason, evidence=told, replayable=replayable
+    )
+    return (requeue_task,)
 
 
 def letter_file(ident: str) -> str:
@@ -109,7 +142,7 @@ def letter_file(ident: str) -> str:
     return f"{hashlib.sha256(ident.encode('utf-8', 'surrogatepass')).hexdigest()}.json"
 
 
-def _story(task: Task, why: str, evidence: Mapping[str, Any]) -> bytes:
+def _story(task: Task, code: NeverCode, why: str, evidence: Mapping[str, Any]) -> bytes:
     raw = {
         "version": 1,
         "id": task.id,
@@ -117,6 +150,7 @@ def _story(task: Task, why: str, evidence: Mapping[str, Any]) -> bytes:
         "number": task.number,
         "path": str(task.path),
         "subject": task.subject,
+        "code": code,
         "why": why,
         "last_owner": task.owner,
         "evidence": dict(evidence),

@@ -6,6 +6,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
+from typing import Literal
+
+RestoredFrom = Literal["good_version", "snapshot", "rebuilt", "lease"]
+"""Where the new content of a broken file comes from: ``lease`` removes a lease that cannot be read."""
 
 
 class Liveness(StrEnum):

@@ -24,7 +24,7 @@ from typing import NoReturn
 
 import anyio
 
-from yolo_supervisor.actions import BreakLock, Escalate, Note, Rebased
+from yolo_supervisor.actions import AlertCode, BreakLock, Escalate, Note, Rebased
 from yolo_supervisor.files import Busy, Disk, LockAges, Refused, make_folder, put_aside
 from yolo_supervisor.formats.git import ADVICE, TRANSIENT, Cause, Failure, failure
 from yolo_supervisor.formats.yolo import PLANNING
@@ -426,7 +426,8 @@ class Repository:
             elif not await move.go_on(document):
                 why = f"a move of {move.branch} to {move.after[:12]} was cut off, and its files have been changed since"
                 what = f"{why}: see git status in {move.git.folder}"
-                note(move.git.folder, Escalate(kind="commit", key=str(move.git.folder), reason=what))
+                code = AlertCode.BRANCH_UPDATE_CUT_OFF
+                note(move.git.folder, Escalate(kind="commit", code=code, key=str(move.git.folder), reason=what))
                 sys.stderr.write(f"yolo-supervisor: {what}\n")
         for tree in own.glob("tree-*"):
             await self.git.perhaps("worktree", "remove", "--force", "--force", str(tree))  # one that is locked, too
@@ -472,7 +473,10 @@ class Told:
                 "cause": str(found.cause), "said": found.said.strip().splitlines()[-10:], "files": answer.files,
                 "rescue": answer.rescue, "commands": answer.commands, "rounds": answer.rounds,
             }  # fmt: skip
-            told = Escalate(kind="commit", key=str(self._folder), reason=answer.message, evidence=evidence)
+            told = Escalate(
+                kind="commit", code=AlertCode.COMMIT_FAILED, key=str(self._folder), reason=answer.message,
+                evidence=evidence,
+            )  # fmt: skip
             note(self._folder, told)
         if answer.result == "committed" and found.said and not self._as_json:
             sys.stderr.write(found.said.rstrip() + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,7 @@ import structlog
 from yolo_supervisor import __version__, crash_reports
 from yolo_supervisor.actions import (
     Action,
+    AlertCode,
     BreakLock,
     Count,
     DaemonNote,
@@ -68,6 +70,19 @@ TICK_LIMIT_S = 30.0
 
 REPORT_LOOKS = 6
 """Every how many looks we write down, for ``status``, how the watchers fare."""
+
+
+SHARED_FAILURES = frozenset({
+    errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EROFS,
+})  # fmt: skip
+"""Errors of the disk, or of this process, that stop many things at once, whichever file they are met at."""
+
+
+def failure_identity(name: str, error: Exception) -> tuple[object, ...]:
+    """Equal for errors that are one failure: by number and file, whatever ``name`` it stops; else by name and type."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return name, type(error)
+    return (error.errno,) if error.errno in SHARED_FAILURES else (error.errno, str(error.filename))
 
 
 class Bell:
@@ -172,8 +187,12 @@ class Runner:
         self.started_at = rooms.clock.now()
         self._breath = Breath(rooms.clock)
         self._log = structlog.get_logger().bind(project=str(project))
-        self._told: dict[str, set[tuple[str, ...]]] = {watcher.name: set() for watcher in self.watchers}
-        self._troubles: dict[str, str] = {}
+        self._told: dict[str, dict[tuple[object, ...], Escalate | None]] = {
+            watcher.name: {} for watcher in self.watchers
+        }
+        """What each watcher's last look had to say, by the identity of the action; of an alert the action, too."""
+        self._troubles: dict[str, tuple[tuple[object, ...], str]] = {}
+        """The failures that last, by name: the identity of the error, and its message."""
         self._resting: dict[str, float] = {}
         """Until when (monotonic) a remedy is left alone that could not be carried out."""
         self._retry_s = {watcher.name: RETRY_S for watcher in self.watchers}
@@ -286,16 +305,16 @@ class Runner:
         try:
             with anyio.fail_after(TICK_LIMIT_S):
                 remedies = await watcher.tick(self.rooms.clock.now())
-            present: set[tuple[str, ...]] = set()
+            present: set[tuple[object, ...]] = set()
             done = [self._try(watcher, remedy, present) for remedy in remedies]
             self._over(watcher, present)
             self._report()
         except OSError as error:
             pulse.last_error = str(error)
-            self._trouble(trouble, f"{error}: it is tried again at the next look")
+            self._trouble(trouble, error, f"{error}: it is tried again at the next look")
         except Exception as error:  # noqa: BLE001 - the one place: a failed look must not end the watch
             pulse.last_error = f"{type(error).__name__}: {error}"
-            self._trouble(trouble, pulse.last_error, exc_info=True)
+            self._trouble(trouble, error, pulse.last_error, exc_info=True)
         else:
             pulse.last_error = next((why for why in done if why), None)
             self._mended(trouble)
@@ -319,17 +338,17 @@ class Runner:
 
     # -- carrying out --------------------------------------------------------------------------------------------
 
-    def _try(self, watcher: Watcher, remedy: Remedy, present: set[tuple[str, ...]]) -> str | None:
+    def _try(self, watcher: Watcher, remedy: Remedy, present: set[tuple[object, ...]]) -> str | None:
         """Apply one remedy. None if it is done, "" if it met a lock, else what went wrong: no other suffers by it."""
         trouble = f"{remedy[-1].kind} {remedy[-1].key}"
         if time.monotonic() < self._resting.get(trouble, 0.0):
-            return self._troubles.get(trouble, "")
+            return self._troubles.get(trouble, ((), ""))[1]
         try:
             done = self._apply(watcher, remedy, present)
         except (OSError, Refused, Busy) as error:
             if isinstance(error, Unwritable):
                 self._resting[trouble] = time.monotonic() + REST_S
-            self._trouble(trouble, f"{error}: nothing is healed here until that is mended")
+            self._trouble(trouble, error, f"{error}: nothing is healed here until that is mended")
             return str(error)
         if not done:
             return ""  # whoever waits for a lock knows nothing of what was wrong before
@@ -337,10 +356,10 @@ class Runner:
         self._resting.pop(trouble, None)
         return None
 
-    def _apply(self, watcher: Watcher, remedy: Remedy, present: set[tuple[str, ...]]) -> bool:
+    def _apply(self, watcher: Watcher, remedy: Remedy, present: set[tuple[object, ...]]) -> bool:
         """Take the remedy's steps in order; False if one met a lock, so that the rest has to wait."""
         for action in remedy:
-            name = (action.kind, action.key, action.verb, action.reason)
+            name = action.identity
             if isinstance(action, Count):  # an observation: it changes nothing, and is made in any mode
                 if not self._outcomes.count(action):
                     return False
@@ -349,7 +368,7 @@ class Runner:
                 if name not in self._told[watcher.name]:
                     prefix = "would_" if self.config.mode == "observe" else ""
                     self.store.note(action, watcher.name, prefix)
-                    self._told[watcher.name].add(name)
+                    self._told[watcher.name][name] = action if isinstance(action, Escalate) else None
                     self._tell(action, prefix)
             elif isinstance(action, Requeue | RequeuePlan) and not self._breath.take(self.config.tasks.requeues_per_s):
                 return False  # not all of it in one breath
@@ -391,7 +410,7 @@ class Runner:
         try:
             crash_reports.save(self.store.disk, self.store.paths.crashes, action.report)
         except Exception as error:  # noqa: BLE001 - nobody may stay unhealed because of what there is to tell of him
-            self._trouble("crashes", f"{error}: this crash report is lost")
+            self._trouble("crashes", error, f"{error}: this crash report is lost")
         else:
             self._mended("crashes")
         finally:
@@ -416,7 +435,7 @@ class Runner:
             while not self._try_to_tell(trouble, watcher, action, begun, ending):
                 await anyio.sleep(1.0)  # it is done: it has to be written down, however long that takes
         except (OSError, Busy, Refused) as error:
-            self._trouble(trouble, f"{error}: {action.key} is not terminated until that is mended")
+            self._trouble(trouble, error, f"{error}: {action.key} is not terminated until that is mended")
         finally:
             self._terminating.discard(action.key)
             self.bells[self.agents.name].ring()
@@ -438,7 +457,9 @@ class Runner:
         try:
             self._tell_ending(watcher, action, begun, ending)
         except (OSError, Busy) as error:
-            self._trouble(trouble, f"{error}: the end of {action.key} cannot be written down until that is mended")
+            self._trouble(
+                trouble, error, f"{error}: the end of {action.key} cannot be written down until that is mended"
+            )
             return False
         self._mended(trouble)
         return True
@@ -448,7 +469,7 @@ class Runner:
             "terminated": [p.pid for p in ending.terminated],
             "killed": [p.pid for p in ending.killed],
             "survived": [p.pid for p in ending.survived],
-            "refused": {str(p.pid): why for p, why in ending.refused.items()},
+            "refused": {str(p.pid): refusal.text for p, refusal in ending.refused.items()},
         }
         evidence = {key: value for key, value in evidence.items() if value}
         if ending.spared:
@@ -463,7 +484,8 @@ class Runner:
             self.rooms.processes.stubborn.update(ending.refused)  # a person is told below: nobody waits for them
             pids = sorted(p.pid for p in (*ending.survived, *ending.refused))
             what = f"{action.key}: processes {pids} were not signalled or did not end: end them by hand if they must go"
-            note = Escalate(kind="agent", key=action.key, reason=what, evidence=evidence)
+            code = AlertCode.PROCESSES_LEFT
+            note = Escalate(kind="agent", code=code, key=action.key, reason=what, evidence=evidence)
             self.store.note(note, watcher.name)
             self._tell(note)
 
@@ -471,7 +493,7 @@ class Runner:
         try:
             self.store.note(action, "daemon")
         except (OSError, Busy) as error:
-            self._trouble("journal", f"the journal cannot be written: {error}")
+            self._trouble("journal", error, f"the journal cannot be written: {error}")
 
     # -- telling -------------------------------------------------------------------------------------------------
 
@@ -479,23 +501,24 @@ class Runner:
         level = self._log.warning if isinstance(action, Escalate) else self._log.info
         level(prefix + action.verb, kind=action.kind, key=action.key, reason=action.reason, **more)
 
-    def _over(self, watcher: Watcher, present: set[tuple[str, ...]]) -> None:
-        """What was told and is no longer so is told once more."""
+    def _over(self, watcher: Watcher, present: set[tuple[object, ...]]) -> None:
+        """Log the end of each alert that no longer holds, once."""
         told = self._told[watcher.name]
-        for kind, key, verb, reason in told - present:
-            if verb == "escalated":
-                self._log.info("over", kind=kind, key=key, was=reason)
-        told &= present
+        for name in told.keys() - present:
+            alert = told.pop(name)
+            if alert is not None:
+                self._log.info("over", kind=alert.kind, key=alert.key, was=alert.reason)
 
-    def _trouble(self, name: str, message: str, **more: Any) -> None:
-        """One trouble is told once, however many things it stops."""
-        if message not in self._troubles.values():
+    def _trouble(self, name: str, error: Exception, message: str, **more: Any) -> None:
+        """Log a failure once, however many things it stops."""
+        failure = failure_identity(name, error)
+        if failure not in (known for known, _ in self._troubles.values()):
             self._log.error("trouble", where=name, error=message, **more)
-        self._troubles[name] = message
+        self._troubles[name] = failure, message
 
     def _mended(self, name: str) -> None:
-        message = self._troubles.pop(name, None)
-        if message is not None and message not in self._troubles.values():
+        failure, message = self._troubles.pop(name, (None, ""))
+        if failure is not None and failure not in (known for known, _ in self._troubles.values()):
             self._log.info("mended", where=name, was=message)
 
     def _tell_if_crowded(self) -> None:
@@ -545,7 +568,7 @@ class Runner:
         try:
             replace(self.store.disk, path, data, durable=False)
         except (OSError, Refused) as error:
-            self._trouble(path.name, str(error))
+            self._trouble(path.name, error, str(error))
             return False
         self._mended(path.name)
         return True

@@ -123,6 +123,12 @@ class Paths:
         return self.folder / "daemon.json"
 
 
+def _replayable(promise: Mapping[str, Any]) -> bool:
+    """Whether ``recover`` may make this promised change. Version 0.1.0 did not write ``replay``: of its changes those
+    made for a silent task, which have ``quiet_s`` in their evidence, are not made later."""
+    return bool(promise["write"].get("replay", "quiet_s" not in promise.get("evidence", {})))
+
+
 def refuse_root(project: Path, found: os.stat_result | None) -> None:
     """``Refused`` where root would make itself at home in another user's project, and lock that user out of it."""
     if found is not None and found.st_uid != 0 and os.geteuid() == 0:
@@ -224,6 +230,7 @@ class Store:
                     return Outcome.STALE
                 after = action.edit(before)
                 write: dict[str, Any] = {"path": str(action.path), "before": digest(before), "after": digest(after)}
+                write["replay"] = action.replayable
                 if before is not None:
                     write["stamp"] = self._stamp(action.path)
                 if action.lock:
@@ -362,7 +369,7 @@ class Store:
                             sidecars.refresh(self.disk, path, write["after"], make=False)
                         events.tell(self.disk, self.paths.planning, promise, seq)
                         self.journal.mark(seq, "done")
-                    elif "quiet_s" in promise.get("evidence", {}):  # it may be over without a trace in there
+                    elif not _replayable(promise):  # it may be over without a trace in there
                         self.journal.mark(seq, "failed", "it was for silence: whoever sees to that looks again")
                         overtaken.append(name)
                     elif digest(before) == write["before"] and self._stamp(path) == write.get("stamp"):

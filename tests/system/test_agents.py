@@ -21,6 +21,7 @@ from support.processes import Children
 from support.project import read_task, write_task
 from yolo_supervisor.actions import (
     Action,
+    AlertCode,
     Died,
     DropHealth,
     DropPids,
@@ -215,8 +216,8 @@ def test_a_task_that_a_living_namesake_may_be_at_is_told_of_and_not_given_back()
     assert decided(sighting(estate=estate)) == [
         (
             died(),
-            Escalate(kind="task", key="red/1", reason="its owner dev-1 is dead, but a dev-1 is alive",
-                     evidence=evidence()),
+            Escalate(kind="task", code=AlertCode.TASK_OWNER_UNCLEAR, key="red/1",
+                     reason="its owner dev-1 is dead, but a dev-1 is alive", evidence=evidence()),
             requeue(2),
             forget(),
         )

@@ -23,7 +23,7 @@ from support.daemon import QUICK, StartDaemon
 from support.project import agent_of, write_record, write_task
 from support.tmux import PrivateTmux
 from support.wait import LIMIT_S
-from yolo_supervisor.actions import Escalate
+from yolo_supervisor.actions import AlertCode, Escalate
 from yolo_supervisor.cli import COMMANDS
 from yolo_supervisor.kernel import kernel
 from yolo_supervisor.mcp.circuit_breaker import Circuit
@@ -148,7 +148,11 @@ def spoilt(cli: Cli, project: Path, claude_home: Path) -> Iterator[Cli]:
     store = Store(project)
     store.open()
     for kind in ("agent", "task", "lease", "flag", "session", "file", "commit", "gate", "command", "daemon"):
-        store.note(Escalate(kind=kind, key=TYPED, reason=WRITTEN, evidence={WRITTEN: [WRITTEN]}), WRITTEN)  # type: ignore[arg-type]
+        alert = Escalate(
+            kind=kind,  # type: ignore[arg-type]
+            code=AlertCode.CALL_FAILED, key=TYPED, reason=WRITTEN, evidence={WRITTEN: [WRITTEN]},
+        )  # fmt: skip
+        store.note(alert, WRITTEN)
     store.close()
     for words in (["init", "-q", "."], ["config", "user.name", "dev"], ["config", "user.email", "dev@example.com"]):
         subprocess.run(["git", *words], cwd=project, check=True)

@@ -25,7 +25,16 @@ from support.processes import Children
 from support.wait import LIMIT_S, wait_until
 from yolo_supervisor import processes as module
 from yolo_supervisor.kernel import LinuxKernel, PsutilKernel
-from yolo_supervisor.processes import DeathWatch, Ending, Leftovers, Processes, Tree, watchable
+from yolo_supervisor.processes import (
+    DeathWatch,
+    Ending,
+    Leftovers,
+    Processes,
+    Refusal,
+    RefusalCode,
+    Tree,
+    watchable,
+)
 from yolo_supervisor.records import Liveness, ProcessId
 
 ALIVE, DEAD, UNKNOWN = Liveness.ALIVE, Liveness.DEAD, Liveness.UNKNOWN
@@ -595,7 +604,8 @@ def test_every_ancestor_of_the_supervisor_is_refused(processes: Processes) -> No
         assert facts is not None
         pid = facts.parent
 
-    assert {"it is this supervisor, or one of its ancestors"} == {processes.refusal(each) for each in ancestors}
+    refusal = Refusal(RefusalCode.ANCESTOR, "it is this supervisor, or one of its ancestors")
+    assert {refusal} == {processes.refusal(each) for each in ancestors}
 
 
 def test_init_is_refused(processes: Processes) -> None:
@@ -615,7 +625,7 @@ async def test_a_tmux_server_is_refused(processes: Processes, children: Children
 
     ending = await processes.terminate([process], 0.1, agree)
 
-    assert Ending(refused={process: "it is tmux"}) == ending
+    assert Ending(refused={process: Refusal(RefusalCode.TMUX, "it is tmux")}) == ending
     assert server.poll() is None
 
 
@@ -626,7 +636,7 @@ async def test_a_process_of_another_user_is_refused(processes: Processes, childr
 
     ending = await processes.terminate([process], 0.1, agree)
 
-    assert Ending(refused={process: "it belongs to another user"}) == ending
+    assert Ending(refused={process: Refusal(RefusalCode.OTHER_USER, "it belongs to another user")}) == ending
     assert child.poll() is None
 
 
@@ -642,7 +652,8 @@ async def test_one_that_no_hold_is_had_on_is_refused(
 
     ending = await processes.terminate([process], 0.1, agree)
 
-    assert Ending(refused={process: "no hold on it could be had (Too many open files)"}) == ending
+    refusal = Refusal(RefusalCode.NO_HANDLE, "no hold on it could be had (Too many open files)")
+    assert Ending(refused={process: refusal}) == ending
     assert child.poll() is None
 
 

@@ -15,7 +15,7 @@ from support.processes import Children
 from support.project import write_task
 from support.tmux import PrivateTmux
 from support.wait import wait_until
-from yolo_supervisor.actions import Action, Escalate, PaneDied, Terminate
+from yolo_supervisor.actions import Action, AlertCode, Escalate, PaneDied, Terminate
 from yolo_supervisor.census import Census
 from yolo_supervisor.config import Config, Policy, SessionsConfig
 from yolo_supervisor.kernel import kernel
@@ -172,7 +172,8 @@ def test_under_notify_a_person_is_told_and_nobody_terminated() -> None:
     assert decided(look, left_since(100.0), 110.0, policy="notify") == [
         (
             Escalate(
-                kind="session", key="work", reason="its tmux session work was left by the last person",
+                kind="session", code=AlertCode.SESSION_LEFT, key="work",
+                reason="its tmux session work was left by the last person",
                 evidence={"session": "work", "tmux": "/tmp/s", "detached_s": 10.0},
             ),
         )
@@ -205,13 +206,13 @@ def test_how_a_pane_ended_is_told_whatever_the_policy(policy: Policy) -> None:
     assert decided(Look(ended=(exited, killed)), policy=policy) == [
         (
             PaneDied(
-                key="work", reason="dev@red in pane %1 ended with status 3",
+                key="work", agent="dev@red", pane="%1", reason="dev@red in pane %1 ended with status 3",
                 evidence={"agent": "dev@red", "pane": "%1", "status": 3, "signal": None},
             ),
         ),
         (
             PaneDied(
-                key="work", reason="qa@red in pane %2 ended by signal 9",
+                key="work", agent="qa@red", pane="%2", reason="qa@red in pane %2 ended by signal 9",
                 evidence={"agent": "qa@red", "pane": "%2", "status": None, "signal": 9},
             ),
         ),
@@ -227,7 +228,11 @@ def test_an_agent_whose_session_is_gone_is_terminated() -> None:
 
 def test_under_notify_a_person_is_told_of_an_agent_whose_session_is_gone() -> None:
     told = Escalate(
-        kind="agent", key="dev@red", reason="its tmux session is gone", evidence={"tmux": "/tmp/s", "pane": "%1"}
+        kind="agent",
+        code=AlertCode.AGENT_ORPHANED,
+        key="dev@red",
+        reason="its tmux session is gone",
+        evidence={"tmux": "/tmp/s", "pane": "%1"},
     )
 
     assert decided(Look(orphans=(DEV,), agents=2), policy="notify") == [(told,)]
@@ -237,7 +242,9 @@ def test_when_more_than_half_of_at_least_five_seem_gone_nobody_is_terminated() -
     team = tuple(agent(f"dev-{n}", n) for n in range(6))
     inconclusive = "the sessions of 3 of 5 agents seem to be gone at once: inconclusive"
 
-    assert decided(Look(orphans=team[:3], agents=5)) == [(Escalate(kind="session", key="all", reason=inconclusive),)]
+    assert decided(Look(orphans=team[:3], agents=5)) == [
+        (Escalate(kind="session", code=AlertCode.MASS_DEATH, key="all", reason=inconclusive),)
+    ]
     assert decided(Look(orphans=team[:3], agents=6)) == [orphaned(each) for each in team[:3]]
     assert decided(Look(orphans=team[:4], agents=4)) == [orphaned(each) for each in team[:4]]
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from support.project import SAMPLES
 from yolo_supervisor.formats import load_object
-from yolo_supervisor.formats.integrity import flaw, torn_at
+from yolo_supervisor.formats.integrity import Flaw, FlawCode, flaw, torn_at
 
 STATE, LOG, LEASE = ".execution-state.json", ".events/event-log.jsonl", ".locks/a.lease"
 
@@ -78,7 +78,7 @@ def test_no_real_file_is_whole_when_its_blocks_were_never_written(pattern: str) 
     for path in samples(pattern)[:5]:
         data = path.read_bytes()
 
-        assert flaw(name, b"\0" * len(data)) == "it holds nothing but zeros"
+        assert flaw(name, b"\0" * len(data)) == Flaw(FlawCode.ONLY_ZEROS, "it holds nothing but zeros")
         assert flaw(name, data[: len(data) // 2] + b"\0" * (len(data) - len(data) // 2)) is not None
 
 
@@ -88,7 +88,7 @@ def test_no_real_file_is_whole_when_its_blocks_were_never_written(pattern: str) 
 @pytest.mark.parametrize("name", [STATE, "config.json", "STATE.md", LEASE, ".contracts/1-1.json"])
 @pytest.mark.parametrize("data", [b"", b"\n", b" \r\n\t"])
 def test_a_file_with_nothing_in_it_is_empty(name: str, data: bytes) -> None:
-    assert flaw(name, data) == "it is empty"
+    assert flaw(name, data) == Flaw(FlawCode.EMPTY, "it is empty")
 
 
 @pytest.mark.parametrize(
@@ -128,12 +128,14 @@ def test_a_state_that_says_something_new_is_whole(data: bytes) -> None:
 
 @pytest.mark.parametrize("data", [b"{}", b'{"phase":5}', b'{"status":7}', b'{"status":""}', b'{"phases":[]}'])
 def test_a_state_without_a_status_is_broken(data: bytes) -> None:
-    assert flaw(STATE, data) == "it has no status"
+    assert flaw(STATE, data) == Flaw(FlawCode.NO_STATUS, "it has no status")
 
 
 @pytest.mark.parametrize("plans", ["null", "{}", '"05-01"', "3"])
 def test_a_state_whose_plans_are_no_list_is_broken(plans: str) -> None:
-    assert flaw(STATE, f'{{"status":"running","plans":{plans}}}'.encode()) == "its plans are no list"
+    assert flaw(STATE, f'{{"status":"running","plans":{plans}}}'.encode()) == Flaw(
+        FlawCode.PLANS_NOT_A_LIST, "its plans are no list"
+    )
 
 
 @given(objects)
@@ -158,11 +160,11 @@ def test_any_text_is_whole_markdown(data: bytes) -> None:
 
 
 def test_text_that_ends_in_the_middle_of_a_letter_is_broken() -> None:
-    assert flaw("STATE.md", "# Größe".encode()[:5]) == "it is no text at byte 4"
+    assert flaw("STATE.md", "# Größe".encode()[:5]) == Flaw(FlawCode.NOT_TEXT, "it is no text at byte 4")
 
 
 def test_text_with_a_block_of_zeros_is_broken() -> None:
-    assert flaw("STATE.md", b"# State\n" + b"\0" * 500 + b"the rest\n") == "it holds zeros"
+    assert flaw("STATE.md", b"# State\n" + b"\0" * 500 + b"the rest\n") == Flaw(FlawCode.HAS_ZEROS, "it holds zeros")
 
 
 # -- logs ---------------------------------------------------------------------------------------------------------
@@ -185,7 +187,7 @@ def test_a_log_is_torn_where_its_last_line_begins_wherever_that_was_cut(
     torn = torn[: 1 + at % (len(torn) - 1)]
 
     assert torn_at(whole + torn) == len(whole)
-    assert flaw(LOG, whole + torn) == "its last line is half written"
+    assert flaw(LOG, whole + torn) == Flaw(FlawCode.HALF_WRITTEN, "its last line is half written")
 
 
 @pytest.mark.parametrize("zeros", [1, 4096])

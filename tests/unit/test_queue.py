@@ -32,13 +32,14 @@ from yolo_supervisor.journal import history, seal, unseal
 from yolo_supervisor.kernel import kernel
 from yolo_supervisor.memory import Memory
 from yolo_supervisor.processes import Processes
-from yolo_supervisor.queue import Queue, Turn, give_back, letter_file
+from yolo_supervisor.queue import Never, NeverCode, Queue, Turn, give_back, letter_file
 from yolo_supervisor.records import ProcessId, Task
 from yolo_supervisor.runner import Breath, Rooms, Runner
 from yolo_supervisor.store import Outcome, Store
 from yolo_supervisor.tmux import Tmux
 
 LETTERS = Path("/letters")
+ENOUGH = Never(NeverCode.ATTEMPTS, "enough")
 
 
 def a_task(path: Path = Path("/red/3.json"), owner: str | None = "dev-1", status: str = "in_progress") -> Task:
@@ -355,7 +356,7 @@ def test_a_task_is_given_back_until_its_last_attempt_has_failed(desk: Desk, most
 
     assert [turn.attempt for turn in turns] == list(range(1, most + 1))
     assert [bool(turn.never) for turn in turns] == [False] * (most - 1) + [True]
-    assert turns[-1].never == f"attempt {most} of {most} has failed"
+    assert turns[-1].never == Never(NeverCode.ATTEMPTS, f"attempt {most} of {most} has failed")
     assert json.loads(desk.path.read_text()) == {"id": "3", "status": "pending", "owner": tasks.SET_ASIDE}
 
 
@@ -537,7 +538,7 @@ def test_a_task_a_plan_and_a_dead_letter_are_given_back_each_in_its_way() -> Non
 
     (requeued,) = give_back(task, turn, LETTERS, "it is dead", evidence)
     (plan_requeued,) = give_back(plan, turn, LETTERS, "it is dead", evidence)
-    letter, aside = give_back(task, replace(turn, never="enough"), LETTERS, "it is dead", evidence)
+    letter, aside = give_back(task, replace(turn, never=ENOUGH), LETTERS, "it is dead", evidence)
 
     assert isinstance(requeued, Requeue)
     assert requeued.owner == "dev-1"
@@ -794,7 +795,7 @@ def test_a_crash_between_the_letter_and_the_setting_aside_is_healed_by_the_next_
     with closing(Store(project)) as before:
         before.open()
         letters = before.paths.folder / "dead-letters"
-        letter, _ = give_back(a_task(path), Turn(never="enough"), letters, "it is dead", {})
+        letter, _ = give_back(a_task(path), Turn(never=ENOUGH), letters, "it is dead", {})
         assert isinstance(letter, Letter)
         assert before.commit(letter, "agents") is Outcome.DONE
     watch = Watch(project, claude_home, FakeClock(), config)

@@ -23,11 +23,12 @@ from support.daemon import StartDaemon
 from support.processes import Children
 from support.project import SAMPLES
 from support.wait import wait_until
-from yolo_supervisor.actions import CutTail, Edit, Escalate, Keep, Quarantine, Restore, Snap
+from yolo_supervisor.actions import AlertCode, CutTail, Edit, Escalate, Keep, Quarantine, Restore, Snap
 from yolo_supervisor.census import Census
 from yolo_supervisor.config import Config
 from yolo_supervisor.files import Disk, digest
 from yolo_supervisor.formats import load_object, yolo
+from yolo_supervisor.formats.integrity import Flaw, FlawCode
 from yolo_supervisor.kernel import kernel
 from yolo_supervisor.processes import Processes
 from yolo_supervisor.roster import Roster, claude_dirs
@@ -44,21 +45,30 @@ OTHER = b'{"phase":5,"status":"running","plans":[{"id":"05-01","status":"complet
 EVENTS = b'{"event":"plan_start","phase":5,"plan":1}\n{"event":"plan_end","phase":5,"plan":1}\n'
 
 
+EMPTY = Flaw(FlawCode.EMPTY, "it is empty")
+NO_JSON = Flaw(FlawCode.NOT_JSON, "it is no JSON")
+TORN = Flaw(FlawCode.HALF_WRITTEN, "it is torn")
+
+
+def good(data: bytes) -> Cure:
+    return Cure(data=data, source="good_version", text="the last good version")
+
+
 # -- the decision -------------------------------------------------------------------------------------------------
 
 
-def broken(data: bytes, *cures: Cure, path: Path = STATE, flaw: str = "it is empty") -> Look:
+def broken(data: bytes, *cures: Cure, path: Path = STATE, flaw: Flaw = EMPTY) -> Look:
     key = str(path.relative_to("/p"))
     return Look(broken=(Broken(path=path, key=key, data=data, flaw=flaw, cures=cures),))
 
 
-def aside(data: bytes, flaw: str, path: Path = STATE) -> Quarantine:
+def aside(data: bytes, flaw: Flaw, path: Path = STATE) -> Quarantine:
     name = f"{path.name.lstrip('.')}-{str(digest(data))[:12]}"
     return Quarantine(
         key=str(path.relative_to("/p")),
         path=Q / name,
         data=data,
-        reason=f"{flaw}, and still so at a second look",
+        reason=f"{flaw.text}, and still so at a second look",
         evidence={"file": str(path), "copy": f"quarantine/{name}", "bytes": len(data)},
     )
 
@@ -68,11 +78,11 @@ def test_nothing_is_decided_where_nothing_is_new() -> None:
 
 
 def test_a_broken_file_is_put_aside_and_then_restored_from_the_best_cure_and_the_difference_is_told() -> None:
-    best, other = Cure(data=b'{"a":2}', source="the last good version"), Cure(data=b"{}", source="the snapshot x")
+    best, other = good(b'{"a":2}'), Cure(data=b"{}", source="snapshot", text="the snapshot x")
 
-    assert decide(broken(b'{"a":', best, other, flaw="it is no JSON"), Q) == [
+    assert decide(broken(b'{"a":', best, other, flaw=NO_JSON), Q) == [
         (
-            aside(b'{"a":', "it is no JSON"),
+            aside(b'{"a":', NO_JSON),
             Restore(
                 key=".execution-state.json",
                 path=STATE,
@@ -81,6 +91,7 @@ def test_a_broken_file_is_put_aside_and_then_restored_from_the_best_cure_and_the
                 reason="it is no JSON: restored from the last good version",
                 evidence={
                     "source": "the last good version",
+                    "restored_from": "good_version",
                     "flaw": "it is no JSON",
                     "diff": ["--- broken", "+++ restored", "@@ -1 +1 @@", '-{"a":', '+{"a":2}'],
                 },
@@ -90,23 +101,26 @@ def test_a_broken_file_is_put_aside_and_then_restored_from_the_best_cure_and_the
 
 
 def test_of_an_empty_file_there_is_nothing_to_put_aside() -> None:
-    ((action,),) = decide(broken(b"", Cure(data=SOUND, source="the last good version")), Q)
+    ((action,),) = decide(broken(b"", good(SOUND)), Q)
 
     assert isinstance(action, Restore)
 
 
 def test_what_a_cure_only_infers_is_told() -> None:
-    ((action,),) = decide(broken(b"", Cure(data=SOUND, source="events", inferred=("plan 05-01 is pending",))), Q)
+    ((action,),) = decide(
+        broken(b"", Cure(data=SOUND, source="rebuilt", text="events", inferred=("plan 05-01 is pending",))), Q
+    )
 
     assert action.evidence["inferred"] == ["plan 05-01 is pending"]
 
 
 def test_without_any_cure_a_person_is_asked_and_the_file_stays() -> None:
-    ((copy, asked),) = decide(broken(b"{", flaw="it is no JSON"), Q)
+    ((copy, asked),) = decide(broken(b"{", flaw=NO_JSON), Q)
 
-    assert copy == aside(b"{", "it is no JSON")
+    assert copy == aside(b"{", NO_JSON)
     assert asked == Escalate(
         kind="state",
+        code=AlertCode.FILE_NOT_RESTORABLE,
         key=".execution-state.json",
         reason="it is no JSON, and nothing is left from which it could be restored: mend it or remove it",
     )
@@ -114,18 +128,18 @@ def test_without_any_cure_a_person_is_asked_and_the_file_stays() -> None:
 
 def test_a_log_loses_its_half_written_line_and_nothing_else() -> None:
     torn = b'{"event":"pl'
-    look = broken(EVENTS + torn, Cure(data=EVENTS, source="the last good version"), path=LOG, flaw="it is torn")
+    look = broken(EVENTS + torn, good(EVENTS), path=LOG, flaw=TORN)
 
     ((copy, cut),) = decide(look, Q)
 
-    assert copy == aside(torn, "it is torn", LOG)
+    assert copy == aside(torn, TORN, LOG)
     assert isinstance(cut, CutTail)
     assert (cut.judged, cut.size) == (digest(EVENTS + torn), len(EVENTS))
     assert cut.edit(EVENTS + torn) == EVENTS
 
 
 def test_a_log_in_which_no_line_is_whole_is_restored_at_once_where_it_can_be() -> None:
-    look = broken(b"\0" * 64, Cure(data=EVENTS, source="the last good version"), path=LOG, flaw="torn")
+    look = broken(b"\0" * 64, good(EVENTS), path=LOG, flaw=TORN)
 
     assert [type(action) for action in decide(look, Q)[0]] == [Quarantine, Restore]
 
@@ -140,13 +154,20 @@ def test_a_sound_file_is_snapped_first_and_then_kept() -> None:
 
 def test_of_a_file_that_cannot_be_read_a_person_is_told() -> None:
     assert decide(Look(unreadable=(("STATE.md", "Permission denied"),)), Q) == [
-        (Escalate(kind="state", key="STATE.md", reason="it cannot be read: Permission denied: mend it or put it away"),)
+        (
+            Escalate(
+                kind="state",
+                code=AlertCode.FILE_UNREADABLE,
+                key="STATE.md",
+                reason="it cannot be read: Permission denied: mend it or put it away",
+            ),
+        )
     ]
 
 
 @pytest.mark.parametrize("data", [b"x\n" * 40_000, b"".join(b"%d\n" % n for n in range(9999)), b"\0" * 10**6])
 def test_a_long_difference_is_cut(data: bytes) -> None:
-    ((_, restore),) = decide(broken(data, Cure(data=SOUND, source="the last good version")), Q)
+    ((_, restore),) = decide(broken(data, good(SOUND)), Q)
 
     assert len(restore.evidence["diff"]) <= 41
     assert all(len(line) <= 200 for line in restore.evidence["diff"])
@@ -480,7 +501,7 @@ def test_d11_a_state_is_told_anew_from_the_events_that_the_plugin_itself_cannot_
 
     (found,) = desk.look(1.0).broken
 
-    assert found.cures[0].source == "plans, summaries and events"
+    assert (found.cures[0].source, found.cures[0].text) == ("rebuilt", "plans, summaries and events")
     state = load_object(found.cures[0].data or b"")
     assert state is not None
     assert [(plan["id"], plan["status"]) for plan in state["plans"]] == [("05-01", "complete"), ("05-02", "pending")]
@@ -1013,6 +1034,7 @@ def test_without_good_version_and_snapshot_a_state_is_told_anew_and_without_anyt
 
     (told,) = watched.running.wait(lambda: watched.running.did("restored"), "the state to be told anew")
     assert told["evidence"]["source"] == "plans, summaries and events"
+    assert told["evidence"]["restored_from"] == "rebuilt"
     assert told["evidence"]["inferred"]
     watched.wait_kept(watched.state)
     assert json.loads(watched.state.read_bytes())["phase"] == 5
@@ -1032,6 +1054,7 @@ def test_without_a_good_version_the_roles_own_snapshot_is_restored(watched: Watc
     watched.wait_restored(watched.state, yolo.dump(json.loads(SOUND)))
     (told,) = watched.running.wait(lambda: watched.running.did("restored"), "it to be told")
     assert told["evidence"]["source"] == "the snapshot 5-20261122T205501.json"
+    assert told["evidence"]["restored_from"] == "snapshot"
 
 
 def test_a_state_that_broke_before_the_daemon_starts_is_restored_and_the_daemon_goes_on(watched: Watched) -> None:

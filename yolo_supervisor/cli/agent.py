@@ -12,6 +12,7 @@ from yolo_supervisor.cli import EX_NO, EX_TEMPFAIL, Shared, fail, out, out_json,
 from yolo_supervisor.cli.view import View
 from yolo_supervisor.config import Config
 from yolo_supervisor.formats import claude, supervisor, yolo
+from yolo_supervisor.processes import RefusalCode
 from yolo_supervisor.records import Agent
 from yolo_supervisor.store import Outcome, Store
 from yolo_supervisor.tmux import pane_of
@@ -77,8 +78,8 @@ def register(options: Shared, pid: int, role: str, name: str | None, team: str |
     if process is None:
         fail(EX_NO, f"there is no process {pid}")
     refusal = view.processes.refusal(process)
-    if refusal is not None and "ancestors" not in refusal:  # a script may register the shell it runs in
-        fail(EX_NO, f"process {pid} cannot be registered: {refusal}")
+    if refusal is not None and refusal.code is not RefusalCode.ANCESTOR:  # a script may register the shell it runs in
+        fail(EX_NO, f"process {pid} cannot be registered: {refusal.text}")
     name = name or role
     ident = f"{name}@{team}" if team else name
     try:

@@ -131,7 +131,7 @@ def _store(view: View, fix: bool) -> Iterator[Finding]:
         yield Finding("problem", f"{journal.path} is damaged in {damaged} places: {where}", do)
     look = view.state().look(view.now, 0.0)
     for each in look.broken:
-        yield Finding("problem", f"{each.key}: {each.flaw}", "yolo-supervisor state recover")
+        yield Finding("problem", f"{each.key}: {each.flaw.text}", "yolo-supervisor state recover")
     for key, why in look.unreadable:
         yield Finding("problem", f"{key} cannot be read: {why}", "mend it or put it away")
     holder = view.holder()

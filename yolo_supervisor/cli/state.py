@@ -9,6 +9,7 @@ import click
 from yolo_supervisor.actions import Escalate
 from yolo_supervisor.cli import EX_NO, EX_TEMPFAIL, Shared, fail, out, out_json, shared
 from yolo_supervisor.cli.view import carry_out, view_of
+from yolo_supervisor.formats.integrity import FlawCode
 from yolo_supervisor.store import Outcome
 from yolo_supervisor.watchers.state import Broken, Look, decide
 
@@ -38,7 +39,7 @@ def verify(options: Shared) -> None:
     view = view_of(options)
     watcher = view.state()
     look = watcher.look(view.now, 0.0)
-    flaws = {each.key: (each.flaw, _plan(each)) for each in look.broken}
+    flaws = {each.key: (each.flaw.text, _plan(each)) for each in look.broken}
     flaws |= {key: (f"cannot be read: {why}", "ask you to mend it or put it away") for key, why in look.unreadable}
     keys = [str(path.relative_to(view.store.paths.planning)) for path in watcher.files()]
     files: list[dict[str, Any]] = [
@@ -67,12 +68,12 @@ def verify(options: Shared) -> None:
 
 
 def _plan(broken: Broken) -> str:
-    if broken.path.suffix == ".jsonl" and "half written" in broken.flaw:
+    if broken.flaw.code is FlawCode.HALF_WRITTEN:
         return "cut it off, with a copy in the quarantine"
     if not broken.cures:
         return "ask you: nothing is left from which it could be restored"
     cure = broken.cures[0]
-    return f"remove it, {cure.source}" if cure.data is None else f"restore it from {cure.source}"
+    return f"remove it, {cure.text}" if cure.data is None else f"restore it from {cure.text}"
 
 
 @command.command("recover")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, NoReturn
 
 import click
 
-from yolo_supervisor.actions import Claim, Complete, Escalate, Hand, TaskEdit
+from yolo_supervisor.actions import AlertCode, Claim, Complete, Escalate, Hand, TaskEdit
 from yolo_supervisor.cli import EX_NO, EX_TEMPFAIL, Shared, fail, out, out_json, shared
 from yolo_supervisor.cli.view import View, view_of
 from yolo_supervisor.files import glance
@@ -135,16 +136,21 @@ def done(options: Shared, ident: str, owner: str, token: int) -> None:
         if newest.get("token", 0) > token:
             other = f"{newest['owner']} works on it by token {newest['token']}"
             why = f"{owner} has finished it by token {token}, while {other}"
-            view.store.note(Escalate(kind="task", key=task.id, reason=f"{why}: look at both", evidence=newest), "cli")
+            _escalate(view, task, why, newest)
             _conflict(options, task, owner, why)
         found = tasks.state(task, glance(task.path) or b"")
         if found is not None and found[0] in (tasks.AT_WORK, tasks.DONE) and found[1] not in (None, owner):
             why = f"{owner} has finished it by token {token}, while it is {found[0]}, by {found[1]}"
-            view.store.note(Escalate(kind="task", key=task.id, reason=f"{why}: look at both"), "cli")
+            _escalate(view, task, why, {})
             _conflict(options, task, owner, why)
         _conflict(options, task, owner, f"the claim with token {token} is not {owner}'s, or over: {_whose(task)}")
     answer = {"result": "done", "id": task.id, "owner": owner, "token": token}
     out_json(answer) if options.json else out(f"{task.id}: done")
+
+
+def _escalate(view: View, task: Task, why: str, evidence: Mapping[str, Any]) -> None:
+    code, reason = AlertCode.TASK_DONE_TWICE, f"{why}: look at both"
+    view.store.note(Escalate(kind="task", code=code, key=task.id, reason=reason, evidence=evidence), "cli")
 
 
 @command.command("requeue")

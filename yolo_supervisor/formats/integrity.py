@@ -3,14 +3,41 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import PurePath
 
 from yolo_supervisor.formats import load_object, text_or_none
 from yolo_supervisor.formats.yolo import STATE_FILE
 
 
-def flaw(name: str, data: bytes) -> str | None:
-    """What is wrong with a critical file of this name, in a few words; None if it is whole.
+class FlawCode(StrEnum):
+    """How a critical file is broken."""
+
+    HALF_WRITTEN = "half_written"
+    """The last line of a ``.jsonl``."""
+    LINES_GONE = "lines_gone"
+    """A ``.jsonl`` that had lines has none."""
+    EMPTY = "empty"
+    ONLY_ZEROS = "only_zeros"
+    HAS_ZEROS = "has_zeros"
+    NOT_TEXT = "not_text"
+    NOT_JSON = "not_json"
+    NOT_AN_OBJECT = "not_an_object"
+    NO_STATUS = "no_status"
+    PLANS_NOT_A_LIST = "plans_not_a_list"
+
+
+@dataclass(frozen=True, slots=True)
+class Flaw:
+    """Decisions compare ``code``; ``text`` is for people and the journal."""
+
+    code: FlawCode
+    text: str
+
+
+def flaw(name: str, data: bytes) -> Flaw | None:
+    """What is wrong with a critical file of this name; None if it is whole.
 
     Neighbours and people write these files in more ways than their schema knows, so little is asked: an object where
     the plugin reads one, a ``status`` in the execution state (the one key that its schema requires; the layout before
@@ -19,37 +46,37 @@ def flaw(name: str, data: bytes) -> str | None:
     """
     suffix = PurePath(name).suffix
     if suffix == ".jsonl":
-        return "its last line is half written" if torn_at(data) is not None else None
+        return Flaw(FlawCode.HALF_WRITTEN, "its last line is half written") if torn_at(data) is not None else None
     if not data.strip():
-        return "it is empty"
+        return Flaw(FlawCode.EMPTY, "it is empty")
     if not data.strip(b"\0"):
-        return "it holds nothing but zeros"
+        return Flaw(FlawCode.ONLY_ZEROS, "it holds nothing but zeros")
     return _text_flaw(data) if suffix == ".md" else _object_flaw(name, data)
 
 
-def _text_flaw(data: bytes) -> str | None:
+def _text_flaw(data: bytes) -> Flaw | None:
     if b"\0" in data:
-        return "it holds zeros"
+        return Flaw(FlawCode.HAS_ZEROS, "it holds zeros")
     try:
         data.decode()
     except UnicodeDecodeError as error:
-        return f"it is no text at byte {error.start}"
+        return Flaw(FlawCode.NOT_TEXT, f"it is no text at byte {error.start}")
     return None
 
 
-def _object_flaw(name: str, data: bytes) -> str | None:
+def _object_flaw(name: str, data: bytes) -> Flaw | None:
     raw = load_object(data)
     if raw is None:
         try:
             json.loads(data)
         except (ValueError, RecursionError) as error:
-            return f"it is no JSON: {error}"
-        return "it is no JSON object"
+            return Flaw(FlawCode.NOT_JSON, f"it is no JSON: {error}")
+        return Flaw(FlawCode.NOT_AN_OBJECT, "it is no JSON object")
     if PurePath(name).name == STATE_FILE:
         if not isinstance(raw.get("phases"), dict) and text_or_none(raw.get("status")) is None:
-            return "it has no status"
+            return Flaw(FlawCode.NO_STATUS, "it has no status")
         if not isinstance(raw.get("plans", []), list):
-            return "its plans are no list"
+            return Flaw(FlawCode.PLANS_NOT_A_LIST, "its plans are no list")
     return None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 
-from yolo_supervisor.actions import Escalate, Healed, Note
+from yolo_supervisor.actions import AlertCode, Escalate, Healed, Note
 from yolo_supervisor.files import Busy, Refused
 from yolo_supervisor.store import Store
 
@@ -35,7 +35,8 @@ class JournalWriter:
 
     def escalated(self, reason: str, evidence: Any) -> None:
         """Record a call that failed for good."""
-        self._enqueue(Escalate(kind="command", key=self._server_name, reason=reason, evidence=evidence))
+        code = AlertCode.CALL_FAILED
+        self._enqueue(Escalate(kind="command", code=code, key=self._server_name, reason=reason, evidence=evidence))
 
     def _enqueue(self, entry: Note) -> None:
         if self._store is not None and len(self._queue) < MAX_QUEUED:

@@ -10,6 +10,7 @@ from typing import Any
 
 from yolo_supervisor.actions import (
     Action,
+    AlertCode,
     Died,
     DropHealth,
     DropPids,
@@ -107,6 +108,7 @@ def decide(look: Look, records: Path, grace_s: float, mass_min: int) -> list[Rem
             (
                 Escalate(
                     kind="agent",
+                    code=AlertCode.MASS_DEATH,
                     key="all",
                     reason=f"{len(absent)} of {look.known} agents seem to be gone at once: "
                     "this look is inconclusive, nothing is done before another one says the same",
@@ -116,7 +118,8 @@ def decide(look: Look, records: Path, grace_s: float, mass_min: int) -> list[Rem
         )
         dead = [s for s in dead if s.certain]
     remedies += [
-        (Escalate(kind="agent", key=f"class {cause}", reason=sentence),) for cause, sentence in look.clusters.items()
+        (Escalate(kind="agent", code=AlertCode.CRASH_BURST, key=f"class {cause}", reason=sentence),)
+        for cause, sentence in look.clusters.items()
     ]
     remedies += [(_damaged(name),) for name in look.damaged]
     remedies += [remedy for s in dead if (remedy := _heal(s, records, grace_s, look.observing))]
@@ -135,6 +138,7 @@ def decide(look: Look, records: Path, grace_s: float, mass_min: int) -> list[Rem
         (
             Escalate(
                 kind="agent",
+                code=AlertCode.AGENT_IDLE,
                 key=f"role {role}",
                 reason=f"the plugin counts {count} idle turns of {role}: worth a look, nothing is done about silence",
             ),
@@ -148,7 +152,8 @@ def _damaged(name: str) -> Escalate:
     reason = (
         "the record cannot be read, so nobody watches over its agent: remove it, the agent is found again if it runs"
     )
-    return Escalate(kind="state", key=f".supervisor/agents/{name}", reason=reason)
+    code = AlertCode.AGENT_RECORD_UNREADABLE
+    return Escalate(kind="state", code=code, key=f".supervisor/agents/{name}", reason=reason)
 
 
 def _first_to_be_recorded(sighting: Sighting, look: Look) -> bool:
@@ -184,7 +189,8 @@ def _heal(dead: Sighting, records: Path, grace_s: float, observing: bool) -> Rem
         task = claim.task
         who = f"its owner {task.owner} {fate}"
         if claim.doubt:
-            steps.append(Escalate(kind="task", key=task.id, reason=f"{who}, but {claim.doubt}", evidence=evidence))
+            code, reason = AlertCode.TASK_OWNER_UNCLEAR, f"{who}, but {claim.doubt}"
+            steps.append(Escalate(kind="task", code=code, key=task.id, reason=reason, evidence=evidence))
         else:
             steps += give_back(task, claim.turn, letters, who, evidence)
     for claim in estate.plans:
@@ -219,7 +225,8 @@ def _heal(dead: Sighting, records: Path, grace_s: float, observing: bool) -> Rem
     if estate.unreadable:
         files = ", ".join(str(path) for path in estate.unreadable)
         reason = f"cannot be read, so nobody knows what {agent.name}, which is dead, was at: mend or remove {files}"
-        return (*steps, Escalate(kind="task", key=estate.unreadable[0].name, reason=reason, evidence=evidence))
+        code, key = AlertCode.TASK_UNREADABLE, estate.unreadable[0].name
+        return (*steps, Escalate(kind="task", code=code, key=key, reason=reason, evidence=evidence))
     books = f"{agent.name} is dead"
     pids = frozenset({agent.pid}) if agent.pid else frozenset()
     if estate.health and agent.pid:
@@ -244,7 +251,8 @@ def _held(key: str, agent: Agent, crash: Crash) -> Escalate:
     """A limit that everybody would run into: the task is not lost, and nobody's fault."""
     until = f"{crash.verdict.until:%Y-%m-%d %H:%M:%S}Z" if crash.verdict.until else "it is over"
     reason = f"{agent.name} ran into a limit of its model's: it is held until {until}, and no attempt is charged"
-    return Escalate(kind="task", key=key, reason=reason, evidence={**crash.summary, "report": crash.report.ident})
+    evidence = {**crash.summary, "report": crash.report.ident}
+    return Escalate(kind="task", code=AlertCode.TASK_HELD, key=key, reason=reason, evidence=evidence)
 
 
 class Known:

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
-from yolo_supervisor.actions import Disable, Enable, Escalate, FoundOn, Terminate
+from yolo_supervisor.actions import AlertCode, Disable, Enable, Escalate, FoundOn, Terminate
 from yolo_supervisor.clock import until_next
 from yolo_supervisor.config import Config
 from yolo_supervisor.evidence import Rule
@@ -35,16 +35,18 @@ def _about(flag: Flag, flags: Mapping[str, Flag], look: Look) -> Remedy:
         return (FoundOn(key=flag.name, reason="it was switched off, and somebody has switched it on again by hand"),)
     if flag.crossed and flag.enabled and flag.name in yolo.OURS:
         needed = f"the supervisor needs it itself ({yolo.OURS[flag.name]}), so that is left to you"
-        return (_tell(flag, f"{_why(flag.crossed, look.rule)}; {needed}: yolo-supervisor flag disable {flag.name}"),)
+        reason = f"{_why(flag.crossed, look.rule)}; {needed}: yolo-supervisor flag disable {flag.name}"
+        return (_tell(flag, AlertCode.FLAG_LEFT_ON, reason),)
     if flag.crossed and flag.enabled:
         return _switch_off(flag, flag.crossed, flags, look)
     if flag.crossed and not look.readable:
-        return (_tell(flag, f"{_why(flag.crossed, look.rule)}; it stays as it is: the config.json cannot be read"),)
+        reason = f"{_why(flag.crossed, look.rule)}; it stays as it is: the config.json cannot be read"
+        return (_tell(flag, AlertCode.FLAG_CONFIG_UNREADABLE, reason),)
     if flag.off is not None and flag.off.by == NAME and flag.enabled is False:
         if flag.off.left_s == 0.0 and all(flags[n].enabled for d, n in yolo.IN_VAIN if d == flag.name and n in flags):
             reason = "its probation begins: if it fails again, it is switched off again"
             return (Enable(key=flag.name, path=look.config, reason=reason, evidence={"probation": True}),)
-        return (_tell(flag, _off(flag.name, flag.off.reason)),)
+        return (_tell(flag, AlertCode.FLAG_OFF, _off(flag.name, flag.off.reason)),)
     return ()
 
 
@@ -62,7 +64,7 @@ def _switch_off(flag: Flag, crossed: Crossed, flags: Mapping[str, Flag], look: L
     evidence = _evidence(crossed.errors, crossed.samples, look) | {"e_value": min(crossed.value, 1e12)}
     evidence |= {"of_window": [flag.errors, flag.samples]}
     disable = Disable(key=flag.name, path=look.config, reason=why, evidence=evidence)
-    return (*first, disable, _tell(flag, _off(flag.name, why)))
+    return (*first, disable, _tell(flag, AlertCode.FLAG_OFF, _off(flag.name, why)))
 
 
 def _evidence(errors: int, samples: int, look: Look) -> dict[str, object]:
@@ -81,8 +83,8 @@ def _off(name: str, why: str) -> str:
     return f"it is switched off, since {why}; when that is mended: yolo-supervisor flag enable {shlex.quote(name)}"
 
 
-def _tell(flag: Flag, reason: str) -> Escalate:
-    return Escalate(kind="flag", key=flag.name, reason=reason)
+def _tell(flag: Flag, code: AlertCode, reason: str) -> Escalate:
+    return Escalate(kind="flag", code=code, key=flag.name, reason=reason)
 
 
 class FlagsWatcher:

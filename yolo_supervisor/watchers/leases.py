@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from yolo_supervisor.actions import BreakLock, Escalate, Release, Terminate
+from yolo_supervisor.actions import AlertCode, BreakLock, Escalate, Release, Terminate
 from yolo_supervisor.clock import until_next
 from yolo_supervisor.config import Config
 from yolo_supervisor.leases import Held, Leases, over
@@ -33,7 +33,8 @@ def _end(lock: Left) -> Remedy:
         told = (
             f"{owner}, who is nobody known here, has it locked, and a lock never ends by itself: remove {lock.path} if"
         )
-        return (Escalate(kind="lease", key=name, reason=f"{told} it was left behind", evidence=evidence),)
+        reason = f"{told} it was left behind"
+        return (Escalate(kind="lease", code=AlertCode.LOCK_OF_UNKNOWN, key=name, reason=reason, evidence=evidence),)
     reason = f"it was left behind by {owner}: {unchanged}, and no agent is there any more"
     return (Release(key=name, path=lock.path, owner=owner, judged=lock.judged, reason=reason, evidence=evidence),)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from yolo_supervisor.actions import Escalate, PaneDied, Terminate
+from yolo_supervisor.actions import AlertCode, Escalate, PaneDied, Terminate
 from yolo_supervisor.clock import Clock, until_next
 from yolo_supervisor.config import Config, Policy
 from yolo_supervisor.files import glance
@@ -112,7 +112,9 @@ def decide(
         evidence = {"session": session.name, "tmux": session.key[0], "detached_s": detached_s}
         if policy == "notify" or look.watchdog is not None:
             by_plugin = f": left to the plugin's own watchdog (process {look.watchdog})" if look.watchdog else ""
-            remedies.append((Escalate(kind="session", key=session.name, reason=why + by_plugin, evidence=evidence),))
+            code = AlertCode.SESSION_LEFT_TO_PLUGIN if look.watchdog else AlertCode.SESSION_LEFT
+            alert = Escalate(kind="session", code=code, key=session.name, reason=why + by_plugin, evidence=evidence)
+            remedies.append((alert,))
             continue
         remedies += [
             _terminate(agent, why, evidence, grace_s)
@@ -121,12 +123,13 @@ def decide(
         ]
     if len(look.orphans) * 2 > look.agents >= mass_min and not look.confirmed:
         reason = f"the sessions of {len(look.orphans)} of {look.agents} agents seem to be gone at once: inconclusive"
-        return [*remedies, (Escalate(kind="session", key="all", reason=reason),)]
+        return [*remedies, (Escalate(kind="session", code=AlertCode.MASS_DEATH, key="all", reason=reason),)]
     for agent in look.orphans:
         why = "its tmux session is gone"
         evidence = {"tmux": agent.pane.socket, "pane": agent.pane.pane} if agent.pane else {}
         if policy == "notify" or look.watchdog is not None:
-            remedies.append((Escalate(kind="agent", key=agent.id, reason=why, evidence=evidence),))
+            code = AlertCode.AGENT_ORPHANED
+            remedies.append((Escalate(kind="agent", code=code, key=agent.id, reason=why, evidence=evidence),))
         else:
             remedies.append(_terminate(agent, why, evidence, grace_s))
     return remedies
@@ -135,7 +138,8 @@ def decide(
 def _told(end: PaneEnd) -> PaneDied:
     how = f"by signal {end.signal}" if end.signal is not None else f"with status {end.status}"
     evidence = {"agent": end.agent, "pane": end.pane, "status": end.status, "signal": end.signal}
-    return PaneDied(key=end.session, reason=f"{end.agent} in pane {end.pane} ended {how}", evidence=evidence)
+    reason = f"{end.agent} in pane {end.pane} ended {how}"
+    return PaneDied(key=end.session, agent=end.agent, pane=end.pane, reason=reason, evidence=evidence)
 
 
 def _terminate(agent: Agent, why: str, evidence: Mapping[str, object], grace_s: float) -> Remedy:

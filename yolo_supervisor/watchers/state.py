@@ -13,12 +13,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from yolo_supervisor.actions import CutTail, Escalate, Keep, Quarantine, Restore, Terminate
+from yolo_supervisor.actions import AlertCode, CutTail, Escalate, Keep, Quarantine, Restore, Terminate
 from yolo_supervisor.clock import Clock, until_next
 from yolo_supervisor.config import Config
 from yolo_supervisor.files import digest, glance, read
 from yolo_supervisor.folder import Folder, names
 from yolo_supervisor.formats import integrity, load_object, phases, snapshots, yolo
+from yolo_supervisor.formats.integrity import Flaw, FlawCode
+from yolo_supervisor.records import RestoredFrom
 from yolo_supervisor.roster import Roster
 from yolo_supervisor.snapshots import Snapshots, phase_of
 from yolo_supervisor.store import Store
@@ -36,7 +38,9 @@ class Cure:
     """A content that may take a broken one's place: where it comes from, what of it is only inferred."""
 
     data: bytes | None
-    source: str
+    source: RestoredFrom
+    text: str
+    """The source as people read it."""
     inferred: tuple[str, ...] = ()
 
 
@@ -47,7 +51,7 @@ class Broken:
     path: Path
     key: str
     data: bytes
-    flaw: str
+    flaw: Flaw
     cures: tuple[Cure, ...] = ()
     """The best first."""
 
@@ -77,7 +81,14 @@ def decide(look: Look, quarantine: Path) -> list[Remedy]:
     ]
     remedies += [_mend(each, quarantine) for each in look.broken]
     remedies += [
-        (Escalate(kind="state", key=key, reason=f"it cannot be read: {why}: mend it or put it away"),)
+        (
+            Escalate(
+                kind="state",
+                code=AlertCode.FILE_UNREADABLE,
+                key=key,
+                reason=f"it cannot be read: {why}: mend it or put it away",
+            ),
+        )
         for key, why in look.unreadable
     ]
     return remedies
@@ -88,18 +99,19 @@ def _mend(broken: Broken, quarantine: Path) -> Remedy:
     whole = integrity.torn_at(broken.data) if broken.path.suffix == ".jsonl" else None
     if whole or (whole is not None and not broken.cures):
         aside = _aside(broken, broken.data[whole:], quarantine)
-        cut = CutTail(key=broken.key, path=broken.path, judged=judged, size=whole, reason=broken.flaw,
+        cut = CutTail(key=broken.key, path=broken.path, judged=judged, size=whole, reason=broken.flaw.text,
                       evidence={"cut_bytes": len(broken.data) - whole, "kept_bytes": whole})  # fmt: skip
         return (*aside, cut)
     aside = _aside(broken, broken.data, quarantine)
     if not broken.cures:
-        reason = f"{broken.flaw}, and nothing is left from which it could be restored: mend it or remove it"
-        return (*aside, Escalate(kind="state", key=broken.key, reason=reason))
+        reason = f"{broken.flaw.text}, and nothing is left from which it could be restored: mend it or remove it"
+        return (*aside, Escalate(kind="state", code=AlertCode.FILE_NOT_RESTORABLE, key=broken.key, reason=reason))
     cure = broken.cures[0]
-    evidence: dict[str, Any] = {"source": cure.source, "flaw": broken.flaw, "diff": _diff(broken.data, cure.data)}
+    evidence: dict[str, Any] = {"source": cure.text, "restored_from": cure.source, "flaw": broken.flaw.text,
+                                "diff": _diff(broken.data, cure.data)}  # fmt: skip
     if cure.inferred:
         evidence["inferred"] = list(cure.inferred)
-    reason = f"{broken.flaw}: {'removed' if cure.data is None else 'restored from'} {cure.source}"
+    reason = f"{broken.flaw.text}: {'removed' if cure.data is None else 'restored from'} {cure.text}"
     return (
         *aside,
         Restore(key=broken.key, path=broken.path, judged=judged, data=cure.data, reason=reason, evidence=evidence),
@@ -116,7 +128,7 @@ def _aside(broken: Broken, data: bytes, quarantine: Path) -> Remedy:
             key=broken.key,
             path=quarantine / name,
             data=data,
-            reason=f"{broken.flaw}, and still so at a second look",
+            reason=f"{broken.flaw.text}, and still so at a second look",
             evidence={"file": str(broken.path), "copy": f"quarantine/{name}", "bytes": len(data)},
         ),
     )
@@ -157,7 +169,7 @@ class _Known:
 
     stamp: tuple[int, int, int]
     since_s: float
-    flaw: str | None = None
+    flaw: Flaw | None = None
     digest: str | None = None
     """Of a content that is to be kept."""
 
@@ -272,10 +284,10 @@ class StateWatcher:
         known.digest = digest(data) if known.flaw is None and self._worth_keeping(path, data) else None
         return (data, known) if known.flaw or known.digest else None
 
-    def _emptied(self, path: Path, data: bytes) -> str | None:
+    def _emptied(self, path: Path, data: bytes) -> Flaw | None:
         """A log only ever grows: one that has nothing in it any more has lost it all."""
         if path.suffix == ".jsonl" and not data.strip(b"\0 \r\n") and any(self._store.versions(path)):
-            return "all its lines are gone"
+            return Flaw(FlawCode.LINES_GONE, "all its lines are gone")
         return None
 
     def _worth_keeping(self, path: Path, data: bytes) -> bool:
@@ -309,20 +321,22 @@ class StateWatcher:
     def _cures(self, path: Path, key: str, data: bytes, now: datetime) -> Iterator[Cure]:
         for version in self._store.versions(path):
             if version != data and integrity.flaw(key, version) is None:
-                yield Cure(data=version, source="the last good version")
+                yield Cure(data=version, source="good_version", text="the last good version")
         if path == self._planning / yolo.STATE_FILE:
             yield from self._cures_of_state(now)
         if path.suffix == ".lease":
-            yield Cure(data=None, source="since the plugin takes it for free, and would leave it for ever")
+            reason = "since the plugin takes it for free, and would leave it for ever"
+            yield Cure(data=None, source="lease", text=reason)
 
     def _cures_of_state(self, now: datetime) -> Iterator[Cure]:
         snapshot = self._snapshots.best(None, self._snapshots.active_role())
         if snapshot is not None:
-            yield Cure(data=yolo.dump(snapshot.state), source=f"the snapshot {snapshot.name}")
+            yield Cure(data=yolo.dump(snapshot.state), source="snapshot", text=f"the snapshot {snapshot.name}")
         rebuilt = self.rebuilt(now) if self._wished("v3_event_recovery") else None
         if rebuilt is not None:
             state = self._for_readers(rebuilt.state)
-            yield Cure(data=yolo.dump(state), source="plans, summaries and events", inferred=rebuilt.inferred)
+            text = "plans, summaries and events"
+            yield Cure(data=yolo.dump(state), source="rebuilt", text=text, inferred=rebuilt.inferred)
 
     def _for_readers(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """In the words that the plugin's readers know: they resume a phase that is ``running``, and a plan that is

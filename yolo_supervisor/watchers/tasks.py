@@ -10,7 +10,7 @@ from pathlib import Path
 
 import anyio
 
-from yolo_supervisor.actions import Escalate, Finished, Terminate
+from yolo_supervisor.actions import AlertCode, Escalate, Finished, Terminate
 from yolo_supervisor.census import Census
 from yolo_supervisor.clock import Clock, until_next
 from yolo_supervisor.config import Config
@@ -58,10 +58,13 @@ def decide(silences: Sequence[Silence], finished: Sequence[Task], letters: Path,
         else:
             reason = f"its owner {each.owner.name} is alive, but shows no sign of life for {each.quiet_s:.0f} s"
         evidence = {"owner": task.owner, "quiet_s": round(each.quiet_s, 1), "looks": each.looks}
-        steps = give_back(task, each.turn, letters, reason, evidence)
+        steps = give_back(task, each.turn, letters, reason, evidence, replayable=False)
         if steps and each.owner is not None:
             told = f"{each.owner.name} seems to hang: its task {task.id} was given back; it is left alone, look at it"
-            remedies.append((Escalate(kind="agent", key=each.owner.id, reason=told, evidence=evidence), *steps))
+            alert = Escalate(
+                kind="agent", code=AlertCode.AGENT_SILENT, key=each.owner.id, reason=told, evidence=evidence
+            )
+            remedies.append((alert, *steps))
         elif steps:
             remedies.append(steps)
     return remedies

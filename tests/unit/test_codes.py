@@ -1,0 +1,279 @@
+"""Decisions follow codes: other words in a refusal, a flaw, a source or a reason decide nothing."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+from click.testing import CliRunner
+from structlog.testing import capture_logs
+
+from yolo_supervisor.actions import Action, AlertCode, Escalate, Letter, PaneDied, Requeue
+from yolo_supervisor.census import Census
+from yolo_supervisor.cli import agent, state
+from yolo_supervisor.clock import SystemClock
+from yolo_supervisor.config import Config
+from yolo_supervisor.files import digest
+from yolo_supervisor.formats import yolo
+from yolo_supervisor.formats.integrity import Flaw, FlawCode
+from yolo_supervisor.journal import entry
+from yolo_supervisor.kernel import kernel
+from yolo_supervisor.memory import outcomes
+from yolo_supervisor.processes import Processes, Refusal, RefusalCode
+from yolo_supervisor.queue import Never, NeverCode, Turn, give_back
+from yolo_supervisor.records import Task
+from yolo_supervisor.runner import Rooms, Runner, failure_identity
+from yolo_supervisor.store import Outcome, Store
+from yolo_supervisor.tmux import Tmux
+from yolo_supervisor.watchers.state import Broken, Cure, Look, decide
+
+SNAPSHOT_WORKED = [("v3_snapshot_resume", yolo.WENT_WELL)]
+REBUILD_WORKED = [("v3_event_recovery", yolo.WENT_WELL), ("v3_snapshot_resume", yolo.FAILED)]
+
+
+# -- the source of a restored file -------------------------------------------------------------------------------
+
+
+def restored(**evidence: str) -> dict[str, Any]:
+    return {"kind": "state", "action": "restored", "key": yolo.STATE_FILE, "evidence": evidence}
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [("good_version", []), ("snapshot", SNAPSHOT_WORKED), ("rebuilt", REBUILD_WORKED), ("lease", [])],
+)
+@pytest.mark.parametrize("sentence", ["the snapshot x", "plans, summaries and events", "other words", ""])
+def test_flag_outcomes_follow_the_code_of_the_source(code: str, expected: list[Any], sentence: str) -> None:
+    assert list(outcomes(restored(restored_from=code, source=sentence))) == expected
+
+
+@pytest.mark.parametrize(
+    ("sentence", "expected"),
+    [
+        ("the last good version", []),
+        ("the snapshot 5-20261122T205501.json", SNAPSHOT_WORKED),
+        ("plans, summaries and events", REBUILD_WORKED),
+    ],
+)
+def test_entries_of_version_0_1_0_are_read_by_their_sentence(sentence: str, expected: list[Any]) -> None:
+    assert list(outcomes(restored(source=sentence))) == expected
+
+
+# -- refusals of the kill gate -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("refusal", "registered"),
+    [
+        (Refusal(RefusalCode.ANCESTOR, "any other words"), True),
+        (Refusal(RefusalCode.TMUX, "it is one of the ancestors of tmux"), False),
+        (Refusal(RefusalCode.OTHER_USER, "ancestors"), False),
+    ],
+)
+def test_only_the_code_of_a_refusal_lets_an_ancestor_be_registered(
+    monkeypatch: pytest.MonkeyPatch, project: Path, refusal: Refusal, registered: bool
+) -> None:
+    monkeypatch.setattr(Processes, "refusal", lambda *_: refusal)
+
+    words = ["register", "--project", str(project), "--pid", str(os.getpid()), "--role", "dev"]
+    answer = CliRunner().invoke(agent.command, words)
+
+    assert (answer.exit_code == 0) is registered, answer.output
+    assert (refusal.text in answer.output) is not registered
+
+
+# -- flaws -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["its last line is half written", "any other words"])
+def test_what_recover_would_do_follows_the_code_of_the_flaw(text: str) -> None:
+    torn = Broken(path=Path("/p/x.jsonl"), key="x.jsonl", data=b"{", flaw=Flaw(FlawCode.HALF_WRITTEN, text))
+
+    assert state._plan(torn) == "cut it off, with a copy in the quarantine"
+    assert state._plan(replace(torn, flaw=Flaw(FlawCode.LINES_GONE, text))).startswith("ask you")
+
+
+def test_the_words_of_a_flaw_and_of_a_source_change_only_words() -> None:
+    def restoration(words: str) -> Any:
+        cure = Cure(data=b"{}", source="snapshot", text=words)
+        file = Broken(path=Path("/p/x.json"), key="x", data=b"", flaw=Flaw(FlawCode.EMPTY, words), cures=(cure,))
+        ((action,),) = decide(Look(broken=(file,)), Path("/q"))
+        return action
+
+    one, other = restoration("some words"), restoration("other words")
+
+    assert one.reason != other.reason
+    assert replace(one, reason="", evidence={}) == replace(other, reason="", evidence={})
+    assert one.evidence["restored_from"] == other.evidence["restored_from"] == "snapshot"
+
+
+# -- what a restart repeats --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("evidence", [{}, {"quiet_s": 700.0}])
+@pytest.mark.parametrize("replayable", [True, False])
+def test_an_interrupted_change_is_repeated_by_its_replay_key(
+    project: Path, claude_home: Path, replayable: bool, evidence: dict[str, Any]
+) -> None:
+    assert recovered(project, evidence, {"replay": replayable}) is replayable
+
+
+@pytest.mark.parametrize(("evidence", "repeated"), [({}, True), ({"quiet_s": 700.0}, False)])
+def test_changes_for_silence_of_version_0_1_0_are_not_repeated(
+    project: Path, claude_home: Path, evidence: dict[str, Any], repeated: bool
+) -> None:
+    assert recovered(project, evidence, {}) is repeated
+
+
+def recovered(project: Path, evidence: dict[str, Any], replay: dict[str, bool]) -> bool:
+    """Whether ``recover`` makes a change that was promised and not made."""
+    path = project / yolo.PLANNING / "x.json"
+    path.write_bytes(b"before")
+    with closing(Store(project)) as store:
+        store.open()
+        action = Requeue(key="red/1", path=path, owner="dev", reason="any", evidence=evidence)
+        write = {"path": str(path), "before": digest(b"before"), "after": digest(b"after"), "content": "after"}
+        write |= {"stamp": store._stamp(path), **replay}
+        store.journal.append({**entry(action, "tasks", store.clock.now(), project), "write": write})
+        store.recover()
+    return path.read_bytes() == b"after"
+
+
+def test_a_change_says_in_the_journal_whether_it_may_be_repeated(project: Path, tmp_path: Path) -> None:
+    task = Task(list="red", number="1", status="in_progress", owner="dev", path=tmp_path / "1.json")
+    task.path.write_bytes(b'{"id":"1","subject":"x","status":"in_progress","owner":"dev"}')
+    (requeue,) = give_back(task, Turn(), tmp_path, "any words", {}, replayable=False)
+
+    with closing(Store(project)) as store:
+        store.open()
+        assert store.commit(requeue, "tasks") is Outcome.DONE
+        lines = [json.loads(line) for line in store.paths.journal.read_text().splitlines()]
+
+    assert [line["write"]["replay"] for line in lines if "write" in line] == [False]
+
+
+# -- dead letters ------------------------------------------------------------------------------------------------
+
+
+def test_a_dead_letter_is_written_again_for_another_failure_not_for_other_words(tmp_path: Path) -> None:
+    task = Task(list="red", number="1", status="in_progress", owner="dev", path=Path("/t"))
+
+    def letter(words: str, code: NeverCode = NeverCode.ATTEMPTS, **stamp: object) -> Letter:
+        turn = Turn(never=Never(code, words), stamp={"attempt": 3, "cause": "silent", **stamp})
+        made, _ = give_back(task, turn, tmp_path, words, {"quiet_s": len(words)})
+        assert isinstance(made, Letter)
+        return made
+
+    before = letter("some words").data
+
+    assert not letter("quite other words").holds(before)
+    assert letter("some words", attempt=4).holds(before)
+    assert letter("some words", cause="died").holds(before)
+    assert letter("some words", NeverCode.NOT_REDRIVEN).holds(before)
+
+
+# -- alerts and failures -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def runner(project: Path, claude_home: Path) -> Any:
+    clock, processes = SystemClock(), Processes(kernel())
+    rooms = Rooms(clock, processes, Census(processes), Tmux(clock))
+    made = Runner(project, Config(), rooms, {"HOME": str(claude_home.parent)})
+    made.open()
+    yield made
+
+    async def close() -> None:
+        made.close()
+
+    anyio.run(close)
+
+
+def look(runner: Runner, *actions: Action) -> list[str]:
+    """What one look that decides on these actions logs."""
+    present: set[tuple[object, ...]] = set()
+    with capture_logs() as lines:
+        for action in actions:
+            assert runner._try(runner.tasks, (action,), present) is None
+        runner._over(runner.tasks, present)
+    return [line["event"] for line in lines]
+
+
+def silent(seconds: int, code: AlertCode = AlertCode.AGENT_SILENT) -> Escalate:
+    return Escalate(kind="agent", code=code, key="dev", reason=f"silent for {seconds} s")
+
+
+def test_an_alert_whose_reason_changes_is_logged_once_and_its_end_once(runner: Runner) -> None:
+    assert [look(runner, silent(n)) for n in range(3)] == [["escalated"], [], []]
+    assert look(runner, silent(3), silent(3, AlertCode.AGENT_IDLE)) == ["escalated"]
+    assert look(runner) == ["over", "over"]
+    assert look(runner) == []
+
+
+def test_two_panes_of_one_session_are_noted_each(runner: Runner) -> None:
+    ends = [PaneDied(key="work", agent="dev", pane=pane, reason="it ended") for pane in ("%1", "%2")]
+
+    assert look(runner, *ends) == ["died", "died"]
+    assert look(runner, *ends) == []
+
+
+def test_in_observe_mode_a_change_whose_reason_changes_is_noted_once(runner: Runner, tmp_path: Path) -> None:
+    runner.config = msgspec.structs.replace(runner.config, mode="observe")
+
+    def requeue(owner: str, seconds: int) -> Requeue:
+        return Requeue(key="red/1", path=tmp_path / "1", owner=owner, reason=f"silent for {seconds} s")
+
+    assert [look(runner, requeue("dev", n)) for n in range(3)] == [["would_requeued"], [], []]
+    assert look(runner, requeue("qa", 3)) == ["would_requeued"]
+
+
+def failures(runner: Runner, *met: tuple[str, Exception, str]) -> list[str]:
+    with capture_logs() as lines:
+        for name, error, words in met:
+            runner._trouble(name, error, words)
+    return [line["where"] for line in lines]
+
+
+def over(runner: Runner, *names: str) -> list[str]:
+    with capture_logs() as lines:
+        for name in names:
+            runner._mended(name)
+    return [line["where"] for line in lines]
+
+
+def full(path: str) -> OSError:
+    return OSError(errno.ENOSPC, "no room", path)
+
+
+def test_one_failure_that_stops_many_things_is_logged_once_and_its_end_once(runner: Runner) -> None:
+    assert failures(runner, ("a", full("/a"), "one"), ("b", full("/b"), "two"), ("a", full("/c"), "three")) == ["a"]
+    assert over(runner, "a", "b", "b") == ["b"]
+
+
+def test_different_failures_are_logged_each_although_they_use_the_same_words(runner: Runner) -> None:
+    met = [
+        ("a", full("/a"), "words"),
+        ("b", OSError(errno.EACCES, "no", "/b"), "words"),
+        ("c", OSError(errno.EACCES, "no", "/c"), "words"),
+        ("d", ValueError("no"), "words"),
+        ("e", ValueError("no"), "words"),
+        ("e", KeyError("no"), "words"),
+    ]
+
+    assert failures(runner, *met) == ["a", "b", "c", "d", "e", "e"]
+    assert failures(runner, ("e", KeyError("other"), "other words")) == []
+
+
+def test_the_identity_of_a_failure_is_its_number_and_file_not_its_text() -> None:
+    one = OSError(errno.EACCES, "some words", "/a")
+
+    assert failure_identity("x", one) == failure_identity("y", OSError(errno.EACCES, "other words", "/a"))
+    assert failure_identity("x", one) != failure_identity("x", OSError(errno.ENOENT, "some words", "/a"))
