@@ -9,9 +9,9 @@ def main() -> None:
 
         hook.main()  # returns only where another command is meant
     if "commit" in sys.argv:
-        from yolo_supervisor import commit
+        from yolo_supervisor.commits import fast_path
 
-        commit.main()  # the same
+        fast_path.main()  # the same
     from yolo_supervisor.cli import program
 
     program()

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import anyio
 
-from yolo_supervisor import commands
 from yolo_supervisor.clock import until_next
 from yolo_supervisor.formats import claude, same_path
 from yolo_supervisor.kernel import Facts
 from yolo_supervisor.processes import Processes, Sweep, Tree
 from yolo_supervisor.records import Liveness, Pane, ProcessId
+from yolo_supervisor.system import subprocesses
 from yolo_supervisor.tmux import pane_of
 
 YOUNG_S = 2.0
@@ -74,7 +74,7 @@ class Census:
 
     def quiet(self) -> bool:
         """Whether nothing was started since the last sample but our own commands."""
-        newest, started = self.processes.kernel.newest(), commands.started
+        newest, started = self.processes.kernel.newest(), subprocesses.started
         if newest is None or self._newest is None or self._young:
             quiet = False
         else:

@@ -15,15 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from yolo_supervisor import commands
 from yolo_supervisor.actions import AlertCode, Escalate, Quarantine, Regenerate
 from yolo_supervisor.clock import Clock
-from yolo_supervisor.commands import Result
 from yolo_supervisor.files import Busy, Refused, digest, glance, make_folder, read, refuse_links
 from yolo_supervisor.folder import names
 from yolo_supervisor.formats import contracts, load_object, phases, text_or_none, yolo
-from yolo_supervisor.repository import root_of
 from yolo_supervisor.store import Outcome, Paths, Store
+from yolo_supervisor.system import subprocesses
+from yolo_supervisor.system.git_layout import root_of
+from yolo_supervisor.system.subprocesses import Result
 
 ATTEMPTS = 2
 """How often a repair is tried before a person is told. What ran into its limit has twice the time at the second."""
@@ -397,7 +397,7 @@ async def _required_checks(look: Look) -> Verdict:
 
 async def _run(check: str, look: Look) -> Check:
     try:
-        result = await commands.run(["bash", "-c", check], look.limit_s, folder=look.paths.project, grace_s=GRACE_S)
+        result = await subprocesses.run(["bash", "-c", check], look.limit_s, folder=look.paths.project, grace_s=GRACE_S)
     except (OSError, ValueError) as error:  # no bash, or words that no program can be given
         return Check(check=check, exit=None, limit_s=look.limit_s, said=f"it cannot be run: {error}")
     said = result.stderr.decode("utf-8", "replace").strip()[-TEXT:]
@@ -501,7 +501,7 @@ GATES: Mapping[str, Callable[[Look], Awaitable[Verdict]]] = {
 async def _git(look: Look, *words: str) -> Result:
     """What git says, without taking a lock."""
     try:
-        return await commands.run(["git", "--no-optional-locks", *words], GIT_LIMIT_S, folder=look.paths.project)
+        return await subprocesses.run(["git", "--no-optional-locks", *words], GIT_LIMIT_S, folder=look.paths.project)
     except OSError as error:
         return Result(127, b"", f"git cannot be run: {error.strerror}".encode())
 

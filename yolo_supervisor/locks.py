@@ -17,8 +17,8 @@ from yolo_supervisor.folder import Folder
 from yolo_supervisor.formats import yolo
 from yolo_supervisor.kernel import Kernel
 from yolo_supervisor.records import Agent, Lease, Liveness
-from yolo_supervisor.repository import WorkTree, work_trees
 from yolo_supervisor.store import Store
+from yolo_supervisor.system.git_layout import WorkTree, work_trees
 
 INDEX_STALE_S = 10.0
 """How long git's lock must not have changed beside the proof that no git is at work: it is for the case that we do not

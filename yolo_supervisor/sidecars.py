@@ -9,7 +9,7 @@ from pathlib import Path
 
 from yolo_supervisor.files import Disk, Refused, make_folder, replace
 from yolo_supervisor.formats import yolo
-from yolo_supervisor.repository import common_dir, root_of
+from yolo_supervisor.system.git_layout import common_dir, root_of
 
 HIDDEN = ("*.sha256", "**/.*.[0-9]*.tmp")
 """The sidecars, and what a crash may leave of a file that was being written."""

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import anyio
 
-from yolo_supervisor import commands
 from yolo_supervisor.clock import Clock
 from yolo_supervisor.records import Pane
+from yolo_supervisor.system import subprocesses
 
 LIMIT_S = 2.0
 """A server that does not answer within this time is stopped or overloaded: unknown, not gone."""
@@ -103,7 +103,7 @@ async def last_words(pane: Pane, limit_s: float) -> LastWords | None:
     try:
         if not re.fullmatch(r"%\d{1,9}", pane.pane) or not Path(pane.socket).exists():
             return None
-        result = await commands.run(words, limit_s, _environment())
+        result = await subprocesses.run(words, limit_s, _environment())
         head, _, screen = result.stdout.decode("utf-8", "replace").partition("\n")
         server, pid, end = head.split(" ")
         status, _, killer = end.partition(":")
@@ -119,7 +119,7 @@ async def _ask(socket: str) -> Server | None:
     try:
         if not Path(socket).exists():
             return None
-        result = await commands.run(_words(socket), LIMIT_S, _environment())
+        result = await subprocesses.run(_words(socket), LIMIT_S, _environment())
     except (OSError, ValueError):  # a path with a NUL, say: agents' environments hold anything
         return None
     return parse(socket, result.stdout.decode("utf-8", "replace")) if result.exit == 0 and not result.cut else None

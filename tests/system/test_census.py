@@ -14,12 +14,12 @@ import pytest
 
 from support.processes import Children
 from support.wait import LIMIT_S, wait_until
-from yolo_supervisor import commands
 from yolo_supervisor.census import Census, Seen, within
 from yolo_supervisor.formats.claude import Flags
 from yolo_supervisor.kernel import Facts, kernel
 from yolo_supervisor.processes import Processes
 from yolo_supervisor.records import Pane, ProcessId
+from yolo_supervisor.system import subprocesses
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may start processes of other users")
 counts_pids = pytest.mark.skipif(kernel().newest() is None, reason="this kernel does not say which pid was the last")
@@ -346,7 +346,7 @@ def test_it_is_not_quiet_when_something_was_started(census: Census, children: Ch
 async def test_the_supervisors_own_commands_do_not_disturb_the_quiet(census: Census) -> None:
     async def quiet_after_a_command() -> bool:
         census.quiet()
-        await commands.run(["true"], LIMIT_S)
+        await subprocesses.run(["true"], LIMIT_S)
         return census.quiet()
 
     with anyio.fail_after(LIMIT_S):
@@ -358,7 +358,7 @@ async def test_the_supervisors_own_commands_do_not_disturb_the_quiet(census: Cen
 async def test_a_start_beside_the_supervisors_own_commands_is_not_overheard(census: Census, children: Children) -> None:
     census.quiet()
 
-    await commands.run(["true"], LIMIT_S)
+    await subprocesses.run(["true"], LIMIT_S)
     children.start("true")
 
     assert not census.quiet()

@@ -26,14 +26,14 @@ from support.budget import SOAK
 from support.cli import PROGRAM
 from support.processes import Children
 from support.wait import LIMIT_S, wait_until
-from yolo_supervisor import commit
+from yolo_supervisor.commits import fast_path
 from yolo_supervisor.journal import history
 
 HURRIED = (
     sys.executable, "-c",
-    "from yolo_supervisor import commit, rescue\n"
+    "from yolo_supervisor.commits import fast_path, recovery\n"
     "from yolo_supervisor.__main__ import main\n"
-    "rescue.INDEX_STALE_S, rescue.WAIT_S, commit.TURN_S = 0.3, 1.0, 3.0\n"
+    "recovery.INDEX_STALE_S, recovery.WAIT_S, fast_path.TURN_S = 0.3, 1.0, 3.0\n"
     "main()",
 )  # fmt: skip
 """The program, where it has no patience with locks."""
@@ -555,7 +555,7 @@ def test_a_mistake_in_our_own_options_is_told_and_nothing_is_committed(world: Wo
 def test_a_hook_that_hangs_is_ended(world: World, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     hook = world.mine.hook("pre-commit", script)
     world.mine.write("new", add=True)
-    program = (*HURRIED[:2], "import yolo_supervisor.commands as c\nc.GRACE_S = 0.3\n" + HURRIED[2])
+    program = (*HURRIED[:2], "import yolo_supervisor.system.subprocesses as c\nc.GRACE_S = 0.3\n" + HURRIED[2])
 
     assert world.mine.commit("--timeout", "1", *MESSAGE, code=1, program=program)["cause"] == "timed out"
 
@@ -1429,7 +1429,7 @@ def test_the_turn_ends_with_whoever_has_it(world: World, children: Children, fif
     ],
 )
 def test_options_of_ours_end_where_gits_begin(line: str, git: list[str]) -> None:
-    words = commit.Words(line.split())
+    words = fast_path.Words(line.split())
 
     assert (git, None) == (words.git, words.wrong)
 

@@ -187,7 +187,9 @@ def test_an_ignored_file_is_not_replaced_however_many_theirs_are(world: World) -
     world.mine.write(".git/info/exclude", "zz.local\n")
     world.mine.write("zz.local", "mine\n")
     world.mine.write("new", add=True)
-    small = "from yolo_supervisor import git\nfrom yolo_supervisor.__main__ import main\ngit.BOUND = 500_000\nmain()"
+    small = (
+        "from yolo_supervisor.system import git\nfrom yolo_supervisor.__main__ import main\ngit.BOUND = 500_000\nmain()"
+    )
 
     cut = world.mine.commit("--push", *MESSAGE, program=(sys.executable, "-c", small), code=1)
 

@@ -26,11 +26,11 @@ from hypothesis import strategies as st
 from support.cli import PROGRAM
 from support.processes import Children
 from support.wait import LIMIT_S, wait_until
-from yolo_supervisor import commands
 from yolo_supervisor.formats import yolo
 from yolo_supervisor.journal import history
 from yolo_supervisor.kernel import kernel
 from yolo_supervisor.processes import Processes
+from yolo_supervisor.system import subprocesses
 
 EXEC = (*PROGRAM, "exec")
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives orphans to those who ask for them")
@@ -865,23 +865,23 @@ def test_a_journal_that_somebody_holds_does_not_change_how_it_ends(run: Run, pro
 
 
 async def test_twenty_at_once_are_each_told_their_own() -> None:
-    results: dict[int, commands.Result] = {}
+    results: dict[int, subprocesses.Result] = {}
 
     async def one(number: int) -> None:
         program = f"i=0; while [ $i -lt 200 ]; do echo {number}; i=$((i+1)); done; exit {number}"
-        results[number] = await commands.run(["sh", "-c", program], LIMIT_S)
+        results[number] = await subprocesses.run(["sh", "-c", program], LIMIT_S)
 
     async with anyio.create_task_group() as tasks:
         for number in range(20):
             tasks.start_soon(one, number)
 
-    assert results == {n: commands.Result(n, f"{n}\n".encode() * 200, b"") for n in range(20)}
+    assert results == {n: subprocesses.Result(n, f"{n}\n".encode() * 200, b"") for n in range(20)}
 
 
 async def test_at_the_limit_the_trees_of_those_that_the_daemon_runs_are_ended(tmp_path: Path) -> None:
     async def one(program: str, folder: Path) -> None:
         folder.mkdir()
-        result = await commands.run(["sh", "-c", program], 1.0, folder=folder, grace_s=1.0)
+        result = await subprocesses.run(["sh", "-c", program], 1.0, folder=folder, grace_s=1.0)
         assert result.exit is None
         assert [pid for pid in pids(folder / "pids") if not gone(pid)] == []
 
@@ -894,7 +894,7 @@ async def test_twenty_that_are_given_up_are_ended_with_all_that_they_have_starte
     program = "setsid sh -c 'echo $$ >> pids; exec sleep 60' & echo $$ >> pids; trap '' TERM; wait"
     async with anyio.create_task_group() as tasks:
         for _ in range(20):
-            tasks.start_soon(commands.run, ["sh", "-c", program], 10 * LIMIT_S, None, tmp_path)
+            tasks.start_soon(subprocesses.run, ["sh", "-c", program], 10 * LIMIT_S, None, tmp_path)
         with anyio.fail_after(LIMIT_S):
             while not (tmp_path / "pids").exists() or len(pids(tmp_path / "pids")) < 40:
                 await anyio.sleep(0.01)

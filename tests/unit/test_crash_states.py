@@ -616,28 +616,28 @@ EXCEPTIONS = {
     ("log.py", "_open", "os.open"),
     ("log.py", "_copy_for_the_user", "os.makedirs"),
     ("cli/__init__.py", "program", "os.open"),  # /dev/null, for a pipe that is gone
-    ("commit.py", "__enter__", "os.open"),  # its turn, before anything of ours is imported
-    ("commit.py", "_kept_input", "tempfile.mkstemp"),  # what git may have to be told twice
-    ("commit.py", "_kept_input", "os.unlink"),
-    ("commit.py", "_kept_input", "os.write"),
-    ("commit.py", "_write", "os.write"),  # what git has said
-    ("move.py", "make", "document.unlink"),  # what would help after a crash in between; that is over
-    ("move.py", "go_on", "document.unlink"),
-    ("rescue.py", "tidy", "document.unlink"),
-    ("move.py", "_locked", "lock.open"),  # git's own convention
-    ("move.py", "_locked", "lock.unlink"),
-    ("move.py", "_locked", "lock.with_name(f'{lock.name}.lock').unlink"),
-    ("move.py", "_locked", "lock.chmod"),
-    ("move.py", "_locked", "os.utime"),
-    ("move.py", "_step_now", "lock.rename"),
-    ("move.py", "go_on", "lock.unlink"),
-    ("move.py", "_put_back", "path.unlink"),  # the user's own files, put back as they were
-    ("move.py", "_remove_empty", "folder.rmdir"),
-    ("rescue.py", "_preserve", "copy.write_bytes"),  # an index for once
-    ("rescue.py", "_preserve", "copy.unlink"),
-    ("rescue.py", "_preserve", "os.utime"),
-    ("rescue.py", "tidy", "copy.unlink"),
-    ("rescue.py", "tidy", "shutil.rmtree"),  # a checkout of our own
+    ("commits/fast_path.py", "__enter__", "os.open"),  # its turn, before anything of ours is imported
+    ("commits/fast_path.py", "_kept_input", "tempfile.mkstemp"),  # what git may have to be told twice
+    ("commits/fast_path.py", "_kept_input", "os.unlink"),
+    ("commits/fast_path.py", "_kept_input", "os.write"),
+    ("commits/fast_path.py", "_write", "os.write"),  # what git has said
+    ("commits/branch_update.py", "make", "document.unlink"),  # what would help after a crash in between; that is over
+    ("commits/branch_update.py", "go_on", "document.unlink"),
+    ("commits/recovery.py", "tidy", "document.unlink"),
+    ("commits/branch_update.py", "_locked", "lock.open"),  # git's own convention
+    ("commits/branch_update.py", "_locked", "lock.unlink"),
+    ("commits/branch_update.py", "_locked", "lock.with_name(f'{lock.name}.lock').unlink"),
+    ("commits/branch_update.py", "_locked", "lock.chmod"),
+    ("commits/branch_update.py", "_locked", "os.utime"),
+    ("commits/branch_update.py", "_step_now", "lock.rename"),
+    ("commits/branch_update.py", "go_on", "lock.unlink"),
+    ("commits/branch_update.py", "_put_back", "path.unlink"),  # the user's own files, put back as they were
+    ("commits/branch_update.py", "_remove_empty", "folder.rmdir"),
+    ("commits/recovery.py", "_preserve", "copy.write_bytes"),  # an index for once
+    ("commits/recovery.py", "_preserve", "copy.unlink"),
+    ("commits/recovery.py", "_preserve", "os.utime"),
+    ("commits/recovery.py", "tidy", "copy.unlink"),
+    ("commits/recovery.py", "tidy", "shutil.rmtree"),  # a checkout of our own
     ("mcp/pipes.py", "_write", "os.write"),  # a pipe
     ("cli/doctor.py", "_store", "folder.chmod"),  # the one thing that it mends by itself
 }

@@ -12,10 +12,10 @@ from pathlib import Path
 import click
 
 from yolo_supervisor.cli import Shared, fail, printable, shared
-from yolo_supervisor.commands import Attempt, run_attached
 from yolo_supervisor.files import Busy, Refused, glance
 from yolo_supervisor.formats import yolo
 from yolo_supervisor.kernel import adopt_orphans
+from yolo_supervisor.system.subprocesses import Attempt, run_attached
 
 TIMED_OUT, NOT_EXECUTABLE, NOT_FOUND = 124, 126, 127
 """The exit codes of ``timeout`` and of shells."""

@@ -22,7 +22,6 @@ import libtmux
 import tomli_w
 
 from yolo_supervisor.census import within
-from yolo_supervisor.commands import undisturbed
 from yolo_supervisor.drill.client import Client
 from yolo_supervisor.files import glance
 from yolo_supervisor.formats import load_object
@@ -32,6 +31,7 @@ from yolo_supervisor.kernel import kernel
 from yolo_supervisor.processes import Processes
 from yolo_supervisor.records import Liveness, ProcessId
 from yolo_supervisor.store import Paths
+from yolo_supervisor.system.subprocesses import undisturbed
 
 TEAM = "drill"
 LIMIT_S = 30.0

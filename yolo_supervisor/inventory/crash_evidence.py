@@ -24,9 +24,9 @@ from yolo_supervisor.policy.crash_bursts import CrashBursts
 from yolo_supervisor.policy.crash_rules import classify
 from yolo_supervisor.processes import DeathWatch, Processes, Tree
 from yolo_supervisor.records import Agent, ProcessId, iso
-from yolo_supervisor.repository import work_trees
 from yolo_supervisor.roster import Roster
 from yolo_supervisor.store import Paths
+from yolo_supervisor.system.git_layout import work_trees
 
 PANES_S = 0.25
 """How long all terminals together may take to answer; recovery waits for them."""

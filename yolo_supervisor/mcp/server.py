@@ -14,7 +14,6 @@ from typing import Any
 
 import anyio
 
-from yolo_supervisor import commands
 from yolo_supervisor.config import McpConfig
 from yolo_supervisor.formats import mcp
 from yolo_supervisor.kernel import bury_orphans, end_with_parent, kernel
@@ -25,6 +24,7 @@ from yolo_supervisor.mcp.pipes import PipeWriter, read_lines
 from yolo_supervisor.processes import Processes
 from yolo_supervisor.records import ProcessId
 from yolo_supervisor.retry import pause_s
+from yolo_supervisor.system import subprocesses
 
 PIPE_SIZE = 2**20
 """Requested capacity of each pipe, in bytes: a large result passes in fewer wake-ups."""
@@ -236,7 +236,7 @@ class ServerProcess:
         with anyio.move_on_after(patience_s):
             while not self._exited():
                 await anyio.sleep(0.01)
-        await commands.end(self.pid, grace_s, adopted=True)
+        await subprocesses.end(self.pid, grace_s, adopted=True)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._child.wait(1.0)
         if self._child.stdout is not None:
@@ -246,7 +246,7 @@ class ServerProcess:
 
     async def kill(self, grace_s: float) -> None:
         """End it and its descendants now: SIGTERM, then SIGKILL after ``grace_s``."""
-        await commands.end(self.pid, grace_s, adopted=True)
+        await subprocesses.end(self.pid, grace_s, adopted=True)
 
     async def end_children(self, from_s: float, to_s: float, grace_s: float) -> None:
         """End the descendants that it started between two moments of the monotonic clock.
@@ -258,7 +258,7 @@ class ServerProcess:
             while self._children(from_s, to_s):
                 await anyio.sleep(pause_s)
             return
-        await commands.end_all(self._children(from_s, to_s), grace_s)
+        await subprocesses.end_all(self._children(from_s, to_s), grace_s)
 
     def _children(self, from_s: float, to_s: float) -> list[ProcessId]:
         """Its descendants, and orphans that this process has adopted, that were started in that time."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yolo_supervisor.formats.git import ADVICE, TRANSIENT, Cause, Failure, failure
+from yolo_supervisor.formats.git_messages import ADVICE, TRANSIENT, Cause, Failure, failure
 
 EXITS = st.none() | st.integers(-64, 255)
 COMMANDS = st.sampled_from(["", "commit", "push"])

@@ -112,9 +112,9 @@ def main() -> None:
         if common is not None and not turn.nested and _left_behind(common):
             from pathlib import Path
 
-            from yolo_supervisor import rescue
+            from yolo_supervisor.commits import recovery
 
-            rescue.tidy(Path(words.folder), turn.environment)
+            recovery.tidy(Path(words.folder), turn.environment)
         before = _tip(own, common)
         code, said = run(words, turn.environment)
         push = not words.asks and (words.push or _pushes(words.folder))
@@ -123,12 +123,12 @@ def main() -> None:
             _end(0, words, {"result": "committed" if moved and not words.asks else "unchanged"})
         from pathlib import Path
 
-        from yolo_supervisor import rescue
+        from yolo_supervisor.commits import recovery
 
         again = functools.partial(run, words, turn.environment)
         made = functools.partial(_made, own, common, before)
         nothing = functools.partial(_nothing, words, turn.environment)
-        rescue.main(
+        recovery.main(
             Path(words.folder), words.json, push, again, (code, said), turn.environment, made, nothing, turn.nested
         )
 
@@ -217,7 +217,7 @@ def _end_all_of(pid: int) -> None:
     """End what git, which is not reaped yet, has started."""
     import anyio
 
-    from yolo_supervisor.commands import GRACE_S, end
+    from yolo_supervisor.system.subprocesses import GRACE_S, end
 
     anyio.run(end, pid, GRACE_S)
 

@@ -11,10 +11,10 @@ import anyio
 import pytest
 
 from support.wait import LIMIT_S, wait_until
-from yolo_supervisor import commands
-from yolo_supervisor.commands import OUTPUT_LIMIT, Result, run
 from yolo_supervisor.kernel import kernel
 from yolo_supervisor.processes import Processes
+from yolo_supervisor.system import subprocesses
+from yolo_supervisor.system.subprocesses import OUTPUT_LIMIT, Result, run
 
 FOR_EVER_S = 10 * LIMIT_S
 """A limit that nobody waits for: who reaches it fails the test."""
@@ -155,10 +155,10 @@ async def test_no_descriptor_and_no_child_stays_behind() -> None:
 
 
 async def test_every_command_that_was_begun_is_counted() -> None:
-    before = commands.started
+    before = subprocesses.started
 
     await run(["true"], LIMIT_S)
     with pytest.raises(FileNotFoundError):
         await run(["there-is-no-such-program"], LIMIT_S)  # a pid is taken for it all the same
 
-    assert commands.started == before + 2
+    assert subprocesses.started == before + 2

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from yolo_supervisor import commands
-from yolo_supervisor.formats.git import Cause, Failure, failure
+from yolo_supervisor.formats.git_messages import Cause, Failure, failure
+from yolo_supervisor.system import subprocesses
 
 LIMIT_S, NETWORK_LIMIT_S = 60.0, 120.0
 
@@ -76,7 +76,7 @@ class Git:
 
     async def bytes(self, *words: str, limit_s: float = LIMIT_S) -> bytes:
         environment = {**self.environment, "GIT_OPTIONAL_LOCKS": "0"}
-        result = await commands.run(["git", *words], limit_s, environment, self.folder, commands.GRACE_S, BOUND)
+        result = await subprocesses.run(["git", *words], limit_s, environment, self.folder, subprocesses.GRACE_S, BOUND)
         if result.exit != 0:
             said = (result.stderr + result.stdout).decode(errors="replace")
             raise Said(failure(result.exit, said, "push" if words[0] == "push" else ""))

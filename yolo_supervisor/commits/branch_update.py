@@ -14,11 +14,11 @@ from pathlib import Path
 
 import anyio
 
-from yolo_supervisor.commands import undisturbed
 from yolo_supervisor.files import Disk, replace
 from yolo_supervisor.formats import load_object
-from yolo_supervisor.formats.git import Cause, Failure, failure
-from yolo_supervisor.git import LIMIT_S, Git, Said
+from yolo_supervisor.formats.git_messages import Cause, Failure, failure
+from yolo_supervisor.system.git import LIMIT_S, Git, Said
+from yolo_supervisor.system.subprocesses import undisturbed
 
 DOCUMENT = "move-"
 """How the document's name begins that says where a branch is being moved."""
