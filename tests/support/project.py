@@ -12,7 +12,7 @@ from yolo_supervisor.formats import supervisor
 from yolo_supervisor.records import Agent, ProcessId, from_iso
 from yolo_supervisor.store import Paths, Store
 
-SAMPLES = Path(__file__).parents[3] / "shared" / "samples"
+SAMPLES = Path(__file__).parents[1] / "samples"
 
 
 EPOCH = datetime(2026, 11, 22, 20, 55, 10, tzinfo=UTC)

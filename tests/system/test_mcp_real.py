@@ -4,7 +4,6 @@ same, frame by frame, as without the relay."""
 from __future__ import annotations
 
 import base64
-import fcntl
 import json
 import os
 import re
@@ -21,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-import test_real_team
 from support import upstream
 from support.cli import PROGRAM
+from support.npm import installed
 from support.upstream import effects
 from support.wait import LIMIT_S, wait_until
 from test_real_team import LEAD, RealTeam, use
@@ -35,12 +34,7 @@ else:
     mcp = pytest.importorskip("mcp", reason="the Python SDK (mcp) is not installed")
     types = mcp.types
 
-SERVER, INSPECTOR, CLIENT = (
-    "@modelcontextprotocol/server-everything@2026.8.31",
-    "@modelcontextprotocol/inspector-cli@1.0.3",
-    "@anthropic-ai/claude-code@2.1.330",
-)
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "yolo-supervisor-tests"
+SERVER, INSPECTOR = "@modelcontextprotocol/server-everything@2026.8.31", "@modelcontextprotocol/inspector-cli@1.0.3"
 UPSTREAM = Path(upstream.__file__)
 
 pytestmark = pytest.mark.filterwarnings(
@@ -48,23 +42,6 @@ pytestmark = pytest.mark.filterwarnings(
 )  # versions with a handshake are tested, too
 
 # -- what is installed ----------------------------------------------------------------------------------------------
-
-
-def installed(*packages: str) -> Path:
-    """The folder with the npm packages, which are installed once and cached."""
-    folder = CACHE / "+".join(package.rpartition("/")[2] for package in packages)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "complete").exists():
-            if shutil.which("npm") is None:
-                pytest.skip(f"npm is missing: not tested with {', '.join(packages)}")
-            argv = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(folder), *packages]
-            install = subprocess.run(argv, capture_output=True, text=True, timeout=100)
-            if install.returncode:
-                pytest.skip(f"npm cannot install {', '.join(packages)}: not tested: {install.stderr}")
-            (folder / "complete").touch()
-    return folder / "node_modules"
 
 
 @pytest.fixture(scope="session")
@@ -710,7 +687,6 @@ def claude(tmp_path: Path, project: Path) -> Iterator[RealTeam]:
     """Claude Code connected to ``upstream.py`` through the relay."""
     scratch = tmp_path / "real"
     (scratch / "project").mkdir(parents=True)
-    (scratch / "client").symlink_to(installed(CLIENT).parent)
     upstream = [sys.executable, str(UPSTREAM), "--effects", str(tmp_path / "effects")]
     relay = {"command": PROGRAM[0], "args": [*PROGRAM[1:], "--project", str(project), "mcp", "--", *upstream]}
     (scratch / "project" / ".mcp.json").write_text(json.dumps({"mcpServers": {"scratch": relay}}))
@@ -720,7 +696,6 @@ def claude(tmp_path: Path, project: Path) -> Iterator[RealTeam]:
 
 
 @pytest.mark.real
-@pytest.mark.skipif(not test_real_team.TOOLS.exists(), reason="no real_team.sh: not tested with Claude Code")
 @pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is missing: not tested with Claude Code")
 def test_claude_code_notices_a_server_death_only_at_an_unrepeatable_call(
     claude: RealTeam, tmp_path: Path, project: Path
@@ -728,7 +703,7 @@ def test_claude_code_notices_a_server_death_only_at_an_unrepeatable_call(
     def call(tool: str, **arguments: Any) -> list[dict[str, Any]]:
         return use(f"mcp__scratch__{tool}", **arguments)
 
-    claude.start((LEAD, [
+    claude.begin((LEAD, [
         call("read_echo", text="hello"),
         call("again_echo", text="made again", fails=1, how="kill"),
         call("once_echo", text="made once", fails=1, how="kill"),

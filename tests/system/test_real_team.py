@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from support.claude_code import Model, RealClient, Reply
 from support.cli import Cli
 from support.daemon import RunningDaemon, StartDaemon
 from support.processes import Children
@@ -21,12 +21,9 @@ from support.project import given_back, read_task, write_task
 from support.wait import LIMIT_S, wait_until
 from yolo_supervisor.formats.tasks import SET_ASIDE
 
-TOOLS = Path(__file__).parents[3] / "shared" / "tools"
-
 pytestmark = [
     pytest.mark.real,
     pytest.mark.timeout(900),
-    pytest.mark.skipif(not (TOOLS / "real_team.sh").exists(), reason="no real_team.sh: the real client is not driven"),
     pytest.mark.skipif(
         any(shutil.which(name) is None for name in ("npm", "node", "tmux", "git")),
         reason="npm, node, tmux or git is missing: the real client is not driven",
@@ -34,10 +31,6 @@ pytestmark = [
 ]
 
 # -- what the models say --------------------------------------------------------------------------------------------
-
-Reply = list[dict[str, Any]]
-Model = tuple[str, list[Reply]]
-"""The prompt of a session, and the replies that its model gives one after the other; after them it says: done."""
 
 LEAD, DEV_1, DEV_2 = "BRAVO-LEAD start the team", "CHARLIE-DEV work on task 1", "DELTA-DEV look for work"
 
@@ -60,43 +53,31 @@ def wait_for(gate: Path) -> Reply:
 
 CREATE = use("TaskCreate", subject="Fix bug", description="Fix the bug", activeForm="Fixing bug")
 CLAIM = use("TaskUpdate", taskId="1", status="in_progress", owner="dev-1")
-WORK = use("Bash", command="sleep 100", timeout=110_000)
+WORK = use("Bash", command="python3 -c 'import time; time.sleep(100)'", timeout=110_000)  # the client refuses ``sleep``
 
 # -- the team -------------------------------------------------------------------------------------------------------
 
 
-class RealTeam:
-    """A lead in a private tmux server, its teammates in panes beside it (``tmux``) or inside its process."""
+class RealTeam(RealClient):
+    """A lead, and its teammates in panes beside it (``tmux``) or inside its process."""
 
     def __init__(self, scratch: Path) -> None:
-        self.scratch = scratch
-        self.project = scratch / "project"
-        self.claude = scratch / "home" / ".claude"
+        super().__init__(scratch)
         self.gate = scratch / "gate"
         """What ``wait_for`` waits for."""
 
-    def start(self, *models: Model, mode: str = "tmux") -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        said = self.scratch / "models.json"
-        said.write_text(json.dumps([{"match": prompt.split()[0], "replies": replies} for prompt, replies in models]))
-        script = (TOOLS / "real_team.sh").read_text()
-        assert "--teammate-mode tmux" in script
-        script = script.replace("--teammate-mode tmux", f"--teammate-mode {mode}")
-        words = ["bash", "-c", script, str(TOOLS / "real_team.sh"), "up", str(self.scratch), str(port), str(said), LEAD]
-        subprocess.run(words, check=True, capture_output=True, timeout=LIMIT_S)
+    def begin(self, *models: Model, mode: str = "tmux") -> None:
+        """Start the lead, and make the project one of the plugin's."""
+        self.start(*models, prompt=LEAD, mode=mode)
         (self.project / ".yolo-planning").mkdir()
 
     def end(self) -> None:
-        words = ["bash", str(TOOLS / "real_team.sh"), "down", str(self.scratch)]
-        subprocess.run(words, check=False, capture_output=True, timeout=LIMIT_S)
+        super().end()
         self.gate.touch()
 
     def panes(self) -> list[int]:
         """The process in each pane, in the order of their making: the lead's, and those of its teammates."""
-        words = ["tmux", "-S", str(self.scratch / "tmux.sock"), "list-panes", "-a", "-F", "#{pane_id} #{pane_pid}"]
-        told = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+        told = self.tmux("list-panes", "-a", "-F", "#{pane_id} #{pane_pid}")
         return [int(pid) for _, pid in sorted((int(pane[1:]), pid) for pane, pid in map(str.split, told.splitlines()))]
 
     def task(self) -> Path:
@@ -128,17 +109,10 @@ class RealTeam:
         wait_until(lambda: text in self.told(), f"a model to be told {text!r}", LIMIT_S)
 
 
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the client is installed: by the first team, for all."""
-    return tmp_path_factory.mktemp("client")
-
-
 @pytest.fixture
-def team(tmp_path: Path, client: Path) -> Iterator[RealTeam]:
+def team(tmp_path: Path) -> Iterator[RealTeam]:
     scratch = tmp_path / "real"
     scratch.mkdir()
-    (scratch / "client").symlink_to(client)
     started = RealTeam(scratch)
     yield started
     started.end()
@@ -192,12 +166,12 @@ def kill_known(running: RunningDaemon, pid: int, name: str) -> None:
 
 
 def test_a_killed_teammate_is_healed_and_its_lead_never_notices(team: RealTeam, daemon: StartDaemon) -> None:
-    team.start((LEAD, [CREATE, spawn("dev-1", DEV_1)]), (DEV_1, [CLAIM, WORK]))
+    team.begin((LEAD, [CREATE, spawn("dev-1", DEV_1)]), (DEV_1, [CLAIM, WORK]))
     task, claude = team.task(), team.claude
     wait_at_work(task)
     lead, mate = team.panes()
-    wait_until(lambda: any(b"sleep 100" in command_line(p) for p in children_of(mate)), "the teammate's tool", LIMIT_S)
-    tools = [pid for pid in children_of(mate) if b"sleep 100" in command_line(pid)]
+    wait_until(lambda: any(b"sleep(100)" in command_line(p) for p in children_of(mate)), "the teammate's tool", LIMIT_S)
+    tools = [pid for pid in children_of(mate) if b"sleep(100)" in command_line(pid)]
     untouched = {p: p.read_bytes() for p in (*claude.glob("teams/*/config.json"), *claude.glob("settings.json"))}
     before = read_task(task)
     running = daemon(over=team.project)
@@ -223,7 +197,7 @@ def test_what_was_given_back_is_claimed_by_a_new_teammate_as_if_its_owner_had_ne
     team: RealTeam, daemon: StartDaemon
 ) -> None:
     look, start = use("TaskList"), use("TaskUpdate", taskId="1", status="in_progress")
-    team.start(
+    team.begin(
         (LEAD, [CREATE, spawn("dev-1", DEV_1), wait_for(team.gate), spawn("dev-2", DEV_2)]),
         (DEV_1, [CLAIM, WORK]),
         (DEV_2, [look, start, WORK]),
@@ -246,7 +220,7 @@ def test_what_was_given_back_is_claimed_by_a_new_teammate_as_if_its_owner_had_ne
 @pytest.fixture
 def idle(team: RealTeam) -> RealTeam:
     """A lead and dev-1 in its process, which looks for work in the list that bears the id of its session."""
-    team.start((LEAD, [spawn("dev-1", DEV_2)]), mode="in-process")
+    team.begin((LEAD, [spawn("dev-1", DEV_2)]), mode="in-process")
     return team
 
 
@@ -300,7 +274,7 @@ def test_a_model_is_told_whose_a_dead_letter_is_and_what_it_takes_all_the_same_i
 ) -> None:
     look, start = use("TaskList"), use("TaskUpdate", taskId="1", status="in_progress")
     take = use("TaskUpdate", taskId="1", owner="dev-2")  # the client asks nobody
-    team.start(
+    team.begin(
         (LEAD, [CREATE, spawn("dev-1", DEV_1), wait_for(team.gate), spawn("dev-2", DEV_2)]),
         (DEV_1, [CLAIM, WORK]),
         (DEV_2, [look, start, look, take, WORK]),

@@ -6,7 +6,6 @@ A box is a real systemd as PID 1 in namespaces of its own; in it each test has i
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import plistlib
@@ -24,10 +23,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from support.box import Box, Unavailable
 from support.cli import Cli
 from support.daemon import QUICK, StartDaemon
+from support.plists import lint
 from support.processes import Children
-from support.project import SAMPLES, given_back, write_task
+from support.project import given_back, write_task
 from support.team import Team
 from support.wait import LIMIT_S, wait_until
 from yolo_supervisor import __version__, units
@@ -36,34 +37,18 @@ from yolo_supervisor.journal import history
 from yolo_supervisor.store import Paths
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
-TOOLS = SAMPLES.parent / "tools"
 SCRIPT = Path(sys.executable).with_name("yolo-supervisor")
 UNIT = "yolo-supervisor"
 ROOT = os.environ.get("YOLO_BOX_ROOT", "/")
 """The root folder of another system (made by debootstrap, say) to try on, instead of this machine's own."""
 
 
-def tool(name: str) -> Any:
-    """A tool that lies beside the project."""
-    path = TOOLS / f"{name}.py"
-    if not path.exists():
-        pytest.skip(f"{path} is missing")
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 # -- the world -----------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def booted() -> Iterator[Any]:
+def booted() -> Iterator[Box]:
     """A machine of our own under a real systemd, on which the program under test is installed."""
-    sdbox = tool("sdbox")
     if not SCRIPT.exists():
         pytest.skip(f"the program is not installed beside {sys.executable}")
     wanted = {Path(sys.prefix), Path(sys.base_prefix), SYSTEMD.parent}
@@ -74,9 +59,9 @@ def booted() -> Iterator[Any]:
         f'[ ! -d "$R"{shlex.quote(folder)} ] || chmod o+x "$R"{shlex.quote(folder)}' for folder in above
     )
     try:
-        box = sdbox.Box(ROOT, preboot=preboot, binds=[f"{path}:{path}" for path in shown])
+        box = Box(ROOT, preboot=preboot, binds=[f"{path}:{path}" for path in shown])
         box.start()
-    except sdbox.Unavailable as why:
+    except Unavailable as why:
         pytest.skip(f"no systemd can be booted here: {why}")
     try:
         yield box
@@ -655,7 +640,7 @@ def test_the_system_template_is_hardly_exposed_and_the_user_unit_no_more_than_it
 def test_the_launchd_agent_is_sound_and_its_agents_survive_it() -> None:
     path = SYSTEMD / f"{units.LABEL}.plist"
 
-    assert tool("plist_lint").lint(path) == []
+    assert lint(path) == []
 
     told = plistlib.loads(path.read_bytes())
     assert told["AbandonProcessGroup"] is True

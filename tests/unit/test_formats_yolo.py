@@ -47,8 +47,7 @@ def dumped(value: object) -> bytes:
 
 def samples(pattern: str) -> list[Path]:
     found = sorted(SAMPLES.glob(pattern))
-    if not found:
-        pytest.skip(f"no real files {pattern} in {SAMPLES}")
+    assert found, f"no files {pattern} in {SAMPLES}"
     return found
 
 
