@@ -59,3 +59,29 @@ class SystemClock:
 
     def monotonic(self) -> float:
         return time.monotonic()
+
+
+class Backoff:
+    """Pauses between attempts, in seconds: ``first_s``, then twice as long each time, at most ``most_s``."""
+
+    def __init__(self, first_s: float, most_s: float) -> None:
+        self._first_s = self._pause_s = min(first_s, most_s)
+        self._most_s = most_s
+
+    def next_s(self) -> float:
+        """The length of the next pause, in seconds."""
+        pause_s, self._pause_s = self._pause_s, min(2.0 * self._pause_s, self._most_s)
+        return pause_s
+
+    def reset(self) -> None:
+        """Start with the first pause again, after a success."""
+        self._pause_s = self._first_s
+
+
+def pause_s(first_s: float, number: int, most_s: float, chance: float) -> float:
+    """The pause before retry ``number`` (from 1) in seconds, doubled each time and shortened at random.
+
+    ``chance`` (from 0 to 1) decides the jitter: up to half of the pause is left out, so that several who failed at the
+    same moment do not try again at the same moment. It needs no state, so a pause can be computed from a stored count.
+    """
+    return min(most_s, first_s * 2.0 ** min(number - 1, 100)) * (0.5 + chance / 2)

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from yolo_supervisor.actions import Edit, Letter, Requeue, RequeuePlan, SetAside
-from yolo_supervisor.clock import Clock
+from yolo_supervisor.clock import Clock, pause_s
 from yolo_supervisor.config import Config
 from yolo_supervisor.formats import yolo
 from yolo_supervisor.records import Task
-from yolo_supervisor.retry import pause_s
 from yolo_supervisor.store import Store
 
 

@@ -33,10 +33,10 @@ from support.relay_testbed import (
 )
 from support.upstream import effects
 from support.wait import wait_until
+from yolo_supervisor.clock import pause_s
 from yolo_supervisor.kernel import kernel
 from yolo_supervisor.mcp.pipes import read_lines
 from yolo_supervisor.processes import Processes
-from yolo_supervisor.retry import pause_s
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from yolo_supervisor.clock import Instant
+from yolo_supervisor.clock import Backoff, Instant
 
 
 def test_an_instant_has_an_age_within_its_boot_only() -> None:
@@ -29,3 +29,16 @@ def test_an_instant_is_stored_as_two_fields() -> None:
 )  # fmt: skip
 def test_incomplete_fields_are_not_an_instant(fields: dict[str, Any]) -> None:
     assert Instant.from_fields(fields) is None
+
+
+def test_backoff_doubles_up_to_its_limit_and_starts_again_after_a_reset() -> None:
+    backoff = Backoff(0.5, 3.0)
+    assert [backoff.next_s() for _ in range(5)] == [0.5, 1.0, 2.0, 3.0, 3.0]
+
+    backoff.reset()
+
+    assert backoff.next_s() == 0.5
+
+
+def test_the_first_pause_is_not_longer_than_the_limit() -> None:
+    assert Backoff(5.0, 3.0).next_s() == 3.0

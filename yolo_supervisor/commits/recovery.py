@@ -25,13 +25,13 @@ from typing import NoReturn
 import anyio
 
 from yolo_supervisor.actions import AlertCode, BreakLock, Escalate, Note, Rebased
+from yolo_supervisor.clock import pause_s
 from yolo_supervisor.commits.branch_update import DOCUMENT, InTheWay, Move, Undone
 from yolo_supervisor.files import Busy, Disk, LockAges, Refused, make_folder, put_aside
 from yolo_supervisor.formats.git_messages import ADVICE, TRANSIENT, Cause, Failure, failure
 from yolo_supervisor.formats.yolo import PLANNING
 from yolo_supervisor.kernel import kernel
 from yolo_supervisor.locks import INDEX_STALE_S, git_at_work
-from yolo_supervisor.retry import pause_s
 from yolo_supervisor.store import note_down
 from yolo_supervisor.system.git import NETWORK_LIMIT_S, Git, Said
 from yolo_supervisor.system.git_layout import WorkTree, checkouts

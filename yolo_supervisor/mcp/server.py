@@ -14,6 +14,7 @@ from typing import Any
 
 import anyio
 
+from yolo_supervisor.clock import pause_s
 from yolo_supervisor.config import McpConfig
 from yolo_supervisor.formats import mcp
 from yolo_supervisor.kernel import bury_orphans, end_with_parent, kernel
@@ -23,7 +24,6 @@ from yolo_supervisor.mcp.journal_writer import warn
 from yolo_supervisor.mcp.pipes import PipeWriter, read_lines
 from yolo_supervisor.processes import Processes
 from yolo_supervisor.records import ProcessId
-from yolo_supervisor.retry import pause_s
 from yolo_supervisor.system import subprocesses
 
 PIPE_SIZE = 2**20
