@@ -6,14 +6,17 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
-from support.cli import PROGRAM, Cli
+from support.cli import PROGRAM, Cli, warm_program
 from support.daemon import RunningDaemon, StartDaemon
+from support.guard import Guard
 from support.processes import Children
 from support.project import write_team
 from support.skips import is_expected
@@ -25,6 +28,11 @@ TESTS = Path(__file__).parent
 UNEXPECTED: list[str] = []
 """Tests that were skipped for a reason that is not in ``support.skips``, each with its reason."""
 
+GUARDS: list[Guard] = []
+"""The guard of this process, if tests run in it."""
+LEFTOVERS: list[str] = []
+"""Processes that tests have left running."""
+
 settings.register_profile("tests", deadline=None)  # a busy machine is slow, which is no failure
 settings.load_profile("tests")
 
@@ -35,11 +43,35 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """A shell without job control has its background jobs ignore these (so does nohup): what a test starts must not."""
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    if sys.platform == "linux" and not runs_workers(config):
+        GUARDS.append(Guard())
+
+
+def runs_workers(config: pytest.Config) -> bool:
+    """Whether this process only distributes tests to others (pytest-xdist)."""
+    return not hasattr(config, "workerinput") and bool(config.getoption("numprocesses", None))
+
+
+def end_leftovers(session: pytest.Session) -> None:
+    """Kill what the tests of this process have left running, and fail the run for it."""
+    guard = GUARDS.pop()
+    if warm_program.cache_info().currsize:
+        warm_program().close()
+    leftovers = guard.leftovers()
+    guard.close()
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["leftovers"] = leftovers
+    LEFTOVERS.extend(leftovers)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    LEFTOVERS.extend(getattr(node, "workeroutput", {}).get("leftovers", ()))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -66,7 +98,10 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if UNEXPECTED and session.config.getoption("no_unexpected_skips") and session.exitstatus == pytest.ExitCode.OK:
+    if GUARDS:
+        end_leftovers(session)
+    skipped = UNEXPECTED and session.config.getoption("no_unexpected_skips")
+    if (skipped or LEFTOVERS) and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
@@ -74,6 +109,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if UNEXPECTED and config.getoption("no_unexpected_skips"):
         terminalreporter.section("unexpected skips", red=True)
         terminalreporter.write_line("\n".join(UNEXPECTED))
+    if LEFTOVERS:
+        terminalreporter.section("processes that tests left running", red=True)
+        terminalreporter.write_line("\n".join(LEFTOVERS))
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final, Self
 
+from support.guard import MARK
 from support.npm import installed
 from support.wait import LIMIT_S, wait_until
 
@@ -151,7 +152,7 @@ class RealClient:
             "USER": os.environ.get("USER", "root"), "IS_SANDBOX": "1", "CLAUDE_CODE_EXPERIMENTAL_AGENT_TEAMS": "1",
             "CLAUDE_CODE_ENABLE_TASKS": "1", "CLAUDE_CODE_ENABLE_TODO_TOOLS": "1", "DISABLE_TELEMETRY": "1",
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_AUTOUPDATER": "1", "ANTHROPIC_API_KEY": API_KEY,
-            "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{self._model.server_port}",
+            MARK: os.environ.get(MARK, ""), "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{self._model.server_port}",
         }  # fmt: skip
         command = f"'{client}' --dangerously-skip-permissions --teammate-mode {mode}"
         self.tmux(

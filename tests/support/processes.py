@@ -5,8 +5,11 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 
 class Children:
@@ -36,10 +39,21 @@ class Children:
         return self.python(body, *flags, cwd=cwd, **options)
 
     def end(self) -> None:
+        """Kill the processes and all that they have started."""
         for child in self._started:
             if child.poll() is None:
+                for descendant in descendants(child.pid):
+                    with suppress(psutil.NoSuchProcess):
+                        descendant.kill()
                 child.send_signal(signal.SIGKILL)
             child.wait()
             for stream in (child.stdin, child.stdout):
                 if stream is not None:
                     stream.close()
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
