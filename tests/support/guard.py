@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Final
 
 MARK: Final = "YOLO_TESTS_MARK"
+CHILD_MARK: Final = "YOLO_TESTS_CHILD"
+"""Names the ``Children`` of one test that a process descends from."""
 SETTLE_S: Final = 5.0
 """Processes that were just killed may take a moment to vanish."""
 
@@ -25,7 +27,7 @@ class Guard:
     """Starts the program that kills what is left, and reports what is left at a regular end."""
 
     def __init__(self) -> None:
-        self._mark = f"{os.getpid()}-{secrets.token_hex(4)}"
+        self._mark = new_mark()
         os.environ[MARK] = self._mark
         environment = {name: value for name, value in os.environ.items() if name != MARK}
         self._program = subprocess.Popen(
@@ -35,7 +37,7 @@ class Guard:
     def leftovers(self) -> list[str]:
         """What still runs, each with the test that started it; waits a moment for what is ending."""
         deadline = time.monotonic() + SETTLE_S
-        while (found := marked(self._mark)) and time.monotonic() < deadline:
+        while (found := marked(MARK, self._mark)) and time.monotonic() < deadline:
             time.sleep(0.05)
         return sorted(describe(pid) for pid in found)
 
@@ -46,9 +48,13 @@ class Guard:
         self._program.wait()
 
 
-def marked(mark: str) -> list[int]:
+def new_mark() -> str:
+    return f"{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def marked(name: str, mark: str) -> list[int]:
     """The living processes that bear the mark, without this one."""
-    entry = f"{MARK}={mark}".encode()
+    entry = f"{name}={mark}".encode()
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -69,9 +75,9 @@ def describe(pid: int) -> str:
     return f"{argv[:200]} (process {pid}, started in {test.partition(b'=')[2].decode(errors='replace')})"
 
 
-def kill_all(mark: str) -> None:
+def kill_all(name: str, mark: str) -> None:
     """Again and again: what is killed last may have started another process."""
-    while found := marked(mark):
+    while found := marked(name, mark):
         for pid in found:
             with suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
@@ -80,4 +86,4 @@ def kill_all(mark: str) -> None:
 
 if __name__ == "__main__":
     sys.stdin.buffer.read()
-    kill_all(sys.argv[1])
+    kill_all(MARK, sys.argv[1])

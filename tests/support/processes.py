@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
+from support.guard import CHILD_MARK, kill_all, new_mark
 
 
 class Children:
@@ -18,9 +18,11 @@ class Children:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._started: list[subprocess.Popen[bytes]] = []
+        self._mark = new_mark()
 
     def start(self, *argv: str, cwd: Path | None = None, **options: Any) -> subprocess.Popen[bytes]:
-        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, **options}
+        environment = {**options.pop("env", os.environ), CHILD_MARK: self._mark}
+        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "env": environment, **options}
         child = subprocess.Popen(argv, cwd=cwd or self._folder, **options)
         self._started.append(child)
         return child
@@ -42,18 +44,10 @@ class Children:
         """Kill the processes and all that they have started."""
         for child in self._started:
             if child.poll() is None:
-                for descendant in descendants(child.pid):
-                    with suppress(psutil.NoSuchProcess):
-                        descendant.kill()
                 child.send_signal(signal.SIGKILL)
             child.wait()
             for stream in (child.stdin, child.stdout):
                 if stream is not None:
                     stream.close()
-
-
-def descendants(pid: int) -> list[psutil.Process]:
-    try:
-        return psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
+        if self._started and sys.platform == "linux":
+            kill_all(CHILD_MARK, self._mark)
