@@ -4,7 +4,10 @@
 """
 
 import os
-from typing import Final, Literal, cast, get_args
+from collections.abc import Iterable, Sequence
+from typing import Final, Literal, TypeVar, cast, get_args
+
+T = TypeVar("T")
 
 Tier = Literal["quick", "full", "soak"]
 
@@ -17,3 +20,10 @@ SOAK: Final = TIER == "soak"
 def budget(*, quick: int, full: int, soak: int) -> int:
     """The count for the tier of this run."""
     return {"quick": quick, "full": full, "soak": soak}[TIER]
+
+
+def cases(every: Iterable[T], quick: Sequence[T]) -> list[T]:
+    """The cases of a parametrized test: every one, or in a quick run those that have found mistakes before."""
+    every = list(every)
+    assert all(case in every for case in quick), "a quick case must be one of all"
+    return list(quick) if TIER == "quick" else every
