@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,11 @@ GUARDS: list[Guard] = []
 LEFTOVERS: list[str] = []
 """Processes that tests have left running."""
 
+PROCESSES = {"children", "daemon", "team", "tmux", "cli", "shadow", "repository"}
+"""Fixtures that start processes, or whose tests do."""
+RUNNING_UNIT: list[str] = []
+"""The test that runs now, if it is one that may not start a process."""
+
 settings.register_profile("tests", deadline=None)  # a busy machine is slow, which is no failure
 settings.load_profile("tests")
 
@@ -50,6 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     if sys.platform == "linux" and not runs_workers(config):
         GUARDS.append(Guard())
+    sys.addaudithook(forbid_processes)
 
 
 def runs_workers(config: pytest.Config) -> bool:
@@ -75,11 +81,28 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test by the folder it lies in."""
+    """Mark each test by the folder it lies in; one in tests/unit that needs a real process is marked system."""
     for item in items:
         folder = item.path.relative_to(TESTS).parts[0]
+        starts_processes = not PROCESSES.isdisjoint(getattr(item, "fixturenames", ()))
+        if folder == "unit" and (starts_processes or item.get_closest_marker("system")):
+            folder = "system"
         if folder in ("unit", "system", "soak"):
             item.add_marker(folder)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    RUNNING_UNIT[:] = [item.nodeid] if item.get_closest_marker("unit") else []
+    try:
+        return (yield)
+    finally:
+        RUNNING_UNIT.clear()
+
+
+def forbid_processes(event: str, _: object) -> None:
+    if RUNNING_UNIT and event in ("subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec"):
+        raise AssertionError(f"{RUNNING_UNIT[0]} is marked unit and starts a process ({event}): mark it system")
 
 
 def note_skip(report: pytest.TestReport | pytest.CollectReport) -> None:

@@ -517,6 +517,7 @@ def test_circuits_work_after_the_state_folder_was_removed(
     assert make_breaker().refusal("test") is not None
 
 
+@pytest.mark.system
 def test_status_lists_open_circuits(make_breaker: MakeBreaker, project: Path, claude_home: Path) -> None:
     real = CircuitBreaker(["server"], "server", CONFIG, SystemClock(), kernel().boot(), Store(project))
     fail(real, "build")
@@ -538,6 +539,7 @@ def test_status_reports_half_open_after_the_cool_down(make_breaker: MakeBreaker,
     assert circuit_status(circuit, Instant("boot", clock.monotonic()))["tool"] is None
 
 
+@pytest.mark.system
 def test_every_transition_is_in_the_journal(
     make_breaker: MakeBreaker, project: Path, clock: Clock, claude_home: Path
 ) -> None:

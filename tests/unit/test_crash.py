@@ -904,6 +904,7 @@ def killed_after(project: Path, commits: int, delay_s: float) -> int:
     return acknowledged
 
 
+@pytest.mark.system
 def test_a_process_killed_at_any_moment_has_lost_nothing_that_it_acknowledged(tmp_path: Path) -> None:
     (tmp_path / ".yolo-planning").mkdir()
     document, chance = tmp_path / "count", random.Random(412)

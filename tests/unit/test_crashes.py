@@ -586,6 +586,7 @@ def test_a_dead_letter_names_the_reports_of_all_its_attempts(failing: FailingTas
 # -- exit codes, from the kernel and from tmux -----------------------------------------------------------------------
 
 
+@pytest.mark.system
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="no pidfds here")
 @pytest.mark.parametrize(("program", "ended"), [("import os; os._exit(7)", 7), ("import os; os.kill(0, 0)", 0)])
 @pytest.mark.parametrize("reaped", [False, True])
@@ -604,6 +605,7 @@ def test_the_kernel_reports_the_exit_code_of_a_process(program: str, ended: int,
         child.wait()
 
 
+@pytest.mark.system
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="no pidfds here")
 def test_the_kernel_reports_the_signal_that_ended_a_process() -> None:
     child = subprocess.Popen(["sleep", "600"])

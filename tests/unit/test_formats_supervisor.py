@@ -209,6 +209,7 @@ def test_nobody_supervises_who_has_no_identity(process: object) -> None:
 # -- hook notes ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.system
 def test_the_note_of_a_real_hook_tells_its_event_its_payload_and_its_ancestors(project: Path) -> None:
     notes = project / ".yolo-planning" / ".supervisor" / "hooks"
     notes.mkdir(parents=True)

@@ -346,6 +346,7 @@ def race(*runners: Callable[[int], None]) -> list[tuple[str, str, int]]:
     return claims
 
 
+@pytest.mark.system
 def test_of_32_processes_one_gets_each_lease_be_it_free_or_run_out_and_each_with_a_token_of_its_own(
     project: Path,
 ) -> None:
@@ -365,6 +366,7 @@ def test_of_32_processes_one_gets_each_lease_be_it_free_or_run_out_and_each_with
     assert sorted(locks.iterdir()) == sorted(locks / f"{number}.lease" for number in range(resources))
 
 
+@pytest.mark.system
 def test_what_the_plugin_has_got_is_never_got_by_one_of_ours_as_well(project: Path) -> None:
     locks, resources = project / ".yolo-planning" / ".locks", 60
     locks.mkdir()

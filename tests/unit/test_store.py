@@ -413,6 +413,7 @@ def test_all_that_is_ours_is_for_the_user_alone_whatever_the_umask(project: Path
     assert len(ours) > 10
 
 
+@pytest.mark.system
 def test_git_status_stays_clean_of_all_that_is_ours(project: Path) -> None:
     def git(*arguments: str) -> str:
         command = ["git", "-c", "user.name=T", "-c", "user.email=t@example.org", *arguments]
@@ -624,6 +625,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+@pytest.mark.system
 def test_a_full_disk_is_an_error_changes_nothing_and_all_is_well_when_there_is_room(small_disk: Path) -> None:
     page = b"x" * os.sysconf("SC_PAGE_SIZE")
     document, filler = small_disk / "document", small_disk / "filler"
