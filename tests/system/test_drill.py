@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from support.budget import budget
 from support.cli import PROGRAM
 from support.processes import Children
 from support.wait import LIMIT_S, wait_until
@@ -25,21 +26,22 @@ from yolo_supervisor.store import Paths
 
 pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed: nothing is drilled")
 
+ROUNDS = budget(quick=2, full=8, soak=50)
 FAULTS = {
     "agents": [
         "agent-killed", "agent-segfault", "agent-oom", "agent-api-errors", "agent-rate-limited",
-        "agent-ignores-sigterm", "pid-reused", "mass-death", "session-killed", "session-detached",
-        "tmux-server-killed",
+        "agent-ignores-sigterm",
     ],
+    "teams": ["pid-reused", "mass-death", "session-killed", "session-detached", "tmux-server-killed"],
+    "supervisor": ["supervisor-killed", "supervisor-upgraded", "supervisor-oom", "clock-jump"],
     "tasks": [
-        "supervisor-killed", "supervisor-upgraded", "supervisor-oom", "clock-jump", "task-orphaned", "owner-hung",
-        "poison-task", "late-completion", "lease-abandoned", "lock-ownerless", "state-emptied", "contract-broken",
-        "flag-broken",
+        "task-orphaned", "owner-hung", "poison-task", "late-completion", "lease-abandoned", "lock-ownerless",
+        "state-emptied", "contract-broken", "flag-broken",
     ],
+    "mcp": ["mcp-error", "mcp-hang", "mcp-crash", "mcp-flapping"],
     "commands": [
-        "mcp-error", "mcp-hang", "mcp-crash", "mcp-flapping", "command-hangs", "command-ignores-sigterm",
-        "commit-index-lock", "commit-non-fast-forward", "commit-conflict", "commit-killed-midway",
-        "commit-disk-full",
+        "command-hangs", "command-ignores-sigterm", "commit-index-lock", "commit-non-fast-forward", "commit-conflict",
+        "commit-killed-midway", "commit-disk-full",
     ],
 }  # fmt: skip
 
@@ -47,7 +49,7 @@ FAULTS = {
 def drill(*words: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*PROGRAM, "drill", *words], env={**os.environ, **environment},
-        capture_output=True, text=True, cwd=folder, timeout=110, check=False,
+        capture_output=True, text=True, cwd=folder, timeout=LIMIT_S * 4, check=False,
     )  # fmt: skip
 
 
@@ -118,10 +120,10 @@ def test_every_fault_is_noticed_and_healed_and_nothing_is_lost(tmp_path: Path, g
 
 
 def test_a_supervisor_killed_in_the_middle_of_healing_finishes_it_after_its_restart(tmp_path: Path) -> None:
-    ended = drill("--json", "--faults", "supervisor-killed", "--rounds", "8", folder=tmp_path)
+    ended = drill("--json", "--faults", "supervisor-killed", "--rounds", str(ROUNDS), folder=tmp_path)
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert json.loads(ended.stdout)["faults"][0]["healed"] == 8
+    assert json.loads(ended.stdout)["faults"][0]["healed"] == ROUNDS
 
 
 def test_a_supervisor_that_only_observes_fails_the_drill(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +169,7 @@ def test_a_drill_that_is_ended_while_an_agent_starts_leaves_nothing(stage: Stage
 
     assert running.wait(LIMIT_S) == 128 + signal.SIGTERM
     assert list(stage.folder.iterdir()) == []
-    wait_until(lambda: not stage.at_work(), "those that were killed to be gone", limit_s=5)
+    wait_until(lambda: not stage.at_work(), "those that were killed to be gone")
 
 
 def is_stopped(pid: int) -> bool:
