@@ -18,6 +18,7 @@ from yolo_supervisor.formats import yolo
 from yolo_supervisor.kernel import Kernel
 from yolo_supervisor.records import Agent, Lease, Liveness
 from yolo_supervisor.store import Store
+from yolo_supervisor.system.git_files import NAMING_VARIABLES
 from yolo_supervisor.system.git_layout import WorkTree, work_trees
 
 INDEX_STALE_S = 10.0
@@ -26,9 +27,6 @@ see the process that holds it, on the other side of a network file system, say."
 
 SERVANTS = frozenset({"credential-cache--daemon", "fsmonitor--daemon", "daemon", "credential-cache"})
 """Git's own programs that stay, and never take that lock."""
-
-ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
-"""By these git works on another repository than the one that it stands in."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,10 +135,10 @@ def _may_hold(kernel: Kernel, pid: int, tree: WorkTree, lock: Path) -> bool:
     environment, folder = kernel.environment(pid), Path(kernel.folder(pid))
     if named := environment.get("GIT_DIR"):
         place = os.path.realpath(folder / named)
-        return place == os.path.realpath(tree.own) or not os.path.isdir(place)  # a file names another folder
-    if any(name in environment for name in ELSEWHERE):
+        return place == os.path.realpath(tree.git_dir) or not os.path.isdir(place)  # a file names another folder
+    if any(name in environment for name in NAMING_VARIABLES):
         return True
-    return within(folder, tree.root) or within(folder, tree.own)
+    return within(folder, tree.root) or within(folder, tree.git_dir)
 
 
 def _exists(kernel: Kernel, pid: int) -> bool:

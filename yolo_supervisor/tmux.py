@@ -122,7 +122,9 @@ async def _ask(socket: str) -> Server | None:
         result = await subprocesses.run(_words(socket), LIMIT_S, _environment())
     except (OSError, ValueError):  # a path with a NUL, say: agents' environments hold anything
         return None
-    return parse(socket, result.stdout.decode("utf-8", "replace")) if result.exit == 0 and not result.cut else None
+    return (
+        parse(socket, result.stdout.decode("utf-8", "replace")) if result.exit == 0 and not result.truncated else None
+    )
 
 
 def ask_now(socket: str) -> Server | None:

@@ -33,7 +33,7 @@ HURRIED = (
     sys.executable, "-c",
     "from yolo_supervisor.commits import fast_path, recovery\n"
     "from yolo_supervisor.__main__ import main\n"
-    "recovery.INDEX_STALE_S, recovery.WAIT_S, fast_path.TURN_S = 0.3, 1.0, 3.0\n"
+    "recovery.INDEX_STALE_S, recovery.WAIT_S, fast_path.LOCK_LIMIT_S = 0.3, 1.0, 3.0\n"
     "main()",
 )  # fmt: skip
 """The program, where it has no patience with locks."""
@@ -471,8 +471,7 @@ def test_a_person_reads_gits_words_and_one_sentence_of_ours(world: World) -> Non
     assert told.returncode == 1
     assert "nothing to commit, working tree clean\n" in told.stdout
     assert told.stderr == (
-        "yolo-supervisor: nothing was committed: nothing to commit: "
-        "nothing is staged: git add what shall be committed\n"
+        "yolo-supervisor: nothing was committed: nothing to commit: nothing is staged: git add the changes to commit\n"
     )
 
 
@@ -1429,9 +1428,9 @@ def test_the_turn_ends_with_whoever_has_it(world: World, children: Children, fif
     ],
 )
 def test_options_of_ours_end_where_gits_begin(line: str, git: list[str]) -> None:
-    words = fast_path.Words(line.split())
+    command_line = fast_path.CommandLine(line.split())
 
-    assert (git, None) == (words.git, words.wrong)
+    assert (git, None) == (command_line.arguments, command_line.error)
 
 
 def test_the_word_commit_in_another_command_is_not_ours(world: World, project: Path) -> None:

@@ -89,7 +89,7 @@ def test_a_turn_is_had_also_where_the_environment_names_the_repository(world: Wo
 
     answer = world.mine.commit(*MESSAGE, code=75, program=HURRIED)
 
-    assert "others have been committing" in answer["message"]
+    assert "other commits in" in answer["message"]
     first.terminate()
     first.wait(LIMIT_S)
 
@@ -187,14 +187,16 @@ def test_an_ignored_file_is_not_replaced_however_many_theirs_are(world: World) -
     world.mine.write(".git/info/exclude", "zz.local\n")
     world.mine.write("zz.local", "mine\n")
     world.mine.write("new", add=True)
-    small = (
-        "from yolo_supervisor.system import git\nfrom yolo_supervisor.__main__ import main\ngit.BOUND = 500_000\nmain()"
-    )
+    program = (
+        sys.executable, "-c",
+        "from yolo_supervisor.system import git\nfrom yolo_supervisor.__main__ import main\n"
+        "git.ANSWER_LIMIT = 500_000\nmain()",
+    )  # fmt: skip
 
-    cut = world.mine.commit("--push", *MESSAGE, program=(sys.executable, "-c", small), code=1)
+    cut = world.mine.commit("--push", *MESSAGE, program=program, code=1)
 
     assert cut["result"] == "rebased"
-    assert "could not follow" in cut["message"]
+    assert "could not be updated" in cut["message"]
     assert (world.mine.folder / "zz.local").read_text() == "mine\n"
     world.others_push("another")
     world.mine.git("reset", "-q", "--soft", "HEAD~1")
@@ -309,7 +311,7 @@ def test_where_there_is_no_room_for_theirs_all_is_as_it_was(world: World, narrow
     answer = world.mine.commit("--push", *MESSAGE, code=1, at=narrow)
 
     assert (answer["result"], answer["cause"]) == ("rebased", "no room")
-    assert "could not follow, and all is as it was" in answer["message"]
+    assert "could not be updated, and nothing was changed" in answer["message"]
     now = files(narrow)
     assert {name: (mode, content) for name, (mode, _, content) in now.items()} == {
         name: (mode, content) for name, (mode, _, content) in before.items()
@@ -716,7 +718,7 @@ def test_one_file_that_cannot_be_added_leaves_the_rescue_whole_but_for_it(world:
 
     assert answer["cause"] == "conflict"
     assert answer["unkept"] == ["x.broken"]
-    assert "but for x.broken" in answer["commands"][-1]
+    assert "without x.broken" in answer["commands"][-1]
     assert world.mine.content("two", answer["rescue"]) == "changed"
     assert world.mine.content("precious", answer["rescue"]) == "mine"
     assert "mixed" in world.mine.git("ls-tree", "--name-only", answer["rescue"]).splitlines()

@@ -110,7 +110,7 @@ def test_a_program_that_is_missing_is_said_to_be(run: Run) -> None:
     told = run("--", "there-is-no-such-program", "x")
 
     assert told.returncode == 127
-    assert b"there-is-no-such-program: there is no such program" in told.stderr
+    assert b"there-is-no-such-program: program not found" in told.stderr
 
 
 def test_what_is_no_program_is_said_to_be_none(run: Run, tmp_path: Path) -> None:
@@ -847,7 +847,7 @@ def test_a_full_disk_does_not_change_how_it_ends(run: Run, project: Path) -> Non
     told = run("--timeout", "0.2", "--json", "--", "sleep", "60", cwd=project, preexec_fn=full)
 
     assert told.returncode == report(told)["exit"] == 124
-    assert b"could not be written into the journal" in told.stderr
+    assert b"cannot write the journal" in told.stderr
 
 
 def test_a_journal_that_somebody_holds_does_not_change_how_it_ends(run: Run, project: Path) -> None:
@@ -858,7 +858,7 @@ def test_a_journal_that_somebody_holds_does_not_change_how_it_ends(run: Run, pro
         told = run("--timeout", "0.2", "--", "sleep", "60", cwd=project)
 
     assert told.returncode == 124
-    assert b"could not be written into the journal" in told.stderr
+    assert b"cannot write the journal" in told.stderr
 
 
 # -- what the daemon itself runs ------------------------------------------------------------------------------------

@@ -119,7 +119,7 @@ async def test_too_much_output_is_cut_and_the_command_not_held_up() -> None:
 
     result = await run([sys.executable, "-c", program], LIMIT_S)
 
-    assert result == Result(0, b"o" * OUTPUT_LIMIT, b"e" * OUTPUT_LIMIT, cut=True)
+    assert result == Result(0, b"o" * OUTPUT_LIMIT, b"e" * OUTPUT_LIMIT, truncated=True)
 
 
 async def test_endless_output_ends_at_the_limit() -> None:

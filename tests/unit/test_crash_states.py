@@ -616,28 +616,28 @@ EXCEPTIONS = {
     ("log.py", "_open", "os.open"),
     ("log.py", "_copy_for_the_user", "os.makedirs"),
     ("cli/__init__.py", "program", "os.open"),  # /dev/null, for a pipe that is gone
-    ("commits/fast_path.py", "__enter__", "os.open"),  # its turn, before anything of ours is imported
-    ("commits/fast_path.py", "_kept_input", "tempfile.mkstemp"),  # what git may have to be told twice
-    ("commits/fast_path.py", "_kept_input", "os.unlink"),
-    ("commits/fast_path.py", "_kept_input", "os.write"),
-    ("commits/fast_path.py", "_write", "os.write"),  # what git has said
-    ("commits/branch_update.py", "make", "document.unlink"),  # what would help after a crash in between; that is over
-    ("commits/branch_update.py", "go_on", "document.unlink"),
-    ("commits/recovery.py", "tidy", "document.unlink"),
+    ("commits/fast_path.py", "__enter__", "os.open"),  # the commit lock: the store is not imported yet
+    ("commits/fast_path.py", "_buffered_stdin", "tempfile.mkstemp"),  # the standard input, for a second run of git
+    ("commits/fast_path.py", "_buffered_stdin", "os.unlink"),
+    ("commits/fast_path.py", "_buffered_stdin", "os.write"),
+    ("commits/fast_path.py", "_write", "os.write"),  # git's output
+    ("commits/branch_update.py", "apply", "document.unlink"),  # the step is complete: nothing to recover
+    ("commits/branch_update.py", "recover", "document.unlink"),
+    ("commits/recovery.py", "_finish_interrupted", "document.unlink"),
     ("commits/branch_update.py", "_locked", "lock.open"),  # git's own convention
     ("commits/branch_update.py", "_locked", "lock.unlink"),
     ("commits/branch_update.py", "_locked", "lock.with_name(f'{lock.name}.lock').unlink"),
     ("commits/branch_update.py", "_locked", "lock.chmod"),
     ("commits/branch_update.py", "_locked", "os.utime"),
-    ("commits/branch_update.py", "_step_now", "lock.rename"),
-    ("commits/branch_update.py", "go_on", "lock.unlink"),
-    ("commits/branch_update.py", "_put_back", "path.unlink"),  # the user's own files, put back as they were
+    ("commits/branch_update.py", "_step_once", "lock.rename"),
+    ("commits/branch_update.py", "recover", "lock.unlink"),
+    ("commits/branch_update.py", "_roll_back", "path.unlink"),  # the user's files, rolled back
     ("commits/branch_update.py", "_remove_empty", "folder.rmdir"),
-    ("commits/recovery.py", "_preserve", "copy.write_bytes"),  # an index for once
-    ("commits/recovery.py", "_preserve", "copy.unlink"),
-    ("commits/recovery.py", "_preserve", "os.utime"),
-    ("commits/recovery.py", "tidy", "copy.unlink"),
-    ("commits/recovery.py", "tidy", "shutil.rmtree"),  # a checkout of our own
+    ("commits/backup.py", "back_up", "copy.write_bytes"),  # a temporary index
+    ("commits/backup.py", "back_up", "copy.unlink"),
+    ("commits/backup.py", "back_up", "os.utime"),
+    ("commits/recovery.py", "_finish_interrupted", "copy.unlink"),
+    ("commits/recovery.py", "_finish_interrupted", "shutil.rmtree"),  # the temporary checkout
     ("mcp/pipes.py", "_write", "os.write"),  # a pipe
     ("cli/doctor.py", "_store", "folder.chmod"),  # the one thing that it mends by itself
 }

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yolo_supervisor.formats.git_messages import ADVICE, TRANSIENT, Cause, Failure, failure
+from yolo_supervisor.formats.git_messages import ADVICE, TRANSIENT, Cause, Failure, classify
 
 EXITS = st.none() | st.integers(-64, 255)
 COMMANDS = st.sampled_from(["", "commit", "push"])
@@ -19,28 +19,28 @@ WORDS = st.text() | st.lists(FRAGMENTS | st.text(max_size=5)).map("".join)
 
 @given(EXITS, WORDS, COMMANDS)
 def test_whatever_git_says_there_is_a_cause_and_an_advice(exit_code: int | None, said: str, command: str) -> None:
-    found = failure(exit_code, said, command)
+    failure = classify(exit_code, said, command)
 
-    assert ADVICE[found.cause]
-    assert found.exit == exit_code
-    assert (found.cause is Cause.TIMED_OUT) == (exit_code is None)
-    assert found.lock is None or found.lock.endswith(".lock")
+    assert ADVICE[failure.cause]
+    assert failure.exit == exit_code
+    assert (failure.cause is Cause.TIMED_OUT) == (exit_code is None)
+    assert failure.lock is None or failure.lock.endswith(".lock")
 
 
 @given(WORDS)
 def test_a_hook_is_never_a_reason_to_try_again(said: str) -> None:
     said = said.replace("Error building trees", "")
 
-    assert failure(1, said, "commit").cause not in TRANSIENT
+    assert classify(1, said, "commit").cause not in TRANSIENT
 
 
 @given(st.integers(1, 255), WORDS)
 def test_a_commit_never_fails_for_what_only_a_push_can(exit_code: int, said: str) -> None:
-    assert "the commit is made" not in ADVICE[failure(exit_code, said, "commit").cause]
+    assert "the commit is made" not in ADVICE[classify(exit_code, said, "commit").cause]
 
 
 def test_what_is_kept_has_a_bound_and_it_is_the_end_that_is_kept() -> None:
-    assert failure(128, "x" * 10_000 + "the end").said == ("x" * 10_000 + "the end")[-4000:]
+    assert classify(128, "x" * 10_000 + "the end").output == ("x" * 10_000 + "the end")[-4000:]
 
 
 @pytest.mark.parametrize(
@@ -52,19 +52,19 @@ def test_what_is_kept_has_a_bound_and_it_is_the_end_that_is_kept() -> None:
     ],
 )
 def test_the_lock_is_the_one_that_git_names(said: str, lock: str | None) -> None:
-    assert failure(128, said, "commit") == Failure(Cause.LOCKED, 128, said)
-    assert failure(128, said, "commit").lock == lock
+    assert classify(128, said, "commit") == Failure(Cause.LOCKED, 128, said)
+    assert classify(128, said, "commit").lock == lock
 
 
 @pytest.mark.parametrize("why", ["Permission denied", "Read-only file system"])
 def test_a_lock_that_git_may_not_make_is_not_one_that_another_holds(why: str) -> None:
-    assert failure(128, f"fatal: Unable to create '/a/.git/index.lock': {why}", "commit").cause is Cause.NO_PERMISSION
+    assert classify(128, f"fatal: Unable to create '/a/.git/index.lock': {why}", "commit").cause is Cause.NO_PERMISSION
 
 
 def test_a_lock_for_which_there_is_no_room_is_not_one_that_another_holds() -> None:
     said = "fatal: Unable to create '/a/.git/index.lock': No space left on device"
 
-    assert failure(128, said, "commit").cause is Cause.NO_ROOM
+    assert classify(128, said, "commit").cause is Cause.NO_ROOM
 
 
 TO = "To /x\n!\trefs/heads/main:refs/heads/main\t"
@@ -92,4 +92,4 @@ TO = "To /x\n!\trefs/heads/main:refs/heads/main\t"
     ],
 )  # fmt: skip
 def test_the_reasons_of_pushes_are_told_apart(code: int, said: str, cause: Cause) -> None:
-    assert failure(code, said, "push").cause is cause
+    assert classify(code, said, "push").cause is cause

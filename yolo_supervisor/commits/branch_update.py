@@ -1,5 +1,8 @@
-"""A branch moves on to commits that are upstream already, and the work tree with it: every change of the user's stays
-as it is, or nothing moves. What was cut off in the middle is put back by whoever comes next."""
+"""Fast-forward a branch and its work tree to commits that are upstream already, without touching the user's changes.
+
+Either everything moves, or nothing does. A document in the repository records an update that is under way, so that the
+next commit rolls back one that was killed, or finishes it if the branch has moved already.
+"""
 
 from __future__ import annotations
 
@@ -14,41 +17,40 @@ from pathlib import Path
 
 import anyio
 
+from yolo_supervisor.commits.fast_path import UPDATE_DOCUMENT
 from yolo_supervisor.files import Disk, replace
 from yolo_supervisor.formats import load_object
-from yolo_supervisor.formats.git_messages import Cause, Failure, failure
-from yolo_supervisor.system.git import LIMIT_S, Git, Said
+from yolo_supervisor.formats.git_messages import Cause, Failure, classify
+from yolo_supervisor.system.git import LIMIT_S, Git, GitError
 from yolo_supervisor.system.subprocesses import undisturbed
 
-DOCUMENT = "move-"
-"""How the document's name begins that says where a branch is being moved."""
-
 WAIT_S = 60.0
-"""How long a lock is waited for that another git holds meanwhile."""
+"""How long the update waits for a lock that another git holds."""
 
-AT_ONCE = 500
-"""How many files git is told of in one command line."""
+NAMES_PER_COMMAND = 500
 
-CLOSE_S = 2.0
-"""How long after the last file that a step has finished the one may have been written that it was at when it was cut
-off: files are written one after the other."""
+STEP_END_S = 2.0
+"""How long after the last complete file the file may have been modified at which the step was interrupted.
+
+Git writes one file after the other, so a file with a later time was written by the user.
+"""
 
 
-class InTheWay(Exception):
-    """What the user has done meanwhile stands against the move; nothing was moved. Its text says what."""
+class Blocked(Exception):
+    """A change of the user prevents the update; nothing was moved. Its text says which."""
 
-    def __init__(self, why: str, file: str | None = None) -> None:
-        super().__init__(why)
+    def __init__(self, reason: str, file: str | None = None) -> None:
+        super().__init__(reason)
         self.file = file
-        """The file, where it is one that git does not know, and would replace."""
+        """The file, if git does not track it and would overwrite it."""
 
 
-class Undone(Said):
-    """Git could not, and all is as it was before."""
+class RolledBack(GitError):
+    """Git could not make the update, and everything is as it was before."""
 
 
-class Move:
-    """The way of ``branch`` from one commit to another. ``rescue`` is a ref on the work tree as it was before."""
+class BranchUpdate:
+    """The fast-forward of ``branch`` between two commits. ``rescue`` is a ref on a copy of the work tree before it."""
 
     def __init__(self, git: Git, branch: str, before: str, after: str, rescue: str | None) -> None:
         self.git = git
@@ -58,124 +60,135 @@ class Move:
         self.rescue = rescue
 
     @classmethod
-    def taken_up(cls, git: Git, document: Path) -> Move | None:
-        """The move that a killed run had begun; None if that cannot be told."""
+    def from_document(cls, git: Git, document: Path) -> BranchUpdate | None:
+        """The update that a killed run had begun; None if the document is incomplete or its work tree is gone."""
         raw = load_object(document.read_bytes()) or {}
         keys = ("root", "git_dir", "branch", "before", "after")
-        told = [str(raw[key]) for key in keys if isinstance(raw.get(key), str)]
-        if len(told) < len(keys) or not os.path.isdir(told[0]) or not os.path.isdir(told[1]):
+        values = [str(raw[key]) for key in keys if isinstance(raw.get(key), str)]
+        if len(values) < len(keys) or not os.path.isdir(values[0]) or not os.path.isdir(values[1]):
             return None
-        root, own, branch, before, after = told
-        there = git.elsewhere(Path(root)).having(GIT_DIR=own, GIT_WORK_TREE=root)
+        root, git_dir, branch, before, after = values
+        there = git.in_checkout(Path(root)).with_environment(GIT_DIR=git_dir, GIT_WORK_TREE=root)
         return cls(there, branch, before, after, str(raw["rescue"]) if raw.get("rescue") else None)
 
-    async def make(self, folder: Path) -> None:
-        """Move. ``InTheWay`` if that would touch a change of the user's; ``Undone`` if git could not, and all is as it
-        was; ``Said`` if something could not be put back: the document in ``folder`` stays, for whoever comes next."""
-        await self._refuse_to_touch()
-        if not await self.stands():
-            raise InTheWay("the branch has moved meanwhile")
+    async def apply(self, folder: Path) -> None:
+        """Make the update; its document is kept in ``folder`` meanwhile.
+
+        ``Blocked`` if it would touch a change of the user; ``RolledBack`` if git failed and everything is as it was;
+        ``GitError`` if a file could not be rolled back: the document stays for the next commit.
+        """
+        await self._refuse_overwriting()
+        if not await self.is_at_start():
+            raise Blocked("the branch has moved meanwhile")
         try:
             await self.git("read-tree", "--dry-run", "-m", "-u", self.before, self.after)
-        except Said as no:
-            if no.failure.cause is not Cause.LOCKED:
-                raise InTheWay(no.failure.said.partition("\n")[0].removeprefix("error: ")) from None
-        places = await self.git.places()
-        document = folder / f"{DOCUMENT}{os.getpid()}.json"
-        told = {"root": str(places.root), "git_dir": str(places.own), "branch": self.branch, "rescue": self.rescue}
-        replace(Disk(), document, json.dumps({**told, "before": self.before, "after": self.after}).encode())
+        except GitError as error:
+            if error.failure.cause is not Cause.LOCKED:
+                raise Blocked(error.failure.output.partition("\n")[0].removeprefix("error: ")) from None
+        paths = await self.git.paths()
+        document = folder / f"{UPDATE_DOCUMENT}{os.getpid()}.json"
+        place = {"root": str(paths.root), "git_dir": str(paths.git_dir), "branch": self.branch, "rescue": self.rescue}
+        replace(Disk(), document, json.dumps({**place, "before": self.before, "after": self.after}).encode())
         try:
             await self._step()
-        except InTheWay:
+        except Blocked:
             document.unlink(missing_ok=True)
             raise
-        except Said as no:
-            if not await self._put_back(document.stat().st_mtime):
+        except GitError as error:
+            if not await self._roll_back(document.stat().st_mtime):
                 raise
             document.unlink(missing_ok=True)
-            raise Undone(no.failure) from None
+            raise RolledBack(error.failure) from None
         document.unlink(missing_ok=True)
 
-    async def go_on(self, document: Path) -> bool:
-        """See to what a killed run has left: its files are put back; where the branch has moved already, the index
-        follows. False if something could not be, since the user has changed it meanwhile. ``Said`` if another git is at
-        work there: then it is for the next time."""
-        with _locked(await self._index()) as lock:  # nobody is at work there, and nothing of the killed one is left
+    async def recover(self, document: Path) -> bool:
+        """Roll back an update that was killed, or let the index follow if the branch has moved already.
+
+        False if a file stays as it is because the user changed it meanwhile. ``GitError`` if another git is at work
+        there: then the next commit tries again.
+        """
+        with _locked(await self._index()) as lock:  # proves that no git is at work there, and none of the killed run
             lock.unlink()
-        well = True
-        if await self.stands():
-            well = await self._put_back(document.stat().st_mtime)
-        elif await self._stands_at(self.after):
+        complete = True
+        if await self.is_at_start():
+            complete = await self._roll_back(document.stat().st_mtime)
+        elif await self._is_at(self.after):
             try:
-                await self.git("read-tree", "-i", "-m", self.before, self.after)  # the files are there already
-            except Said as no:
-                if no.failure.cause is Cause.LOCKED:
+                await self.git("read-tree", "-i", "-m", self.before, self.after)  # the files are written already
+            except GitError as error:
+                if error.failure.cause is Cause.LOCKED:
                     raise
-                well = False
+                complete = False
         document.unlink(missing_ok=True)
-        return well
+        return complete
 
-    async def stands(self) -> bool:
-        """Whether the user is still where we started from."""
-        return await self._stands_at(self.before)
+    async def is_at_start(self) -> bool:
+        """Whether HEAD is still the branch, and the branch at the commit that the update started from."""
+        return await self._is_at(self.before)
 
-    async def _stands_at(self, commit: str) -> bool:
-        there = [await self.git.perhaps("symbolic-ref", "HEAD"), await self.git.perhaps("rev-parse", self.branch)]
+    async def _is_at(self, commit: str) -> bool:
+        there = [await self.git.or_none("symbolic-ref", "HEAD"), await self.git.or_none("rev-parse", self.branch)]
         return there == [self.branch, commit]
 
     # -- before --------------------------------------------------------------------------------------------------
 
     async def _changes(self) -> list[tuple[str, str]]:
-        """What is done to which file: ``A`` added, ``M`` changed, ``T`` become something else, ``D`` deleted."""
+        """The status of each changed file: ``A`` added, ``M`` modified, ``T`` type changed, ``D`` deleted."""
         raw = await self.git.names("diff-tree", "-r", "-z", "--name-status", "--no-renames", self.before, self.after)
         return list(zip(raw[::2], raw[1::2], strict=True))
 
-    async def _top(self) -> Git:
-        """Git, asked where names are as it lists them."""
+    async def _at_root(self) -> Git:
+        """Git in the root of the work tree, to which the names in its lists are relative."""
         return Git(Path(await self.git("rev-parse", "--show-toplevel")), self.git.environment)
 
-    async def _refuse_to_touch(self) -> None:
-        """``InTheWay`` where git would replace what it has not in its index, ignored files say, or bring back what the
-        user has deleted or put something else in the place of."""
-        top = await self._top()
-        listed = [each.partition(" ") for each in await top.names("ls-files", "-t", "-z")]
+    async def _refuse_overwriting(self) -> None:
+        """``Blocked`` if git would overwrite an untracked or ignored file, or bring back a file that the user deleted.
+
+        A deleted file is also one that the user replaced by something else, such as a link.
+        """
+        git = await self._at_root()
+        listed = [line.partition(" ") for line in await git.names("ls-files", "-t", "-z")]
         tracked = {name for _, _, name in listed}
         sparse = {name for tag, _, name in listed if tag.upper() == "S"}
         for change, name in await self._changes():
             if change == "A":
-                ways = [each for each in (name, *map(str, Path(name).parents)) if each != "." and each not in tracked]
-                if any(_has_strange(top.folder, each, name, tracked) for each in ways):
-                    raise InTheWay(f"{name} is in the way", name)
+                untracked = [
+                    path for path in (name, *map(str, Path(name).parents)) if path != "." and path not in tracked
+                ]
+                if any(_has_untracked(git.folder, path, name, tracked) for path in untracked):
+                    raise Blocked(f"{name} is in the way", name)
             elif name in tracked and name not in sparse:
-                gone = change != "D" and not os.path.lexists(top.folder / name)
-                if gone or _is_behind_link(top.folder, name):
-                    raise InTheWay(f"{name} is in the way")
+                deleted = change != "D" and not os.path.lexists(git.folder / name)
+                if deleted or _is_behind_link(git.folder, name):
+                    raise Blocked(f"{name} is in the way")
 
     # -- the step ------------------------------------------------------------------------------------------------
 
     async def _step(self) -> None:
-        """Files, branch and index, in one turn of git's: its locks on the index, the branch and HEAD are held, so that
-        nobody comes between. A kill leaves the index as it was, or the branch moved already."""
+        """Update files, branch and index under git's locks on the index, the branch and HEAD.
+
+        The locks keep other git processes out. After a kill, the index is as it was, or the branch has moved already.
+        """
         deadline = time.monotonic() + WAIT_S
         while True:
-            if not await self.stands():
-                raise InTheWay("the branch has moved meanwhile")
+            if not await self.is_at_start():
+                raise Blocked("the branch has moved meanwhile")
             try:
-                with undisturbed():  # half a step is what nobody wants
-                    await self._step_now()
+                with undisturbed():  # a signal to the group would end git between two files
+                    await self._step_once()
                 return
-            except Said as no:
-                if no.failure.cause is not Cause.LOCKED or time.monotonic() >= deadline:
+            except GitError as error:
+                if error.failure.cause is not Cause.LOCKED or time.monotonic() >= deadline:
                     raise
                 await anyio.sleep(0.1)
 
-    async def _step_now(self) -> None:
+    async def _step_once(self) -> None:
         index = await self._index()
         with _locked(index) as lock:
-            transaction = _Transaction(self.git, f"{self.branch} {self.after} {self.before}")
+            transaction = _RefTransaction(self.git, f"{self.branch} {self.after} {self.before}")
             try:
-                beside = self.git.having(GIT_INDEX_FILE=str(lock))
-                await beside("read-tree", "-m", "-u", self.before, self.after, limit_s=10 * LIMIT_S)
+                git = self.git.with_environment(GIT_INDEX_FILE=str(lock))
+                await git("read-tree", "-m", "-u", self.before, self.after, limit_s=10 * LIMIT_S)
                 transaction.commit()
             finally:
                 transaction.close()
@@ -184,127 +197,136 @@ class Move:
     async def _index(self) -> Path:
         return Path(await self.git("rev-parse", "--path-format=absolute", "--git-path", "index"))
 
-    # -- after a step that was cut off -----------------------------------------------------------------------------
+    # -- after an interrupted step ---------------------------------------------------------------------------------
 
-    async def _put_back(self, since_s: float) -> bool:
-        """Put the files back that a step which was cut off has changed already; whether all are as they were.
+    async def _roll_back(self, since_s: float) -> bool:
+        """Restore the files that an interrupted step changed; whether all files are as before.
 
-        Only those are ours to put back of which the index still says what it said before, which their user had not
-        changed before, and which hold what the step has written, or the beginning of it. ``Said`` if the index is
-        locked by another git.
+        A file is restored only if (1) its index entry is unchanged, (2) the user had not modified it before, and
+        (3) its content is a prefix of what the step was writing. ``GitError`` if another git has locked the index.
         """
-        top, changes = await self._top(), await self._changes()
+        git, changes = await self._at_root(), await self._changes()
         names = [name for _, name in changes]
-        staged = await self._differ("--cached", self.before, names)
-        mine = [(c, name) for c, name in changes if name not in staged and not _is_behind_link(top.folder, name)]
-        written = {name: state for c, name in mine if (state := await self._written(top.folder / name, name))}
-        whole = [path.lstat().st_mtime for name, (path, all_of_it) in written.items() if all_of_it]
-        until_s = max([since_s, *whole]) + CLOSE_S
-        back = []
-        for change, name in mine:
-            path = top.folder / name
+        staged = await self._differing(names, "--cached", self.before)
+        ours = [(c, name) for c, name in changes if name not in staged and not _is_behind_link(git.folder, name)]
+        written = {name: state for c, name in ours if (state := await self._written(git.folder / name, name))}
+        complete = [path.lstat().st_mtime for name, (path, is_complete) in written.items() if is_complete]
+        until_s = max([since_s, *complete]) + STEP_END_S
+        restore = []
+        for change, name in ours:
+            path = git.folder / name
             if not os.path.lexists(path):
-                if change != "A" and await self._untouched(name):
-                    back.append(name)
-            elif name in written and since_s - 1.0 <= path.lstat().st_mtime <= until_s and await self._untouched(name):
+                if change != "A" and await self._was_unmodified(name):
+                    restore.append(name)
+            elif (
+                name in written
+                and since_s - 1.0 <= path.lstat().st_mtime <= until_s
+                and await self._was_unmodified(name)
+            ):
                 if change == "A":
                     path.unlink()
-                    _remove_empty(path.parent, top.folder)
+                    _remove_empty(path.parent, git.folder)
                 else:
-                    back.append(name)
-        for portion in _portions(back):
-            await top("--literal-pathspecs", "checkout-index", "--force", "--index", "--", *portion)
-        left = {c for c, name in mine if c == "A" and os.path.lexists(top.folder / name)}
-        return not staged and not left and not await self._differ("", "", names)
+                    restore.append(name)
+        for chunk in _chunks(restore):
+            await git("--literal-pathspecs", "checkout-index", "--force", "--index", "--", *chunk)
+        left = {c for c, name in ours if c == "A" and os.path.lexists(git.folder / name)}
+        return not staged and not left and not await self._differing(names)
 
-    async def _differ(self, how: str, commit: str, names: Sequence[str]) -> set[str]:
-        """Which of the files differ between the index and the commit (``--cached``), or the work tree and the index."""
-        top = await self._top()
-        await top.perhaps("update-index", "-q", "--refresh")
-        words = ("diff-index", how, commit) if how else ("diff-files",)
-        return {*await top.names(words[0], "--name-only", "-z", *words[1:])} & {*names}
+    async def _differing(self, names: Sequence[str], *against: str) -> set[str]:
+        """Those of the files that differ between work tree and index.
+
+        With ``--cached`` and a commit as ``against``, between the index and that commit.
+        """
+        git = await self._at_root()
+        await git.or_none("update-index", "-q", "--refresh")
+        command, *arguments = ("diff-index", *against) if against else ("diff-files",)
+        return {*await git.names(command, "--name-only", "-z", *arguments)} & {*names}
 
     async def _written(self, path: Path, name: str) -> tuple[Path, bool] | None:
-        """The file, if it is as the step writes it, and whether all of it; None if it is not."""
+        """The file and whether it is complete, if the step wrote it (its content is a prefix of ours); else None."""
         try:
-            there = os.fsencode(os.readlink(path)) if path.is_symlink() else path.read_bytes()
-            wanted = await self.git.bytes("cat-file", "--filters", f"{self.after}:{name}")
-        except (Said, OSError):
+            content = os.fsencode(os.readlink(path)) if path.is_symlink() else path.read_bytes()
+            expected = await self.git.bytes("cat-file", "--filters", f"{self.after}:{name}")
+        except (GitError, OSError):
             return None
-        return (path, there == wanted) if wanted.startswith(there) else None
+        return (path, content == expected) if expected.startswith(content) else None
 
-    async def _untouched(self, name: str) -> bool:
-        """Whether the user had not changed the file before."""
-        return self.rescue is None or await self._has(self.rescue, name) == await self._has(self.before, name)
+    async def _was_unmodified(self, name: str) -> bool:
+        """Whether the user had not modified the file before the update."""
+        return self.rescue is None or await self._blob(self.rescue, name) == await self._blob(self.before, name)
 
-    async def _has(self, commit: str, name: str) -> str | None:
-        return await self.git.perhaps("rev-parse", "--verify", "--quiet", f"{commit}:{name}")
+    async def _blob(self, commit: str, name: str) -> str | None:
+        return await self.git.or_none("rev-parse", "--verify", "--quiet", f"{commit}:{name}")
 
 
 @contextlib.contextmanager
 def _locked(index: Path) -> Iterator[Path]:
-    """Git's own lock on the index, with a copy of the index in it: what is renamed in its place is the next one.
+    """Hold git's lock on the index, with a copy of the index in it. Rename the lock over the index to change that.
 
-    ``Said`` if another git has it."""
+    ``GitError`` if another git holds it.
+    """
     lock = index.with_name(f"{index.name}.lock")
     try:
         with lock.open("xb") as copy:
             copy.write(index.read_bytes())
     except FileExistsError:
-        raise Said(Failure(Cause.LOCKED, None, f"Unable to create '{lock}': File exists")) from None
+        raise GitError(Failure(Cause.LOCKED, None, f"Unable to create '{lock}': File exists")) from None
     try:
-        lock.with_name(f"{lock.name}.lock").unlink(missing_ok=True)  # of one who had the lock, and was killed
-        written = index.stat()  # by its time git knows which files it has to look at, and which not
-        os.utime(lock, ns=(written.st_mtime_ns, written.st_mtime_ns))
-        lock.chmod(stat.S_IMODE(written.st_mode))
+        lock.with_name(f"{lock.name}.lock").unlink(missing_ok=True)  # of a run that held the lock and was killed
+        status = index.stat()  # by its time git knows which files it has to compare
+        os.utime(lock, ns=(status.st_mtime_ns, status.st_mtime_ns))
+        lock.chmod(stat.S_IMODE(status.st_mode))
         yield lock
     except BaseException:
         lock.unlink(missing_ok=True)
-        raise  # else it is the caller's to rename or remove: another git may have its own by then
+        raise  # after a success the caller has renamed or removed it, and a lock there may be another git's
 
 
-class _Transaction:
-    """``git update-ref --stdin`` with a branch locked, and HEAD with it. ``Said`` if it cannot be."""
+class _RefTransaction:
+    """``git update-ref --stdin`` that holds the locks of a branch and of HEAD. ``GitError`` if they are taken."""
 
     def __init__(self, git: Git, update: str) -> None:
-        words = ["git", "update-ref", "-m", "yolo-supervisor: on top of what others pushed", "--stdin"]
+        command = ["git", "update-ref", "-m", "yolo-supervisor: rebased onto the upstream", "--stdin"]
         self._git = subprocess.Popen(
-            words, cwd=git.folder, env=git.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            command, cwd=git.folder, env=git.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, text=True, errors="surrogateescape",
         )  # fmt: skip
         try:
-            self._tell("start", f"update {update}\nprepare")
-        except Said:
+            self._send("start", f"update {update}\nprepare")
+        except GitError:
             self.close()
             raise
 
     def commit(self) -> None:
-        self._tell("commit")
+        """Move the branch."""
+        self._send("commit")
 
-    def _tell(self, *words: str) -> None:
-        """Say each, and read that it is well."""
+    def _send(self, *commands: str) -> None:
+        """Send each command and wait for its ``ok``."""
         assert self._git.stdin is not None
         assert self._git.stdout is not None
         assert self._git.stderr is not None
-        for word in words:
+        for command in commands:
             with contextlib.suppress(BrokenPipeError):
-                self._git.stdin.write(f"{word}\n")
+                self._git.stdin.write(f"{command}\n")
                 self._git.stdin.flush()
             if not self._git.stdout.readline().rstrip().endswith(": ok"):
-                said = self._git.stderr.read()
-                raise Said(failure(self._git.wait() or 128, said)) from None
+                output = self._git.stderr.read()
+                raise GitError(classify(self._git.wait() or 128, output)) from None
 
     def close(self) -> None:
-        """Without a commit the branch stays as it was."""
+        """End the transaction. Without a commit the branch stays where it was."""
         with contextlib.suppress(BrokenPipeError):
             self._git.communicate()
 
 
-def _portions(names: Sequence[str]) -> Iterator[Sequence[str]]:
-    return (names[at : at + AT_ONCE] for at in range(0, len(names), AT_ONCE))
+def _chunks(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (names[at : at + NAMES_PER_COMMAND] for at in range(0, len(names), NAMES_PER_COMMAND))
 
 
 def _remove_empty(folder: Path, root: Path) -> None:
+    """Remove the folder and its parents below ``root`` as far as they are empty."""
     while folder != root:
         try:
             folder.rmdir()
@@ -314,16 +336,16 @@ def _remove_empty(folder: Path, root: Path) -> None:
 
 
 def _is_behind_link(root: Path, name: str) -> bool:
-    """Whether the way to the file leads through a link: then it is another file that stands there."""
-    return any((root / each).is_symlink() for each in Path(name).parents)
+    """Whether a folder of the path is a symbolic link: then the file there is another one than git's."""
+    return any((root / parent).is_symlink() for parent in Path(name).parents)
 
 
-def _has_strange(root: Path, way: str, name: str, tracked: set[str]) -> bool:
-    """Whether on the way to a new file there is something that git does not know."""
-    path = root / way
+def _has_untracked(root: Path, part: str, name: str, tracked: set[str]) -> bool:
+    """Whether an untracked file is at ``part`` of the path ``name`` of a new file, or in the folder at its end."""
+    path = root / part
     if path.is_dir() and not path.is_symlink():
-        if way != name:
+        if part != name:
             return False
-        found = (os.path.relpath(os.path.join(at, each), root) for at, _, files in os.walk(path) for each in files)
-        return any(each not in tracked for each in found)
+        paths = (os.path.join(folder, file) for folder, _, files in os.walk(path) for file in files)
+        return any(os.path.relpath(file, root) not in tracked for file in paths)
     return os.path.lexists(path)

@@ -1,172 +1,242 @@
-"""``commit [GIT-COMMIT-ARGS]``: git commit that recovers. This is its short way, when all goes well: it imports next to
-nothing, and runs git as the user has it. What has failed is seen to in ``rescue``."""
+"""``commit [GIT-COMMIT-ARGS]``: the fast path of a commit that succeeds.
 
-from __future__ import annotations
+It runs git as the user has it and imports next to nothing; ``recovery`` is imported after a failure. One file, although
+it is long: every further module costs start-up time, also ``__future__``.
+"""
 
 import fcntl
-import functools
 import os
 import select
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-TYPE_CHECKING = False  # ``typing`` takes longer to import than git to commit
-if TYPE_CHECKING:
-    from typing import NoReturn
+from yolo_supervisor.system.git_files import git_dirs, head
 
 LIMIT_S = 600.0
-"""How long git and its hooks may take."""
+"""The default time limit of git and its hooks."""
 
-TURN_S = 300.0
-"""How long others that commit in the same repository are waited for."""
+LOCK_LIMIT_S = 300.0
+"""How long to wait for other commits in the same repository."""
 
-INSIDE = "YOLO_SUPERVISOR_COMMITS_IN"
-"""Tells a hook that commits, too, that its turn is ours: a line ``PID REPOSITORY`` for each commit that it is inside.
-What a hook has left in the background inherits it, and is inside none."""
+NESTING_VARIABLE = "YOLO_SUPERVISOR_COMMITS_IN"
+"""Environment variable for hooks that commit: a line ``PID COMMON-DIR`` for each commit whose hook they are.
+
+Background processes of a hook inherit it too; the lines count only while that process is an ancestor.
+"""
 
 NEVER_ASK = {"GIT_TERMINAL_PROMPT": "0", "GIT_EDITOR": "true", "GIT_SEQUENCE_EDITOR": "true"}
-"""What makes git say no where it would ask."""
+"""Makes git fail where it would ask a person."""
 
-KEPT = 64 * 1024
+CHUNK = 64 * 1024
+"""Bytes of one read, and of git's output that are kept."""
 
-ONLY_ASK = ("--dry-run", "--short", "--porcelain", "--long")
+QUERY_OPTIONS = ("--dry-run", "--short", "--porcelain", "--long")
+"""Options with which ``git commit`` commits nothing."""
 
-OUR_INPUT = ("/dev/stdin", "/dev/fd/0", "/proc/self/fd/0", "-")
-"""What the standard input is called on a command line."""
+STDIN_NAMES = ("/dev/stdin", "/dev/fd/0", "/proc/self/fd/0", "-")
+"""Names of the standard input on a command line."""
 
-LOOK_S = 0.05
-"""How often it is looked whether git has ended, though somebody else still has its outputs."""
+EXIT_CHECK_S = 0.05
+"""How often to check whether git has exited while another process keeps its outputs open."""
+
+OWN_FOLDER = "yolo-supervisor"
+"""The folder for our files, in the repository's common directory."""
+
+TEMPORARY = UPDATE_DOCUMENT, CHECKOUT, INDEX_COPY = "move-", "tree-", "index-"
+"""Prefixes of the temporary files in ``OWN_FOLDER``."""
+
+EX_UNAVAILABLE, EX_TEMPFAIL = 69, 75
 
 
-class Words:
-    """The command line: options of our own come before git's."""
+class CommandLine:
+    """The arguments of ``commit``, parsed once: our options come before git's. ``error`` says what is wrong."""
 
-    def __init__(self, words: Sequence[str]) -> None:
+    def __init__(self, argv: Sequence[str]) -> None:
         self.json = self.push = self.help = False
         self.limit_s = LIMIT_S
-        self.input = subprocess.DEVNULL
+        self.stdin = subprocess.DEVNULL
         try:
             self.folder = os.getcwd()
         except FileNotFoundError:
             self.folder = ""
-        self.git: list[str] = []
-        self.wrong: str | None = None
-        rest = list(words)
-        named = False
-        while rest:
-            word = rest.pop(0)
-            option, _, value = word.partition("=")
-            if word == "--json":
+        self.arguments: list[str] = []
+        """Git's arguments."""
+        self.error: str | None = None
+        self._parse(list(argv))
+        self.folder = os.path.realpath(self.folder) if self.folder else ""
+
+    def _parse(self, rest: list[str]) -> None:
+        is_named = False
+        while rest and self.error is None:
+            argument = rest.pop(0)
+            option, _, value = argument.partition("=")
+            if argument == "--json":
                 self.json = True
-            elif word == "commit" and not named:
-                named = True
-            elif named and word == "--push":
+            elif argument == "commit" and not is_named:
+                is_named = True
+            elif is_named and argument == "--push":
                 self.push = True
-            elif named and word in ("-h", "--help"):
+            elif is_named and argument in ("-h", "--help"):
                 self.help = True
-            elif option in ("--project", "--config", "--timeout") and (named or not self.git):
+            elif option in ("--project", "--config", "--timeout"):
                 value = value or (rest.pop(0) if rest else "")
                 if not value:
-                    self.wrong = word
+                    self.error = f"{option} needs a value"
                 elif option == "--project":
                     self.folder = os.path.join(self.folder, value)
                 elif option == "--timeout":
-                    self._limit(value)
-            elif named:
-                self.git = [word, *rest]
-                break
+                    self._set_limit(value)
+            elif is_named:
+                self.arguments = [argument, *rest]
+                return
             else:
-                self.wrong = word
-                break
-        self.folder = os.path.realpath(self.folder) if self.folder else ""
+                self.error = f"{argument} is not an option of commit"
 
     @property
-    def asks(self) -> bool:
-        """Whether git is only asked what it would do."""
-        git = self.git[: self.git.index("--")] if "--" in self.git else self.git
-        return any(word == each or (len(word) > 4 and each.startswith(word)) for word in git for each in ONLY_ASK)
+    def is_query(self) -> bool:
+        """Whether git is only asked what it would commit. Options may be abbreviated."""
+        return any(
+            argument == option or (len(argument) > 4 and option.startswith(argument))
+            for argument in _before_paths(self.arguments)
+            for option in QUERY_OPTIONS
+        )
 
-    def _limit(self, value: str) -> None:
+    @property
+    def reads_stdin(self) -> bool:
+        """Whether git reads the message, or paths, from the standard input."""
+        arguments = _before_paths(self.arguments)
+        for previous, argument in zip(["", *arguments], arguments, strict=False):
+            name = next((name for name in STDIN_NAMES if argument.endswith(name)), "")
+            option = previous if argument == name else argument.removesuffix(name).removesuffix("=")
+            is_file_option = option.startswith(("--fi", "--pathspec-fr")) or (
+                option.startswith("-") and not option.startswith("--") and option.endswith("F")
+            )
+            if name and is_file_option:
+                return True
+        return False
+
+    def _set_limit(self, value: str) -> None:
         try:
             self.limit_s = float(value)
         except ValueError:
             self.limit_s = 0.0
         if not 0 < self.limit_s <= 86400:
-            self.wrong = f"--timeout {value}"
+            self.error = f"--timeout {value} is not a number of seconds up to 86400"
 
 
-def main() -> None:
-    """Commit and end the process; return only if the command line is another's, or asks for help."""
-    words = Words(sys.argv[1:])
-    if words.wrong is not None or words.help or not os.path.isdir(words.folder):
-        return
-    own, common = _git_dirs(words.folder)
-    if _asks_for_input(words.git):
-        words.input = _kept_input()
-    with Turn(common) as turn:
-        if turn.waited_out:
-            _end(75, words, {"result": "busy"}, f"others have been committing in {common} for {TURN_S:g} s: try again")
-        if common is not None and not turn.nested and _left_behind(common):
-            from pathlib import Path
+class Ending:
+    """How the program ends: its exit code, the document of ``--json``, and the lines for people."""
 
-            from yolo_supervisor.commits import recovery
-
-            recovery.tidy(Path(words.folder), turn.environment)
-        before = _tip(own, common)
-        code, said = run(words, turn.environment)
-        push = not words.asks and (words.push or _pushes(words.folder))
-        moved = _tip(own, common) != before
-        if code == 0 and not (push and moved):
-            _end(0, words, {"result": "committed" if moved and not words.asks else "unchanged"})
-        from pathlib import Path
-
-        from yolo_supervisor.commits import recovery
-
-        again = functools.partial(run, words, turn.environment)
-        made = functools.partial(_made, own, common, before)
-        nothing = functools.partial(_nothing, words, turn.environment)
-        recovery.main(
-            Path(words.folder), words.json, push, again, (code, said), turn.environment, made, nothing, turn.nested
-        )
+    def __init__(self, code: int, document: Mapping[str, object], lines: Sequence[str] = ()) -> None:
+        self.code = code
+        self.document = document
+        self.lines = lines
 
 
-class Git:
-    """``git commit`` while it runs, and the signals that are its."""
+class Stopped(Exception):
+    """The commit cannot go on: a signal arrived, or there is no git."""
+
+    def __init__(self, code: int, cause: str, message: str) -> None:
+        super().__init__(message)
+        self.ending = Ending(code, {"result": "failed", "cause": cause, "message": message}, [message])
+
+
+class CommitLock:
+    """A file lock in the repository: commits in all its work trees run one at a time."""
+
+    def __init__(self, common_dir: str | None) -> None:
+        self._common_dir = common_dir
+        self._fd = -1
+        self.timed_out = False
+        self.environment = {**os.environ, **NEVER_ASK, "LC_MESSAGES": "C"}  # English messages, the user's encoding
+        self.environment.pop("LANGUAGE", None)
+        if locale := self.environment.pop("LC_ALL", None):
+            self.environment["LC_CTYPE"] = locale
+        outer = [line.partition(" ") for line in os.environ.get(NESTING_VARIABLE, "").split("\n")]
+        holders = {pid for pid, _, folder in outer if folder == common_dir and common_dir is not None}
+        self.is_nested = bool(holders) and not holders.isdisjoint(_ancestors())
+        """Whether an ancestor holds the lock for us."""
+        self._may_be_nested = any(not _exists(pid) for pid in holders)
+        """Whether an ancestor in another pid namespace may hold it, which cannot be seen from here."""
+        if common_dir is not None:
+            lines = [f"{pid} {folder}" for pid, _, folder in outer if folder]
+            self.environment[NESTING_VARIABLE] = "\n".join([*lines, f"{os.getpid()} {common_dir}"])
+
+    def __enter__(self) -> "CommitLock":
+        if self._common_dir is None or self.is_nested:
+            return self
+        try:
+            path = os.path.join(self._common_dir, "yolo-supervisor.lock")
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError:
+            return self  # git reports a repository that we may not write to
+        if not self._try_lock():
+            self._wait()
+        return self
+
+    def _try_lock(self) -> bool:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _wait(self) -> None:
+        if self._may_be_nested:  # then the holder waits for us
+            self.is_nested = True
+            return
+        from yolo_supervisor.clock import Backoff  # slow to import, but this commit has to wait anyway
+
+        deadline, backoff = time.monotonic() + LOCK_LIMIT_S, Backoff(0.001, 0.05)
+        while not self._try_lock():
+            if time.monotonic() > deadline:
+                self.timed_out = True
+                return
+            time.sleep(backoff.next_s())
+
+    def __exit__(self, *_: object) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+
+class _GitProcess:
+    """One process of ``git commit``, and the signals that are forwarded to it and its hooks."""
 
     def __init__(self) -> None:
         self.pid: int | None = None
-        self.starting = False
-        self.passed_on: list[int] = []
+        self.signals: list[int] = []
+        """The signals that have arrived."""
+        self._is_starting = False
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self._pass_on)
+                signal.signal(number, self._forward)
 
-    def _pass_on(self, number: int, _: object) -> None:
-        if self.pid is None and not self.starting:
+    def _forward(self, number: int, _: object) -> None:
+        if self.pid is None and not self._is_starting:
             raise SystemExit(128 + number)
-        self.passed_on.append(number)
+        self.signals.append(number)
         if self.pid is not None:
-            os.killpg(self.pid, number)  # its own session, and not reaped yet
+            os.killpg(self.pid, number)  # a session leader that is not reaped yet, so the group is git's
 
-    def start(self, words: Words, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-        if words.input >= 0:
-            os.lseek(words.input, 0, os.SEEK_SET)
-        self.starting = True
+    def start(self, line: CommandLine, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        if line.stdin >= 0:
+            os.lseek(line.stdin, 0, os.SEEK_SET)
+        self._is_starting = True
         child = subprocess.Popen(
-            ["git", "commit", *words.git], cwd=words.folder, env=environment, stdin=words.input,
+            ["git", "commit", *line.arguments], cwd=line.folder, env=environment, stdin=line.stdin,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-            close_fds=False,  # what was opened for it, by <(...) say; ours is never passed on
+            close_fds=False,  # descriptors that were opened for git, by <(...) for instance; ours have CLOEXEC set
         )  # fmt: skip
-        self.pid, self.starting = child.pid, False
-        for number in self.passed_on:
+        self.pid, self._is_starting = child.pid, False
+        for number in self.signals:
             os.killpg(child.pid, number)
         return child
 
-    def ended(self, wait: bool = False) -> bool:
-        """Whether it has ended. It is not reaped: until then its pid is nobody else's."""
+    def has_exited(self, wait: bool = False) -> bool:
+        """Whether git has exited. It is not reaped, so that its pid is not used again."""
         assert self.pid is not None
         if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | (0 if wait else os.WNOHANG)) is None:
             return False
@@ -174,47 +244,8 @@ class Git:
         return True
 
 
-def run(words: Words, environment: dict[str, str]) -> tuple[int | None, str]:
-    """Run ``git commit``; its exit code (None: it took too long) and the end of what it wrote, which is passed on."""
-    git = Git()
-    try:
-        child = git.start(words, environment)
-    except FileNotFoundError:
-        _end(69, words, {"result": "failed", "cause": "no git"}, "git is not installed")
-    said = b""
-    deadline = time.monotonic() + words.limit_s
-    outputs = {pipe.fileno(): fd for pipe, fd in ((child.stdout, 1), (child.stderr, 2)) if pipe is not None}
-    ended = False
-    while outputs:
-        left_s = deadline - time.monotonic()
-        if left_s <= 0 and not ended:
-            _end_all_of(child.pid)
-            child.wait()
-            git.pid = None
-            return None, said.decode(errors="replace")
-        ready, _, _ = select.select(list(outputs), [], [], 0 if ended else min(left_s, LOOK_S))
-        if ended and (not ready or left_s <= 0):
-            break  # what a hook has left running, a server say, has our pipes: it is not waited for
-        for fd in ready:
-            part = os.read(fd, KEPT)
-            if not words.json:
-                _write(outputs[fd], part)
-            if not part:
-                del outputs[fd]
-            said = (said + part)[-KEPT:]
-        ended = ended or (not ready and git.ended())
-    if not ended:
-        git.ended(wait=True)
-    if git.passed_on:  # a shell may not have heard it, between two of its commands
-        _end_all_of(child.pid)
-    code = child.wait()
-    if code != 0 and git.passed_on:
-        _end(128 + git.passed_on[0], words, {"result": "failed", "cause": "interrupted"}, "git was told to end")
-    return code, said.decode(errors="replace")
-
-
-def _end_all_of(pid: int) -> None:
-    """End what git, which is not reaped yet, has started."""
+def _end_tree(pid: int) -> None:
+    """End git, which is not reaped yet, and all that it has started."""
     import anyio
 
     from yolo_supervisor.system.subprocesses import GRACE_S, end
@@ -223,68 +254,157 @@ def _end_all_of(pid: int) -> None:
 
 
 def _write(fd: int, data: bytes) -> None:
+    """Write to a standard output. Git goes on if it is closed."""
     try:
-        os.write(fd, data)
+        while data:
+            data = data[os.write(fd, data) :]
     except OSError:
-        pass  # nobody listens: git goes on all the same
+        pass
 
 
-class Turn:
-    """Our turn to commit in a repository: one at a time, in whichever of its work trees."""
+class CommitAttempt:
+    """``git commit`` with the user's arguments in one work tree: run, run again, or dry."""
 
-    def __init__(self, common: str | None) -> None:
-        self._common = common
-        self._fd = -1
-        self.waited_out = False
-        self.environment = {**os.environ, **NEVER_ASK, "LC_MESSAGES": "C"}  # git speaks English, in the user's letters
-        self.environment.pop("LANGUAGE", None)
-        if letters := self.environment.pop("LC_ALL", None):
-            self.environment["LC_CTYPE"] = letters
-        outer = [each.partition(" ") for each in os.environ.get(INSIDE, "").split("\n")]
-        around = {pid for pid, _, each in outer if each == common and common is not None}
-        self.nested = bool(around) and not around.isdisjoint(_ancestors())
-        self._perhaps = any(not _exists(pid) for pid in around)
-        """Whether a commit may be around us that we cannot see, from another namespace of processes say."""
-        if common is not None:
-            self.environment[INSIDE] = "\n".join(
-                [*(" ".join(each[::2]) for each in outer if each[2]), f"{os.getpid()} {common}"]
-            )
+    def __init__(self, command_line: CommandLine, lock: CommitLock, dirs: tuple[str, str] | None) -> None:
+        self.folder = command_line.folder
+        self.as_json = command_line.json
+        self.environment = lock.environment
+        self.is_nested = lock.is_nested
+        """Whether a hook of a commit in the same repository runs us: that commit waits for our end."""
+        self.push = False
+        """Whether the commit is to be pushed; known after the first run."""
+        self.exit_code: int | None = None
+        """The exit code of the last run; None if the time limit ended it."""
+        self.output = ""
+        """The end of what the last run wrote."""
+        self._command_line = command_line
+        self._dirs = dirs
+        self._tip = _tip(dirs)
 
-    def __enter__(self) -> Turn:
-        if self._common is None or self.nested:
-            return self
+    @property
+    def tip_moved(self) -> bool:
+        """Whether HEAD has moved since the attempt began; also true where that cannot be read."""
+        return _tip(self._dirs) != self._tip
+
+    @property
+    def committed_despite_failure(self) -> bool:
+        """Whether a failed run has made its commit: git says so, or was ended after HEAD had moved.
+
+        A moved HEAD alone proves nothing: another commit may have been made while a hook of ours failed.
+        """
+        code = self.exit_code
+        half_done = code == 128 and "repository has been updated, but unable to write" in self.output
+        return (code is None or code < 0 or half_done) and self.tip_moved
+
+    def run(self) -> None:
+        """Run git, pass its output on, and set ``exit_code`` and ``output``.
+
+        ``Stopped`` if a signal ended it, or there is no git.
+        """
+        git = _GitProcess()
         try:
-            path = os.path.join(self._common, "yolo-supervisor.lock")
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError:
-            return self  # where we may not write, git says so better
-        deadline, pause_s = time.monotonic() + TURN_S, 0.001
-        while True:
-            try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return self
-            except BlockingIOError:
-                if self._perhaps:
-                    self.nested = True  # it is the one that we would wait for in vain
-                    return self
-                if time.monotonic() > deadline:
-                    self.waited_out = True
-                    return self
-                time.sleep(pause_s)
-                pause_s = min(0.05, pause_s * 1.5)
+            child = git.start(self._command_line, self.environment)
+        except FileNotFoundError:
+            raise Stopped(EX_UNAVAILABLE, "no git", "git is not installed") from None
+        self._pump(git, child)
+        if self.exit_code not in (0, None) and git.signals:
+            raise Stopped(128 + git.signals[0], "interrupted", "git was ended by a signal")
 
-    def __exit__(self, *_: object) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
+    def _pump(self, git: _GitProcess, child: subprocess.Popen[bytes]) -> None:
+        """Pass the outputs of git on until it has exited, or its time limit is reached."""
+        output = b""
+        deadline = time.monotonic() + self._command_line.limit_s
+        outputs = {pipe.fileno(): fd for pipe, fd in ((child.stdout, 1), (child.stderr, 2)) if pipe is not None}
+        exited = timed_out = False
+        while outputs:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0 and not exited:
+                timed_out = True
+                break
+            ready, _, _ = select.select(list(outputs), [], [], 0 if exited else min(left_s, EXIT_CHECK_S))
+            if exited and (not ready or left_s <= 0):
+                break  # a background process of a hook, a server for instance, keeps the pipes open
+            for fd in ready:
+                part = os.read(fd, CHUNK)
+                if not self.as_json:
+                    _write(outputs[fd], part)
+                if not part:
+                    del outputs[fd]
+                output = (output + part)[-CHUNK:]
+            exited = exited or (not ready and git.has_exited())
+        if not timed_out and not exited:
+            git.has_exited(wait=True)
+        if timed_out or git.signals:  # a shell between two of its commands may have missed the signal
+            _end_tree(child.pid)
+        code = child.wait()
+        git.pid = None
+        self.exit_code = None if timed_out else code
+        self.output = output.decode(errors="replace")
+
+    def nothing_to_commit(self) -> bool | None:
+        """Ask git by a dry run, without hooks, whether there is nothing to commit; None if it cannot say."""
+        line = self._command_line
+        if line.stdin >= 0:
+            os.lseek(line.stdin, 0, os.SEEK_SET)
+        dry_run = subprocess.run(
+            ["git", "commit", "--dry-run", "--no-verify", *line.arguments], cwd=line.folder, env=self.environment,
+            stdin=line.stdin, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False,
+        )  # fmt: skip
+        return {0: False, 1: True}.get(dry_run.returncode)
+
+
+def main() -> None:
+    """Commit and end the process; return only for another command, for help, and for a wrong command line."""
+    command_line = CommandLine(sys.argv[1:])
+    if command_line.error is not None or command_line.help or not os.path.isdir(command_line.folder):
+        return
+    try:
+        ending = _commit(command_line)
+    except Stopped as stopped:
+        ending = stopped.ending
+    if command_line.json:
+        import json
+
+        _write(1, f"{json.dumps(ending.document)}\n".encode())
+    else:
+        encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
+        text = "".join(f"yolo-supervisor: {line}\n" for line in ending.lines)
+        _write(2, text.encode(encoding, "backslashreplace"))
+    os._exit(ending.code)
+
+
+def _commit(command_line: CommandLine) -> Ending:
+    dirs = git_dirs(command_line.folder)
+    if command_line.reads_stdin:
+        command_line.stdin = _buffered_stdin()
+    common_dir = dirs[1] if dirs is not None else None
+    with CommitLock(common_dir) as lock:
+        if lock.timed_out:
+            message = f"other commits in {common_dir} have held the lock for {LOCK_LIMIT_S:g} s: try again"
+            return Ending(EX_TEMPFAIL, {"result": "busy", "message": message}, [message])
+        if common_dir is not None and not lock.is_nested and _has_temporary_files(common_dir):
+            from yolo_supervisor.commits import recovery
+
+            recovery.finish_interrupted(command_line.folder, lock.environment)
+        attempt = CommitAttempt(command_line, lock, dirs)
+        attempt.run()
+        attempt.push = not command_line.is_query and (command_line.push or _auto_push(command_line.folder))
+        tip_moved = attempt.tip_moved
+        if attempt.exit_code == 0 and not (attempt.push and tip_moved):
+            committed = tip_moved and not command_line.is_query
+            return Ending(0, {"result": "committed" if committed else "unchanged"})
+        from yolo_supervisor.commits import recovery
+
+        return recovery.recover(attempt)
 
 
 def _ancestors() -> set[str]:
-    """The pids of the processes that we descend from."""
-    found, pid = set[str](), str(os.getppid())
-    while pid not in ("0", "1") and pid not in found:
-        found.add(pid)
+    """The pids of our ancestors."""
+    ancestors, pid = set[str](), str(os.getppid())
+    while pid not in ("0", "1") and pid not in ancestors:
+        ancestors.add(pid)
         pid = _parent(pid)
-    return found
+    return ancestors
 
 
 def _parent(pid: str) -> str:
@@ -292,12 +412,12 @@ def _parent(pid: str) -> str:
         with open(f"/proc/{pid}/stat", "rb") as stat:
             return stat.read().rpartition(b")")[2].split()[1].decode()
     except OSError:
-        pass  # there is no /proc, as on a Mac
+        pass  # no /proc, as on macOS
     try:
-        told = subprocess.run(["ps", "-o", "ppid=", "-p", pid], stdout=subprocess.PIPE, text=True, check=False)
+        ps = subprocess.run(["ps", "-o", "ppid=", "-p", pid], stdout=subprocess.PIPE, text=True, check=False)
     except OSError:
         return "0"
-    return told.stdout.strip() or "0"
+    return ps.stdout.strip() or "0"
 
 
 def _exists(pid: str) -> bool:
@@ -308,113 +428,42 @@ def _exists(pid: str) -> bool:
     return True
 
 
-def _git_dirs(folder: str) -> tuple[str | None, str | None]:
-    """The git folder of the work tree's own, and the repository that it belongs to; None where only git can find it."""
-    if "GIT_DIR" in os.environ:
-        own = common = os.path.join(folder, os.environ["GIT_DIR"])
-    else:
-        while not os.path.lexists(os.path.join(folder, ".git")):
-            if folder == (folder := os.path.dirname(folder)):
-                return None, None
-        own = common = os.path.join(folder, ".git")
-    try:
-        if os.path.isfile(own):
-            with open(own) as pointer:
-                own = common = os.path.join(folder, pointer.read().removeprefix("gitdir:").strip())
-        with open(os.path.join(own, "commondir")) as pointer:
-            common = os.path.join(own, pointer.read().strip())
-    except OSError:
-        pass
-    return os.path.realpath(own), os.path.realpath(common)
+def _before_paths(arguments: list[str]) -> list[str]:
+    """The arguments before ``--``."""
+    return arguments[: arguments.index("--")] if "--" in arguments else arguments
 
 
-def _asks_for_input(git: list[str]) -> bool:
-    """Whether a message, or paths, are to be read from the standard input."""
-    words = git[: git.index("--")] if "--" in git else git
-    for before, word in zip(["", *words], words, strict=False):
-        name = next((each for each in OUR_INPUT if word.endswith(each)), "")
-        option, value = (before, word) if word == name else (word.removesuffix(name).removesuffix("="), name)
-        if value and (option.startswith(("--fi", "--pathspec-fr")) or _is_short(option, "F")):
-            return True
-    return False
-
-
-def _is_short(option: str, letter: str) -> bool:
-    return option.endswith(letter) and option.startswith("-") and not option.startswith("--")
-
-
-def _kept_input() -> int:
-    """The standard input as a file: git may have to be asked more than once."""
+def _buffered_stdin() -> int:
+    """The standard input as an unnamed file, so that git can be run more than once."""
     import tempfile
 
     fd, path = tempfile.mkstemp()
     os.unlink(path)
-    while part := os.read(0, KEPT):
+    while part := os.read(0, CHUNK):
         os.write(fd, part)
     return fd
 
 
-def _tip(own: str | None, common: str | None) -> str | None:
-    """The commit that HEAD is at, as its files tell; something else each time where they do not."""
+def _tip(dirs: tuple[str, str] | None) -> str:
+    """The commit of HEAD and the refs that lead to it; a different value each time if that cannot be read."""
     try:
-        with open(os.path.join(own or "", "HEAD")) as head:
-            tip, told = head.read().strip(), ""
-        while tip.startswith("ref: ") and len(told) < 4096:  # a branch may be another name of one
-            told, tip = f"{told}{tip} ", _ref(tip.removeprefix("ref: "), own or "", common or "")
-        return told + tip
+        if dirs is not None:
+            return head(*dirs)
     except OSError:
-        return str(time.monotonic_ns())
+        pass
+    return str(time.monotonic_ns())
 
 
-def _ref(name: str, own: str, common: str) -> str:
-    """What the ref says; nothing where it is not there yet."""
-    for folder in (own, common):
-        try:
-            with open(os.path.join(folder, name)) as ref:
-                return ref.read().strip()
-        except FileNotFoundError:
-            continue
+def _has_temporary_files(common_dir: str) -> bool:
+    """Whether a killed run has left temporary files. The commit lock proves that none of them is in use."""
     try:
-        with open(os.path.join(common, "packed-refs")) as packed:
-            return next((line.split()[0] for line in packed if line.rstrip().endswith(f" {name}")), "")
-    except FileNotFoundError:
-        return ""
-
-
-def _made(own: str | None, common: str | None, before: str | None, code: int | None, said: str) -> bool:
-    """Whether a commit that did not end well is there all the same: git says so, or was ended after it was made.
-
-    That HEAD has moved is not enough: somebody else may have committed beside a hook of ours that said no.
-    """
-    ended = code is None or code < 0 or (code == 128 and "repository has been updated, but unable to write" in said)
-    return ended and _tip(own, common) != before
-
-
-def _nothing(words: Words, environment: dict[str, str]) -> bool | None:
-    """Whether there is nothing to commit by these words, without any hook's word for it; None if git cannot tell."""
-    if words.input >= 0:
-        os.lseek(words.input, 0, os.SEEK_SET)
-    command = ["git", "commit", "--dry-run", "--no-verify", *words.git]
-    told = subprocess.run(
-        command, cwd=words.folder, env=environment, stdin=words.input, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, check=False,
-    )  # fmt: skip
-    return {0: False, 1: True}.get(told.returncode)
-
-
-def _left_behind(common: str) -> bool:
-    """Whether a run that was killed has left something in the middle. Our turn proves that it runs no more."""
-    try:
-        return any(
-            name.startswith(("move-", "tree-", "index-"))
-            for name in os.listdir(os.path.join(common, "yolo-supervisor"))
-        )
+        return any(name.startswith(TEMPORARY) for name in os.listdir(os.path.join(common_dir, OWN_FOLDER)))
     except OSError:
         return False
 
 
-def _pushes(folder: str) -> bool:
-    """Whether the plugin's ``auto_push`` wants every commit pushed: a project's in this repository, not around it."""
+def _auto_push(folder: str) -> bool:
+    """Whether the plugin's configuration says ``auto_push = "always"``, for a project inside this repository."""
     while not os.path.isdir(os.path.join(folder, ".yolo-planning")):
         if os.path.lexists(os.path.join(folder, ".git")) or folder == (folder := os.path.dirname(folder)):
             return False
@@ -431,13 +480,3 @@ def _pushes(folder: str) -> bool:
         return bool(json.loads(data).get("auto_push") == "always")
     except (ValueError, AttributeError):
         return False
-
-
-def _end(code: int, words: Words, answer: dict[str, object], message: str = "") -> NoReturn:
-    if words.json:
-        import json
-
-        print(json.dumps({**answer, **({"message": message} if message else {})}), flush=True)
-    elif message:
-        print(f"yolo-supervisor: {message}", file=sys.stderr, flush=True)
-    os._exit(code)

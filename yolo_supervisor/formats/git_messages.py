@@ -1,4 +1,7 @@
-"""What git says when it says no (in English: it is always asked with ``LC_ALL=C``), and what that means for us."""
+"""Git's error messages, and the cause that each of them stands for.
+
+Git is always run with ``LC_MESSAGES=C``, so the patterns are English.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,18 @@ from enum import StrEnum
 
 
 class Cause(StrEnum):
-    """Why a commit or a push has failed."""
+    """Why a commit or a push failed. The value is the ``cause`` of ``commit --json``."""
 
     LOCKED = "locked"
-    """Another git is at work, or has left its lock behind."""
+    """Another git process holds a lock, or left one when it was killed."""
     REJECTED = "rejected"
-    """The upstream has commits that we do not have."""
+    """The upstream has commits that are missing here."""
     UNREACHABLE = "unreachable"
-    """The other side did not answer: it may the next time."""
+    """The remote did not answer; a retry may succeed."""
     CONFLICT = "conflict"
     UNMERGED = "unmerged"
     IN_PROGRESS = "in progress"
-    """A merge, say, that has to be concluded first."""
+    """An unfinished merge, for instance, that has to be concluded first."""
     NOTHING = "nothing to commit"
     NO_MESSAGE = "no message"
     NO_IDENTITY = "no identity"
@@ -32,22 +35,22 @@ class Cause(StrEnum):
     NO_UPSTREAM = "no upstream"
     DETACHED = "detached"
     REFUSED = "refused"
-    """The other side has rules that forbid it."""
+    """A rule of the remote forbids it."""
     NO_REPOSITORY = "no repository"
     TIMED_OUT = "timed out"
     USAGE = "usage"
     TAKEN_BACK = "taken back"
-    """A commit that is upstream was amended or reset here: to put what is left on top of it would bring it back."""
+    """A commit that is upstream was amended or reset here: a rebase onto the upstream would bring it back."""
     MERGE = "merge"
-    """A merge made by hand, which nobody can make again on top of others' commits."""
+    """A merge that was made by hand: a rebase cannot repeat it."""
     INTERRUPTED = "interrupted"
     UNKNOWN = "unknown"
 
 
 TRANSIENT = frozenset({Cause.LOCKED, Cause.REJECTED, Cause.UNREACHABLE})
-"""What may be over the next time."""
+"""Causes that may be gone at the next attempt."""
 
-_TELLTALES: tuple[tuple[Cause, str], ...] = (
+_PATTERNS: tuple[tuple[Cause, str], ...] = (
     (Cause.NO_ROOM, r"No space left on device|File too large|Disk quota exceeded|file write error|"
                     r"unable to write (?:loose|new|file)"),
     (Cause.NO_PERMISSION, r"\.lock': (?:Permission denied|Read-only file system)|insufficient permission"),
@@ -78,84 +81,94 @@ _TELLTALES: tuple[tuple[Cause, str], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A command of git's that said no."""
+    """A git command that failed. ``exit`` is None where the time limit ended it."""
 
     cause: Cause
     exit: int | None
-    said: str
-    """What it said, as far as it says why."""
+    output: str
+    """The end of its output."""
 
     @property
     def lock(self) -> str | None:
-        """The lock that was in its way, where it says so."""
-        found = re.search(r"Unable to create '(.*\.lock)'", self.said)
-        return found[1] if found else None
+        """The lock that was in the way, if the output names one."""
+        match = re.search(r"Unable to create '(.*\.lock)'", self.output)
+        return match[1] if match else None
 
 
-OF_PUSHES = frozenset({Cause.REJECTED, Cause.REFUSED, Cause.NO_UPSTREAM, Cause.UNREACHABLE, Cause.DETACHED})
-MILD = frozenset({Cause.NOTHING, Cause.NO_MESSAGE, Cause.USAGE})
-"""What ``git commit`` itself ends for with 1; else it is a hook's no, whose words are not git's."""
+OUTPUT_LIMIT = 4000
+"""Characters of the output that a failure keeps."""
 
+PUSH_ONLY = frozenset({Cause.REJECTED, Cause.REFUSED, Cause.NO_UPSTREAM, Cause.UNREACHABLE, Cause.DETACHED})
+
+EXIT_1_OF_COMMIT = frozenset({Cause.NOTHING, Cause.NO_MESSAGE, Cause.USAGE})
+"""Causes for which ``git commit`` itself exits with 1. Any other 1 is a hook's, and its output is not git's."""
+
+SIGXFSZ = 25
 
 _REFUSED = re.compile(r"^!\t\S*\t\[(remote )?rejected\] \((.*)\)$", re.MULTILINE)
-"""How ``git push --porcelain`` tells of a ref: hooks may say what they like around it."""
+"""The line of ``git push --porcelain`` about a ref; the lines around it may be a hook's."""
 
 _OVERTAKEN = re.compile(r"cannot lock ref|failed to update ref|incorrect old value|already exists")
-"""Why the other side rejects a ref that somebody else is pushing at the same moment."""
+"""Reasons of a remote that rejects a ref because another client pushes it at the same moment."""
+
+_PUSH_ERRORS = ("fatal:", "ssh:", "error: RPC failed")
+"""First words of git's own lines in a push that exits with 1. A failed hook gives the same exit code."""
 
 
-_GITS_OWN = ("fatal:", "ssh:", "error: RPC failed")
-"""How what a push says begins where no hook has said it: one that says no has the exit code 1, as some of git's own."""
+def classify(exit_code: int | None, output: str, command: str = "", excluded: Set[Cause] = frozenset()) -> Failure:
+    """Find the cause of a failed git command by its exit code (None: time limit) and its output.
 
-
-def failure(exit_code: int | None, said: str, command: str = "", without: Set[Cause] = frozenset()) -> Failure:
-    """What has failed. ``commit`` and ``push`` (``--porcelain``) have hooks: where git itself says nothing, one of them
-    has said no. ``without`` are causes that it is known not to be."""
+    ``command`` is ``commit`` or ``push`` (``--porcelain``) for the two that run hooks: where no line of the output is
+    git's, a hook failed. ``excluded`` are causes that are known to be wrong.
+    """
     if exit_code is None:
-        return Failure(Cause.TIMED_OUT, None, said)
-    if exit_code < 0:  # XFSZ, say: a limit on the size of files
-        return Failure(Cause.NO_ROOM if exit_code == -25 else Cause.UNKNOWN, exit_code, f"{said}\nsignal {-exit_code}")
-    told = said.strip()[-4000:]
-    causes = {cause for cause, _ in _TELLTALES} - without
+        return Failure(Cause.TIMED_OUT, None, output)
+    if exit_code < 0:  # SIGXFSZ: the limit on the size of files
+        cause = Cause.NO_ROOM if exit_code == -SIGXFSZ else Cause.UNKNOWN
+        return Failure(cause, exit_code, f"{output}\nsignal {-exit_code}")
+    end = output.strip()[-OUTPUT_LIMIT:]
+    causes = {cause for cause, _ in _PATTERNS} - excluded
     if command == "commit":
-        causes &= {*MILD} if exit_code == 1 and "Error building trees" not in said else causes - OF_PUSHES
+        of_git = exit_code == 1 and "Error building trees" not in output
+        causes &= EXIT_1_OF_COMMIT if of_git else causes - PUSH_ONLY
     elif command == "push":
-        if found := _REFUSED.search(said):
-            overtaken = not found[1] or _OVERTAKEN.search(found[2])
-            return Failure(Cause.REJECTED if overtaken else Cause.REFUSED, exit_code, told)
+        if match := _REFUSED.search(output):
+            overtaken = not match[1] or _OVERTAKEN.search(match[2])
+            return Failure(Cause.REJECTED if overtaken else Cause.REFUSED, exit_code, end)
         causes -= {Cause.REJECTED, Cause.REFUSED}
-        own = _GITS_OWN if exit_code == 1 else ("fatal:", "error:", "ssh:")
-        said = "\n".join(line for line in said.splitlines() if line.startswith(own))
-    found_cause = next((c for c, words in _TELLTALES if c in causes and re.search(words, said, re.MULTILINE)), None)
-    if found_cause is None:
-        found_cause = Cause.HOOK if command and exit_code == 1 else Cause.UNKNOWN
-    return Failure(found_cause, exit_code, told)
+        prefixes = _PUSH_ERRORS if exit_code == 1 else ("fatal:", "error:", "ssh:")
+        output = "\n".join(line for line in output.splitlines() if line.startswith(prefixes))
+    for cause, pattern in _PATTERNS:
+        if cause in causes and re.search(pattern, output, re.MULTILINE):
+            return Failure(cause, exit_code, end)
+    return Failure(Cause.HOOK if command and exit_code == 1 else Cause.UNKNOWN, exit_code, end)
 
 
 ADVICE = {
-    Cause.LOCKED: "another git is at work there: wait for it, or end it, and try again",
-    Cause.REJECTED: "others have pushed there before: try again, or git pull --rebase",
-    Cause.UNREACHABLE: "the commit is made; push it when the other side is there again: git push",
-    Cause.CONFLICT: "your commit and the upstream's change the same lines: somebody has to decide",
+    Cause.LOCKED: "another git process is at work in the repository: wait for it, or end it, and try again",
+    Cause.REJECTED: "the upstream has newer commits: try again, or git pull --rebase",
+    Cause.UNREACHABLE: "the commit is made; push it when the remote can be reached: git push",
+    Cause.CONFLICT: "your commit and the upstream's change the same lines: resolve the conflict by hand",
     Cause.UNMERGED: "resolve the files that git status shows as unmerged, git add them, and commit again",
-    Cause.IN_PROGRESS: "conclude what git status tells of (a merge is committed without paths), or abort it",
-    Cause.NOTHING: "nothing is staged: git add what shall be committed",
-    Cause.NO_MESSAGE: "say what it is about: -m MESSAGE",
+    Cause.IN_PROGRESS: "finish or abort the operation that git status shows (a merge is committed without paths)",
+    Cause.NOTHING: "nothing is staged: git add the changes to commit",
+    Cause.NO_MESSAGE: "give a message: -m MESSAGE",
     Cause.NO_IDENTITY: "git config user.name NAME && git config user.email ADDRESS",
-    Cause.HOOK: "a hook of the repository said no: see what it wrote, mend that, and commit again",
+    Cause.HOOK: "a hook of the repository failed: see its output, correct the cause, and commit again",
     Cause.SIGNING: "the commit could not be signed: unlock the key, or see git config commit.gpgsign",
-    Cause.NO_ROOM: "make room on the disk, and commit again; nothing was changed",
-    Cause.NO_PERMISSION: "git may not write to its own folder: see whose it is",
-    Cause.CORRUPT: "git's own files are damaged: git fsck; a damaged index is made anew by: rm .git/index && git reset",
-    Cause.NO_UPSTREAM: "the commit is made; say where to push it: git push --set-upstream REMOTE BRANCH",
+    Cause.NO_ROOM: "free space on the disk, and commit again; nothing was changed",
+    Cause.NO_PERMISSION: "git may not write to its directory: check the owner of the files",
+    Cause.CORRUPT: "git's files are damaged: run git fsck; a damaged index is rebuilt by: rm .git/index && git reset",
+    Cause.NO_UPSTREAM: "the commit is made; set where to push it: git push --set-upstream REMOTE BRANCH",
     Cause.DETACHED: "the commit is made, on no branch: git switch -c NAME keeps it",
-    Cause.REFUSED: "the commit is made; the other side has a rule against pushing it",
+    Cause.REFUSED: "the commit is made; a rule of the remote forbids pushing it",
     Cause.NO_REPOSITORY: "git init makes this folder a repository",
-    Cause.TIMED_OUT: "it took too long, and was ended: a hook, or a key that asks for its password?",
+    Cause.TIMED_OUT: "git took too long and was terminated; a hook may hang, or a key may wait for its password",
     Cause.USAGE: "see git commit -h",
-    Cause.TAKEN_BACK: "a commit that is upstream was amended or reset here; somebody has to decide which one counts: "
-    "git pull --rebase brings theirs back, git push --force-with-lease --force-if-includes takes it away for all",
-    Cause.MERGE: "a merge that was made by hand has to be made again by hand: git pull --rebase=merges, or git pull",
-    Cause.INTERRUPTED: "somebody wanted an end of it: the next commit here takes it up",
-    Cause.UNKNOWN: "see what git said",
+    Cause.TAKEN_BACK: "a commit that is upstream was amended or reset here; decide which one counts: "
+    "git pull --rebase brings the upstream's back, git push --force-with-lease --force-if-includes removes it for all",
+    Cause.MERGE: "a merge with changes by hand cannot be repeated automatically: git pull --rebase=merges, or git pull",
+    Cause.INTERRUPTED: "a signal interrupted it: the next commit in this repository continues",
+    Cause.UNKNOWN: "see git's output",
 }
+"""What a person can do, one sentence for each cause."""

@@ -348,8 +348,11 @@ class CrashInvestigator:
         if tree is None:
             return {}
         operations = ("MERGE_HEAD", "REBASE_HEAD", "CHERRY_PICK_HEAD", "rebase-merge", "rebase-apply", "index.lock")
-        head = (glance(tree.own / "HEAD") or b"")[:200].decode("utf-8", "replace").strip()
-        return {"head": head.removeprefix("ref: "), "there": [n for n in operations if os.path.lexists(tree.own / n)]}
+        head = (glance(tree.git_dir / "HEAD") or b"")[:200].decode("utf-8", "replace").strip()
+        return {
+            "head": head.removeprefix("ref: "),
+            "there": [n for n in operations if os.path.lexists(tree.git_dir / n)],
+        }
 
 
 def _newest(folder: Path) -> list[Path]:

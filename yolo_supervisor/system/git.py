@@ -1,4 +1,4 @@
-"""Git, asked in one work tree: under limits, never interactive, never taken for whole where its answer is cut."""
+"""Run git in one work tree: with a time limit, never interactive, and a truncated answer is an error."""
 
 from __future__ import annotations
 
@@ -6,86 +6,88 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from yolo_supervisor.formats.git_messages import Cause, Failure, failure
+from yolo_supervisor.formats.git_messages import Cause, Failure, classify
 from yolo_supervisor.system import subprocesses
+from yolo_supervisor.system.git_files import LOCAL_VARIABLES
 
 LIMIT_S, NETWORK_LIMIT_S = 60.0, 120.0
 
-BOUND = 256 * 2**20
-"""How much git may answer, in bytes: the names of millions of files, or the largest file that is compared."""
-
-ELSEWHERE = ("GIT_DIR", "GIT_COMMON_DIR", "GIT_WORK_TREE", "GIT_IMPLICIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
-"""By these git is told which work tree is the user's; a checkout of our own must not hear of them."""
+ANSWER_LIMIT = 256 * 2**20
+"""The most that git may answer, in bytes: the names of millions of files, or the largest file that is compared."""
 
 
-class Said(Exception):
-    """Git has said no."""
+class GitError(Exception):
+    """A git command failed; ``failure`` has the cause."""
 
     def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.said)
+        super().__init__(failure.output)
         self.failure = failure
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
-    """Where a work tree's things are: its own git folder (index, HEAD), the repository that it shares with linked ones,
-    and its files."""
+class GitPaths:
+    """A work tree's files, its git directory (index, HEAD), and the repository's directory, which linked ones share."""
 
-    own: Path
-    common: Path
     root: Path
+    git_dir: Path
+    common_dir: Path
 
-    def hold(self, lock: Path) -> bool:
-        """Whether a lock of this name would be git's own, not some file of a project that is called so."""
+    def contains_lock(self, lock: Path) -> bool:
+        """Whether the path is a lock of git's, not a file of the project with the same suffix."""
         return lock.name.endswith(".lock") and any(
-            lock.is_relative_to(place) and ".." not in lock.parts for place in (self.own, self.common)
+            lock.is_relative_to(folder) and ".." not in lock.parts for folder in (self.git_dir, self.common_dir)
         )
 
 
 class Git:
-    """Asks git in a folder; ``environment`` is the caller's."""
+    """Git commands in ``folder``, with the caller's ``environment``."""
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self.folder = folder
         self.environment = dict(environment)
 
-    def elsewhere(self, folder: Path) -> Git:
-        """The same for a checkout of our own."""
-        return Git(folder, {key: value for key, value in self.environment.items() if key not in ELSEWHERE})
+    def in_checkout(self, folder: Path) -> Git:
+        """The same for another checkout: variables that describe the user's work tree are left out."""
+        return Git(folder, {key: value for key, value in self.environment.items() if key not in LOCAL_VARIABLES})
 
-    def having(self, **environment: str) -> Git:
-        """The same with something else in its environment: another index in the place of the user's, say."""
-        return Git(self.folder, {**self.environment, **environment})
+    def with_environment(self, **variables: str) -> Git:
+        """The same with these variables set, for another index file for instance."""
+        return Git(self.folder, {**self.environment, **variables})
 
-    async def __call__(self, *words: str, limit_s: float = LIMIT_S) -> str:
-        """What git answers. ``Said`` if it says no."""
-        answer = await self.bytes(*words, limit_s=limit_s)
-        return answer.decode(errors="surrogateescape").removesuffix("\n")
+    async def __call__(self, *arguments: str, limit_s: float = LIMIT_S) -> str:
+        """The output of the command, without its last newline. ``GitError`` if it fails."""
+        output = await self.bytes(*arguments, limit_s=limit_s)
+        return output.decode(errors="surrogateescape").removesuffix("\n")
 
-    async def names(self, *words: str) -> list[str]:
-        """What git lists; it is asked for ``-z`` in the words, since any byte but that one may be in a name."""
-        answer = await self.bytes(*words)
-        return answer.decode(errors="surrogateescape").split("\0")[:-1]
+    async def names(self, *arguments: str) -> list[str]:
+        """The names that the command lists. Its arguments must ask for ``-z``: a name may contain any other byte."""
+        output = await self.bytes(*arguments)
+        return output.decode(errors="surrogateescape").split("\0")[:-1]
 
-    async def perhaps(self, *words: str) -> str | None:
-        """What git answers; None if it says no."""
+    async def or_none(self, *arguments: str) -> str | None:
+        """The output of the command, without its last newline; None if it fails."""
         try:
-            return await self(*words)
-        except Said:
+            return await self(*arguments)
+        except GitError:
             return None
 
-    async def bytes(self, *words: str, limit_s: float = LIMIT_S) -> bytes:
+    async def bytes(self, *arguments: str, limit_s: float = LIMIT_S) -> bytes:
+        """The output of the command. ``GitError`` if it fails, or writes more than ``ANSWER_LIMIT``."""
         environment = {**self.environment, "GIT_OPTIONAL_LOCKS": "0"}
-        result = await subprocesses.run(["git", *words], limit_s, environment, self.folder, subprocesses.GRACE_S, BOUND)
+        result = await subprocesses.run(
+            ["git", *arguments], limit_s, environment, self.folder, subprocesses.GRACE_S, ANSWER_LIMIT
+        )
         if result.exit != 0:
-            said = (result.stderr + result.stdout).decode(errors="replace")
-            raise Said(failure(result.exit, said, "push" if words[0] == "push" else ""))
-        if result.cut:
-            raise Said(Failure(Cause.UNKNOWN, 0, f"git {words[0]} answers more than {BOUND} bytes"))
+            output = (result.stderr + result.stdout).decode(errors="replace")
+            raise GitError(classify(result.exit, output, "push" if arguments[0] == "push" else ""))
+        if result.truncated:
+            text = f"git {arguments[0]} answered more than {ANSWER_LIMIT} bytes"
+            raise GitError(Failure(Cause.UNKNOWN, 0, text))
         return result.stdout
 
-    async def places(self) -> Places:
-        """``Said`` where there is no work tree."""
-        asked = ("--path-format=absolute", "--git-dir", "--git-common-dir", "--show-toplevel")
-        own, common, root = [Path(await self("rev-parse", asked[0], each)).resolve() for each in asked[1:]]
-        return Places(own, common, root)
+    async def paths(self) -> GitPaths:
+        """Where the work tree and its git directories are. ``GitError`` where there is no work tree."""
+        questions = ("--show-toplevel", "--git-dir", "--git-common-dir")
+        return GitPaths(
+            *[Path(await self("rev-parse", "--path-format=absolute", each)).resolve() for each in questions]
+        )

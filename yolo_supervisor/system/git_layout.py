@@ -1,4 +1,4 @@
-"""Where a git repository keeps what concerns us. It is only read; git itself is not asked."""
+"""The work trees of a git repository, found by reading its files; git itself is not asked."""
 
 from __future__ import annotations
 
@@ -7,29 +7,30 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from yolo_supervisor.system.git_files import common_dir_of, find_root, git_dir_at
+
 
 @dataclass(frozen=True, slots=True)
 class WorkTree:
-    """One checkout: its folder, and the git folder of its own (index, HEAD)."""
+    """One checkout: its folder, and its git directory (with the index and HEAD)."""
 
     root: Path
-    own: Path
+    git_dir: Path
 
     @property
     def index_lock(self) -> Path:
-        return self.own / "index.lock"
+        return self.git_dir / "index.lock"
 
 
 def root_of(project: Path) -> Path | None:
     """The folder of the checkout that the project is, or is in; None if it is in none."""
-    return next((folder for folder in (project, *project.parents) if os.path.lexists(folder / ".git")), None)
+    root = find_root(str(project))
+    return Path(root) if root is not None else None
 
 
 def common_dir(root: Path) -> Path:
-    """The repository itself, which linked work trees share. OSError, ValueError if ``.git`` does not tell."""
-    own = _own_dir(root)
-    common = own / "commondir"
-    return own / common.read_text().strip() if common.is_file() else own
+    """The repository of the checkout, which linked work trees share. OSError, ValueError if ``.git`` is unreadable."""
+    return Path(common_dir_of(git_dir_at(str(root / ".git"))))
 
 
 def work_trees(project: Path) -> Iterator[WorkTree]:
@@ -38,15 +39,16 @@ def work_trees(project: Path) -> Iterator[WorkTree]:
     if root is None:
         return
     try:
-        common = common_dir(root)
-        yield WorkTree(root, _own_dir(root))
+        git_dir = git_dir_at(str(root / ".git"))
+        common = Path(common_dir_of(git_dir))
     except (OSError, ValueError):
         return
+    yield WorkTree(root, Path(git_dir))
     yield from (tree for tree in checkouts(common) if tree.root != root)
 
 
 def checkouts(common: Path) -> Iterator[WorkTree]:
-    """All checkouts that the repository itself knows of: its own, and linked ones."""
+    """All checkouts that the repository knows: its main work tree and the linked ones."""
     if common.name == ".git":
         yield WorkTree(common.parent, common)
     try:
@@ -54,14 +56,8 @@ def checkouts(common: Path) -> Iterator[WorkTree]:
     except OSError:
         return
     for name in linked:
-        own = common / "worktrees" / name
+        git_dir = common / "worktrees" / name
         try:
-            yield WorkTree(Path((own / "gitdir").read_text().strip()).parent, own)
+            yield WorkTree(Path((git_dir / "gitdir").read_text().strip()).parent, git_dir)
         except (OSError, ValueError):
             continue
-
-
-def _own_dir(root: Path) -> Path:
-    """``.git`` is a file in linked work trees and submodules."""
-    git = root / ".git"
-    return git if git.is_dir() else Path(os.path.normpath(root / git.read_text().removeprefix("gitdir:").strip()))

@@ -1,5 +1,4 @@
-"""Other programs, run with a limit: every command ends, its whole process tree with it, and nothing of it is kept that
-has no bound."""
+"""Run other programs with a time limit and a limit on their output, and end their whole process tree at the limit."""
 
 from __future__ import annotations
 
@@ -20,38 +19,39 @@ from yolo_supervisor.processes import VERIFY_S, Ending, Processes
 from yolo_supervisor.records import ProcessId
 
 OUTPUT_LIMIT = 4 * 1024 * 1024
+"""Bytes that are kept of each output."""
 
 GRACE_S = 5.0
-"""How long a command that has had its time may take to leave before it is killed."""
+"""Seconds between SIGTERM and SIGKILL for a command that reached its time limit."""
 
-ENOUGH = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
-PASSED_ON = (*ENOUGH, signal.SIGUSR1, signal.SIGUSR2)
+TERMINATING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
+FORWARDED = (*TERMINATING, signal.SIGUSR1, signal.SIGUSR2)
 
 started = 0
-"""How many commands this process has begun: the census tells its own forks from the world's by it."""
+"""The number of commands that this process has started. The process scan subtracts them from the forks that it sees."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a command ended. ``exit`` is None where the limit ended it; ``cut`` tells that an output is not whole."""
+    """How a command ended. ``exit`` is None at the time limit; ``truncated`` if an output was longer than its limit."""
 
     exit: int | None
     stdout: bytes
     stderr: bytes
-    cut: bool = False
+    truncated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
-    """One run of a command that has our terminal: ``exit`` is as a shell tells it, None where the limit ended it."""
+class AttachedRun:
+    """One run of a command with our terminal. ``exit`` is a shell's exit code, None at the time limit."""
 
     limit_s: float
     duration_s: float
     exit: int | None
     ending: Ending | None = None
     """How its processes were ended at the limit."""
-    given_up: bool = False
-    """Whether somebody wanted an end of it all while they were being ended: then it is not run again."""
+    cancelled: bool = False
+    """Whether a terminating signal arrived while they were being ended: then the command is not run again."""
 
 
 async def run(
@@ -60,12 +60,12 @@ async def run(
     environment: Mapping[str, str] | None = None,
     folder: Path | None = None,
     grace_s: float = 0.0,
-    bound: int = OUTPUT_LIMIT,
+    output_limit: int = OUTPUT_LIMIT,
 ) -> Result:
-    """Run the command to its end, at most ``limit_s`` seconds; then its processes are ended, after ``grace_s`` killed.
-    Of each output ``bound`` bytes are kept.
+    """Run the command for at most ``limit_s`` seconds, then end its process tree.
 
-    FileNotFoundError if there is no such program.
+    The tree gets SIGTERM, and SIGKILL after ``grace_s``. ``output_limit`` bytes of each output
+    are kept. FileNotFoundError if there is no such program.
     """
     global started  # noqa: PLW0603 - the process scan compares it
     started += 1
@@ -82,47 +82,48 @@ async def run(
     assert child.stderr is not None
     output: dict[int, bytearray] = {child.stdout.fileno(): bytearray(), child.stderr.fileno(): bytearray()}
 
-    cut = False
+    truncated = False
 
     async def drain(fd: int) -> None:
-        nonlocal cut
+        nonlocal truncated
         os.set_blocking(fd, False)
         while True:
             await anyio.wait_readable(fd)
             part = os.read(fd, 1 << 16)
             if not part:
                 return
-            kept = part[: bound - len(output[fd])]
+            kept = part[: output_limit - len(output[fd])]
             output[fd] += kept
-            cut |= len(kept) < len(part)
+            truncated |= len(kept) < len(part)
 
-    over = False
+    timed_out = False
     try:
         with anyio.move_on_after(limit_s) as limit:
             async with anyio.create_task_group() as readers:
                 for fd in output:
                     readers.start_soon(drain, fd)
-            while child.poll() is None:  # both pipes are at their end: the program is leaving
+            while child.poll() is None:  # both pipes are closed: the program is about to exit
                 await anyio.sleep(0.001)
-        over = limit.cancelled_caught
+        timed_out = limit.cancelled_caught
     finally:
         if child.returncode is None:
             with anyio.CancelScope(shield=True):
                 await end(child.pid, grace_s)
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)  # its own session, and not reaped yet: the group is surely ours
+                os.killpg(child.pid, signal.SIGKILL)  # not reaped yet and a session leader, so the group is the child's
             child.wait()
         stdout, stderr = (bytes(output[pipe.fileno()]) for pipe in (child.stdout, child.stderr))
         child.stdout.close()
         child.stderr.close()
-    return Result(None if over else child.returncode, stdout, stderr, cut)
+    return Result(None if timed_out else child.returncode, stdout, stderr, truncated)
 
 
 async def end(pid: int, grace_s: float, adopted: bool = False) -> Ending:
-    """End what our child ``pid`` has started, and itself: its tree, its session, and with ``adopted`` all that became
-    ours when its parent ended (see ``adopt_orphans``). The child must not be reaped yet.
+    """End our child ``pid``, which must not be reaped yet, with its process tree and its session.
 
-    It is looked again until nothing is left: much is started on the way out. The grace period is one for all.
+    With ``adopted`` also the orphans that were reparented to us since it started (see ``adopt_orphans``). The process
+    table is read again until no process is left, since programs start others while they exit; ``grace_s`` is shared by
+    all rounds.
     """
     processes = Processes(kernel())
     ended = Ending()
@@ -131,7 +132,7 @@ async def end(pid: int, grace_s: float, adopted: bool = False) -> Ending:
         sweep = processes.sweep()
         if pid not in sweep.facts:
             return ended
-        begun = sweep.facts[pid].started  # what is ours from before, if a shell became us, is not the command's
+        begun = sweep.facts[pid].started  # older children, of a shell that replaced itself by us, are not the command's
         roots = [
             sweep.id(facts.pid)
             for facts in sweep.facts.values()
@@ -155,22 +156,22 @@ async def end(pid: int, grace_s: float, adopted: bool = False) -> Ending:
 
 
 async def end_all(roots: Sequence[ProcessId], grace_s: float) -> Ending:
-    """End these processes, which are known to be ours, and their trees."""
+    """End these processes, which must be our own children, with their trees."""
 
-    async def holds() -> str | None:
+    async def no_objection() -> str | None:
         return None
 
-    return await Processes(kernel()).terminate(roots, grace_s, holds)
+    return await Processes(kernel()).terminate(roots, grace_s, no_objection)
 
 
-def run_attached(command: Sequence[str], limit_s: float) -> Attempt:
-    """Run the command with our own input and output, as if it had been called itself; signals are passed on to it.
+def run_attached(command: Sequence[str], limit_s: float) -> AttachedRun:
+    """Run the command with our input and output, and forward signals to it, as if it had been called directly.
 
     FileNotFoundError, PermissionError if it cannot be started.
     """
-    with _signals() as bell:
+    with _signals() as wakeup_fd:
         began = time.monotonic()
-        # what was opened for the command, by <(...) say, stays open; ours is never passed on
+        # descriptors that were opened for the command, by <(...) for instance, are inherited; ours have CLOEXEC set
         child = subprocess.Popen(command, close_fds=False)
         while child.poll() is None:
             bury_orphans(child.pid)
@@ -179,56 +180,60 @@ def run_attached(command: Sequence[str], limit_s: float) -> Attempt:
                 ending = anyio.run(end, child.pid, GRACE_S, True)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     child.wait(0)
-                given_up = not {*_rung(bell, 0.0)}.isdisjoint(ENOUGH)
-                return Attempt(limit_s, time.monotonic() - began, None, ending, given_up)
-            for number in _rung(bell, left_s):
-                if not _told_by_terminal(number, child.pid):
+                cancelled = not {*_received(wakeup_fd, 0.0)}.isdisjoint(TERMINATING)
+                return AttachedRun(limit_s, time.monotonic() - began, None, ending, cancelled)
+            for number in _received(wakeup_fd, left_s):
+                if not _sent_by_terminal(number, child.pid):
                     child.send_signal(number)
         code = child.returncode if child.returncode >= 0 else 128 - child.returncode
-        return Attempt(limit_s, time.monotonic() - began, code)
+        return AttachedRun(limit_s, time.monotonic() - began, code)
 
 
 @contextlib.contextmanager
 def _signals() -> Iterator[int]:
-    """A descriptor from which the numbers of the signals that reach us can be read."""
-    bell, clapper = os.pipe()
-    os.set_blocking(bell, False)
-    os.set_blocking(clapper, False)
-    # what is ignored stays so: whoever started us in the background, or under nohup, wants the command to ignore it too
-    heard = [number for number in PASSED_ON if signal.getsignal(number) is not signal.SIG_IGN]
-    heard.append(signal.SIGCHLD)  # but this one, which would hide from us how the command has ended
-    before = {number: signal.signal(number, lambda *_: None) for number in heard}
-    woken_by = signal.set_wakeup_fd(clapper, warn_on_full_buffer=False)
+    """Receive signals as bytes on a descriptor (see ``signal.set_wakeup_fd``) instead of being ended by them."""
+    wakeup_fd, write_fd = os.pipe()
+    os.set_blocking(wakeup_fd, False)
+    os.set_blocking(write_fd, False)
+    # an ignored signal stays ignored, for the command too: a shell in the background or nohup asked for that
+    numbers = [number for number in FORWARDED if signal.getsignal(number) is not signal.SIG_IGN]
+    numbers.append(signal.SIGCHLD)  # except this one: if it were ignored, the exit code of the command would be lost
+    handlers = {number: signal.signal(number, lambda *_: None) for number in numbers}
+    previous_fd = signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
     try:
-        yield bell
+        yield wakeup_fd
     finally:
-        signal.set_wakeup_fd(woken_by)
-        for number, handler in before.items():
+        signal.set_wakeup_fd(previous_fd)
+        for number, handler in handlers.items():
             signal.signal(number, handler)
-        os.close(bell)
-        os.close(clapper)
+        os.close(wakeup_fd)
+        os.close(write_fd)
 
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Whoever wants to end us, and what we start meanwhile, waits until this is over."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    """Defer SIGINT, SIGTERM and SIGHUP until the end of the block, here and in programs that are started in it.
+
+    For a section that must be finished or not begun, such as a change of several files by another program: a signal to
+    the process group (Ctrl-C) would otherwise stop it in the middle. The section must have time limits.
+    """
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _rung(bell: int, limit_s: float) -> list[int]:
-    """The signals that have come, at the latest after ``limit_s``."""
-    select.select([bell], [], [], limit_s)
+def _received(wakeup_fd: int, limit_s: float) -> list[int]:
+    """The numbers of the signals that arrived, after at most ``limit_s``."""
+    select.select([wakeup_fd], [], [], limit_s)
     with contextlib.suppress(BlockingIOError):
-        return [number for number in os.read(bell, 1 << 16) if number != signal.SIGCHLD]
+        return [number for number in os.read(wakeup_fd, 1 << 16) if number != signal.SIGCHLD]
     return []
 
 
-def _told_by_terminal(number: int, child: int) -> bool:
-    """Whether the terminal has sent the signal to the command, too: it sends Ctrl-C to the group that runs in front."""
+def _sent_by_terminal(number: int, child: int) -> bool:
+    """Whether the terminal sent this signal to the command as well: Ctrl-C goes to the whole foreground group."""
     if number not in (signal.SIGINT, signal.SIGQUIT):
         return False
     try:

@@ -1,0 +1,84 @@
+"""What ``commit`` reports after a recovery: the document of ``--json``, the message, and an entry in the journal."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from yolo_supervisor.actions import AlertCode, BreakLock, Escalate, Note
+from yolo_supervisor.commits.fast_path import EX_TEMPFAIL, Ending
+from yolo_supervisor.files import Busy, Refused
+from yolo_supervisor.formats.git_messages import ADVICE, Cause, Failure
+from yolo_supervisor.formats.yolo import PLANNING
+from yolo_supervisor.store import note_down
+
+EXIT_CODES = {Cause.LOCKED: EX_TEMPFAIL, Cause.UNREACHABLE: EX_TEMPFAIL, Cause.REJECTED: EX_TEMPFAIL, Cause.USAGE: 2}
+"""The exit codes of failures; 1 for all other causes."""
+
+NOT_ESCALATED = frozenset({Cause.NOTHING, Cause.NO_MESSAGE, Cause.USAGE, Cause.HOOK, Cause.NO_REPOSITORY})
+"""Causes that only the caller needs to know."""
+
+STATES = {
+    "failed": "nothing was committed",
+    "committed": "the commit is made, but not pushed",
+    "pushed": "nothing was committed; what was committed before is pushed",
+    "rebased": "nothing was committed; what was committed before is pushed",
+}
+"""The beginning of a failure's message, by the result so far."""
+
+
+@dataclass
+class CommitResult:
+    """What has become of a commit. The fields are the keys of ``commit --json``."""
+
+    result: str = "failed"
+    commit: str | None = None
+    cause: Cause | None = None
+    message: str = ""
+    rounds: int = 1
+    rescue: str | None = None
+    """A ref on a copy of the work tree."""
+    files: list[str] = field(default_factory=list)
+    commands: list[str] = field(default_factory=list)
+    """Commands for the user to go on with."""
+    unkept: list[str] = field(default_factory=list)
+    """Files of the work tree that are missing in the copy: git could not add them."""
+
+    def fail(self, failure: Failure, folder: Path, as_json: bool) -> None:
+        """Describe the failure in the message and, unless only the caller needs to know, in the journal."""
+        self.cause = failure.cause
+        state = self.message or STATES[self.result]
+        where = f" ({', '.join(self.files)})" if self.files else ""
+        self.message = f"{state}: {failure.cause}{where}: {ADVICE[failure.cause]}"
+        if self.rescue:
+            without = f" without {', '.join(map(shlex.quote, self.unkept))}" if self.unkept else ""
+            self.commands.append(f"git stash apply {self.rescue}    # restores a copy of your work tree{without}")
+        if failure.cause not in NOT_ESCALATED:
+            evidence = {
+                "cause": str(failure.cause), "said": failure.output.strip().splitlines()[-10:], "files": self.files,
+                "rescue": self.rescue, "commands": self.commands, "rounds": self.rounds,
+            }  # fmt: skip
+            alert = Escalate(
+                kind="commit", code=AlertCode.COMMIT_FAILED, key=str(folder), reason=self.message, evidence=evidence
+            )
+            write_to_journal(folder, alert)
+        if self.result == "committed" and failure.output and not as_json:
+            sys.stderr.write(failure.output.rstrip() + "\n")
+
+    def ending(self, code: int) -> Ending:
+        """How the program ends with this result."""
+        lines = [self.message, *(f"  {command}" for command in self.commands)] if self.message else []
+        return Ending(code, asdict(self), lines)
+
+
+def write_to_journal(folder: Path, action: Note | BreakLock) -> None:
+    """Write the action into the journal of the project that the folder is in, if there is one."""
+    project = next((parent for parent in (folder, *folder.parents) if (parent / PLANNING).is_dir()), None)
+    if project is None:
+        return
+    try:
+        note_down(project, action, "commit")
+    except (OSError, Busy, Refused) as error:
+        sys.stderr.write(f"yolo-supervisor: cannot write the journal: {error}\n")

@@ -1,0 +1,91 @@
+"""Git's files of a work tree, read as text: where its git directory is, and which commit HEAD is at.
+
+Git itself is not asked. Only ``os`` is imported, and paths are strings: the fast path of ``commit`` uses this module.
+"""
+
+import os
+
+NAMING_VARIABLES = ("GIT_DIR", "GIT_COMMON_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+"""Environment variables by which git works on another repository than the one that its folder is in."""
+
+LOCAL_VARIABLES = (*NAMING_VARIABLES, "GIT_IMPLICIT_WORK_TREE", "GIT_PREFIX")
+"""Environment variables that describe one work tree. They must be unset for a git that works in another one."""
+
+SYMREF_LIMIT = 4096
+"""Bytes of symbolic refs that are followed, so that a circle of them ends."""
+
+
+def find_root(folder: str) -> str | None:
+    """The nearest folder, from ``folder`` upwards, that has a ``.git``; None if there is none."""
+    while not os.path.lexists(os.path.join(folder, ".git")):
+        if folder == (folder := os.path.dirname(folder)):
+            return None
+    return folder
+
+
+def git_dir_at(path: str) -> str:
+    """The git directory that ``path`` is, or names: ``.git`` is a file in linked work trees and submodules.
+
+    OSError if it is neither a directory nor a file, ValueError if the file is not text.
+    """
+    if os.path.isdir(path):
+        return path
+    with open(path) as pointer:
+        return os.path.normpath(os.path.join(os.path.dirname(path), pointer.read().removeprefix("gitdir:").strip()))
+
+
+def common_dir_of(git_dir: str) -> str:
+    """The repository's directory, which linked work trees share. OSError, ValueError if its file cannot be read."""
+    try:
+        with open(os.path.join(git_dir, "commondir")) as pointer:
+            return os.path.join(git_dir, pointer.read().strip())
+    except (FileNotFoundError, NotADirectoryError):
+        return git_dir
+
+
+def git_dirs(folder: str) -> tuple[str, str] | None:
+    """The git directory and the common directory of the work tree that ``folder`` is in, without links.
+
+    None if ``folder`` is in no work tree. ``$GIT_DIR`` counts, as for git.
+    """
+    if "GIT_DIR" in os.environ:
+        git_dir = os.path.join(folder, os.environ["GIT_DIR"])
+    elif (root := find_root(folder)) is not None:
+        git_dir = os.path.join(root, ".git")
+    else:
+        return None
+    common_dir = git_dir
+    try:
+        git_dir = common_dir = git_dir_at(git_dir)
+        common_dir = common_dir_of(git_dir)
+    except (OSError, ValueError):
+        pass  # git says what is wrong with it
+    return os.path.realpath(git_dir), os.path.realpath(common_dir)
+
+
+def head(git_dir: str, common_dir: str) -> str:
+    """The symbolic refs that HEAD goes through, and the commit at their end. OSError if they cannot be read.
+
+    The commit is empty where the branch does not exist yet.
+    """
+    with open(os.path.join(git_dir, "HEAD")) as file:
+        value, symbolic = file.read().strip(), ""
+    while value.startswith("ref: ") and len(symbolic) < SYMREF_LIMIT:  # a branch may itself be a symbolic ref
+        symbolic += f"{value} "
+        value = _ref(value.removeprefix("ref: "), git_dir, common_dir)
+    return symbolic + value
+
+
+def _ref(name: str, git_dir: str, common_dir: str) -> str:
+    """The value of the ref; empty where it does not exist yet."""
+    for folder in (git_dir, common_dir):
+        try:
+            with open(os.path.join(folder, name)) as ref:
+                return ref.read().strip()
+        except FileNotFoundError:
+            continue
+    try:
+        with open(os.path.join(common_dir, "packed-refs")) as packed:
+            return next((line.split()[0] for line in packed if line.rstrip().endswith(f" {name}")), "")
+    except FileNotFoundError:
+        return ""
