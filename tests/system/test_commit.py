@@ -362,7 +362,7 @@ def test_a_server_that_a_hook_starts_keeps_nobody_waiting(world: World) -> None:
     world.mine.hook("post-commit", f"sleep 600 & echo $! > {pid}")
     world.mine.write("new", add=True)
     try:
-        assert world.mine.commit("--timeout", "5", *MESSAGE)["result"] == "committed"
+        assert world.mine.commit("--timeout", "60", *MESSAGE)["result"] == "committed"
     finally:
         server = psutil.Process(int(pid.read_text())) if psutil.pid_exists(int(pid.read_text())) else None
         if server is not None and server.name() == "sleep":
@@ -567,7 +567,7 @@ def test_it_is_not_said_that_nothing_was_committed_when_a_late_hook_hangs(world:
     world.mine.hook("post-commit", "exec sleep 600")
     world.mine.write("new", add=True)
 
-    answer = world.mine.commit("--timeout", "1", *MESSAGE, code=1)
+    answer = world.mine.commit("--timeout", "4", *MESSAGE, code=1)
 
     assert world.mine.subjects() == ["message", "first"]
     assert "nothing was committed" not in answer["message"]

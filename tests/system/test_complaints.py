@@ -468,7 +468,7 @@ def test_a_fire_drill_left_its_agents_and_its_tmux_server_behind(
     monkeypatch.setenv("TMUX_TMPDIR", str(tmp_path))
     mine, before = tmux.session("mine"), mentioning(tmp_path)
 
-    drill = team.cli("drill", "--faults", "agent-killed,tmux-server-killed", timeout=110)
+    drill = team.cli("drill", "--faults", "agent-killed,tmux-server-killed", timeout=5 * LIMIT_S)
 
     assert drill.returncode == 0, drill.stdout
     wait_until(lambda: mentioning(tmp_path) <= before, "all that it had killed to be gone")
