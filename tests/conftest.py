@@ -33,6 +33,12 @@ GUARDS: list[Guard] = []
 LEFTOVERS: list[str] = []
 """Processes that tests have left running."""
 
+SLOWEST = [
+    "test_drill", "test_endurance", "test_commit_safety", "test_service", "test_kills", "test_complaints",
+    "test_real_team", "test_mcp_real", "test_control_sequences", "test_simulation", "test_garbage", "test_commit",
+    "test_state", "test_exec", "test_mcp_lifecycle", "test_crash", "test_mistakes", "test_faults", "test_crash_states",
+]  # fmt: skip
+"""Files with tests of many seconds: they begin first, so that no worker is left alone with one at the end."""
 PROCESSES = {"children", "daemon", "team", "tmux", "cli", "shadow", "repository"}
 """Fixtures that start processes, or whose tests do."""
 RUNNING_UNIT: list[str] = []
@@ -89,6 +95,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             folder = "system"
         if folder in ("unit", "system", "soak"):
             item.add_marker(folder)
+    items.sort(key=lambda item: SLOWEST.index(item.path.stem) if item.path.stem in SLOWEST else len(SLOWEST))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -21,8 +21,8 @@ class Children:
         self._mark = new_mark()
 
     def start(self, *argv: str, cwd: Path | None = None, **options: Any) -> subprocess.Popen[bytes]:
-        environment = {**options.pop("env", os.environ), CHILD_MARK: self._mark}
-        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "env": environment, **options}
+        marked = {**os.environ, CHILD_MARK: self._mark}
+        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "env": marked, **options}
         child = subprocess.Popen(argv, cwd=cwd or self._folder, **options)
         self._started.append(child)
         return child
