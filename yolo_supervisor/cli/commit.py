@@ -1,4 +1,4 @@
-"""``commit``: the help, and the message for a wrong command line. ``commits.fast_path`` does the work."""
+"""``commit``: help and usage errors; ``commits.fast_path`` does the work."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from yolo_supervisor.commits.fast_path import CommandLine
 @shared
 @click.pass_obj
 def command(options: Shared) -> None:
-    """git commit that recovers. All arguments after ours are git's; hooks, signing and filters are the user's.
+    """git commit that recovers, with the user's hooks, signing and filters.
 
-    Commits in one repository are serialised. A lock that a killed git left is moved aside, once no git process is at
-    work there. If others pushed first, our commits are rebased onto theirs in a temporary checkout, and pushed; on a
-    conflict nothing is changed, and the message gives the commands to go on with. Nothing is ever forced, dropped or
-    resolved.
+    All arguments after ours are git's. Commits in one repository are serialised. A lock that a killed git left is moved
+    aside, once no git process is at work there. If others pushed first, our commits are rebased onto theirs in a
+    temporary checkout, and pushed; on a conflict nothing is changed, and the message gives the commands to go on with.
+    Nothing is ever forced, dropped or resolved.
 
     \b
     Examples:

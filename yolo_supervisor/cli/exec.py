@@ -40,10 +40,11 @@ TIMED_OUT, NOT_EXECUTABLE, NOT_FOUND = 124, 126, 127
 @shared
 @click.pass_obj
 def command(options: Shared, limit_s: float | None, retries: int, argv: tuple[str, ...]) -> None:
-    """Run a command with a hard time limit. Input, output and exit code are the command's; 124 means a timeout.
+    """Run a command with a hard time limit.
 
-    At the limit its whole process tree gets SIGTERM, and SIGKILL after 5 s, including processes in other sessions. If
-    the command exits in time, its background processes are left running.
+    Input, output and exit code are the command's; 124 means a timeout. At the limit its whole process tree gets
+    SIGTERM, and SIGKILL after 5 s, including processes in other sessions. If the command exits in time, its background
+    processes are left running.
 
     \b
     Examples:
@@ -80,7 +81,7 @@ def command(options: Shared, limit_s: float | None, retries: int, argv: tuple[st
 
 
 def _restore_locale() -> None:
-    """Undo what Python changed in the environment in the C locale (PEP 538), so that the command gets the original."""
+    """Give the command the original ``LC_CTYPE``: Python changes it in the C locale (PEP 538)."""
     environ = glance(Path("/proc/self/environ"))  # as it was when this process started
     if environ is None or "LC_CTYPE" not in os.environ:
         return
@@ -92,7 +93,7 @@ def _restore_locale() -> None:
 
 
 def _report_timeout(project: Path, argv: tuple[str, ...], run: AttachedRun, is_retried: bool) -> None:
-    """Report on stderr and in the project's journal that the command was ended at its time limit."""
+    """Report on stderr and in the journal that the command was ended at its time limit."""
     assert run.ending is not None
     ending = run.ending
     counts = {

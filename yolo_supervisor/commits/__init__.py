@@ -1,1 +1,4 @@
-"""The commits program: ``git commit`` that recovers. Nothing is imported here: start-up time counts."""
+"""The commits program: ``git commit`` that recovers.
+
+Nothing is imported here: start-up time counts.
+"""

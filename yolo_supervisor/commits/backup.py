@@ -1,4 +1,4 @@
-"""A copy of the work tree, the index and untracked files under a ref, made without changing any of them."""
+"""Copy the work tree, the index and untracked files to a ref without changing any of them."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ async def own_folder(git: Git) -> Path:
 
 
 async def back_up(git: Git) -> tuple[str, list[str]]:
-    """Make the copy; its ref, and the files that git could not add. ``git stash apply REF`` restores it.
+    """Make the copy; its ref, and the files that git could not add.
 
-    The commit has the shape of a stash: the work tree, with HEAD and a commit of the index as its parents.
+    ``git stash apply REF`` restores it. The commit has the shape of a stash: the work tree, with HEAD and a commit of
+    the index as its parents.
     """
     index = Path(await git("rev-parse", "--path-format=absolute", "--git-path", "index"))
     copy = await own_folder(git) / f"{INDEX_COPY}{os.getpid()}"

@@ -1,7 +1,8 @@
-"""Fast-forward a branch and its work tree to commits that are upstream already, without touching the user's changes.
+"""Fast-forward a branch and its work tree to commits that are upstream already.
 
-Either everything moves, or nothing does. A document in the repository records an update that is under way, so that the
-next commit rolls back one that was killed, or finishes it if the branch has moved already.
+The user's changes are not touched: either everything moves, or nothing does. A document in the repository records an
+update that is under way, so that the next commit rolls back one that was killed, or finishes it if the branch has moved
+already.
 """
 
 from __future__ import annotations
@@ -50,7 +51,10 @@ class RolledBack(GitError):
 
 
 class BranchUpdate:
-    """The fast-forward of ``branch`` between two commits. ``rescue`` is a ref on a copy of the work tree before it."""
+    """The fast-forward of ``branch`` between two commits.
+
+    ``rescue`` is a ref on a copy of the work tree as it was before.
+    """
 
     def __init__(self, git: Git, branch: str, before: str, after: str, rescue: str | None) -> None:
         self.git = git
@@ -61,7 +65,10 @@ class BranchUpdate:
 
     @classmethod
     def from_document(cls, git: Git, document: Path) -> BranchUpdate | None:
-        """The update that a killed run had begun; None if the document is incomplete or its work tree is gone."""
+        """The update that a killed run had begun.
+
+        None if the document is incomplete or its work tree is gone.
+        """
         raw = load_object(document.read_bytes()) or {}
         keys = ("root", "git_dir", "branch", "before", "after")
         values = [str(raw[key]) for key in keys if isinstance(raw.get(key), str)]
@@ -102,10 +109,10 @@ class BranchUpdate:
         document.unlink(missing_ok=True)
 
     async def recover(self, document: Path) -> bool:
-        """Roll back an update that was killed, or let the index follow if the branch has moved already.
+        """Roll back an update that was killed, or finish it if the branch has moved already.
 
-        False if a file stays as it is because the user changed it meanwhile. ``GitError`` if another git is at work
-        there: then the next commit tries again.
+        To finish it, only the index has to follow. False if a file stays as it is because the user changed it
+        meanwhile. ``GitError`` if another git is at work there: then the next commit tries again.
         """
         with _locked(await self._index()) as lock:  # proves that no git is at work there, and none of the killed run
             lock.unlink()
@@ -123,7 +130,7 @@ class BranchUpdate:
         return complete
 
     async def is_at_start(self) -> bool:
-        """Whether HEAD is still the branch, and the branch at the commit that the update started from."""
+        """Whether HEAD is still the branch, and the branch still at the first commit."""
         return await self._is_at(self.before)
 
     async def _is_at(self, commit: str) -> bool:
@@ -133,7 +140,7 @@ class BranchUpdate:
     # -- before --------------------------------------------------------------------------------------------------
 
     async def _changes(self) -> list[tuple[str, str]]:
-        """The status of each changed file: ``A`` added, ``M`` modified, ``T`` type changed, ``D`` deleted."""
+        """The changed files and their status: ``A``dded, ``M``odified, ``T``ype changed, ``D``eleted."""
         raw = await self.git.names("diff-tree", "-r", "-z", "--name-status", "--no-renames", self.before, self.after)
         return list(zip(raw[::2], raw[1::2], strict=True))
 
@@ -142,9 +149,9 @@ class BranchUpdate:
         return Git(Path(await self.git("rev-parse", "--show-toplevel")), self.git.environment)
 
     async def _refuse_overwriting(self) -> None:
-        """``Blocked`` if git would overwrite an untracked or ignored file, or bring back a file that the user deleted.
+        """``Blocked`` if git would overwrite an untracked file or bring back a deleted one.
 
-        A deleted file is also one that the user replaced by something else, such as a link.
+        Untracked includes ignored. A deleted file is also one that the user replaced by something else, such as a link.
         """
         git = await self._at_root()
         listed = [line.partition(" ") for line in await git.names("ls-files", "-t", "-z")]
@@ -244,7 +251,7 @@ class BranchUpdate:
         return {*await git.names(command, "--name-only", "-z", *arguments)} & {*names}
 
     async def _written(self, path: Path, name: str) -> tuple[Path, bool] | None:
-        """The file and whether it is complete, if the step wrote it (its content is a prefix of ours); else None."""
+        """The file and whether it is complete; None if its content is not a prefix of ours."""
         try:
             content = os.fsencode(os.readlink(path)) if path.is_symlink() else path.read_bytes()
             expected = await self.git.bytes("cat-file", "--filters", f"{self.after}:{name}")
@@ -262,9 +269,9 @@ class BranchUpdate:
 
 @contextlib.contextmanager
 def _locked(index: Path) -> Iterator[Path]:
-    """Hold git's lock on the index, with a copy of the index in it. Rename the lock over the index to change that.
+    """Hold git's lock on the index, with a copy of the index in it.
 
-    ``GitError`` if another git holds it.
+    To replace the index, rename the lock to its name. ``GitError`` if another git holds it.
     """
     lock = index.with_name(f"{index.name}.lock")
     try:
@@ -284,7 +291,10 @@ def _locked(index: Path) -> Iterator[Path]:
 
 
 class _RefTransaction:
-    """``git update-ref --stdin`` that holds the locks of a branch and of HEAD. ``GitError`` if they are taken."""
+    """``git update-ref --stdin`` that holds the locks of a branch and of HEAD.
+
+    ``GitError`` if another git holds them.
+    """
 
     def __init__(self, git: Git, update: str) -> None:
         command = ["git", "update-ref", "-m", "yolo-supervisor: rebased onto the upstream", "--stdin"]
@@ -336,12 +346,15 @@ def _remove_empty(folder: Path, root: Path) -> None:
 
 
 def _is_behind_link(root: Path, name: str) -> bool:
-    """Whether a folder of the path is a symbolic link: then the file there is another one than git's."""
+    """Whether a folder of the path is a symbolic link, so that the file is not git's."""
     return any((root / parent).is_symlink() for parent in Path(name).parents)
 
 
 def _has_untracked(root: Path, part: str, name: str, tracked: set[str]) -> bool:
-    """Whether an untracked file is at ``part`` of the path ``name`` of a new file, or in the folder at its end."""
+    """Whether an untracked file is in the way of the new file ``name``.
+
+    It may be at ``part``, the path itself or one of its parents, or in a folder at the end of the path.
+    """
     path = root / part
     if path.is_dir() and not path.is_symlink():
         if part != name:

@@ -52,7 +52,7 @@ EX_UNAVAILABLE, EX_TEMPFAIL = 69, 75
 
 
 class CommandLine:
-    """The arguments of ``commit``, parsed once: our options come before git's. ``error`` says what is wrong."""
+    """The arguments of ``commit``, ours before git's; ``error`` says what is wrong with them."""
 
     def __init__(self, argv: Sequence[str]) -> None:
         self.json = self.push = self.help = False
@@ -342,7 +342,7 @@ class CommitAttempt:
         self.output = output.decode(errors="replace")
 
     def nothing_to_commit(self) -> bool | None:
-        """Ask git by a dry run, without hooks, whether there is nothing to commit; None if it cannot say."""
+        """Whether a dry run, without hooks, finds nothing to commit; None if git cannot say."""
         line = self._command_line
         if line.stdin >= 0:
             os.lseek(line.stdin, 0, os.SEEK_SET)
@@ -354,7 +354,10 @@ class CommitAttempt:
 
 
 def main() -> None:
-    """Commit and end the process; return only for another command, for help, and for a wrong command line."""
+    """Commit and end the process; return only if the command line is not a commit's.
+
+    It may be another command's, ask for help, or be wrong: then the command line interface answers.
+    """
     command_line = CommandLine(sys.argv[1:])
     if command_line.error is not None or command_line.help or not os.path.isdir(command_line.folder):
         return
@@ -445,7 +448,7 @@ def _buffered_stdin() -> int:
 
 
 def _tip(dirs: tuple[str, str] | None) -> str:
-    """The commit of HEAD and the refs that lead to it; a different value each time if that cannot be read."""
+    """HEAD's commit and the refs that lead to it; a new value at each call if unreadable."""
     try:
         if dirs is not None:
             return head(*dirs)
@@ -455,7 +458,10 @@ def _tip(dirs: tuple[str, str] | None) -> str:
 
 
 def _has_temporary_files(common_dir: str) -> bool:
-    """Whether a killed run has left temporary files. The commit lock proves that none of them is in use."""
+    """Whether a killed run has left temporary files.
+
+    The caller holds the commit lock, which proves that none of them is in use.
+    """
     try:
         return any(name.startswith(TEMPORARY) for name in os.listdir(os.path.join(common_dir, OWN_FOLDER)))
     except OSError:
@@ -463,7 +469,7 @@ def _has_temporary_files(common_dir: str) -> bool:
 
 
 def _auto_push(folder: str) -> bool:
-    """Whether the plugin's configuration says ``auto_push = "always"``, for a project inside this repository."""
+    """Whether the plugin's ``auto_push`` is ``always``, in a project inside this repository."""
     while not os.path.isdir(os.path.join(folder, ".yolo-planning")):
         if os.path.lexists(os.path.join(folder, ".git")) or folder == (folder := os.path.dirname(folder)):
             return False

@@ -1,7 +1,7 @@
-"""Push a branch; if others pushed first, rebase our commits onto theirs in a temporary checkout and push from there.
+"""Push a branch; if others pushed first, rebase our commits onto theirs.
 
-Nothing is tried in the user's work tree, so a conflict leaves everything as it was. The user's branch follows only
-after the push has succeeded (see ``branch_update``).
+The rebase is made in a temporary checkout. Nothing is tried in the user's work tree, so a conflict leaves everything as
+it was. The user's branch follows only after the push has succeeded (see ``branch_update``).
 """
 
 from __future__ import annotations
@@ -42,14 +42,17 @@ class Conflict(Exception):
 
 
 class Push:
-    """The push of the current branch of the work tree ``git.folder``; ``result`` is filled in on the way."""
+    """The push of the current branch; ``result`` is filled in on the way."""
 
     def __init__(self, git: Git, result: CommitResult) -> None:
         self._git = git
         self._result = result
 
     async def run(self) -> None:
-        """Push, and let the user's branch follow if its commits were rebased. ``GitError``, ``Conflict``."""
+        """Push, and update the user's branch if its commits were rebased.
+
+        ``GitError``, ``Conflict`` if it cannot be pushed.
+        """
         result, git = self._result, self._git
         result.commit = await git("rev-parse", "HEAD")
         branch = await git.or_none("symbolic-ref", "HEAD") or ""

@@ -1,4 +1,4 @@
-"""Recover a commit that failed: find the cause, wait for or remove a lock, run git again, and push."""
+"""Recover a failed commit: find the cause, clear a stale lock, run git again, and push."""
 
 from __future__ import annotations
 
@@ -97,7 +97,10 @@ def _commit(attempt: CommitAttempt, git: Git, result: CommitResult) -> None:
 
 
 async def _find_cause(attempt: CommitAttempt, git: Git) -> Failure:
-    """The cause of a failed ``git commit``. A hook may print anything, so what it may have printed is checked."""
+    """The cause of a failed ``git commit``.
+
+    A hook may print anything, so what it may have printed is checked.
+    """
     failure = classify(attempt.exit_code, attempt.output, "commit")
     if failure.cause is Cause.LOCKED and failure.lock is not None:
         with contextlib.suppress(GitError):
@@ -118,7 +121,10 @@ async def _is_ahead(git: Git) -> bool:
 
 
 async def _clear_lock(git: Git, failure: Failure) -> bool:
-    """Wait until the lock that was in the way is gone, and move one aside that no process holds; whether it is gone."""
+    """Wait for the lock that was in the way, or move it aside if it is stale.
+
+    Returns whether it is gone.
+    """
     lock = Path(failure.lock) if failure.lock else None
     if lock is None:
         await anyio.sleep(pause_s(0.2, 1, 1.0, random.random()))
@@ -152,7 +158,7 @@ async def _has_no_holder(git: Git, lock: Path) -> bool:
 
 
 async def _move_aside(git: Git, lock: Path, ages: LockAges) -> bool:
-    """Move the stale lock into our folder and write that into the journal; False if it was held after all."""
+    """Move the stale lock into our folder, and journal that; False if it could not be moved."""
     reason = f"stale lock: unchanged for {INDEX_STALE_S:g} s, and no git process is at work that could hold it"
     kept = await own_folder(git) / f"{lock.name}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
     try:
@@ -200,7 +206,7 @@ async def _finish_interrupted(git: Git) -> None:
 
 
 def _report_incomplete(update: BranchUpdate) -> None:
-    """Write to the journal and to stderr that files of an interrupted update could not be restored."""
+    """Report that files of an interrupted update could not be restored."""
     root = update.git.folder
     what = f"an update of {update.branch} to {update.after[:12]} was interrupted, and its files have been changed since"
     reason = f"{what}: see git status in {root}"

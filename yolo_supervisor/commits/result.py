@@ -1,4 +1,4 @@
-"""What ``commit`` reports after a recovery: the document of ``--json``, the message, and an entry in the journal."""
+"""The result of a recovery: the document of ``--json``, the message, the journal entry."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class CommitResult:
     """Files of the work tree that are missing in the copy: git could not add them."""
 
     def fail(self, failure: Failure, folder: Path, as_json: bool) -> None:
-        """Describe the failure in the message and, unless only the caller needs to know, in the journal."""
+        """Describe the failure in the message and, if it is escalated, in the journal."""
         self.cause = failure.cause
         state = self.message or STATES[self.result]
         where = f" ({', '.join(self.files)})" if self.files else ""

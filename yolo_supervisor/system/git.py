@@ -1,4 +1,4 @@
-"""Run git in one work tree: with a time limit, never interactive, and a truncated answer is an error."""
+"""Run git in one work tree with a time limit; a truncated answer is an error."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class GitError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class GitPaths:
-    """A work tree's files, its git directory (index, HEAD), and the repository's directory, which linked ones share."""
+    """The root, the git directory (index, HEAD) and the common directory of a work tree."""
 
     root: Path
     git_dir: Path
@@ -60,7 +60,10 @@ class Git:
         return output.decode(errors="surrogateescape").removesuffix("\n")
 
     async def names(self, *arguments: str) -> list[str]:
-        """The names that the command lists. Its arguments must ask for ``-z``: a name may contain any other byte."""
+        """The names that the command lists.
+
+        Its arguments must include ``-z``: a name may contain every byte except that one.
+        """
         output = await self.bytes(*arguments)
         return output.decode(errors="surrogateescape").split("\0")[:-1]
 

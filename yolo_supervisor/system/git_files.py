@@ -1,6 +1,7 @@
-"""Git's files of a work tree, read as text: where its git directory is, and which commit HEAD is at.
+"""Where the git directory of a work tree is, and which commit its HEAD is at.
 
-Git itself is not asked. Only ``os`` is imported, and paths are strings: the fast path of ``commit`` uses this module.
+The files are read without git. Only ``os`` is imported, and paths are strings: the fast path of ``commit`` uses this
+module.
 """
 
 import os
@@ -24,9 +25,10 @@ def find_root(folder: str) -> str | None:
 
 
 def git_dir_at(path: str) -> str:
-    """The git directory that ``path`` is, or names: ``.git`` is a file in linked work trees and submodules.
+    """The git directory that ``path`` is, or that the file at ``path`` names.
 
-    OSError if it is neither a directory nor a file, ValueError if the file is not text.
+    ``.git`` is a file in linked work trees and submodules. OSError if it is neither a directory nor a file, ValueError
+    if the file is not text.
     """
     if os.path.isdir(path):
         return path
@@ -35,7 +37,10 @@ def git_dir_at(path: str) -> str:
 
 
 def common_dir_of(git_dir: str) -> str:
-    """The repository's directory, which linked work trees share. OSError, ValueError if its file cannot be read."""
+    """The repository's directory, which linked work trees share.
+
+    OSError, ValueError if the file that names it cannot be read.
+    """
     try:
         with open(os.path.join(git_dir, "commondir")) as pointer:
             return os.path.join(git_dir, pointer.read().strip())
@@ -44,9 +49,9 @@ def common_dir_of(git_dir: str) -> str:
 
 
 def git_dirs(folder: str) -> tuple[str, str] | None:
-    """The git directory and the common directory of the work tree that ``folder`` is in, without links.
+    """The real git directory and common directory of the work tree that ``folder`` is in.
 
-    None if ``folder`` is in no work tree. ``$GIT_DIR`` counts, as for git.
+    None if it is in no work tree. ``$GIT_DIR`` counts, as for git.
     """
     if "GIT_DIR" in os.environ:
         git_dir = os.path.join(folder, os.environ["GIT_DIR"])
@@ -64,9 +69,9 @@ def git_dirs(folder: str) -> tuple[str, str] | None:
 
 
 def head(git_dir: str, common_dir: str) -> str:
-    """The symbolic refs that HEAD goes through, and the commit at their end. OSError if they cannot be read.
+    """The symbolic refs that HEAD goes through, and the commit at their end.
 
-    The commit is empty where the branch does not exist yet.
+    The commit is empty where the branch does not exist yet. OSError if HEAD cannot be read.
     """
     with open(os.path.join(git_dir, "HEAD")) as file:
         value, symbolic = file.read().strip(), ""

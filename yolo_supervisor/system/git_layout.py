@@ -1,4 +1,4 @@
-"""The work trees of a git repository, found by reading its files; git itself is not asked."""
+"""The work trees of a git repository, found in its files, without running git."""
 
 from __future__ import annotations
 
@@ -29,12 +29,15 @@ def root_of(project: Path) -> Path | None:
 
 
 def common_dir(root: Path) -> Path:
-    """The repository of the checkout, which linked work trees share. OSError, ValueError if ``.git`` is unreadable."""
+    """The repository of the checkout, which linked work trees share.
+
+    OSError, ValueError if ``.git`` cannot be read.
+    """
     return Path(common_dir_of(git_dir_at(str(root / ".git"))))
 
 
 def work_trees(project: Path) -> Iterator[WorkTree]:
-    """All checkouts of the project's repository that can be found; none where there is no repository."""
+    """All checkouts of the project's repository; none where there is no repository."""
     root = root_of(project)
     if root is None:
         return

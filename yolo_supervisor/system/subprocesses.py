@@ -1,4 +1,4 @@
-"""Run other programs with a time limit and a limit on their output, and end their whole process tree at the limit."""
+"""Run other programs with a time limit, and end their whole process tree at the limit."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ started = 0
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a command ended. ``exit`` is None at the time limit; ``truncated`` if an output was longer than its limit."""
+    """How a command ended. ``exit`` is None at the time limit.
+
+    ``truncated`` means that an output was longer than its limit.
+    """
 
     exit: int | None
     stdout: bytes
@@ -43,7 +46,10 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class AttachedRun:
-    """One run of a command with our terminal. ``exit`` is a shell's exit code, None at the time limit."""
+    """One run of a command with our terminal.
+
+    ``exit`` is the exit code as in a shell, None at the time limit.
+    """
 
     limit_s: float
     duration_s: float
@@ -119,11 +125,11 @@ async def run(
 
 
 async def end(pid: int, grace_s: float, adopted: bool = False) -> Ending:
-    """End our child ``pid``, which must not be reaped yet, with its process tree and its session.
+    """End our child ``pid`` with its process tree and its session.
 
-    With ``adopted`` also the orphans that were reparented to us since it started (see ``adopt_orphans``). The process
-    table is read again until no process is left, since programs start others while they exit; ``grace_s`` is shared by
-    all rounds.
+    It must not be reaped yet. With ``adopted`` also the orphans that were reparented to us since it started (see
+    ``adopt_orphans``). The process table is read again until no process is left, since programs start others while they
+    exit; ``grace_s`` is shared by all rounds.
     """
     processes = Processes(kernel())
     ended = Ending()
@@ -165,7 +171,7 @@ async def end_all(roots: Sequence[ProcessId], grace_s: float) -> Ending:
 
 
 def run_attached(command: Sequence[str], limit_s: float) -> AttachedRun:
-    """Run the command with our input and output, and forward signals to it, as if it had been called directly.
+    """Run the command with our input and output, and forward signals to it.
 
     FileNotFoundError, PermissionError if it cannot be started.
     """
@@ -191,7 +197,7 @@ def run_attached(command: Sequence[str], limit_s: float) -> AttachedRun:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[int]:
-    """Receive signals as bytes on a descriptor (see ``signal.set_wakeup_fd``) instead of being ended by them."""
+    """Receive signals as bytes on a descriptor (see ``signal.set_wakeup_fd``)."""
     wakeup_fd, write_fd = os.pipe()
     os.set_blocking(wakeup_fd, False)
     os.set_blocking(write_fd, False)
@@ -212,10 +218,11 @@ def _signals() -> Iterator[int]:
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Defer SIGINT, SIGTERM and SIGHUP until the end of the block, here and in programs that are started in it.
+    """Defer SIGINT, SIGTERM and SIGHUP until the end of the block.
 
-    For a section that must be finished or not begun, such as a change of several files by another program: a signal to
-    the process group (Ctrl-C) would otherwise stop it in the middle. The section must have time limits.
+    Programs that are started in it inherit the blocked signals. For a section that must be finished or not begun, such
+    as a change of several files by another program: a signal to the process group (Ctrl-C) would otherwise stop it in
+    the middle. The section must have time limits.
     """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
     try:
@@ -233,7 +240,10 @@ def _received(wakeup_fd: int, limit_s: float) -> list[int]:
 
 
 def _sent_by_terminal(number: int, child: int) -> bool:
-    """Whether the terminal sent this signal to the command as well: Ctrl-C goes to the whole foreground group."""
+    """Whether the terminal sent this signal to the command as well.
+
+    Ctrl-C goes to the whole foreground process group.
+    """
     if number not in (signal.SIGINT, signal.SIGQUIT):
         return False
     try:
