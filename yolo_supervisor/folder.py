@@ -126,6 +126,9 @@ class Folder:
         return gone, fresh
 
     def _turn(self, portion: int) -> list[str]:
+        if portion >= len(self._turns):  # all of them, wherever the last look has stopped
+            self._next = 0
+            return self._turns
         first, self._next = self._next, self._next + portion
         if self._next >= len(self._turns):
             self._next = 0
