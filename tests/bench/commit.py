@@ -1,4 +1,4 @@
-"""What `commit` costs beside plain `git commit`, in turn, in the same repository, when all goes well.
+"""Compare a successful `commit` with plain `git commit`, in turn, in the same repository.
 
 python tests/bench/commit.py [--runs 40]     (with the program installed beside that python, not editable)
 """
@@ -14,16 +14,16 @@ import tempfile
 import time
 from pathlib import Path
 
-WORLDS = {"10 files": (10, ""), "5,000 files": (5_000, ""), "50,000 files": (50_000, ""), "a hook": (10, "sleep 0.1")}
+CASES = {"10 files": (10, ""), "5,000 files": (5_000, ""), "50,000 files": (50_000, ""), "a hook": (10, "sleep 0.1")}
 
 
 def repository(folder: Path, number: int, hook: str) -> Path:
-    """A repository with so many files, and this as its pre-commit hook."""
+    """Create a repository with `number` files and a pre-commit hook."""
     git(folder.parent, "init", "-q", str(folder))
-    for each in range(number):
-        path = folder / f"folder-{each % 100}" / str(each)
+    for index in range(number):
+        path = folder / f"folder-{index % 100}" / str(index)
         path.parent.mkdir(exist_ok=True)
-        path.write_text(f"{each}\n")
+        path.write_text(f"{index}\n")
     git(folder, "add", "--all")
     git(folder, "commit", "-qm", "first")
     if hook:
@@ -34,12 +34,12 @@ def repository(folder: Path, number: int, hook: str) -> Path:
     return folder
 
 
-def git(folder: Path, *words: str) -> None:
-    subprocess.run(["git", *words], cwd=folder, check=True)
+def git(folder: Path, *arguments: str) -> None:
+    subprocess.run(["git", *arguments], cwd=folder, check=True)
 
 
 def commit_ms(folder: Path, command: list[str], number: int) -> float:
-    """How long the command takes for a commit of one changed file."""
+    """The time of one commit of one changed file."""
     (folder / "folder-0" / "0").write_text(f"changed {number}\n")
     git(folder, "add", "folder-0/0")
     began = time.perf_counter()
@@ -56,7 +56,7 @@ def main() -> None:
         home = Path(name).resolve()
         (home / "gitconfig").write_text("[user]\nname = Somebody\nemail = somebody@localhost\n[gc]\nauto = 0\n")
         os.environ |= {"HOME": name, "GIT_CONFIG_GLOBAL": str(home / "gitconfig"), "GIT_CONFIG_NOSYSTEM": "1"}
-        for what, (number, hook) in WORLDS.items():
+        for what, (number, hook) in CASES.items():
             folder = repository(home / what, number, hook)
             plain, ours = [], []
             for run in range(options.runs + 1):

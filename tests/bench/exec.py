@@ -29,16 +29,16 @@ def wall_ms(command: list[str], folder: Path) -> float:
 
 
 def rss_mib(folder: Path) -> float:
-    """Of ``exec`` itself, after its command has written a gigabyte."""
+    """The resident memory of ``exec`` in MiB after its command has written a gigabyte."""
     command = [PROGRAM, "exec", "--", "sh", "-c", "head -c 1000000000 /dev/zero; sleep 60"]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         passed = 0
         while passed < 1_000_000_000:
             passed += len(os.read(child.stdout.fileno(), 1 << 20))
-        told: int = psutil.Process(child.pid).memory_info().rss
+        size: int = psutil.Process(child.pid).memory_info().rss
         child.terminate()
-    return told / 2**20
+    return size / 2**20
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""``exec`` is the command itself, but for a limit: and when that is over, nothing that it has started is left."""
+"""``exec`` passes everything through to the command, and ends its process tree at the time limit."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ EXEC = (*PROGRAM, "exec")
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives orphans to those who ask for them")
 
 SHORT = ("--timeout", "0.6")
-"""A limit that is reached, though not before the command has started all that it means to."""
+"""A limit that is reached, but not before the command has started its children."""
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
@@ -51,24 +51,24 @@ def pids(path: Path) -> list[int]:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """Calls ``exec`` with these words to its end, away from any terminal."""
+    """Runs ``exec`` with these arguments, without a terminal."""
 
-    def call(*words: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
-        return plain(*EXEC, *words, **options)
+    def call(*argv: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
+        return plain(*EXEC, *argv, **options)
 
     def plain(*command: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
         options = {"cwd": tmp_path, "stdin": subprocess.DEVNULL, "start_new_session": True, **options}
         if not {"stdout", "stderr"} & options.keys():
             options["capture_output"] = True
-        told = subprocess.run(command, timeout=2 * LIMIT_S, **options)
-        assert b"Traceback" not in (told.stderr or b""), told.stderr.decode()
-        return told
+        done = subprocess.run(command, timeout=2 * LIMIT_S, **options)
+        assert b"Traceback" not in (done.stderr or b""), done.stderr.decode()
+        return done
 
     return call
 
 
 def with_and_without(tmp_path: Path, *command: str, **options: Any) -> tuple[bytes, bytes]:
-    """What the command writes when it is called itself, and through ``exec``."""
+    """The results of the command called directly, and through ``exec``."""
     options = {"cwd": tmp_path, "stdin": subprocess.DEVNULL, "start_new_session": True, **options}
     itself, through = (
         subprocess.run([*before, *command], stdout=subprocess.PIPE, check=True, timeout=LIMIT_S, **options).stdout
@@ -77,9 +77,9 @@ def with_and_without(tmp_path: Path, *command: str, **options: Any) -> tuple[byt
     return itself, through
 
 
-def report(told: subprocess.CompletedProcess[bytes]) -> Any:
-    """What ``--json`` has said."""
-    return json.loads(told.stderr.splitlines()[-1])
+def report(done: subprocess.CompletedProcess[bytes]) -> Any:
+    """The document of ``--json``."""
+    return json.loads(done.stderr.splitlines()[-1])
 
 
 def entries(project: Path) -> list[dict[str, Any]]:
@@ -90,30 +90,30 @@ def entries(project: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("code", [0, 1, 124, 255])
-def test_the_exit_code_is_the_commands(run: Run, code: int) -> None:
+def test_exit_code_is_the_commands(run: Run, code: int) -> None:
     assert run("--", "sh", "-c", f"exit {code}").returncode == code
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
-def test_a_command_that_a_signal_ended_has_the_exit_code_that_shells_give(run: Run, number: int) -> None:
+def test_death_by_signal_gives_the_exit_code_of_shells(run: Run, number: int) -> None:
     assert run("--", "sh", "-c", f"kill -{int(number)} $$").returncode == 128 + number
 
 
-def test_the_exit_code_is_the_commands_also_where_our_parent_ignores_its_children(tmp_path: Path) -> None:
+def test_exit_code_survives_an_ignored_sigchld(tmp_path: Path) -> None:
     ignore = "import os, sys; from signal import *; signal(SIGCHLD, SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
     command = [sys.executable, "-c", ignore, *EXEC, "--timeout", "5", "--", "sh", "-c", "exit 7"]
 
     assert subprocess.run(command, cwd=tmp_path, timeout=LIMIT_S).returncode == 7
 
 
-def test_a_program_that_is_missing_is_said_to_be(run: Run) -> None:
-    told = run("--", "there-is-no-such-program", "x")
+def test_missing_program_exits_with_127(run: Run) -> None:
+    done = run("--", "there-is-no-such-program", "x")
 
-    assert told.returncode == 127
-    assert b"there-is-no-such-program: program not found" in told.stderr
+    assert done.returncode == 127
+    assert b"there-is-no-such-program: program not found" in done.stderr
 
 
-def test_what_is_no_program_is_said_to_be_none(run: Run, tmp_path: Path) -> None:
+def test_file_that_is_not_a_program_exits_with_126(run: Run, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("notes")
 
     assert [run("--", name).returncode for name in ("./notes.txt", str(tmp_path))] == [126, 126]
@@ -122,36 +122,36 @@ def test_what_is_no_program_is_said_to_be_none(run: Run, tmp_path: Path) -> None
 # -- how it is called -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("words", [[], ["--"], ["--timeout", "3"]])
-def test_without_a_command_nothing_can_be_run(run: Run, words: list[str]) -> None:
-    assert run(*words).returncode == 2
+@pytest.mark.parametrize("argv", [[], ["--"], ["--timeout", "3"]])
+def test_missing_command_is_a_usage_error(run: Run, argv: list[str]) -> None:
+    assert run(*argv).returncode == 2
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "soon", ""])
-def test_a_limit_that_is_none_is_wrong_usage_and_nothing_is_run(run: Run, tmp_path: Path, value: str) -> None:
-    told = run(f"--timeout={value}", "--", "touch", "ran")
+def test_invalid_limit_is_a_usage_error_and_nothing_is_run(run: Run, tmp_path: Path, value: str) -> None:
+    done = run(f"--timeout={value}", "--", "touch", "ran")
 
-    assert told.returncode == 2
-    assert b"--timeout" in told.stderr
+    assert done.returncode == 2
+    assert b"--timeout" in done.stderr
     assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("value", ["-1", "often"])
-def test_a_number_of_retries_that_is_none_is_wrong_usage(run: Run, tmp_path: Path, value: str) -> None:
+def test_invalid_number_of_retries_is_a_usage_error(run: Run, tmp_path: Path, value: str) -> None:
     assert run(f"--retries={value}", "--", "touch", "ran").returncode == 2
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_misspelt_option_is_not_taken_for_the_command(run: Run) -> None:
-    told = run("--tiemout", "5", "--", "true")
+def test_misspelt_option_is_not_run_as_a_command(run: Run) -> None:
+    done = run("--tiemout", "5", "--", "true")
 
-    assert told.returncode == 2
-    assert b"--timeout" in told.stderr, "the nearest known name is told"
+    assert done.returncode == 2
+    assert b"--timeout" in done.stderr, "the nearest known name is suggested"
 
 
 @pytest.mark.parametrize("separator", [["--"], []])
-def test_all_words_after_the_command_are_its_own(run: Run, separator: list[str]) -> None:
-    words = [
+def test_arguments_after_the_command_are_passed_to_it(run: Run, separator: list[str]) -> None:
+    argv = [
         "--json",
         "--timeout",
         "5",
@@ -167,16 +167,16 @@ def test_all_words_after_the_command_are_its_own(run: Run, separator: list[str])
         "*",
     ]
 
-    told = run(*separator, "printf", "%s\\n", *words)
+    done = run(*separator, "printf", "%s\\n", *argv)
 
-    assert told.stdout.decode().splitlines() == words
+    assert done.stdout.decode().splitlines() == argv
 
 
-def test_words_that_are_no_text_are_passed_as_they_are(run: Run) -> None:
+def test_arguments_that_are_not_text_are_passed_unchanged(run: Run) -> None:
     assert run("--", "printf", "%s", os.fsdecode(b"\xff\xfe")).stdout == b"\xff\xfe"
 
 
-def test_words_that_are_no_text_are_told_of_without_harm(run: Run) -> None:
+def test_arguments_that_are_not_text_are_printed_escaped(run: Run) -> None:
     odd = os.fsdecode(b"\xff\033[2J")
 
     slow, missing = run(*SHORT, "--", "sh", "-c", "sleep 60", odd), run("--", odd)
@@ -188,21 +188,21 @@ def test_words_that_are_no_text_are_told_of_without_harm(run: Run) -> None:
 # -- it is the command, for all that the command can see ----------------------------------------------------------
 
 
-def test_output_passes_byte_for_byte(run: Run, tmp_path: Path) -> None:
+def test_output_is_passed_byte_for_byte(run: Run, tmp_path: Path) -> None:
     (tmp_path / "noise").write_bytes(noise := os.urandom(3_000_000))
 
-    told = run("--", "sh", "-c", "cat noise; cat noise >&2")
+    done = run("--", "sh", "-c", "cat noise; cat noise >&2")
 
-    assert told.stdout == told.stderr == noise
+    assert done.stdout == done.stderr == noise
 
 
-def test_input_passes_byte_for_byte(run: Run) -> None:
+def test_input_is_passed_byte_for_byte(run: Run) -> None:
     noise = os.urandom(3_000_000)
 
     assert run("--", "cat", stdin=None, input=noise).stdout == noise
 
 
-def test_output_passes_as_it_comes(tmp_path: Path) -> None:
+def test_output_is_passed_without_delay(tmp_path: Path) -> None:
     command = [*EXEC, "--", "sh", "-c", "echo name?; read name; echo hello $name"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=tmp_path) as child:
         assert child.stdin is not None
@@ -213,7 +213,7 @@ def test_output_passes_as_it_comes(tmp_path: Path) -> None:
         assert child.stdout.readline() == b"hello dev\n"
 
 
-def test_a_reader_that_has_had_enough_ends_the_command(tmp_path: Path) -> None:
+def test_closed_output_ends_the_command(tmp_path: Path) -> None:
     with subprocess.Popen([*EXEC, "--", "yes"], stdout=subprocess.PIPE, cwd=tmp_path) as child:
         assert child.stdout is not None
         child.stdout.readline()
@@ -222,7 +222,7 @@ def test_a_reader_that_has_had_enough_ends_the_command(tmp_path: Path) -> None:
         assert child.wait(LIMIT_S) == 128 + signal.SIGPIPE
 
 
-def test_however_much_passes_little_is_kept(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_output(tmp_path: Path) -> None:
     with subprocess.Popen([*EXEC, "--", "yes"], stdout=subprocess.PIPE, cwd=tmp_path) as child:
         assert child.stdout is not None
         passed = 0
@@ -233,7 +233,7 @@ def test_however_much_passes_little_is_kept(tmp_path: Path) -> None:
         child.send_signal(signal.SIGTERM)
 
 
-def test_the_surroundings_are_ours(tmp_path: Path) -> None:
+def test_environment_is_inherited(tmp_path: Path) -> None:
     ours = {key: value for key, value in os.environ.items() if not key.startswith(("LC_", "LANG"))}
     for environment in (
         ours,
@@ -246,14 +246,14 @@ def test_the_surroundings_are_ours(tmp_path: Path) -> None:
         assert sorted(itself.split(b"\0")) == sorted(through.split(b"\0"))
 
 
-def test_the_folder_is_ours_whatever_the_project(run: Run, project: Path, tmp_path: Path) -> None:
+def test_working_folder_is_inherited_whatever_the_project(run: Run, project: Path, tmp_path: Path) -> None:
     (here := tmp_path / "here").mkdir()
 
     assert run("--project", str(project), "--", "pwd", cwd=here).stdout.decode().strip() == str(here.resolve())
 
 
 @LINUX
-def test_the_descriptors_are_those_that_we_were_given_and_no_others(tmp_path: Path) -> None:
+def test_only_inherited_descriptors_are_passed(tmp_path: Path) -> None:
     (tmp_path / "given").write_text("given to the command")
     fd = os.open(tmp_path / "given", os.O_RDONLY)
     try:
@@ -264,15 +264,15 @@ def test_the_descriptors_are_those_that_we_were_given_and_no_others(tmp_path: Pa
         os.close(fd)
 
 
-def test_a_command_can_read_what_the_shell_has_opened_for_it(tmp_path: Path) -> None:
+def test_descriptor_opened_by_the_shell_is_passed(tmp_path: Path) -> None:
     line = f"{shlex.join(EXEC)} -- cat <(echo one) <(echo two)"
 
-    told = subprocess.run(["bash", "-c", line], capture_output=True, cwd=tmp_path, timeout=LIMIT_S)
+    done = subprocess.run(["bash", "-c", line], capture_output=True, cwd=tmp_path, timeout=LIMIT_S)
 
-    assert told.stdout == b"one\ntwo\n"
+    assert done.stdout == b"one\ntwo\n"
 
 
-def test_without_input_and_outputs_a_command_runs_too(tmp_path: Path) -> None:
+def test_command_runs_with_closed_standard_streams(tmp_path: Path) -> None:
     line = f"{shlex.join([*EXEC, '--', 'sh', '-c', 'touch ran; exit 7'])} <&- >&- 2>&-"
 
     assert subprocess.run(["sh", "-c", line], cwd=tmp_path, timeout=LIMIT_S).returncode == 7
@@ -281,7 +281,7 @@ def test_without_input_and_outputs_a_command_runs_too(tmp_path: Path) -> None:
 
 @LINUX
 @pytest.mark.parametrize("ignored", ["HUP", "INT QUIT", "TERM USR1"])
-def test_signals_that_are_ignored_stay_so(tmp_path: Path, ignored: str) -> None:
+def test_ignored_signals_stay_ignored(tmp_path: Path, ignored: str) -> None:
     ask = ("grep", "-E", "Sig(Blk|Ign)", "/proc/self/status")
     line = f"trap '' {ignored}; exec {shlex.join(ask)}"
     itself = subprocess.run(["sh", "-c", line], capture_output=True, check=True, cwd=tmp_path).stdout
@@ -322,7 +322,7 @@ Ended = dict[str, tuple[int, list[int]]]
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
-    """Of each of these programs, all run at once: its exit code at the limit, and the processes that it had started."""
+    """The exit code at the limit and the started processes of each program, all run at once."""
     folders = {what: tmp_path_factory.mktemp("tree") for what in (*TREES, *ORPHANS)}
     running = {
         what: subprocess.Popen(
@@ -335,7 +335,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
 
 
 @pytest.mark.parametrize("what", TREES)
-def test_at_the_limit_all_that_it_has_started_is_ended(ended: Ended, what: str) -> None:
+def test_process_tree_is_ended_at_the_limit(ended: Ended, what: str) -> None:
     code, started = ended[what]
 
     assert code == 124
@@ -344,14 +344,14 @@ def test_at_the_limit_all_that_it_has_started_is_ended(ended: Ended, what: str) 
 
 @LINUX
 @pytest.mark.parametrize("what", ORPHANS)
-def test_at_the_limit_those_that_have_lost_their_parent_are_ended_too(ended: Ended, what: str) -> None:
+def test_orphans_are_ended_at_the_limit(ended: Ended, what: str) -> None:
     code, started = ended[what]
 
     assert code == 124
     assert [pid for pid in started if not gone(pid)] == []
 
 
-def test_a_tree_that_grows_by_doubling_is_ended(run: Run, tmp_path: Path) -> None:
+def test_doubling_process_tree_is_ended(run: Run, tmp_path: Path) -> None:
     fork = "import os, time; [os.fork() for _ in range(6)]; open('pids', 'a').write(f'{os.getpid()} '); time.sleep(60)"
 
     assert run("--timeout", "1.5", "--", sys.executable, "-c", fork).returncode == 124
@@ -374,36 +374,36 @@ while time.monotonic() < until:
 
 
 @LINUX
-def test_one_that_keeps_fleeing_into_children_is_caught(children: Children) -> None:
+def test_process_that_keeps_forking_is_ended(children: Children) -> None:
     child = children.start(*EXEC, *SHORT, "--", sys.executable, "-c", FLEEING, start_new_session=True)
 
     assert child.wait(LIMIT_S) == 124
 
     assert child.stdout is not None
     os.set_blocking(child.stdout.fileno(), False)
-    assert child.stdout.read() == b"", "somebody has the output open still"
+    assert child.stdout.read() == b"", "a process still has the output open"
 
 
-def test_a_stopped_command_is_woken_so_that_it_can_leave(run: Run) -> None:
-    told = run(*SHORT, "--", "sh", "-c", "trap 'echo tidied up; exit' TERM; kill -STOP $$; sleep 60")
+def test_stopped_command_is_continued_to_exit(run: Run) -> None:
+    done = run(*SHORT, "--", "sh", "-c", "trap 'echo tidied up; exit' TERM; kill -STOP $$; sleep 60")
 
-    assert told.stdout == b"tidied up\n"
+    assert done.stdout == b"tidied up\n"
 
 
-def test_who_will_not_leave_is_killed_after_the_grace_period_and_who_does_is_not(run: Run, tmp_path: Path) -> None:
+def test_only_processes_that_ignore_sigterm_are_killed(run: Run, tmp_path: Path) -> None:
     (tmp_path / "deaf").write_text("trap '' TERM; echo $$ >> pids; while :; do read x < pipe; done")
     os.mkfifo(tmp_path / "pipe")
 
-    told = run(*SHORT, "--", "sh", "-c", "sh deaf & setsid sh deaf & trap 'echo tidied up; exit' TERM; sleep 60 & wait")
+    done = run(*SHORT, "--", "sh", "-c", "sh deaf & setsid sh deaf & trap 'echo tidied up; exit' TERM; sleep 60 & wait")
 
-    assert told.returncode == 124
-    assert told.stdout == b"tidied up\n"
-    assert b"2 killed" in told.stderr
+    assert done.returncode == 124
+    assert done.stdout == b"tidied up\n"
+    assert b"2 killed" in done.stderr
     assert len(pids(tmp_path / "pids")) == 2
     assert all(gone(pid) for pid in pids(tmp_path / "pids"))
 
 
-def test_what_it_has_sent_to_the_background_when_it_ends_in_time_is_left_alone(run: Run, tmp_path: Path) -> None:
+def test_background_process_survives_a_command_that_ends_in_time(run: Run, tmp_path: Path) -> None:
     program = "sleep 60 & echo $! >> pids; setsid sleep 60 & echo $! >> pids"
 
     assert run("--", "sh", "-c", program, stdout=subprocess.DEVNULL).returncode == 0
@@ -415,7 +415,7 @@ def test_what_it_has_sent_to_the_background_when_it_ends_in_time_is_left_alone(r
         os.kill(pid, signal.SIGKILL)
 
 
-def test_what_a_shell_had_started_before_it_became_exec_is_left_alone(tmp_path: Path) -> None:
+def test_children_of_the_shell_that_became_exec_are_not_ended(tmp_path: Path) -> None:
     line = f"sleep 60 & echo $! > server; exec {shlex.join([*EXEC, *SHORT, '--', 'sleep', '60'])}"
 
     assert subprocess.run(["sh", "-c", line], cwd=tmp_path, timeout=LIMIT_S).returncode == 124
@@ -426,7 +426,7 @@ def test_what_a_shell_had_started_before_it_became_exec_is_left_alone(tmp_path: 
 
 
 @LINUX
-def test_what_that_loses_meanwhile_is_left_alone_too(tmp_path: Path) -> None:
+def test_orphans_of_those_children_are_not_ended(tmp_path: Path) -> None:
     server = "sleep 0.2; setsid sh -c 'echo $$ > worker; exec sleep 60' &"
     line = f"({server}) & exec {shlex.join([*EXEC, *SHORT, '--', 'sleep', '60'])}"
 
@@ -437,20 +437,20 @@ def test_what_that_loses_meanwhile_is_left_alone_too(tmp_path: Path) -> None:
     os.kill(worker, signal.SIGKILL)
 
 
-def test_a_command_can_wait_until_its_daemon_is_gone(run: Run) -> None:
+def test_command_can_wait_for_the_end_of_its_daemon(run: Run) -> None:
     stop = "(sleep 60 & echo $! > pid); kill $(cat pid); while kill -0 $(cat pid) 2>/dev/null; do sleep 0.02; done"
 
     assert run("--timeout", "10", "--", "sh", "-c", f"{stop}; echo stopped").stdout == b"stopped\n"
 
 
-def test_a_command_that_takes_almost_its_time_is_not_touched(run: Run) -> None:
-    told = run("--timeout", "20", "--json", "--", "sh", "-c", "sleep 0.3; exit 3")
+def test_command_just_below_its_limit_is_not_ended(run: Run) -> None:
+    done = run("--timeout", "20", "--json", "--", "sh", "-c", "sleep 0.3; exit 3")
 
-    assert report(told)["attempts"][0]["timed_out"] is False
-    assert told.returncode == 3
+    assert report(done)["attempts"][0]["timed_out"] is False
+    assert done.returncode == 3
 
 
-def test_a_tmux_server_that_it_has_started_and_what_lives_there_is_left_alone(run: Run, tmp_path: Path) -> None:
+def test_tmux_server_of_the_command_is_not_ended(run: Run, tmp_path: Path) -> None:
     if shutil.which("tmux") is None:
         pytest.skip("there is no tmux here")
     tmux = ["tmux", "-f", "/dev/null", "-S", str(tmp_path / "socket")]
@@ -466,43 +466,46 @@ def test_a_tmux_server_that_it_has_started_and_what_lives_there_is_left_alone(ru
 # -- again ------------------------------------------------------------------------------------------------------------
 
 
-def test_after_a_timeout_it_is_not_run_again_unless_that_was_asked_for(run: Run, tmp_path: Path) -> None:
+def test_timeout_is_not_retried_by_default(run: Run, tmp_path: Path) -> None:
     assert run(*SHORT, "--", "sh", "-c", "echo run >> runs; sleep 60").returncode == 124
 
     assert (tmp_path / "runs").read_text() == "run\n"
 
 
-def test_after_a_timeout_it_is_run_again_with_twice_the_limit(run: Run, tmp_path: Path) -> None:
-    told = run("--timeout", "0.3", "--retries", "1", "--json", "--", "sh", "-c", "echo run >> runs; sleep 60")
+def test_retry_after_a_timeout_has_twice_the_limit(run: Run, tmp_path: Path) -> None:
+    done = run("--timeout", "0.3", "--retries", "1", "--json", "--", "sh", "-c", "echo run >> runs; sleep 60")
 
-    first, second = report(told)["attempts"]
-    assert told.returncode == report(told)["exit"] == 124
+    first, second = report(done)["attempts"]
+    assert done.returncode == report(done)["exit"] == 124
     assert (tmp_path / "runs").read_text() == "run\nrun\n"
     assert (first["timeout_s"], second["timeout_s"]) == (0.3, 0.6)
-    assert [(each["exit"], each["timed_out"]) for each in (first, second)] == [(None, True), (None, True)]
+    assert [(attempt["exit"], attempt["timed_out"]) for attempt in (first, second)] == [(None, True), (None, True)]
     assert 0.3 <= first["duration_s"] < second["duration_s"]
 
 
-def test_the_second_attempt_may_succeed(run: Run) -> None:
-    told = run(*SHORT, "--retries", "5", "--json", "--", "sh", "-c", "test -e been && exit 5; touch been; sleep 60")
+def test_second_attempt_may_succeed(run: Run) -> None:
+    done = run(*SHORT, "--retries", "5", "--json", "--", "sh", "-c", "test -e been && exit 5; touch been; sleep 60")
 
-    assert told.returncode == report(told)["exit"] == 5
-    assert [(each["exit"], each["timed_out"]) for each in report(told)["attempts"]] == [(None, True), (5, False)]
+    assert done.returncode == report(done)["exit"] == 5
+    assert [(attempt["exit"], attempt["timed_out"]) for attempt in report(done)["attempts"]] == [
+        (None, True),
+        (5, False),
+    ]
 
 
-def test_a_failure_is_not_repeated(run: Run, tmp_path: Path) -> None:
-    told = run("--retries", "3", "--json", "--", "sh", "-c", "echo run >> runs; kill -TERM $$")
+def test_failure_is_not_retried(run: Run, tmp_path: Path) -> None:
+    done = run("--retries", "3", "--json", "--", "sh", "-c", "echo run >> runs; kill -TERM $$")
 
-    assert (told.returncode, report(told)["exit"], len(report(told)["attempts"])) == (143, 143, 1)
+    assert (done.returncode, report(done)["exit"], len(report(done)["attempts"])) == (143, 143, 1)
     assert (tmp_path / "runs").read_text() == "run\n"
 
 
-def test_the_report_stands_beside_the_output(run: Run) -> None:
-    told = run("--json", "--", "sh", "-c", "echo '{\"mine\": 1}'; echo hm >&2")
+def test_json_report_is_written_to_stderr(run: Run) -> None:
+    done = run("--json", "--", "sh", "-c", "echo '{\"mine\": 1}'; echo hm >&2")
 
-    assert told.stdout == b'{"mine": 1}\n'
-    assert told.stderr.startswith(b"hm\n")
-    assert report(told)["exit"] == 0
+    assert done.stdout == b'{"mine": 1}\n'
+    assert done.stderr.startswith(b"hm\n")
+    assert report(done)["exit"] == 0
 
 
 # -- signals ----------------------------------------------------------------------------------------------------------
@@ -511,7 +514,7 @@ WAIT = "while :; do sleep 0.05; done"
 
 
 @pytest.mark.parametrize("name", ["TERM", "HUP", "INT", "QUIT", "USR1", "USR2"])
-def test_a_signal_is_passed_on(children: Children, name: str) -> None:
+def test_signal_is_forwarded(children: Children, name: str) -> None:
     program = f"trap 'exit 41' {name}; echo ready; {WAIT}"
     child = children.start(*EXEC, "--", "sh", "-c", program, start_new_session=True)
     said(child, b"ready")
@@ -526,7 +529,7 @@ def said(child: subprocess.Popen[bytes], text: bytes) -> None:
     assert child.stdout.readline() == text + b"\n"
 
 
-def test_a_signal_that_ends_the_command_is_told_as_shells_do(children: Children) -> None:
+def test_forwarded_signal_gives_the_exit_code_of_shells(children: Children) -> None:
     child = children.start(*EXEC, "--", "sh", "-c", "echo ready; exec sleep 60", start_new_session=True)
     said(child, b"ready")
 
@@ -535,7 +538,7 @@ def test_a_signal_that_ends_the_command_is_told_as_shells_do(children: Children)
     assert child.wait(LIMIT_S) == 128 + signal.SIGTERM
 
 
-def test_every_signal_is_passed_on(children: Children) -> None:
+def test_repeated_signals_are_forwarded(children: Children) -> None:
     program = f"n=0; trap 'n=$((n+1)); echo $n' INT; trap 'exit $n' TERM; echo ready; {WAIT}"
     child = children.start(*EXEC, "--", "sh", "-c", program, start_new_session=True)
     said(child, b"ready")
@@ -548,7 +551,7 @@ def test_every_signal_is_passed_on(children: Children) -> None:
     assert child.wait(LIMIT_S) == 3
 
 
-def test_under_nohup_a_hangup_reaches_neither(children: Children, tmp_path: Path) -> None:
+def test_hangup_under_nohup_is_ignored(children: Children, tmp_path: Path) -> None:
     program = "echo ready; until [ -e leave ]; do sleep 0.02; done; exit 5"
     child = children.start("sh", "-c", f"trap '' HUP; exec {shlex.join(EXEC)} -- sh -c '{program}'")
     said(child, b"ready")
@@ -559,7 +562,7 @@ def test_under_nohup_a_hangup_reaches_neither(children: Children, tmp_path: Path
     assert child.wait(LIMIT_S) == 5
 
 
-def test_who_is_told_to_leave_while_it_ends_a_command_does_not_run_it_again(children: Children, tmp_path: Path) -> None:
+def test_signal_during_the_ending_cancels_the_retry(children: Children, tmp_path: Path) -> None:
     slow = "trap 'echo asked' TERM; echo run >> runs; until [ -e leave ]; do sleep 0.02; done"
     child = children.start(*EXEC, *SHORT, "--retries", "3", "--", "sh", "-c", slow, start_new_session=True)
     said(child, b"asked")
@@ -572,7 +575,7 @@ def test_who_is_told_to_leave_while_it_ends_a_command_does_not_run_it_again(chil
 
 
 class Terminal:
-    """A terminal at which somebody has called a command."""
+    """A pseudo-terminal in which a command was started."""
 
     def __init__(self, folder: Path, *command: str) -> None:
         self._status: int | None = None
@@ -605,7 +608,7 @@ class Terminal:
         os.close(self._fd)
 
     def _over(self) -> bool:
-        self._look()  # nobody can end who has more to say than a terminal takes
+        self._look()  # a process cannot exit while its output does not fit into the terminal
         if self._status is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             self._status = status if pid else None
@@ -622,16 +625,16 @@ Call = Callable[..., Terminal]
 
 @pytest.fixture
 def terminal(tmp_path: Path) -> Iterator[Call]:
-    """Calls ``exec`` with these words at a terminal."""
+    """Runs ``exec`` with these arguments in a terminal."""
     called: list[Terminal] = []
 
-    def call(*words: str) -> Terminal:
-        called.append(Terminal(tmp_path, *EXEC, *words))
+    def call(*argv: str) -> Terminal:
+        called.append(Terminal(tmp_path, *EXEC, *argv))
         return called[-1]
 
     yield call
-    for each in called:
-        each.close()
+    for terminal in called:
+        terminal.close()
 
 
 COUNT = """
@@ -649,20 +652,20 @@ while True:
 """
 
 
-def test_every_ctrl_c_of_a_person_reaches_the_command_once(terminal: Call) -> None:
+def test_ctrl_c_reaches_the_command_once(terminal: Call) -> None:
     at = terminal("--", sys.executable, "-c", COUNT)
     at.shows(b"ready")
 
     for count in range(1, 9):
         at.type(b"\x03")
         at.shows(b"caught %d" % count)
-    os.kill(at.pid, signal.SIGUSR1)  # passed on after whatever came before it
+    os.kill(at.pid, signal.SIGUSR1)  # forwarded after all earlier signals
 
     assert at.code() == 48
 
 
 @pytest.mark.parametrize(("key", "number"), [(b"\x03", signal.SIGINT), (b"\x1c", signal.SIGQUIT)])
-def test_what_a_person_ends_at_the_terminal_ends_exec_with_its_code(terminal: Call, key: bytes, number: int) -> None:
+def test_key_that_ends_the_command_gives_its_exit_code(terminal: Call, key: bytes, number: int) -> None:
     at = terminal("--", "sh", "-c", "echo ready; exec sleep 60")
     at.shows(b"ready")
 
@@ -671,7 +674,7 @@ def test_what_a_person_ends_at_the_terminal_ends_exec_with_its_code(terminal: Ca
     assert at.code() == 128 + number
 
 
-def test_a_persons_ctrl_c_reaches_a_command_that_has_left_the_group(terminal: Call) -> None:
+def test_ctrl_c_reaches_a_command_in_another_group(terminal: Call) -> None:
     at = terminal("--", "setsid", "--wait", sys.executable, "-c", COUNT)
     at.shows(b"ready")
 
@@ -682,7 +685,7 @@ def test_a_persons_ctrl_c_reaches_a_command_that_has_left_the_group(terminal: Ca
     assert at.code() == 41
 
 
-def test_a_command_has_the_terminal_for_itself(terminal: Call) -> None:
+def test_command_has_the_terminal(terminal: Call) -> None:
     at = terminal("--", "sh", "-c", "test -t 0 && test -t 1 && echo name? && read name && echo hello $name")
     at.shows(b"name?")
 
@@ -698,7 +701,7 @@ def cmdline(process: psutil.Process) -> list[str]:
     return []
 
 
-def test_a_shell_with_jobs_of_its_own_works_as_ever(terminal: Call) -> None:
+def test_job_control_of_a_shell_works(terminal: Call) -> None:
     if (shell := shutil.which("bash")) is None:
         pytest.skip("there is no bash here")
     at = terminal("--timeout", "60", "--", shell, "--norc", "-i")
@@ -715,29 +718,29 @@ def test_a_shell_with_jobs_of_its_own_works_as_ever(terminal: Call) -> None:
 # -- exec inside exec ---------------------------------------------------------------------------------------------
 
 
-def test_one_inside_another_changes_nothing(run: Run) -> None:
-    told = run("--", *EXEC, "--", *EXEC, "--", "sh", "-c", "cat; exit 9", stdin=None, input=b"through")
+def test_nested_exec_changes_nothing(run: Run) -> None:
+    done = run("--", *EXEC, "--", *EXEC, "--", "sh", "-c", "cat; exit 9", stdin=None, input=b"through")
 
-    assert (told.returncode, told.stdout) == (9, b"through")
+    assert (done.returncode, done.stdout) == (9, b"through")
 
 
-def test_the_one_inside_has_its_own_limit(run: Run) -> None:
-    told = run("--json", "--", *EXEC, *SHORT, "--", "sleep", "60")
+def test_nested_exec_has_a_separate_limit(run: Run) -> None:
+    done = run("--json", "--", *EXEC, *SHORT, "--", "sleep", "60")
 
-    assert told.returncode == 124
-    assert report(told)["attempts"][0] == {**report(told)["attempts"][0], "exit": 124, "timed_out": False}
+    assert done.returncode == 124
+    assert report(done)["attempts"][0] == {**report(done)["attempts"][0], "exit": 124, "timed_out": False}
 
 
 # -- what a project says ------------------------------------------------------------------------------------------
 
 
-def limit_s(run: Run, *words: str, **options: Any) -> float:
-    told = report(run("--json", *words, "--", "true", **options))["attempts"][0]["timeout_s"]
-    assert isinstance(told, float)
-    return told
+def limit_s(run: Run, *argv: str, **options: Any) -> float:
+    done = report(run("--json", *argv, "--", "true", **options))["attempts"][0]["timeout_s"]
+    assert isinstance(done, float)
+    return done
 
 
-def test_the_limit_is_what_the_plugins_configuration_says(run: Run, project: Path) -> None:
+def test_limit_comes_from_the_plugins_configuration(run: Run, project: Path) -> None:
     (project / ".yolo-planning" / "config.json").write_text('{"command_timeout_ms": 90500}')
     (inside := project / "src" / "lib").mkdir(parents=True)
 
@@ -746,20 +749,20 @@ def test_the_limit_is_what_the_plugins_configuration_says(run: Run, project: Pat
     assert limit_s(run, "--timeout", "3", cwd=project) == 3.0
 
 
-def test_without_a_project_the_limit_is_half_a_minute(run: Run) -> None:
+def test_default_limit_is_30_seconds(run: Run) -> None:
     assert limit_s(run) == 30.0
 
 
 @pytest.mark.parametrize(
     "said", ["{", "[]", '{"command_timeout_ms": "soon"}', '{"command_timeout_ms": -1}', "\ufeff{}\0"]
 )
-def test_a_configuration_that_says_nothing_sensible_is_passed_over(run: Run, project: Path, said: str) -> None:
+def test_invalid_configured_limit_is_ignored(run: Run, project: Path, said: str) -> None:
     (project / ".yolo-planning" / "config.json").write_text(said)
 
     assert limit_s(run, cwd=project) == 30.0
 
 
-def test_a_configuration_that_cannot_be_read_stops_no_command(run: Run, project: Path) -> None:
+def test_unreadable_configuration_does_not_stop_the_command(run: Run, project: Path) -> None:
     config = project / ".yolo-planning" / "config.json"
     os.mkfifo(config)
     assert limit_s(run, cwd=project) == 30.0
@@ -771,44 +774,44 @@ def test_a_configuration_that_cannot_be_read_stops_no_command(run: Run, project:
 @given(st.binary() | st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists).map(
     lambda value: json.dumps({"command_timeout_ms": value}).encode()
 ))  # fmt: skip
-def test_whatever_a_configuration_says_a_command_has_a_second_at_least_and_not_for_ever(config: bytes) -> None:
+def test_configured_limit_is_bounded(config: bytes) -> None:
     assert 1.0 <= yolo.command_limit_s(config) <= 86400.0
 
 
 @given(st.integers(1000, 3_600_000))
-def test_every_sensible_limit_is_honoured(limit_ms: int) -> None:
+def test_valid_configured_limit_is_used(limit_ms: int) -> None:
     assert yolo.command_limit_s(b'{"command_timeout_ms": %d}' % limit_ms) == limit_ms / 1000
 
 
-# -- what is told -----------------------------------------------------------------------------------------------------
+# -- the journal ------------------------------------------------------------------------------------------------------
 
 
-def test_the_journal_tells_of_a_command_that_was_ended(run: Run, project: Path) -> None:
-    words = ["sh", "-c", "echo $$ > pids; sleep 60 & echo $! >> pids; wait"]
+def test_timeout_is_journaled(run: Run, project: Path) -> None:
+    argv = ["sh", "-c", "echo $$ > pids; sleep 60 & echo $! >> pids; wait"]
 
-    assert run(*SHORT, "--", *words, cwd=project).returncode == 124
+    assert run(*SHORT, "--", *argv, cwd=project).returncode == 124
 
     (entry,) = entries(project)
-    told = {key: entry[key] for key in ("kind", "key", "action", "by", "project")}
+    done = {key: entry[key] for key in ("kind", "key", "action", "by", "project")}
     evidence = {key: entry["evidence"][key] for key in ("command", "limit_s", "terminated", "killed", "survived")}
-    assert told == {"kind": "command", "key": "sh", "action": "terminated", "by": "cli", "project": str(project)}
-    assert evidence == {"command": words, "limit_s": 0.6, "terminated": 2, "killed": 0, "survived": 0}
+    assert done == {"kind": "command", "key": "sh", "action": "terminated", "by": "cli", "project": str(project)}
+    assert evidence == {"command": argv, "limit_s": 0.6, "terminated": 2, "killed": 0, "survived": 0}
     assert sorted(entry["evidence"]["pids"]) == sorted(pids(project / "pids"))
 
 
-def test_the_journal_tells_of_every_attempt(run: Run, project: Path) -> None:
+def test_timeout_of_each_attempt_is_journaled(run: Run, project: Path) -> None:
     run("--timeout", "0.2", "--retries", "1", "--", "sleep", "60", cwd=project)
 
     assert [entry["evidence"]["limit_s"] for entry in entries(project)] == [0.2, 0.4]
 
 
-def test_of_a_command_that_ends_in_time_nothing_is_kept(run: Run, project: Path) -> None:
+def test_command_that_ends_in_time_is_not_journaled(run: Run, project: Path) -> None:
     run("--", "false", cwd=project)
 
     assert list((project / ".yolo-planning").iterdir()) == []
 
 
-def test_where_there_is_no_project_nothing_is_kept(run: Run, tmp_path: Path) -> None:
+def test_nothing_is_written_outside_a_project(run: Run, tmp_path: Path) -> None:
     assert run(*SHORT, "--", "sleep", "60").returncode == 124
 
     assert list(tmp_path.iterdir()) == []
@@ -832,39 +835,39 @@ def garbage(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [in_the_way, elsewhere, no_journal, garbage])
-def test_a_spoilt_journal_does_not_change_how_it_ends(run: Run, project: Path, spoil: Callable[[Path], None]) -> None:
+def test_damaged_journal_does_not_change_the_exit_code(run: Run, project: Path, spoil: Callable[[Path], None]) -> None:
     spoil(project / ".yolo-planning" / ".supervisor")
 
-    told = run("--timeout", "0.2", "--json", "--", "sleep", "60", cwd=project)
+    done = run("--timeout", "0.2", "--json", "--", "sleep", "60", cwd=project)
 
-    assert told.returncode == report(told)["exit"] == 124
+    assert done.returncode == report(done)["exit"] == 124
 
 
-def test_a_full_disk_does_not_change_how_it_ends(run: Run, project: Path) -> None:
+def test_full_disk_does_not_change_the_exit_code(run: Run, project: Path) -> None:
     def full() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
 
-    told = run("--timeout", "0.2", "--json", "--", "sleep", "60", cwd=project, preexec_fn=full)
+    done = run("--timeout", "0.2", "--json", "--", "sleep", "60", cwd=project, preexec_fn=full)
 
-    assert told.returncode == report(told)["exit"] == 124
-    assert b"cannot write the journal" in told.stderr
+    assert done.returncode == report(done)["exit"] == 124
+    assert b"cannot write the journal" in done.stderr
 
 
-def test_a_journal_that_somebody_holds_does_not_change_how_it_ends(run: Run, project: Path) -> None:
+def test_locked_journal_does_not_change_the_exit_code(run: Run, project: Path) -> None:
     run("--timeout", "0.2", "--", "sleep", "60", cwd=project)
     with (project / ".yolo-planning" / ".supervisor" / "store.lock").open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)
 
-        told = run("--timeout", "0.2", "--", "sleep", "60", cwd=project)
+        done = run("--timeout", "0.2", "--", "sleep", "60", cwd=project)
 
-    assert told.returncode == 124
-    assert b"cannot write the journal" in told.stderr
+    assert done.returncode == 124
+    assert b"cannot write the journal" in done.stderr
 
 
 # -- what the daemon itself runs ------------------------------------------------------------------------------------
 
 
-async def test_twenty_at_once_are_each_told_their_own() -> None:
+async def test_twenty_concurrent_commands_get_their_results() -> None:
     results: dict[int, subprocesses.Result] = {}
 
     async def one(number: int) -> None:
@@ -878,7 +881,7 @@ async def test_twenty_at_once_are_each_told_their_own() -> None:
     assert results == {n: subprocesses.Result(n, f"{n}\n".encode() * 200, b"") for n in range(20)}
 
 
-async def test_at_the_limit_the_trees_of_those_that_the_daemon_runs_are_ended(tmp_path: Path) -> None:
+async def test_process_trees_of_concurrent_commands_are_ended_at_the_limit(tmp_path: Path) -> None:
     async def one(program: str, folder: Path) -> None:
         folder.mkdir()
         result = await subprocesses.run(["sh", "-c", program], 1.0, folder=folder, grace_s=1.0)
@@ -890,7 +893,7 @@ async def test_at_the_limit_the_trees_of_those_that_the_daemon_runs_are_ended(tm
             tasks.start_soon(one, program, tmp_path / str(number))
 
 
-async def test_twenty_that_are_given_up_are_ended_with_all_that_they_have_started(tmp_path: Path) -> None:
+async def test_twenty_cancelled_commands_are_ended_with_their_trees(tmp_path: Path) -> None:
     program = "setsid sh -c 'echo $$ >> pids; exec sleep 60' & echo $$ >> pids; trap '' TERM; wait"
     async with anyio.create_task_group() as tasks:
         for _ in range(20):

@@ -1,4 +1,4 @@
-"""Other programs are run with a limit, and nothing of them is left behind."""
+"""Running other programs with limits, and ending their process trees."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from yolo_supervisor.system import subprocesses
 from yolo_supervisor.system.subprocesses import OUTPUT_LIMIT, Result, run
 
 FOR_EVER_S = 10 * LIMIT_S
-"""A limit that nobody waits for: who reaches it fails the test."""
+"""A limit that no test may reach."""
 
 SHORT_S = 0.5
 
@@ -26,19 +26,19 @@ def gone(pid: int) -> bool:
     return Processes(kernel()).identify(pid) is None
 
 
-async def test_a_command_tells_how_it_ended_and_what_it_said() -> None:
+async def test_result_has_exit_code_and_outputs() -> None:
     assert await run(["sh", "-c", "echo out; echo err >&2; exit 7"], LIMIT_S) == Result(7, b"out\n", b"err\n")
 
 
-async def test_a_command_that_a_signal_ended_tells_which() -> None:
+async def test_death_by_signal_gives_a_negative_exit_code() -> None:
     assert await run(["sh", "-c", "kill -9 $$"], LIMIT_S) == Result(-signal.SIGKILL, b"", b"")
 
 
-async def test_a_command_has_the_surroundings_it_is_given() -> None:
+async def test_command_has_the_given_environment() -> None:
     assert await run(["/bin/sh", "-c", "echo $ROLE$HOME"], LIMIT_S, {"ROLE": "dev"}) == Result(0, b"dev\n", b"")
 
 
-async def test_a_command_does_not_read_what_is_meant_for_us() -> None:
+async def test_command_does_not_read_our_input() -> None:
     (read, write), before = os.pipe(), os.dup(0)
     os.write(write, b"for us")
     os.dup2(read, 0)
@@ -50,18 +50,18 @@ async def test_a_command_does_not_read_what_is_meant_for_us() -> None:
             os.close(fd)
 
 
-async def test_without_others_a_command_has_our_own_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_environment_is_inherited_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROLE", "dev")
 
     assert (await run(["sh", "-c", "echo $ROLE"], LIMIT_S)).stdout == b"dev\n"
 
 
-async def test_a_program_that_does_not_exist_is_said_to_be_missing() -> None:
+async def test_missing_program_raises_file_not_found() -> None:
     with pytest.raises(FileNotFoundError):
         await run(["there-is-no-such-program"], LIMIT_S)
 
 
-async def test_at_the_limit_the_whole_group_is_killed_and_what_it_said_is_kept() -> None:
+async def test_group_is_killed_at_the_limit_and_its_output_kept() -> None:
     result = await run(["sh", "-c", "trap '' TERM; sleep 600 & echo $$ $!; wait"], SHORT_S)
     pids = [int(word) for word in result.stdout.split()]
 
@@ -70,36 +70,36 @@ async def test_at_the_limit_the_whole_group_is_killed_and_what_it_said_is_kept()
     wait_until(lambda: all(gone(pid) for pid in pids), "the group to end")
 
 
-async def test_a_command_that_is_given_up_is_killed_with_its_group(tmp_path: Path) -> None:
-    told = tmp_path / "pids"
+async def test_cancelled_command_is_killed_with_its_group(tmp_path: Path) -> None:
+    pids_file = tmp_path / "pids"
     async with anyio.create_task_group() as tasks:
-        program = f"sleep 600 & echo $$ $! > {told}.new; mv {told}.new {told}; wait"
+        program = f"sleep 600 & echo $$ $! > {pids_file}.new; mv {pids_file}.new {pids_file}; wait"
         tasks.start_soon(run, ["sh", "-c", program], FOR_EVER_S)
         with anyio.fail_after(LIMIT_S):
-            while not told.exists():
+            while not pids_file.exists():
                 await anyio.sleep(0.005)
         tasks.cancel_scope.cancel()
 
-    pids = [int(word) for word in told.read_text().split()]
+    pids = [int(word) for word in pids_file.read_text().split()]
     assert len(pids) == 2
     wait_until(lambda: all(gone(pid) for pid in pids), "the group to end")
 
 
-async def test_one_in_the_background_that_holds_the_output_delays_no_longer_than_the_limit() -> None:
+async def test_background_process_with_open_output_delays_until_the_limit_only() -> None:
     with anyio.fail_after(LIMIT_S):
         result = await run(["sh", "-c", "sleep 600 & echo $!"], SHORT_S)
 
     wait_until(lambda: gone(int(result.stdout)), "the one in the background to end: it is of the same group")
 
 
-async def test_one_that_left_the_group_delays_no_longer_than_the_limit() -> None:
+async def test_process_outside_the_group_delays_until_the_limit_only() -> None:
     with anyio.fail_after(LIMIT_S):
         result = await run(["sh", "-c", "setsid sh -c 'echo $$; exec sleep 600' &"], SHORT_S)
 
-    os.kill(int(result.stdout), signal.SIGKILL)  # it has left the group, so it had to be let go
+    os.kill(int(result.stdout), signal.SIGKILL)  # outside of the group, so it was not ended
 
 
-async def test_one_in_the_background_that_lets_go_of_the_output_is_let_live() -> None:
+async def test_background_process_with_closed_output_is_not_ended() -> None:
     result = await run(["sh", "-c", "sleep 600 >&- 2>&- & echo $!"], FOR_EVER_S)
     background = int(result.stdout)
 
@@ -108,13 +108,13 @@ async def test_one_in_the_background_that_lets_go_of_the_output_is_let_live() ->
     os.kill(background, signal.SIGKILL)
 
 
-async def test_a_command_that_closes_its_output_is_waited_for() -> None:
+async def test_command_that_closes_its_output_is_awaited() -> None:
     result = await run(["sh", "-c", "exec >&- 2>&-; sleep 0.1; exit 7"], LIMIT_S)
 
     assert result == Result(7, b"", b"")
 
 
-async def test_too_much_output_is_cut_and_the_command_not_held_up() -> None:
+async def test_long_output_is_truncated_without_blocking_the_command() -> None:
     program = f"import sys; sys.stdout.write('o' * {OUTPUT_LIMIT + 1}); sys.stderr.write('e' * {OUTPUT_LIMIT + 70000})"
 
     result = await run([sys.executable, "-c", program], LIMIT_S)
@@ -129,7 +129,7 @@ async def test_endless_output_ends_at_the_limit() -> None:
     assert set(result.stdout) == set(b"y\n")
 
 
-async def test_others_go_on_while_a_command_runs() -> None:
+async def test_other_tasks_run_during_a_command() -> None:
     turns = 0
     with anyio.move_on_after(FOR_EVER_S) as scope:
         async with anyio.create_task_group() as tasks:
@@ -142,7 +142,7 @@ async def test_others_go_on_while_a_command_runs() -> None:
     assert turns == 10
 
 
-async def test_no_descriptor_and_no_child_stays_behind() -> None:
+async def test_no_descriptor_or_child_is_leaked() -> None:
     def ours() -> tuple[list[str], set[int]]:
         return os.listdir("/dev/fd"), set(Processes(kernel()).sweep().children.get(os.getpid(), ()))
 
@@ -154,11 +154,11 @@ async def test_no_descriptor_and_no_child_stays_behind() -> None:
     assert before == ours()
 
 
-async def test_every_command_that_was_begun_is_counted() -> None:
+async def test_started_commands_are_counted() -> None:
     before = subprocesses.started
 
     await run(["true"], LIMIT_S)
     with pytest.raises(FileNotFoundError):
-        await run(["there-is-no-such-program"], LIMIT_S)  # a pid is taken for it all the same
+        await run(["there-is-no-such-program"], LIMIT_S)  # the fork takes a pid all the same
 
     assert subprocesses.started == before + 2

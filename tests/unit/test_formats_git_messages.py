@@ -1,4 +1,4 @@
-"""What git says is understood, whatever it is."""
+"""Classifying git's error messages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WORDS = st.text() | st.lists(FRAGMENTS | st.text(max_size=5)).map("".join)
 
 
 @given(EXITS, WORDS, COMMANDS)
-def test_whatever_git_says_there_is_a_cause_and_an_advice(exit_code: int | None, said: str, command: str) -> None:
+def test_every_output_has_a_cause_and_advice(exit_code: int | None, said: str, command: str) -> None:
     failure = classify(exit_code, said, command)
 
     assert ADVICE[failure.cause]
@@ -28,18 +28,18 @@ def test_whatever_git_says_there_is_a_cause_and_an_advice(exit_code: int | None,
 
 
 @given(WORDS)
-def test_a_hook_is_never_a_reason_to_try_again(said: str) -> None:
+def test_failed_hook_is_never_transient(said: str) -> None:
     said = said.replace("Error building trees", "")
 
     assert classify(1, said, "commit").cause not in TRANSIENT
 
 
 @given(st.integers(1, 255), WORDS)
-def test_a_commit_never_fails_for_what_only_a_push_can(exit_code: int, said: str) -> None:
+def test_commit_never_has_a_cause_of_pushes(exit_code: int, said: str) -> None:
     assert "the commit is made" not in ADVICE[classify(exit_code, said, "commit").cause]
 
 
-def test_what_is_kept_has_a_bound_and_it_is_the_end_that_is_kept() -> None:
+def test_only_the_end_of_the_output_is_kept() -> None:
     assert classify(128, "x" * 10_000 + "the end").output == ("x" * 10_000 + "the end")[-4000:]
 
 
@@ -51,17 +51,19 @@ def test_what_is_kept_has_a_bound_and_it_is_the_end_that_is_kept() -> None:
         ("fatal: cannot lock ref 'HEAD': is at 1 but expected 2", None),
     ],
 )
-def test_the_lock_is_the_one_that_git_names(said: str, lock: str | None) -> None:
+def test_lock_is_read_from_gits_message(said: str, lock: str | None) -> None:
     assert classify(128, said, "commit") == Failure(Cause.LOCKED, 128, said)
     assert classify(128, said, "commit").lock == lock
 
 
-@pytest.mark.parametrize("why", ["Permission denied", "Read-only file system"])
-def test_a_lock_that_git_may_not_make_is_not_one_that_another_holds(why: str) -> None:
-    assert classify(128, f"fatal: Unable to create '/a/.git/index.lock': {why}", "commit").cause is Cause.NO_PERMISSION
+@pytest.mark.parametrize("reason", ["Permission denied", "Read-only file system"])
+def test_lock_without_permission_is_not_locked(reason: str) -> None:
+    assert (
+        classify(128, f"fatal: Unable to create '/a/.git/index.lock': {reason}", "commit").cause is Cause.NO_PERMISSION
+    )
 
 
-def test_a_lock_for_which_there_is_no_room_is_not_one_that_another_holds() -> None:
+def test_lock_without_room_is_not_locked() -> None:
     said = "fatal: Unable to create '/a/.git/index.lock': No space left on device"
 
     assert classify(128, said, "commit").cause is Cause.NO_ROOM
@@ -91,5 +93,5 @@ TO = "To /x\n!\trefs/heads/main:refs/heads/main\t"
         (1, "fetch first [rejected]\nerror: it is protected branch\nerror: failed to push", Cause.HOOK),
     ],
 )  # fmt: skip
-def test_the_reasons_of_pushes_are_told_apart(code: int, said: str, cause: Cause) -> None:
+def test_causes_of_failed_pushes(code: int, said: str, cause: Cause) -> None:
     assert classify(code, said, "push").cause is cause
