@@ -145,6 +145,16 @@ def test_an_unknown_fault_is_refused_with_those_there_are(tmp_path: Path) -> Non
     assert "agent-killed" in ended.stderr
 
 
+def test_a_killed_drill_leaves_no_process_and_no_folder(stage: Stage, children: Children) -> None:
+    running = children.start(*PROGRAM, "drill", "--faults", "agent-killed", "--rounds", "9")
+    stage.wait_until_an_agent_is_killed()
+
+    running.kill()
+
+    wait_until(lambda: not any(stage.folder.iterdir()), "the folder to be removed")
+    wait_until(lambda: not stage.at_work(), "the processes of the drill to be gone")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["a timeout", "a closed terminal"])
 def test_a_drill_that_is_ended_leaves_nothing(stage: Stage, children: Children, number: int) -> None:
     running = children.start(*PROGRAM, "drill", "--faults", "agent-killed", "--rounds", "9")

@@ -386,14 +386,7 @@ class Scene:
         for stranger in self._strangers:
             stranger.kill()
             stranger.communicate()
-        for _ in range(100):  # agents that were just being started are nobody's yet, and may start something themselves
-            for process in (here := self.anybody_in(self.folder)):
-                if (handle := self.processes.kernel.hold(process)) is not None:
-                    handle.signal(signal.SIGKILL)
-                    handle.close()
-            if not here:
-                break
-            time.sleep(0.01)
+        end_all_in(self.folder, self.processes)
 
     def workplace(self) -> Path:
         """A new folder in which somebody may be at work."""
@@ -403,23 +396,44 @@ class Scene:
         return folder
 
     def anybody_in(self, folder: Path) -> list[ProcessId]:
-        """The processes that have the folder for their own: nobody but the stage knows of it."""
-        found = []
-        for pid, facts in self.processes.sweep().facts.items():
-            with contextlib.suppress(OSError):
-                inside = within(Path(self.processes.kernel.folder(pid)), folder)
-                if inside and not facts.zombie and pid != os.getpid() and (process := self.processes.identify(pid)):
-                    found.append(process)
-        return found
+        return processes_in(folder, self.processes)
+
+
+def processes_in(folder: Path, processes: Processes) -> list[ProcessId]:
+    """The processes whose working directory is in the folder: nothing outside the drill knows of it."""
+    found = []
+    for pid, facts in processes.sweep().facts.items():
+        with contextlib.suppress(OSError):
+            inside = within(Path(processes.kernel.folder(pid)), folder)
+            if inside and not facts.zombie and pid != os.getpid() and (process := processes.identify(pid)):
+                found.append(process)
+    return found
+
+
+def end_all_in(folder: Path, processes: Processes) -> None:
+    """Kill the processes in the folder. Repeat, because one that was just starting may start another."""
+    for _ in range(100):
+        for process in (here := processes_in(folder, processes)):
+            if (handle := processes.kernel.hold(process)) is not None:
+                handle.signal(signal.SIGKILL)
+                handle.close()
+        if not here:
+            break
+        time.sleep(0.01)
 
 
 @contextlib.contextmanager
 def scene() -> Iterator[Scene]:
-    """A stage in a new temporary folder, cleared away at the end."""
+    """A stage in a new temporary folder, cleared away at the end, by the guard if this process is killed."""
     stage = Scene(Path(os.path.realpath(tempfile.mkdtemp(prefix="yolo-drill-"))))
+    guard = subprocess.Popen(
+        [sys.executable, "-m", "yolo_supervisor.drill.guard", str(stage.folder)], stdin=subprocess.PIPE, cwd="/",
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
     try:
         yield stage
     finally:
         with undisturbed():
             stage.clear()
             shutil.rmtree(stage.folder, ignore_errors=True)
+            guard.communicate(b"cleared")

@@ -1,0 +1,35 @@
+"""Clears a drill away that was killed before it could do so itself.
+
+    python -m yolo_supervisor.drill.guard FOLDER
+
+Waits for the end of its input, the drill's end of a pipe, and does nothing if the drill has written that it has cleared
+the folder.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from yolo_supervisor.drill.scene import LIMIT_S, end_all_in
+from yolo_supervisor.kernel import kernel
+from yolo_supervisor.processes import Processes
+
+
+def main(folder: Path) -> None:
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    if sys.stdin.buffer.read():
+        return
+    with suppress(OSError, subprocess.SubprocessError):
+        subprocess.run(["tmux", "-S", str(folder / "tmux.sock"), "kill-server"], check=False, timeout=LIMIT_S)
+    end_all_in(folder, Processes(kernel()))
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
