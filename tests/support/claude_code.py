@@ -104,6 +104,7 @@ class Answer(BaseHTTPRequestHandler):
         self.end_headers()
         self._event("message_start", message=message)
         for index, block in enumerate(blocks):
+            start: Block
             if block["type"] == "text":
                 start, delta = {"type": "text", "text": ""}, {"type": "text_delta", "text": block["text"]}
             else:

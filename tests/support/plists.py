@@ -89,8 +89,8 @@ def wrong_types(values: dict[str, Any], types: dict[str, Types], prefix: str) ->
         if key not in types:
             yield f"unknown key {prefix}{key}"
         else:
-            allowed = types[key] if isinstance(types[key], tuple) else (types[key],)
-            if type(value) not in allowed:  # a bool is no int here
+            allowed = types[key]
+            if type(value) not in (allowed if isinstance(allowed, tuple) else (allowed,)):  # a bool is no int here
                 yield f"{prefix}{key}: {type(value).__name__} {value!r}"
 
 

@@ -607,7 +607,7 @@ def _files(folder: Path) -> list[Path]:
 
 def _signals(call: str) -> bool:
     sent = re.search(r"(?:kill|pidfd_send_signal)\(.*?(SIG\w+|\b0\b)(?:, NULL, 0)?\)", call)
-    return bool(sent) and sent[1].startswith("SIG")  # kill(pid, 0) only asks
+    return sent is not None and sent[1].startswith("SIG")  # kill(pid, 0) only asks
 
 
 def _writes(call: str) -> bool:

@@ -697,7 +697,7 @@ def test_command_has_the_terminal(terminal: Call) -> None:
 
 def cmdline(process: psutil.Process) -> list[str]:
     with contextlib.suppress(psutil.Error):
-        return process.cmdline()
+        return list(process.cmdline())
     return []
 
 

@@ -395,7 +395,8 @@ PLAN = {"id": "05-77", "title": "Do", "wave": 1, "status": "running", "owner": "
 
 def test_wrong_values_in_the_execution_state_stop_nothing_and_stay(team: Team) -> None:
     path = team.planning / ".execution-state.json"
-    for number, plans in enumerate([list(spoilt(PLAN)), None, 5, "x", {"a": 1}, [[], 5, None, "x"]]):
+    cases_of_plans: list[object] = [list(spoilt(PLAN)), None, 5, "x", {"a": 1}, [[], 5, None, "x"]]
+    for number, plans in enumerate(cases_of_plans):
         path.write_text(json.dumps({"phase": 5, "status": "running", "plans": plans}))
         before = looks(path)
         if number == 0:

@@ -214,6 +214,7 @@ def same(lines: Connections) -> Same:
 
     async def on(line: Connection, talk: Callable[[Exchange], Awaitable[None]], capabilities: Sequence[str]) -> None:
         async with connected([str(line.script)], *capabilities) as exchange:
+            assert exchange.client.server_info is not None
             if exchange.client.server_info.name == "mcp-servers/everything":
                 await exchange.until_notified(
                     "notifications/tools/list_changed"

@@ -721,7 +721,8 @@ def test_what_the_manager_does_not_know_of_is_taken_away_again(
 def test_a_user_whom_the_machine_does_not_know_is_told_in_one_sentence(
     claude_home: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
 ) -> None:
-    nobody = {"getpwuid": lambda _: {}["nobody"]}
+    users: dict[str, object] = {}
+    nobody = {"getpwuid": lambda _: users["nobody"]}
     monkeypatch.setattr(units, "pwd", SimpleNamespace(**nobody))
     monkeypatch.setattr("yolo_supervisor.config.pwd", SimpleNamespace(**nobody))
     monkeypatch.delenv("HOME")

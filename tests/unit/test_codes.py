@@ -140,7 +140,12 @@ def recovered(project: Path, evidence: dict[str, Any], replay: dict[str, bool]) 
     with closing(Store(project)) as store:
         store.open()
         action = Requeue(key="red/1", path=path, owner="dev", reason="any", evidence=evidence)
-        write = {"path": str(path), "before": digest(b"before"), "after": digest(b"after"), "content": "after"}
+        write: dict[str, object] = {
+            "path": str(path),
+            "before": digest(b"before"),
+            "after": digest(b"after"),
+            "content": "after",
+        }
         write |= {"stamp": store._stamp(path), **replay}
         store.journal.append({**entry(action, "tasks", store.clock.now(), project), "write": write})
         store.recover()

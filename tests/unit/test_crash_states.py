@@ -199,7 +199,7 @@ class Life:
         """One thing, whatever it is."""
         if self.chance.random() < 0.5:
             self.disk.write_back(self.chance)
-        deeds: list[tuple[Callable[[Store], None], int]] = [
+        deeds: list[tuple[Callable[[Store], object], int]] = [
             (self.note, 2), (self.loose_note, 1), (self.deed, 1), (self.abandoned_deed, 1), (self.keep, 2),
             (lambda store: store.recover() and None, 1), (self.rotate, 1),
         ]  # fmt: skip

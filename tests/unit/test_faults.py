@@ -158,7 +158,7 @@ def a_crashed_store(life: Life) -> None:
     for path, content in ((PATHS[0], b"promised"), (PATHS[2], b"promised too"), (LOG, b'{"line":0}\n{"line":1}\n')):
         store = a_store(life.disk)
         store.open()
-        store._write = killed  # type: ignore[method-assign]
+        store._write = killed  # type: ignore[method-assign, assignment]
         with suppress(Killed):
             life.put(store, path, content)
         store.close()

@@ -148,7 +148,8 @@ def nothing_is_read_after_a_bad_line(patch: Patch) -> None:
 
     def up_to_it(self: Journal, data: bytes) -> None:
         lines = data.splitlines(keepends=True)
-        good = b"".join(itertools.takewhile(lambda line: unseal(line[:-1]) is not None, lines))
+        sealed = itertools.takewhile(lambda line: unseal(line[:-1]) is not None, lines)
+        good = b"".join(sealed)
         take(self, good)
         self._offset += len(data) - len(good)
 
