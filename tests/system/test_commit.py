@@ -26,7 +26,6 @@ from support.budget import SOAK
 from support.cli import PROGRAM
 from support.processes import Children
 from support.wait import LIMIT_S, wait_until
-from yolo_supervisor.commits import fast_path
 from yolo_supervisor.journal import history
 
 HASTY = (
@@ -1421,21 +1420,6 @@ def test_commit_lock_is_released_when_its_holder_dies(repos: Repositories, child
 
 
 # -- the command line ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("line", "git"),
-    [
-        ("commit -m x", ["-m", "x"]),
-        ("--json commit --push --timeout 5 -m x --json", ["-m", "x", "--json"]),
-        ("--project . commit --timeout=5 -- a --push", ["--", "a", "--push"]),
-        ("commit commit", ["commit"]),
-    ],
-)
-def test_our_options_end_at_the_first_argument_of_git(line: str, git: list[str]) -> None:
-    command_line = fast_path.CommandLine(line.split())
-
-    assert (git, None) == (command_line.arguments, command_line.error)
 
 
 def test_word_commit_in_another_command_is_ignored(repos: Repositories, project: Path) -> None:

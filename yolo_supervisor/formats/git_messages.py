@@ -112,7 +112,7 @@ _OVERTAKEN = re.compile(r"cannot lock ref|failed to update ref|incorrect old val
 """Reasons of a remote that rejects a ref because another client pushes it at the same moment."""
 
 _PUSH_ERRORS = ("fatal:", "ssh:", "error: RPC failed")
-"""First words of git's own lines in a push that exits with 1. A failed hook gives the same exit code."""
+"""First words of git's lines in a push that exits with 1. A failed hook gives the same exit code."""
 
 
 def classify(exit_code: int | None, output: str, command: str = "", excluded: Set[Cause] = frozenset()) -> Failure:

@@ -90,7 +90,7 @@ class Git:
 
     async def paths(self) -> GitPaths:
         """Where the work tree and its git directories are. ``GitError`` where there is no work tree."""
-        questions = ("--show-toplevel", "--git-dir", "--git-common-dir")
+        options = ("--show-toplevel", "--git-dir", "--git-common-dir")
         return GitPaths(
-            *[Path(await self("rev-parse", "--path-format=absolute", each)).resolve() for each in questions]
+            *[Path(await self("rev-parse", "--path-format=absolute", option)).resolve() for option in options]
         )
