@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -162,3 +164,31 @@ async def test_started_commands_are_counted() -> None:
         await run(["there-is-no-such-program"], LIMIT_S)  # the fork takes a pid all the same
 
     assert subprocesses.started == before + 2
+
+
+async def test_signal_that_arrives_while_a_command_starts_ends_the_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
+    started: list[subprocess.Popen[bytes]] = []
+    real = subprocess.Popen
+
+    def interrupted_start(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        started.append(real(*arguments, **options))
+        signal.raise_signal(signal.SIGHUP)
+        return started[0]
+
+    before = signal.signal(signal.SIGHUP, interrupt)
+    try:
+        monkeypatch.setattr(subprocess, "Popen", interrupted_start)
+        with pytest.raises(Interrupted):
+            await run(["sleep", "600"], LIMIT_S)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+    assert started[0].returncode is not None

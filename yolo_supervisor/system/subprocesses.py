@@ -7,10 +7,12 @@ import os
 import select
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
 
 import anyio
 
@@ -75,15 +77,20 @@ async def run(
     """
     global started  # noqa: PLW0603 - the process scan compares it
     started += 1
-    child = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment,
-        cwd=folder,
-        start_new_session=True,
-    )
+    deferred = _DeferredSignals()
+    try:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            cwd=folder,
+            start_new_session=True,
+        )
+    except BaseException:
+        deferred.release()
+        raise
     assert child.stdout is not None
     assert child.stderr is not None
     output: dict[int, bytearray] = {child.stdout.fileno(): bytearray(), child.stderr.fileno(): bytearray()}
@@ -104,6 +111,7 @@ async def run(
 
     timed_out = False
     try:
+        deferred.release()
         with anyio.move_on_after(limit_s) as limit:
             async with anyio.create_task_group() as readers:
                 for fd in output:
@@ -122,6 +130,34 @@ async def run(
         child.stdout.close()
         child.stderr.close()
     return Result(None if timed_out else child.returncode, stdout, stderr, truncated)
+
+
+class _DeferredSignals:
+    """Holds signals back while a child is started.
+
+    A handler that raises between fork and the return of ``Popen`` would leave a child that runs and that nothing ends.
+    """
+
+    def __init__(self) -> None:
+        self._arrived: list[int] = []
+        self._handlers: dict[signal.Signals, Callable[[int, FrameType | None], object]] = {}
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            handler = signal.getsignal(number)
+            if callable(handler) and not getattr(handler, "__module__", "").startswith("asyncio"):  # those do not raise
+                self._handlers[number] = handler
+                signal.signal(number, self._defer)
+
+    def _defer(self, number: int, _: FrameType | None) -> None:
+        self._arrived.append(number)
+
+    def release(self) -> None:
+        """Handle the signals that have arrived, as before."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        for arrived in self._arrived:
+            signal.raise_signal(arrived)
 
 
 async def end(pid: int, grace_s: float, adopted: bool = False) -> Ending:
