@@ -12,7 +12,7 @@ def main() -> None:
         from yolo_supervisor.commits import fast_path
 
         fast_path.main()  # the same
-    from yolo_supervisor.cli import program
+    from yolo_supervisor.cli.app import program
 
     program()
 

@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from yolo_supervisor.files import other_writers
-from yolo_supervisor.formats.yolo import PLANNING
+from yolo_supervisor.formats.plugin import PLANNING
+from yolo_supervisor.fs.trust import other_writers
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
 Policy = Literal["terminate", "drain", "notify", "keep"]

@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from yolo_supervisor.journal import history
+from yolo_supervisor.store.history import history
 
 QUICK = """
 [processes]

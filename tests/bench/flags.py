@@ -22,10 +22,11 @@ from pathlib import Path
 
 from yolo_supervisor.clock import SystemClock
 from yolo_supervisor.config import Config
-from yolo_supervisor.evidence import Rule, Trail
-from yolo_supervisor.flags import Flags
-from yolo_supervisor.formats import yolo
-from yolo_supervisor.store import Store
+from yolo_supervisor.formats import plugin
+from yolo_supervisor.formats.plugin import event_log, execution_state
+from yolo_supervisor.inventory.flag_outcomes import Flags
+from yolo_supervisor.policy.failure_rate import Rule, Trail
+from yolo_supervisor.store.store import Store
 
 RATES = (0.02, 0.05, 0.08, 0.10, 0.20, 0.30, 0.50, 1.00)
 RULE = Rule()
@@ -113,10 +114,12 @@ def million(number: int) -> None:
     """From the plugin's metrics, as they would come: some, a look, some more."""
     with tempfile.TemporaryDirectory() as name:
         project = Path(name).resolve() / "project"
-        planning = project / yolo.PLANNING
-        (planning / yolo.METRICS).parent.mkdir(parents=True)
+        planning = project / plugin.PLANNING
+        (planning / event_log.METRICS).parent.mkdir(parents=True)
         (planning / "config.json").write_bytes(
-            yolo.dump({"v2_hard_gates": True, "v2_hard_contracts": True, **{f"v3_{n}": True for n in range(20)}})
+            execution_state.dump(
+                {"v2_hard_gates": True, "v2_hard_contracts": True, **{f"v3_{n}": True for n in range(20)}}
+            )
         )
         with closing(Store(project)) as store:
             store.open()
@@ -124,7 +127,7 @@ def million(number: int) -> None:
             dice, busy, quiet = random.Random(1), [], []
             look(flags)
             before = 0
-            with (planning / yolo.METRICS).open("ab") as log:
+            with (planning / event_log.METRICS).open("ab") as log:
                 for begun in range(0, number, 500):
                     log.write(b"".join(line(begun + each, dice.random() < 0.05) for each in range(500)))
                     log.flush()

@@ -18,12 +18,12 @@ from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from yolo_supervisor.actions import Release
+from yolo_supervisor.actions.leases import Release
 from yolo_supervisor.clock import SystemClock
-from yolo_supervisor.files import Busy
-from yolo_supervisor.kernel import kernel
-from yolo_supervisor.leases import Held, Leases
-from yolo_supervisor.store import Outcome, Store
+from yolo_supervisor.inventory.leases import Held, Leases
+from yolo_supervisor.store.locks import Busy
+from yolo_supervisor.store.store import Outcome, Store
+from yolo_supervisor.system.process_backend import backend
 
 Claim = tuple[float, float, int]
 """When it was certainly held, from and to, and its token."""
@@ -56,7 +56,7 @@ def expiry(count: int) -> None:
         times = []
         with closing(Store(project)) as store:
             store.open()
-            leases = Leases(store, SystemClock(), kernel().boot())
+            leases = Leases(store, SystemClock(), backend().boot())
             for number in range(count):
                 action = leases.lend(str(number), "dev-1", 1, datetime.now(UTC))
                 assert not isinstance(action, Held)
@@ -97,9 +97,9 @@ def with_leases(project: Path, name: str, until_s: float, tell: Callable[[Claim]
                 continue
             since = time.monotonic()
             token = store.journal.memory.lent[str(action.path)]["token"]
-            give_back = Release(key="r", path=action.path, owner=name, reason="done")
+            requeue_or_dead_letter = Release(key="r", path=action.path, owner=name, reason="done")
             to = time.monotonic()
-            while (outcome := store.commit(give_back, name)) is Outcome.BUSY:
+            while (outcome := store.commit(requeue_or_dead_letter, name)) is Outcome.BUSY:
                 to = time.monotonic()
             tell((since, to if outcome is Outcome.DONE else -1.0, token))
     return tries

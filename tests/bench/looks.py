@@ -17,15 +17,16 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
-from yolo_supervisor.census import Census
 from yolo_supervisor.clock import SystemClock
 from yolo_supervisor.config import Config
-from yolo_supervisor.formats import yolo
-from yolo_supervisor.kernel import kernel
-from yolo_supervisor.processes import Processes
-from yolo_supervisor.runner import Rooms, Runner
-from yolo_supervisor.tmux import Tmux
-from yolo_supervisor.watchers import Watcher
+from yolo_supervisor.daemon.runner import Runner
+from yolo_supervisor.daemon.wiring import HostServices
+from yolo_supervisor.formats.plugin import leases as plugin_leases
+from yolo_supervisor.inventory.process_scan import ProcessScanner
+from yolo_supervisor.system.process_backend import backend
+from yolo_supervisor.system.processes import Processes
+from yolo_supervisor.system.tmux import Tmux
+from yolo_supervisor.watchers.base import Watcher
 
 
 def resident_mib() -> float:
@@ -54,7 +55,9 @@ def write_leases(project: Path, first: int, count: int) -> None:
     folder = project / ".yolo-planning" / ".locks"
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(first, first + count):
-        (folder / f"r{number}.lease").write_bytes(yolo.dump_lease(f"r{number}", "dev", datetime.now(UTC), 86400))
+        (folder / f"r{number}.lease").write_bytes(
+            plugin_leases.dump_lease(f"r{number}", "dev", datetime.now(UTC), 86400)
+        )
 
 
 async def cost_ms(watcher: Watcher, looks: int) -> float:
@@ -89,11 +92,11 @@ async def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         home, project = Path(name).resolve() / "home", Path(name).resolve() / "project"
         (project / ".yolo-planning").mkdir(parents=True)
-        processes = Processes(kernel())
-        census = Census(processes)
-        census.sample()
+        processes = Processes(backend())
+        scanner = ProcessScanner(processes)
+        scanner.sample()
         clock = SystemClock()
-        runner = Runner(project, Config(), Rooms(clock, processes, census, Tmux(clock)), {"HOME": str(home)})
+        runner = Runner(project, Config(), HostServices(clock, processes, scanner, Tmux(clock)), {"HOME": str(home)})
         with closing(runner):
             runner.open()
             empty = resident_mib()
@@ -121,7 +124,7 @@ async def measure(runner: Runner, home: Path, looks: int) -> str:
     free = busy.replace(b"in_progress", b"pending")
     task_ms = await change_ms(runner.tasks, [(task, data) for data in (busy, free) * 4])
     lease = runner.project / ".yolo-planning" / ".locks" / "r0.lease"
-    given = [(lease, yolo.dump_lease("r0", "dev", datetime.now(UTC), 80000 + number)) for number in range(8)]
+    given = [(lease, plugin_leases.dump_lease("r0", "dev", datetime.now(UTC), 80000 + number)) for number in range(8)]
     lease_ms = await change_ms(runner.leases, given)
     parts = " + ".join(f"{name} {ms:.2f}" for name, ms in quiet.items())
     return f"nothing changed {parts} ms; one task changed {task_ms:.2f} ms, one lease {lease_ms:.2f} ms"

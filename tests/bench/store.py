@@ -17,10 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from yolo_supervisor.actions import DaemonNote, Edit, Kind
-from yolo_supervisor.files import Disk, replace
-from yolo_supervisor.journal import seal
-from yolo_supervisor.store import Outcome, Store
+from yolo_supervisor.actions.base import Edit, Kind
+from yolo_supervisor.actions.notes import DaemonNote
+from yolo_supervisor.store.atomic import write_atomic
+from yolo_supervisor.store.disk import Disk
+from yolo_supervisor.store.journal import seal
+from yolo_supervisor.store.store import Outcome, Store
 
 SECONDS = 2.0
 DOCUMENT = b'{"id":"1","status":"in_progress","owner":"dev-1"}' * 6
@@ -67,7 +69,7 @@ def bare_append(folder: Path) -> float:
 
 
 def bare_replace(folder: Path) -> float:
-    return rate(lambda _: replace(Disk(), folder / "replaced", DOCUMENT))
+    return rate(lambda _: write_atomic(Disk(), folder / "replaced", DOCUMENT))
 
 
 def sqlite(folder: Path) -> float:
@@ -104,7 +106,7 @@ def opened(project: Path) -> Store:
 START = """
 import resource, sys, time
 from pathlib import Path
-from yolo_supervisor.store import Store
+from yolo_supervisor.store.store import Store
 begin = time.monotonic()
 store = Store(Path(sys.argv[1]))
 store.open()

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from support.wait import LIMIT_S, wait_until
-from yolo_supervisor.journal import history
-from yolo_supervisor.store import Paths
+from yolo_supervisor.store.history import history
+from yolo_supervisor.store.paths import Paths
 
 QUICK = """
 [processes]

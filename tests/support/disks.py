@@ -16,7 +16,8 @@ from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from yolo_supervisor.files import FILE_MODE, FOLDER_MODE, LIMIT, Disk
+from yolo_supervisor.fs.read import LIMIT
+from yolo_supervisor.store.disk import FILE_MODE, FOLDER_MODE, Disk
 
 Model = Literal["posix", "ext4"]
 """``posix``: any of the pieces. ``ext4``: names in their order; a file's writes in their order, data before size."""

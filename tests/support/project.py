@@ -7,10 +7,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from yolo_supervisor.files import Disk
-from yolo_supervisor.formats import supervisor
-from yolo_supervisor.records import Agent, ProcessId, from_iso
-from yolo_supervisor.store import Paths, Store
+from yolo_supervisor.formats import own as own_files
+from yolo_supervisor.models import Agent, ProcessId, from_iso
+from yolo_supervisor.store.disk import Disk
+from yolo_supervisor.store.paths import Paths
+from yolo_supervisor.store.store import Store
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 
@@ -97,7 +98,7 @@ def agent_of(name: str, team: str, process: ProcessId, **more: Any) -> Agent:
 def write_record(project: Path, agent: Agent) -> None:
     """An agent as an earlier daemon has written it down."""
     new_store(project)
-    (Paths(project).agents / supervisor.agent_file(agent)).write_bytes(supervisor.dump_agent(agent))
+    (Paths(project).agents / own_files.agent_file(agent)).write_bytes(own_files.dump_agent(agent))
 
 
 def write_team(claude: Path, name: str, project: Path) -> None:

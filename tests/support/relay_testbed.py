@@ -21,9 +21,9 @@ import pytest
 
 from support.cli import PROGRAM
 from support.wait import LIMIT_S, wait_until
-from yolo_supervisor.kernel import kernel
-from yolo_supervisor.processes import Processes
-from yolo_supervisor.records import ProcessId
+from yolo_supervisor.models import ProcessId
+from yolo_supervisor.system.process_backend import backend
+from yolo_supervisor.system.processes import Processes
 
 Json = dict[str, Any]
 
@@ -213,7 +213,7 @@ class RelayTestbed:
 
     def track(self, pid: int) -> ProcessId:
         """The identity of the process, which is killed at the end of the test."""
-        process = Processes(kernel()).identify(pid)
+        process = Processes(backend()).identify(pid)
         assert process is not None
         self._tracked.append(process)
         return process
@@ -226,14 +226,14 @@ class RelayTestbed:
         for server in self._servers:
             server.end()
         for process in self._tracked:
-            if (handle := kernel().hold(process)) is not None:
+            if (handle := backend().hold(process)) is not None:
                 handle.signal(signal.SIGKILL)
                 handle.close()
         self._socket.close()
 
 
 def gone(process: ProcessId) -> bool:
-    return not Processes(kernel()).sweep().has(process)
+    return not Processes(backend()).sweep().has(process)
 
 
 def result(request: Json, value: Any = None) -> Json:

@@ -16,10 +16,10 @@ from support.processes import Children
 from support.project import agent_of, given_back, write_record, write_task
 from support.tmux import PrivateTmux
 from support.wait import wait_until
-from yolo_supervisor.kernel import kernel
-from yolo_supervisor.processes import Processes
-from yolo_supervisor.records import ProcessId, iso
-from yolo_supervisor.store import Paths
+from yolo_supervisor.models import ProcessId, iso
+from yolo_supervisor.store.paths import Paths
+from yolo_supervisor.system.process_backend import backend
+from yolo_supervisor.system.processes import Processes
 
 
 class Team:
@@ -31,7 +31,7 @@ class Team:
         self.own = Paths(project)
         self.claude = claude
         self.children = children
-        self.processes = Processes(kernel())
+        self.processes = Processes(backend())
         self.cli = Cli(project)
         self._start = start
         self._probes = 0
@@ -116,7 +116,7 @@ class Team:
 
     def end(self) -> None:
         for process in self._minded:
-            if (handle := self.processes.kernel.hold(process)) is not None:
+            if (handle := self.processes.backend.hold(process)) is not None:
                 handle.signal(signal.SIGKILL)
                 handle.close()
 

@@ -101,8 +101,7 @@ def become(call: dict[str, object], fds: list[int]) -> None:
 if __name__ == "__main__":
     import pkgutil
 
-    import yolo_supervisor.cli
-    import yolo_supervisor.daemon
+    import yolo_supervisor.cli.app
 
     for module in pkgutil.iter_modules(yolo_supervisor.cli.__path__, "yolo_supervisor.cli."):
         __import__(module.name)

@@ -19,36 +19,26 @@ import pytest
 
 from support.processes import Children
 from support.project import read_task, write_task
-from yolo_supervisor.actions import (
-    Action,
-    AlertCode,
-    Died,
-    DropHealth,
-    DropPids,
-    Edit,
-    Escalate,
-    Forget,
-    Note,
-    Register,
-    Release,
-    Requeue,
-    RequeuePlan,
-    SetMark,
-    Terminate,
-)
-from yolo_supervisor.census import Census
+from yolo_supervisor.actions.agents import Died, Forget, Register, Terminate
+from yolo_supervisor.actions.base import Action, AlertCode, Edit, Escalate, Note
+from yolo_supervisor.actions.leases import Release
+from yolo_supervisor.actions.state import DropHealth, DropPids, SetMarker
+from yolo_supervisor.actions.tasks import Requeue, RequeuePlan
 from yolo_supervisor.clock import SystemClock
 from yolo_supervisor.config import Config
-from yolo_supervisor.estate import Claim, Estate, Mark
-from yolo_supervisor.formats import supervisor
-from yolo_supervisor.kernel import kernel
-from yolo_supervisor.processes import DeathWatch, Leftovers, Processes
-from yolo_supervisor.queue import Queue
-from yolo_supervisor.records import Agent, Lease, Liveness, ProcessId, Task
-from yolo_supervisor.roster import Roster, claude_dirs
-from yolo_supervisor.store import Outcome, Paths, Store
-from yolo_supervisor.watchers import Remedy
+from yolo_supervisor.formats import own as own_files
+from yolo_supervisor.inventory.agents import AgentRegistry, claude_dirs
+from yolo_supervisor.inventory.process_scan import ProcessScanner
+from yolo_supervisor.models import Agent, Lease, Liveness, ProcessId, Task
+from yolo_supervisor.policy.retry import RetryPolicy
+from yolo_supervisor.store.paths import Paths
+from yolo_supervisor.store.store import Outcome, Store
+from yolo_supervisor.system.death_watch import DeathWatch
+from yolo_supervisor.system.process_backend import backend
+from yolo_supervisor.system.processes import Leftovers, Processes
 from yolo_supervisor.watchers.agents import AgentsWatcher, Look, Sighting, decide
+from yolo_supervisor.watchers.base import Remediation
+from yolo_supervisor.watchers.dead_agents import DeadAgentTask, HeldResources, Mark
 
 EPOCH = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 RECORDS = Path("/records")
@@ -71,11 +61,13 @@ def agent(name: str = "dev-1", number: int = 1) -> Agent:
 DEV = agent()
 
 
-def sighting(of: Agent = DEV, state: Liveness = DEAD, estate: Estate | None = None, **more: Any) -> Sighting:
-    return Sighting(agent=of, record=f"{of.name}.json", state=state, proof="gone", estate=estate or Estate(), **more)
+def sighting(of: Agent = DEV, state: Liveness = DEAD, estate: HeldResources | None = None, **more: Any) -> Sighting:
+    return Sighting(
+        agent=of, record=f"{of.name}.json", state=state, proof="gone", estate=estate or HeldResources(), **more
+    )
 
 
-def decided(*sightings: Sighting, **more: Any) -> list[Remedy]:
+def decided(*sightings: Sighting, **more: Any) -> list[Remediation]:
     return decide(Look(sightings=sightings, **{"known": len(sightings), **more}), RECORDS, GRACE_S, MASS_MIN)
 
 
@@ -111,9 +103,9 @@ TOOL, DAEMON = ProcessId(501, 8, "here"), ProcessId(502, 9, "here")
 
 def test_a_dead_agent_is_healed_in_order_and_its_record_goes_last() -> None:
     plan = Task(list="execution-state", number="05-01", status="running", owner=None, path=Path("/state.json"))
-    estate = Estate(
-        claims=(Claim(task=task(1)), Claim(task=task(2))),
-        plans=(Claim(task=plan),),
+    estate = HeldResources(
+        claims=(DeadAgentTask(task=task(1)), DeadAgentTask(task=task(2))),
+        plans=(DeadAgentTask(task=plan),),
         leases=(Lease(resource="src", owner="dev-1", path=Path("/src.lease"), expires_at=EPOCH),),
         health=Path("/.agent-health/dev.json"),
         panes=Path("/.agent-panes"),
@@ -134,7 +126,7 @@ def test_a_dead_agent_is_healed_in_order_and_its_record_goes_last() -> None:
                     evidence={"owner": "dev-1", **evidence()}),
             DropHealth(key=".agent-health/dev.json", path=Path("/.agent-health/dev.json"), pid=401, **books),
             DropPids(key=".agent-panes", path=Path("/.agent-panes"), pids=pids, pid_lock=None, **books),
-            SetMark(key=".active-agent", path=Path("/.active-agent"), judged="digest", word="qa", **books),
+            SetMarker(key=".active-agent", path=Path("/.active-agent"), judged="digest", word="qa", **books),
             DropPids(key=".agent-pids", path=Path("/.agent-pids"), pids=pids, **books),
             forget(),
         )
@@ -146,9 +138,9 @@ def test_nothing_is_to_be_done_about_agents_that_are_well_or_unknown() -> None:
 
 
 def test_an_agent_at_work_that_nobody_wrote_down_is_registered() -> None:
-    (remedy,) = decided(sighting(state=ALIVE, recorded=False))
+    (remediation,) = decided(sighting(state=ALIVE, recorded=False))
 
-    assert remedy == (
+    assert remediation == (
         Register(
             key="dev-1@red", path=RECORDS / "dev-1.json", agent=DEV, reason="a dev at work was found by its process",
             evidence={"role": "dev", "team": "red", "source": "process", "pid": 401, "started": 7, "boot": "here"},
@@ -176,10 +168,12 @@ def test_a_death_is_told_only_once() -> None:
 
 
 def test_while_leftovers_live_the_record_stands() -> None:
-    estate = Estate(
-        claims=(Claim(task=task(1)),), leftovers=Leftovers(roots=(TOOL,), uncertain=(DAEMON,)), pids=Path("/pids"),
+    estate = HeldResources(
+        claims=(DeadAgentTask(task=task(1)),),
+        leftovers=Leftovers(roots=(TOOL,), uncertain=(DAEMON,)),
+        pids=Path("/pids"),
         unreadable=(Path("/red/2.json"),),
-    )  # fmt: skip
+    )
 
     assert decided(sighting(estate=estate)) == [
         (
@@ -194,13 +188,13 @@ def test_while_leftovers_live_the_record_stands() -> None:
 
 
 def test_what_it_had_sent_to_the_background_is_left_alone_and_told() -> None:
-    estate = Estate(leftovers=Leftovers(uncertain=(DAEMON,)))
+    estate = HeldResources(leftovers=Leftovers(uncertain=(DAEMON,)))
 
     assert decided(sighting(estate=estate)) == [(died(), forget(left_alone=[502]))]
 
 
 def test_while_one_of_its_task_files_cannot_be_read_the_record_stands() -> None:
-    estate = Estate(claims=(Claim(task=task(1)),), unreadable=(Path("/red/2.json"),), pids=Path("/pids"))
+    estate = HeldResources(claims=(DeadAgentTask(task=task(1)),), unreadable=(Path("/red/2.json"),), pids=Path("/pids"))
 
     ((*done, last),) = decided(sighting(estate=estate))
 
@@ -211,7 +205,7 @@ def test_while_one_of_its_task_files_cannot_be_read_the_record_stands() -> None:
 
 
 def test_a_task_that_a_living_namesake_may_be_at_is_told_of_and_not_given_back() -> None:
-    estate = Estate(claims=(Claim(task=task(1), doubt="a dev-1 is alive"), Claim(task=task(2))))
+    estate = HeldResources(claims=(DeadAgentTask(task=task(1), doubt="a dev-1 is alive"), DeadAgentTask(task=task(2))))
 
     assert decided(sighting(estate=estate)) == [
         (
@@ -225,18 +219,18 @@ def test_a_task_that_a_living_namesake_may_be_at_is_told_of_and_not_given_back()
 
 
 def test_a_subagent_that_stopped_in_good_order_is_forgotten_without_a_death() -> None:
-    (remedy,) = decided(sighting(state=ALIVE, stopped=True))
+    (remediation,) = decided(sighting(state=ALIVE, stopped=True))
 
-    assert remedy == (replace(forget(), reason="it stopped"),)
+    assert remediation == (replace(forget(), reason="it stopped"),)
 
 
 def test_a_subagent_that_stopped_before_it_was_written_down_is_let_be() -> None:
     assert decided(sighting(state=ALIVE, stopped=True, recorded=False)) == []
 
 
-def healed(remedies: list[Remedy]) -> list[str]:
+def healed(remediations: list[Remediation]) -> list[str]:
     """Who is forgotten."""
-    return [action.key for remedy in remedies for action in remedy if isinstance(action, Forget)]
+    return [action.key for remediation in remediations for action in remediation if isinstance(action, Forget)]
 
 
 def team_of(absent: int, certain: int = 0) -> list[Sighting]:
@@ -256,7 +250,7 @@ def test_when_more_than_half_of_at_least_five_seem_gone_another_look_is_needed(
 
     first = decided(*gone, known=known, confirmed=False)
     assert healed(first) == ([] if inconclusive else everyone)
-    told = [action for remedy in first for action in remedy if isinstance(action, Escalate)]
+    told = [action for remediation in first for action in remediation if isinstance(action, Escalate)]
     assert [(note.key, note.evidence) for note in told] == ([("all", {"absent": everyone})] if inconclusive else [])
 
     assert healed(decided(*gone, known=known, confirmed=True)) == everyone
@@ -274,9 +268,9 @@ def test_proven_deaths_do_not_make_a_look_inconclusive() -> None:
 
 
 def test_an_inconclusive_look_still_registers_who_is_new() -> None:
-    remedies = decided(*team_of(absent=5), sighting(state=ALIVE, recorded=False), known=6, confirmed=False)
+    remediations = decided(*team_of(absent=5), sighting(state=ALIVE, recorded=False), known=6, confirmed=False)
 
-    assert [type(action) for remedy in remedies for action in remedy] == [Register, Escalate]
+    assert [type(action) for remediation in remediations for action in remediation] == [Register, Escalate]
 
 
 def test_an_idle_agent_is_told_of_and_nothing_is_done() -> None:
@@ -311,18 +305,22 @@ class World:
         self.project = project
         self.planning = project / ".yolo-planning"
         self.claude = claude
-        self.processes = Processes(kernel())
-        self.census = Census(self.processes)
+        self.processes = Processes(backend())
+        self.scanner = ProcessScanner(self.processes)
         self.store = Store(project)
         self.store.open()
         self.paths = self.store.paths
-        self.deaths = DeathWatch(self.processes.kernel)
-        self.roster = Roster(self.paths, self.processes, self.census, lambda: claude_dirs(Config(), os.environ))
-        queue = Queue(Config, self.store, SystemClock(), self.processes.boot)
-        self.watcher = AgentsWatcher(Config, self.roster, self.store, self.processes, self.census, self.deaths, queue)
+        self.deaths = DeathWatch(self.processes.backend)
+        self.registry = AgentRegistry(
+            self.paths, self.processes, self.scanner, lambda: claude_dirs(Config(), os.environ)
+        )
+        queue = RetryPolicy(Config, self.store, SystemClock(), self.processes.boot)
+        self.watcher = AgentsWatcher(
+            Config, self.registry, self.store, self.processes, self.scanner, self.deaths, queue
+        )
 
     def look(self) -> Look:
-        self.census.sample()
+        self.scanner.sample()
         return self.watcher.look(datetime.now(UTC))
 
     def found(self) -> dict[str, Sighting]:
@@ -333,22 +331,22 @@ class World:
 
     def turn(self) -> list[Action]:
         """A look, and what follows from it carried out, but for signals."""
-        remedies = decide(self.look(), self.paths.agents, GRACE_S, MASS_MIN)
-        for remedy in remedies:
-            for action in remedy:
+        remediations = decide(self.look(), self.paths.agents, GRACE_S, MASS_MIN)
+        for remediation in remediations:
+            for action in remediation:
                 if isinstance(action, Edit):
                     assert self.store.commit(action, "agents") is not Outcome.BUSY
                 elif isinstance(action, Note):
                     self.store.note(action, "agents")
-        return [action for remedy in remedies for action in remedy]
+        return [action for remediation in remediations for action in remediation]
 
     def shown(self) -> dict[str, tuple[str, Liveness]]:
         """Everybody, as people see it: by id the source and the state."""
-        self.census.sample()
+        self.scanner.sample()
         return {each.id: (each.source, state) for each, state in self.watcher.agents(datetime.now(UTC))}
 
     def records(self) -> set[str]:
-        loaded = [supervisor.load_agent(path.read_bytes()) for path in self.paths.agents.iterdir()]
+        loaded = [own_files.load_agent(path.read_bytes()) for path in self.paths.agents.iterdir()]
         return {each.id for each in loaded if each}
 
     def record(self, name: str, process: ProcessId) -> Agent:
@@ -357,7 +355,7 @@ class World:
             id=f"{name}@red", name=name, role="dev", team="red", source="process", since=EPOCH, process=process,
             pid=process.pid, claude_dir=self.claude,
         )  # fmt: skip
-        path = self.paths.agents / supervisor.agent_file(found)
+        path = self.paths.agents / own_files.agent_file(found)
         assert self.store.commit(Register(key=found.id, path=path, agent=found, reason="test"), "test") is Outcome.DONE
         return found
 
@@ -515,8 +513,8 @@ def test_the_teams_and_lists_of_a_project_further_in_are_ours_unless_that_is_sup
     world.team("ffffffff-e039", cwd=inner)
     lists = {write_task(world.claude, name, 1).parent for name in ("red", "85d6cfb4-e039")}
 
-    assert [team.name for team in world.roster.teams()] == ([] if supervised else ["red"])
-    assert set(world.roster.task_lists()) == (set() if supervised else lists)
+    assert [team.name for team in world.registry.teams()] == ([] if supervised else ["red"])
+    assert set(world.registry.task_lists()) == (set() if supervised else lists)
 
 
 def test_a_session_is_found_by_its_file_if_that_names_its_very_process(world: World, children: Children) -> None:
@@ -740,7 +738,7 @@ def test_an_agent_that_a_person_forgot_is_found_again_if_it_tells_what_it_is(
     world.turn()
     assert world.look().sightings == ()
     (record,) = world.paths.agents.iterdir()
-    known = supervisor.load_agent(record.read_bytes())
+    known = own_files.load_agent(record.read_bytes())
     assert known is not None
 
     assert world.store.commit(Forget(key=known.id, path=record, reason="a person said so"), "cli") is Outcome.DONE
@@ -1065,7 +1063,7 @@ def test_a_tool_is_left_behind_and_what_went_to_the_background_before_is_not(
     child = children.agent("dev-1", "red", cwd=world.project, program=with_tools(lifeline), pass_fds=(lifeline,))
     tool, background = tools(child)
     world.turn()
-    world.census.sample()
+    world.scanner.sample()
 
     end(child)
 
@@ -1081,8 +1079,8 @@ def test_what_the_last_daemon_saw_in_an_agents_tree_counts(
     child = children.agent("dev-1", "red", cwd=last.project, program=with_tools(lifeline), pass_fds=(lifeline,))
     tool, _ = tools(child)
     last.turn()
-    last.census.sample()
-    last.paths.trees.write_bytes(supervisor.dump_trees(last.census.trees))
+    last.scanner.sample()
+    last.paths.trees.write_bytes(own_files.dump_trees(last.scanner.trees))
     end(child)
 
     assert [root.pid for root in left(open_world()).roots] == [tool]

@@ -14,15 +14,15 @@ import pytest
 
 from support.processes import Children
 from support.wait import LIMIT_S, wait_until
-from yolo_supervisor.census import Census, Seen, within
 from yolo_supervisor.formats.claude import Flags
-from yolo_supervisor.kernel import Facts, kernel
-from yolo_supervisor.processes import Processes
-from yolo_supervisor.records import Pane, ProcessId
+from yolo_supervisor.inventory.process_scan import AgentProcess, ProcessScanner, within
+from yolo_supervisor.models import Pane, ProcessId
 from yolo_supervisor.system import subprocesses
+from yolo_supervisor.system.process_backend import ProcessFacts, backend
+from yolo_supervisor.system.processes import Processes
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may start processes of other users")
-counts_pids = pytest.mark.skipif(kernel().newest() is None, reason="this kernel does not say which pid was the last")
+counts_pids = pytest.mark.skipif(backend().newest() is None, reason="this kernel does not say which pid was the last")
 
 FLAGS = ("--agent-id", "dev-2@red", "--team-name", "red")
 
@@ -38,8 +38,8 @@ if os.fork() == 0:
 
 
 @pytest.fixture
-def census() -> Census:
-    return Census(Processes(kernel()))
+def scanner() -> ProcessScanner:
+    return ProcessScanner(Processes(backend()))
 
 
 @pytest.fixture
@@ -51,31 +51,31 @@ def lifeline() -> Iterator[tuple[int, int]]:
     os.close(read)
 
 
-def process_of(census: Census, child: subprocess.Popen[bytes]) -> ProcessId:
-    process = census.processes.identify(child.pid)
+def process_of(scanner: ProcessScanner, child: subprocess.Popen[bytes]) -> ProcessId:
+    process = scanner.processes.identify(child.pid)
     assert process is not None
     return process
 
 
-def found(census: Census, *children: subprocess.Popen[bytes]) -> set[int]:
+def found(scanner: ProcessScanner, *children: subprocess.Popen[bytes]) -> set[int]:
     """The pids of those agents that are, or descend from, these children: others may run on this machine."""
-    sweep = census.processes.sweep()
+    sweep = scanner.processes.sweep()
     roots = [sweep.id(child.pid) for child in children]
     ours = {p.pid for root in roots for p in (root, *(below for below, _ in sweep.tree(root)))}
-    return {process.pid for process in census.agents} & ours
+    return {process.pid for process in scanner.agents} & ours
 
 
 # -- who is an agent --------------------------------------------------------------------------------------------
 
 
-def test_an_agent_is_known_by_its_command_line(census: Census, children: Children, project: Path) -> None:
+def test_an_agent_is_known_by_its_command_line(scanner: ProcessScanner, children: Children, project: Path) -> None:
     surroundings = {"CLAUDE_CONFIG_DIR": "/state", "TMUX": "/tmp/of,me/default,77,0", "TMUX_PANE": "%5"}
     child = children.agent("dev-1", "red", project, env=surroundings)
-    process = process_of(census, child)
+    process = process_of(scanner, child)
 
-    census.sample()
+    scanner.sample()
 
-    assert census.agents[process] == Seen(
+    assert scanner.agents[process] == AgentProcess(
         process=process,
         flags=Flags(agent_id="dev-1@red", name="dev-1", team="red", role=None),
         folder=project,
@@ -84,92 +84,98 @@ def test_an_agent_is_known_by_its_command_line(census: Census, children: Childre
     )
 
 
-def test_an_agent_outside_tmux_has_no_pane(census: Census, children: Children, project: Path) -> None:
+def test_an_agent_outside_tmux_has_no_pane(scanner: ProcessScanner, children: Children, project: Path) -> None:
     child = children.agent("dev-1", "red", project, env={"HOME": "/home/dev"})
 
-    census.sample()
+    scanner.sample()
 
-    seen = census.agents[process_of(census, child)]
+    seen = scanner.agents[process_of(scanner, child)]
     assert (None, Path("/home/dev/.claude")) == (seen.pane, seen.claude_dir)
 
 
-def test_a_process_that_only_speaks_of_agents_is_none(census: Census, children: Children, project: Path) -> None:
+def test_a_process_that_only_speaks_of_agents_is_none(
+    scanner: ProcessScanner, children: Children, project: Path
+) -> None:
     child = children.start(*IDLE, "--agent-id", "dev-1@red", "claude", cwd=project)
 
-    census.sample()
+    scanner.sample()
 
-    assert found(census, child) == set()
+    assert found(scanner, child) == set()
 
 
 @as_root
-def test_an_agent_of_another_user_is_not_ours(census: Census, children: Children) -> None:
+def test_an_agent_of_another_user_is_not_ours(scanner: ProcessScanner, children: Children) -> None:
     theirs = children.start(*IDLE, *FLAGS, user=65534)
     ours = children.start(*IDLE, *FLAGS)
-    wait_until(lambda: census.processes.kernel.argv(theirs.pid)[-1] == "red", "their agent to be started")
+    wait_until(lambda: scanner.processes.backend.argv(theirs.pid)[-1] == "red", "their agent to be started")
 
-    census.sample()
+    scanner.sample()
 
-    assert found(census, theirs, ours) == {ours.pid}
+    assert found(scanner, theirs, ours) == {ours.pid}
 
 
 def test_a_copy_that_an_agent_forked_is_no_second_agent(
-    census: Census, children: Children, project: Path, lifeline: tuple[int, int]
+    scanner: ProcessScanner, children: Children, project: Path, lifeline: tuple[int, int]
 ) -> None:
     program = FORK.format(lifeline=lifeline[0])
     agents = [children.agent(f"dev-{n}", "red", project, program, pass_fds=lifeline[:1]) for n in range(6)]
 
-    census.sample()
-    assert found(census, *agents) == {agent.pid for agent in agents}
+    scanner.sample()
+    assert found(scanner, *agents) == {agent.pid for agent in agents}
 
-    census.sample()
-    assert found(census, *agents) == {agent.pid for agent in agents}
+    scanner.sample()
+    assert found(scanner, *agents) == {agent.pid for agent in agents}
 
 
 def test_a_copy_of_a_copy_is_no_agent_either(
-    census: Census, children: Children, project: Path, lifeline: tuple[int, int]
+    scanner: ProcessScanner, children: Children, project: Path, lifeline: tuple[int, int]
 ) -> None:
     program = FORK.replace("os.read", "os.fork(); os.read").format(lifeline=lifeline[0])
     agents = [children.agent(f"dev-{n}", "red", project, program, pass_fds=lifeline[:1]) for n in range(6)]
-    roots = [process_of(census, agent) for agent in agents]
-    wait_until(lambda: all(len(census.processes.sweep().tree(root)) == 2 for root in roots), "the copies to be made")
+    roots = [process_of(scanner, agent) for agent in agents]
+    wait_until(lambda: all(len(scanner.processes.sweep().tree(root)) == 2 for root in roots), "the copies to be made")
 
-    census.sample()
-    census.sample()
+    scanner.sample()
+    scanner.sample()
 
-    assert found(census, *agents) == {agent.pid for agent in agents}
+    assert found(scanner, *agents) == {agent.pid for agent in agents}
 
 
 def test_a_late_copy_of_an_old_copy_is_no_agent_either(
-    census: Census, children: Children, project: Path, lifeline: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    scanner: ProcessScanner,
+    children: Children,
+    project: Path,
+    lifeline: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("yolo_supervisor.census.YOUNG_S", 0.0)  # whatever was looked at once is old
+    monkeypatch.setattr("yolo_supervisor.inventory.process_scan.YOUNG_S", 0.0)  # whatever was looked at once is old
     program = FORK.replace("os.read", "os.read({lifeline}, 1); os.fork(); os.read").format(lifeline=lifeline[0])
     agent = children.agent("dev-1", "red", project, program, pass_fds=lifeline[:1])
-    root = process_of(census, agent)
-    census.sample()
+    root = process_of(scanner, agent)
+    scanner.sample()
 
     os.write(lifeline[1], b"!")
-    wait_until(lambda: len(census.processes.sweep().tree(root)) == 2, "the late copy to be made")
-    census.sample()
+    wait_until(lambda: len(scanner.processes.sweep().tree(root)) == 2, "the late copy to be made")
+    scanner.sample()
 
-    assert found(census, agent) == {agent.pid}
+    assert found(scanner, agent) == {agent.pid}
 
 
 def test_a_program_that_only_starts_the_agent_is_not_the_agent(
-    census: Census, children: Children, project: Path, lifeline: tuple[int, int]
+    scanner: ProcessScanner, children: Children, project: Path, lifeline: tuple[int, int]
 ) -> None:
     words = [sys.executable, "-c", f"import os; print('ready', flush=True); os.read({lifeline[0]}, 1)", *FLAGS]
     wrapper = children.start("timeout", "600", *words, cwd=project, pass_fds=lifeline[:1])
     assert wrapper.stdout is not None
     wrapper.stdout.readline()
 
-    census.sample()
+    scanner.sample()
 
-    [(agent, _)] = census.processes.sweep().tree(process_of(census, wrapper))
-    assert found(census, wrapper) == {agent.pid}
+    [(agent, _)] = scanner.processes.sweep().tree(process_of(scanner, wrapper))
+    assert found(scanner, wrapper) == {agent.pid}
 
 
-def test_a_tmux_server_is_no_agent_though_it_was_started_with_one(census: Census, tmp_path: Path) -> None:
+def test_a_tmux_server_is_no_agent_though_it_was_started_with_one(scanner: ProcessScanner, tmp_path: Path) -> None:
     if shutil.which("tmux") is None:
         pytest.skip("there is no tmux here")
     tmux = ("tmux", "-S", str(tmp_path / "tmux"), "-f", "/dev/null")
@@ -180,138 +186,142 @@ def test_a_tmux_server_is_no_agent_though_it_was_started_with_one(census: Census
         subprocess.run([*tmux, "kill-session", "-t", "=agent"], check=True)
         server = int(subprocess.run([*tmux, "list-sessions", "-F", "#{pid}"], check=True, capture_output=True).stdout)
 
-        census.sample()
+        scanner.sample()
 
-        assert census.processes.kernel.argv(server)[-len(words) :] == words
-        assert server not in {process.pid for process in census.agents}
+        assert scanner.processes.backend.argv(server)[-len(words) :] == words
+        assert server not in {process.pid for process in scanner.agents}
     finally:
         subprocess.run([*tmux, "kill-server"], check=True)
 
 
 def test_one_that_turns_into_an_agent_soon_after_its_start_is_found(
-    census: Census, children: Children, project: Path, lifeline: tuple[int, int]
+    scanner: ProcessScanner, children: Children, project: Path, lifeline: tuple[int, int]
 ) -> None:
     words = [*IDLE, *FLAGS]
     child = children.python(
         f"print('ready', flush=True); import os; os.read({lifeline[0]}, 1); os.execvp('sh', {words})",
         cwd=project, pass_fds=lifeline[:1],
     )  # fmt: skip
-    census.sample()
-    assert found(census, child) == set()
+    scanner.sample()
+    assert found(scanner, child) == set()
 
     os.write(lifeline[1], b"!")
-    wait_until(lambda: census.processes.kernel.argv(child.pid) == words, "the other program to run")
-    census.sample()
+    wait_until(lambda: scanner.processes.backend.argv(child.pid) == words, "the other program to run")
+    scanner.sample()
 
-    assert found(census, child) == {child.pid}
+    assert found(scanner, child) == {child.pid}
 
 
 def test_a_copy_that_turns_into_another_agent_is_found(
-    census: Census, children: Children, project: Path, lifeline: tuple[int, int]
+    scanner: ProcessScanner, children: Children, project: Path, lifeline: tuple[int, int]
 ) -> None:
     words = [sys.executable, "-c", f"import os; os.read({lifeline[0]}, 1)", *FLAGS]
     program = f"import os\nif os.fork() == 0:\n    os.read({lifeline[0]}, 1)\n    os.execv({words[0]!r}, {words})"
     agent = children.agent("dev-1", "red", project, program, pass_fds=lifeline[:1])
-    census.sample()
-    [(copy, _)] = census.processes.sweep().tree(process_of(census, agent))
+    scanner.sample()
+    [(copy, _)] = scanner.processes.sweep().tree(process_of(scanner, agent))
 
     os.write(lifeline[1], b"!")
-    wait_until(lambda: census.processes.kernel.argv(copy.pid) == words, "the other program to run")
-    census.sample()
+    wait_until(lambda: scanner.processes.backend.argv(copy.pid) == words, "the other program to run")
+    scanner.sample()
 
-    assert found(census, agent) == {agent.pid, copy.pid}
+    assert found(scanner, agent) == {agent.pid, copy.pid}
 
 
 def test_an_agent_that_ended_is_gone_and_its_going_is_a_change(
-    census: Census, children: Children, project: Path
+    scanner: ProcessScanner, children: Children, project: Path
 ) -> None:
     agent = children.agent("dev-1", "red", project)
-    process = process_of(census, agent)
-    before = census.generation
+    process = process_of(scanner, agent)
+    before = scanner.generation
 
-    census.sample()
-    appeared = census.generation
+    scanner.sample()
+    appeared = scanner.generation
     agent.kill()
-    wait_until(lambda: census.processes.identify(agent.pid) is None, "the agent to end")
-    census.sample()  # a zombie is no agent
+    wait_until(lambda: scanner.processes.identify(agent.pid) is None, "the agent to end")
+    scanner.sample()  # a zombie is no agent
 
-    assert before < appeared < census.generation
-    assert process not in census.agents
+    assert before < appeared < scanner.generation
+    assert process not in scanner.agents
 
 
 # -- who is in its tree -----------------------------------------------------------------------------------------
 
 
 def test_the_tree_of_a_tracked_agent_outlives_it(
-    census: Census, children: Children, project: Path, lifeline: tuple[int, int]
+    scanner: ProcessScanner, children: Children, project: Path, lifeline: tuple[int, int]
 ) -> None:
     tool = f"import subprocess; subprocess.Popen(['cat'], stdin={lifeline[0]})"
     agent = children.agent("dev-1", "red", project, tool, pass_fds=lifeline[:1])
-    process = process_of(census, agent)
-    census.track(process)
-    census.sample()
+    process = process_of(scanner, agent)
+    scanner.track(process)
+    scanner.sample()
 
     agent.kill()
     agent.wait()
-    census.sample()
-    [(orphan, parent)] = census.trees[process]
+    scanner.sample()
+    [(orphan, parent)] = scanner.trees[process]
 
     assert parent == agent.pid
-    assert census.processes.leftovers(process, census.trees[process]).roots == (orphan,)
+    assert scanner.processes.leftovers(process, scanner.trees[process]).roots == (orphan,)
 
 
 def test_a_death_in_the_middle_of_a_look_loses_nothing_of_the_tree(
-    census: Census, children: Children, project: Path, lifeline: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    scanner: ProcessScanner,
+    children: Children,
+    project: Path,
+    lifeline: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tool = f"import subprocess; subprocess.Popen(['cat'], stdin={lifeline[0]})"
     agent = children.agent("dev-1", "red", project, tool, pass_fds=lifeline[:1])
-    process = process_of(census, agent)
-    census.track(process)
-    census.sample()
-    before = census.trees[process]
-    kernel, facts, pids = census.processes.kernel, census.processes.kernel.facts, census.processes.kernel.pids
+    process = process_of(scanner, agent)
+    scanner.track(process)
+    scanner.sample()
+    before = scanner.trees[process]
+    backend, facts, pids = scanner.processes.backend, scanner.processes.backend.facts, scanner.processes.backend.pids
 
-    def dying(pid: int) -> Facts | None:
+    def dying(pid: int) -> ProcessFacts | None:
         found = facts(pid)
         if pid == agent.pid:
             agent.kill()
             agent.wait()
         return found
 
-    monkeypatch.setattr(kernel, "facts", dying)
-    monkeypatch.setattr(kernel, "pids", lambda: sorted(pids(), key=lambda pid: pid != agent.pid))  # the agent first
-    census.sample()
+    monkeypatch.setattr(backend, "facts", dying)
+    monkeypatch.setattr(backend, "pids", lambda: sorted(pids(), key=lambda pid: pid != agent.pid))  # the agent first
+    scanner.sample()
 
     assert len(before) == 1
-    assert census.trees[process] == before
+    assert scanner.trees[process] == before
 
 
 def test_the_tree_of_an_agent_ends_where_another_agents_begins(
-    census: Census, children: Children, project: Path, lifeline: tuple[int, int]
+    scanner: ProcessScanner, children: Children, project: Path, lifeline: tuple[int, int]
 ) -> None:
     tool = f"import os; os.fork() or print('ready', flush=True); os.read({lifeline[0]}, 1)"
     words = [sys.executable, "-c", tool, *FLAGS]
     mate = f"import subprocess; subprocess.Popen({words}, pass_fds=[{lifeline[0]}], stdout=-1).stdout.readline()"
-    lead = process_of(census, children.agent("lead", "red", project, mate, pass_fds=lifeline[:1]))
-    census.track(lead)
+    lead = process_of(scanner, children.agent("lead", "red", project, mate, pass_fds=lifeline[:1]))
+    scanner.track(lead)
 
-    census.sample()
+    scanner.sample()
 
-    assert len(census.processes.sweep().tree(lead)) == 2
-    assert census.trees[lead] == ()
+    assert len(scanner.processes.sweep().tree(lead)) == 2
+    assert scanner.trees[lead] == ()
 
 
-def test_nothing_is_kept_of_one_that_is_dropped(census: Census, children: Children, project: Path) -> None:
-    process = process_of(census, children.agent("dev-1", "red", project))
-    census.track(process)
-    census.sample()
-    assert process in census.trees
+def test_nothing_is_kept_of_one_that_is_dropped(scanner: ProcessScanner, children: Children, project: Path) -> None:
+    process = process_of(scanner, children.agent("dev-1", "red", project))
+    scanner.track(process)
+    scanner.sample()
+    assert process in scanner.trees
 
-    census.drop(process)
-    census.drop(process)
-    census.sample()
+    scanner.drop(process)
+    scanner.drop(process)
+    scanner.sample()
 
-    assert process not in census.trees
+    assert process not in scanner.trees
 
 
 def test_a_folder_is_within_a_project_or_beside_it() -> None:
@@ -327,27 +337,27 @@ def test_a_folder_is_within_a_project_or_beside_it() -> None:
 
 
 @counts_pids
-def test_it_is_quiet_when_nothing_was_started(census: Census) -> None:
-    assert not census.quiet(), "without an earlier look nothing can be said"
+def test_it_is_quiet_when_nothing_was_started(scanner: ProcessScanner) -> None:
+    assert not scanner.quiet(), "without an earlier look nothing can be said"
 
-    wait_until(census.quiet, "a moment in which this machine starts nothing")
+    wait_until(scanner.quiet, "a moment in which this machine starts nothing")
 
 
 @counts_pids
-def test_it_is_not_quiet_when_something_was_started(census: Census, children: Children) -> None:
-    wait_until(census.quiet, "a moment in which this machine starts nothing")
+def test_it_is_not_quiet_when_something_was_started(scanner: ProcessScanner, children: Children) -> None:
+    wait_until(scanner.quiet, "a moment in which this machine starts nothing")
 
     children.start("true")
 
-    assert not census.quiet()
+    assert not scanner.quiet()
 
 
 @counts_pids
-async def test_the_supervisors_own_commands_do_not_disturb_the_quiet(census: Census) -> None:
+async def test_the_supervisors_own_commands_do_not_disturb_the_quiet(scanner: ProcessScanner) -> None:
     async def quiet_after_a_command() -> bool:
-        census.quiet()
+        scanner.quiet()
         await subprocesses.run(["true"], LIMIT_S)
-        return census.quiet()
+        return scanner.quiet()
 
     with anyio.fail_after(LIMIT_S):
         while not await quiet_after_a_command():
@@ -355,58 +365,64 @@ async def test_the_supervisors_own_commands_do_not_disturb_the_quiet(census: Cen
 
 
 @counts_pids
-async def test_a_start_beside_the_supervisors_own_commands_is_not_overheard(census: Census, children: Children) -> None:
-    census.quiet()
+async def test_a_start_beside_the_supervisors_own_commands_is_not_overheard(
+    scanner: ProcessScanner, children: Children
+) -> None:
+    scanner.quiet()
 
     await subprocesses.run(["true"], LIMIT_S)
     children.start("true")
 
-    assert not census.quiet()
+    assert not scanner.quiet()
 
 
 @counts_pids
-def test_it_is_not_quiet_while_the_youngest_may_still_become_agents(census: Census, children: Children) -> None:
+def test_it_is_not_quiet_while_the_youngest_may_still_become_agents(
+    scanner: ProcessScanner, children: Children
+) -> None:
     children.start("sleep", "600")
-    census.sample()
+    scanner.sample()
 
-    census.quiet()
+    scanner.quiet()
 
-    assert not census.quiet()
+    assert not scanner.quiet()
 
 
 @counts_pids
-def test_it_is_not_quiet_while_a_tree_is_still_to_be_looked_at(census: Census, children: Children) -> None:
-    process = process_of(census, children.start("sleep", "600"))
-    wait_until(census.quiet, "a moment in which this machine starts nothing")
+def test_it_is_not_quiet_while_a_tree_is_still_to_be_looked_at(scanner: ProcessScanner, children: Children) -> None:
+    process = process_of(scanner, children.start("sleep", "600"))
+    wait_until(scanner.quiet, "a moment in which this machine starts nothing")
 
-    census.track(process)
+    scanner.track(process)
 
-    assert not census.quiet()
+    assert not scanner.quiet()
 
 
-async def test_whoever_waits_for_agents_is_told_of_a_new_one(census: Census, children: Children, project: Path) -> None:
-    census.sample()
-    process = process_of(census, children.agent("dev-1", "red", project))
+async def test_whoever_waits_for_agents_is_told_of_a_new_one(
+    scanner: ProcessScanner, children: Children, project: Path
+) -> None:
+    scanner.sample()
+    process = process_of(scanner, children.agent("dev-1", "red", project))
     told = anyio.Event()
 
     def sampled(changed: bool) -> None:
-        if changed and process in census.agents:
+        if changed and process in scanner.agents:
             told.set()
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(census.run, lambda: 0.02, sampled)
+        tasks.start_soon(scanner.run, lambda: 0.02, sampled)
         with anyio.fail_after(LIMIT_S):
             await told.wait()
         tasks.cancel_scope.cancel()
 
 
 def test_a_stranger_whose_environment_makes_no_sense_hides_nobody(
-    census: Census, children: Children, project: Path
+    scanner: ProcessScanner, children: Children, project: Path
 ) -> None:
     agent = children.agent("dev-1", "red", project)
     children.agent("dev-2", "red", project, env={"TMUX": "/tmp/x,²,0", "TMUX_PANE": "%1"})
     children.agent("dev-3", "red", project, env={"TMUX": f"/tmp/x,{'9' * 5000},0", "TMUX_PANE": "%1"})
 
-    census.sample()
+    scanner.sample()
 
-    assert agent.pid in {process.pid for process in census.agents}
+    assert agent.pid in {process.pid for process in scanner.agents}

@@ -31,13 +31,13 @@ from support.team import Team
 from support.tmux import PrivateTmux
 from support.wait import LIMIT_S, wait_until
 from yolo_supervisor import __version__
-from yolo_supervisor.cli import COMMANDS
-from yolo_supervisor.formats import supervisor
+from yolo_supervisor.cli.app import COMMANDS
+from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.hook import PAYLOAD_LIMIT
-from yolo_supervisor.kernel import kernel
-from yolo_supervisor.processes import Processes
-from yolo_supervisor.records import ProcessId, iso
-from yolo_supervisor.store import Paths
+from yolo_supervisor.models import ProcessId, iso
+from yolo_supervisor.store.paths import Paths
+from yolo_supervisor.system.process_backend import backend
+from yolo_supervisor.system.processes import Processes
 
 SOON_S = 10.0
 """For calls that are known to hang where something is wrong."""
@@ -48,7 +48,7 @@ Answer = subprocess.CompletedProcess[str]
 
 def dead_agent(project: Path, name: str, team: str) -> None:
     """The record of an agent whose process ended while nobody looked."""
-    gone = ProcessId(os.getpid(), 1, Processes(kernel()).boot)  # a pid that belongs to another process now
+    gone = ProcessId(os.getpid(), 1, Processes(backend()).boot)  # a pid that belongs to another process now
     write_record(project, agent_of(name, team, gone))
 
 
@@ -1138,7 +1138,7 @@ def test_a_hook_leaves_one_note_and_says_nothing(cli: Cli, hooks: Path) -> None:
     assert_silent(cli("hook", "SessionStart", stdin=None, input=json.dumps(EVENT)))
 
     (note,) = hooks.iterdir()
-    found = supervisor.hook_note(note.read_bytes(), "SessionStart")
+    found = own_files.hook_note(note.read_bytes(), "SessionStart")
     assert found.payload == EVENT
     assert os.getpid() in [pid for pid, *_ in found.ancestry]
 

@@ -26,7 +26,7 @@ from support.budget import SOAK
 from support.cli import PROGRAM
 from support.processes import Children
 from support.wait import LIMIT_S, wait_until
-from yolo_supervisor.journal import history
+from yolo_supervisor.store.history import history
 
 HASTY = (
     sys.executable, "-c",

@@ -27,16 +27,17 @@ from support.project import given_back, health_of, read_task, write_task
 from support.team import Team
 from support.tmux import PrivateTmux
 from support.wait import LIMIT_S, wait_until
-from yolo_supervisor.actions import Terminate
-from yolo_supervisor.census import Census
+from yolo_supervisor.actions.agents import Terminate
 from yolo_supervisor.clock import SystemClock, until_next
 from yolo_supervisor.config import Config
-from yolo_supervisor.kernel import kernel
-from yolo_supervisor.processes import Processes
-from yolo_supervisor.records import Pane, ProcessId
-from yolo_supervisor.runner import Rooms, Runner
-from yolo_supervisor.tmux import Tmux
-from yolo_supervisor.watchers import Remedy
+from yolo_supervisor.daemon.runner import Runner
+from yolo_supervisor.daemon.wiring import HostServices
+from yolo_supervisor.inventory.process_scan import ProcessScanner
+from yolo_supervisor.models import Pane, ProcessId
+from yolo_supervisor.system.process_backend import backend
+from yolo_supervisor.system.processes import Processes
+from yolo_supervisor.system.tmux import Tmux
+from yolo_supervisor.watchers.base import Remediation
 
 BRISK = QUICK.replace("interval_s = 0.3", "interval_s = 0.05")
 PATIENT = BRISK + "\n[tasks]\nmax_attempts = 1000\npoison_s = 0\nbackoff_s = 0\n"
@@ -267,7 +268,7 @@ def test_the_cleanup_of_a_team_killed_my_own_session_beside_it(team: Team, tmux:
     agent = team.pane_agent(tmux, "work", "dev-1")
     line = f"cd {team.project} && trap '' HUP && exec {mine} 600"
     person = team.mind(int(tmux("split-window", "-d", "-P", "-F", "#{pane_pid}", "-t", "=work:0", line))).pid
-    wait_until(lambda: "claude" in "".join(team.processes.kernel.argv(person)[:1]), "my own session to start")
+    wait_until(lambda: "claude" in "".join(team.processes.backend.argv(person)[:1]), "my own session to start")
     team.wait_sessions_looked_at()
 
     tmux("kill-session", "-t", "=work")
@@ -621,7 +622,7 @@ class Sluggish:
     def rest_s(self) -> float:
         return until_next(self.interval_s)
 
-    async def tick(self, now: datetime) -> Sequence[Remedy]:
+    async def tick(self, now: datetime) -> Sequence[Remediation]:
         self.looks.append(time.monotonic())
         if len(self.looks) == 3:
             time.sleep(20 * self.interval_s)
@@ -635,8 +636,10 @@ class Sluggish:
 
 async def test_after_a_stall_all_looks_that_it_had_missed_came_at_once(project: Path, claude_home: Path) -> None:
     """A burst of them would cost no clients of tmux, whose answers are good for a while, but all else."""
-    processes, clock, watcher = Processes(kernel()), SystemClock(), Sluggish()
-    runner = Runner(project, Config(), Rooms(clock, processes, Census(processes), Tmux(clock)), os.environ)
+    processes, clock, watcher = Processes(backend()), SystemClock(), Sluggish()
+    runner = Runner(
+        project, Config(), HostServices(clock, processes, ProcessScanner(processes), Tmux(clock)), os.environ
+    )
     runner.open()
     runner.watchers = (watcher,)
 

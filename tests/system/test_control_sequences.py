@@ -23,14 +23,15 @@ from support.daemon import QUICK, StartDaemon
 from support.project import agent_of, write_record, write_task
 from support.tmux import PrivateTmux
 from support.wait import LIMIT_S
-from yolo_supervisor.actions import AlertCode, Escalate
-from yolo_supervisor.cli import COMMANDS
-from yolo_supervisor.kernel import kernel
+from yolo_supervisor.actions.base import AlertCode, Escalate
+from yolo_supervisor.cli.app import COMMANDS
 from yolo_supervisor.mcp.circuit_breaker import Circuit
-from yolo_supervisor.processes import Processes
-from yolo_supervisor.queue import letter_file
-from yolo_supervisor.records import ProcessId
-from yolo_supervisor.store import Paths, Store
+from yolo_supervisor.models import ProcessId
+from yolo_supervisor.policy.retry import letter_file
+from yolo_supervisor.store.paths import Paths
+from yolo_supervisor.store.store import Store
+from yolo_supervisor.system.process_backend import backend
+from yolo_supervisor.system.processes import Processes
 
 TYPED = "\33]0;x\7\33[2J\x9b31m\r\n\u202e\x7f\udcff$(touch owned)`touch owned`;touch owned"
 """What may stand in a word of a command line, or in a file's name: a title, a clearing, a colour in one byte, lines of
@@ -97,7 +98,7 @@ def put(path: Path, *lines: Any) -> None:
 def spoilt(cli: Cli, project: Path, claude_home: Path) -> Iterator[Cli]:
     """A project in which every text that others have written is spoilt. Nothing of it is executed."""
     name, planning, own = TYPED, project / ".yolo-planning", Paths(project)
-    gone = ProcessId(os.getpid(), 1, Processes(kernel()).boot)
+    gone = ProcessId(os.getpid(), 1, Processes(backend()).boot)
     for team in ("red", name.replace("/", "")):
         member = {"agentId": f"{WRITTEN}@{team}", "name": WRITTEN, "cwd": str(project), "tmuxPaneId": "%1"}
         put(claude_home / "teams" / team / "config.json", {"name": team, "members": [member], "description": WRITTEN})

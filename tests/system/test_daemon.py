@@ -23,9 +23,9 @@ from support.processes import Children
 from support.project import read_task, write_task
 from support.wait import LIMIT_S, wait_until
 from yolo_supervisor.config import Config
-from yolo_supervisor.daemon import Daemon, Options
-from yolo_supervisor.journal import history
-from yolo_supervisor.store import Paths
+from yolo_supervisor.daemon.daemon import Daemon, Options
+from yolo_supervisor.store.history import history
+from yolo_supervisor.store.paths import Paths
 
 Start = Callable[..., RunningDaemon]
 
@@ -176,8 +176,8 @@ def test_a_restart_of_the_supervisor_harms_no_agent(
 
 
 def test_a_task_that_was_finished_between_look_and_write_stays_finished(project: Path, claude_home: Path) -> None:
-    from yolo_supervisor.actions import Requeue
-    from yolo_supervisor.store import Outcome, Store
+    from yolo_supervisor.actions.tasks import Requeue
+    from yolo_supervisor.store.store import Outcome, Store
 
     path = write_task(claude_home, "team", 1, "dev-1", "in_progress")
     store = Store(project)
@@ -263,15 +263,15 @@ def test_a_daemon_that_fails_ends_and_waits_for_no_change_first(project: Path, c
     program = """
 import sys, anyio
 from pathlib import Path
-from yolo_supervisor.daemon import Daemon, Options, start
-from yolo_supervisor.runner import Runner
+from yolo_supervisor.daemon.daemon import Daemon, Options, start
+from yolo_supervisor.daemon.runner import Runner
 
 async def fails(self):
     while not anyio.to_thread.current_default_thread_limiter().borrowed_tokens:
         await anyio.sleep(0.01)
     raise LookupError("so it ends")
 
-Runner.edges = lambda self: [(Path(sys.argv[2]), self.bells["agents"])]
+Runner.edges = lambda self: [(Path(sys.argv[2]), self.wakeups["agents"])]
 Daemon._keep_manager_informed = fails
 start(Options(projects=(Path(sys.argv[1]),)))
 """
@@ -362,7 +362,7 @@ async def test_no_watchdog_of_the_service_manager_is_too_impatient_or_too_large(
     monkeypatch.setenv("WATCHDOG_USEC", told)
     monkeypatch.setenv("NOTIFY_SOCKET", "/nowhere")
     naps: list[float] = []
-    monkeypatch.setattr("yolo_supervisor.daemon.until_next", lambda every_s: naps.append(every_s) or 3600.0)
+    monkeypatch.setattr("yolo_supervisor.daemon.daemon.until_next", lambda every_s: naps.append(every_s) or 3600.0)
     daemon = Daemon(Options(projects=(project,)))
 
     with anyio.move_on_after(0.01):
@@ -660,7 +660,14 @@ def test_without_memory_it_ends_instead_of_telling_of_it_for_ever(
     if sys.platform != "linux":
         pytest.skip("the limit is Linux's")
     log = tmp_path / "log"
-    words = ("-m", "yolo_supervisor.drill.daemon", str(tmp_path / "no-skew"), "run", "--project", str(project))
+    words = (
+        "-m",
+        "yolo_supervisor.drill.daemon_under_test",
+        str(tmp_path / "no-skew"),
+        "run",
+        "--project",
+        str(project),
+    )
     with log.open("wb") as stderr:
         starving = children.start(sys.executable, *words, stderr=stderr)
     journal = Paths(project).journal

@@ -14,15 +14,17 @@ from support.daemon import QUICK
 from support.project import given_back, read_task, write_task, write_team
 from support.team import Team
 from support.wait import wait_until
-from yolo_supervisor.actions import Edit
+from yolo_supervisor.actions.base import Edit
 from yolo_supervisor.clock import SystemClock
 from yolo_supervisor.config import Config, TasksConfig
-from yolo_supervisor.formats import claude, tasks, yolo
+from yolo_supervisor.formats import claude, tasks
+from yolo_supervisor.formats.plugin import execution_state
 from yolo_supervisor.formats.tasks import SET_ASIDE
-from yolo_supervisor.journal import history
-from yolo_supervisor.queue import Queue, give_back
-from yolo_supervisor.records import Task
-from yolo_supervisor.store import Outcome, Paths, Store
+from yolo_supervisor.models import Task
+from yolo_supervisor.policy.retry import RetryPolicy, requeue_or_dead_letter
+from yolo_supervisor.store.history import history
+from yolo_supervisor.store.paths import Paths
+from yolo_supervisor.store.store import Outcome, Store
 
 
 @pytest.fixture
@@ -33,17 +35,19 @@ def cli(cli_of_teams: Cli) -> Cli:
 def fail(project: Path, path: Path, steps: int = 2) -> None:
     """The task's only attempt has failed, and so many steps of what follows are done; then we are killed."""
     data = path.read_bytes()
-    if path.name == yolo.STATE_FILE:
-        (found, *_) = yolo.plans(data, path) or []
+    if path.name == execution_state.STATE_FILE:
+        (found, *_) = execution_state.plans(data, path) or []
     else:
         task = claude.task(data, path.parent.name, path)
         assert task is not None
         found = task
     with closing(Store(project)) as store:
         store.open()
-        queue = Queue(lambda: Config(tasks=TasksConfig(max_attempts=1)), store, SystemClock(), "here")
+        queue = RetryPolicy(lambda: Config(tasks=TasksConfig(max_attempts=1)), store, SystemClock(), "here")
         letters = store.paths.folder / "dead-letters"
-        for action in give_back(found, queue.turn(found, "died"), letters, "its owner dev-1 is dead", {})[:steps]:
+        for action in requeue_or_dead_letter(found, queue.turn(found, "died"), letters, "its owner dev-1 is dead", {})[
+            :steps
+        ]:
             assert isinstance(action, Edit)
             assert store.commit(action, "agents") is Outcome.DONE
 
@@ -55,7 +59,7 @@ def dead_letter(project: Path, claude_home: Path, team: str = "red", number: int
 
 
 def plan_letter(project: Path) -> Path:
-    path = project / ".yolo-planning" / yolo.STATE_FILE
+    path = project / ".yolo-planning" / execution_state.STATE_FILE
     path.write_text(json.dumps({"plans": [{"id": "05-01", "status": "running"}, {"id": "05-02", "status": "pending"}]}))
     fail(project, path)
     return path
@@ -273,9 +277,9 @@ def test_a_task_that_fails_again_after_a_letter_came_to_nothing_tells_the_new_st
     found = Task(list="red", number="3", status="in_progress", owner="dev-2", path=path)
     with closing(Store(cli.folder)) as store:
         store.open()
-        queue = Queue(lambda: Config(tasks=TasksConfig(max_attempts=1)), store, SystemClock(), "here")
+        queue = RetryPolicy(lambda: Config(tasks=TasksConfig(max_attempts=1)), store, SystemClock(), "here")
         folder = store.paths.folder / "dead-letters"
-        for action in give_back(found, queue.turn(found, "died"), folder, "its owner dev-2 is dead", {}):
+        for action in requeue_or_dead_letter(found, queue.turn(found, "died"), folder, "its owner dev-2 is dead", {}):
             store.commit(action, "agents")
 
     assert cli.json("dead-letter", "show", "3")["last_owner"] == "dev-2"

@@ -22,8 +22,8 @@ from support.project import given_back, health_of
 from support.team import Team
 from support.tmux import PrivateTmux
 from support.wait import wait_until
-from yolo_supervisor.formats import yolo
-from yolo_supervisor.records import ProcessId
+from yolo_supervisor.formats.plugin import agents as plugin_agents
+from yolo_supervisor.models import ProcessId
 
 CALLS_A_HOOK = """
 import subprocess, sys
@@ -198,17 +198,17 @@ def leaked_lock() -> Iterator[Path]:
 
     def taken() -> bool:
         try:
-            yolo.PID_LOCK.mkdir()
+            plugin_agents.PID_LOCK.mkdir()
         except FileExistsError:
             return False
         return True
 
-    wait_until(taken, f"{yolo.PID_LOCK} to be free: somebody else on this machine holds it")
+    wait_until(taken, f"{plugin_agents.PID_LOCK} to be free: somebody else on this machine holds it")
     long_ago = time.time() - 3600
-    os.utime(yolo.PID_LOCK, (long_ago, long_ago))
-    yield yolo.PID_LOCK
-    if yolo.PID_LOCK.exists() and yolo.PID_LOCK.lstat().st_mtime == pytest.approx(long_ago):
-        yolo.PID_LOCK.rmdir()
+    os.utime(plugin_agents.PID_LOCK, (long_ago, long_ago))
+    yield plugin_agents.PID_LOCK
+    if plugin_agents.PID_LOCK.exists() and plugin_agents.PID_LOCK.lstat().st_mtime == pytest.approx(long_ago):
+        plugin_agents.PID_LOCK.rmdir()
 
 
 @pytest.mark.usefixtures("leaked_lock")

@@ -18,11 +18,11 @@ from support.budget import budget
 from support.cli import PROGRAM
 from support.processes import Children
 from support.wait import LIMIT_S, wait_until
-from yolo_supervisor.drill import faults, rounds, scene
-from yolo_supervisor.formats import supervisor
-from yolo_supervisor.kernel import kernel
-from yolo_supervisor.processes import Processes
-from yolo_supervisor.store import Paths
+from yolo_supervisor.drill import faults, sandbox, trial
+from yolo_supervisor.formats import own as own_files
+from yolo_supervisor.store.paths import Paths
+from yolo_supervisor.system.process_backend import backend
+from yolo_supervisor.system.processes import Processes
 
 pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed: nothing is drilled")
 
@@ -58,14 +58,14 @@ class Stage:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._processes = Processes(kernel())
+        self._processes = Processes(backend())
 
     def wait_until_an_agent_is_killed(self) -> None:
         wait_until(lambda: any('"died"' in log.read_text() for log in self.folder.glob("*/daemon.log")), "a death")
 
     def daemon(self) -> int:
         (planning,) = self.folder.glob("*/project/.yolo-planning")
-        holder = supervisor.load_holder(Paths(planning.parent).holder.read_bytes())
+        holder = own_files.load_holder(Paths(planning.parent).holder.read_bytes())
         assert holder is not None
         return holder.process.pid
 
@@ -80,7 +80,7 @@ class Stage:
     def clear(self) -> None:
         for pid in self.at_work():
             process = self._processes.identify(pid)
-            if process and (handle := self._processes.kernel.hold(process)):
+            if process and (handle := self._processes.backend.hold(process)):
                 handle.signal(signal.SIGKILL)
                 handle.close()
 
@@ -127,12 +127,12 @@ def test_a_supervisor_killed_in_the_middle_of_healing_finishes_it_after_its_rest
 
 
 def test_a_supervisor_that_only_observes_fails_the_drill(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scene, "LIMIT_S", 3.0)
-    with scene.scene() as stage:
+    monkeypatch.setattr(sandbox, "LIMIT_S", 3.0)
+    with sandbox.scene() as stage:
         file = stage.project / ".yolo-planning" / "supervisor.toml"
         file.write_text("mode = 'observe'\n" + file.read_text())
         stage.start_daemon()
-        played = rounds.play(stage, faults.FAULTS["agent-killed"], random.Random(1))
+        played = trial.play(stage, faults.FAULTS["agent-killed"], random.Random(1))
 
     assert played.heal_s is None
     assert "not healed in time" in played.why
@@ -170,7 +170,7 @@ def test_a_drill_that_is_ended_leaves_nothing(stage: Stage, children: Children, 
 
 def test_a_drill_that_is_ended_while_an_agent_starts_leaves_nothing(stage: Stage, children: Children) -> None:
     running = children.start(*PROGRAM, "drill", "--faults", "agent-killed")
-    wait_until(lambda: "drill.agent" in stage.told(), "an agent to start")
+    wait_until(lambda: "drill.fake_agent" in stage.told(), "an agent to start")
     running.send_signal(signal.SIGSTOP)  # it does not learn whom it has started
     wait_until(lambda: any(stage.folder.glob("*/dev-*.ready")), "the agent's tool to be there")
 

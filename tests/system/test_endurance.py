@@ -34,8 +34,8 @@ from support.wait import wait_until
 from test_simulation import CONFIG, TEAM, World, enter
 from yolo_supervisor import log
 from yolo_supervisor.config import Config, FlagsConfig, JournalConfig, SessionsConfig, TasksConfig
-from yolo_supervisor.formats import yolo
-from yolo_supervisor.store import Store
+from yolo_supervisor.formats.plugin import leases as plugin_leases
+from yolo_supervisor.store.store import Store
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="there are no descriptors for processes here")
 
@@ -358,11 +358,11 @@ def wait_tasks_looked_at(team: Team, meanwhile: Callable[[], bool] = lambda: Tru
 def test_a_lease_that_was_renewed_while_the_daemon_was_stopped_is_not_ended(team: Team) -> None:
     running = team.supervise(SHORT)
     ttl_s = 2
-    by_the_plugin = team.planning / ".locks" / yolo.lease_file("docs")
+    by_the_plugin = team.planning / ".locks" / plugin_leases.lease_file("docs")
 
     def held(owner: str, ttl_s: int) -> None:
         """As the plugin writes a lease: in its place."""
-        by_the_plugin.write_bytes(yolo.dump_lease("docs", owner, datetime.now(UTC), ttl_s))
+        by_the_plugin.write_bytes(plugin_leases.dump_lease("docs", owner, datetime.now(UTC), ttl_s))
 
     for resource in ("renewed", "abandoned"):
         team.cli("lease", "acquire", resource, "--owner", "dev-1", "--ttl", str(ttl_s)).check_returncode()

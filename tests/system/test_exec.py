@@ -26,11 +26,11 @@ from hypothesis import strategies as st
 from support.cli import PROGRAM
 from support.processes import Children
 from support.wait import LIMIT_S, wait_until
-from yolo_supervisor.formats import yolo
-from yolo_supervisor.journal import history
-from yolo_supervisor.kernel import kernel
-from yolo_supervisor.processes import Processes
+from yolo_supervisor.formats.plugin import config as plugin_config
+from yolo_supervisor.store.history import history
 from yolo_supervisor.system import subprocesses
+from yolo_supervisor.system.process_backend import backend
+from yolo_supervisor.system.processes import Processes
 
 EXEC = (*PROGRAM, "exec")
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives orphans to those who ask for them")
@@ -42,7 +42,7 @@ Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 
 def gone(pid: int) -> bool:
-    return Processes(kernel()).identify(pid) is None
+    return Processes(backend()).identify(pid) is None
 
 
 def pids(path: Path) -> list[int]:
@@ -776,12 +776,12 @@ def test_unreadable_configuration_does_not_stop_the_command(run: Run, project: P
     lambda value: json.dumps({"command_timeout_ms": value}).encode()
 ))  # fmt: skip
 def test_configured_limit_is_bounded(config: bytes) -> None:
-    assert 1.0 <= yolo.command_limit_s(config) <= 86400.0
+    assert 1.0 <= plugin_config.command_limit_s(config) <= 86400.0
 
 
 @given(st.integers(1000, 3_600_000))
 def test_valid_configured_limit_is_used(limit_ms: int) -> None:
-    assert yolo.command_limit_s(b'{"command_timeout_ms": %d}' % limit_ms) == limit_ms / 1000
+    assert plugin_config.command_limit_s(b'{"command_timeout_ms": %d}' % limit_ms) == limit_ms / 1000
 
 
 # -- the journal ------------------------------------------------------------------------------------------------------

@@ -11,10 +11,11 @@ import pytest
 from support.cli import Cli
 from yolo_supervisor.clock import SystemClock
 from yolo_supervisor.config import Config
-from yolo_supervisor.flags import Flags
-from yolo_supervisor.formats import yolo
-from yolo_supervisor.kernel import kernel
-from yolo_supervisor.store import Store
+from yolo_supervisor.formats import plugin
+from yolo_supervisor.formats.plugin import event_log
+from yolo_supervisor.inventory.flag_outcomes import Flags
+from yolo_supervisor.store.store import Store
+from yolo_supervisor.system.process_backend import backend
 
 ROUTING, LOCKS, LEASES = "v3_smart_routing", "v3_lock_lite", "v3_lease_locks"
 WRITTEN = (
@@ -24,7 +25,7 @@ WRITTEN = (
 
 @pytest.fixture
 def config(project: Path) -> Path:
-    path = project / yolo.PLANNING / "config.json"
+    path = project / plugin.PLANNING / "config.json"
     path.write_text(WRITTEN)
     return path
 
@@ -38,7 +39,7 @@ def record(cli: Cli, word: str) -> None:
     """As the command does: an outcome for each letter, an ``x`` is an error."""
     with closing(Store(cli.folder)) as store:
         store.open()
-        flags = Flags(Config, store, SystemClock(), kernel().boot())
+        flags = Flags(Config, store, SystemClock(), backend().boot())
         for letter in word:
             flags.record(ROUTING, letter == "x")
 
@@ -162,7 +163,7 @@ def test_check_tells_what_would_be_switched_off(cli: Cli, config: Path) -> None:
 
 
 def test_only_looking_writes_nothing(cli: Cli, project: Path) -> None:
-    metrics = project / yolo.PLANNING / yolo.METRICS
+    metrics = project / plugin.PLANNING / event_log.METRICS
     metrics.parent.mkdir()
     metrics.write_text(json.dumps({"event": "gate_pass", "data": {}}) + "\n")
     before = sorted(project.rglob("*"))

@@ -21,8 +21,8 @@ from support.processes import Children
 from support.project import agent_of, health_of, new_store, write_record
 from support.team import Team
 from support.tmux import PrivateTmux
-from yolo_supervisor.formats import supervisor
-from yolo_supervisor.records import Pane, ProcessId
+from yolo_supervisor.formats import own as own_files
+from yolo_supervisor.models import Pane, ProcessId
 
 TEAM = "yolo-phase-05"
 
@@ -328,7 +328,7 @@ def test_a_wrong_value_in_an_agents_record_stops_nothing(team: Team, stranger: s
     alive = team.identity(stranger.pid)
     pane = Pane(socket="/nowhere/tmux", server_pid=alive.pid, pane="%0")
     agent = agent_of("dev-0", TEAM, alive, claude_dir=team.claude, pane=pane, session="85d6cfb4")
-    write_all(team.own.agents, spoilt(json.loads(supervisor.dump_agent(agent))))
+    write_all(team.own.agents, spoilt(json.loads(own_files.dump_agent(agent))))
 
     team.supervise()
     team.assert_heals(TEAM)
@@ -412,10 +412,10 @@ def test_wrong_values_everywhere_leave_no_command_without_an_answer(
     new_store(team.project)
     alive = team.identity(stranger.pid)
     agent = agent_of("dev-0", TEAM, alive, claude_dir=team.claude, session="85d6cfb4")
-    record = json.loads(supervisor.dump_agent(agent))
+    record = json.loads(own_files.dump_agent(agent))
     lease = {"acquired_at": "2026-11-22T20:55:10Z", "owner": "dev-77", "resource": "src/a.js", "ttl_secs": 60}
     task = {"id": "1", "subject": "Fix", "status": "in_progress", "owner": "dev-77"}
-    holder = {"version": 1, "process": supervisor.dump_process(alive), "started_at": "", "mode": "heal", "watchers": []}
+    holder = {"version": 1, "process": own_files.dump_process(alive), "started_at": "", "mode": "heal", "watchers": []}
     write_all(team.own.agents, spoilt(record))
     write_all(team.claude / "sessions", spoilt(session_of(team, alive)))
     write_all(team.claude / "tasks" / TEAM, spoilt(task))

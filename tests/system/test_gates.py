@@ -18,12 +18,13 @@ from support.processes import Children
 from support.project import SAMPLES
 from support.wait import LIMIT_S, wait_until
 from yolo_supervisor.clock import SystemClock
-from yolo_supervisor.formats import contracts, yolo
-from yolo_supervisor.gates import Answer, Gates, Question, Repair
-from yolo_supervisor.journal import history
-from yolo_supervisor.kernel import kernel
-from yolo_supervisor.processes import Processes
-from yolo_supervisor.store import Store
+from yolo_supervisor.formats import plugin
+from yolo_supervisor.formats.plugin import contracts, event_log, execution_state
+from yolo_supervisor.gates.gates import Answer, Gates, Question, Repair
+from yolo_supervisor.store.history import history
+from yolo_supervisor.store.store import Store
+from yolo_supervisor.system.process_backend import backend
+from yolo_supervisor.system.processes import Processes
 
 ON = {"v2_hard_gates": True, "v2_hard_contracts": True, "v3_event_log": True, "autonomy": "standard"}
 
@@ -45,7 +46,7 @@ class World:
 
     def __init__(self, project: Path) -> None:
         self.project = project
-        self.planning = project / yolo.PLANNING
+        self.planning = project / plugin.PLANNING
         self.contract = self.planning / ".contracts" / "5-1.json"
         self.cli = Cli(project)
         self.configure()
@@ -67,7 +68,7 @@ class World:
         data = self.plan()
         if more:
             bare = {key: value for key, value in json.loads(data).items() if key != "contract_hash"}
-            data = yolo.dump({**bare, **more})
+            data = execution_state.dump({**bare, **more})
         self.contract.parent.mkdir(exist_ok=True)
         self.contract.write_bytes(data)
         return data
@@ -89,7 +90,7 @@ class World:
         return [(each["kind"], each["action"], each["key"]) for each in history(path)] if path.exists() else []
 
     def events(self) -> list[dict[str, Any]]:
-        path = self.planning / yolo.EVENT_LOG
+        path = self.planning / event_log.EVENT_LOG
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def git(self, *words: str) -> None:
@@ -484,7 +485,7 @@ def test_what_checks_say_is_not_mixed_into_the_answer(world: World) -> None:
 
 
 def gone(pid: int) -> bool:
-    return Processes(kernel()).identify(pid) is None
+    return Processes(backend()).identify(pid) is None
 
 
 async def test_a_check_that_hangs_and_does_not_listen_is_ended_with_all_that_it_started(world: World) -> None:
@@ -588,7 +589,7 @@ async def test_a_forbidden_file_that_is_moved_away_is_found(repository: World) -
 
 async def test_a_forbidden_file_is_found_in_a_project_below_its_repository(repository: World) -> None:
     below = repository.project / "apps" / "shop"
-    (below / yolo.PLANNING).mkdir(parents=True)
+    (below / plugin.PLANNING).mkdir(parents=True)
     shop = World(below)
     shop.sign(forbidden_paths=[".env", "infra/"])
     stage(repository, "apps/shop/.env", "apps/other/.env", "infra/key")

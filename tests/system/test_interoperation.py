@@ -21,16 +21,17 @@ from hypothesis import strategies as st
 from support.cli import Cli
 from support.project import SAMPLES, QuickDisk, given_back, read_task, write_task
 from support.team import Team
-from yolo_supervisor.actions import Edit, Release
+from yolo_supervisor.actions.base import Edit
+from yolo_supervisor.actions.leases import Release
 from yolo_supervisor.config import Config
-from yolo_supervisor.formats import yolo
+from yolo_supervisor.formats.plugin import leases as plugin_leases
 from yolo_supervisor.formats.tasks import SET_ASIDE
-from yolo_supervisor.kernel import kernel
-from yolo_supervisor.leases import Held, Leases
-from yolo_supervisor.locks import Locks
-from yolo_supervisor.queue import Queue, give_back
-from yolo_supervisor.records import Task
-from yolo_supervisor.store import Outcome, Store
+from yolo_supervisor.inventory.leases import Held, Leases
+from yolo_supervisor.inventory.stale_locks import StaleLocks
+from yolo_supervisor.models import Task
+from yolo_supervisor.policy.retry import RetryPolicy, requeue_or_dead_letter
+from yolo_supervisor.store.store import Outcome, Store
+from yolo_supervisor.system.process_backend import backend
 from yolo_supervisor.watchers.leases import LeasesWatcher
 
 EPOCH = datetime(2026, 11, 22, 20, 55, 10, tzinfo=UTC)
@@ -149,7 +150,7 @@ class Ours:
         self.store.open()
         self._clock = clock
         self._leases = Leases(self.store, clock, "here")
-        locks = Locks(self.store, kernel(), lambda now: [], project / "pid-lock")
+        locks = StaleLocks(self.store, backend(), lambda now: [], project / "pid-lock")
         self._watcher = LeasesWatcher(Config, self._leases, locks)
 
     def acquire(self, resource: str, owner: str, ttl: int = 300) -> str:
@@ -160,7 +161,7 @@ class Ours:
         return "renewed" if action.verb == "renewed" else "acquired"
 
     def release(self, resource: str, owner: str) -> str:
-        path = self.store.paths.planning / ".locks" / yolo.lease_file(resource)
+        path = self.store.paths.planning / ".locks" / plugin_leases.lease_file(resource)
         outcome = self.store.commit(Release(key=resource, path=path, owner=owner, reason="given back"), "test")
         return "released" if outcome is Outcome.DONE else "not_owner"
 
@@ -169,7 +170,7 @@ class Ours:
         return held.lease.owner if held and held.left_s > 0 else None
 
     def token(self, resource: str = FILE) -> int:
-        path = self.store.paths.planning / ".locks" / yolo.lease_file(resource)
+        path = self.store.paths.planning / ".locks" / plugin_leases.lease_file(resource)
         token: int = self.store.journal.memory.lent[str(path)]["token"]
         return token
 
@@ -253,7 +254,7 @@ def test_the_model_writes_what_the_plugin_has_written(world: World) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(resource=RESOURCES, owner=NAMES, ttl=st.integers(1, yolo.MAX_TTL_S))
+@given(resource=RESOURCES, owner=NAMES, ttl=st.integers(1, plugin_leases.MAX_TTL_S))
 def test_a_lease_of_ours_is_to_the_byte_the_plugins_own(resource: str, owner: str, ttl: int, lasting: World) -> None:
     file = lasting.plugin.lease(resource)
     assert lasting.us.acquire(resource, owner, ttl) == "acquired"
@@ -701,13 +702,15 @@ def test_a_dead_letter_that_a_model_has_begun_all_the_same_is_set_aside_again(
     clock = Clock()
     with closing(Store(project, clock, QuickDisk())) as store:
         store.open()
-        queue = Queue(Config, store, clock, "here")
+        queue = RetryPolicy(Config, store, clock, "here")
 
         def after_failing(by: str, cause: str) -> tuple[str, str | None]:
             """What the task is, and whose, when an attempt has failed."""
             path.write_text(json.dumps({**read_task(path), "status": "in_progress", "owner": by}))
             task = Task(list="red", number="1", status="in_progress", owner=by, path=path)
-            for action in give_back(task, queue.turn(task, cause), store.paths.folder / "dead-letters", cause, {}):
+            for action in requeue_or_dead_letter(
+                task, queue.turn(task, cause), store.paths.folder / "dead-letters", cause, {}
+            ):
                 assert isinstance(action, Edit)
                 assert store.commit(action, "test") is Outcome.DONE
             found = read_task(path)

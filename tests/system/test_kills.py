@@ -15,9 +15,9 @@ from typing import ClassVar
 import pytest
 
 from support.budget import budget
-from yolo_supervisor.actions import Edit, Kind
-from yolo_supervisor.journal import History
-from yolo_supervisor.store import Outcome, Store
+from yolo_supervisor.actions.base import Edit, Kind
+from yolo_supervisor.store.history import History
+from yolo_supervisor.store.store import Outcome, Store
 
 KILLS = budget(quick=100, full=1_000, soak=100_000)
 SEGMENT = 20_000

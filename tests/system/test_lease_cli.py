@@ -15,7 +15,7 @@ import pytest
 from support.cli import PROGRAM, Cli
 from support.project import SAMPLES
 from support.wait import LIMIT_S, wait_until
-from yolo_supervisor.records import from_iso
+from yolo_supervisor.models import from_iso
 
 FILE = "src/a1.js"
 

@@ -17,18 +17,21 @@ import pytest
 
 from support.processes import Children
 from support.wait import wait_until
-from yolo_supervisor import files
-from yolo_supervisor.actions import BreakLock, Escalate, Release
+from yolo_supervisor.actions.base import Escalate
+from yolo_supervisor.actions.leases import BreakLock, Release
 from yolo_supervisor.clock import SystemClock
 from yolo_supervisor.config import Config
-from yolo_supervisor.formats import yolo
-from yolo_supervisor.journal import history
-from yolo_supervisor.kernel import kernel
-from yolo_supervisor.leases import Leases
-from yolo_supervisor.locks import INDEX_STALE_S, Locks
-from yolo_supervisor.records import Agent, Liveness
-from yolo_supervisor.store import Outcome, Store
-from yolo_supervisor.watchers import Remedy
+from yolo_supervisor.formats import plugin
+from yolo_supervisor.formats.plugin import agents as plugin_agents
+from yolo_supervisor.formats.plugin import execution_state
+from yolo_supervisor.inventory.leases import Leases
+from yolo_supervisor.inventory.stale_locks import INDEX_STALE_S, StaleLocks
+from yolo_supervisor.models import Agent, Liveness
+from yolo_supervisor.store import locks as lock_files
+from yolo_supervisor.store.history import history
+from yolo_supervisor.store.store import Outcome, Store
+from yolo_supervisor.system.process_backend import backend
+from yolo_supervisor.watchers.base import Remediation
 from yolo_supervisor.watchers.leases import LeasesWatcher
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
@@ -51,23 +54,23 @@ class World:
         self.living: list[tuple[Agent, Liveness]] = []
         self._s = 1000.0
         now = SimpleNamespace(monotonic=lambda: self._s, time=time.time, sleep=time.sleep)
-        monkeypatch.setattr(files, "time", now)
-        locks = Locks(self.store, kernel(), lambda _: self.living, project / "pid-lock")
+        monkeypatch.setattr(lock_files, "time", now)
+        locks = StaleLocks(self.store, backend(), lambda _: self.living, project / "pid-lock")
         self.watcher = LeasesWatcher(Config, Leases(self.store, SystemClock(), "here"), locks)
 
-    async def look(self) -> list[Remedy]:
+    async def look(self) -> list[Remediation]:
         return list(await self.watcher.tick(NOW))
 
-    async def later(self, s: float) -> list[Remedy]:
+    async def later(self, s: float) -> list[Remediation]:
         """What is decided when nothing has changed for so long."""
         assert await self.look() == []
         self._s += s
         return await self.look()
 
-    def carry_out(self, remedies: list[Remedy]) -> list[Outcome]:
+    def carry_out(self, remediations: list[Remediation]) -> list[Outcome]:
         done = []
-        for remedy in remedies:
-            for action in remedy:
+        for remediation in remediations:
+            for action in remediation:
                 assert isinstance(action, BreakLock | Release)
                 commit: Callable[[Any, str], Outcome] = (
                     self.store.break_lock if isinstance(action, BreakLock) else self.store.commit
@@ -76,9 +79,11 @@ class World:
         return done
 
     def plugin_lock(self, owner: str) -> Path:
-        path = self.project / yolo.PLANNING / ".locks" / "src__a.lock"
+        path = self.project / plugin.PLANNING / ".locks" / "src__a.lock"
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(yolo.dump({"acquired_at": "2026-11-22T00:00:00Z", "owner": owner, "resource": "src/a"}))
+        path.write_bytes(
+            execution_state.dump({"acquired_at": "2026-11-22T00:00:00Z", "owner": owner, "resource": "src/a"})
+        )
         return path
 
 
@@ -96,14 +101,14 @@ def agent(name: str) -> Agent:
 # -- the plugin's folders ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("where", ["pid-lock", f"{yolo.PLANNING}/.active-agent-count.lock"])
+@pytest.mark.parametrize("where", ["pid-lock", f"{plugin.PLANNING}/.active-agent-count.lock"])
 async def test_a_folder_that_a_hook_left_is_removed_after_its_time(world: World, where: str) -> None:
     (world.project / where).mkdir()
-    assert await world.later(yolo.PID_LOCK_STALE_S - 0.1) == []
+    assert await world.later(plugin_agents.PID_LOCK_STALE_S - 0.1) == []
 
-    remedies = await world.later(0.2)
+    remediations = await world.later(0.2)
 
-    assert world.carry_out(remedies) == [Outcome.DONE]
+    assert world.carry_out(remediations) == [Outcome.DONE]
     assert not (world.project / where).exists()
 
 
@@ -114,9 +119,9 @@ async def test_a_lock_is_ended_when_no_agent_is_there_any_more_and_nothing_has_c
     path = world.plugin_lock("dev-1")
     assert await world.later(IDLE_S - 0.1) == []
 
-    remedies = await world.later(0.2)
+    remediations = await world.later(0.2)
 
-    assert world.carry_out(remedies) == [Outcome.DONE]
+    assert world.carry_out(remediations) == [Outcome.DONE]
     assert not path.exists()
     (entry,) = [each for each in history(world.store.paths.journal) if each["action"] == "released"]
     assert (entry["key"], entry["evidence"]["owner"]) == ("src/a", "dev-1")
@@ -145,10 +150,10 @@ async def test_while_other_agents_are_there_an_unknown_owner_may_be_one_of_their
 
 async def test_a_lock_that_is_taken_anew_between_look_and_deed_stands(world: World) -> None:
     path = world.plugin_lock("dev-1")
-    remedies = await world.later(IDLE_S)
+    remediations = await world.later(IDLE_S)
     world.plugin_lock("dev-2")
 
-    assert world.carry_out(remedies) == [Outcome.STALE]
+    assert world.carry_out(remediations) == [Outcome.STALE]
     assert path.exists()
 
 
@@ -182,9 +187,9 @@ async def test_gits_lock_is_put_aside_when_no_git_can_hold_it(world: World, repo
     lock.write_bytes(b"DIRC half an index")
     assert await world.later(INDEX_STALE_S - 0.1) == []
 
-    remedies = await world.later(0.2)
+    remediations = await world.later(0.2)
 
-    assert world.carry_out(remedies) == [Outcome.DONE]
+    assert world.carry_out(remediations) == [Outcome.DONE]
     (aside,) = world.store.paths.quarantine.iterdir()
     assert aside.read_bytes() == b"DIRC half an index"
     git(repository, "commit", "-q", "--allow-empty", "-m", "second")
@@ -268,11 +273,11 @@ async def test_a_git_at_work_in_another_project_holds_nothing_here(
 async def test_a_new_lock_in_the_place_of_the_one_that_was_left_stands(world: World, repository: Path) -> None:
     lock = repository / ".git" / "index.lock"
     lock.write_bytes(b"old")
-    remedies = await world.later(INDEX_STALE_S)
+    remediations = await world.later(INDEX_STALE_S)
     lock.unlink()
     lock.write_bytes(b"new")
 
-    assert world.carry_out(remedies) == [Outcome.STALE]
+    assert world.carry_out(remediations) == [Outcome.STALE]
     assert lock.read_bytes() == b"new"
 
 

@@ -34,9 +34,9 @@ from support.relay_testbed import (
 from support.upstream import effects
 from support.wait import wait_until
 from yolo_supervisor.clock import pause_s
-from yolo_supervisor.kernel import kernel
 from yolo_supervisor.mcp.pipes import read_lines
-from yolo_supervisor.processes import Processes
+from yolo_supervisor.system.process_backend import backend
+from yolo_supervisor.system.processes import Processes
 
 
 @pytest.fixture
@@ -604,12 +604,12 @@ def test_processes_of_a_timed_out_call_are_ended_if_they_are_certainly_its(
     client = testbed.relay("cap_s = 1", [*UPSTREAM, "--effects", str(effects_file)])
     older = testbed.track(int(call_tool(client, "read_spawn")["result"]["content"][0]["text"]))
     if not soon:
-        wait_until(lambda: time.time() - kernel().started_at(older.started) > 0.3, "some time to pass")
+        wait_until(lambda: time.time() - backend().started_at(older.started) > 0.3, "some time to pass")
 
     response = call_tool(client, "once_spawn", then="hang")
 
     newer = [int(line.split()[1]) for line in effects(effects_file) if line.startswith("spawned")][1]
-    left = Processes(kernel()).identify(newer) and testbed.track(newer)
+    left = Processes(backend()).identify(newer) and testbed.track(newer)
     assert response["error"]["code"] == -32001
     assert not gone(older)
     assert soon or left is None

@@ -34,8 +34,8 @@ from support.relay_testbed import (
 )
 from support.upstream import effects
 from support.wait import LIMIT_S, wait_until
-from yolo_supervisor.kernel import kernel
-from yolo_supervisor.records import ProcessId
+from yolo_supervisor.models import ProcessId
+from yolo_supervisor.system.process_backend import backend
 
 
 @pytest.fixture
@@ -410,7 +410,7 @@ def test_descendants_of_a_dead_server_are_ended_before_the_restart(testbed: Rela
     """Children of the server end before the restart, also those in another session."""
     client, (server, child) = stubborn(testbed)
 
-    kernel().hold(server).signal(signal.SIGKILL)  # type: ignore[union-attr]
+    backend().hold(server).signal(signal.SIGKILL)  # type: ignore[union-attr]
 
     for pid in client.receive()["params"]:
         testbed.track(pid)

@@ -23,19 +23,13 @@ import pytest
 
 from support.processes import Children
 from support.wait import LIMIT_S, wait_until
-from yolo_supervisor import processes as module
-from yolo_supervisor.kernel import LinuxKernel, PsutilKernel
-from yolo_supervisor.processes import (
-    DeathWatch,
-    Ending,
-    Leftovers,
-    Processes,
-    Refusal,
-    RefusalCode,
-    Tree,
-    watchable,
-)
-from yolo_supervisor.records import Liveness, ProcessId
+from yolo_supervisor.models import Liveness, ProcessId
+from yolo_supervisor.system import processes as module
+from yolo_supervisor.system.death_watch import DeathWatch, watchable
+from yolo_supervisor.system.portable import PsutilBackend
+from yolo_supervisor.system.process_table import Tree
+from yolo_supervisor.system.processes import Ending, Leftovers, Processes, Refusal, RefusalCode
+from yolo_supervisor.system.procfs import ProcfsBackend
 
 ALIVE, DEAD, UNKNOWN = Liveness.ALIVE, Liveness.DEAD, Liveness.UNKNOWN
 
@@ -43,7 +37,7 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may start processes of other users")
 
 
-@pytest.fixture(params=[pytest.param(LinuxKernel, marks=on_linux), PsutilKernel], ids=["linux", "psutil"])
+@pytest.fixture(params=[pytest.param(ProcfsBackend, marks=on_linux), PsutilBackend], ids=["linux", "psutil"])
 def processes(request: pytest.FixtureRequest) -> Processes:
     return Processes(request.param())
 
@@ -183,7 +177,7 @@ def test_a_number_that_no_process_can_have_names_nobody(processes: Processes, pi
 def test_a_name_that_mimics_the_kernels_own_words_deceives_nobody(processes: Processes, family: Family) -> None:
     child, _ = family.start("open('/proc/self/comm', 'w').write('a) Z 1 (b'); say('set')", "set")
 
-    facts = processes.kernel.facts(child.pid)
+    facts = processes.backend.facts(child.pid)
 
     assert facts is not None
     assert (os.getpid(), False, "a) Z 1 (b") == (facts.parent, facts.zombie, facts.comm)
@@ -195,27 +189,27 @@ def test_a_process_is_known_by_its_words_folder_user_and_surroundings(
     words, surroundings = ["--flag", "two words", "ünï", ""], {"ROLE": "dev=1", "EMPTY": ""}
     program = "print('ready', flush=True); import time; time.sleep(600)"
     child = children.python(program, *words, env=surroundings, cwd=tmp_path)
-    kernel = processes.kernel
+    backend = processes.backend
 
-    assert [sys.executable, "-c", program, *words] == kernel.argv(child.pid)
-    assert surroundings == kernel.environment(child.pid)
-    assert str(tmp_path.resolve()) == kernel.folder(child.pid)
-    assert os.path.samefile(sys.executable, kernel.executable(child.pid))
-    assert os.geteuid() == kernel.owner(child.pid)
+    assert [sys.executable, "-c", program, *words] == backend.argv(child.pid)
+    assert surroundings == backend.environment(child.pid)
+    assert str(tmp_path.resolve()) == backend.folder(child.pid)
+    assert os.path.samefile(sys.executable, backend.executable(child.pid))
+    assert os.geteuid() == backend.owner(child.pid)
 
 
 @on_linux
 def test_a_start_time_can_be_compared_with_the_time_of_a_file(children: Children, tmp_path: Path) -> None:
-    kernel, tick_s = LinuxKernel(), 0.02
+    backend, tick_s = ProcfsBackend(), 0.02
     (tmp_path / "before").touch()
     child = children.start("sleep", "600")
     (tmp_path / "after").touch()
 
-    facts = kernel.facts(child.pid)
+    facts = backend.facts(child.pid)
 
     assert facts is not None
     before, after = ((tmp_path / name).stat().st_mtime for name in ("before", "after"))
-    assert before - tick_s <= kernel.started_at(facts.started) <= after + tick_s
+    assert before - tick_s <= backend.started_at(facts.started) <= after + tick_s
 
 
 @on_linux
@@ -223,19 +217,19 @@ def test_the_clients_spelling_of_a_start_time_on_linux_is_the_kernels_own(childr
     child = children.start("sleep", "600")
     field = Path(f"/proc/{child.pid}/stat").read_text().split()[21]
 
-    process = known(Processes(LinuxKernel()), child.pid)
+    process = known(Processes(ProcfsBackend()), child.pid)
 
-    assert LinuxKernel().same_start(process.started, field)
-    assert not LinuxKernel().same_start(process.started, str(int(field) + 1))
+    assert ProcfsBackend().same_start(process.started, field)
+    assert not ProcfsBackend().same_start(process.started, str(int(field) + 1))
 
 
 def test_the_clients_spelling_of_a_start_time_elsewhere_is_a_date() -> None:
-    kernel = PsutilKernel()
+    backend = PsutilBackend()
     noon_s = int(time.mktime((2026, 3, 7, 12, 0, 0, 0, 0, -1)))
 
-    assert kernel.same_start(noon_s * 100 + 42, "Sat Mar  7 12:00:00 2026")
-    assert not kernel.same_start(noon_s * 100 + 42, "Sat Mar  7 12:00:02 2026")
-    assert not kernel.same_start(noon_s * 100 + 42, "yesterday")
+    assert backend.same_start(noon_s * 100 + 42, "Sat Mar  7 12:00:00 2026")
+    assert not backend.same_start(noon_s * 100 + 42, "Sat Mar  7 12:00:02 2026")
+    assert not backend.same_start(noon_s * 100 + 42, "yesterday")
 
 
 # -- liveness ---------------------------------------------------------------------------------------------------
@@ -272,7 +266,7 @@ def test_a_stopped_process_is_alive(processes: Processes, children: Children) ->
 
 @on_linux
 def test_a_process_whose_first_thread_has_ended_is_alive(family: Family) -> None:
-    processes = Processes(LinuxKernel())
+    processes = Processes(ProcfsBackend())
     child, _ = family.start(
         "import ctypes, threading; threading.Thread(target=live).start(); ctypes.CDLL(None).pthread_exit(None)"
     )
@@ -296,11 +290,11 @@ def test_no_hold_is_had_on_one_that_is_over_or_started_at_another_time(
     child = children.start("sleep", "600")
     process = known(processes, child.pid)
 
-    assert processes.kernel.hold(ProcessId(process.pid, process.started - 1, process.boot)) is None
+    assert processes.backend.hold(ProcessId(process.pid, process.started - 1, process.boot)) is None
     child.kill()
-    wait_until(lambda: processes.kernel.hold(process) is None, "the zombie to be no process any more")
+    wait_until(lambda: processes.backend.hold(process) is None, "the zombie to be no process any more")
     child.wait()
-    assert processes.kernel.hold(process) is None
+    assert processes.backend.hold(process) is None
 
 
 @pytest.mark.parametrize(
@@ -342,11 +336,11 @@ def test_a_clock_set_right_by_a_second_is_no_new_start_of_the_machine(
     children: Children, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("psutil.boot_time", lambda: 1_790_000_009.8)
-    process = known(Processes(PsutilKernel()), children.start("sleep", "600").pid)
+    process = known(Processes(PsutilBackend()), children.start("sleep", "600").pid)
 
     monkeypatch.setattr("psutil.boot_time", lambda: 1_790_000_010.8)
 
-    assert Processes(PsutilKernel()).liveness(process) is not DEAD
+    assert Processes(PsutilBackend()).liveness(process) is not DEAD
 
 
 # -- what a dead one leaves -------------------------------------------------------------------------------------
@@ -518,7 +512,7 @@ async def test_what_survives_is_named_and_not_tried_again(
     processes: Processes, children: Children, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hanging = SimpleNamespace(signal=lambda number: True, over=lambda: False, close=lambda: None)
-    monkeypatch.setattr(processes.kernel, "hold", lambda process: hanging)
+    monkeypatch.setattr(processes.backend, "hold", lambda process: hanging)
     monkeypatch.setattr(module, "VERIFY_S", 0.05)
     process = known(processes, children.start("sleep", "600").pid)
     parent = processes.identify_self()
@@ -600,7 +594,7 @@ def test_every_ancestor_of_the_supervisor_is_refused(processes: Processes) -> No
     ancestors, pid = [], os.getppid()
     while pid > 1:
         ancestors.append(known(processes, pid))
-        facts = processes.kernel.facts(pid)
+        facts = processes.backend.facts(pid)
         assert facts is not None
         pid = facts.parent
 
@@ -646,7 +640,7 @@ async def test_one_that_no_hold_is_had_on_is_refused(
     def no_hold(process: ProcessId) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(processes.kernel, "hold", no_hold)
+    monkeypatch.setattr(processes.backend, "hold", no_hold)
     child = children.start("sleep", "600")
     process = known(processes, child.pid)
 
@@ -711,7 +705,7 @@ def test_a_stranger_with_the_pid_of_a_dead_agents_child_is_not_left_over(
 
 def test_a_hold_that_was_had_in_time_never_slips_to_a_stranger(processes: Processes, children: Children) -> None:
     victim = children.start("sleep", "600")
-    hold = processes.kernel.hold(known(processes, victim.pid))
+    hold = processes.backend.hold(known(processes, victim.pid))
     assert hold is not None
     ended(victim)
     stranger = namesake(children, victim.pid)
@@ -729,14 +723,14 @@ def test_a_hold_that_was_had_in_time_never_slips_to_a_stranger(processes: Proces
 async def watch() -> AsyncIterator[DeathWatch]:
     if sys.platform != "linux":
         pytest.skip("needs pidfds")
-    begun = DeathWatch(LinuxKernel())
+    begun = DeathWatch(ProcfsBackend())
     yield begun
     with contextlib.suppress(ValueError):
         begun.close()
 
 
 def sleepers(children: Children, count: int) -> dict[ProcessId, subprocess.Popen[bytes]]:
-    processes = Processes(LinuxKernel())
+    processes = Processes(ProcfsBackend())
     return {known(processes, child.pid): child for child in [children.start("sleep", "600") for _ in range(count)]}
 
 
@@ -824,7 +818,7 @@ async def test_one_that_ended_may_still_be_discarded(watch: DeathWatch, children
 async def test_a_closed_watch_holds_no_descriptor(children: Children) -> None:
     watched = sleepers(children, 5)
     before = open_descriptors()
-    watch = DeathWatch(LinuxKernel())
+    watch = DeathWatch(ProcfsBackend())
     for process in watched:
         watch.add(process)
     assert before < open_descriptors()
@@ -876,9 +870,9 @@ async def test_with_no_descriptor_left_nothing_is_watched(watch: DeathWatch, chi
 
 
 def test_without_pidfds_nothing_is_watched(children: Children) -> None:
-    kernel = PsutilKernel()
-    watch = DeathWatch(kernel)
+    backend = PsutilBackend()
+    watch = DeathWatch(backend)
 
-    watch.add(known(Processes(kernel), children.start("sleep", "600").pid))
+    watch.add(known(Processes(backend), children.start("sleep", "600").pid))
 
     assert (len(watch), watch.ended()) == (0, [])

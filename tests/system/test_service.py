@@ -31,10 +31,11 @@ from support.processes import Children
 from support.project import given_back, write_task
 from support.team import Team
 from support.wait import LIMIT_S, wait_until
-from yolo_supervisor import __version__, units
+from yolo_supervisor import __version__
 from yolo_supervisor.cli import service
-from yolo_supervisor.journal import history
-from yolo_supervisor.store import Paths
+from yolo_supervisor.service import manager
+from yolo_supervisor.store.history import history
+from yolo_supervisor.store.paths import Paths
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 SCRIPT = Path(sys.executable).with_name("yolo-supervisor")
@@ -638,7 +639,7 @@ def test_the_system_template_is_hardly_exposed_and_the_user_unit_no_more_than_it
 
 
 def test_the_launchd_agent_is_sound_and_its_agents_survive_it() -> None:
-    path = SYSTEMD / f"{units.LABEL}.plist"
+    path = SYSTEMD / f"{manager.LABEL}.plist"
 
     assert lint(path) == []
 
@@ -651,7 +652,7 @@ def test_the_launchd_agent_is_sound_and_its_agents_survive_it() -> None:
 def test_what_launchd_starts_is_the_daemon_itself_with_a_bounded_log_and_the_last_words_of_the_run_before(
     tmp_path: Path,
 ) -> None:
-    command = plistlib.loads((SYSTEMD / f"{units.LABEL}.plist").read_bytes())["ProgramArguments"]
+    command = plistlib.loads((SYSTEMD / f"{manager.LABEL}.plist").read_bytes())["ProgramArguments"]
     home = tmp_path / "the home"
     logs, program = home / "Library" / "Logs", home / ".local" / "bin" / "yolo-supervisor"
     for folder in (logs, program.parent):
@@ -674,29 +675,29 @@ def test_on_a_mac_install_writes_the_agent_and_hands_it_to_launchd(
     calls = tmp_path / "calls"
     shadow("launchctl", f'echo "$@" >> {calls}; [ "$1" != print ] || [ "${{2#gui/}}" = "{os.getuid()}" ]')
     monkeypatch.setenv("HOME", str(tmp_path))
-    launchd = units.Launchd(os.environ)
+    launchd = manager.Launchd(os.environ)
 
     assert launchd.missing() is not None
     (tmp_path / ".local" / "bin").mkdir(parents=True)
     (tmp_path / ".local" / "bin" / "yolo-supervisor").symlink_to(sys.executable)
     assert launchd.missing() is None
-    done = units.put(launchd.files())
+    done = manager.put(launchd.files())
     launchd.enable()
     launchd.start(anew=True)
 
     (path,) = done
-    assert path == tmp_path / "Library" / "LaunchAgents" / f"{units.LABEL}.plist"
+    assert path == tmp_path / "Library" / "LaunchAgents" / f"{manager.LABEL}.plist"
     assert path.read_bytes() == (SYSTEMD / path.name).read_bytes()
     assert f"bootstrap gui/{os.getuid()} {path}" in calls.read_text().splitlines()
 
 
 def test_of_a_file_that_every_installation_makes_anew_no_copy_is_kept(tmp_path: Path) -> None:
-    files = {tmp_path / "x.service.d" / "10-program.conf": units._elsewhere(("/a/yolo-supervisor",)).encode()}
-    units.put(files)
-    others = dict.fromkeys(files, units._elsewhere(("/b/yolo-supervisor",)).encode())
+    files = {tmp_path / "x.service.d" / "10-program.conf": manager._elsewhere(("/a/yolo-supervisor",)).encode()}
+    manager.put(files)
+    others = dict.fromkeys(files, manager._elsewhere(("/b/yolo-supervisor",)).encode())
 
-    assert list(units.put(others).values()) == ["replaced"]
-    assert units.take_away(list(files), files) == list(files)
+    assert list(manager.put(others).values()) == ["replaced"]
+    assert manager.take_away(list(files), files) == list(files)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -704,7 +705,7 @@ def test_what_the_manager_does_not_know_of_is_taken_away_again(
     claude_home: Path, monkeypatch: pytest.MonkeyPatch, shadow: Callable[[str, str], None]
 ) -> None:
     shadow("systemctl", "case $* in *enable*) echo no such unit >&2; exit 1;; *) echo 252;; esac")
-    monkeypatch.setattr(units.Systemd, "missing", lambda self: None)
+    monkeypatch.setattr(manager.Systemd, "missing", lambda self: None)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(claude_home.parent / "other"))
     mine = claude_home.parent / "other/systemd/user/yolo-tmux@.service"
     mine.parent.mkdir(parents=True)
@@ -723,7 +724,7 @@ def test_a_user_whom_the_machine_does_not_know_is_told_in_one_sentence(
 ) -> None:
     users: dict[str, object] = {}
     nobody = {"getpwuid": lambda _: users["nobody"]}
-    monkeypatch.setattr(units, "pwd", SimpleNamespace(**nobody))
+    monkeypatch.setattr(manager, "pwd", SimpleNamespace(**nobody))
     monkeypatch.setattr("yolo_supervisor.config.pwd", SimpleNamespace(**nobody))
     monkeypatch.delenv("HOME")
     monkeypatch.setattr(os, "geteuid", lambda: 54321)
@@ -753,7 +754,7 @@ def test_what_is_installed_carries_units_and_configuration(tmp_path: Path) -> No
     with zipfile.ZipFile(wheel) as packed:
         packed.extractall(tmp_path)
     told = subprocess.run(
-        [sys.executable, "-c", "from yolo_supervisor import units; print(units.shipped())"],
+        [sys.executable, "-c", "from yolo_supervisor.service import manager; print(manager.shipped())"],
         cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
     shipped = Path(told.stdout.strip())

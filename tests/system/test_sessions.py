@@ -15,16 +15,17 @@ from support.processes import Children
 from support.project import write_task
 from support.tmux import PrivateTmux
 from support.wait import wait_until
-from yolo_supervisor.actions import Action, AlertCode, Escalate, PaneDied, Terminate
-from yolo_supervisor.census import Census
+from yolo_supervisor.actions.agents import PaneDied, Terminate
+from yolo_supervisor.actions.base import Action, AlertCode, Escalate
 from yolo_supervisor.config import Config, Policy, SessionsConfig
-from yolo_supervisor.kernel import kernel
-from yolo_supervisor.processes import Processes
-from yolo_supervisor.records import Agent, Liveness, Pane, ProcessId
-from yolo_supervisor.roster import Roster
-from yolo_supervisor.store import Paths
-from yolo_supervisor.tmux import PaneState, Server, Tmux
-from yolo_supervisor.watchers import Remedy
+from yolo_supervisor.inventory.agents import AgentRegistry
+from yolo_supervisor.inventory.process_scan import ProcessScanner
+from yolo_supervisor.models import Agent, Liveness, Pane, ProcessId
+from yolo_supervisor.store.paths import Paths
+from yolo_supervisor.system.process_backend import backend
+from yolo_supervisor.system.processes import Processes
+from yolo_supervisor.system.tmux import PaneState, Server, Tmux
+from yolo_supervisor.watchers.base import Remediation
 from yolo_supervisor.watchers.sessions import (
     LOOKS_APART_S,
     Look,
@@ -64,11 +65,11 @@ def left_since(since_s: float) -> dict[SessionKey, Watched]:
 def decided(
     look: Look, memory: dict[SessionKey, Watched] | None = None, now_s: float = 0.0, policy: Policy = "terminate",
     detach_grace_s: float = GRACE_S,
-) -> list[Remedy]:  # fmt: skip
+) -> list[Remediation]:  # fmt: skip
     return decide(look, memory or {}, now_s, policy, detach_grace_s, grace_s=3.0, mass_min=5)
 
 
-def left(of: Agent, detached_s: float) -> Remedy:
+def left(of: Agent, detached_s: float) -> Remediation:
     """What is to be done about an agent whose session was left."""
     assert of.process is not None
     return (
@@ -79,7 +80,7 @@ def left(of: Agent, detached_s: float) -> Remedy:
     )  # fmt: skip
 
 
-def orphaned(of: Agent) -> Remedy:
+def orphaned(of: Agent) -> Remediation:
     assert of.process is not None
     assert of.pane is not None
     return (
@@ -190,7 +191,7 @@ def test_under_drain_whoever_has_a_task_may_finish_it() -> None:
 def test_while_the_plugins_own_watchdog_is_at_work_it_is_left_to_that() -> None:
     look = Look(sessions=(work(),), orphans=(QA,), agents=2, watchdog=4242)
 
-    (session, orphan) = [action for remedy in decided(look, left_since(0.0), 100.0) for action in remedy]
+    (session, orphan) = [action for remediation in decided(look, left_since(0.0), 100.0) for action in remediation]
 
     assert isinstance(session, Escalate)
     assert "left to the plugin's own watchdog (process 4242)" in session.reason
@@ -277,14 +278,14 @@ class Scene:
     def __init__(self, tmux: PrivateTmux, project: Path, claude_home: Path) -> None:
         self.tmux = tmux
         self.clock = SteppedClock()
-        self.processes = Processes(kernel())
+        self.processes = Processes(backend())
         self.agents: list[Agent] = []
         self.config = Config()
         self.policy("terminate")
         paths = Paths(project)
-        roster = Roster(paths, self.processes, Census(self.processes), lambda: [claude_home])
+        registry = AgentRegistry(paths, self.processes, ProcessScanner(self.processes), lambda: [claude_home])
         self.watcher = SessionsWatcher(
-            lambda: self.config, roster, self._known, paths, self.processes, Tmux(self.clock), self.clock
+            lambda: self.config, registry, self._known, paths, self.processes, Tmux(self.clock), self.clock
         )
 
     def policy(self, policy: Policy) -> None:
@@ -305,7 +306,7 @@ class Scene:
     async def after(self, pause_s: float) -> list[Action]:
         """What the watcher says so many seconds later."""
         self.clock.s += pause_s
-        return [action for remedy in await self.watcher.tick(self.clock.now()) for action in remedy]
+        return [action for remediation in await self.watcher.tick(self.clock.now()) for action in remediation]
 
     async def terminated_after(self, pause_s: float) -> list[str]:
         """Whom it wants to terminate so many seconds later."""

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from support.project import new_store
-from yolo_supervisor import sidecars
-from yolo_supervisor.files import Disk, digest
-from yolo_supervisor.store import Store
+from yolo_supervisor.fs.read import digest
+from yolo_supervisor.store import checksums
+from yolo_supervisor.store.disk import Disk
+from yolo_supervisor.store.store import Store
 
 SOUND = b'{"status":"running"}'
 
@@ -53,14 +54,14 @@ def side(document: Path) -> Path:
 
 
 def test_a_sidecar_is_the_digest_in_hex_and_nothing_else_as_the_plugin_writes_it(document: Path) -> None:
-    sidecars.refresh(Disk(), document, str(digest(SOUND)), make=True)
+    checksums.refresh(Disk(), document, str(digest(SOUND)), make=True)
 
     told = side(document).read_bytes()
     assert told == hashlib.sha256(SOUND).hexdigest().encode()
 
 
 def test_a_sidecar_that_is_not_there_is_only_made_where_that_is_wanted(document: Path) -> None:
-    sidecars.refresh(Disk(), document, "0" * 64, make=False)
+    checksums.refresh(Disk(), document, "0" * 64, make=False)
 
     assert not side(document).exists()
 
@@ -68,7 +69,7 @@ def test_a_sidecar_that_is_not_there_is_only_made_where_that_is_wanted(document:
 def test_a_stale_sidecar_is_brought_up_to_date(document: Path) -> None:
     side(document).write_text("0" * 64)
 
-    sidecars.refresh(Disk(), document, "1" * 64, make=False)
+    checksums.refresh(Disk(), document, "1" * 64, make=False)
 
     assert side(document).read_text() == "1" * 64
 
@@ -77,7 +78,7 @@ def test_a_sidecar_that_is_right_is_not_written_again(document: Path) -> None:
     side(document).write_text("1" * 64)
     os.utime(side(document), ns=(0, 0))
 
-    sidecars.refresh(Disk(), document, "1" * 64, make=True)
+    checksums.refresh(Disk(), document, "1" * 64, make=True)
 
     assert side(document).stat().st_mtime_ns == 0
 
@@ -100,7 +101,7 @@ def test_what_is_no_sidecar_is_left_alone_and_stops_nothing(document: Path, kind
     UNUSABLE[kind](side(document))
     before = side(document).lstat()
 
-    sidecars.refresh(Disk(), document, "1" * 64, make=True)
+    checksums.refresh(Disk(), document, "1" * 64, make=True)
 
     assert side(document).lstat() == before
     assert {path.read_bytes() for path in document.parent.glob("precious")} <= {b"precious"}
@@ -179,7 +180,7 @@ def test_in_a_submodule_its_own_list_is_used(tmp_path: Path) -> None:
     project = root / "sub"
     (project / ".yolo-planning").mkdir()
 
-    assert sidecars.hide(Disk(), project)
+    assert checksums.hide(Disk(), project)
 
     (project / ".yolo-planning" / "config.json.sha256").write_text("0" * 64)
     assert git(project, "status", "--porcelain", "-uall") == ""
@@ -196,9 +197,9 @@ def test_the_list_of_what_git_ignores_is_kept_byte_for_byte_otherwise(tmp_path: 
     else:
         exclude.write_bytes(before)
 
-    assert sidecars.hide(Disk(), root)
+    assert checksums.hide(Disk(), root)
     once = exclude.read_bytes()
-    assert sidecars.hide(Disk(), root)
+    assert checksums.hide(Disk(), root)
 
     assert exclude.read_bytes() == once
     assert once.startswith(before or b"")
@@ -210,7 +211,7 @@ def test_the_list_of_what_git_ignores_is_kept_byte_for_byte_otherwise(tmp_path: 
 def test_without_git_sidecars_are_in_nobodys_way(tmp_path: Path) -> None:
     (project := tmp_path / "plain").mkdir()
 
-    assert sidecars.hide(Disk(), project)
+    assert checksums.hide(Disk(), project)
     assert list(project.iterdir()) == []
 
 
@@ -249,7 +250,7 @@ def test_a_project_whose_folder_has_a_line_break_in_its_name_gets_no_sidecars(tm
     (project / ".yolo-planning").mkdir(parents=True)
     before = (project.parent / ".git" / "info" / "exclude").read_bytes()
 
-    assert not sidecars.hide(Disk(), project)
+    assert not checksums.hide(Disk(), project)
     assert (project.parent / ".git" / "info" / "exclude").read_bytes() == before
 
 
@@ -257,7 +258,7 @@ def test_what_a_crash_leaves_of_a_file_that_was_being_written_is_out_of_sight_to
     project = repository(tmp_path / "repo")
     (project / ".yolo-planning" / ".locks").mkdir(parents=True)
 
-    assert sidecars.hide(Disk(), project)
+    assert checksums.hide(Disk(), project)
     for name in (".config.json.412.tmp", ".locks/.r.lease.412.tmp", "..execution-state.json.412.tmp"):
         (project / ".yolo-planning" / name).write_bytes(b"{half")
 

@@ -31,20 +31,31 @@ import structlog.testing
 
 from support.budget import budget
 from support.project import write_task
-from yolo_supervisor.actions import Claim, Complete, DropPids, Forget, GiveUp, PutAway, Redrive, Register, Release
-from yolo_supervisor.census import Census
+from yolo_supervisor.actions.agents import Forget, Register
+from yolo_supervisor.actions.leases import Release
+from yolo_supervisor.actions.state import DropPids
+from yolo_supervisor.actions.tasks import Claim, Complete, DropTask, Redrive, RemoveDeadLetter
 from yolo_supervisor.config import Config, TasksConfig
-from yolo_supervisor.files import Disk
-from yolo_supervisor.formats import claude, load_object, supervisor, tasks, yolo
-from yolo_supervisor.journal import Journal, history
-from yolo_supervisor.kernel import Facts, LinuxHandle
-from yolo_supervisor.leases import Held, Leases
-from yolo_supervisor.processes import Processes
-from yolo_supervisor.queue import letter_file
-from yolo_supervisor.records import Agent, ProcessId, Task
-from yolo_supervisor.runner import Rooms, Runner
-from yolo_supervisor.store import Outcome, Paths, Store
-from yolo_supervisor.tmux import Tmux
+from yolo_supervisor.daemon.runner import Runner
+from yolo_supervisor.daemon.wiring import HostServices
+from yolo_supervisor.formats import claude, tasks
+from yolo_supervisor.formats import own as own_files
+from yolo_supervisor.formats.json import load_object
+from yolo_supervisor.formats.plugin import execution_state
+from yolo_supervisor.formats.plugin import leases as plugin_leases
+from yolo_supervisor.inventory.leases import Held, Leases
+from yolo_supervisor.inventory.process_scan import ProcessScanner
+from yolo_supervisor.models import Agent, ProcessId, Task
+from yolo_supervisor.policy.retry import letter_file
+from yolo_supervisor.store.disk import Disk
+from yolo_supervisor.store.history import history
+from yolo_supervisor.store.journal import Journal
+from yolo_supervisor.store.paths import Paths
+from yolo_supervisor.store.store import Outcome, Store
+from yolo_supervisor.system.process_backend import ProcessFacts
+from yolo_supervisor.system.processes import Processes
+from yolo_supervisor.system.procfs import PidfdHandle
+from yolo_supervisor.system.tmux import Tmux
 from yolo_supervisor.watchers.leases import LeasesWatcher
 
 T = TypeVar("T")
@@ -170,7 +181,7 @@ class Hold:
         pass
 
 
-class Pidfd(LinuxHandle):
+class Pidfd(PidfdHandle):
     """A handle that can be waited for."""
 
     def __init__(self, machine: Machine, process: Process) -> None:
@@ -255,13 +266,13 @@ class Machine:
     def boot(self) -> str:
         return BOOT
 
-    def facts(self, pid: int) -> Facts | None:
+    def facts(self, pid: int) -> ProcessFacts | None:
         found = self.table.get(pid)
         if found is None:
             return None
         hangs_s = found.worker.process.hangs_s if found.worker else None
         used = int((self._time.s if hangs_s is None else hangs_s) * 100)  # all others are at work all the time
-        return Facts(pid, found.parent, found.started, found.over, Path(found.argv[0]).name, used)
+        return ProcessFacts(pid, found.parent, found.started, found.over, Path(found.argv[0]).name, used)
 
     def pids(self) -> list[int]:
         return list(self.table)
@@ -386,22 +397,22 @@ class Supervision:
 
     async def run(self) -> None:
         world, processes = self._world, Processes(self._world.machine)
-        rooms = Rooms(world.time, processes, Census(processes), Tmux(world.time))
-        runner = Runner(world.project, world.config, rooms, {"HOME": str(world.home)})
+        services = HostServices(world.time, processes, ProcessScanner(processes), Tmux(world.time))
+        runner = Runner(world.project, world.config, services, {"HOME": str(world.home)})
         runner.store.disk = runner.store.journal._disk = self.disk
 
         def sampled(changed: bool) -> None:
             runner.keep_trees()
             if changed:
-                runner.bells["agents"].ring()
+                runner.wakeups["agents"].ring()
 
         try:
             with self._scope:
                 runner.open()
-                rooms.census.sample()
+                services.scanner.sample()
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(runner.run)
-                    tasks.start_soon(rooms.census.run, lambda: 1.0, sampled)
+                    tasks.start_soon(services.scanner.run, lambda: 1.0, sampled)
         except* Killed:
             pass
         except* Exception as errors:  # noqa: BLE001 - it must never end by itself, whatever happens
@@ -593,7 +604,9 @@ class World:
             self.write_ledger(ledger)
         self.locks = self.planning / ".locks"
         self.locks.mkdir()
-        self.grants = [Grant(self.locks / yolo.lease_file(name), name) for name in ("src/a.py", "src/b.py", "docs")]
+        self.grants = [
+            Grant(self.locks / plugin_leases.lease_file(name), name) for name in ("src/a.py", "src/b.py", "docs")
+        ]
         member = {"agentId": "lead@red", "name": "lead", "cwd": str(self.project), "tmuxPaneId": "%1"}
         self.write(
             self.claude / "teams" / "red" / "config.json", json.dumps({"name": "red", "members": [member]}).encode()
@@ -678,7 +691,7 @@ class World:
         """A teammate, whose command line tells what it is."""
         argv = ["claude", "--agent-id", f"{name}@red", "--agent-name", name, "--team-name", "red"]
         process = self.machine.start(argv, "agent", below.pid if below else 1)
-        self.note_down(process)
+        self.write_note(process)
         return self.join(name, "red", process)
 
     def join(self, name: str, team: str, process: Process) -> Worker:
@@ -688,7 +701,7 @@ class World:
         self.tell(f"{name} begins in {process.pid}, child of {process.parent}")
         return worker
 
-    def note_down(self, process: Process) -> None:
+    def write_note(self, process: Process) -> None:
         """The plugin's own books."""
         with (self.planning / ".agent-pids").open("a") as book:
             book.write(f"{process.pid}\n")
@@ -726,7 +739,7 @@ class World:
             id="aider@red", name="aider", role="dev", team="red", source="registered", since=self.time.now(),
             process=process.id, pid=process.pid, claude_dir=self.claude,
         )  # fmt: skip
-        path = self.paths.agents / supervisor.agent_file(agent)
+        path = self.paths.agents / own_files.agent_file(agent)
         self.person(lambda store: store.commit(Register(key=agent.id, path=path, agent=agent, reason="asked"), "cli"))
         worker.born_s = self.time.s
 
@@ -778,7 +791,7 @@ class World:
     def forget(self) -> None:
         """A person has one no longer watched."""
         path = self.some(sorted(self.paths.agents.iterdir()))
-        agent = supervisor.load_agent(path.read_bytes()) if path else None
+        agent = own_files.load_agent(path.read_bytes()) if path else None
         if agent is None:
             return
         self.person(lambda store: store.commit(Forget(key=agent.id, path=path, reason="asked"), "cli"))
@@ -1019,14 +1032,14 @@ class World:
     def drop(self) -> None:
         """A person gives a dead letter up."""
         if paper := self.some([paper for paper in self.legible() if paper.aside]):
-            action = GiveUp(key=paper.key, task=self.task(paper), reason="asked")
+            action = DropTask(key=paper.key, task=self.task(paper), reason="asked")
             if self.judged(f"a person drops {paper.key}", self.commit_on(paper, action), True):
                 self.papers.remove(paper)
                 self.dropped.append(paper.path)
                 self.paper(paper.path.parent.name)
 
-    def commit_on(self, paper: Paper, action: Redrive | GiveUp) -> Outcome:
-        away = PutAway(key=paper.key, path=self.letter(paper), reason="asked")
+    def commit_on(self, paper: Paper, action: Redrive | DropTask) -> Outcome:
+        away = RemoveDeadLetter(key=paper.key, path=self.letter(paper), reason="asked")
 
         def deed(store: Store) -> Outcome:
             paper.changes()
@@ -1053,7 +1066,7 @@ class World:
             self.takes(worker, grant, self.chance.choice((5, 30, 120)))
 
     def takes(self, worker: Worker, grant: Grant, ttl_s: int) -> None:
-        self.write(grant.path, yolo.dump_lease(grant.resource, worker.name, self.time.now(), ttl_s))
+        self.write(grant.path, plugin_leases.dump_lease(grant.resource, worker.name, self.time.now(), ttl_s))
         self.holds(worker, grant, ttl_s, lent=False)
 
     def holds(self, worker: Worker, grant: Grant, ttl_s: int, lent: bool) -> None:
@@ -1107,7 +1120,7 @@ class World:
         ledger = ledger or self.some(self.ledgers)
         number = len(ledger.sound)
         state = {"phase": number // 9, "status": "running", "plans": [{"id": "05-01", "status": f"was-{number}"}]}
-        data = yolo.dump(state) if ledger.path.suffix == ".json" else f"# State {number}\n".encode()
+        data = execution_state.dump(state) if ledger.path.suffix == ".json" else f"# State {number}\n".encode()
         if self.chance.random() < 0.5:
             ledger.path.unlink(missing_ok=True)
         self.write(ledger.path, data)
@@ -1403,7 +1416,7 @@ class World:
         for tool in self.tools():
             if tool.doomed and tool.ears != "dead":
                 self.wrong(f"{tool} was left behind")
-        records = [supervisor.load_agent(path.read_bytes()) for path in self.paths.agents.iterdir()]
+        records = [own_files.load_agent(path.read_bytes()) for path in self.paths.agents.iterdir()]
         running = {w.process.id: w for w in self.living(awake=False)}
         for agent in records:
             if agent is None or agent.process not in running:

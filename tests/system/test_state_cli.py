@@ -12,8 +12,8 @@ import pytest
 
 from support.cli import Cli
 from support.project import SAMPLES, new_store
-from yolo_supervisor.journal import history
-from yolo_supervisor.store import Paths
+from yolo_supervisor.store.history import history
+from yolo_supervisor.store.paths import Paths
 
 SOUND: dict[str, Any] = {"phase": 5, "status": "running", "plans": [{"id": "05-01", "status": "pending"}]}
 OTHER: dict[str, Any] = {"phase": 5, "status": "complete", "plans": [{"id": "05-01", "status": "complete"}]}

@@ -13,9 +13,9 @@ import anyio
 import pytest
 
 from support.wait import LIMIT_S, wait_until
-from yolo_supervisor.kernel import kernel
-from yolo_supervisor.processes import Processes
 from yolo_supervisor.system import subprocesses
+from yolo_supervisor.system.process_backend import backend
+from yolo_supervisor.system.processes import Processes
 from yolo_supervisor.system.subprocesses import OUTPUT_LIMIT, Result, run
 
 FOR_EVER_S = 10 * LIMIT_S
@@ -25,7 +25,7 @@ SHORT_S = 0.5
 
 
 def gone(pid: int) -> bool:
-    return Processes(kernel()).identify(pid) is None
+    return Processes(backend()).identify(pid) is None
 
 
 async def test_result_has_exit_code_and_outputs() -> None:
@@ -146,7 +146,7 @@ async def test_other_tasks_run_during_a_command() -> None:
 
 async def test_no_descriptor_or_child_is_leaked() -> None:
     def ours() -> tuple[list[str], set[int]]:
-        return os.listdir("/dev/fd"), set(Processes(kernel()).sweep().children.get(os.getpid(), ()))
+        return os.listdir("/dev/fd"), set(Processes(backend()).sweep().children.get(os.getpid(), ()))
 
     before = ours()
 

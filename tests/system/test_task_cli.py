@@ -12,8 +12,8 @@ import pytest
 from support.cli import Cli
 from support.project import given_back, read_task, write_task
 from yolo_supervisor.formats.tasks import SET_ASIDE
-from yolo_supervisor.journal import history
-from yolo_supervisor.store import Paths
+from yolo_supervisor.store.history import history
+from yolo_supervisor.store.paths import Paths
 
 
 @pytest.fixture

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from support.tmux import PrivateTmux
 from support.wait import LIMIT_S, wait_until
-from yolo_supervisor import tmux as module
 from yolo_supervisor.clock import SystemClock
-from yolo_supervisor.records import Pane
-from yolo_supervisor.tmux import PaneState, Server, Tmux, pane_of, parse
+from yolo_supervisor.models import Pane
+from yolo_supervisor.system import tmux as module
+from yolo_supervisor.system.tmux import PaneState, Server, Tmux, pane_of, parse
 
 
 @pytest.fixture

@@ -14,11 +14,12 @@ from support.cli import Cli
 from support.processes import Children
 from support.project import given_back, write_task
 from support.team import Team
-from yolo_supervisor.files import TooNew
-from yolo_supervisor.formats import supervisor
-from yolo_supervisor.journal import History
-from yolo_supervisor.records import ProcessId
-from yolo_supervisor.store import Paths, Store
+from yolo_supervisor.formats import own as own_files
+from yolo_supervisor.fs.trust import TooNew
+from yolo_supervisor.models import ProcessId
+from yolo_supervisor.store.history import History
+from yolo_supervisor.store.paths import Paths
+from yolo_supervisor.store.store import Store
 
 
 class Older:
@@ -81,7 +82,7 @@ def test_what_an_older_version_left_in_the_middle_is_taken_up(team: Team, gone: 
     team.wait_healed("dev-1")
     (again,) = [entry for entry in running.did("requeued", "red/1") if entry["seq"] > 2]
     assert again["evidence"]["attempt"] == 2
-    assert supervisor.load_version((team.own.folder / supervisor.VERSION_FILE).read_bytes()) == supervisor.VERSION
+    assert own_files.load_version((team.own.folder / own_files.VERSION_FILE).read_bytes()) == own_files.VERSION
 
 
 def test_an_agent_that_an_older_version_knew_goes_on(team: Team) -> None:
@@ -112,7 +113,7 @@ def test_what_a_newer_version_has_written_is_neither_read_nor_changed(cli: Cli, 
     store.open()
     store.close()
     folder = Paths(project).folder
-    (folder / supervisor.VERSION_FILE).write_text(json.dumps({"version": supervisor.VERSION + 1}))
+    (folder / own_files.VERSION_FILE).write_text(json.dumps({"version": own_files.VERSION + 1}))
     (folder / "journal.jsonl").write_text('{"seq":1,"all":"is another now"}\n')
     before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
 
@@ -127,20 +128,20 @@ def test_what_a_newer_version_has_written_is_neither_read_nor_changed(cli: Cli, 
 
 def test_a_hook_goes_well_in_a_newer_versions_folder(cli: Cli, project: Path) -> None:
     Store(project).open()
-    (Paths(project).folder / supervisor.VERSION_FILE).write_text('{"version": 99}')
+    (Paths(project).folder / own_files.VERSION_FILE).write_text('{"version": 99}')
 
     assert cli("hook", "Stop", input="{}", stdin=None).returncode == 0
 
 
 @pytest.mark.parametrize("garbage", [b"", b"{", b"\x00" * 20, b'{"version": "x"}', b'{"version": true}', b"[1]"])
 def test_what_no_version_has_written_is_written_anew(project: Path, garbage: bytes) -> None:
-    path = Paths(project).folder / supervisor.VERSION_FILE
+    path = Paths(project).folder / own_files.VERSION_FILE
     Store(project).open()
     path.write_bytes(garbage)
 
     Store(project).open()
 
-    assert supervisor.load_version(path.read_bytes()) == supervisor.VERSION
+    assert own_files.load_version(path.read_bytes()) == own_files.VERSION
     assert list(History(Paths(project).journal).news()) == []
 
 
@@ -148,9 +149,9 @@ def test_the_version_is_there_before_anything_that_it_is_about(project: Path) ->
     """An older program must not meet what it would misread without being told."""
     folder = Paths(project).folder
     folder.mkdir(mode=0o700)
-    (folder / supervisor.VERSION_FILE).write_text('{"version": 99}')
+    (folder / own_files.VERSION_FILE).write_text('{"version": 99}')
 
     with pytest.raises(TooNew, match="nothing was changed"):
         Store(project).open()
 
-    assert [path.name for path in folder.iterdir()] == [supervisor.VERSION_FILE]
+    assert [path.name for path in folder.iterdir()] == [own_files.VERSION_FILE]

@@ -12,10 +12,10 @@ import pytest
 from support.budget import budget
 from support.disks import MemoryDisk
 from test_crash_states import PATHS, PROJECT, Life, new_disk, opened, small_limits, told
-from yolo_supervisor.actions import DaemonNote
-from yolo_supervisor.files import digest
-from yolo_supervisor.journal import unseal
-from yolo_supervisor.store import Store
+from yolo_supervisor.actions.notes import DaemonNote
+from yolo_supervisor.fs.read import digest
+from yolo_supervisor.store.journal import unseal
+from yolo_supervisor.store.store import Store
 
 __all__ = ["small_limits"]
 

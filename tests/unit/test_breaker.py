@@ -16,7 +16,6 @@ from support.cli import Cli
 from support.processes import Children
 from yolo_supervisor.clock import Instant, SystemClock
 from yolo_supervisor.config import McpConfig
-from yolo_supervisor.kernel import kernel
 from yolo_supervisor.mcp.circuit_breaker import (
     WHOLE_SERVER,
     CircuitBreaker,
@@ -24,7 +23,9 @@ from yolo_supervisor.mcp.circuit_breaker import (
     load_circuit,
     open_circuits,
 )
-from yolo_supervisor.store import Paths, Store
+from yolo_supervisor.store.paths import Paths
+from yolo_supervisor.store.store import Store
+from yolo_supervisor.system.process_backend import backend
 
 CONFIG = McpConfig(failures=5, cool_down_s=60.0, cap_s=240.0)
 BEGIN_S = 1000.0
@@ -350,11 +351,11 @@ from pathlib import Path
 from yolo_supervisor.mcp.circuit_breaker import CircuitBreaker
 from yolo_supervisor.clock import Instant, SystemClock
 from yolo_supervisor.config import McpConfig
-from yolo_supervisor.kernel import kernel
-from yolo_supervisor.store import Store
+from yolo_supervisor.system.process_backend import backend
+from yolo_supervisor.store.store import Store
 project, gate = sys.argv[1:]
 config = McpConfig(failures=1, cool_down_s=0.001)
-breaker = CircuitBreaker(["server"], "server", config, SystemClock(), kernel().boot(), Store(Path(project)))
+breaker = CircuitBreaker(["server"], "server", config, SystemClock(), backend().boot(), Store(Path(project)))
 breaker.remaining_s()
 print("ready", flush=True)
 fcntl.flock(open(gate), fcntl.LOCK_SH)
@@ -364,7 +365,7 @@ print(breaker.refusal("build") is None, flush=True)
 
 def test_one_process_of_many_probes(project: Path, tmp_path: Path, children: Children) -> None:
     config = McpConfig(failures=1, cool_down_s=0.001)
-    fail(CircuitBreaker(["server"], "server", config, SystemClock(), kernel().boot(), Store(project)), "build", 1)
+    fail(CircuitBreaker(["server"], "server", config, SystemClock(), backend().boot(), Store(project)), "build", 1)
     with (tmp_path / "gate").open("w") as gate:
         fcntl.flock(gate, fcntl.LOCK_EX)
         racers = [children.python(RACER, str(project), gate.name) for _ in range(8)]
@@ -519,7 +520,7 @@ def test_circuits_work_after_the_state_folder_was_removed(
 
 @pytest.mark.system
 def test_status_lists_open_circuits(make_breaker: MakeBreaker, project: Path, claude_home: Path) -> None:
-    real = CircuitBreaker(["server"], "server", CONFIG, SystemClock(), kernel().boot(), Store(project))
+    real = CircuitBreaker(["server"], "server", CONFIG, SystemClock(), backend().boot(), Store(project))
     fail(real, "build")
 
     (shown,) = Cli(project).json("status")["projects"][0]["circuits"]

@@ -16,34 +16,38 @@ import pytest
 from click.testing import CliRunner
 from structlog.testing import capture_logs
 
-from yolo_supervisor.actions import Action, AlertCode, Escalate, Letter, PaneDied, Requeue
-from yolo_supervisor.census import Census
+from yolo_supervisor.actions.agents import PaneDied
+from yolo_supervisor.actions.base import Action, AlertCode, Escalate
+from yolo_supervisor.actions.tasks import Requeue, WriteDeadLetter
 from yolo_supervisor.cli import agent, state
 from yolo_supervisor.clock import SystemClock
 from yolo_supervisor.config import Config
-from yolo_supervisor.files import digest
-from yolo_supervisor.formats import yolo
-from yolo_supervisor.formats.integrity import Flaw, FlawCode
-from yolo_supervisor.journal import entry
-from yolo_supervisor.kernel import kernel
-from yolo_supervisor.memory import outcomes
-from yolo_supervisor.processes import Processes, Refusal, RefusalCode
-from yolo_supervisor.queue import Never, NeverCode, Turn, give_back
-from yolo_supervisor.records import Task
-from yolo_supervisor.runner import Rooms, Runner, failure_identity
-from yolo_supervisor.store import Outcome, Store
-from yolo_supervisor.tmux import Tmux
+from yolo_supervisor.daemon.runner import Runner, failure_identity
+from yolo_supervisor.daemon.wiring import HostServices
+from yolo_supervisor.formats import plugin
+from yolo_supervisor.formats.plugin import event_log, execution_state
+from yolo_supervisor.fs.read import digest
+from yolo_supervisor.inventory.process_scan import ProcessScanner
+from yolo_supervisor.models import Task
+from yolo_supervisor.policy.file_integrity import Flaw, FlawCode
+from yolo_supervisor.policy.retry import Never, NeverCode, RetryDecision, requeue_or_dead_letter
+from yolo_supervisor.store.index import outcomes
+from yolo_supervisor.store.journal import entry
+from yolo_supervisor.store.store import Outcome, Store
+from yolo_supervisor.system.process_backend import backend
+from yolo_supervisor.system.processes import Processes, Refusal, RefusalCode
+from yolo_supervisor.system.tmux import Tmux
 from yolo_supervisor.watchers.state import Broken, Cure, Look, decide
 
-SNAPSHOT_WORKED = [("v3_snapshot_resume", yolo.WENT_WELL)]
-REBUILD_WORKED = [("v3_event_recovery", yolo.WENT_WELL), ("v3_snapshot_resume", yolo.FAILED)]
+SNAPSHOT_WORKED = [("v3_snapshot_resume", event_log.WENT_WELL)]
+REBUILD_WORKED = [("v3_event_recovery", event_log.WENT_WELL), ("v3_snapshot_resume", event_log.FAILED)]
 
 
 # -- the source of a restored file -------------------------------------------------------------------------------
 
 
 def restored(**evidence: str) -> dict[str, Any]:
-    return {"kind": "state", "action": "restored", "key": yolo.STATE_FILE, "evidence": evidence}
+    return {"kind": "state", "action": "restored", "key": execution_state.STATE_FILE, "evidence": evidence}
 
 
 @pytest.mark.parametrize(
@@ -135,7 +139,7 @@ def test_changes_for_silence_of_version_0_1_0_are_not_repeated(
 
 def recovered(project: Path, evidence: dict[str, Any], replay: dict[str, bool]) -> bool:
     """Whether ``recover`` makes a change that was promised and not made."""
-    path = project / yolo.PLANNING / "x.json"
+    path = project / plugin.PLANNING / "x.json"
     path.write_bytes(b"before")
     with closing(Store(project)) as store:
         store.open()
@@ -155,7 +159,7 @@ def recovered(project: Path, evidence: dict[str, Any], replay: dict[str, bool]) 
 def test_a_change_says_in_the_journal_whether_it_may_be_repeated(project: Path, tmp_path: Path) -> None:
     task = Task(list="red", number="1", status="in_progress", owner="dev", path=tmp_path / "1.json")
     task.path.write_bytes(b'{"id":"1","subject":"x","status":"in_progress","owner":"dev"}')
-    (requeue,) = give_back(task, Turn(), tmp_path, "any words", {}, replayable=False)
+    (requeue,) = requeue_or_dead_letter(task, RetryDecision(), tmp_path, "any words", {}, replayable=False)
 
     with closing(Store(project)) as store:
         store.open()
@@ -171,10 +175,10 @@ def test_a_change_says_in_the_journal_whether_it_may_be_repeated(project: Path, 
 def test_a_dead_letter_is_written_again_for_another_failure_not_for_other_words(tmp_path: Path) -> None:
     task = Task(list="red", number="1", status="in_progress", owner="dev", path=Path("/t"))
 
-    def letter(words: str, code: NeverCode = NeverCode.ATTEMPTS, **stamp: object) -> Letter:
-        turn = Turn(never=Never(code, words), stamp={"attempt": 3, "cause": "silent", **stamp})
-        made, _ = give_back(task, turn, tmp_path, words, {"quiet_s": len(words)})
-        assert isinstance(made, Letter)
+    def letter(words: str, code: NeverCode = NeverCode.ATTEMPTS, **stamp: object) -> WriteDeadLetter:
+        turn = RetryDecision(never=Never(code, words), stamp={"attempt": 3, "cause": "silent", **stamp})
+        made, _ = requeue_or_dead_letter(task, turn, tmp_path, words, {"quiet_s": len(words)})
+        assert isinstance(made, WriteDeadLetter)
         return made
 
     before = letter("some words").data
@@ -190,9 +194,9 @@ def test_a_dead_letter_is_written_again_for_another_failure_not_for_other_words(
 
 @pytest.fixture
 def runner(project: Path, claude_home: Path) -> Any:
-    clock, processes = SystemClock(), Processes(kernel())
-    rooms = Rooms(clock, processes, Census(processes), Tmux(clock))
-    made = Runner(project, Config(), rooms, {"HOME": str(claude_home.parent)})
+    clock, processes = SystemClock(), Processes(backend())
+    services = HostServices(clock, processes, ProcessScanner(processes), Tmux(clock))
+    made = Runner(project, Config(), services, {"HOME": str(claude_home.parent)})
     made.open()
     yield made
 

@@ -15,8 +15,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from yolo_supervisor.config import Config, ConfigError, expanded, known_keys, load, project_file, user_file
-from yolo_supervisor.roster import claude_dirs
-from yolo_supervisor.units import Systemd
+from yolo_supervisor.inventory.agents import claude_dirs
+from yolo_supervisor.service.manager import Systemd
 
 relaxed = settings(deadline=None, max_examples=80)
 

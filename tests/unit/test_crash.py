@@ -19,44 +19,40 @@ from typing import Any, ClassVar, Literal
 import pytest
 
 from support.project import QuickDisk
-from yolo_supervisor import actions
-from yolo_supervisor.actions import (
-    Claim,
-    Close,
-    Complete,
+from yolo_supervisor.actions import agents, base, circuits, flags, leases, notes, state, tasks
+from yolo_supervisor.actions.agents import Forget, Register
+from yolo_supervisor.actions.base import Edit, Kind
+from yolo_supervisor.actions.circuits import CloseCircuit, HalfOpenCircuit, OpenCircuit
+from yolo_supervisor.actions.flags import Disable, Enable
+from yolo_supervisor.actions.leases import GrantLease, Release
+from yolo_supervisor.actions.notes import Regenerate
+from yolo_supervisor.actions.state import (
     CutTail,
-    Disable,
     DropHealth,
     DropPids,
     DropSnapshot,
-    Edit,
-    Enable,
-    Forget,
-    GiveUp,
-    Hand,
-    Kind,
-    Lend,
-    Letter,
-    Probe,
-    PutAway,
     Quarantine,
-    Redrive,
-    Regenerate,
-    Register,
-    Release,
-    Requeue,
-    RequeuePlan,
     Restore,
-    SetAside,
-    SetMark,
-    Snap,
-    Trip,
+    SaveSnapshot,
+    SetMarker,
 )
-from yolo_supervisor.files import digest
-from yolo_supervisor.formats import supervisor
-from yolo_supervisor.journal import history
-from yolo_supervisor.records import Agent, Task
-from yolo_supervisor.store import Outcome, Store
+from yolo_supervisor.actions.tasks import (
+    Claim,
+    Complete,
+    DropTask,
+    MoveToDeadLetters,
+    Redrive,
+    RemoveDeadLetter,
+    Requeue,
+    RequeueByHand,
+    RequeuePlan,
+    WriteDeadLetter,
+)
+from yolo_supervisor.formats import own as own_files
+from yolo_supervisor.fs.read import digest
+from yolo_supervisor.models import Agent, Task
+from yolo_supervisor.store.history import history
+from yolo_supervisor.store.store import Outcome, Store
 
 # -- the disks ---------------------------------------------------------------------------------------------------
 
@@ -246,13 +242,13 @@ LEASE = b'{\n  "acquired_at": "2026-02-01T00:00:00Z",\n  "owner": "dev-1",\n  "r
 
 
 def _register(p: Path) -> Scene:
-    path = p / ".supervisor" / "agents" / supervisor.agent_file(AGENT)
-    return Scene(Register(key=AGENT.id, path=path, agent=AGENT, reason="seen"), None, supervisor.dump_agent(AGENT))
+    path = p / ".supervisor" / "agents" / own_files.agent_file(AGENT)
+    return Scene(Register(key=AGENT.id, path=path, agent=AGENT, reason="seen"), None, own_files.dump_agent(AGENT))
 
 
 def _forget(p: Path) -> Scene:
-    path = p / ".supervisor" / "agents" / supervisor.agent_file(AGENT)
-    return Scene(Forget(key=AGENT.id, path=path, reason="all is healed"), supervisor.dump_agent(AGENT), None)
+    path = p / ".supervisor" / "agents" / own_files.agent_file(AGENT)
+    return Scene(Forget(key=AGENT.id, path=path, reason="all is healed"), own_files.dump_agent(AGENT), None)
 
 
 def _requeue(p: Path) -> Scene:
@@ -287,24 +283,28 @@ def _drop_health(p: Path) -> Scene:
 
 
 def _set_mark(p: Path) -> Scene:
-    action = SetMark(key="count", path=p / ".active-agent-count", judged=digest(b"2"), word="1", reason="one is dead")
+    action = SetMarker(key="count", path=p / ".active-agent-count", judged=digest(b"2"), word="1", reason="one is dead")
     return Scene(action, b"2", b"1")
 
 
 def _remove_mark(p: Path) -> Scene:
-    action = SetMark(key="agent", path=p / ".active-agent", judged=digest(b"dev"), word=None, reason="dead")
+    action = SetMarker(key="agent", path=p / ".active-agent", judged=digest(b"dev"), word=None, reason="dead")
     return Scene(action, b"dev", None)
 
 
 def _lend(p: Path) -> Scene:
-    action = Lend(verb="acquired", key="r", path=p / ".locks" / "r.lease", judged=None, data=LEASE, reason="asked")
+    action = GrantLease(
+        verb="acquired", key="r", path=p / ".locks" / "r.lease", judged=None, data=LEASE, reason="asked"
+    )
     return Scene(action, None, LEASE)
 
 
 def _take_over(p: Path) -> Scene:
     path, taken = p / ".locks" / "r.lease", LEASE.replace(b"dev-1", b"dev-2")
     return Scene(
-        Lend(verb="taken_over", key="r", path=path, judged=digest(LEASE), data=taken, reason="it ran out"), LEASE, taken
+        GrantLease(verb="taken_over", key="r", path=path, judged=digest(LEASE), data=taken, reason="it ran out"),
+        LEASE,
+        taken,
     )
 
 
@@ -344,7 +344,9 @@ def _cut_tail(p: Path) -> Scene:
 
 def _snap(p: Path) -> Scene:
     path = p / ".supervisor" / "snapshots" / "5-20261122T205510.json"
-    return Scene(Snap(key="5", path=path, data=b'{"phase":"5"}', reason="it has changed"), None, b'{"phase":"5"}')
+    return Scene(
+        SaveSnapshot(key="5", path=path, data=b'{"phase":"5"}', reason="it has changed"), None, b'{"phase":"5"}'
+    )
 
 
 def _drop_snapshot(p: Path) -> Scene:
@@ -386,7 +388,7 @@ def _complete(p: Path) -> Scene:
 
 
 def _set_aside(p: Path) -> Scene:
-    return Scene(SetAside(key="tasks/2", task=_task(p), owner="dev-1", reason="it failed"), AT_WORK, ASIDE)
+    return Scene(MoveToDeadLetters(key="tasks/2", task=_task(p), owner="dev-1", reason="it failed"), AT_WORK, ASIDE)
 
 
 def _redrive(p: Path) -> Scene:
@@ -394,23 +396,25 @@ def _redrive(p: Path) -> Scene:
 
 
 def _hand(p: Path) -> Scene:
-    return Scene(Hand(key="tasks/2", task=_task(p), reason="a person said so"), AT_WORK, PENDING)
+    return Scene(RequeueByHand(key="tasks/2", task=_task(p), reason="a person said so"), AT_WORK, PENDING)
 
 
 def _give_up(p: Path) -> Scene:
-    return Scene(GiveUp(key="tasks/2", task=_task(p), reason="a person said so"), ASIDE, None)
+    return Scene(DropTask(key="tasks/2", task=_task(p), reason="a person said so"), ASIDE, None)
 
 
 def _letter(p: Path) -> Scene:
     path = p / ".supervisor" / "dead-letters" / "tasks__2.json"
     return Scene(
-        Letter(key="tasks/2", path=path, data=b'{"id":"tasks/2"}', reason="it failed"), None, b'{"id":"tasks/2"}'
+        WriteDeadLetter(key="tasks/2", path=path, data=b'{"id":"tasks/2"}', reason="it failed"),
+        None,
+        b'{"id":"tasks/2"}',
     )
 
 
 def _put_letter_away(p: Path) -> Scene:
     path = p / ".supervisor" / "dead-letters" / "tasks__2.json"
-    return Scene(PutAway(key="tasks/2", path=path, reason="it was redriven"), b'{"id":"tasks/2"}', None)
+    return Scene(RemoveDeadLetter(key="tasks/2", path=path, reason="it was redriven"), b'{"id":"tasks/2"}', None)
 
 
 def _regenerate(p: Path) -> Scene:
@@ -430,15 +434,15 @@ def _circuit(p: Path) -> dict[str, Any]:
 
 
 def _trip(p: Path) -> Scene:
-    return Scene(Trip(judged=None, data=OPEN, **_circuit(p)), None, OPEN)
+    return Scene(OpenCircuit(judged=None, data=OPEN, **_circuit(p)), None, OPEN)
 
 
 def _probe(p: Path) -> Scene:
-    return Scene(Probe(judged=digest(OPEN), data=TRIED, **_circuit(p)), OPEN, TRIED)
+    return Scene(HalfOpenCircuit(judged=digest(OPEN), data=TRIED, **_circuit(p)), OPEN, TRIED)
 
 
 def _close(p: Path) -> Scene:
-    return Scene(Close(judged=digest(TRIED), data=None, **_circuit(p)), TRIED, None)
+    return Scene(CloseCircuit(judged=digest(TRIED), data=None, **_circuit(p)), TRIED, None)
 
 
 def _disable(p: Path) -> Scene:
@@ -466,7 +470,8 @@ every_action = pytest.mark.parametrize("staging", STAGINGS, ids=lambda staging: 
 def test_every_edit_that_there_is_has_its_scene() -> None:
     edits = {
         each.__name__
-        for each in vars(actions).values()
+        for module in (base, agents, circuits, flags, leases, notes, state, tasks)
+        for each in vars(module).values()
         if isinstance(each, type) and issubclass(each, Edit) and not each.__subclasses__()
     }
 
@@ -564,7 +569,7 @@ def test_a_power_cut_at_any_moment_leaves_the_document_as_it_was_or_as_it_was_to
     assert n > 5
 
 
-DIED = actions.Died(key=AGENT.id, reason="its process has ended")
+DIED = agents.Died(key=AGENT.id, reason="its process has ended")
 
 
 @every_action

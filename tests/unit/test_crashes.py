@@ -26,23 +26,26 @@ from support.project import FakeClock, agent_of, given_back, read_task
 from support.team import Team
 from support.tmux import PrivateTmux
 from support.wait import wait_until
-from yolo_supervisor import crash_reports
-from yolo_supervisor.census import Census
 from yolo_supervisor.config import Config, TasksConfig
-from yolo_supervisor.files import Disk
 from yolo_supervisor.formats import crash_report, transcripts
 from yolo_supervisor.formats.crash_report import CrashCause, Evidence, Report, Verdict
 from yolo_supervisor.inventory import crash_evidence
+from yolo_supervisor.inventory.agents import AgentRegistry
 from yolo_supervisor.inventory.crash_evidence import Crash, CrashInvestigator
-from yolo_supervisor.kernel import LinuxHandle, kernel
+from yolo_supervisor.inventory.process_scan import ProcessScanner
+from yolo_supervisor.models import Pane, ProcessId, Task, from_iso
 from yolo_supervisor.policy.crash_bursts import CrashBursts
 from yolo_supervisor.policy.crash_rules import classify
-from yolo_supervisor.processes import DeathWatch, Processes
-from yolo_supervisor.queue import Queue, Turn, give_back
-from yolo_supervisor.records import Pane, ProcessId, Task, from_iso
-from yolo_supervisor.roster import Roster
-from yolo_supervisor.store import Outcome, Paths, Store
-from yolo_supervisor.tmux import last_words
+from yolo_supervisor.policy.retry import RetryDecision, RetryPolicy, requeue_or_dead_letter
+from yolo_supervisor.store import crash_reports
+from yolo_supervisor.store.disk import Disk
+from yolo_supervisor.store.paths import Paths
+from yolo_supervisor.store.store import Outcome, Store
+from yolo_supervisor.system.death_watch import DeathWatch
+from yolo_supervisor.system.process_backend import backend
+from yolo_supervisor.system.processes import Processes
+from yolo_supervisor.system.procfs import PidfdHandle
+from yolo_supervisor.system.tmux import last_words
 
 PROCESS = ProcessId(4711, 12345, "here")
 AGENT = agent_of("dev-1", "red", PROCESS)
@@ -412,12 +415,14 @@ class CgroupFixture:
         self.clock = FakeClock()
         self.counts = {Path("/cg/pane-1.scope"): 0, Path("/cg/session-3.scope"): 0}
         self.places: dict[int, Path] = {}
-        processes = Processes(kernel())
-        paths, census = Paths(project), Census(processes)
+        processes = Processes(backend())
+        paths, scanner = Paths(project), ProcessScanner(processes)
         self._boot = processes.boot
-        self._deaths = DeathWatch(processes.kernel)
-        self._roster = Roster(paths, processes, census, list)
-        self.investigator = CrashInvestigator(Config, self._roster, paths, processes, census, self._deaths, self.clock)
+        self._deaths = DeathWatch(processes.backend)
+        self._registry = AgentRegistry(paths, processes, scanner, list)
+        self.investigator = CrashInvestigator(
+            Config, self._registry, paths, processes, scanner, self._deaths, self.clock
+        )
         monkeypatch.setattr(crash_evidence, "memory_kills", self._memory_kills)
 
     def _memory_kills(self, pid: int, folder: Path | None = None) -> tuple[Path, int]:
@@ -527,17 +532,17 @@ class FailingTask:
         self.config = Config(tasks=TasksConfig(max_attempts=3, poison_s=60.0, backoff_s=0.0))
         self.store = Store(project, self.clock)
         self.store.open()
-        self.queue = Queue(lambda: self.config, self.store, self.clock, "here")
+        self.queue = RetryPolicy(lambda: self.config, self.store, self.clock, "here")
         self.path = project / "red" / "3.json"
         self.path.parent.mkdir()
         self.letters = self.store.paths.folder / "dead-letters"
 
-    def fails(self, cause: str, hold_s: float | None = None, report: str = "r") -> Turn:
+    def fails(self, cause: str, hold_s: float | None = None, report: str = "r") -> RetryDecision:
         """What is next after this failure; done, if it is not too early."""
         self.path.write_text(json.dumps({"id": "3", "status": "in_progress", "owner": "dev-1"}))
         task = Task(list="red", number="3", status="in_progress", owner="dev-1", path=self.path)
         turn = self.queue.turn(task, cause, hold_s)
-        for action in give_back(task, turn, self.letters, "it is dead", {"report": report}):
+        for action in requeue_or_dead_letter(task, turn, self.letters, "it is dead", {"report": report}):
             assert self.store.commit(action, "test") is Outcome.DONE
         return turn
 
@@ -592,7 +597,7 @@ def test_a_dead_letter_names_the_reports_of_all_its_attempts(failing: FailingTas
 @pytest.mark.parametrize("reaped", [False, True])
 def test_the_kernel_reports_the_exit_code_of_a_process(program: str, ended: int, reaped: bool) -> None:
     child = subprocess.Popen([sys.executable, "-c", program])
-    handle = LinuxHandle(os.pidfd_open(child.pid))
+    handle = PidfdHandle(os.pidfd_open(child.pid))
     try:
         wait_until(handle.over, "the child to end")
         if reaped:
@@ -609,7 +614,7 @@ def test_the_kernel_reports_the_exit_code_of_a_process(program: str, ended: int,
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="no pidfds here")
 def test_the_kernel_reports_the_signal_that_ended_a_process() -> None:
     child = subprocess.Popen(["sleep", "600"])
-    handle = LinuxHandle(os.pidfd_open(child.pid))
+    handle = PidfdHandle(os.pidfd_open(child.pid))
     try:
         assert handle.exit() is None  # it lives
         child.send_signal(signal.SIGSEGV)

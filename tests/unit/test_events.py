@@ -11,28 +11,31 @@ from typing import Any
 import pytest
 
 from support.project import write_task
-from yolo_supervisor.actions import Hand, Release, Requeue, RequeuePlan
-from yolo_supervisor.files import Disk
-from yolo_supervisor.formats import yolo
-from yolo_supervisor.records import Task
-from yolo_supervisor.store import Outcome, Store
+from yolo_supervisor.actions.leases import Release
+from yolo_supervisor.actions.tasks import Requeue, RequeueByHand, RequeuePlan
+from yolo_supervisor.formats import plugin
+from yolo_supervisor.formats.plugin import event_log, execution_state
+from yolo_supervisor.formats.plugin import leases as plugin_leases
+from yolo_supervisor.models import Task
+from yolo_supervisor.store.disk import Disk
+from yolo_supervisor.store.store import Outcome, Store
 
 KEYS = ["correlation_id", "data", "event", "event_id", "phase", "ts"]
 
 
 def write_state(project: Path, **more: Any) -> Path:
-    path = project / yolo.PLANNING / yolo.STATE_FILE
+    path = project / plugin.PLANNING / execution_state.STATE_FILE
     state = {"phase": 5, "status": "running", "correlation_id": "c-1", "plans": [{"id": "05-02", "status": "running"}]}
-    path.write_bytes(yolo.dump({**state, **more}))
+    path.write_bytes(execution_state.dump({**state, **more}))
     return path
 
 
 def switch(project: Path, value: object) -> None:
-    (project / yolo.PLANNING / "config.json").write_text(json.dumps({"v3_event_log": value}))
+    (project / plugin.PLANNING / "config.json").write_text(json.dumps({"v3_event_log": value}))
 
 
 def log_of(project: Path) -> Path:
-    return project / yolo.PLANNING / yolo.EVENT_LOG
+    return project / plugin.PLANNING / event_log.EVENT_LOG
 
 
 def told(project: Path) -> list[dict[str, Any]]:
@@ -40,7 +43,7 @@ def told(project: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def give_back(project: Path, claude: Path, number: int = 1) -> Requeue:
+def requeue_or_dead_letter(project: Path, claude: Path, number: int = 1) -> Requeue:
     path = write_task(claude, "team", number, owner="dev-1", status="in_progress")
     return Requeue(key=f"team/{number}", path=path, owner="dev-1", reason="its owner dev-1 is dead",
                    evidence={"owner": "dev-1", "attempt": 1})  # fmt: skip
@@ -59,7 +62,7 @@ def test_a_task_that_is_given_back_is_told_as_the_plugin_tells_it(
     write_state(project)
     switch(project, True)
 
-    store.commit(give_back(project, claude_home), "agents")
+    store.commit(requeue_or_dead_letter(project, claude_home), "agents")
 
     (event,) = told(project)
     assert list(event) == KEYS
@@ -87,17 +90,17 @@ def test_a_log_that_the_plugin_does_not_keep_is_not_begun(
 ) -> None:
     switch(project, value)
 
-    store.commit(give_back(project, claude_home), "agents")
+    store.commit(requeue_or_dead_letter(project, claude_home), "agents")
 
     assert not log_of(project).exists()
 
 
 def test_what_its_holder_gives_back_is_no_event_what_runs_out_is(store: Store, project: Path) -> None:
     switch(project, True)
-    lease = project / yolo.PLANNING / ".locks" / "a.lease"
+    lease = project / plugin.PLANNING / ".locks" / "a.lease"
     lease.parent.mkdir()
     for by in ("cli", "leases"):
-        lease.write_bytes(yolo.dump_lease("a", "dev-1", datetime.now(UTC), 60))
+        lease.write_bytes(plugin_leases.dump_lease("a", "dev-1", datetime.now(UTC), 60))
         store.commit(Release(key="a", path=lease, owner="dev-1", reason=by), by)
 
     (event,) = told(project)
@@ -112,7 +115,7 @@ def test_lines_are_added_behind_what_is_there_even_if_its_last_line_was_torn(
     log_of(project).parent.mkdir()
     log_of(project).write_text('{"event":"a"}\n{"event":"b"}')
 
-    store.commit(give_back(project, claude_home), "agents")
+    store.commit(requeue_or_dead_letter(project, claude_home), "agents")
 
     assert [event["event"] for event in told(project)] == ["a", "b", "task_reassigned"]
 
@@ -147,7 +150,7 @@ def test_after_a_crash_at_the_event_it_is_told_once(project: Path, claude_home: 
     store = Store(project, disk=Mortal(log_of(project), after))
     store.open()
     with pytest.raises(Cut):
-        store.commit(give_back(project, claude_home), "agents")
+        store.commit(requeue_or_dead_letter(project, claude_home), "agents")
 
     for _ in range(2):
         with closing(Store(project)) as next_store:
@@ -168,7 +171,7 @@ def test_a_log_that_cannot_be_written_stops_nothing(
     else:
         log_of(project).symlink_to(tmp_path / "elsewhere")
 
-    assert store.commit(give_back(project, claude_home), "agents") is Outcome.DONE
+    assert store.commit(requeue_or_dead_letter(project, claude_home), "agents") is Outcome.DONE
     assert not (tmp_path / "elsewhere").exists()
 
 
@@ -177,6 +180,6 @@ def test_what_is_no_text_makes_no_line_that_cannot_be_read(store: Store, project
     path = write_task(claude_home, "team", 1, owner="x", status="in_progress")
     task = Task(list="team", number="1", status="in_progress", owner="x", path=path)
 
-    store.commit(Hand(key="team/1", task=task, reason="so\ud800\n", evidence={"owner": "\udfff"}), "cli")
+    store.commit(RequeueByHand(key="team/1", task=task, reason="so\ud800\n", evidence={"owner": "\udfff"}), "cli")
 
     assert len(told(project)) == 1

@@ -9,7 +9,7 @@ from statistics import median
 
 import pytest
 
-from yolo_supervisor.evidence import ABOVE, FIRST, PORTIONS, SHARE, Rule, Trail, ratio, weight
+from yolo_supervisor.policy.failure_rate import ABOVE, FIRST, PORTIONS, SHARE, Rule, Trail, ratio, weight
 
 RULE = Rule()
 ENOUGH = 1 / RULE.alpha

@@ -14,8 +14,8 @@ import pytest
 from support.budget import SOAK
 from support.disks import FaultyDisk, MemoryDisk, Mode, crash_states
 from test_crash_states import LOG, PATHS, Life, StillClock, new_disk, small_limits, wrongs
-from yolo_supervisor.files import Busy
-from yolo_supervisor.store import Store
+from yolo_supervisor.store.locks import Busy
+from yolo_supervisor.store.store import Store
 
 __all__ = ["small_limits"]
 
@@ -162,7 +162,7 @@ def a_crashed_store(life: Life) -> None:
         with suppress(Killed):
             life.put(store, path, content)
         store.close()
-    life.note_down(open=life.books.open | {"begun"})
+    life.write_note(open=life.books.open | {"begun"})
     store = a_store(life.disk)
     store.open()
     with suppress(Killed):

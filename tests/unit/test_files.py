@@ -18,21 +18,11 @@ import pytest
 
 from support.processes import Children
 from support.wait import wait_until
-from yolo_supervisor.files import (
-    Busy,
-    Disk,
-    LockAges,
-    Refused,
-    append,
-    digest,
-    file_lock,
-    folder_lock,
-    glance,
-    make_folder,
-    read,
-    remove,
-    replace,
-)
+from yolo_supervisor.fs.read import digest, read, read_or_none
+from yolo_supervisor.fs.trust import Refused
+from yolo_supervisor.store.atomic import append, make_folder, remove, write_atomic
+from yolo_supervisor.store.disk import Disk
+from yolo_supervisor.store.locks import Busy, LockAges, file_lock, folder_lock
 
 OUR_WORLD = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 """A child with this environment can import what we can, this file too."""
@@ -123,7 +113,7 @@ def test_what_exists_and_cannot_be_read_is_an_error_and_never_none(
 
     with pytest.raises(OSError, match="thing"):
         read(path)
-    assert glance(path) is None
+    assert read_or_none(path) is None
 
 
 def test_a_file_that_we_may_not_read_is_an_error_and_never_none(tmp_path: Path) -> None:
@@ -134,7 +124,7 @@ def test_a_file_that_we_may_not_read_is_an_error_and_never_none(tmp_path: Path) 
     with as_an_ordinary_user():
         with pytest.raises(PermissionError):
             read(path)
-        assert glance(path) is None
+        assert read_or_none(path) is None
 
 
 def test_a_file_larger_than_the_limit_is_an_error(tmp_path: Path) -> None:
@@ -151,7 +141,7 @@ def test_a_folder_in_the_place_of_a_file_costs_no_descriptor(tmp_path: Path) -> 
     before = os.listdir("/proc/self/fd")
 
     for _ in range(5):
-        glance(tmp_path)
+        read_or_none(tmp_path)
 
     assert len(os.listdir("/proc/self/fd")) == len(before)
 
@@ -230,14 +220,14 @@ def test_a_file_is_replaced_by_a_flushed_one_and_its_name_is_flushed_too(tmp_pat
     path.write_bytes(b"old")
     disk = TroubledDisk()
 
-    replace(disk, path, b"new")
+    write_atomic(disk, path, b"new")
 
     assert path.read_bytes() == b"new"
     assert disk.asked == ["open", "write", "sync", "rename", "open", "sync folder"]
 
 
 def test_a_disk_that_takes_a_few_bytes_at_a_time_gets_all_of_them(tmp_path: Path) -> None:
-    replace(NarrowDisk(), tmp_path / "file", b"0123456789" * 10)
+    write_atomic(NarrowDisk(), tmp_path / "file", b"0123456789" * 10)
 
     assert (tmp_path / "file").read_bytes() == b"0123456789" * 10
 
@@ -248,7 +238,7 @@ def test_a_replaced_file_keeps_its_mode(mode: int, tmp_path: Path) -> None:
     path.write_bytes(b"old")
     path.chmod(mode)
 
-    replace(Disk(), path, b"new")
+    write_atomic(Disk(), path, b"new")
 
     assert stat.S_IMODE(path.stat().st_mode) == mode
 
@@ -256,7 +246,7 @@ def test_a_replaced_file_keeps_its_mode(mode: int, tmp_path: Path) -> None:
 def test_a_new_file_is_for_its_owner_alone(tmp_path: Path) -> None:
     umask = os.umask(0)
     try:
-        replace(Disk(), tmp_path / "file", b"new")
+        write_atomic(Disk(), tmp_path / "file", b"new")
     finally:
         os.umask(umask)
 
@@ -270,7 +260,7 @@ def test_a_replacement_that_fails_anywhere_leaves_a_whole_file_and_nothing_else(
         path.write_bytes(b"old")
         disk = TroubledDisk(n, number)
         try:
-            replace(disk, path, b"new")
+            write_atomic(disk, path, b"new")
         except OSError:
             renamed = "sync folder" in disk.asked or disk.asked.count("open") == 2
             assert path.read_bytes() == (b"new" if renamed else b"old")
@@ -285,7 +275,7 @@ def test_a_replacement_that_fails_anywhere_leaves_a_whole_file_and_nothing_else(
 def test_a_new_file_that_cannot_be_made_is_not_there(tmp_path: Path) -> None:
     for n in range(1, 5):
         with pytest.raises(OSError, match="Input/output error"):
-            replace(TroubledDisk(n), tmp_path / "file", b"new")
+            write_atomic(TroubledDisk(n), tmp_path / "file", b"new")
         assert os.listdir(tmp_path) == []
 
 
@@ -302,7 +292,7 @@ def test_a_reader_sees_the_old_or_the_new_and_never_a_mixture(tmp_path: Path) ->
     reader = threading.Thread(target=look)
     reader.start()
     for turn in range(300):
-        replace(NarrowDisk() if turn % 50 == 0 else Disk(), path, whole[turn % 2], durable=False)
+        write_atomic(NarrowDisk() if turn % 50 == 0 else Disk(), path, whole[turn % 2], durable=False)
     over.set()
     reader.join()
 
@@ -318,7 +308,7 @@ def test_a_link_is_neither_followed_nor_replaced_nor_removed(target: str, tmp_pa
     before = sorted(os.listdir(tmp_path))
 
     with pytest.raises(Refused, match="symbolic link"):
-        replace(Disk(), link, b"ours")
+        write_atomic(Disk(), link, b"ours")
     with pytest.raises(Refused, match="symbolic link"):
         remove(Disk(), link)
 

@@ -18,16 +18,22 @@ from support.cli import Cli
 from support.daemon import RunningDaemon, StartDaemon
 from support.processes import Children
 from support.project import SAMPLES, FakeClock
-from yolo_supervisor.actions import Action, Disable, Enable, Escalate, FoundOn, Lend, Release, Told
+from yolo_supervisor.actions.base import Action, Escalate
+from yolo_supervisor.actions.flags import Disable, Enable, FlagFoundOn, FlagOutcome
+from yolo_supervisor.actions.leases import GrantLease, Release
 from yolo_supervisor.clock import SystemClock
 from yolo_supervisor.config import Config, FlagsConfig
-from yolo_supervisor.evidence import Rule
-from yolo_supervisor.files import Disk
-from yolo_supervisor.flags import Crossed, Flag, Flags, Look, Off, Record, flag_file, load
-from yolo_supervisor.formats import load_object, yolo
-from yolo_supervisor.kernel import kernel
-from yolo_supervisor.memory import outcomes
-from yolo_supervisor.store import Outcome, Store
+from yolo_supervisor.formats import plugin
+from yolo_supervisor.formats.json import load_object
+from yolo_supervisor.formats.plugin import config as plugin_config
+from yolo_supervisor.formats.plugin import event_log, execution_state
+from yolo_supervisor.formats.plugin import leases as plugin_leases
+from yolo_supervisor.inventory.flag_outcomes import Crossed, Flag, Flags, Look, Off, Record, flag_file, load
+from yolo_supervisor.policy.failure_rate import Rule
+from yolo_supervisor.store.disk import Disk
+from yolo_supervisor.store.index import outcomes
+from yolo_supervisor.store.store import Outcome, Store
+from yolo_supervisor.system.process_backend import backend
 from yolo_supervisor.watchers.flags import decide
 
 GATES, CONTRACTS = "v2_hard_gates", "v2_hard_contracts"
@@ -43,8 +49,8 @@ def look(*flags: Flag, **more: Any) -> Look:
     return Look(**{"flags": flags, "config": CONFIG, "now_s": 1000.0, "boot": "here", "rule": Rule(), **more})
 
 
-def what(remedies: list[tuple[Action, ...]]) -> list[tuple[type[Action], str]]:
-    return [(type(action), action.key) for remedy in remedies for action in remedy]
+def what(remediations: list[tuple[Action, ...]]) -> list[tuple[type[Action], str]]:
+    return [(type(action), action.key) for remediation in remediations for action in remediation]
 
 
 def test_a_flag_that_fails_too_often_is_switched_off_and_somebody_is_told_with_the_counts() -> None:
@@ -76,7 +82,7 @@ def test_what_needs_the_flag_is_switched_off_before_it() -> None:
     assert what(decide(look(flags[0], Flag(name=GATES, enabled=False))))[0] == (Disable, CONTRACTS)
 
 
-@pytest.mark.parametrize("name", yolo.OURS)
+@pytest.mark.parametrize("name", plugin_config.OURS)
 def test_of_a_flag_that_the_supervisor_needs_itself_a_person_is_only_told(name: str) -> None:
     assert what(decide(look(Flag(name=name, enabled=True, crossed=ENOUGH)))) == [(Escalate, name)]
 
@@ -109,7 +115,7 @@ def test_what_a_person_has_switched_off_is_nobody_elses_business() -> None:
 
 
 def test_a_flag_that_somebody_has_switched_on_by_hand_is_judged_anew() -> None:
-    assert what(decide(look(Flag(name=ROUTING, enabled=True, crossed=ENOUGH, off=off())))) == [(FoundOn, ROUTING)]
+    assert what(decide(look(Flag(name=ROUTING, enabled=True, crossed=ENOUGH, off=off())))) == [(FlagFoundOn, ROUTING)]
 
 
 # -- the one value in the configuration ---------------------------------------------------------------------------
@@ -131,8 +137,8 @@ def test_nothing_but_the_flags_value_changes(
     def dump(value: bool) -> bytes:
         return (json.dumps({**rest, flag: value}, indent=indent, ensure_ascii=ascii_only) + end).encode()
 
-    assert yolo.with_flag(dump(not on), flag, on) == dump(on)
-    assert yolo.with_flag(dump(on), flag, on) == dump(on)
+    assert plugin_config.with_flag(dump(not on), flag, on) == dump(on)
+    assert plugin_config.with_flag(dump(on), flag, on) == dump(on)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +152,7 @@ def test_nothing_but_the_flags_value_changes(
     ids=["byte order mark", "of the same name deeper down", "twice", "escaped"],
 )
 def test_it_is_found_however_the_file_is_written(before: bytes, after: bytes) -> None:
-    assert yolo.with_flag(before, "f", False) == after
+    assert plugin_config.with_flag(before, "f", False) == after
 
 
 @pytest.mark.parametrize(
@@ -167,7 +173,7 @@ def test_a_configuration_that_is_none_or_says_nothing_of_the_flag_is_left_alone(
 
     assert not action.holds(config)
     with pytest.raises(ValueError, match="neither on nor off"):
-        yolo.with_flag(config, "f", False)
+        plugin_config.with_flag(config, "f", False)
 
 
 def test_every_flag_of_every_real_configuration_can_be_switched_and_switched_back() -> None:
@@ -175,10 +181,10 @@ def test_every_flag_of_every_real_configuration_can_be_switched_and_switched_bac
     assert configs
     switched = 0
     for config in configs:
-        for flag, on in yolo.wishes(config).items():
-            other = yolo.with_flag(config, flag, not on)
-            assert yolo.wishes(other) == {**yolo.wishes(config), flag: not on}
-            assert yolo.with_flag(other, flag, on) == config
+        for flag, on in plugin_config.wishes(config).items():
+            other = plugin_config.with_flag(config, flag, not on)
+            assert plugin_config.wishes(other) == {**plugin_config.wishes(config), flag: not on}
+            assert plugin_config.with_flag(other, flag, on) == config
             switched += 1
     assert switched > 50
 
@@ -189,7 +195,7 @@ def test_every_flag_of_every_real_configuration_can_be_switched_and_switched_bac
 def record_of(word: str, name: str = ROUTING, now_s: float = 10.0) -> Record:
     record = Record(name)
     for number, letter in enumerate(word, 1):
-        record.take(Told(letter == "x", "log", number), now_s, Rule())
+        record.take(FlagOutcome(letter == "x", "log", number), now_s, Rule())
     return record
 
 
@@ -246,8 +252,8 @@ def test_a_verdict_stands_as_long_as_its_evidence_is_in_the_window() -> None:
     assert record.verdict(10.0 + rule.window_s + 1, rule) is None
     for number in range(rule.window):
         assert record.verdict(10.0, rule) is not None
-        record.take(Told(False, "log", 6 + number), 10.0, rule)
-    record.take(Told(False), 10.0, rule)
+        record.take(FlagOutcome(False, "log", 6 + number), 10.0, rule)
+    record.take(FlagOutcome(False), 10.0, rule)
     assert record.verdict(10.0, rule) is None
 
 
@@ -258,14 +264,14 @@ class World:
     """A project whose flags are all on, and somebody who looks at them."""
 
     def __init__(self, project: Path, **config: Any) -> None:
-        self.planning = project / yolo.PLANNING
+        self.planning = project / plugin.PLANNING
         self.clock = FakeClock()
         self.config = Config(flags=FlagsConfig(**config))
         self.store = Store(project, self.clock)
         self.store.open()
-        names = (GATES, CONTRACTS, ROUTING, *yolo.OURS, "v3_lease_locks")
-        (self.planning / CONFIG).write_bytes(yolo.dump(dict.fromkeys(names, True)))
-        self.metrics = self.planning / yolo.METRICS
+        names = (GATES, CONTRACTS, ROUTING, *plugin_config.OURS, "v3_lease_locks")
+        (self.planning / CONFIG).write_bytes(execution_state.dump(dict.fromkeys(names, True)))
+        self.metrics = self.planning / event_log.METRICS
         self.metrics.parent.mkdir(exist_ok=True)
         self.begin_anew()
 
@@ -313,7 +319,7 @@ def test_the_plugins_metrics_tell_whether_contracts_and_gates_work(world: World)
 
 def test_the_samples_of_the_plugins_own_logs_are_understood(world: World) -> None:
     logs = SAMPLES / "plugin-output" / "live-tree-rust-after-stop"
-    for log in (yolo.METRICS, yolo.EVENT_LOG):
+    for log in (event_log.METRICS, event_log.EVENT_LOG):
         (world.planning / log).parent.mkdir(exist_ok=True)
         shutil.copy(logs / log, world.planning / log)
 
@@ -429,7 +435,7 @@ def test_what_logs_told_before_a_flag_was_switched_does_not_count(world: World) 
     """Also if nobody has read it by then."""
     world.append(world.gates("xxxxx"))
     world.clock.wait(2.0)
-    world.store.note(FoundOn(key=CONTRACTS, reason="a person wants it to be judged anew"), "cli")
+    world.store.note(FlagFoundOn(key=CONTRACTS, reason="a person wants it to be judged anew"), "cli")
     assert CONTRACTS not in world.look()
     world.clock.wait(2.0)
     world.append(world.gates("x.", 10))
@@ -439,7 +445,7 @@ def test_what_logs_told_before_a_flag_was_switched_does_not_count(world: World) 
 
 def test_a_switch_that_is_no_feature_flag_is_never_switched_off(project: Path) -> None:
     world = World(project)
-    (world.planning / CONFIG).write_bytes(yolo.dump({"auto_commit": True}))
+    (world.planning / CONFIG).write_bytes(execution_state.dump({"auto_commit": True}))
     for _ in range(20):
         world.flags.record("auto_commit", True)
     assert world.look() == {"auto_commit": (20, 20)}
@@ -517,7 +523,7 @@ def test_a_line_longer_than_any_is_passed_over(world: World) -> None:
 
 
 def test_what_the_logs_tell_of_a_flag_that_is_off_does_not_count(world: World) -> None:
-    (world.planning / CONFIG).write_bytes(yolo.dump({CONTRACTS: False, GATES: True}))
+    (world.planning / CONFIG).write_bytes(execution_state.dump({CONTRACTS: False, GATES: True}))
     world.append(world.gates("..x"))
 
     assert world.look() == {GATES: (0, 2)}
@@ -549,8 +555,8 @@ import time
 from pathlib import Path
 from yolo_supervisor.clock import SystemClock
 from yolo_supervisor.config import Config
-from yolo_supervisor.flags import Flags
-from yolo_supervisor.store import Store
+from yolo_supervisor.inventory.flag_outcomes import Flags
+from yolo_supervisor.store.store import Store
 store = Store(Path(sys.argv[1]), lock_limit_s=30.0)
 store.open()
 flags = Flags(Config, store, SystemClock(), "here")
@@ -607,10 +613,10 @@ def entry(kind: str, action: str, by: str = "leases", key: str = "src", **eviden
         (entry("lease", "released", by="agents", owner="dev-1"), []),
         (entry("lease", "renewed", by="cli"), []),
         (entry("lease", "would_released", ttl_s=60.0), []),
-        (entry("state", "restored", key=yolo.STATE_FILE, source="the last good version"), []),
-        (entry("state", "restored", key=yolo.STATE_FILE, source="the snapshot 1-2.json"),
+        (entry("state", "restored", key=execution_state.STATE_FILE, source="the last good version"), []),
+        (entry("state", "restored", key=execution_state.STATE_FILE, source="the snapshot 1-2.json"),
          [("v3_snapshot_resume", False)]),
-        (entry("state", "restored", key=yolo.STATE_FILE, source="plans, summaries and events"),
+        (entry("state", "restored", key=execution_state.STATE_FILE, source="plans, summaries and events"),
          [("v3_event_recovery", False), ("v3_snapshot_resume", True)]),
         (entry("state", "restored", key="STATE.md", source="the snapshot 1-2.json"), []),
     ],
@@ -622,7 +628,7 @@ def test_what_we_did_tells_of_a_flag_only_if_it_says_so(told: Mapping[str, Any],
 def write_lease(world: World, name: str) -> Path:
     path = world.planning / ".locks" / f"{name}.lease"
     path.parent.mkdir(exist_ok=True)
-    path.write_bytes(yolo.dump_lease(name, "dev-1", world.clock.wall, 60))
+    path.write_bytes(plugin_leases.dump_lease(name, "dev-1", world.clock.wall, 60))
     return path
 
 
@@ -661,7 +667,7 @@ def test_what_the_journal_told_before_anybody_looked_is_history(world: World) ->
 
 
 def test_what_follows_from_the_journal_survives_its_next_segment(world: World) -> None:
-    lend = Lend(key="one", path=write_lease(world, "one"), verb="taken_over", judged=None, data=b"{}", reason="x")
+    lend = GrantLease(key="one", path=write_lease(world, "one"), verb="taken_over", judged=None, data=b"{}", reason="x")
     world.store.commit(lend, "cli")
     world.flags.record(ROUTING, True)
     world.store.commit(Disable(key=ROUTING, path=world.planning / CONFIG, reason="it fails",
@@ -761,7 +767,7 @@ class Interrupted(Disk):
 
 
 def test_what_a_person_saves_at_the_same_moment_is_not_lost(project: Path) -> None:
-    path = project / yolo.PLANNING / CONFIG
+    path = project / plugin.PLANNING / CONFIG
     path.write_text('{"v3_smart_routing": true}')
     mine = '{"v3_smart_routing": true, "effort": "fast"}'
     with closing(Store(project, disk=Interrupted(path, lambda path: path.write_text(mine)))) as store:
@@ -782,7 +788,7 @@ WRITTEN = '{\n  "v3_smart_routing":true, "x": 1.50,\n\t"v3_event_log": true, "v4
 
 @pytest.fixture
 def config(project: Path) -> Path:
-    path = project / yolo.PLANNING / CONFIG
+    path = project / plugin.PLANNING / CONFIG
     path.write_text(WRITTEN)
     return path
 
@@ -791,7 +797,7 @@ def fail(project: Path, name: str, times: int = 6, failed: bool = True) -> None:
     """As the command does, many times over."""
     with closing(Store(project, lock_limit_s=10.0)) as store:
         store.open()
-        flags = Flags(Config, store, SystemClock(), kernel().boot())
+        flags = Flags(Config, store, SystemClock(), backend().boot())
         for _ in range(times):
             flags.record(name, failed)
 
@@ -813,7 +819,7 @@ def test_a_broken_flag_is_switched_off_and_nothing_else_changes(
     assert (told["kind"], told["by"]) == ("flag", "flags")
     assert told["evidence"]["errors"] == told["evidence"]["samples"] >= 5
     assert "yolo-supervisor flag enable" in wait_for(running, "escalated")["reason"]
-    (event,) = map(json.loads, (project / yolo.PLANNING / yolo.EVENT_LOG).read_text().splitlines())
+    (event,) = map(json.loads, (project / plugin.PLANNING / event_log.EVENT_LOG).read_text().splitlines())
     assert (event["event"], event["data"]["flag"]) == ("error", ROUTING)
     assert event["data"]["errors"] == str(told["evidence"]["errors"])
 
@@ -878,15 +884,17 @@ def test_a_flag_that_nobody_has_heard_of_is_counted_and_nothing_is_written(
 
 
 def test_the_plugins_own_metrics_switch_off_gates_that_let_nothing_through(project: Path, daemon: StartDaemon) -> None:
-    path = project / yolo.PLANNING / CONFIG
-    path.write_bytes(yolo.dump({GATES: True, CONTRACTS: True}))
-    metrics = project / yolo.PLANNING / yolo.METRICS
+    path = project / plugin.PLANNING / CONFIG
+    path.write_bytes(execution_state.dump({GATES: True, CONTRACTS: True}))
+    metrics = project / plugin.PLANNING / event_log.METRICS
     running = daemon()
-    running.wait((project / yolo.PLANNING / ".supervisor" / "flags" / "marks").exists, "it to have looked")
+    running.wait((project / plugin.PLANNING / ".supervisor" / "flags" / "marks").exists, "it to have looked")
     metrics.parent.mkdir()
     metrics.write_bytes(b"".join(metric(True, number, datetime.now(UTC)) for number in range(8)))
 
-    running.wait(lambda: yolo.wishes(path.read_bytes()) == {GATES: False, CONTRACTS: False}, "both to be switched off")
+    running.wait(
+        lambda: plugin_config.wishes(path.read_bytes()) == {GATES: False, CONTRACTS: False}, "both to be switched off"
+    )
     wait_for(running, "escalated", CONTRACTS)
     assert [entry["key"] for entry in running.did("disabled")] == [GATES, CONTRACTS]
 

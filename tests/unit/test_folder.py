@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yolo_supervisor import folder
-from yolo_supervisor.folder import EVERY, Folder
+from yolo_supervisor.fs import changes
+from yolo_supervisor.fs.changes import EVERY, DirectoryScanner
 
 OLD_NS = 10**18
 """Long enough ago that nobody writes it again within the same tick of its time stamp."""
@@ -41,20 +41,20 @@ def replace(path: Path, text: str, by_ns: int = 0) -> None:
 
 
 @pytest.fixture
-def looked(tmp_path: Path) -> Folder:
+def looked(tmp_path: Path) -> DirectoryScanner:
     """A folder with three files, of which nothing is new any more."""
     for name in ("1.json", "2.json", "3.json", "other"):
         write(tmp_path / name, "a")
-    found = Folder(tmp_path, is_json)
+    found = DirectoryScanner(tmp_path, is_json)
     assert sorted(found.look()) == ["1.json", "2.json", "3.json"]
     return found
 
 
-def test_while_nothing_changes_there_is_nothing_to_tell(looked: Folder) -> None:
+def test_while_nothing_changes_there_is_nothing_to_tell(looked: DirectoryScanner) -> None:
     assert looked.look() == []
 
 
-def test_a_new_file_is_told_and_one_that_goes(looked: Folder, tmp_path: Path) -> None:
+def test_a_new_file_is_told_and_one_that_goes(looked: DirectoryScanner, tmp_path: Path) -> None:
     write(tmp_path / "4.json", "a")
     (tmp_path / "1.json").unlink()
     age(tmp_path, 1)
@@ -63,13 +63,15 @@ def test_a_new_file_is_told_and_one_that_goes(looked: Folder, tmp_path: Path) ->
     assert looked.look() == []
 
 
-def test_a_file_that_is_replaced_is_told_at_once(looked: Folder, tmp_path: Path) -> None:
+def test_a_file_that_is_replaced_is_told_at_once(looked: DirectoryScanner, tmp_path: Path) -> None:
     replace(tmp_path / "2.json", "b", by_ns=1)
 
     assert looked.look(quiet=0) == ["2.json"]
 
 
-def test_a_file_written_in_its_place_is_told_when_the_folder_has_changed_too(looked: Folder, tmp_path: Path) -> None:
+def test_a_file_written_in_its_place_is_told_when_the_folder_has_changed_too(
+    looked: DirectoryScanner, tmp_path: Path
+) -> None:
     write(tmp_path / "2.json", "b", by_ns=1)
     (tmp_path / "2.json.lock").mkdir()  # as the client does
     (tmp_path / "2.json.lock").rmdir()
@@ -78,7 +80,7 @@ def test_a_file_written_in_its_place_is_told_when_the_folder_has_changed_too(loo
     assert looked.look(quiet=0) == ["2.json"]
 
 
-def test_a_file_written_in_its_place_is_told_when_it_has_its_turn(looked: Folder, tmp_path: Path) -> None:
+def test_a_file_written_in_its_place_is_told_when_it_has_its_turn(looked: DirectoryScanner, tmp_path: Path) -> None:
     write(tmp_path / "2.json", "b", by_ns=1)
 
     told = [looked.look(quiet=1) for _ in range(3)]
@@ -86,20 +88,22 @@ def test_a_file_written_in_its_place_is_told_when_it_has_its_turn(looked: Folder
     assert sorted(told) == [[], [], ["2.json"]]
 
 
-def test_whoever_looks_closely_at_a_file_is_told_at_once(looked: Folder, tmp_path: Path) -> None:
+def test_whoever_looks_closely_at_a_file_is_told_at_once(looked: DirectoryScanner, tmp_path: Path) -> None:
     write(tmp_path / "2.json", "b", by_ns=1)
 
     assert looked.look(["2.json"], quiet=0) == ["2.json"]
 
 
-def test_a_file_just_written_is_told_again_as_it_may_have_been_written_twice(looked: Folder, tmp_path: Path) -> None:
+def test_a_file_just_written_is_told_again_as_it_may_have_been_written_twice(
+    looked: DirectoryScanner, tmp_path: Path
+) -> None:
     (tmp_path / "2.json").write_text("b")
     assert looked.look() == ["2.json"]
 
     assert looked.look(quiet=0) == ["2.json"]
 
 
-def test_what_is_not_wanted_is_never_told(looked: Folder, tmp_path: Path) -> None:
+def test_what_is_not_wanted_is_never_told(looked: DirectoryScanner, tmp_path: Path) -> None:
     write(tmp_path / "other", "b", by_ns=1)
     write(tmp_path / "another", "a")
     age(tmp_path, 1)
@@ -108,7 +112,7 @@ def test_what_is_not_wanted_is_never_told(looked: Folder, tmp_path: Path) -> Non
 
 
 def test_all_files_of_a_folder_that_is_gone_are_gone_and_are_new_when_it_is_back(
-    looked: Folder, tmp_path: Path
+    looked: DirectoryScanner, tmp_path: Path
 ) -> None:
     tmp_path.rename(away := tmp_path.with_name("away"))
     assert sorted(looked.look()) == ["1.json", "2.json", "3.json"]
@@ -118,7 +122,7 @@ def test_all_files_of_a_folder_that_is_gone_are_gone_and_are_new_when_it_is_back
 
 
 def test_a_folder_that_cannot_be_read_is_not_taken_for_an_empty_one(
-    looked: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    looked: DirectoryScanner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(path: str) -> None:
         raise PermissionError(path)
@@ -145,7 +149,7 @@ def test_whoever_goes_by_what_is_told_knows_all_after_a_full_look(
     tmp_path_factory: pytest.TempPathFactory, deeds: list[tuple[int, Callable[[Path, str, int], None], int]]
 ) -> None:
     path = tmp_path_factory.mktemp("folder")
-    found, known = Folder(path, is_json), dict[str, str]()
+    found, known = DirectoryScanner(path, is_json), dict[str, str]()
 
     def learn(names: list[str]) -> None:
         for name in names:
@@ -163,9 +167,9 @@ def test_whoever_goes_by_what_is_told_knows_all_after_a_full_look(
 
 
 def test_a_look_at_many_files_takes_a_portion_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for number in range(folder.QUIET * 2):
+    for number in range(changes.QUIET * 2):
         write(tmp_path / f"{number}.json", "a")
-    found = Folder(tmp_path, is_json)
+    found = DirectoryScanner(tmp_path, is_json)
     found.look()
     looked_at: list[str] = []
     real = os.stat
@@ -173,4 +177,4 @@ def test_a_look_at_many_files_takes_a_portion_of_them(tmp_path: Path, monkeypatc
 
     found.look()
 
-    assert len(looked_at) == folder.QUIET + 1
+    assert len(looked_at) == changes.QUIET + 1

@@ -12,8 +12,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from support.project import write_task
-from yolo_supervisor.formats import claude, load_object
-from yolo_supervisor.records import Task
+from yolo_supervisor.formats import claude
+from yolo_supervisor.formats.json import load_object
+from yolo_supervisor.models import Task
 
 PATH = Path("tasks/session-85d6cfb4/1.json")
 CLAIMED = {"id": "1", "subject": "Fix bug", "status": "in_progress", "blocks": [], "owner": "dev-1"}

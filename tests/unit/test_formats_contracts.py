@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.project import SAMPLES
-from yolo_supervisor.formats import contracts, yolo
+from yolo_supervisor.formats.plugin import contracts, execution_state
 
 HARD = b'{"v2_hard_contracts": true}'
 LITE = b'{"v3_contract_lite": true}'
@@ -205,15 +205,15 @@ def test_a_number_is_what_the_plugin_takes_for_one(word: str, number: int | None
 
 @pytest.mark.parametrize("key", list(made()))
 def test_a_contract_that_was_changed_anywhere_is_not_intact(key: str) -> None:
-    assert contracts.intact(yolo.dump(made()))
-    assert not contracts.intact(yolo.dump({**made(), key: "changed"}))
+    assert contracts.intact(execution_state.dump(made()))
+    assert not contracts.intact(execution_state.dump({**made(), key: "changed"}))
 
 
 def test_a_contract_without_a_hash_has_none_to_be_checked() -> None:
     bare = {key: value for key, value in made().items() if key != "contract_hash"}
 
-    assert contracts.intact(yolo.dump(bare))
-    assert contracts.intact(yolo.dump({**bare, "contract_hash": ""}))
+    assert contracts.intact(execution_state.dump(bare))
+    assert contracts.intact(execution_state.dump({**bare, "contract_hash": ""}))
 
 
 def test_a_contract_that_was_cut_off_anywhere_is_not_intact() -> None:
@@ -241,7 +241,7 @@ def test_whatever_a_plan_holds_its_contract_is_intact_and_always_the_same(plan: 
     assert data == contracts.contract(plan, config)
     if data is not None:
         assert contracts.intact(data)
-        assert yolo.dump(json.loads(data)) == data
+        assert execution_state.dump(json.loads(data)) == data
 
 
 @given(st.binary(max_size=40) | st.dictionaries(st.text(), st.none() | st.floats() | st.text()).map(

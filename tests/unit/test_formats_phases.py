@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.project import SAMPLES
-from yolo_supervisor.formats import phases
-from yolo_supervisor.formats.phases import Event, Rebuilt
+from yolo_supervisor.formats.plugin import phases
+from yolo_supervisor.formats.plugin.phases import Event, Rebuilt
 
 AT = datetime(2026, 11, 22, 20, 55, 10, tzinfo=UTC)
 PLAN = b'---\nphase: 5\nplan: 1\ntitle: "Demo"\nwave: 1\n---\n# Plan\n'

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.project import SAMPLES
-from yolo_supervisor.formats import snapshots
-from yolo_supervisor.formats.snapshots import Snapshot
+from yolo_supervisor.formats.plugin import snapshots as plugin_snapshots
+from yolo_supervisor.formats.plugin.snapshots import Snapshot
 
 AT = datetime(2026, 11, 22, 20, 55, 10, tzinfo=UTC)
 STATE = {"phase": 5, "status": "running"}
@@ -37,7 +37,7 @@ def samples(pattern: str) -> list[Path]:
 
 
 def loaded(path: Path) -> Snapshot:
-    found = snapshots.load(path.name, path.read_bytes())
+    found = plugin_snapshots.load(path.name, path.read_bytes())
     assert found is not None
     return found
 
@@ -79,23 +79,23 @@ def test_a_snapshot_is_written_byte_for_byte_as_the_plugin_does() -> None:
     for path in samples("plugin-output/live-tree-rust-*/.snapshots/*"):
         found = loaded(path)
 
-        assert snapshots.dump(found) == path.read_bytes()
-        assert snapshots.file_name(found.phase, found.at) == path.name
+        assert plugin_snapshots.dump(found) == path.read_bytes()
+        assert plugin_snapshots.file_name(found.phase, found.at) == path.name
 
 
 def test_a_snapshot_of_nobody_is_written_as_of_unknown_with_text_as_it_is() -> None:
     found = Snapshot("x", "5", AT, None, {"title": "Sécond", "status": "running"}, None)
 
-    raw = json.loads(snapshots.dump(found))
+    raw = json.loads(plugin_snapshots.dump(found))
     assert (raw["agent_role"], raw["compaction_trigger"], raw["recent_commits"]) == ("unknown", "unknown", [])
-    assert "Sécond".encode() in snapshots.dump(found)
+    assert "Sécond".encode() in plugin_snapshots.dump(found)
     assert list(raw["execution_state"]) == ["status", "title"]
 
 
 def test_text_that_is_no_utf_8_is_written_as_escapes() -> None:
     found = Snapshot("x", "5", AT, None, {"title": "\ud800"}, None)
 
-    assert json.loads(snapshots.dump(found))["execution_state"] == found.state
+    assert json.loads(plugin_snapshots.dump(found))["execution_state"] == found.state
 
 
 @pytest.mark.parametrize("key", ["snapshot_ts", "timestamp"])
@@ -103,41 +103,46 @@ def test_text_that_is_no_utf_8_is_written_as_escapes() -> None:
 def test_where_the_name_tells_no_time_the_text_does(key: str, text: str) -> None:
     data = json.dumps({"execution_state": STATE, "phase": 5, key: text}).encode()
 
-    copy, named = snapshots.load("a-copy.json", data), snapshots.load("5-20261122T205511.json", data)
+    copy, named = plugin_snapshots.load("a-copy.json", data), plugin_snapshots.load("5-20261122T205511.json", data)
     assert copy is not None
     assert named is not None
     assert (copy.at, named.at) == (AT, AT + timedelta(seconds=1))
 
 
 def test_what_the_text_does_not_tell_the_name_does() -> None:
-    found = snapshots.load("snap-10-20261122205510.json", json.dumps({"execution_state": STATE}).encode())
+    found = plugin_snapshots.load("snap-10-20261122205510.json", json.dumps({"execution_state": STATE}).encode())
 
     assert found == Snapshot("snap-10-20261122205510.json", "10", AT, None, STATE, None)
 
 
 @pytest.mark.parametrize("state", ["{}", "null", "[]", '"{}"', "[{}]"])
 def test_a_snapshot_without_a_state_is_damaged(state: str) -> None:
-    assert snapshots.load("5-20261122T205510.json", f'{{"execution_state":{state},"phase":"5"}}'.encode()) is None
+    assert (
+        plugin_snapshots.load("5-20261122T205510.json", f'{{"execution_state":{state},"phase":"5"}}'.encode()) is None
+    )
 
 
 @pytest.mark.parametrize("data", [b"", b"\0" * 9, b"[]", b"{}", b'{"execution_state":{"phase":5},"phase":"5"'])
 def test_junk_is_no_snapshot(data: bytes) -> None:
-    assert snapshots.load("5-20261122T205510.json", data) is None
+    assert plugin_snapshots.load("5-20261122T205510.json", data) is None
 
 
 @pytest.mark.parametrize("name", ["5.json", "5-2026.json", "5-20269922T205510.json"])
 @pytest.mark.parametrize("time", [5, "", "soon", "2026-99-22T20:55:10Z", "0001-01-01T00:00:00+23:00"])
 def test_a_snapshot_without_any_time_is_damaged(name: str, time: object) -> None:
-    assert snapshots.load(name, json.dumps({"execution_state": STATE, "phase": 5, "timestamp": time}).encode()) is None
+    assert (
+        plugin_snapshots.load(name, json.dumps({"execution_state": STATE, "phase": 5, "timestamp": time}).encode())
+        is None
+    )
 
 
 @given(names, contents)
 @relaxed
 def test_whatever_is_taken_for_a_snapshot_comes_back_from_its_own_dump(name: str, data: bytes) -> None:
-    found = snapshots.load(name, data)
+    found = plugin_snapshots.load(name, data)
 
     if found is not None:
-        again = snapshots.load("a-copy.json", snapshots.dump(found))
+        again = plugin_snapshots.load("a-copy.json", plugin_snapshots.dump(found))
         assert again == Snapshot("a-copy.json", *(getattr(found, key) for key in Snapshot.__slots__[1:]))
 
 
@@ -147,13 +152,13 @@ def test_whatever_is_taken_for_a_snapshot_comes_back_from_its_own_dump(name: str
 def test_a_name_tells_the_time_in_utc() -> None:
     there = AT.astimezone(timezone(timedelta(hours=2)))
 
-    assert snapshots.file_name("03b", there) == "03b-20261122T205510.json"
+    assert plugin_snapshots.file_name("03b", there) == "03b-20261122T205510.json"
 
 
 @pytest.mark.parametrize("phase", ["", "../5", "a/b", "\0"])
 def test_a_phase_that_cannot_stand_in_a_name_is_refused(phase: str) -> None:
     with pytest.raises(ValueError, match="cannot be a part"):
-        snapshots.file_name(phase, AT)
+        plugin_snapshots.file_name(phase, AT)
 
 
 # -- which to restore, which to remove ----------------------------------------------------------------------------
@@ -163,27 +168,27 @@ def test_the_newest_of_the_role_is_the_best_else_the_newest_at_all() -> None:
     old, dev, lead = snapshot(role="dev"), snapshot(seconds=1, role="yolo-dev-01"), snapshot(seconds=2, role="lead")
     nobody = snapshot(seconds=3)
 
-    assert snapshots.best([old, nobody, dev, lead], "5", "yolo:dev") == dev
-    assert snapshots.best([old, nobody, dev, lead], "5", "qa") == nobody
+    assert plugin_snapshots.best([old, nobody, dev, lead], "5", "yolo:dev") == dev
+    assert plugin_snapshots.best([old, nobody, dev, lead], "5", "qa") == nobody
     for role in (None, "", "unknown"):
-        assert snapshots.best([old, nobody, dev, lead], "5", role) == nobody
+        assert plugin_snapshots.best([old, nobody, dev, lead], "5", role) == nobody
 
 
 def test_only_snapshots_of_the_phase_are_restored_however_it_is_written() -> None:
     five, ten = snapshot("5"), snapshot("10", seconds=9)
 
-    assert snapshots.best([five, ten], "05", None) == five
-    assert snapshots.best([five, ten], None, None) == ten
-    assert snapshots.best([five, ten], "1", None) is None
-    assert snapshots.best([five, snapshot("5b", seconds=1)], "5", None) == five
+    assert plugin_snapshots.best([five, ten], "05", None) == five
+    assert plugin_snapshots.best([five, ten], None, None) == ten
+    assert plugin_snapshots.best([five, ten], "1", None) is None
+    assert plugin_snapshots.best([five, snapshot("5b", seconds=1)], "5", None) == five
 
 
 def test_the_oldest_of_the_phase_are_surplus() -> None:
-    names = [snapshots.file_name("1", AT + timedelta(seconds=n)) for n in range(12)]
+    names = [plugin_snapshots.file_name("1", AT + timedelta(seconds=n)) for n in range(12)]
 
-    assert snapshots.surplus(reversed(names), "1") == names[:2]
-    assert snapshots.surplus(names[:10], "1") == snapshots.surplus(names[:9], "1") == []
-    assert snapshots.surplus(names, "1", keep=0) == names
+    assert plugin_snapshots.surplus(reversed(names), "1") == names[:2]
+    assert plugin_snapshots.surplus(names[:10], "1") == plugin_snapshots.surplus(names[:9], "1") == []
+    assert plugin_snapshots.surplus(names, "1", keep=0) == names
 
 
 @pytest.mark.parametrize(
@@ -193,8 +198,8 @@ def test_the_oldest_of_the_phase_are_surplus() -> None:
      "1-20261122T205510.json\n"],
 )  # fmt: skip
 def test_what_is_not_exactly_a_snapshot_of_the_phase_is_never_removed(name: str) -> None:
-    assert snapshots.surplus([name], "1", keep=0) == []
-    assert snapshots.surplus(["1-20261122T205510.json", name], "1", keep=0) == ["1-20261122T205510.json"]
+    assert plugin_snapshots.surplus([name], "1", keep=0) == []
+    assert plugin_snapshots.surplus(["1-20261122T205510.json", name], "1", keep=0) == ["1-20261122T205510.json"]
 
 
 @given(
@@ -203,7 +208,7 @@ def test_what_is_not_exactly_a_snapshot_of_the_phase_is_never_removed(name: str)
 )
 @relaxed
 def test_whatever_lies_in_the_folder_what_is_removed_belongs_to_the_phase(lying: list[str], phase: str) -> None:
-    gone = snapshots.surplus(lying, phase, keep=1)
+    gone = plugin_snapshots.surplus(lying, phase, keep=1)
 
     assert gone == sorted(gone)
     assert all(name.startswith(f"{phase}-") and name in lying for name in gone)

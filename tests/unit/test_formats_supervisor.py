@@ -17,8 +17,9 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from support.wait import LIMIT_S
-from yolo_supervisor.formats import supervisor, yolo
-from yolo_supervisor.records import Agent, Pane, ProcessId
+from yolo_supervisor.formats import own as own_files
+from yolo_supervisor.formats.plugin import agents as plugin_agents
+from yolo_supervisor.models import Agent, Pane, ProcessId
 
 BOOT = "8e4d0a6c:4026531836"
 SINCE = datetime(2026, 11, 22, 20, 55, 10, 250_000, tzinfo=UTC)
@@ -29,7 +30,7 @@ DEV = Agent(
 )  # fmt: skip
 
 words = st.text(min_size=1, max_size=20)
-pids = st.integers(2, yolo.MAX_PID)
+pids = st.integers(2, plugin_agents.MAX_PID)
 ids = st.builds(ProcessId, pids, st.integers(0, 2**63), words)
 moments = st.datetimes(datetime(1970, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC))
 agents = st.builds(
@@ -43,14 +44,14 @@ trees = st.dictionaries(ids, st.lists(st.tuples(pids, st.integers(0, 2**63), pid
 relaxed = settings(deadline=None, max_examples=60)
 
 WRITTEN: dict[str, bytes] = {
-    "agent": supervisor.dump_agent(DEV),
-    "holder": supervisor.dump_holder(supervisor.Holder(ProcessId(7, 8, BOOT), "2026-11-22T20:55:10Z", "heal")),
-    "trees": supervisor.dump_trees({ProcessId(412, 154701, BOOT): ((ProcessId(413, 154702, BOOT), 412),)}),
+    "agent": own_files.dump_agent(DEV),
+    "holder": own_files.dump_holder(own_files.Holder(ProcessId(7, 8, BOOT), "2026-11-22T20:55:10Z", "heal")),
+    "trees": own_files.dump_trees({ProcessId(412, 154701, BOOT): ((ProcessId(413, 154702, BOOT), 412),)}),
 }
 PARSERS: dict[str, Callable[[bytes], object]] = {
-    "agent": supervisor.load_agent,
-    "holder": supervisor.load_holder,
-    "trees": lambda data: supervisor.load_trees(data) or None,
+    "agent": own_files.load_agent,
+    "holder": own_files.load_holder,
+    "trees": lambda data: own_files.load_trees(data) or None,
 }
 
 
@@ -60,28 +61,28 @@ PARSERS: dict[str, Callable[[bytes], object]] = {
 @given(agents)
 @relaxed
 def test_an_agent_is_read_back_as_it_was_written(agent: Agent) -> None:
-    assert supervisor.load_agent(supervisor.dump_agent(agent)) == agent
+    assert own_files.load_agent(own_files.dump_agent(agent)) == agent
 
 
 @pytest.mark.parametrize("name", ["dev", "yolo-", "team-", "@", "-1", "yolo:team-"])
 def test_an_agent_of_any_role_is_read_back(name: str) -> None:
-    agent = replace(DEV, role=yolo.normal_role(name))
+    agent = replace(DEV, role=plugin_agents.normal_role(name))
 
-    assert supervisor.load_agent(supervisor.dump_agent(agent)) == agent
+    assert own_files.load_agent(own_files.dump_agent(agent)) == agent
 
 
 def test_a_record_with_keys_of_a_later_version_is_read() -> None:
-    raw = json.loads(supervisor.dump_agent(DEV))
+    raw = json.loads(own_files.dump_agent(DEV))
 
-    assert supervisor.load_agent(json.dumps({**raw, "version": 2, "mood": "fine"}).encode()) == DEV
+    assert own_files.load_agent(json.dumps({**raw, "version": 2, "mood": "fine"}).encode()) == DEV
 
 
 @pytest.mark.parametrize("key", ["id", "name", "role", "since"])
 @pytest.mark.parametrize("value", [None, "", 7, []])
 def test_a_record_that_does_not_say_who_it_is_about_is_unreadable(key: str, value: object) -> None:
-    raw = json.loads(supervisor.dump_agent(DEV))
+    raw = json.loads(own_files.dump_agent(DEV))
 
-    assert supervisor.load_agent(json.dumps({**raw, key: value}).encode()) is None
+    assert own_files.load_agent(json.dumps({**raw, key: value}).encode()) is None
 
 
 @pytest.mark.parametrize(
@@ -98,18 +99,18 @@ def test_a_record_that_does_not_say_who_it_is_about_is_unreadable(key: str, valu
     ],
 )
 def test_a_process_is_identified_by_all_three_or_not_at_all(process: object) -> None:
-    raw = json.loads(supervisor.dump_agent(DEV))
+    raw = json.loads(own_files.dump_agent(DEV))
 
-    assert supervisor.load_agent(json.dumps({**raw, "process": process}).encode()) == replace(
+    assert own_files.load_agent(json.dumps({**raw, "process": process}).encode()) == replace(
         DEV, process=None, pid=None
     )
 
 
 @pytest.mark.parametrize("pane", [None, "%1", {}, {"socket": "/s", "pane": "%1"}, {"socket": "", "server_pid": 4}])
 def test_a_pane_is_known_by_all_three_or_not_at_all(pane: object) -> None:
-    raw = json.loads(supervisor.dump_agent(DEV))
+    raw = json.loads(own_files.dump_agent(DEV))
 
-    assert supervisor.load_agent(json.dumps({**raw, "pane": pane}).encode()) == replace(DEV, pane=None)
+    assert own_files.load_agent(json.dumps({**raw, "pane": pane}).encode()) == replace(DEV, pane=None)
 
 
 @given(ident=st.text(min_size=1) | st.sampled_from([".", "..", "../x", "a/b", "~", "é" * 300]))
@@ -118,9 +119,9 @@ def test_whatever_an_agent_is_called_its_record_is_an_ordinary_file_of_the_folde
     ident: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("agents")
-    path = folder / supervisor.agent_file(replace(DEV, id=ident))
+    path = folder / own_files.agent_file(replace(DEV, id=ident))
 
-    path.write_bytes(supervisor.dump_agent(DEV))
+    path.write_bytes(own_files.dump_agent(DEV))
 
     assert os.listdir(folder) == [path.name]
     assert path.name.endswith(".json")
@@ -129,9 +130,9 @@ def test_whatever_an_agent_is_called_its_record_is_an_ordinary_file_of_the_folde
 def test_an_agent_whose_name_was_cut_inside_an_emoji_has_a_record(tmp_path: Path) -> None:
     agent = replace(DEV, id="dev-\ud83d@t", name="dev-\ud83d")
 
-    (tmp_path / supervisor.agent_file(agent)).write_bytes(supervisor.dump_agent(agent))
+    (tmp_path / own_files.agent_file(agent)).write_bytes(own_files.dump_agent(agent))
 
-    assert [supervisor.load_agent(path.read_bytes()) for path in tmp_path.iterdir()] == [agent]
+    assert [own_files.load_agent(path.read_bytes()) for path in tmp_path.iterdir()] == [agent]
 
 
 def test_every_life_has_a_record_of_its_own() -> None:
@@ -143,13 +144,13 @@ def test_every_life_has_a_record_of_its_own() -> None:
         replace(DEV, process=None),
     ]
 
-    assert len({supervisor.agent_file(agent) for agent in (DEV, *successors)}) == 6
+    assert len({own_files.agent_file(agent) for agent in (DEV, *successors)}) == 6
 
 
 def test_teammates_of_one_lead_have_records_of_their_own_however_long_their_names_are() -> None:
     team = [replace(DEV, id=f"データベース移行を担当するエンジニア{number}@t") for number in ("一号", "二号")]
 
-    assert len({supervisor.agent_file(agent) for agent in team}) == 2
+    assert len({own_files.agent_file(agent) for agent in team}) == 2
 
 
 # -- trees --------------------------------------------------------------------------------------------------------
@@ -163,7 +164,7 @@ def test_trees_are_read_back_as_they_were_written(sampled: dict[ProcessId, list[
         for agent, tree in sampled.items()
     }
 
-    assert supervisor.load_trees(supervisor.dump_trees(written)) == written
+    assert own_files.load_trees(own_files.dump_trees(written)) == written
 
 
 @pytest.mark.parametrize(
@@ -187,23 +188,23 @@ def test_trees_are_read_back_as_they_were_written(sampled: dict[ProcessId, list[
     ],
 )
 def test_trees_that_make_no_sense_are_none(listed: object) -> None:
-    assert supervisor.load_trees(json.dumps({"version": 1, "trees": listed}).encode()) == {}
+    assert own_files.load_trees(json.dumps({"version": 1, "trees": listed}).encode()) == {}
 
 
 # -- the daemon ---------------------------------------------------------------------------------------------------
 
 
-@given(st.builds(supervisor.Holder, ids, words, words, st.tuples(st.fixed_dictionaries({"name": words}))))
+@given(st.builds(own_files.Holder, ids, words, words, st.tuples(st.fixed_dictionaries({"name": words}))))
 @relaxed
-def test_who_supervises_is_read_back_as_it_was_written(holder: supervisor.Holder) -> None:
-    assert supervisor.load_holder(supervisor.dump_holder(holder)) == holder
+def test_who_supervises_is_read_back_as_it_was_written(holder: own_files.Holder) -> None:
+    assert own_files.load_holder(own_files.dump_holder(holder)) == holder
 
 
 @pytest.mark.parametrize("process", [None, 7, {}, {"pid": 1, "started": 8, "boot": BOOT}, {"pid": 7, "started": 8}])
 def test_nobody_supervises_who_has_no_identity(process: object) -> None:
     raw = json.loads(WRITTEN["holder"])
 
-    assert supervisor.load_holder(json.dumps({**raw, "process": process}).encode()) is None
+    assert own_files.load_holder(json.dumps({**raw, "process": process}).encode()) is None
 
 
 # -- hook notes ---------------------------------------------------------------------------------------------------
@@ -222,14 +223,14 @@ def test_the_note_of_a_real_hook_tells_its_event_its_payload_and_its_ancestors(p
     hook.communicate(json.dumps(payload, ensure_ascii=False).encode(), LIMIT_S)
 
     (path,) = notes.iterdir()
-    note = supervisor.hook_note(path.read_bytes(), "SubagentStart")
+    note = own_files.hook_note(path.read_bytes(), "SubagentStart")
     assert (note.event, note.payload) == ("SubagentStart", payload)
     assert [pid for pid, *_ in note.ancestry[:2]] == [hook.pid, os.getpid()]
     assert note.ancestry[0][3] == os.getsid(0)
 
 
 def test_a_note_without_ancestors_or_payload_is_only_an_event() -> None:
-    assert supervisor.hook_note(b"", "Stop") == supervisor.HookNote("Stop", (), {})
+    assert own_files.hook_note(b"", "Stop") == own_files.HookNote("Stop", (), {})
 
 
 @given(st.binary())
@@ -237,7 +238,7 @@ def test_a_note_without_ancestors_or_payload_is_only_an_event() -> None:
 @example(b"412:154701:\xff\xfe:7\n[]")
 @relaxed
 def test_any_note_can_be_looked_at(data: bytes) -> None:
-    note = supervisor.hook_note(data, "Stop")
+    note = own_files.hook_note(data, "Stop")
 
     assert all(pid >= 0 for pid, *_ in note.ancestry)
 

@@ -13,8 +13,10 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from support.project import SAMPLES
-from yolo_supervisor.formats import yolo
-from yolo_supervisor.records import Lease, Task, iso
+from yolo_supervisor.formats.plugin import agents as plugin_agents
+from yolo_supervisor.formats.plugin import execution_state
+from yolo_supervisor.formats.plugin import leases as plugin_leases
+from yolo_supervisor.models import Lease, Task, iso
 
 STATE = Path(".yolo-planning/.execution-state.json")
 LEASE = Path(".yolo-planning/.locks/src__a1.js.lease")
@@ -78,7 +80,7 @@ def samples(pattern: str) -> list[Path]:
     ],
 )
 def test_a_role_is_known_in_every_spelling(spelling: str, role: str) -> None:
-    assert yolo.normal_role(spelling) == role
+    assert plugin_agents.normal_role(spelling) == role
 
 
 @given(
@@ -94,7 +96,7 @@ def test_however_often_a_role_is_prefixed_it_is_the_role(
 ) -> None:
     spelling = at + prefixes + role + number
 
-    assert yolo.normal_role(spelling.upper() if upper else spelling) == role
+    assert plugin_agents.normal_role(spelling.upper() if upper else spelling) == role
 
 
 # -- .agent-pids, .agent-panes ------------------------------------------------------------------------------------
@@ -106,24 +108,24 @@ def test_however_often_a_role_is_prefixed_it_is_the_role(
      " ", "148 149", "14.8", "0x94", "1e3", "١٤٨", "²", "pid", "\0", "null"],
 )  # fmt: skip
 def test_what_names_no_ordinary_process_is_no_pid(line: str) -> None:
-    assert yolo.agent_pids(f"9\n{line}\n10\n".encode()) == [9, 10]
+    assert plugin_agents.agent_pids(f"9\n{line}\n10\n".encode()) == [9, 10]
 
 
 @given(st.binary() | st.lists(st.integers() | wild).map(lambda lines: "\n".join(map(str, lines)).encode()))
 @relaxed
 def test_whatever_stands_in_a_pid_file_no_number_is_dangerous(data: bytes) -> None:
-    assert all(type(pid) is int and 1 < pid <= yolo.MAX_PID for pid in yolo.agent_pids(data))
+    assert all(type(pid) is int and 1 < pid <= plugin_agents.MAX_PID for pid in plugin_agents.agent_pids(data))
 
 
 @pytest.mark.parametrize("data", [b"15\n16\n", b"15\n16", b"15\r\n16\r\n", b"\n\n15\n16\n\n", b"  15\n\t16 \n"])
 def test_pids_are_read_however_their_lines_end(data: bytes) -> None:
-    assert yolo.agent_pids(data) == [15, 16]
+    assert plugin_agents.agent_pids(data) == [15, 16]
 
 
 def test_dead_pids_are_struck_out_and_every_other_line_stays_as_it_is() -> None:
-    assert yolo.without_pids(b"15\n150\njunk\n\n-1\n16", frozenset({15})) == b"150\njunk\n\n-1\n16"
-    assert yolo.without_pids(b"15 %3\n16 %15\n15 %4\n", frozenset({15})) == b"16 %15\n"
-    assert yolo.without_pids(b"15\n", frozenset({15})) == b""
+    assert plugin_agents.without_pids(b"15\n150\njunk\n\n-1\n16", frozenset({15})) == b"150\njunk\n\n-1\n16"
+    assert plugin_agents.without_pids(b"15 %3\n16 %15\n15 %4\n", frozenset({15})) == b"16 %15\n"
+    assert plugin_agents.without_pids(b"15\n", frozenset({15})) == b""
 
 
 @given(
@@ -135,22 +137,24 @@ def test_dead_pids_are_struck_out_and_every_other_line_stays_as_it_is() -> None:
 def test_a_pid_that_was_struck_out_is_not_read_again(lines: list[tuple[str, int, str]], gone: frozenset[int]) -> None:
     data = "".join(f"{before}{pid}{after}\n" for before, pid, after in lines).encode()
 
-    after = yolo.agent_pids(yolo.without_pids(data, gone))
+    after = plugin_agents.agent_pids(plugin_agents.without_pids(data, gone))
 
-    assert after == [pid for pid in yolo.agent_pids(data) if pid not in gone]
+    assert after == [pid for pid in plugin_agents.agent_pids(data) if pid not in gone]
 
 
 @given(data=st.binary(), gone=st.frozensets(st.integers(2, 50)))
 @relaxed
 def test_a_pid_file_mentions_what_would_be_struck_out(data: bytes, gone: frozenset[int]) -> None:
-    assert yolo.mentions_pid(data, frozenset(yolo.agent_pids(data)) | gone) or not yolo.agent_pids(data)
-    assert not yolo.mentions_pid(yolo.without_pids(data, gone), gone)
-    assert not yolo.mentions_pid(data, frozenset())
+    assert plugin_agents.mentions_pid(
+        data, frozenset(plugin_agents.agent_pids(data)) | gone
+    ) or not plugin_agents.agent_pids(data)
+    assert not plugin_agents.mentions_pid(plugin_agents.without_pids(data, gone), gone)
+    assert not plugin_agents.mentions_pid(data, frozenset())
 
 
 def test_the_pid_files_of_both_versions_can_be_read() -> None:
     for path in samples("plugin-output/*/.agent-pids"):
-        assert yolo.agent_pids(path.read_bytes()) == ([148] if "bash" in path.parent.name else [15, 16])
+        assert plugin_agents.agent_pids(path.read_bytes()) == ([148] if "bash" in path.parent.name else [15, 16])
 
 
 # -- .agent-health ------------------------------------------------------------------------------------------------
@@ -158,40 +162,40 @@ def test_the_pid_files_of_both_versions_can_be_read() -> None:
 
 def test_the_health_files_of_both_versions_can_be_read() -> None:
     expected = {
-        "dev": yolo.Health(15, "dev", AT, idle_count=1),
-        "qa": yolo.Health(16, "qa", AT, idle_count=0),
-        "vbw-dev": yolo.Health(148, "dev", AT, idle_count=0),
+        "dev": plugin_agents.Health(15, "dev", AT, idle_count=1),
+        "qa": plugin_agents.Health(16, "qa", AT, idle_count=0),
+        "vbw-dev": plugin_agents.Health(148, "dev", AT, idle_count=0),
     }
     for path in samples("plugin-output/*/.agent-health/*.json"):
-        assert yolo.health(path.read_bytes(), path.stem) == expected[path.stem]
+        assert plugin_agents.health(path.read_bytes(), path.stem) == expected[path.stem]
 
 
 @pytest.mark.parametrize(
     "pid", [0, 1, -1, 4294967295, 4194305, True, 15.0, None, [], "", "0", "1", "-15", "15 ", "²", "१५²", "9" * 5000]
 )
 def test_health_of_no_ordinary_process_is_none(pid: object) -> None:
-    assert yolo.health(dumped({**HEALTH, "pid": pid}), "dev") is None
+    assert plugin_agents.health(dumped({**HEALTH, "pid": pid}), "dev") is None
 
 
 @pytest.mark.parametrize("role", [{}, {"role": ""}, {"role": None}, {"role": 7}])
 def test_health_that_names_no_role_has_that_of_its_file(role: dict[str, object]) -> None:
-    found = yolo.health(dumped({"pid": 15, **role}), "yolo-dev")
+    found = plugin_agents.health(dumped({"pid": 15, **role}), "yolo-dev")
 
-    assert found == yolo.Health(15, "dev", None, idle_count=0)
+    assert found == plugin_agents.Health(15, "dev", None, idle_count=0)
 
 
 @pytest.mark.parametrize("started_at", ["", "yesterday", 1795379572, None, "2026-13-01T00:00:00Z"])
 def test_health_with_no_sound_time_has_none(started_at: object) -> None:
-    found = yolo.health(dumped({**HEALTH, "started_at": started_at}), "dev")
+    found = plugin_agents.health(dumped({**HEALTH, "started_at": started_at}), "dev")
 
-    assert found == yolo.Health(15, "dev", None, idle_count=1)
+    assert found == plugin_agents.Health(15, "dev", None, idle_count=1)
 
 
 # -- .locks -------------------------------------------------------------------------------------------------------
 
 
 def lease(path: Path = LEASE, **changes: object) -> Lease:
-    found = yolo.lease(dumped({**HELD, **changes}), path)
+    found = plugin_leases.lease(dumped({**HELD, **changes}), path)
     assert found is not None
     return found
 
@@ -210,7 +214,7 @@ def test_the_leases_and_locks_of_both_versions_can_be_read() -> None:
         "src__b1.js.lock": ("src/b1.js", "dev-02", None),
     }
     for path in samples("plugin-output/*/.locks/*"):
-        found = yolo.lease(path.read_bytes(), path)
+        found = plugin_leases.lease(path.read_bytes(), path)
         if "bash" in str(path):
             assert found is None, "a lock of the bash version names no owner"
         else:
@@ -234,7 +238,7 @@ def test_a_lease_without_a_name_is_named_by_its_file() -> None:
 def test_a_lease_without_a_time_to_live_has_five_minutes(ttl: dict[str, object]) -> None:
     held = {key: value for key, value in HELD.items() if key != "ttl_secs"}
 
-    found = yolo.lease(dumped({**held, **ttl}), LEASE)
+    found = plugin_leases.lease(dumped({**held, **ttl}), LEASE)
 
     assert found is not None
     assert found.expires_at == AT + timedelta(seconds=300)
@@ -272,7 +276,7 @@ def test_the_end_of_any_lease_can_be_told(acquired_at: str) -> None:
 
 @pytest.mark.parametrize("owner", [None, "", 7, ["dev-01"]])
 def test_a_lease_that_names_nobody_is_left_alone(owner: object) -> None:
-    assert yolo.lease(dumped({**HELD, "owner": owner}), LEASE) is None
+    assert plugin_leases.lease(dumped({**HELD, "owner": owner}), LEASE) is None
 
 
 # -- .execution-state.json ----------------------------------------------------------------------------------------
@@ -281,7 +285,7 @@ def test_a_lease_that_names_nobody_is_left_alone(owner: object) -> None:
 def test_every_plan_of_every_real_run_is_a_task() -> None:
     for path in samples("execution-states/*.json"):
         written = json.loads(path.read_bytes()).get("plans", [])
-        found = yolo.plans(path.read_bytes(), STATE)
+        found = execution_state.plans(path.read_bytes(), STATE)
         assert found is not None
         assert [(task.id, task.status) for task in found] == [
             (f"execution-state/{plan['id']}", plan["status"]) for plan in written
@@ -289,7 +293,7 @@ def test_every_plan_of_every_real_run_is_a_task() -> None:
 
 
 def test_a_plan_is_a_task_of_the_execution_state() -> None:
-    found = yolo.plans(dumped(RUN), STATE)
+    found = execution_state.plans(dumped(RUN), STATE)
 
     assert found is not None
     assert found[1] == Task(
@@ -298,9 +302,9 @@ def test_a_plan_is_a_task_of_the_execution_state() -> None:
 
 
 def test_a_run_without_plans_has_none_and_an_unreadable_one_is_unknown() -> None:
-    assert yolo.plans(b"{}", STATE) == []
-    assert yolo.plans(b"", STATE) is None
-    assert yolo.plans(b'{"plans": [', STATE) is None
+    assert execution_state.plans(b"{}", STATE) == []
+    assert execution_state.plans(b"", STATE) is None
+    assert execution_state.plans(b'{"plans": [', STATE) is None
 
 
 def test_plans_that_make_no_sense_are_left_out() -> None:
@@ -315,7 +319,7 @@ def test_plans_that_make_no_sense_are_left_out() -> None:
         {"id": "", "status": "x"},
     ]
 
-    found = yolo.plans(dumped({"plans": [*nonsense, {"id": "05-02", "status": "running"}]}), STATE)
+    found = execution_state.plans(dumped({"plans": [*nonsense, {"id": "05-02", "status": "running"}]}), STATE)
 
     assert found is not None
     assert [task.number for task in found] == ["05-02"]
@@ -325,22 +329,22 @@ def test_plans_that_make_no_sense_are_left_out() -> None:
 def test_a_plan_is_running_in_every_spelling(status: str) -> None:
     raw = {"plans": [{"id": "05-02", "status": status}]}
 
-    assert yolo.plan_is_running(raw, "05-02")
-    assert not yolo.plan_is_running(raw, "05-01")
+    assert execution_state.plan_is_running(raw, "05-02")
+    assert not execution_state.plan_is_running(raw, "05-01")
 
 
 @pytest.mark.parametrize("status", ["pending", "complete", "done", "failed", "", None, 1, [], {}, ["running"]])
 def test_a_plan_that_does_not_say_so_is_not_running(status: object) -> None:
-    assert not yolo.plan_is_running({"plans": [{"id": "05-02", "status": status}]}, "05-02")
+    assert not execution_state.plan_is_running({"plans": [{"id": "05-02", "status": status}]}, "05-02")
 
 
 @pytest.mark.parametrize("plans", [None, 7, "05-02", {"05-02": {"status": "running"}}, [None], [[]]])
 def test_no_plan_is_running_where_there_are_none(plans: object) -> None:
-    assert not yolo.plan_is_running({"plans": plans}, "05-02")
+    assert not execution_state.plan_is_running({"plans": plans}, "05-02")
 
 
 def test_a_plan_given_back_is_pending_and_everything_else_is_as_it_was() -> None:
-    after = json.loads(yolo.plan_given_back(dumped(RUN), "05-02"))
+    after = json.loads(execution_state.plan_given_back(dumped(RUN), "05-02"))
 
     assert after["plans"][1] == {**RUN["plans"][1], "status": "pending"}  # type: ignore[index]
     after["plans"][1] = RUN["plans"][1]  # type: ignore[index]
@@ -353,7 +357,7 @@ def test_whatever_else_a_run_holds_survives(before: dict[str, Any], other: dict[
     finite = json.loads(json.dumps({**before, "plans": [*before["plans"], other]}), parse_constant=lambda _: None)
     finite["plans"].append({"id": "05-02", "status": "running", "left": "alone"})
 
-    after = json.loads(yolo.plan_given_back(json.dumps(finite).encode(), "05-02"))
+    after = json.loads(execution_state.plan_given_back(json.dumps(finite).encode(), "05-02"))
 
     assert after["plans"].pop() == {"id": "05-02", "status": "pending", "left": "alone"}
     assert after == {**finite, "plans": finite["plans"][:-1]}
@@ -362,16 +366,16 @@ def test_whatever_else_a_run_holds_survives(before: dict[str, Any], other: dict[
 def test_a_real_run_is_written_as_it_was_but_for_the_one_plan() -> None:
     for path in samples("plugin-output/*/.execution-state.json"):
         before = path.read_bytes()
-        given_back = yolo.plan_given_back(before, "05-01").splitlines()
+        given_back = execution_state.plan_given_back(before, "05-01").splitlines()
         changed = [new.strip() for old, new in zip(before.splitlines(), given_back, strict=True) if old != new]
         assert changed in ([], [b'"status": "pending",'])
-        assert yolo.plan_given_back(before, "no such plan") == before
+        assert execution_state.plan_given_back(before, "no such plan") == before
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b'{"plans": [', b"\0\0"])
 def test_what_is_no_run_is_not_rewritten(data: bytes) -> None:
     with pytest.raises(ValueError, match="not an execution state"):
-        yolo.plan_given_back(data, "05-02")
+        execution_state.plan_given_back(data, "05-02")
 
 
 @pytest.mark.parametrize(
@@ -395,16 +399,16 @@ def test_what_is_no_run_is_not_rewritten(data: bytes) -> None:
 def test_a_plan_belongs_to_the_agent_that_the_plugin_named_after_it(
     name: str, team: str | None, plan: str, works: bool
 ) -> None:
-    assert yolo.works_on(name, team, plan) is works
+    assert execution_state.works_on(name, team, plan) is works
 
 
 # -- anything else ------------------------------------------------------------------------------------------------
 
 PARSERS: dict[str, Callable[[bytes], object]] = {
-    "health": lambda data: yolo.health(data, "dev"),
-    "lease": lambda data: yolo.lease(data, LEASE),
-    "lock": lambda data: yolo.lease(data, LOCK),
-    "plans": lambda data: yolo.plans(data, STATE),
+    "health": lambda data: plugin_agents.health(data, "dev"),
+    "lease": lambda data: plugin_leases.lease(data, LEASE),
+    "lock": lambda data: plugin_leases.lease(data, LOCK),
+    "plans": lambda data: execution_state.plans(data, STATE),
 }
 
 
@@ -423,7 +427,7 @@ def test_garbage_is_unreadable_and_harms_nobody(parse: Callable[[bytes], object]
 def test_any_object_can_be_looked_at(parse: Callable[[bytes], object], value: dict[str, Any]) -> None:
     parse(json.dumps(value).encode())
     parse(json.dumps({**value, "owner": "dev", "pid": 15}).encode())
-    yolo.plan_is_running(value, str(value.get("id")))
+    execution_state.plan_is_running(value, str(value.get("id")))
 
 
 @pytest.mark.parametrize(("parse", "document"), [("health", HEALTH), ("lease", HELD), ("lock", HELD), ("plans", RUN)])

@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from support.project import SAMPLES
-from yolo_supervisor.formats import load_object
-from yolo_supervisor.formats.integrity import Flaw, FlawCode, flaw, torn_at
+from yolo_supervisor.formats.json import load_object
+from yolo_supervisor.policy.file_integrity import Flaw, FlawCode, flaw, torn_at
 
 STATE, LOG, LEASE = ".execution-state.json", ".events/event-log.jsonl", ".locks/a.lease"
 

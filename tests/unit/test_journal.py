@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 
 from support.processes import Children
 from support.wait import wait_until
-from yolo_supervisor.actions import Died
-from yolo_supervisor.files import Disk, file_lock
-from yolo_supervisor.journal import SEGMENTS, SIZE, Damage, History, Journal, entry, history, seal, segments, unseal
-from yolo_supervisor.memory import Memory
+from yolo_supervisor.actions.agents import Died
+from yolo_supervisor.store.disk import Disk
+from yolo_supervisor.store.history import History, history
+from yolo_supervisor.store.index import JournalState
+from yolo_supervisor.store.journal import SEGMENTS, SIZE, Damage, Journal, entry, seal, segments, unseal
+from yolo_supervisor.store.locks import file_lock
 
 AT = datetime(2026, 11, 22, 20, 55, 10, tzinfo=UTC)
 TASK = "session-85d6cfb4/1"
@@ -254,8 +256,9 @@ def test_programs_that_take_turns_see_each_others_lines(
 WRITER = """
 import os, sys
 from pathlib import Path
-from yolo_supervisor.files import Disk, file_lock
-from yolo_supervisor.journal import Journal
+from yolo_supervisor.store.disk import Disk
+from yolo_supervisor.store.locks import file_lock
+from yolo_supervisor.store.journal import Journal
 folder = Path(sys.argv[1])
 lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
 journal = Journal(folder / "journal.jsonl", Disk(), folder / "quarantine")
@@ -329,7 +332,7 @@ def test_a_death_is_told_until_the_agent_is_registered_again(world: World) -> No
 
 
 def test_a_line_that_stands_in_two_segments_counts_once() -> None:
-    memory = Memory()
+    memory = JournalState()
     for _ in range(2):
         memory.learn({"seq": 1, **told("requeued")})
 

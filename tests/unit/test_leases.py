@@ -21,17 +21,21 @@ from support.cli import Cli
 from support.daemon import StartDaemon
 from support.project import EPOCH, FakeClock, QuickDisk
 from support.wait import LIMIT_S
-from yolo_supervisor.actions import Lend, Release
+from yolo_supervisor.actions.leases import GrantLease, Release
 from yolo_supervisor.clock import SystemClock
 from yolo_supervisor.config import Config
-from yolo_supervisor.files import Busy, Disk, create, digest
-from yolo_supervisor.formats import yolo
-from yolo_supervisor.journal import history
-from yolo_supervisor.kernel import kernel
-from yolo_supervisor.leases import Held, Leases, over
-from yolo_supervisor.locks import Locks
-from yolo_supervisor.records import Agent, Liveness, iso
-from yolo_supervisor.store import Outcome, Store
+from yolo_supervisor.formats.plugin import config as plugin_config
+from yolo_supervisor.formats.plugin import leases as plugin_leases
+from yolo_supervisor.fs.read import digest
+from yolo_supervisor.inventory.leases import Held, Leases, over
+from yolo_supervisor.inventory.stale_locks import StaleLocks
+from yolo_supervisor.models import Agent, Liveness, iso
+from yolo_supervisor.store.atomic import create
+from yolo_supervisor.store.disk import Disk
+from yolo_supervisor.store.history import history
+from yolo_supervisor.store.locks import Busy
+from yolo_supervisor.store.store import Outcome, Store
+from yolo_supervisor.system.process_backend import backend
 from yolo_supervisor.watchers.leases import LeasesWatcher, decide
 
 DAY = timedelta(days=1)
@@ -68,8 +72,8 @@ class Process:
         self.clock = clock
         self.leases = Leases(self.store, clock, boot)
         self.living: list[Agent] = []
-        locks = Locks(
-            self.store, kernel(), lambda now: [(each, Liveness.ALIVE) for each in self.living], project / "pid-lock"
+        locks = StaleLocks(
+            self.store, backend(), lambda now: [(each, Liveness.ALIVE) for each in self.living], project / "pid-lock"
         )
         self.watcher = LeasesWatcher(Config, self.leases, locks)
 
@@ -84,7 +88,7 @@ class Process:
         return token
 
     def release(self, owner: str, resource: str = FILE) -> Outcome:
-        path = self.store.paths.planning / ".locks" / yolo.lease_file(resource)
+        path = self.store.paths.planning / ".locks" / plugin_leases.lease_file(resource)
         return self.store.commit(Release(key=resource, path=path, owner=owner, reason="given back"), "test")
 
     def left_s(self, resource: str = FILE) -> float | None:
@@ -271,8 +275,8 @@ def test_a_lease_that_the_plugin_gives_away_at_the_last_moment_is_not_ours(world
 
 def test_two_who_decided_at_the_same_time_do_not_both_get_it(world: World) -> None:
     first, second = (world.us.leases.lend(FILE, owner, 60, EPOCH) for owner in ("dev-1", "dev-2"))
-    assert isinstance(first, Lend)
-    assert isinstance(second, Lend)
+    assert isinstance(first, GrantLease)
+    assert isinstance(second, GrantLease)
 
     assert world.us.store.commit(first, "test") is Outcome.DONE
     assert world.start().store.commit(second, "test") is Outcome.STALE
@@ -496,7 +500,7 @@ def test_whatever_happens_one_holds_it_at_a_time_and_each_new_holder_has_a_great
 
 
 def held_for(left_s: float) -> Held:
-    lease = yolo.lease(as_plugin("dev-1"), Path("src__a1.js.lease"))
+    lease = plugin_leases.lease(as_plugin("dev-1"), Path("src__a1.js.lease"))
     assert lease is not None
     return Held(lease=lease, judged="its digest", left_s=left_s)
 
@@ -715,15 +719,15 @@ async def test_locks_and_broken_leases_are_never_ended_by_their_age(world: World
 def test_a_resource_is_named_as_the_plugin_names_it_or_not_at_all(resource: str, name: str | None) -> None:
     if name is None:
         with pytest.raises(ValueError, match="cannot name a lease"):
-            yolo.lease_file(resource)
+            plugin_leases.lease_file(resource)
     else:
-        assert yolo.lease_file(resource) == name
+        assert plugin_leases.lease_file(resource) == name
 
 
 @given(resource=st.text(max_size=300))
 def test_the_file_of_a_lease_is_always_in_its_own_folder(resource: str) -> None:
     try:
-        name = yolo.lease_file(resource)
+        name = plugin_leases.lease_file(resource)
     except ValueError:
         return
 
@@ -774,19 +778,19 @@ def test_the_temporary_files_of_a_lease_are_no_leases(world: World) -> None:
 # -- how long, if nobody says so ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ttl", [1, 60, yolo.MAX_TTL_S])
+@pytest.mark.parametrize("ttl", [1, 60, plugin_leases.MAX_TTL_S])
 def test_the_plugins_configuration_says_how_long_a_lease_holds(ttl: int) -> None:
-    assert yolo.lease_ttl_s(json.dumps({"task_lease_ttl_secs": ttl}).encode()) == ttl
+    assert plugin_config.lease_ttl_s(json.dumps({"task_lease_ttl_secs": ttl}).encode()) == ttl
 
 
-@pytest.mark.parametrize("ttl", [0, -1, True, "60", 60.5, None, [], yolo.MAX_TTL_S + 1, 10**12], ids=repr)
+@pytest.mark.parametrize("ttl", [0, -1, True, "60", 60.5, None, [], plugin_leases.MAX_TTL_S + 1, 10**12], ids=repr)
 def test_what_is_no_length_of_time_in_the_configuration_is_five_minutes(ttl: object) -> None:
-    assert yolo.lease_ttl_s(json.dumps({"task_lease_ttl_secs": ttl}).encode()) == 300
+    assert plugin_config.lease_ttl_s(json.dumps({"task_lease_ttl_secs": ttl}).encode()) == 300
 
 
 @pytest.mark.parametrize("config", [b"", b"{}", b"[]", b"{", b"\xff"])
 def test_without_a_configuration_a_lease_holds_five_minutes(config: bytes) -> None:
-    assert yolo.lease_ttl_s(config) == 300
+    assert plugin_config.lease_ttl_s(config) == 300
 
 
 # -- a file that only one can make -------------------------------------------------------------------------------------

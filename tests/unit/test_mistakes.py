@@ -15,12 +15,13 @@ from support.disks import MemoryDisk
 from test_bit_rot import rotten
 from test_crash_states import PATHS, Exploration, lived, small_limits
 from test_faults import every_fault, nothing
-from yolo_supervisor import files
-from yolo_supervisor import journal as journal_module
-from yolo_supervisor import store as store_module
-from yolo_supervisor.files import FILE_MODE, Disk, digest
-from yolo_supervisor.journal import Journal, unseal
-from yolo_supervisor.store import Recovery, Store
+from yolo_supervisor.fs.read import digest
+from yolo_supervisor.store import atomic
+from yolo_supervisor.store import journal as journal_module
+from yolo_supervisor.store import store as store_module
+from yolo_supervisor.store.disk import FILE_MODE, Disk
+from yolo_supervisor.store.journal import Journal, unseal
+from yolo_supervisor.store.store import Recovery, Store
 
 __all__ = ["small_limits"]
 
@@ -75,7 +76,7 @@ def no_sync_of_folders(patch: Patch) -> type[MemoryDisk]:
 
 def no_sync_before_it_is_acknowledged(patch: Patch) -> None:
     def append(disk: Disk, fd: int, data: bytes, size: int, durable: bool = True) -> None:
-        files.append(disk, fd, data, size, durable=False)
+        atomic.append(disk, fd, data, size, durable=False)
 
     patch.setattr(journal_module, "append", append)
 
@@ -96,9 +97,9 @@ def written_in_place(patch: Patch) -> None:
         disk.write(fd, data)
         disk.sync(fd)
         disk.close(fd)
-        files.sync_folder(disk, path.parent)
+        atomic.sync_folder(disk, path.parent)
 
-    patch.setattr(store_module, "replace", replace)
+    patch.setattr(store_module, "write_atomic", replace)
 
 
 def the_checksum_is_not_looked_at(patch: Patch) -> None:
@@ -138,7 +139,7 @@ def a_failed_flush_is_tried_again(patch: Patch) -> None:
                 self._sync(fd)
 
     def append(disk: Disk, fd: int, data: bytes, size: int, durable: bool = True) -> None:
-        files.append(Stubborn(disk), fd, data, size, durable)  # type: ignore[arg-type]
+        atomic.append(Stubborn(disk), fd, data, size, durable)  # type: ignore[arg-type]
 
     patch.setattr(journal_module, "append", append)
 
@@ -164,7 +165,7 @@ def the_sidecar_is_the_truth(patch: Patch) -> None:
         for path in PATHS:
             told, data = self.disk.read(path.with_name(path.name + ".sha256")), self.disk.read(path)
             if told is not None and len(told) == 64 and data is not None and str(digest(data)).encode() != told:
-                files.replace(self.disk, path, next(self.versions(path), b""))
+                atomic.write_atomic(self.disk, path, next(self.versions(path), b""))
         return recovery
 
     patch.setattr(Store, "recover", trusting)

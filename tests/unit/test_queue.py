@@ -22,21 +22,41 @@ from hypothesis import strategies as st
 
 from support.project import FakeClock, QuickDisk, agent_of, given_back, read_task, write_record, write_task
 from support.wait import LIMIT_S
-from yolo_supervisor.actions import Claim, Complete, Edit, Hand, Letter, Redrive, Requeue, RequeuePlan, SetAside
-from yolo_supervisor.census import Census
+from yolo_supervisor.actions.base import Edit
+from yolo_supervisor.actions.tasks import (
+    Claim,
+    Complete,
+    MoveToDeadLetters,
+    Redrive,
+    Requeue,
+    RequeueByHand,
+    RequeuePlan,
+    WriteDeadLetter,
+)
 from yolo_supervisor.clock import Clock, SystemClock
 from yolo_supervisor.config import AgentsConfig, Config, TasksConfig
-from yolo_supervisor.files import Busy
-from yolo_supervisor.formats import tasks, yolo
-from yolo_supervisor.journal import history, seal, unseal
-from yolo_supervisor.kernel import kernel
-from yolo_supervisor.memory import Memory
-from yolo_supervisor.processes import Processes
-from yolo_supervisor.queue import Never, NeverCode, Queue, Turn, give_back, letter_file
-from yolo_supervisor.records import ProcessId, Task
-from yolo_supervisor.runner import Breath, Rooms, Runner
-from yolo_supervisor.store import Outcome, Store
-from yolo_supervisor.tmux import Tmux
+from yolo_supervisor.daemon.runner import RateLimiter, Runner
+from yolo_supervisor.daemon.wiring import HostServices
+from yolo_supervisor.formats import tasks
+from yolo_supervisor.formats.plugin import execution_state
+from yolo_supervisor.inventory.process_scan import ProcessScanner
+from yolo_supervisor.models import ProcessId, Task
+from yolo_supervisor.policy.retry import (
+    Never,
+    NeverCode,
+    RetryDecision,
+    RetryPolicy,
+    letter_file,
+    requeue_or_dead_letter,
+)
+from yolo_supervisor.store.history import history
+from yolo_supervisor.store.index import JournalState
+from yolo_supervisor.store.journal import seal, unseal
+from yolo_supervisor.store.locks import Busy
+from yolo_supervisor.store.store import Outcome, Store
+from yolo_supervisor.system.process_backend import backend
+from yolo_supervisor.system.processes import Processes
+from yolo_supervisor.system.tmux import Tmux
 
 LETTERS = Path("/letters")
 ENOUGH = Never(NeverCode.ATTEMPTS, "enough")
@@ -56,7 +76,7 @@ class Desk:
         self.config = TasksConfig(max_attempts=100, poison_s=0.0, backoff_s=8.0, backoff_max_s=1000.0)
         self.store = Store(project, self.clock, QuickDisk(), journal_size=size)
         self.store.open()
-        self.queue = Queue(lambda: Config(tasks=self.config), self.store, self.clock, boot)
+        self.queue = RetryPolicy(lambda: Config(tasks=self.config), self.store, self.clock, boot)
         self.path = project / "red" / "3.json"
 
     def set(self, **wanted: Any) -> None:
@@ -69,15 +89,17 @@ class Desk:
         other.config = self.config
         return other
 
-    def turn(self, cause: str = "died") -> Turn:
+    def turn(self, cause: str = "died") -> RetryDecision:
         """What is next, now that the agent on it has failed."""
         return self.queue.turn(a_task(self.path), cause)
 
-    def fails(self, cause: str = "died") -> Turn:
+    def fails(self, cause: str = "died") -> RetryDecision:
         """The agent on it has failed, and what follows from that is done; what the turn was."""
         put(self.path, "in_progress", "dev-1")
         turn = self.turn(cause)
-        for action in give_back(a_task(self.path), turn, self.store.paths.folder / "dead-letters", "it is dead", {}):
+        for action in requeue_or_dead_letter(
+            a_task(self.path), turn, self.store.paths.folder / "dead-letters", "it is dead", {}
+        ):
             assert self.store.commit(action, "test") is Outcome.DONE
         return turn
 
@@ -103,7 +125,7 @@ class Desk:
 
     def by_hand(self) -> None:
         task = a_task(self.path)
-        assert self.commit(Hand(key=task.id, task=task, reason="a person said so")) is Outcome.DONE
+        assert self.commit(RequeueByHand(key=task.id, task=task, reason="a person said so")) is Outcome.DONE
 
 
 def put(path: Path, status: str = "pending", owner: str | None = None) -> Path:
@@ -375,7 +397,7 @@ def test_a_finished_task_has_all_its_attempts_again_and_so_has_one_that_was_redr
     task = a_task(desk.path)
     assert desk.commit(Redrive(key=task.id, task=task, reason="a person said so")) is Outcome.DONE
 
-    assert desk.turn() == Turn(attempt=1, stamp=desk.turn().stamp)
+    assert desk.turn() == RetryDecision(attempt=1, stamp=desk.turn().stamp)
 
 
 def test_the_first_time_a_task_is_given_back_at_once_and_later_never_before_its_time(desk: Desk) -> None:
@@ -496,7 +518,9 @@ def test_one_tasks_failures_are_not_anothers(desk: Desk) -> None:
 @pytest.mark.parametrize("name", ["\ud800", "a\0b", "../../x", "x" * 4000, "Grüße"])
 def test_the_oddest_name_of_a_task_has_its_turns_and_its_letter(desk: Desk, name: str) -> None:
     desk.set(max_attempts=3)
-    plan = Task(list=yolo.EXECUTION_STATE, number=name, status="running", owner="dev-1", path=Path("/state.json"))
+    plan = Task(
+        list=execution_state.EXECUTION_STATE, number=name, status="running", owner="dev-1", path=Path("/state.json")
+    )
     memory = desk.store.journal.memory
     memory.requeues[plan.id] = 1
     memory.failures[plan.id] = {"cause": "died", "since_s": desk.clock.s, "boot": "here"}
@@ -504,9 +528,9 @@ def test_the_oddest_name_of_a_task_has_its_turns_and_its_letter(desk: Desk, name
     memory.requeues[plan.id] = 2
     letters = desk.store.paths.folder / "dead-letters"
 
-    letter, _ = give_back(plan, desk.queue.turn(plan, "died"), letters, "it is dead", {})
+    letter, _ = requeue_or_dead_letter(plan, desk.queue.turn(plan, "died"), letters, "it is dead", {})
 
-    assert isinstance(letter, Letter)
+    assert isinstance(letter, WriteDeadLetter)
     assert letter.path.parent == letters
     assert desk.commit(letter) is Outcome.DONE
     assert json.loads(letter.path.read_bytes())["number"] == name
@@ -527,26 +551,28 @@ def test_no_two_tasks_share_a_letter(one: str, other: str) -> None:
 
 
 def test_while_it_is_too_early_nothing_follows() -> None:
-    assert give_back(a_task(), Turn(wait_s=0.001), LETTERS, "it is dead", {}) == ()
+    assert requeue_or_dead_letter(a_task(), RetryDecision(wait_s=0.001), LETTERS, "it is dead", {}) == ()
 
 
 def test_a_task_a_plan_and_a_dead_letter_are_given_back_each_in_its_way() -> None:
     stamp = {"cause": "died", "attempt": 2, "since_s": 1.0, "boot": "here"}
-    turn, told = Turn(attempt=2, stamp=stamp), {"agent": "dev-1@red", **stamp}
+    turn, told = RetryDecision(attempt=2, stamp=stamp), {"agent": "dev-1@red", **stamp}
     evidence = {"agent": "dev-1@red"}
     task = a_task()
-    plan = Task(list=yolo.EXECUTION_STATE, number="05-01", status="running", owner=None, path=Path("/state.json"))
+    plan = Task(
+        list=execution_state.EXECUTION_STATE, number="05-01", status="running", owner=None, path=Path("/state.json")
+    )
 
-    (requeued,) = give_back(task, turn, LETTERS, "it is dead", evidence)
-    (plan_requeued,) = give_back(plan, turn, LETTERS, "it is dead", evidence)
-    letter, aside = give_back(task, replace(turn, never=ENOUGH), LETTERS, "it is dead", evidence)
+    (requeued,) = requeue_or_dead_letter(task, turn, LETTERS, "it is dead", evidence)
+    (plan_requeued,) = requeue_or_dead_letter(plan, turn, LETTERS, "it is dead", evidence)
+    letter, aside = requeue_or_dead_letter(task, replace(turn, never=ENOUGH), LETTERS, "it is dead", evidence)
 
     assert isinstance(requeued, Requeue)
     assert requeued.owner == "dev-1"
     assert isinstance(plan_requeued, RequeuePlan)
     assert plan_requeued.plan == "05-01"
-    assert isinstance(letter, Letter), "the story is written before the task is set aside"
-    assert aside == SetAside(key="red/3", task=task, owner="dev-1", reason="enough: it is dead",
+    assert isinstance(letter, WriteDeadLetter), "the story is written before the task is set aside"
+    assert aside == MoveToDeadLetters(key="red/3", task=task, owner="dev-1", reason="enough: it is dead",
                              evidence={"owner": "dev-1", **told})  # fmt: skip
     for action, owner in ((requeued, "dev-1"), (plan_requeued, None), (aside, "dev-1")):
         assert action.evidence == {"owner": owner, **told}
@@ -558,7 +584,9 @@ def test_a_task_a_plan_and_a_dead_letter_are_given_back_each_in_its_way() -> Non
 def test_a_task_that_was_finished_between_look_and_deed_stays_finished(desk: Desk) -> None:
     for most in (1, 100):
         desk.set(max_attempts=most)
-        steps = give_back(a_task(desk.path), desk.turn(), desk.store.paths.folder / "dead-letters", "it is dead", {})
+        steps = requeue_or_dead_letter(
+            a_task(desk.path), desk.turn(), desk.store.paths.folder / "dead-letters", "it is dead", {}
+        )
         put(desk.path, "completed", "dev-1")
 
         assert desk.commit(steps[-1]) is Outcome.STALE
@@ -590,7 +618,7 @@ def test_one_who_starts_from_a_checkpoint_knows_what_one_knows_who_has_read_ever
         return {"seq": seq, "kind": "task", "key": key, "action": action, "reason": "why", "evidence": evidence}
 
     records = [record(seq, *turn) for seq, turn in enumerate(turns, 1)]
-    whole, early, late = Memory(), Memory(), Memory()
+    whole, early, late = JournalState(), JournalState(), JournalState()
     for each in records:
         whole.learn(each)
     for each in records[:at]:
@@ -611,7 +639,7 @@ def test_one_who_starts_from_a_checkpoint_knows_what_one_knows_who_has_read_ever
 @given(st.floats(0.05, 1000), st.lists(st.floats(0, 3), max_size=200))
 def test_in_no_second_more_is_done_than_a_second_allows(per_s: float, pauses: list[float]) -> None:
     clock = FakeClock()
-    breath, taken = Breath(clock), list[float]()
+    breath, taken = RateLimiter(clock), list[float]()
     for pause_s in pauses:
         clock.wait(pause_s)
         taken += [clock.s for _ in range(3) if breath.take(per_s)]
@@ -624,7 +652,7 @@ def test_in_no_second_more_is_done_than_a_second_allows(per_s: float, pauses: li
 @pytest.mark.parametrize("per_s", [0.5, 1.0, 25.0, 1000.0])
 def test_a_breath_that_was_taken_comes_back(per_s: float) -> None:
     clock = FakeClock()
-    breath = Breath(clock)
+    breath = RateLimiter(clock)
     for _ in range(3):
         assert breath.take(per_s)
         while breath.take(per_s):
@@ -636,17 +664,17 @@ class Watch:
     """The runner over a project, in this process; its agents are dead, and known from an earlier run."""
 
     def __init__(self, project: Path, claude: Path, clock: Clock, config: Config) -> None:
-        self.processes = Processes(kernel())
-        rooms = Rooms(clock, self.processes, Census(self.processes), Tmux(clock))
+        self.processes = Processes(backend())
+        services = HostServices(clock, self.processes, ProcessScanner(self.processes), Tmux(clock))
         self.project, self.claude = project, claude
-        self.runner = Runner(project, config, rooms, {"HOME": str(claude.parent)})
+        self.runner = Runner(project, config, services, {"HOME": str(claude.parent)})
 
     def dead_agent(self, name: str) -> None:
         """An agent that was there before the machine was started anew."""
         machine, _, namespace = self.processes.boot.split("/")
         process = ProcessId(4242, 1, f"{machine}/an earlier boot/{namespace}")
         write_record(self.project, agent_of(name, "red", process, claude_dir=self.claude))
-        self.runner.bells["agents"].ring()
+        self.runner.wakeups["agents"].ring()
 
     def did(self, action: str) -> list[dict[str, Any]]:
         return [each for each in history(self.runner.store.paths.journal) if each["action"] == action]
@@ -660,12 +688,12 @@ class Watch:
 
     async def looks(self, number: int = 3) -> None:
         """The agents are looked at so many times more."""
-        pulse = self.runner.pulses["agents"]
+        health_of_watcher = self.runner.watcher_health["agents"]
         for _ in range(number):
-            before = pulse.last_tick_at
-            self.runner.bells["agents"].ring()
-            pulse.last_tick_at = None
-            await self.until(lambda: pulse.last_tick_at is not None, f"a look after {before}")
+            before = health_of_watcher.last_tick_at
+            self.runner.wakeups["agents"].ring()
+            health_of_watcher.last_tick_at = None
+            await self.until(lambda: health_of_watcher.last_tick_at is not None, f"a look after {before}")
 
     def run(self, deed: Callable[[], Awaitable[None]]) -> None:
         async def life() -> None:
@@ -777,7 +805,7 @@ def test_what_has_failed_before_and_is_finished_counts_against_no_later_task_of_
     async def deed() -> None:
         await watch.until(lambda: watch.did("forgotten"), "it to be healed")
         state.write_text(running.replace("running", "complete"))
-        watch.runner.bells["tasks"].ring()
+        watch.runner.wakeups["tasks"].ring()
         await watch.until(lambda: watch.did("completed"), "it to be seen that it is finished")
         state.write_text(running)  # the next milestone has a plan of that name, too
         watch.dead_agent("dev-01")
@@ -796,8 +824,8 @@ def test_a_crash_between_the_letter_and_the_setting_aside_is_healed_by_the_next_
     with closing(Store(project)) as before:
         before.open()
         letters = before.paths.folder / "dead-letters"
-        letter, _ = give_back(a_task(path), Turn(never=ENOUGH), letters, "it is dead", {})
-        assert isinstance(letter, Letter)
+        letter, _ = requeue_or_dead_letter(a_task(path), RetryDecision(never=ENOUGH), letters, "it is dead", {})
+        assert isinstance(letter, WriteDeadLetter)
         assert before.commit(letter, "agents") is Outcome.DONE
     watch = Watch(project, claude_home, FakeClock(), config)
     watch.dead_agent("dev-1")

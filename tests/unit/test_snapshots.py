@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from support.project import SAMPLES, new_store
-from yolo_supervisor.actions import DropSnapshot, Snap
-from yolo_supervisor.formats import snapshots as formats
-from yolo_supervisor.snapshots import Snapshots
-from yolo_supervisor.store import Outcome, Paths, Store
+from yolo_supervisor.actions.state import DropSnapshot, SaveSnapshot
+from yolo_supervisor.formats.plugin import snapshots as formats
+from yolo_supervisor.inventory.snapshots import Snapshots
+from yolo_supervisor.store.paths import Paths
+from yolo_supervisor.store.store import Outcome, Store
 
 AT = datetime(2026, 11, 22, 20, 55, 10, tzinfo=UTC)
 
@@ -41,10 +42,10 @@ class World:
         return Snapshots(self.paths)
 
     def save(self, done: int = 0, seconds: float = 0, phase: Any = 5, role: str | None = None) -> list[Outcome]:
-        remedy = self.snapshots.save(state(done, phase), AT + timedelta(seconds=seconds), "test", role)
+        remediation = self.snapshots.save(state(done, phase), AT + timedelta(seconds=seconds), "test", role)
         with closing(Store(self.paths.project)) as store:
             store.open()
-            return [store.commit(action, "test") for action in remedy]
+            return [store.commit(action, "test") for action in remediation]
 
     def done(self) -> list[int]:
         """How many plans are done in each snapshot, the oldest first."""
@@ -68,7 +69,7 @@ def test_a_snapshot_is_what_the_plugin_would_write(world: World) -> None:
 
     (action,) = world.snapshots.save(state(1), AT, "state changed", commits=("9721c34 Gates",))
 
-    assert isinstance(action, Snap)
+    assert isinstance(action, SaveSnapshot)
     assert action.path == world.ours / "5-20261122T205510.json"
     assert json.loads(action.data) == {
         "agent_role": "dev",
@@ -159,7 +160,7 @@ def test_a_state_that_is_nested_as_deep_as_can_be_read_can_be_saved(world: World
 
     (action,) = world.snapshots.save(deep, AT, "test")
 
-    assert isinstance(action, Snap)
+    assert isinstance(action, SaveSnapshot)
 
 
 # -- finding ------------------------------------------------------------------------------------------------------
@@ -287,7 +288,7 @@ def test_only_surplus_snapshots_are_dropped_and_no_others(world: World) -> None:
     for n in range(10):
         world.save(n, seconds=n)
 
-    remedy = world.snapshots.save(state(10), AT + timedelta(seconds=10), "test")
+    remediation = world.snapshots.save(state(10), AT + timedelta(seconds=10), "test")
 
-    assert [type(action) for action in remedy] == [Snap, DropSnapshot]
-    assert remedy[1].path == world.ours / "5-20261122T205510.json"
+    assert [type(action) for action in remediation] == [SaveSnapshot, DropSnapshot]
+    assert remediation[1].path == world.ours / "5-20261122T205510.json"

@@ -23,17 +23,21 @@ from support.daemon import StartDaemon
 from support.processes import Children
 from support.project import SAMPLES
 from support.wait import wait_until
-from yolo_supervisor.actions import AlertCode, CutTail, Edit, Escalate, Keep, Quarantine, Restore, Snap
-from yolo_supervisor.census import Census
+from yolo_supervisor.actions.base import AlertCode, Edit, Escalate
+from yolo_supervisor.actions.state import CutTail, Quarantine, Restore, SaveSnapshot, SaveVersion
 from yolo_supervisor.config import Config
-from yolo_supervisor.files import Disk, digest
-from yolo_supervisor.formats import load_object, yolo
-from yolo_supervisor.formats.integrity import Flaw, FlawCode
-from yolo_supervisor.kernel import kernel
-from yolo_supervisor.processes import Processes
-from yolo_supervisor.roster import Roster, claude_dirs
-from yolo_supervisor.store import Outcome, Paths, Store
-from yolo_supervisor.watchers import Remedy
+from yolo_supervisor.formats.json import load_object
+from yolo_supervisor.formats.plugin import execution_state
+from yolo_supervisor.fs.read import digest
+from yolo_supervisor.inventory.agents import AgentRegistry, claude_dirs
+from yolo_supervisor.inventory.process_scan import ProcessScanner
+from yolo_supervisor.policy.file_integrity import Flaw, FlawCode
+from yolo_supervisor.store.disk import Disk
+from yolo_supervisor.store.paths import Paths
+from yolo_supervisor.store.store import Outcome, Store
+from yolo_supervisor.system.process_backend import backend
+from yolo_supervisor.system.processes import Processes
+from yolo_supervisor.watchers.base import Remediation
 from yolo_supervisor.watchers.state import Broken, Cure, Look, Sound, StateWatcher, decide, meaning
 
 EPOCH = datetime(2026, 11, 22, 20, 55, 10, tzinfo=UTC)
@@ -145,10 +149,10 @@ def test_a_log_in_which_no_line_is_whole_is_restored_at_once_where_it_can_be() -
 
 
 def test_a_sound_file_is_snapped_first_and_then_kept() -> None:
-    snap = Snap(key="s", path=Path("/s"), data=b"x", reason="new")
+    snap = SaveSnapshot(key="s", path=Path("/s"), data=b"x", reason="new")
 
     assert decide(Look(sound=(Sound(path=STATE, key="k", data=SOUND, snap=(snap,)),)), Q) == [
-        (snap, Keep(key="k", path=STATE, data=SOUND, reason="it is whole"))
+        (snap, SaveVersion(key="k", path=STATE, data=SOUND, reason="it is whole"))
     ]
 
 
@@ -213,15 +217,18 @@ class Desk:
         self.planning = self.paths.planning
         self.state = self.planning / ".execution-state.json"
         self.store.open()
-        processes = Processes(kernel())
-        self.roster = Roster(
-            self.paths, processes, Census(processes), lambda: claude_dirs(self.config, {"HOME": str(claude.parent)})
+        processes = Processes(backend())
+        self.registry = AgentRegistry(
+            self.paths,
+            processes,
+            ProcessScanner(processes),
+            lambda: claude_dirs(self.config, {"HOME": str(claude.parent)}),
         )
         self.restart()
 
     def restart(self) -> None:
         """Another program: it knows what the journal tells, and nothing else."""
-        self.watcher = StateWatcher(lambda: self.config, self.roster, self.store, self.clock)
+        self.watcher = StateWatcher(lambda: self.config, self.registry, self.store, self.clock)
 
     def write(self, name: str, data: bytes) -> Path:
         path = self.planning / name
@@ -236,12 +243,12 @@ class Desk:
     def heal(self, look: Look) -> list[Outcome]:
         return self.carry_out(decide(look, self.paths.quarantine))
 
-    def carry_out(self, remedies: Sequence[Remedy]) -> list[Outcome]:
+    def carry_out(self, remediations: Sequence[Remediation]) -> list[Outcome]:
         done = []
-        for action in (each for remedy in remedies for each in remedy):
+        for action in (each for remediation in remediations for each in remediation):
             if isinstance(action, Edit):
                 done.append(self.store.commit(action, "state"))
-            elif isinstance(action, Keep):
+            elif isinstance(action, SaveVersion):
                 self.store.keep(action.path, action.data)
         return done
 
@@ -470,7 +477,7 @@ def test_a_snapshot_is_the_second_best(desk: Desk) -> None:
 
     desk.settle()
 
-    assert desk.state.read_bytes() == yolo.dump(json.loads(SOUND))
+    assert desk.state.read_bytes() == execution_state.dump(json.loads(SOUND))
 
 
 @pytest.mark.parametrize("state", [{"phase": 5}, {"status": "running", "plans": "lost"}])
@@ -1050,7 +1057,7 @@ def test_without_a_good_version_the_roles_own_snapshot_is_restored(watched: Watc
 
     watched.supervise(OFTEN)
 
-    watched.wait_restored(watched.state, yolo.dump(json.loads(SOUND)))
+    watched.wait_restored(watched.state, execution_state.dump(json.loads(SOUND)))
     (told,) = watched.running.wait(lambda: watched.running.did("restored"), "it to be told")
     assert told["evidence"]["source"] == "the snapshot 5-20261122T205501.json"
     assert told["evidence"]["restored_from"] == "snapshot"

@@ -23,25 +23,20 @@ import pytest
 from support.processes import Children
 from support.project import read_task, write_task
 from support.wait import LIMIT_S
-from yolo_supervisor.actions import (
-    DaemonNote,
-    Died,
-    DropHealth,
-    Edit,
-    Forget,
-    Kind,
-    Register,
-    Release,
-    Requeue,
-    RequeuePlan,
-    SetMark,
-    Terminate,
-)
-from yolo_supervisor.files import Disk, Refused, digest
-from yolo_supervisor.formats import supervisor
-from yolo_supervisor.journal import history, unseal
-from yolo_supervisor.records import Agent
-from yolo_supervisor.store import Outcome, Store
+from yolo_supervisor.actions.agents import Died, Forget, Register, Terminate
+from yolo_supervisor.actions.base import Edit, Kind
+from yolo_supervisor.actions.leases import Release
+from yolo_supervisor.actions.notes import DaemonNote
+from yolo_supervisor.actions.state import DropHealth, SetMarker
+from yolo_supervisor.actions.tasks import Requeue, RequeuePlan
+from yolo_supervisor.formats import own as own_files
+from yolo_supervisor.fs.read import digest
+from yolo_supervisor.fs.trust import Refused
+from yolo_supervisor.models import Agent
+from yolo_supervisor.store.disk import Disk
+from yolo_supervisor.store.history import history
+from yolo_supervisor.store.journal import unseal
+from yolo_supervisor.store.store import Outcome, Store
 
 OUR_WORLD = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 """A child with this environment can import what we can, this file too."""
@@ -90,7 +85,7 @@ def requeue(path: Path, owner: str = "dev-1") -> Requeue:
 
 def register(store: Store, name: str) -> Register:
     agent = Agent(id=f"{name}@team", name=name, role="dev", team="team", source="test", since=SINCE)
-    path = store.paths.agents / supervisor.agent_file(agent)
+    path = store.paths.agents / own_files.agent_file(agent)
     return Register(key=agent.id, path=path, agent=agent, reason="first seen")
 
 
@@ -302,7 +297,7 @@ def _removals(planning: Path) -> list[tuple[Edit, bytes]]:
     return [
         (Release(key="r", path=lease, owner="dev-1", reason="it is dead"), LEASE),
         (DropHealth(key="dev", path=health, pid=4242, reason="it is dead"), b'{"pid":4242,"role":"dev"}'),
-        (SetMark(key="dev", path=mark, judged=digest(b"dev"), word=None, reason="it is dead"), b"dev"),
+        (SetMarker(key="dev", path=mark, judged=digest(b"dev"), word=None, reason="it is dead"), b"dev"),
         (Forget(key="dev", path=agent, reason="it is dead"), b"{}"),
         (Put(key="odd", path=odd, content=None), "Größe\r\n\u2028\0".encode()),
     ]

@@ -11,28 +11,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yolo_supervisor.actions import (
+from yolo_supervisor.actions.tasks import (
     Claim,
     Complete,
-    GiveUp,
-    Hand,
-    Letter,
-    PutAway,
+    DropTask,
+    MoveToDeadLetters,
     Redrive,
+    RemoveDeadLetter,
+    RequeueByHand,
     RequeuePlan,
-    SetAside,
     TaskEdit,
+    WriteDeadLetter,
 )
-from yolo_supervisor.formats import claude, tasks, yolo
+from yolo_supervisor.formats import claude, tasks
+from yolo_supervisor.formats.plugin import execution_state
 from yolo_supervisor.formats.tasks import AT_WORK, DONE, PENDING, SET_ASIDE
-from yolo_supervisor.memory import Memory
-from yolo_supervisor.queue import Turn, give_back
-from yolo_supervisor.records import Task
+from yolo_supervisor.models import Task
+from yolo_supervisor.policy.retry import RetryDecision, requeue_or_dead_letter
+from yolo_supervisor.store.index import JournalState
 
 STATE = Path("/project/.yolo-planning/.execution-state.json")
 FILE = Path("/home/.claude/tasks/red/3.json")
 TASK = Task(list="red", number="3", status=AT_WORK, owner="dev-1", path=FILE)
-PLAN = Task(list=yolo.EXECUTION_STATE, number="05-01", status="running", owner="dev-1", path=STATE)
+PLAN = Task(list=execution_state.EXECUTION_STATE, number="05-01", status="running", owner="dev-1", path=STATE)
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 values = st.recursive(scalars, lambda each: st.lists(each) | st.dictionaries(st.text(), each), max_leaves=8)
@@ -138,24 +139,28 @@ def test_of_two_plans_with_one_id_it_is_the_same_that_is_read_and_that_is_writte
 def every_action(task: Task) -> list[TaskEdit]:
     common: dict[str, Any] = {"key": task.id, "task": task, "reason": "why"}
     return [
-        Claim(**common, owner="dev-1"), Complete(**common, owner="dev-1", token=1), SetAside(**common, owner="dev-1"),
-        Redrive(**common), Hand(**common), GiveUp(**common),
-    ]  # fmt: skip
+        Claim(**common, owner="dev-1"),
+        Complete(**common, owner="dev-1", token=1),
+        MoveToDeadLetters(**common, owner="dev-1"),
+        Redrive(**common),
+        RequeueByHand(**common),
+        DropTask(**common),
+    ]
 
 
 STATES: dict[tuple[str, str | None], set[type[TaskEdit]]] = {
     (PENDING, None): {Claim, Complete},
-    (PENDING, "dev-1"): {Claim, Hand},
-    (PENDING, "dev-2"): {Hand},
-    (AT_WORK, None): {Hand},
-    (AT_WORK, "dev-1"): {Complete, SetAside, Hand},
-    (AT_WORK, "dev-2"): {Hand},
+    (PENDING, "dev-1"): {Claim, RequeueByHand},
+    (PENDING, "dev-2"): {RequeueByHand},
+    (AT_WORK, None): {RequeueByHand},
+    (AT_WORK, "dev-1"): {Complete, MoveToDeadLetters, RequeueByHand},
+    (AT_WORK, "dev-2"): {RequeueByHand},
     (DONE, None): set(),
     (DONE, "dev-1"): set(),
     (DONE, SET_ASIDE): set(),
     ("deleted", None): set(),
     ("deleted", "dev-1"): set(),
-    (PENDING, SET_ASIDE): {Redrive, GiveUp},
+    (PENDING, SET_ASIDE): {Redrive, DropTask},
 }
 """By status and owner: what may be done to a task."""
 
@@ -178,12 +183,12 @@ def test_a_dead_letter_keeps_its_place_until_it_is_redriven(task: Task) -> None:
     data = json.dumps(at_work if task is TASK else {"plans": [at_work]}).encode()
     by = {type(action): action for action in every_action(task)}
 
-    aside = by[SetAside].edit(data)
+    aside = by[MoveToDeadLetters].edit(data)
 
     assert aside is not None
     assert not by[Claim].holds(aside)
-    assert not by[Hand].holds(aside)
-    assert not by[SetAside].holds(aside)
+    assert not by[RequeueByHand].holds(aside)
+    assert not by[MoveToDeadLetters].holds(aside)
     assert tasks.state(task, aside) == ("pending" if task is TASK else "failed", SET_ASIDE)
     assert by[Redrive].holds(aside)
     again = by[Redrive].edit(aside)
@@ -193,7 +198,7 @@ def test_a_dead_letter_keeps_its_place_until_it_is_redriven(task: Task) -> None:
 
 
 def test_a_claim_is_not_allowed_for_a_dead_letter_whatever_its_file_says() -> None:
-    memory, claim = Memory(), every_action(TASK)[0]
+    memory, claim = JournalState(), every_action(TASK)[0]
     assert claim.allowed(memory)
 
     memory.set_aside["red/3"] = "it kept failing"
@@ -212,7 +217,7 @@ def test_a_claim_is_not_allowed_for_a_dead_letter_whatever_its_file_says() -> No
     ],
 )
 def test_only_the_newest_claim_finishes_a_task(claim: dict[str, Any] | None, allowed: bool) -> None:
-    memory = Memory()
+    memory = JournalState()
     if claim:
         memory.claims["red/3"] = claim
 
@@ -229,7 +234,7 @@ def plan(**more: Any) -> bytes:
 
 
 def test_a_plan_that_is_given_back_is_nobodys() -> None:
-    (requeue,) = give_back(PLAN, Turn(), Path("/letters"), "it is dead", {})
+    (requeue,) = requeue_or_dead_letter(PLAN, RetryDecision(), Path("/letters"), "it is dead", {})
     assert isinstance(requeue, RequeuePlan)
     after = requeue.edit(plan(owner="dev-1"))
 
@@ -238,7 +243,7 @@ def test_a_plan_that_is_given_back_is_nobodys() -> None:
 
 
 def test_a_plan_that_another_has_claimed_since_is_left_to_it() -> None:
-    (requeue,) = give_back(PLAN, Turn(), Path("/letters"), "it is dead", {})
+    (requeue,) = requeue_or_dead_letter(PLAN, RetryDecision(), Path("/letters"), "it is dead", {})
     assert isinstance(requeue, RequeuePlan)
 
     assert requeue.holds(plan(owner="dev-1"))
@@ -247,7 +252,7 @@ def test_a_plan_that_another_has_claimed_since_is_left_to_it() -> None:
 
 @pytest.mark.parametrize("more", [{"status": "failed"}, {"status": "complete"}, {"status": "pending"}, {"id": "05-02"}])
 def test_a_plan_is_given_back_only_while_it_runs(more: dict[str, str]) -> None:
-    (requeue,) = give_back(replace(PLAN, owner=None), Turn(), Path("/letters"), "it is dead", {})
+    (requeue,) = requeue_or_dead_letter(replace(PLAN, owner=None), RetryDecision(), Path("/letters"), "it is dead", {})
     assert isinstance(requeue, RequeuePlan)
 
     assert requeue.holds(plan())
@@ -255,8 +260,8 @@ def test_a_plan_is_given_back_only_while_it_runs(more: dict[str, str]) -> None:
 
 
 def test_a_story_is_written_once_and_put_away_once() -> None:
-    letter = Letter(key="red/3", path=Path("/letters/red__3.json"), data=b"{}", reason="why")
-    away = PutAway(key="red/3", path=letter.path, reason="why")
+    letter = WriteDeadLetter(key="red/3", path=Path("/letters/red__3.json"), data=b"{}", reason="why")
+    away = RemoveDeadLetter(key="red/3", path=letter.path, reason="why")
 
     assert (letter.holds(None), letter.holds(b"{}")) == (True, False)
     assert (away.holds(None), away.holds(b"{}")) == (False, True)

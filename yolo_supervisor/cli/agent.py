@@ -7,15 +7,17 @@ from datetime import UTC, datetime
 import click
 
 from yolo_supervisor import config as configuration
-from yolo_supervisor.actions import Forget, Register
-from yolo_supervisor.cli import EX_NO, EX_TEMPFAIL, Shared, fail, out, out_json, shared
-from yolo_supervisor.cli.view import View
+from yolo_supervisor.actions.agents import Forget, Register
+from yolo_supervisor.cli.context import EX_NO, EX_TEMPFAIL, Shared, fail, out, out_json, shared
+from yolo_supervisor.cli.project_view import ProjectView
 from yolo_supervisor.config import Config
-from yolo_supervisor.formats import claude, supervisor, yolo
-from yolo_supervisor.processes import RefusalCode
-from yolo_supervisor.records import Agent
-from yolo_supervisor.store import Outcome, Store
-from yolo_supervisor.tmux import pane_of
+from yolo_supervisor.formats import claude
+from yolo_supervisor.formats import own as own_files
+from yolo_supervisor.formats.plugin import agents as plugin_agents
+from yolo_supervisor.models import Agent
+from yolo_supervisor.store.store import Outcome, Store
+from yolo_supervisor.system.processes import RefusalCode
+from yolo_supervisor.system.tmux import pane_of
 
 
 @click.group()
@@ -41,7 +43,7 @@ def list_agents(options: Shared) -> None:
       yolo-supervisor agent list --json
     """
     project = options.project()
-    agents = View(project, _config(options)).agents_json()
+    agents = ProjectView(project, _config(options)).agents_json()
     if options.json:
         out_json({"version": 1, "project": str(project), "agents": agents})
         return
@@ -68,12 +70,12 @@ def register(options: Shared, pid: int, role: str, name: str | None, team: str |
     Example:
       yolo-supervisor agent register --pid 4711 --role dev --name dev-1 --team my-team
     """
-    if not yolo.is_pid(pid):
+    if not plugin_agents.is_pid(pid):
         raise click.UsageError(f"--pid {pid}: that is no process anybody could register")
     if not role.strip() or (name is not None and not name.strip()):
         raise click.UsageError("--role and --name must not be empty")
     project = options.project()
-    view = View(project, _config(options))
+    view = ProjectView(project, _config(options))
     process = view.processes.identify(pid)
     if process is None:
         fail(EX_NO, f"there is no process {pid}")
@@ -83,27 +85,27 @@ def register(options: Shared, pid: int, role: str, name: str | None, team: str |
     name = name or role
     ident = f"{name}@{team}" if team else name
     try:
-        environment = view.processes.kernel.environment(pid)
+        environment = view.processes.backend.environment(pid)
     except OSError:
         environment = {}
     view.store.open()
     agent = Agent(
         id=ident,
         name=name,
-        role=yolo.normal_role(role),
+        role=plugin_agents.normal_role(role),
         team=team,
         source="registered",
-        since=datetime.fromtimestamp(view.processes.kernel.started_at(process.started), UTC),
+        since=datetime.fromtimestamp(view.processes.backend.started_at(process.started), UTC),
         process=process,
         pid=pid,
         pane=pane_of(environment),
         claude_dir=claude.config_dir(environment),
-        home=view.roster.home(),
+        home=view.registry.home(),
     )
-    known = [other for other in view.roster.records() if other.process == process and other.lead is None]
+    known = [other for other in view.registry.records() if other.process == process and other.lead is None]
     action = Register(
         key=ident,
-        path=view.store.paths.agents / supervisor.agent_file(agent),
+        path=view.store.paths.agents / own_files.agent_file(agent),
         agent=agent,
         reason="a person or a script registered it",
         evidence={"pid": pid, "started": process.started, "boot": process.boot, "role": role, "team": team},
@@ -130,8 +132,8 @@ def forget(options: Shared, ident: str) -> None:
     Example:
       yolo-supervisor agent forget dev-1@my-team
     """
-    view = View(options.project(), _config(options))
-    found = [agent for agent in view.roster.records() if agent.id == ident]
+    view = ProjectView(options.project(), _config(options))
+    found = [agent for agent in view.registry.records() if agent.id == ident]
     if not found:
         fail(EX_NO, f"no agent {ident} is registered: yolo-supervisor agent list shows those that are")
     view.store.open()
@@ -145,6 +147,6 @@ def _config(options: Shared) -> Config:
 
 
 def _forget(store: Store, agent: Agent, reason: str) -> None:
-    path = store.paths.agents / supervisor.agent_file(agent)
+    path = store.paths.agents / own_files.agent_file(agent)
     if store.commit(Forget(key=agent.id, path=path, reason=reason), "cli") is Outcome.BUSY:
         fail(EX_TEMPFAIL, "the store is being written to: try again")

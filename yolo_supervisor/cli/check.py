@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from yolo_supervisor.cli import Shared, out, out_json, shared
+from yolo_supervisor.cli.context import Shared, out, out_json, shared
 
 
 @click.command()
@@ -25,14 +25,15 @@ def command(options: Shared) -> None:
     import anyio
 
     from yolo_supervisor import config as configuration
-    from yolo_supervisor.actions import Count, Keep
-    from yolo_supervisor.cli.view import View
+    from yolo_supervisor.actions.flags import CountOutcomes
+    from yolo_supervisor.actions.state import SaveVersion
+    from yolo_supervisor.cli.project_view import ProjectView
 
     project = options.project()
-    view = View(project, configuration.load(project, options.config))
+    view = ProjectView(project, configuration.load(project, options.config))
     actions: list[dict[str, Any]] = []
     for watcher in view.watchers():
-        for remedy in anyio.run(watcher.tick, view.now):
+        for remediation in anyio.run(watcher.tick, view.now):
             actions += [
                 {
                     "by": watcher.name,
@@ -42,8 +43,8 @@ def command(options: Shared) -> None:
                     "reason": action.reason,
                     "evidence": dict(action.evidence),
                 }
-                for action in remedy
-                if not isinstance(action, Keep | Count)
+                for action in remediation
+                if not isinstance(action, SaveVersion | CountOutcomes)
             ]
     if options.json:
         out_json({"version": 1, "project": str(project), "mode": view.config.mode, "actions": actions})

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from yolo_supervisor.cli import Shared, shared
+from yolo_supervisor.cli.context import Shared, shared
 from yolo_supervisor.commits.fast_path import CommandLine
 
 

@@ -7,13 +7,14 @@ from typing import Any
 
 import click
 
-from yolo_supervisor.cli import EX_NO, Shared, entries, fail, out, out_json, shared
-from yolo_supervisor.files import Disk, glance
-from yolo_supervisor.folder import names
+from yolo_supervisor.cli.context import EX_NO, Shared, entries, fail, out, out_json, shared
 from yolo_supervisor.formats.crash_report import StoredReport, load
 from yolo_supervisor.formats.transcripts import moment
-from yolo_supervisor.journal import refuse_newer
-from yolo_supervisor.store import Paths
+from yolo_supervisor.fs.changes import names
+from yolo_supervisor.fs.read import read_or_none
+from yolo_supervisor.store.disk import Disk
+from yolo_supervisor.store.journal import refuse_newer
+from yolo_supervisor.store.paths import Paths
 
 BRIEF = ("id", "at", "agent", "class", "confidence", "why")
 """The keys of a report that ``crash list --json`` prints."""
@@ -102,13 +103,13 @@ def _section(title: str, lines: Sequence[object]) -> None:
 def _reports(paths: Paths) -> list[StoredReport]:
     """All readable reports, the oldest first. Raises TooNew if a newer version has written them."""
     refuse_newer(Disk(), paths.folder)
-    loaded = (load(glance(paths.crashes / name) or b"") for name in names(paths.crashes) if name[0] != ".")
+    loaded = (load(read_or_none(paths.crashes / name) or b"") for name in names(paths.crashes) if name[0] != ".")
     return sorted((report for report in loaded if report is not None), key=lambda report: report.at)
 
 
 def _story(paths: Paths, report: StoredReport) -> list[dict[str, Any]]:
     """The journal entries about this death, and about the tasks of the agent."""
-    from yolo_supervisor.journal import History
+    from yolo_supervisor.store.history import History
 
     history = entries(History(paths.journal))
     about = [entry for entry in history if entry["evidence"].get("report") == report.ident]

@@ -7,15 +7,17 @@ from typing import Any, NoReturn
 
 import click
 
-from yolo_supervisor.actions import Edit, GiveUp, PutAway, Redrive
-from yolo_supervisor.cli import EX_NO, EX_TEMPFAIL, Shared, entries, fail, out, out_json, shared
-from yolo_supervisor.cli.view import View, view_of
-from yolo_supervisor.files import glance
-from yolo_supervisor.formats import load_object, yolo
-from yolo_supervisor.journal import History
-from yolo_supervisor.queue import letter_file
-from yolo_supervisor.records import Task
-from yolo_supervisor.store import Outcome
+from yolo_supervisor.actions.base import Edit
+from yolo_supervisor.actions.tasks import DropTask, Redrive, RemoveDeadLetter
+from yolo_supervisor.cli.context import EX_NO, EX_TEMPFAIL, Shared, entries, fail, out, out_json, shared
+from yolo_supervisor.cli.project_view import ProjectView, project_view
+from yolo_supervisor.formats.json import load_object
+from yolo_supervisor.formats.plugin import execution_state
+from yolo_supervisor.fs.read import read_or_none
+from yolo_supervisor.models import Task
+from yolo_supervisor.policy.retry import letter_file
+from yolo_supervisor.store.history import History
+from yolo_supervisor.store.store import Outcome
 
 
 @click.group()
@@ -40,7 +42,7 @@ def list_letters(options: Shared) -> None:
     Example:
       yolo-supervisor dead-letter list --json
     """
-    view = view_of(options)
+    view = project_view(options)
     letters = [{"id": each["id"], "subject": each.get("subject"), "why": each.get("why")} for each in _letters(view)]
     if options.json:
         out_json({"version": 1, "project": str(view.project), "dead_letters": letters})
@@ -62,7 +64,7 @@ def show(options: Shared, ident: str) -> None:
     Example:
       yolo-supervisor dead-letter show my-team/3
     """
-    view = view_of(options)
+    view = project_view(options)
     letter = _letter(view, ident)
     told = [
         entry for entry in entries(History(view.store.paths.journal)) if entry["action"] not in ("told", "put_away")
@@ -91,7 +93,7 @@ def redrive(options: Shared, ident: str) -> None:
     Example:
       yolo-supervisor dead-letter redrive my-team/3
     """
-    view = view_of(options)
+    view = project_view(options)
     letter = _letter(view, ident)
     task = _task(letter)
     view.store.open()
@@ -118,13 +120,13 @@ def drop(options: Shared, ident: str) -> None:
     Example:
       yolo-supervisor dead-letter drop my-team/3
     """
-    view = view_of(options)
+    view = project_view(options)
     task = _task(_letter(view, ident))
     view.store.open()
-    there = glance(task.path) is not None
+    there = read_or_none(task.path) is not None
     outcome = Outcome.DONE
-    if task.list != yolo.EXECUTION_STATE:
-        outcome = _commit(view, GiveUp(key=task.id, task=task, reason="a person gave it up"))
+    if task.list != execution_state.EXECUTION_STATE:
+        outcome = _commit(view, DropTask(key=task.id, task=task, reason="a person gave it up"))
     _remove(view, task, "a person gave it up")
     if outcome is Outcome.STALE and there:
         _not_any_more(task)
@@ -132,27 +134,27 @@ def drop(options: Shared, ident: str) -> None:
     out_json(answer) if options.json else out(f"{task.id}: dropped")
 
 
-def _remove(view: View, task: Task, why: str) -> None:
+def _remove(view: ProjectView, task: Task, why: str) -> None:
     path = _folder(view) / letter_file(task.id)
-    _commit(view, PutAway(key=task.id, path=path, reason=why))
+    _commit(view, RemoveDeadLetter(key=task.id, path=path, reason=why))
 
 
 def _not_any_more(task: Task) -> NoReturn:
     fail(EX_NO, f"{task.id} was not set aside any more: it is left as it is, and the letter is put away")
 
 
-def _commit(view: View, action: Edit) -> Outcome:
+def _commit(view: ProjectView, action: Edit) -> Outcome:
     if (outcome := view.store.commit(action, "cli")) is Outcome.BUSY:
         fail(EX_TEMPFAIL, f"{action.key} is being written to: try again")
     return outcome
 
 
-def _letters(view: View) -> list[dict[str, Any]]:
+def _letters(view: ProjectView) -> list[dict[str, Any]]:
     """The stories of all that is set aside; of one whose story cannot be read, what the task itself tells.
 
     A story without a dead letter is left by a task that was finished, or taken up, in the last moment.
     """
-    found = [load_object(glance(path) or b"") for path in sorted(_folder(view).glob("*.json"))]
+    found = [load_object(read_or_none(path) or b"") for path in sorted(_folder(view).glob("*.json"))]
     stories = {each["id"]: each for each in found if each is not None and isinstance(each.get("id"), str)}
     aside = view.store.journal.memory.set_aside
     for task in view.tasks():
@@ -164,7 +166,7 @@ def _letters(view: View) -> list[dict[str, Any]]:
     return [stories[ident] for ident in sorted(stories) if ident in aside]
 
 
-def _letter(view: View, ident: str) -> dict[str, Any]:
+def _letter(view: ProjectView, ident: str) -> dict[str, Any]:
     found = [each for each in _letters(view) if ident in (each["id"], each["id"].rpartition("/")[2])]
     if len(found) != 1:
         several = f"{ident} may be {' or '.join(each['id'] for each in found)}: say which"
@@ -185,5 +187,5 @@ def _task(letter: dict[str, Any]) -> Task:
     )
 
 
-def _folder(view: View) -> Path:
+def _folder(view: ProjectView) -> Path:
     return view.store.paths.folder / "dead-letters"

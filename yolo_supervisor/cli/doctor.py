@@ -19,16 +19,21 @@ import click
 
 from yolo_supervisor import __version__
 from yolo_supervisor import config as configuration
-from yolo_supervisor.actions import Repair
-from yolo_supervisor.cli import EX_NO, Shared, out, out_json, shared
-from yolo_supervisor.cli.view import View
+from yolo_supervisor.actions.state import Repair
+from yolo_supervisor.cli.context import EX_NO, Shared, out, out_json, shared
+from yolo_supervisor.cli.project_view import ProjectView
 from yolo_supervisor.config import ConfigError
-from yolo_supervisor.files import Busy, Disk, TooNew, folder_lock, glance
-from yolo_supervisor.formats import yolo
-from yolo_supervisor.processes import watchable
-from yolo_supervisor.service import endangered
-from yolo_supervisor.tmux import ask_now
-from yolo_supervisor.units import Systemd, lingers, user_name
+from yolo_supervisor.formats import plugin
+from yolo_supervisor.formats.plugin import agents as plugin_agents
+from yolo_supervisor.formats.plugin import config as plugin_config
+from yolo_supervisor.fs.read import read_or_none
+from yolo_supervisor.fs.trust import TooNew
+from yolo_supervisor.service.manager import Systemd, lingers, user_name
+from yolo_supervisor.service.notify import endangered
+from yolo_supervisor.store.disk import Disk
+from yolo_supervisor.store.locks import Busy, folder_lock
+from yolo_supervisor.system.death_watch import watchable
+from yolo_supervisor.system.tmux import ask_now
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ def command(options: Shared, fix: bool) -> None:
     else:
         findings.append(Finding("well", "the configuration is valid"))
         try:
-            view = View(project, config)
+            view = ProjectView(project, config)
             for found in (_store(view, fix), _service(view), _plugin(view, fix), _team(view), _servers(view)):
                 findings += found
         except TooNew as error:
@@ -104,7 +109,7 @@ def _installation() -> Iterator[Finding]:
         yield Finding("note", "there are no pidfds here: deaths are seen at the next look")
 
 
-def _store(view: View, fix: bool) -> Iterator[Finding]:
+def _store(view: ProjectView, fix: bool) -> Iterator[Finding]:
     folder = view.store.paths.folder
     if not folder.exists():
         yield Finding("note", f"{view.project} was never supervised", "yolo-supervisor run")
@@ -154,7 +159,7 @@ def _store(view: View, fix: bool) -> Iterator[Finding]:
         yield Finding("note", "no daemon is running here", "yolo-supervisor run")
 
 
-def _service(view: View) -> Iterator[Finding]:
+def _service(view: ProjectView) -> Iterator[Finding]:
     """The daemon under the service manager: what its end, or the user's logout, would do."""
     again = "stop it, and start it again"
     holder = view.holder()
@@ -182,8 +187,8 @@ def _service(view: View) -> Iterator[Finding]:
     if _crowded(holder.process.pid):
         why = "the daemon has no file descriptors to spare for more agents: their deaths are seen at a look only"
         yield Finding("note", why, "raise LimitNOFILE= of the service, or ulimit -Hn, and start it again")
-    agents = {process.pid for process in view.census.agents}
-    for pid, what in endangered(view.processes.kernel, holder.process.pid, agents):
+    agents = {process.pid for process in view.scanner.agents}
+    for pid, what in endangered(view.processes.backend, holder.process.pid, agents):
         yield Finding(
             "problem", f"{what} {pid} was started inside the supervisor's own service: it would be killed with that",
             "start tmux in a login, or by yolo-tmux@.service; until it has moved, do not stop the service",
@@ -199,28 +204,28 @@ def _crowded(daemon: int) -> bool:
     return False
 
 
-def _plugin(view: View, fix: bool) -> Iterator[Finding]:
+def _plugin(view: ProjectView, fix: bool) -> Iterator[Finding]:
     planning = view.store.paths.planning
     if not planning.is_dir():
-        yield Finding("note", f"{view.project} is not used with the YOLO plugin (no {yolo.PLANNING})")
+        yield Finding("note", f"{view.project} is not used with the YOLO plugin (no {plugin.PLANNING})")
         return
-    for lock in (yolo.PID_LOCK, planning / ".active-agent-count.lock"):
+    for lock in (plugin_agents.PID_LOCK, planning / ".active-agent-count.lock"):
         try:
             age_s = time.time() - lock.lstat().st_mtime
         except FileNotFoundError:
             continue
-        if age_s > yolo.PID_LOCK_STALE_S:
+        if age_s > plugin_agents.PID_LOCK_STALE_S:
             fixed = fix and _break(lock)
             yield Finding(
                 "problem", f"{lock} was left by a hook that was killed {age_s:.0f} s ago: it blocks every registration",
                 f"rmdir {lock}", fixed,
             )  # fmt: skip
-    wishes = yolo.wishes(glance(planning / "config.json") or b"")
-    for (wish, needed), vain in yolo.IN_VAIN.items():
+    wishes = plugin_config.wishes(read_or_none(planning / "config.json") or b"")
+    for (wish, needed), vain in plugin_config.IN_VAIN.items():
         if wishes.get(wish) and not wishes.get(needed):
             yield Finding("note", f"{wish} is on while {needed} is off: {vain}", f"switch {needed} on in config.json")
-    words = (glance(planning / ".agent-pids") or b"").split()
-    impossible = [w for w in words if not (w.isdigit() and len(w) < 12 and yolo.is_pid(int(w)))]
+    words = (read_or_none(planning / ".agent-pids") or b"").split()
+    impossible = [w for w in words if not (w.isdigit() and len(w) < 12 and plugin_agents.is_pid(int(w)))]
     if impossible:
         shown = ", ".join(word.decode("utf-8", "replace")[:20] for word in impossible[:5])
         yield Finding("problem", f".agent-pids holds what is no pid ({shown}): other programs may signal the wrong "
@@ -241,7 +246,7 @@ def _plugin(view: View, fix: bool) -> Iterator[Finding]:
             )
 
 
-def _team(view: View) -> Iterator[Finding]:
+def _team(view: ProjectView) -> Iterator[Finding]:
     agents = view.agents_json()
     states = [agent["state"] for agent in agents]
     told = ", ".join(f"{states.count(s)} {s}" for s in ("alive", "dead", "unknown") if s in states)
@@ -252,7 +257,7 @@ def _team(view: View) -> Iterator[Finding]:
         )
 
 
-def _servers(view: View) -> Iterator[Finding]:
+def _servers(view: ProjectView) -> Iterator[Finding]:
     """The tmux servers that agents live in, where they cannot be asked: of their sessions nothing is known then."""
     placed = view.sessions().placed(view.now)
     servers = {(agent.pane.socket, agent.pane.server_pid) for agent in placed if agent.pane}
@@ -272,20 +277,22 @@ def _servers(view: View) -> Iterator[Finding]:
 def _break(lock: Path) -> bool:
     """Remove an abandoned lock the way its next holder would."""
     try:
-        with folder_lock(Disk(), lock, yolo.PID_LOCK_STALE_S):
+        with folder_lock(Disk(), lock, plugin_agents.PID_LOCK_STALE_S):
             return True
     except (Busy, OSError):
         return False
 
 
-def _repair(view: View) -> bool:
+def _repair(view: ProjectView) -> bool:
     from yolo_supervisor.watchers.agents import decide
 
     view.store.open()
     look = view.agents.look(view.now)
-    remedies = decide(look, view.store.paths.agents, view.config.processes.grace_s, view.config.agents.mass_death_min)
-    for remedy in remedies:
-        for action in remedy:
-            if isinstance(action, Repair) and len(remedy) == 1:
+    remediations = decide(
+        look, view.store.paths.agents, view.config.processes.grace_s, view.config.agents.mass_death_min
+    )
+    for remediation in remediations:
+        for action in remediation:
+            if isinstance(action, Repair) and len(remediation) == 1:
                 view.store.commit(action, "cli")
     return not view.agents.look(view.now).dangling

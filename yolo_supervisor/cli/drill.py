@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from yolo_supervisor.cli import EX_NO, EX_UNAVAILABLE, Shared, fail, out, out_json, shared
+from yolo_supervisor.cli.context import EX_NO, EX_UNAVAILABLE, Shared, fail, out, out_json, shared
 
 
 @click.command()
@@ -38,8 +38,8 @@ def command(options: Shared, faults: str | None, rounds: int, seed: int | None) 
     from libtmux.exc import LibTmuxException
 
     from yolo_supervisor.drill.faults import FAULTS
-    from yolo_supervisor.drill.rounds import Round, play
-    from yolo_supervisor.drill.scene import scene
+    from yolo_supervisor.drill.sandbox import scene
+    from yolo_supervisor.drill.trial import Round, play
 
     names = [name.strip() for name in faults.split(",")] if faults else list(FAULTS)
     if unknown := [name for name in names if name not in FAULTS]:

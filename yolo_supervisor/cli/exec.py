@@ -11,11 +11,14 @@ from pathlib import Path
 
 import click
 
-from yolo_supervisor.cli import Shared, fail, printable, shared
-from yolo_supervisor.files import Busy, Refused, glance
-from yolo_supervisor.formats import yolo
-from yolo_supervisor.kernel import adopt_orphans
+from yolo_supervisor.cli.context import Shared, fail, printable, shared
+from yolo_supervisor.formats import plugin
+from yolo_supervisor.formats.plugin import config as plugin_config
+from yolo_supervisor.fs.read import read_or_none
+from yolo_supervisor.fs.trust import Refused
+from yolo_supervisor.store.locks import Busy
 from yolo_supervisor.system.subprocesses import AttachedRun, run_attached
+from yolo_supervisor.system.subreaper import adopt_orphans
 
 TIMED_OUT, NOT_EXECUTABLE, NOT_FOUND = 124, 126, 127
 """Exit codes, as of ``timeout`` and of shells."""
@@ -54,7 +57,7 @@ def command(options: Shared, limit_s: float | None, retries: int, argv: tuple[st
     if limit_s is not None and math.isnan(limit_s):  # FloatRange accepts nan
         raise click.BadParameter("nan is not a number of seconds", param_hint="'--timeout'")
     project = options.project()
-    limit_s = limit_s or yolo.command_limit_s(glance(project / yolo.PLANNING / "config.json") or b"")
+    limit_s = limit_s or plugin_config.command_limit_s(read_or_none(project / plugin.PLANNING / "config.json") or b"")
     adopt_orphans()
     _restore_locale()
     runs: list[AttachedRun] = []
@@ -82,7 +85,7 @@ def command(options: Shared, limit_s: float | None, retries: int, argv: tuple[st
 
 def _restore_locale() -> None:
     """Give the command the original ``LC_CTYPE``: Python changes it in the C locale (PEP 538)."""
-    environ = glance(Path("/proc/self/environ"))  # as it was when this process started
+    environ = read_or_none(Path("/proc/self/environ"))  # as it was when this process started
     if environ is None or "LC_CTYPE" not in os.environ:
         return
     original = {name: value for name, _, value in (line.partition(b"=") for line in environ.split(b"\0"))}
@@ -103,15 +106,17 @@ def _report_timeout(project: Path, argv: tuple[str, ...], run: AttachedRun, is_r
     summary = ", ".join(f"{count} {how}" for how, count in counts.items() if count) or "all had exited"
     text = f"{shlex.join(argv)}: time limit of {run.limit_s:g} s exceeded; processes: {summary}"
     click.echo(f"yolo-supervisor: {printable(text)}{'; retrying' if is_retried else ''}", err=True)
-    if not (project / yolo.PLANNING).is_dir():
+    if not (project / plugin.PLANNING).is_dir():
         return
-    from yolo_supervisor.actions import Overran  # most commands end in time and do not pay for this import
-    from yolo_supervisor.store import note_down
+    from yolo_supervisor.actions.circuits import (
+        CommandTimedOut,  # most commands end in time and do not pay for this import
+    )
+    from yolo_supervisor.store.store import write_note
 
     pids = [process.pid for process in (*ending.terminated, *ending.killed, *ending.survived)]
     evidence = {"command": list(argv), "limit_s": run.limit_s, **counts, "pids": pids}
-    note = Overran(key=argv[0], reason=f"it exceeded its time limit of {run.limit_s:g} s", evidence=evidence)
+    note = CommandTimedOut(key=argv[0], reason=f"it exceeded its time limit of {run.limit_s:g} s", evidence=evidence)
     try:
-        note_down(project, note, "cli")
+        write_note(project, note, "cli")
     except (OSError, Busy, Refused) as error:
         click.echo(f"yolo-supervisor: cannot write the journal: {error}", err=True)

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from yolo_supervisor.cli import EX_NO, KINDS, Shared, entries, fail, out, out_json, shared
-from yolo_supervisor.records import from_iso
+from yolo_supervisor.cli.context import EX_NO, KINDS, Shared, entries, fail, out, out_json, shared
+from yolo_supervisor.models import from_iso
 
 
 @click.command()
@@ -24,8 +24,8 @@ def command(options: Shared, kind: str, key: str) -> None:
       yolo-supervisor explain agent dev-1@session-85d6cfb4
     """
     from yolo_supervisor.cli.history import matches
-    from yolo_supervisor.journal import History
-    from yolo_supervisor.store import Paths
+    from yolo_supervisor.store.history import History
+    from yolo_supervisor.store.paths import Paths
 
     project = options.project()
     story = [

@@ -8,14 +8,15 @@ from typing import Any
 
 import click
 
-from yolo_supervisor.actions import Disable, Enable, FoundOn
-from yolo_supervisor.cli import EX_DATAERR, EX_NO, EX_TEMPFAIL, Shared, fail, out, out_json, shared
-from yolo_supervisor.cli.view import View, view_of
+from yolo_supervisor.actions.flags import Disable, Enable, FlagFoundOn
+from yolo_supervisor.cli.context import EX_DATAERR, EX_NO, EX_TEMPFAIL, Shared, fail, out, out_json, shared
+from yolo_supervisor.cli.project_view import ProjectView, project_view
 from yolo_supervisor.clock import until_next
-from yolo_supervisor.flags import Flag
-from yolo_supervisor.formats import load_object, yolo
-from yolo_supervisor.records import iso
-from yolo_supervisor.store import Outcome
+from yolo_supervisor.formats.json import load_object
+from yolo_supervisor.formats.plugin import config as plugin_config
+from yolo_supervisor.inventory.flag_outcomes import Flag
+from yolo_supervisor.models import iso
+from yolo_supervisor.store.store import Outcome
 
 BARS = "▁▂▃▄▅▆▇█"
 
@@ -51,7 +52,7 @@ def list_flags(options: Shared) -> None:
     Example:
       yolo-supervisor flag list --json | jq '.flags[] | select(.verdict == "disabled")'
     """
-    view = view_of(options)
+    view = project_view(options)
     look = view.flags.look(view.now)
     next_at = _next_look(view)
     rows = [
@@ -79,7 +80,7 @@ def list_flags(options: Shared) -> None:
     out(f"next look: {next_at}" if next_at else "no daemon is running: nothing is switched off. yolo-supervisor run")
 
 
-def _next_look(view: View) -> str | None:
+def _next_look(view: ProjectView) -> str | None:
     """When the daemon looks at the latest: what is recorded makes it look at once. None if there is none."""
     if view.holder() is None:
         return None
@@ -129,7 +130,7 @@ def record(options: Shared, name: str, outcome: str) -> None:
       yolo-supervisor flag record v3_smart_routing ok
       route || yolo-supervisor flag record v3_smart_routing error
     """
-    view = view_of(options)
+    view = project_view(options)
     view.store.open()
     flag = view.flags.record(name, outcome == "error")
     rate = flag.errors / flag.samples
@@ -169,7 +170,7 @@ def disable(options: Shared, name: str) -> None:
 
 
 def _switch(options: Shared, name: str, on: bool) -> None:
-    view = view_of(options)
+    view = project_view(options)
     path = view.store.paths.planning / "config.json"
     switches = _switches(view)
     if name not in switches:
@@ -184,7 +185,7 @@ def _switch(options: Shared, name: str, on: bool) -> None:
         if outcome is Outcome.BUSY or (outcome is Outcome.STALE and _switches(view).get(name) is not on):
             fail(EX_TEMPFAIL, f"{path} is being written to: try again")
     elif on:
-        view.store.note(FoundOn(key=name, reason="a person wants it to be judged anew"), "cli")
+        view.store.note(FlagFoundOn(key=name, reason="a person wants it to be judged anew"), "cli")
     vain = _in_vain({**_switches(view), name: on}, name)
     result = "enabled" if on else "disabled"
     answer = {"result": result, "name": name, "notes": vain}
@@ -194,7 +195,7 @@ def _switch(options: Shared, name: str, on: bool) -> None:
             click.echo(f"yolo-supervisor: note: {text}", err=True)
 
 
-def _switches(view: View) -> dict[str, bool]:
+def _switches(view: ProjectView) -> dict[str, bool]:
     """The switches in the plugin's configuration; ends the program where it cannot be read."""
     path = view.store.paths.planning / "config.json"
     data = view.store.disk.read(path)
@@ -202,12 +203,12 @@ def _switches(view: View) -> dict[str, bool]:
         fail(EX_NO, f"there is no {path}: nothing was written")
     if load_object(data) is None:
         fail(EX_DATAERR, f"{path} cannot be read, so nothing was written: yolo-supervisor state verify tells more")
-    return yolo.wishes(data)
+    return plugin_config.wishes(data)
 
 
 def _in_vain(switches: dict[str, bool], name: str) -> list[str]:
     return [
         f"{wish} is on while {needed} is off: {vain}"
-        for (wish, needed), vain in yolo.IN_VAIN.items()
+        for (wish, needed), vain in plugin_config.IN_VAIN.items()
         if name in (wish, needed) and switches.get(wish) and not switches.get(needed)
     ]

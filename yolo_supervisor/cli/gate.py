@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 import anyio
 import click
 
-from yolo_supervisor.cli import EX_DATAERR, EX_NO, Shared, fail, out, out_json, printable, shared
-from yolo_supervisor.cli.view import View, view_of
-from yolo_supervisor.files import read
-from yolo_supervisor.formats import load_object
-from yolo_supervisor.gates import Answer, Gates, Question, Repair
+from yolo_supervisor.cli.context import EX_DATAERR, EX_NO, Shared, fail, out, out_json, printable, shared
+from yolo_supervisor.cli.project_view import ProjectView, project_view
+from yolo_supervisor.formats.json import load_object
+from yolo_supervisor.fs.read import read
+from yolo_supervisor.gates.gates import Answer, Gates, Question, Repair
 
 T = TypeVar("T")
 
@@ -56,7 +56,7 @@ def check(options: Shared, gate: str, phase: int, plan: int, task: str) -> None:
     Example:
       yolo-supervisor gate check required_checks 1 2 3 && git commit
     """
-    gates = _gates(view_of(options))
+    gates = _gates(project_view(options))
     answer = _heeding(lambda: gates.ask(Question(gate=gate, phase=phase, plan=plan, task=task)))
     if options.json:
         out_json(_as_json(answer))
@@ -84,7 +84,7 @@ def repair(options: Shared, gate: str, phase: int, plan: int, task: str) -> None
       yolo-supervisor gate repair contract_compliance 1 2 3
       yolo-supervisor gate repair required_checks 01 02 3 --json
     """
-    gates = _gates(view_of(options))
+    gates = _gates(project_view(options))
     outcome = _heeding(lambda: gates.repair(Question(gate=gate, phase=phase, plan=plan, task=task)))
     if outcome.untold is not None:
         click.echo(f"yolo-supervisor: nobody could be told: {printable(outcome.untold)}", err=True)
@@ -118,7 +118,7 @@ def _repair_as_json(outcome: Repair) -> dict[str, Any]:
     return _as_json(outcome.answer) | told | {key: value for key, value in more.items() if value is not None}
 
 
-def _gates(view: View) -> Gates:
+def _gates(view: ProjectView) -> Gates:
     """Ends the program if the plugin's ``config.json`` is broken: it does not say then whether there are any gates."""
     path = view.store.paths.planning / "config.json"
     data = read(path)

@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from yolo_supervisor.cli import KINDS, Shared, entries, out, out_json, shared
-from yolo_supervisor.records import from_iso
+from yolo_supervisor.cli.context import KINDS, Shared, entries, out, out_json, shared
+from yolo_supervisor.models import from_iso
 
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -44,8 +44,8 @@ def command(options: Shared, kind: str | None, key: str | None, since: str | Non
       yolo-supervisor history task dev/3
       yolo-supervisor history --json --follow | jq -c .reason
     """
-    from yolo_supervisor.journal import History
-    from yolo_supervisor.store import Paths
+    from yolo_supervisor.store.history import History
+    from yolo_supervisor.store.paths import Paths
 
     project = options.project()
     from_then = since_moment(since) if since else None

@@ -8,14 +8,14 @@ from typing import Any, NoReturn
 
 import click
 
-from yolo_supervisor.actions import Lend, Release
-from yolo_supervisor.cli import EX_NO, EX_TEMPFAIL, Shared, fail, keep_others_out, out, out_json, shared
-from yolo_supervisor.cli.view import View, view_of
-from yolo_supervisor.files import make_folder
-from yolo_supervisor.formats import yolo
-from yolo_supervisor.leases import Held
-from yolo_supervisor.records import iso
-from yolo_supervisor.store import Outcome
+from yolo_supervisor.actions.leases import GrantLease, Release
+from yolo_supervisor.cli.context import EX_NO, EX_TEMPFAIL, Shared, fail, keep_others_out, out, out_json, shared
+from yolo_supervisor.cli.project_view import ProjectView, project_view
+from yolo_supervisor.formats.plugin import leases as plugin_leases
+from yolo_supervisor.inventory.leases import Held
+from yolo_supervisor.models import iso
+from yolo_supervisor.store.atomic import make_folder
+from yolo_supervisor.store.store import Outcome
 
 SETTLE_S = 0.3
 """How long a lease that cannot be read is given to become one."""
@@ -42,7 +42,7 @@ RESOURCE = click.argument("resource")
 OWNER = click.option("--owner", required=True, help="Who holds it: the name of an agent.")
 TTL = click.option(
     "--ttl",
-    type=click.IntRange(1, yolo.MAX_TTL_S),
+    type=click.IntRange(1, plugin_leases.MAX_TTL_S),
     help="How long it holds, in seconds (default: task_lease_ttl_secs of the plugin's config.json, else 300).",
 )
 
@@ -100,7 +100,7 @@ def _lend(options: Shared, resource: str, owner: str, ttl: int | None, only_own:
     fail(EX_TEMPFAIL, f"the lease on {resource} changes hands all the time: try again")
 
 
-def _tell(options: Shared, action: Lend, owner: str, expires_at: str, view: View) -> None:
+def _tell(options: Shared, action: GrantLease, owner: str, expires_at: str, view: ProjectView) -> None:
     result = "acquired" if action.verb == "taken_over" else action.verb
     token = view.store.journal.memory.lent[str(action.path)]["token"]
     answer = {"result": result, "resource": action.key, "owner": owner, "expires_at": expires_at, "token": token}
@@ -163,7 +163,7 @@ def list_leases(options: Shared) -> None:
     Example:
       yolo-supervisor lease list --json
     """
-    view = view_of(options)
+    view = project_view(options)
     rows = [
         {
             "resource": held.lease.resource,
@@ -183,11 +183,11 @@ def list_leases(options: Shared) -> None:
         out("there are no leases")
 
 
-def _view(options: Shared, resource: str, owner: str) -> View:
+def _view(options: Shared, resource: str, owner: str) -> ProjectView:
     if not owner.strip():
         raise click.UsageError("--owner must not be empty")
     try:
-        yolo.lease_file(resource)
+        plugin_leases.lease_file(resource)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    return view_of(options)
+    return project_view(options)

@@ -8,8 +8,8 @@ import sys
 import anyio
 import click
 
-from yolo_supervisor.cli import EX_UNAVAILABLE, Shared, fail, shared
-from yolo_supervisor.formats.yolo import PLANNING
+from yolo_supervisor.cli.context import EX_UNAVAILABLE, Shared, fail, shared
+from yolo_supervisor.formats.plugin import PLANNING
 
 LAST_WRITE_S = 2.0
 """How long writing the last journal entries may take at the end."""
@@ -33,18 +33,19 @@ def command(options: Shared, argv: tuple[str, ...]) -> None:
     from yolo_supervisor import config as configuration
     from yolo_supervisor.clock import SystemClock
     from yolo_supervisor.formats.mcp import server_name
-    from yolo_supervisor.kernel import adopt_orphans, kernel
     from yolo_supervisor.mcp.circuit_breaker import CircuitBreaker
     from yolo_supervisor.mcp.journal_writer import JournalWriter
     from yolo_supervisor.mcp.relay import Relay
-    from yolo_supervisor.store import Store
+    from yolo_supervisor.store.store import Store
+    from yolo_supervisor.system.process_backend import backend
+    from yolo_supervisor.system.subreaper import adopt_orphans
 
     project = options.project()
     has_state = (project / PLANNING).is_dir()
     config = configuration.load(project if has_state else None, options.config)
     circuit_store, journal_store = (Store(project, lock_limit_s=s) if has_state else None for s in (1.0, 5.0))
     name = server_name(argv)
-    breaker = CircuitBreaker(argv, name, config.mcp, SystemClock(), kernel().boot(), circuit_store)
+    breaker = CircuitBreaker(argv, name, config.mcp, SystemClock(), backend().boot(), circuit_store)
     journal = JournalWriter(journal_store, name)
     adopt_orphans()
 

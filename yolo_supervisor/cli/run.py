@@ -12,8 +12,8 @@ from typing import Any
 
 import click
 
-from yolo_supervisor.cli import EX_NO, Named, Shared, fail, keep_others_out, shared
-from yolo_supervisor.formats.yolo import PLANNING
+from yolo_supervisor.cli.context import EX_NO, Named, Shared, fail, keep_others_out, shared
+from yolo_supervisor.formats.plugin import PLANNING
 
 
 @click.command()
@@ -36,7 +36,8 @@ def command(options: Shared, observe: bool, log_format: str | None, log_file: Pa
         faulthandler.enable()  # the watchdog's SIGABRT, or a segmentation fault, says where it was
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it asks for a reload, never for the end, this early neither
     from yolo_supervisor import config as configuration
-    from yolo_supervisor import daemon, log
+    from yolo_supervisor import log
+    from yolo_supervisor.daemon import daemon
 
     for project in options.projects:
         if not project.is_dir():

@@ -13,9 +13,9 @@ from typing import Any
 
 import click
 
-from yolo_supervisor.cli import EX_CONFIG, EX_NO, EX_UNAVAILABLE, Shared, fail, out, out_json, shared
-from yolo_supervisor.files import glance
-from yolo_supervisor.units import Manager, Refusal, Result, State, Systemd, lingers, put, take_away, user_name
+from yolo_supervisor.cli.context import EX_CONFIG, EX_NO, EX_UNAVAILABLE, Shared, fail, out, out_json, shared
+from yolo_supervisor.fs.read import read_or_none
+from yolo_supervisor.service.manager import Manager, Refusal, Result, State, Systemd, lingers, put, take_away, user_name
 
 RELOAD_LIMIT_S = 30.0
 
@@ -149,7 +149,9 @@ def status(options: Shared, system: bool, name: str) -> None:
         fail(EX_UNAVAILABLE, why)
     state = manager.state()
     stays = lingers(_me()) if isinstance(manager, Systemd) and not manager.user else None
-    changed = [str(path) for path, data in manager.files().items() if glance(path) != data] if state.installed else []
+    changed = (
+        [str(path) for path, data in manager.files().items() if read_or_none(path) != data] if state.installed else []
+    )
     if options.json:
         out_json(
             {
@@ -176,7 +178,7 @@ def status(options: Shared, system: bool, name: str) -> None:
 @command.command(hidden=True)
 def reload() -> None:
     """For the unit's ExecReload: ask the daemon to reload, and wait until it has."""
-    from yolo_supervisor.service import reload_and_wait
+    from yolo_supervisor.service.notify import reload_and_wait
 
     pid, folder = os.environ.get("MAINPID", ""), os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     if not pid.isdigit() or int(pid) <= 1 or not folder:
@@ -194,7 +196,7 @@ def reload() -> None:
 
 def _manager(system: bool, name: str) -> Manager:
     if sys.platform == "darwin":
-        from yolo_supervisor.units import Launchd
+        from yolo_supervisor.service.manager import Launchd
 
         if system or name:
             raise click.UsageError("launchd runs it as an agent of the user: leave out --system")

@@ -8,16 +8,17 @@ from typing import Any
 
 import click
 
-from yolo_supervisor.actions import Quarantine, Restore
-from yolo_supervisor.cli import EX_DATAERR, EX_NO, EX_TEMPFAIL, Shared, fail, out, out_json, shared
-from yolo_supervisor.cli.view import View, carry_out, view_of
-from yolo_supervisor.files import digest, read
-from yolo_supervisor.formats import load_object, yolo
-from yolo_supervisor.formats.snapshots import Snapshot
-from yolo_supervisor.records import iso
-from yolo_supervisor.snapshots import Snapshots
-from yolo_supervisor.store import Outcome
-from yolo_supervisor.watchers import Remedy
+from yolo_supervisor.actions.state import Quarantine, Restore
+from yolo_supervisor.cli.context import EX_DATAERR, EX_NO, EX_TEMPFAIL, Shared, fail, out, out_json, shared
+from yolo_supervisor.cli.project_view import ProjectView, carry_out, project_view
+from yolo_supervisor.formats.json import load_object
+from yolo_supervisor.formats.plugin import execution_state
+from yolo_supervisor.formats.plugin.snapshots import Snapshot
+from yolo_supervisor.fs.read import digest, read
+from yolo_supervisor.inventory.snapshots import Snapshots
+from yolo_supervisor.models import iso
+from yolo_supervisor.store.store import Outcome
+from yolo_supervisor.watchers.base import Remediation
 
 GIT_LIMIT_S = 2.0
 
@@ -45,16 +46,16 @@ def save(options: Shared, role: str | None) -> None:
     Example:
       yolo-supervisor snapshot save --role dev
     """
-    view = view_of(options)
+    view = project_view(options)
     state = _state(view)
     if state is None:
         fail(EX_DATAERR, "the execution state is missing or broken: yolo-supervisor state verify tells more")
     snapshots = Snapshots(view.store.paths)
     view.store.open()
-    remedy = snapshots.save(state, view.now, "manual", role, _commits(view.project))
-    if carry_out(view.store, remedy[:1]) is Outcome.BUSY or carry_out(view.store, remedy[1:]) is Outcome.BUSY:
+    remediation = snapshots.save(state, view.now, "manual", role, _commits(view.project))
+    if carry_out(view.store, remediation[:1]) is Outcome.BUSY or carry_out(view.store, remediation[1:]) is Outcome.BUSY:
         fail(EX_TEMPFAIL, "the store is being written to: try again")
-    path = remedy[0].path
+    path = remediation[0].path
     out_json({"result": "saved", "id": path.name, "path": str(path)}) if options.json else out(str(path))
 
 
@@ -68,7 +69,7 @@ def list_snapshots(options: Shared) -> None:
     Example:
       yolo-supervisor snapshot list --json
     """
-    view = view_of(options)
+    view = project_view(options)
     found = [_row(path, each) for path, each in reversed(Snapshots(view.store.paths).all())]
     if options.json:
         out_json({"version": 1, "project": str(view.project), "snapshots": found})
@@ -95,7 +96,7 @@ def restore(options: Shared, ident: str | None, role: str | None, phase: str | N
       yolo-supervisor snapshot restore --role dev --phase 3
       yolo-supervisor snapshot restore 3-20260224T110957.json
     """
-    view = view_of(options)
+    view = project_view(options)
     snapshots = Snapshots(view.store.paths)
     if ident is None:
         wanted = snapshots.best(phase, role or snapshots.active_role())
@@ -105,26 +106,26 @@ def restore(options: Shared, ident: str | None, role: str | None, phase: str | N
         fail(
             EX_NO, f"there is no such snapshot{f': {ident}' if ident else ''}; yolo-supervisor snapshot list shows all"
         )
-    path = view.store.paths.planning / yolo.STATE_FILE
+    path = view.store.paths.planning / execution_state.STATE_FILE
     before = read(path)
     state = _state(view)
     view.store.open()
     if before:
-        aside: Remedy
+        aside: Remediation
         if state is not None:
             aside = snapshots.save(state, view.now, f"before {wanted.name} was restored")[:1]
         else:
-            name = f"{yolo.STATE_FILE.lstrip('.')}-{str(digest(before))[:12]}"
+            name = f"{execution_state.STATE_FILE.lstrip('.')}-{str(digest(before))[:12]}"
             quarantine = view.store.paths.quarantine / name
             why = f"it is broken, and {wanted.name} is wanted in its place"
-            aside = (Quarantine(key=yolo.STATE_FILE, path=quarantine, data=before, reason=why),)
+            aside = (Quarantine(key=execution_state.STATE_FILE, path=quarantine, data=before, reason=why),)
         if carry_out(view.store, aside) is Outcome.BUSY:
             fail(EX_TEMPFAIL, "the store is being written to: try again")
     action = Restore(
-        key=yolo.STATE_FILE,
+        key=execution_state.STATE_FILE,
         path=path,
         judged=digest(before),
-        data=yolo.dump(wanted.state),
+        data=execution_state.dump(wanted.state),
         reason=f"a person wanted the snapshot {wanted.name}",
         evidence={"source": wanted.name},
     )
@@ -135,8 +136,8 @@ def restore(options: Shared, ident: str | None, role: str | None, phase: str | N
     out_json(answer) if options.json else out(f"restored {path} from {wanted.name}")
 
 
-def _state(view: View) -> dict[str, Any] | None:
-    data = read(view.store.paths.planning / yolo.STATE_FILE)
+def _state(view: ProjectView) -> dict[str, Any] | None:
+    data = read(view.store.paths.planning / execution_state.STATE_FILE)
     return load_object(data) if data is not None else None
 
 

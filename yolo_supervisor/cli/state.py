@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from yolo_supervisor.actions import Escalate
-from yolo_supervisor.cli import EX_NO, EX_TEMPFAIL, Shared, fail, out, out_json, shared
-from yolo_supervisor.cli.view import carry_out, view_of
-from yolo_supervisor.formats.integrity import FlawCode
-from yolo_supervisor.store import Outcome
+from yolo_supervisor.actions.base import Escalate
+from yolo_supervisor.cli.context import EX_NO, EX_TEMPFAIL, Shared, fail, out, out_json, shared
+from yolo_supervisor.cli.project_view import carry_out, project_view
+from yolo_supervisor.policy.file_integrity import FlawCode
+from yolo_supervisor.store.store import Outcome
 from yolo_supervisor.watchers.state import Broken, Look, decide
 
 
@@ -36,7 +36,7 @@ def verify(options: Shared) -> None:
       yolo-supervisor state verify
       yolo-supervisor state verify --json | jq '.files[] | select(.flaw)'
     """
-    view = view_of(options)
+    view = project_view(options)
     watcher = view.state()
     look = watcher.look(view.now, 0.0)
     flaws = {each.key: (each.flaw.text, _plan(each)) for each in look.broken}
@@ -89,13 +89,13 @@ def recover(options: Shared) -> None:
       yolo-supervisor state recover
       yolo-supervisor state recover --json
     """
-    view = view_of(options)
+    view = project_view(options)
     look = view.state().look(view.now, 0.0)
     view.store.open()
     view.store.recover()
     done: list[dict[str, Any]] = []
-    for remedy in decide(Look(broken=look.broken, unreadable=look.unreadable), view.store.paths.quarantine):
-        outcome, last = carry_out(view.store, remedy), remedy[-1]
+    for remediation in decide(Look(broken=look.broken, unreadable=look.unreadable), view.store.paths.quarantine):
+        outcome, last = carry_out(view.store, remediation), remediation[-1]
         if outcome is Outcome.BUSY:
             fail(EX_TEMPFAIL, f"{last.key} is being written to: try again")
         left = isinstance(last, Escalate) or outcome is Outcome.STALE

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from yolo_supervisor.cli import Shared, out, out_json, shared
+from yolo_supervisor.cli.context import Shared, out, out_json, shared
 
 
 @click.command()
@@ -21,11 +21,11 @@ def command(options: Shared) -> None:
       yolo-supervisor status --json | jq '.projects[0].agents'
     """
     from yolo_supervisor import config as configuration
-    from yolo_supervisor.cli.view import View
-    from yolo_supervisor.records import iso
+    from yolo_supervisor.cli.project_view import ProjectView
+    from yolo_supervisor.models import iso
 
     project = options.project()
-    view = View(project, configuration.load(project, options.config))
+    view = ProjectView(project, configuration.load(project, options.config))
     holder = view.holder()
     answer: dict[str, Any] = {
         "version": 1,
@@ -47,7 +47,7 @@ def command(options: Shared) -> None:
                         "owner": lease.owner,
                         "expires_at": iso(lease.expires_at) if lease.expires_at else None,
                     }
-                    for lease in view.roster.leases()
+                    for lease in view.registry.leases()
                 ],
                 "tasks": view.tasks_json(),
                 "dead_letters": len(view.store.journal.memory.set_aside),

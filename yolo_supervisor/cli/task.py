@@ -8,13 +8,14 @@ from typing import Any, NoReturn
 
 import click
 
-from yolo_supervisor.actions import AlertCode, Claim, Complete, Escalate, Hand, TaskEdit
-from yolo_supervisor.cli import EX_NO, EX_TEMPFAIL, Shared, fail, out, out_json, shared
-from yolo_supervisor.cli.view import View, view_of
-from yolo_supervisor.files import glance
+from yolo_supervisor.actions.base import AlertCode, Escalate
+from yolo_supervisor.actions.tasks import Claim, Complete, RequeueByHand, TaskEdit
+from yolo_supervisor.cli.context import EX_NO, EX_TEMPFAIL, Shared, fail, out, out_json, shared
+from yolo_supervisor.cli.project_view import ProjectView, project_view
 from yolo_supervisor.formats import tasks
-from yolo_supervisor.records import Task, iso
-from yolo_supervisor.store import Outcome
+from yolo_supervisor.fs.read import read_or_none
+from yolo_supervisor.models import Task, iso
+from yolo_supervisor.store.store import Outcome
 
 IDENT = click.argument("ident", metavar="ID")
 OWNER = click.option("--owner", required=True, help="Who works on it: the name of an agent.")
@@ -46,7 +47,7 @@ def list_tasks(options: Shared) -> None:
     Example:
       yolo-supervisor task list --json
     """
-    view = view_of(options)
+    view = project_view(options)
     rows = view.tasks_json()
     if options.json:
         out_json({"version": 1, "project": str(view.project), "tasks": rows})
@@ -74,7 +75,7 @@ def claim(options: Shared, ident: str, owner: str) -> None:
     blockers = [other.id for other in view.tasks() if other.list == task.list and other.number in task.blocked_by
                 and other.status not in (tasks.DONE, "deleted")]  # fmt: skip
     if task.blocked_by:
-        torn = view.roster.at_work(task.path.parent)[1]
+        torn = view.registry.at_work(task.path.parent)[1]
         blockers += [f"{path}, which cannot be read now" for path in torn if path.stem in task.blocked_by]
     if blockers:
         _conflict(options, task, owner, f"it waits for {', '.join(blockers)}")
@@ -107,7 +108,10 @@ def heartbeat(options: Shared, ident: str, owner: str, token: int) -> None:
     view, task = _find(options, ident, owner)
     view.store.open()
     claim = view.store.journal.memory.claims.get(task.id, {})
-    its_own = claim.get("owner") == owner and tasks.state(task, glance(task.path) or b"") == (tasks.AT_WORK, owner)
+    its_own = claim.get("owner") == owner and tasks.state(task, read_or_none(task.path) or b"") == (
+        tasks.AT_WORK,
+        owner,
+    )
     if not its_own or not view.store.beat(task.id, token, view.clock.monotonic(), view.processes.boot):
         _conflict(options, task, owner, f"the claim with token {token} is over: {_whose(task)}")
     until = iso(view.now + timedelta(seconds=view.lease_ttl_s()))
@@ -138,7 +142,7 @@ def done(options: Shared, ident: str, owner: str, token: int) -> None:
             why = f"{owner} has finished it by token {token}, while {other}"
             _escalate(view, task, why, newest)
             _conflict(options, task, owner, why)
-        found = tasks.state(task, glance(task.path) or b"")
+        found = tasks.state(task, read_or_none(task.path) or b"")
         if found is not None and found[0] in (tasks.AT_WORK, tasks.DONE) and found[1] not in (None, owner):
             why = f"{owner} has finished it by token {token}, while it is {found[0]}, by {found[1]}"
             _escalate(view, task, why, {})
@@ -148,7 +152,7 @@ def done(options: Shared, ident: str, owner: str, token: int) -> None:
     out_json(answer) if options.json else out(f"{task.id}: done")
 
 
-def _escalate(view: View, task: Task, why: str, evidence: Mapping[str, Any]) -> None:
+def _escalate(view: ProjectView, task: Task, why: str, evidence: Mapping[str, Any]) -> None:
     code, reason = AlertCode.TASK_DONE_TWICE, f"{why}: look at both"
     view.store.note(Escalate(kind="task", code=code, key=task.id, reason=reason, evidence=evidence), "cli")
 
@@ -165,17 +169,19 @@ def requeue(options: Shared, ident: str) -> None:
       yolo-supervisor task requeue 3
     """
     view, task = _find(options, ident, "-")
-    action = Hand(key=task.id, task=task, reason="a person said so", evidence={"owner": task.owner, "cause": "by hand"})
+    action = RequeueByHand(
+        key=task.id, task=task, reason="a person said so", evidence={"owner": task.owner, "cause": "by hand"}
+    )
     if _commit(view, action) is Outcome.STALE:
         _conflict(options, task, None, "nobody has it")
     answer = {"result": "requeued", "id": task.id}
     out_json(answer) if options.json else out(f"{task.id}: requeued")
 
 
-def _find(options: Shared, ident: str, owner: str) -> tuple[View, Task]:
+def _find(options: Shared, ident: str, owner: str) -> tuple[ProjectView, Task]:
     if not owner.strip() or owner == tasks.SET_ASIDE:
         raise click.UsageError(f"--owner {owner!r} is no name of an agent")
-    view = view_of(options)
+    view = project_view(options)
     found = [task for task in view.tasks() if ident in (task.id, task.number)]
     if not found:
         fail(EX_NO, f"there is no task {ident}: yolo-supervisor task list shows those that there are")
@@ -184,7 +190,7 @@ def _find(options: Shared, ident: str, owner: str) -> tuple[View, Task]:
     return view, next((task for task in found if task.id == ident), found[0])
 
 
-def _commit(view: View, action: TaskEdit) -> Outcome:
+def _commit(view: ProjectView, action: TaskEdit) -> Outcome:
     view.store.open()
     outcome = view.store.commit(action, "cli")
     if outcome is Outcome.BUSY:
@@ -193,7 +199,7 @@ def _commit(view: View, action: TaskEdit) -> Outcome:
 
 
 def _whose(task: Task) -> str:
-    found = tasks.state(task, glance(task.path) or b"")
+    found = tasks.state(task, read_or_none(task.path) or b"")
     if found is None:
         return "it cannot be read now"
     status, owner = found

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from yolo_supervisor.commits.fast_path import INDEX_COPY, OWN_FOLDER
-from yolo_supervisor.files import Disk, make_folder
+from yolo_supervisor.store.atomic import make_folder
+from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.system.git import Git, GitError
 
 LIMIT_S = 600.0

@@ -19,9 +19,10 @@ from pathlib import Path
 import anyio
 
 from yolo_supervisor.commits.fast_path import UPDATE_DOCUMENT
-from yolo_supervisor.files import Disk, replace
-from yolo_supervisor.formats import load_object
 from yolo_supervisor.formats.git_messages import Cause, Failure, classify
+from yolo_supervisor.formats.json import load_object
+from yolo_supervisor.store.atomic import write_atomic
+from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.system.git import LIMIT_S, Git, GitError
 from yolo_supervisor.system.subprocesses import undisturbed
 
@@ -95,7 +96,7 @@ class BranchUpdate:
         paths = await self.git.paths()
         document = folder / f"{UPDATE_DOCUMENT}{os.getpid()}.json"
         place = {"root": str(paths.root), "git_dir": str(paths.git_dir), "branch": self.branch, "rescue": self.rescue}
-        replace(Disk(), document, json.dumps({**place, "before": self.before, "after": self.after}).encode())
+        write_atomic(Disk(), document, json.dumps({**place, "before": self.before, "after": self.after}).encode())
         try:
             await self._step()
         except Blocked:

@@ -13,7 +13,7 @@ import shlex
 
 import anyio
 
-from yolo_supervisor.actions import Rebased
+from yolo_supervisor.actions.notes import Rebased
 from yolo_supervisor.clock import pause_s
 from yolo_supervisor.commits.backup import LIMIT_S, back_up, own_folder
 from yolo_supervisor.commits.branch_update import Blocked, BranchUpdate, RolledBack

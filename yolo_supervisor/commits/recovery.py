@@ -16,19 +16,22 @@ from pathlib import Path
 
 import anyio
 
-from yolo_supervisor.actions import AlertCode, BreakLock, Escalate
+from yolo_supervisor.actions.base import AlertCode, Escalate
+from yolo_supervisor.actions.leases import BreakLock
 from yolo_supervisor.clock import pause_s
 from yolo_supervisor.commits.backup import own_folder
 from yolo_supervisor.commits.branch_update import BranchUpdate
 from yolo_supervisor.commits.fast_path import CHECKOUT, INDEX_COPY, UPDATE_DOCUMENT, CommitAttempt, Ending
 from yolo_supervisor.commits.push import Conflict, Push
 from yolo_supervisor.commits.result import EXIT_CODES, CommitResult, write_to_journal
-from yolo_supervisor.files import Busy, Disk, LockAges, Refused, put_aside
 from yolo_supervisor.formats.git_messages import Cause, Failure, classify
-from yolo_supervisor.kernel import kernel
-from yolo_supervisor.locks import INDEX_STALE_S, git_at_work
+from yolo_supervisor.fs.trust import Refused
+from yolo_supervisor.inventory.stale_locks import INDEX_STALE_S, git_at_work
+from yolo_supervisor.store.disk import Disk
+from yolo_supervisor.store.locks import Busy, LockAges, put_aside
 from yolo_supervisor.system.git import Git, GitError
 from yolo_supervisor.system.git_layout import WorkTree, checkouts
+from yolo_supervisor.system.process_backend import backend
 
 ROUNDS = 3
 """How often a locked repository is tried again."""
@@ -154,7 +157,7 @@ async def _has_no_holder(git: Git, lock: Path) -> bool:
     trees = {WorkTree(paths.root, paths.git_dir), *checkouts(paths.common_dir)}
     if lock.name in WORK_TREE_LOCKS:
         trees = {tree for tree in trees if tree.git_dir == lock.parent}
-    return bool(trees) and all(git_at_work(kernel(), tree, lock) is None for tree in trees)
+    return bool(trees) and all(git_at_work(backend(), tree, lock) is None for tree in trees)
 
 
 async def _move_aside(git: Git, lock: Path, ages: LockAges) -> bool:

@@ -7,12 +7,14 @@ import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from yolo_supervisor.actions import AlertCode, BreakLock, Escalate, Note
+from yolo_supervisor.actions.base import AlertCode, Escalate, Note
+from yolo_supervisor.actions.leases import BreakLock
 from yolo_supervisor.commits.fast_path import EX_TEMPFAIL, Ending
-from yolo_supervisor.files import Busy, Refused
 from yolo_supervisor.formats.git_messages import ADVICE, Cause, Failure
-from yolo_supervisor.formats.yolo import PLANNING
-from yolo_supervisor.store import note_down
+from yolo_supervisor.formats.plugin import PLANNING
+from yolo_supervisor.fs.trust import Refused
+from yolo_supervisor.store.locks import Busy
+from yolo_supervisor.store.store import write_note
 
 EXIT_CODES = {Cause.LOCKED: EX_TEMPFAIL, Cause.UNREACHABLE: EX_TEMPFAIL, Cause.REJECTED: EX_TEMPFAIL, Cause.USAGE: 2}
 """The exit codes of failures; 1 for all other causes."""
@@ -79,6 +81,6 @@ def write_to_journal(folder: Path, action: Note | BreakLock) -> None:
     if project is None:
         return
     try:
-        note_down(project, action, "commit")
+        write_note(project, action, "commit")
     except (OSError, Busy, Refused) as error:
         sys.stderr.write(f"yolo-supervisor: cannot write the journal: {error}\n")

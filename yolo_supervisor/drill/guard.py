@@ -15,9 +15,9 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from yolo_supervisor.drill.scene import LIMIT_S, end_all_in
-from yolo_supervisor.kernel import kernel
-from yolo_supervisor.processes import Processes
+from yolo_supervisor.drill.sandbox import LIMIT_S, end_all_in
+from yolo_supervisor.system.process_backend import backend
+from yolo_supervisor.system.processes import Processes
 
 
 def main(folder: Path) -> None:
@@ -27,7 +27,7 @@ def main(folder: Path) -> None:
         return
     with suppress(OSError, subprocess.SubprocessError):
         subprocess.run(["tmux", "-S", str(folder / "tmux.sock"), "kill-server"], check=False, timeout=LIMIT_S)
-    end_all_in(folder, Processes(kernel()))
+    end_all_in(folder, Processes(backend()))
     shutil.rmtree(folder, ignore_errors=True)
 
 

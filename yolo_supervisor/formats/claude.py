@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from yolo_supervisor.formats import dump_like, load_object, same_path, text_or_none
-from yolo_supervisor.records import Task
+from yolo_supervisor.formats.json import dump_like, load_object, same_path, text_or_none
+from yolo_supervisor.models import Task
 
 LOCK_STALE_S = 10.0
 """A ``<path>.lock`` folder whose holder has not refreshed it for this long is abandoned (proper-lockfile)."""

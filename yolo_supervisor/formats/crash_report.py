@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from yolo_supervisor.formats import load_object, supervisor, text_or_none
+from yolo_supervisor.formats import own as own_files
+from yolo_supervisor.formats.json import load_object, text_or_none
 from yolo_supervisor.formats.transcripts import Tail
-from yolo_supervisor.records import Agent, iso
+from yolo_supervisor.models import Agent, iso
 from yolo_supervisor.redaction import cut, cut_fields, redacted, redacted_fields, shortened
 
 MAX_SIZE = 64 * 1024
@@ -131,7 +132,7 @@ class Report:
     @property
     def ident(self) -> str:
         """The name of the report: time and agent record, so that a second life of the same name has another."""
-        life = supervisor.agent_file(self.agent).removesuffix(".json")
+        life = own_files.agent_file(self.agent).removesuffix(".json")
         return f"{self.evidence.at:%Y%m%dT%H%M%S}Z-{life}"
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from yolo_supervisor.formats import claude, dump_like, load_object, text_or_none, yolo
-from yolo_supervisor.records import Task
+from yolo_supervisor.formats import claude
+from yolo_supervisor.formats.json import dump_like, load_object, text_or_none
+from yolo_supervisor.formats.plugin import execution_state
+from yolo_supervisor.models import Task
 
 PENDING, AT_WORK, DONE = "pending", "in_progress", "completed"
 
@@ -17,17 +19,17 @@ ASIDE = frozenset({PENDING, "failed"})
 
 def state(task: Task, data: bytes) -> tuple[str, str | None] | None:
     """The task's status, in the client's words, and its owner; None if the document does not tell."""
-    if task.list != yolo.EXECUTION_STATE:
+    if task.list != execution_state.EXECUTION_STATE:
         found = claude.task(data, task.list, task.path)
         return (found.status, found.owner) if found else None
-    listed = yolo.plans(data, task.path) or []
+    listed = execution_state.plans(data, task.path) or []
     plan = next((each for each in listed if each.number == task.number), None)
     return (_AS_TASK.get(plan.status, plan.status), plan.owner) if plan else None
 
 
 def is_done(task: Task) -> bool:
     """Whether it is finished, in its own neighbour's words."""
-    return task.status == DONE if task.list != yolo.EXECUTION_STATE else _AS_TASK.get(task.status) == DONE
+    return task.status == DONE if task.list != execution_state.EXECUTION_STATE else _AS_TASK.get(task.status) == DONE
 
 
 def with_state(task: Task, data: bytes, status: str, owner: str | None) -> bytes:
@@ -35,7 +37,7 @@ def with_state(task: Task, data: bytes, status: str, owner: str | None) -> bytes
     raw = load_object(data)
     if raw is None:
         raise ValueError(f"{task.path} holds no JSON object")
-    if task.list != yolo.EXECUTION_STATE:
+    if task.list != execution_state.EXECUTION_STATE:
         changed = {key: status if key == "status" else value for key, value in raw.items() if key != "owner"}
         return dump_like(data, changed | ({"owner": owner} if owner else {}))
     listed = raw.get("plans")
@@ -49,4 +51,4 @@ def with_state(task: Task, data: bytes, status: str, owner: str | None) -> bytes
 
 
 _AS_PLAN = {PENDING: "pending", AT_WORK: "running", DONE: "complete"}
-_AS_TASK = {"done": DONE, "complete": DONE, "completed": DONE} | dict.fromkeys(yolo.RUNNING, AT_WORK)
+_AS_TASK = {"done": DONE, "complete": DONE, "completed": DONE} | dict.fromkeys(execution_state.RUNNING, AT_WORK)

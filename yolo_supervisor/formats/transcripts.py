@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from yolo_supervisor.formats import load_object, text_or_none
-from yolo_supervisor.records import from_iso
+from yolo_supervisor.formats.json import load_object, text_or_none
+from yolo_supervisor.models import from_iso
 from yolo_supervisor.redaction import cut, redacted, redacted_all, shortened
 
 MAX_TURNS = 12

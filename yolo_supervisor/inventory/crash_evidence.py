@@ -11,22 +11,26 @@ from pathlib import Path
 
 import anyio
 
-from yolo_supervisor import tmux
-from yolo_supervisor.census import Census, within
 from yolo_supervisor.clock import Clock
 from yolo_supervisor.config import Config
-from yolo_supervisor.files import glance, part
-from yolo_supervisor.folder import names
-from yolo_supervisor.formats import supervisor, text_or_none, transcripts
+from yolo_supervisor.formats import own as own_files
+from yolo_supervisor.formats import transcripts
 from yolo_supervisor.formats.crash_report import CrashCause, Evidence, HookEvent, Report, Verdict
-from yolo_supervisor.kernel import KernelLog, memory_kills
+from yolo_supervisor.formats.json import text_or_none
+from yolo_supervisor.fs.changes import names
+from yolo_supervisor.fs.read import read_or_none, read_part
+from yolo_supervisor.inventory.agents import AgentRegistry
+from yolo_supervisor.inventory.process_scan import ProcessScanner, within
+from yolo_supervisor.models import Agent, ProcessId, iso
 from yolo_supervisor.policy.crash_bursts import CrashBursts
 from yolo_supervisor.policy.crash_rules import classify
-from yolo_supervisor.processes import DeathWatch, Processes, Tree
-from yolo_supervisor.records import Agent, ProcessId, iso
-from yolo_supervisor.roster import Roster
-from yolo_supervisor.store import Paths
+from yolo_supervisor.store.paths import Paths
+from yolo_supervisor.system import tmux
+from yolo_supervisor.system.death_watch import DeathWatch
 from yolo_supervisor.system.git_layout import work_trees
+from yolo_supervisor.system.oom import KernelLog, memory_kills
+from yolo_supervisor.system.process_table import Tree
+from yolo_supervisor.system.processes import Processes
 
 PANES_S = 0.25
 """How long all terminals together may take to answer; recovery waits for them."""
@@ -105,16 +109,23 @@ class CrashInvestigator:
     """Investigates each dead agent of one project once, and keeps the result until the agent is released."""
 
     def __init__(
-        self, config: Callable[[], Config], roster: Roster, paths: Paths, processes: Processes, census: Census,
-        deaths: DeathWatch, clock: Clock, writes_reports: bool = True,
-    ) -> None:  # fmt: skip
+        self,
+        config: Callable[[], Config],
+        registry: AgentRegistry,
+        paths: Paths,
+        processes: Processes,
+        scanner: ProcessScanner,
+        deaths: DeathWatch,
+        clock: Clock,
+        writes_reports: bool = True,
+    ) -> None:
         self._writes_reports = writes_reports
         """False in commands that only look: no report is waited for."""
         self._config = config
-        self._roster = roster
+        self._registry = registry
         self._paths = paths
         self._processes = processes
-        self._census = census
+        self._scanner = scanner
         self._deaths = deaths
         self._clock = clock
         self._cases: dict[str, _Case] = {}
@@ -289,7 +300,7 @@ class CrashInvestigator:
             if written_s >= (agent.since - CLOCK_SLACK).timestamp():
                 notes.append((written_s, event, name))
         for written_s, event, name in sorted(notes):
-            payload = supervisor.hook_note(glance(self._paths.hooks / name) or b"", event).payload
+            payload = own_files.hook_note(read_or_none(self._paths.hooks / name) or b"", event).payload
             yield event, {**payload, "at": iso(datetime.fromtimestamp(written_s, UTC))}
 
     def _tail(self, agent: Agent, process: ProcessId, notes: list[HookEvent]) -> transcripts.Tail:
@@ -300,13 +311,13 @@ class CrashInvestigator:
 
     def _transcripts(self, agent: Agent, process: ProcessId, notes: list[HookEvent]) -> Iterator[Path]:
         """Where its transcript may be, the likeliest first: named by a hook, by its session, or by its name in one."""
-        folders = [folder / "projects" for folder in self._roster.claude_dirs()]
+        folders = [folder / "projects" for folder in self._registry.claude_dirs()]
         for _, payload in reversed(notes):
             path = Path(text_or_none(payload.get("transcript_path")) or "/")
             real = Path(os.path.realpath(path))
             if path.suffix == ".jsonl" and any(within(real, Path(os.path.realpath(folder))) for folder in folders):
                 yield path
-        seen = self._census.agents.get(process)
+        seen = self._scanner.agents.get(process)
         places = dict.fromkeys([*([seen.folder] if seen else []), self._paths.project])
         slugs = [folder / transcripts.slug(place) for folder in folders for place in places]
         if agent.session:
@@ -324,7 +335,7 @@ class CrashInvestigator:
         if self._owners.get(path) is None:  # a young transcript names none yet
             if len(self._owners) > 2 * MAX_TRANSCRIPTS:
                 self._owners.clear()
-            self._owners[path] = transcripts.owner(part(path, 0, HEAD_SIZE) or b"")
+            self._owners[path] = transcripts.owner(read_part(path, 0, HEAD_SIZE) or b"")
         return self._owners[path]
 
     def close(self) -> None:
@@ -335,9 +346,9 @@ class CrashInvestigator:
         for process, parent in tree[:30]:
             entry: dict[str, object] = {"pid": process.pid, "parent": parent}
             try:
-                facts = self._processes.kernel.facts(process.pid)
+                facts = self._processes.backend.facts(process.pid)
                 if facts is not None and facts.started == process.started and not facts.zombie:
-                    entry["command"] = shlex.join(self._processes.kernel.argv(process.pid)) or facts.comm
+                    entry["command"] = shlex.join(self._processes.backend.argv(process.pid)) or facts.comm
             except OSError:
                 pass
             yield entry
@@ -348,7 +359,7 @@ class CrashInvestigator:
         if tree is None:
             return {}
         operations = ("MERGE_HEAD", "REBASE_HEAD", "CHERRY_PICK_HEAD", "rebase-merge", "rebase-apply", "index.lock")
-        head = (glance(tree.git_dir / "HEAD") or b"")[:200].decode("utf-8", "replace").strip()
+        head = (read_or_none(tree.git_dir / "HEAD") or b"")[:200].decode("utf-8", "replace").strip()
         return {
             "head": head.removeprefix("ref: "),
             "there": [n for n in operations if os.path.lexists(tree.git_dir / n)],
@@ -378,6 +389,6 @@ def _written_since(path: Path, since: datetime) -> bool:
 
 def _end(path: Path, size: int) -> bytes | None:
     try:
-        return part(path, max(0, path.stat().st_size - size), size)
+        return read_part(path, max(0, path.stat().st_size - size), size)
     except (OSError, ValueError):
         return None

@@ -19,14 +19,17 @@ from typing import Any
 
 import msgspec
 
-from yolo_supervisor.actions import Close, Probe, Trip
+from yolo_supervisor.actions.circuits import CloseCircuit, HalfOpenCircuit, OpenCircuit
 from yolo_supervisor.clock import Clock, Instant
 from yolo_supervisor.config import McpConfig
-from yolo_supervisor.files import Busy, Refused, digest, glance, make_folder
-from yolo_supervisor.folder import names
-from yolo_supervisor.formats import load_object
-from yolo_supervisor.records import iso
-from yolo_supervisor.store import Outcome, Store
+from yolo_supervisor.formats.json import load_object
+from yolo_supervisor.fs.changes import names
+from yolo_supervisor.fs.read import digest, read_or_none
+from yolo_supervisor.fs.trust import Refused
+from yolo_supervisor.models import iso
+from yolo_supervisor.store.atomic import make_folder
+from yolo_supervisor.store.locks import Busy
+from yolo_supervisor.store.store import Outcome, Store
 
 WHOLE_SERVER = ""
 """In place of a tool's name: the circuit of the server as a whole."""
@@ -72,7 +75,7 @@ def load_circuit(data: bytes) -> Circuit | None:
 
 def open_circuits(folder: Path) -> list[Circuit]:
     """All open and half-open circuits of a project; ``folder`` is the state folder."""
-    loaded = (load_circuit(glance(folder / "circuits" / name) or b"") for name in names(folder / "circuits"))
+    loaded = (load_circuit(read_or_none(folder / "circuits" / name) or b"") for name in names(folder / "circuits"))
     return [circuit for circuit in loaded if circuit is not None]
 
 
@@ -157,7 +160,7 @@ class CircuitBreaker:
         )  # fmt: skip
         summary = f"{circuit.failures} failures in a row, the last: {reason}"
         evidence = {"cool_down_s": circuit.cool_down_s, "failures": circuit.failures}
-        trip = Trip(**self._target(tool), data=circuit.dump(), reason=summary, evidence=evidence)
+        trip = OpenCircuit(**self._target(tool), data=circuit.dump(), reason=summary, evidence=evidence)
         if self._write(trip, tool, circuit):
             self._failures.pop(tool)
 
@@ -169,7 +172,7 @@ class CircuitBreaker:
             if name in self._probing:
                 self._probing.discard(name)
                 if name in self._circuits:
-                    self._write(Close(**self._target(name), data=None, reason="the probe succeeded"), name, None)
+                    self._write(CloseCircuit(**self._target(name), data=None, reason="the probe succeeded"), name, None)
 
     def release_probe(self, tool: str) -> None:
         """Let the next call probe: the one that was to do it has been cancelled."""
@@ -202,10 +205,10 @@ class CircuitBreaker:
         if circuit.boot != self._boot:  # a reboot ends the cool-down; a time of this boot must say the same
             since_s = self._clock.monotonic() - circuit.cool_down_s
             changed = msgspec.structs.replace(changed, boot=self._boot, since_s=since_s)
-        probe = Probe(**self._target(circuit.tool), data=changed.dump(), reason=reason)
+        probe = HalfOpenCircuit(**self._target(circuit.tool), data=changed.dump(), reason=reason)
         return self._write(probe, circuit.tool, changed)
 
-    def _write(self, action: Trip | Probe | Close, tool: str, circuit: Circuit | None) -> bool:
+    def _write(self, action: OpenCircuit | HalfOpenCircuit | CloseCircuit, tool: str, circuit: Circuit | None) -> bool:
         """Store the change. False if another relay was first; if it cannot be written, it holds for this relay."""
         known = self._digests.get(action.path.name)
         try:
@@ -223,7 +226,7 @@ class CircuitBreaker:
             self._circuits[tool] = circuit
         return True
 
-    def _commit(self, store: Store, action: Trip | Probe | Close) -> Outcome:
+    def _commit(self, store: Store, action: OpenCircuit | HalfOpenCircuit | CloseCircuit) -> Outcome:
         if not self._store_opened or not store.paths.folder.exists():  # the state folder may be removed at any time
             store.close()
             store.open()
@@ -247,7 +250,7 @@ class CircuitBreaker:
         self._circuits, self._digests = {}, {}
         for name in os.listdir(self._folder):
             if name.startswith(self._server_digest) and name.endswith(".json"):
-                data = glance(self._folder / name)
+                data = read_or_none(self._folder / name)
                 self._digests[name] = digest(data)
                 if (circuit := load_circuit(data or b"")) is not None:
                     self._circuits[circuit.tool] = circuit

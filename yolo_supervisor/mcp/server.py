@@ -17,14 +17,15 @@ import anyio
 from yolo_supervisor.clock import pause_s
 from yolo_supervisor.config import McpConfig
 from yolo_supervisor.formats import mcp
-from yolo_supervisor.kernel import bury_orphans, end_with_parent, kernel
 from yolo_supervisor.mcp.call_table import Call
 from yolo_supervisor.mcp.circuit_breaker import WHOLE_SERVER, CircuitBreaker
 from yolo_supervisor.mcp.journal_writer import warn
 from yolo_supervisor.mcp.pipes import PipeWriter, read_lines
-from yolo_supervisor.processes import Processes
-from yolo_supervisor.records import ProcessId
+from yolo_supervisor.models import ProcessId
 from yolo_supervisor.system import subprocesses
+from yolo_supervisor.system.process_backend import backend
+from yolo_supervisor.system.processes import Processes
+from yolo_supervisor.system.subreaper import bury_orphans, end_with_parent
 
 PIPE_SIZE = 2**20
 """Requested capacity of each pipe, in bytes: a large result passes in fewer wake-ups."""
@@ -262,7 +263,7 @@ class ServerProcess:
 
     def _children(self, from_s: float, to_s: float) -> list[ProcessId]:
         """Its descendants, and orphans that this process has adopted, that were started in that time."""
-        processes = Processes(kernel())
+        processes = Processes(backend())
         sweep = processes.sweep()
         if (server := processes.identify(self.pid)) is None:
             return []
@@ -271,7 +272,7 @@ class ServerProcess:
             if orphan != self.pid:
                 descendants |= {sweep.id(orphan), *(process for process, _ in sweep.tree(sweep.id(orphan)))}
         to_monotonic = time.monotonic() - time.time()
-        started_s = {process: processes.kernel.started_at(process.started) + to_monotonic for process in descendants}
+        started_s = {process: processes.backend.started_at(process.started) + to_monotonic for process in descendants}
         return [
             process
             for process, at_s in started_s.items()

@@ -11,8 +11,8 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from yolo_supervisor.formats import text_or_none
 from yolo_supervisor.formats.crash_report import MAX_TEXT, CrashCause, Evidence, Finding, Verdict, signal_name
+from yolo_supervisor.formats.json import text_or_none
 from yolo_supervisor.policy.rate_limit_reset import window_end
 from yolo_supervisor.policy.waiting import OPEN_DIALOG, QUOTA_USED_UP
 from yolo_supervisor.redaction import redacted

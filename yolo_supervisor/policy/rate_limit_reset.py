@@ -11,10 +11,10 @@ import re
 from calendar import monthrange
 from datetime import UTC, datetime, timedelta
 
-from yolo_supervisor.formats import text_or_none
 from yolo_supervisor.formats.crash_report import Evidence
+from yolo_supervisor.formats.json import text_or_none
 from yolo_supervisor.formats.transcripts import ApiError, moment
-from yolo_supervisor.records import from_iso
+from yolo_supervisor.models import from_iso
 
 _EPOCH = re.compile(r"\|(\d{10})\b")
 _ISO = re.compile(r"reset\w*(?: at)?:? (\d{4}-\d\d-\d\dT[0-9:.]{4,15}(?:Z|[+-]\d\d:\d\d)?)", re.IGNORECASE)

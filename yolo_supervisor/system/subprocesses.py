@@ -16,9 +16,10 @@ from types import FrameType
 
 import anyio
 
-from yolo_supervisor.kernel import bury_orphans, kernel
-from yolo_supervisor.processes import VERIFY_S, Ending, Processes
-from yolo_supervisor.records import ProcessId
+from yolo_supervisor.models import ProcessId
+from yolo_supervisor.system.process_backend import backend
+from yolo_supervisor.system.processes import VERIFY_S, Ending, Processes
+from yolo_supervisor.system.subreaper import bury_orphans
 
 OUTPUT_LIMIT = 4 * 1024 * 1024
 """Bytes that are kept of each output."""
@@ -167,7 +168,7 @@ async def end(pid: int, grace_s: float, adopted: bool = False) -> Ending:
     ``adopt_orphans``). The process table is read again until no process is left, since programs start others while they
     exit; ``grace_s`` is shared by all rounds.
     """
-    processes = Processes(kernel())
+    processes = Processes(backend())
     ended = Ending()
     deadline = time.monotonic() + grace_s
     while True:
@@ -203,7 +204,7 @@ async def end_all(roots: Sequence[ProcessId], grace_s: float) -> Ending:
     async def no_objection() -> str | None:
         return None
 
-    return await Processes(kernel()).terminate(roots, grace_s, no_objection)
+    return await Processes(backend()).terminate(roots, grace_s, no_objection)
 
 
 def run_attached(command: Sequence[str], limit_s: float) -> AttachedRun:

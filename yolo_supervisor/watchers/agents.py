@@ -8,36 +8,28 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from yolo_supervisor.actions import (
-    Action,
-    AlertCode,
-    Died,
-    DropHealth,
-    DropPids,
-    Escalate,
-    Forget,
-    Register,
-    Release,
-    SetMark,
-    Terminate,
-    WriteCrashReport,
-)
-from yolo_supervisor.census import Census
+from yolo_supervisor.actions.agents import Died, Forget, Register, Terminate, WriteCrashReport
+from yolo_supervisor.actions.base import Action, AlertCode, Escalate
+from yolo_supervisor.actions.leases import Release
+from yolo_supervisor.actions.state import DropHealth, DropPids, SetMarker
 from yolo_supervisor.clock import until_next
 from yolo_supervisor.config import Config
-from yolo_supervisor.estate import Estate, Estates
-from yolo_supervisor.files import glance
-from yolo_supervisor.folder import names
-from yolo_supervisor.formats import supervisor, yolo
+from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats.crash_report import CrashCause
-from yolo_supervisor.formats.supervisor import Trees
+from yolo_supervisor.formats.own import Trees
+from yolo_supervisor.formats.plugin import agents as plugin_agents
+from yolo_supervisor.fs.changes import names
+from yolo_supervisor.fs.read import read_or_none
+from yolo_supervisor.inventory.agents import AgentRegistry
 from yolo_supervisor.inventory.crash_evidence import Crash, CrashInvestigator
-from yolo_supervisor.processes import DeathWatch, Processes
-from yolo_supervisor.queue import Queue, give_back
-from yolo_supervisor.records import Agent, Liveness, ProcessId
-from yolo_supervisor.roster import Roster
-from yolo_supervisor.store import Store
-from yolo_supervisor.watchers import Remedy
+from yolo_supervisor.inventory.process_scan import ProcessScanner
+from yolo_supervisor.models import Agent, Liveness, ProcessId
+from yolo_supervisor.policy.retry import RetryPolicy, requeue_or_dead_letter
+from yolo_supervisor.store.store import Store
+from yolo_supervisor.system.death_watch import DeathWatch
+from yolo_supervisor.system.processes import Processes
+from yolo_supervisor.watchers.base import Remediation
+from yolo_supervisor.watchers.dead_agents import HeldResources, HeldResourcesFinder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +48,7 @@ class Sighting:
     """Whether its death is in the journal already."""
     stopped: bool = False
     """Whether a hook has told that it ended in good order while its process goes on."""
-    estate: Estate = field(default_factory=Estate)
+    estate: HeldResources = field(default_factory=HeldResources)
     crash: Crash | None = None
     """What it died of, once it was examined."""
 
@@ -82,9 +74,9 @@ class Look:
     """Of which classes several agents died in a short time, and what is to be told of each."""
 
 
-def decide(look: Look, records: Path, grace_s: float, mass_min: int) -> list[Remedy]:
+def decide(look: Look, records: Path, grace_s: float, mass_min: int) -> list[Remediation]:
     """What is to be done about this look. Agents that live are registered; the dead are healed and forgotten."""
-    remedies: list[Remedy] = [
+    remediations: list[Remediation] = [
         (
             Register(
                 key=s.agent.id,
@@ -104,7 +96,7 @@ def decide(look: Look, records: Path, grace_s: float, mass_min: int) -> list[Rem
     ]
     absent = [s for s in dead if not s.certain]
     if len(absent) * 2 > look.known >= mass_min and not look.confirmed:
-        remedies.append(
+        remediations.append(
             (
                 Escalate(
                     kind="agent",
@@ -117,13 +109,13 @@ def decide(look: Look, records: Path, grace_s: float, mass_min: int) -> list[Rem
             )
         )
         dead = [s for s in dead if s.certain]
-    remedies += [
+    remediations += [
         (Escalate(kind="agent", code=AlertCode.CRASH_BURST, key=f"class {cause}", reason=sentence),)
         for cause, sentence in look.clusters.items()
     ]
-    remedies += [(_damaged(name),) for name in look.damaged]
-    remedies += [remedy for s in dead if (remedy := _heal(s, records, grace_s, look.observing))]
-    remedies += [
+    remediations += [(_damaged(name),) for name in look.damaged]
+    remediations += [remediation for s in dead if (remediation := _heal(s, records, grace_s, look.observing))]
+    remediations += [
         (
             (
                 DropHealth(key=f".agent-health/{path.name}", path=path, pid=health_pid, reason="no process has its pid")
@@ -134,7 +126,7 @@ def decide(look: Look, records: Path, grace_s: float, mass_min: int) -> list[Rem
         )
         for path, health_pid in look.dangling_files
     ]  # fmt: skip
-    remedies += [
+    remediations += [
         (
             Escalate(
                 kind="agent",
@@ -145,7 +137,7 @@ def decide(look: Look, records: Path, grace_s: float, mass_min: int) -> list[Rem
         )
         for role, count in look.idle
     ]
-    return remedies
+    return remediations
 
 
 def _damaged(name: str) -> Escalate:
@@ -172,7 +164,7 @@ def _identity(agent: Agent) -> dict[str, Any]:
     return told
 
 
-def _heal(dead: Sighting, records: Path, grace_s: float, observing: bool) -> Remedy:
+def _heal(dead: Sighting, records: Path, grace_s: float, observing: bool) -> Remediation:
     """Its tasks, its leases, its processes, the plugin's books, and last the agent itself."""
     agent, estate, letters = dead.agent, dead.estate, records.with_name("dead-letters")
     fate = "stopped" if dead.stopped else "is dead"
@@ -192,9 +184,9 @@ def _heal(dead: Sighting, records: Path, grace_s: float, observing: bool) -> Rem
             code, reason = AlertCode.TASK_OWNER_UNCLEAR, f"{who}, but {claim.doubt}"
             steps.append(Escalate(kind="task", code=code, key=task.id, reason=reason, evidence=evidence))
         else:
-            steps += give_back(task, claim.turn, letters, who, evidence)
+            steps += requeue_or_dead_letter(task, claim.turn, letters, who, evidence)
     for claim in estate.plans:
-        steps += give_back(claim.task, claim.turn, letters, f"its owner {agent.name} {fate}", evidence)
+        steps += requeue_or_dead_letter(claim.task, claim.turn, letters, f"its owner {agent.name} {fate}", evidence)
     steps += [
         Release(key=lease.resource, path=lease.path, owner=lease.owner, reason=f"its holder {lease.owner} {fate}",
                 evidence={"owner": lease.owner, **evidence})
@@ -236,7 +228,9 @@ def _heal(dead: Sighting, records: Path, grace_s: float, observing: bool) -> Rem
         steps.append(DropPids(key=".agent-panes", path=estate.panes, pids=pids, pid_lock=None, reason=books,
                               evidence=evidence))  # fmt: skip
     steps += [
-        SetMark(key=mark.path.name, path=mark.path, judged=mark.judged, word=mark.word, reason=books, evidence=evidence)
+        SetMarker(
+            key=mark.path.name, path=mark.path, judged=mark.judged, word=mark.word, reason=books, evidence=evidence
+        )
         for mark in estate.marks
     ]
     if estate.pids:
@@ -298,20 +292,27 @@ class AgentsWatcher:
     name = "agents"
 
     def __init__(
-        self, config: Callable[[], Config], roster: Roster, store: Store, processes: Processes, census: Census,
-        deaths: DeathWatch, queue: Queue, investigator: CrashInvestigator | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        config: Callable[[], Config],
+        registry: AgentRegistry,
+        store: Store,
+        processes: Processes,
+        scanner: ProcessScanner,
+        deaths: DeathWatch,
+        queue: RetryPolicy,
+        investigator: CrashInvestigator | None = None,
+    ) -> None:
         self._config = config
-        self._roster = roster
+        self._registry = registry
         self._store = store
         self._processes = processes
-        self._census = census
+        self._scanner = scanner
         self._deaths = deaths
         self.investigator = investigator
         """Without one nobody asks what they died of."""
         self._known = Known()
         self._recorded: set[str] = set()
-        self._estates = Estates(roster, store.paths, processes, census, queue)
+        self._held_resources = HeldResourcesFinder(registry, store.paths, processes, scanner, queue)
         self._next_s: float | None = None
         """When the next task may be given back for which it is too early now."""
         self._teammates: Sequence[Agent] = ()
@@ -329,7 +330,7 @@ class AgentsWatcher:
         rest_s = until_next(self.interval_s)
         return rest_s if self._next_s is None else min(rest_s, self._next_s)
 
-    async def tick(self, now: datetime) -> Sequence[Remedy]:
+    async def tick(self, now: datetime) -> Sequence[Remediation]:
         config = self._config()
         attention = self._attention(now)
         if self.investigator is not None:
@@ -349,8 +350,8 @@ class AgentsWatcher:
         """Every known agent and its state, for people; pids of unproven identity are unknown."""
         found = [(s.agent, s.state) for s in self._states(now, everyone=True)]
         known = [agent for agent, _ in found]
-        found += [(mate, state) for agent, state in found for mate in self._roster.in_process(agent, known)]
-        return found + [(agent, Liveness.UNKNOWN) for agent in self._roster.unproven(agent for agent, _ in found)]
+        found += [(mate, state) for agent, state in found for mate in self._registry.in_process(agent, known)]
+        return found + [(agent, Liveness.UNKNOWN) for agent in self._registry.unproven(agent for agent, _ in found)]
 
     def living(self, now: datetime) -> list[tuple[Agent, Liveness]]:
         """The agents known from the last look, as they are now."""
@@ -358,7 +359,7 @@ class AgentsWatcher:
 
     def trees(self) -> Trees:
         """The trees of all known agents, as the census or a supervisor before us has seen them last."""
-        return self._estates.trees(self.processes())
+        return self._held_resources.trees(self.processes())
 
     def processes(self) -> list[ProcessId]:
         """The processes of all known agents."""
@@ -377,14 +378,14 @@ class AgentsWatcher:
         dead = [s for s in attention if s.state is Liveness.DEAD]
         gone = {s.record for s in dead}
         living = [agent for name, agent in self._known.agents.items() if name not in gone] if dead else []
-        living += [mate for agent in living if agent.session for mate in self._roster.in_process(agent, living)]
+        living += [mate for agent in living if agent.session for mate in self._registry.in_process(agent, living)]
         teams = {s.agent.team for s in dead} - {None}
-        living += [agent for agent in self._roster.elsewhere() if agent.team in teams] if teams else []
+        living += [agent for agent in self._registry.elsewhere() if agent.team in teams] if teams else []
         absent = frozenset(s.record for s in dead if not s.certain)
         confirmed = absent <= self._absent
         self._absent = absent
-        dangling = self._roster.dangling_pids() - {s.agent.pid for s in dead}
-        sightings = tuple(self._with_estate(s, living) for s in attention)
+        dangling = self._registry.dangling_pids() - {s.agent.pid for s in dead}
+        sightings = tuple(self._with_held_resources(s, living) for s in attention)
         claims = [claim for s in sightings for claim in (*s.estate.claims, *s.estate.plans)]
         self._next_s = min((claim.turn.wait_s for claim in claims if claim.turn.wait_s > 0), default=None)
         return Look(
@@ -394,29 +395,29 @@ class AgentsWatcher:
             confirmed=confirmed,
             dangling=dangling,
             dangling_files=self._dangling_files(dangling),
-            damaged=tuple(self._roster.damaged_records()),
+            damaged=tuple(self._registry.damaged_records()),
             clusters=self.investigator.bursts() if self.investigator else {},
-            idle=tuple((h.role, h.idle_count) for h, _ in self._roster.healths() if h.idle_count >= 3),
+            idle=tuple((h.role, h.idle_count) for h, _ in self._registry.healths() if h.idle_count >= 3),
         )
 
     def _states(self, now: datetime, everyone: bool) -> list[Sighting]:
         """The known agents; without ``everyone`` only those that are not plainly alive and well known."""
-        self._roster.renew()
-        records = self._roster.record_files()
+        self._registry.renew()
+        records = self._registry.record_files()
         settled = self._recorded - records.keys()
         for name in settled:
             self._settle(name)
         self._recorded = set(records)
         for name in records.keys() - self._known.agents.keys():
             self._known.add(name, records[name])
-        teammates = self._roster.teammates()
+        teammates = self._registry.teammates()
         fresh = () if teammates is self._teammates and not self._again else teammates
         self._again = bool(settled) and self._again
         self._teammates = teammates
-        for agent in (*fresh, *self._roster.others(now)):
+        for agent in (*fresh, *self._registry.others(now)):
             if (
                 not self._known.has(agent)
-                and (name := supervisor.agent_file(agent)) not in settled
+                and (name := own_files.agent_file(agent)) not in settled
                 and self._runs(agent)
             ):
                 self._known.add(name, agent)
@@ -439,7 +440,7 @@ class AgentsWatcher:
             proof, certain = self._proofs.setdefault(name, (proof, certain))
         elif agent.process and not self._deaths.lives(agent.process):
             self._deaths.add(agent.process)
-            self._census.track(agent.process)
+            self._scanner.track(agent.process)
             if self.investigator is not None:
                 self.investigator.track(agent.process)
         if state is Liveness.ALIVE and recorded and agent.process and self._deaths.lives(agent.process):
@@ -466,7 +467,7 @@ class AgentsWatcher:
         self._again |= process is not None and self._deaths.lives(process)  # forgotten by a person: found again
         if process and not self._known.names(process):
             self._deaths.discard(process)
-            self._census.drop(process)
+            self._scanner.drop(process)
 
     def _judge(self, agent: Agent, ended: Collection[ProcessId]) -> tuple[Liveness, str, bool]:
         process = agent.process
@@ -489,26 +490,28 @@ class AgentsWatcher:
         """The subagents of which a hook has told that they ended."""
         folder = self._store.paths.hooks
         return {
-            supervisor.hook_note(glance(folder / name) or b"", "SubagentStop").agent_id
+            own_files.hook_note(read_or_none(folder / name) or b"", "SubagentStop").agent_id
             for name in names(folder)
             if name.startswith("SubagentStop.")
         }
 
     # -- what the dead left ----------------------------------------------------------------------------------------
 
-    def _with_estate(self, sighting: Sighting, living: Sequence[Agent]) -> Sighting:
+    def _with_held_resources(self, sighting: Sighting, living: Sequence[Agent]) -> Sighting:
         if sighting.state is not Liveness.DEAD:
             return sighting
-        mates = self._roster.in_process(sighting.agent, self._known.agents.values())
+        mates = self._registry.in_process(sighting.agent, self._known.agents.values())
         crash = self.investigator.crash(sighting.record) if self.investigator else None
         ours = self._store.journal.memory.terminated(sighting.agent.id)
-        return replace(sighting, estate=self._estates.of(sighting.agent, mates, living, crash, ours), crash=crash)
+        return replace(
+            sighting, estate=self._held_resources.of(sighting.agent, mates, living, crash, ours), crash=crash
+        )
 
     def _dangling_files(self, dangling: frozenset[int]) -> tuple[tuple[Path, int | None], ...]:
         if not dangling:
             return ()
-        found: list[tuple[Path, int | None]] = [(p, h.pid) for h, p in self._roster.healths() if h.pid in dangling]
+        found: list[tuple[Path, int | None]] = [(p, h.pid) for h, p in self._registry.healths() if h.pid in dangling]
         path = self._store.paths.planning / ".agent-pids"
-        if yolo.mentions_pid(glance(path) or b"", dangling):
+        if plugin_agents.mentions_pid(read_or_none(path) or b"", dangling):
             found.append((path, None))
         return tuple(found)

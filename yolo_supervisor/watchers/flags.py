@@ -6,13 +6,15 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
-from yolo_supervisor.actions import AlertCode, Disable, Enable, Escalate, FoundOn, Terminate
+from yolo_supervisor.actions.agents import Terminate
+from yolo_supervisor.actions.base import AlertCode, Escalate
+from yolo_supervisor.actions.flags import Disable, Enable, FlagFoundOn
 from yolo_supervisor.clock import until_next
 from yolo_supervisor.config import Config
-from yolo_supervisor.evidence import Rule
-from yolo_supervisor.flags import Crossed, Flag, Flags, Look
-from yolo_supervisor.formats import yolo
-from yolo_supervisor.watchers import Remedy
+from yolo_supervisor.formats.plugin import config as plugin_config
+from yolo_supervisor.inventory.flag_outcomes import Crossed, Flag, Flags, Look
+from yolo_supervisor.policy.failure_rate import Rule
+from yolo_supervisor.watchers.base import Remediation
 
 NAME = "flags"
 
@@ -20,21 +22,23 @@ SOON_S = 0.05
 """How long to rest while a log has more to tell than was read in one look."""
 
 
-def decide(look: Look) -> list[Remedy]:
+def decide(look: Look) -> list[Remediation]:
     """What fails too often is switched off, what needs it before; a person is told, and alone switches it on again,
     unless a probation is wanted."""
     flags = {flag.name: flag for flag in look.flags}
-    counted: list[Remedy] = [(look.count,)] if look.count else []
-    return counted + [remedy for flag in look.flags if (remedy := _about(flag, flags, look))]
+    counted: list[Remediation] = [(look.count,)] if look.count else []
+    return counted + [remediation for flag in look.flags if (remediation := _about(flag, flags, look))]
 
 
-def _about(flag: Flag, flags: Mapping[str, Flag], look: Look) -> Remedy:
-    if not yolo.is_flag(flag.name):
+def _about(flag: Flag, flags: Mapping[str, Flag], look: Look) -> Remediation:
+    if not plugin_config.is_flag(flag.name):
         return ()  # a setting of the plugin's that is no feature flag: that somebody counts its errors is no reason
     if flag.enabled and flag.off is not None:
-        return (FoundOn(key=flag.name, reason="it was switched off, and somebody has switched it on again by hand"),)
-    if flag.crossed and flag.enabled and flag.name in yolo.OURS:
-        needed = f"the supervisor needs it itself ({yolo.OURS[flag.name]}), so that is left to you"
+        return (
+            FlagFoundOn(key=flag.name, reason="it was switched off, and somebody has switched it on again by hand"),
+        )
+    if flag.crossed and flag.enabled and flag.name in plugin_config.OURS:
+        needed = f"the supervisor needs it itself ({plugin_config.OURS[flag.name]}), so that is left to you"
         reason = f"{_why(flag.crossed, look.rule)}; {needed}: yolo-supervisor flag disable {flag.name}"
         return (_tell(flag, AlertCode.FLAG_LEFT_ON, reason),)
     if flag.crossed and flag.enabled:
@@ -43,17 +47,21 @@ def _about(flag: Flag, flags: Mapping[str, Flag], look: Look) -> Remedy:
         reason = f"{_why(flag.crossed, look.rule)}; it stays as it is: the config.json cannot be read"
         return (_tell(flag, AlertCode.FLAG_CONFIG_UNREADABLE, reason),)
     if flag.off is not None and flag.off.by == NAME and flag.enabled is False:
-        if flag.off.left_s == 0.0 and all(flags[n].enabled for d, n in yolo.IN_VAIN if d == flag.name and n in flags):
+        if flag.off.left_s == 0.0 and all(
+            flags[n].enabled for d, n in plugin_config.IN_VAIN if d == flag.name and n in flags
+        ):
             reason = "its probation begins: if it fails again, it is switched off again"
             return (Enable(key=flag.name, path=look.config, reason=reason, evidence={"probation": True}),)
         return (_tell(flag, AlertCode.FLAG_OFF, _off(flag.name, flag.off.reason)),)
     return ()
 
 
-def _switch_off(flag: Flag, crossed: Crossed, flags: Mapping[str, Flag], look: Look) -> Remedy:
+def _switch_off(flag: Flag, crossed: Crossed, flags: Mapping[str, Flag], look: Look) -> Remediation:
     why = _why(crossed, look.rule)
     dependents = [
-        (flags[name], vain) for (name, needed), vain in yolo.IN_VAIN.items() if needed == flag.name and name in flags
+        (flags[name], vain)
+        for (name, needed), vain in plugin_config.IN_VAIN.items()
+        if needed == flag.name and name in flags
     ]
     first = [
         Disable(key=each.name, path=look.config, reason=f"{flag.name}, which it needs, is switched off: {vain}",
@@ -107,7 +115,7 @@ class FlagsWatcher:
         rest_s = until_next(self.interval_s)
         return rest_s if self._due_s is None else min(rest_s, max(SOON_S, self._due_s))
 
-    async def tick(self, now: datetime) -> Sequence[Remedy]:
+    async def tick(self, now: datetime) -> Sequence[Remediation]:
         look = self._flags.look(now)
         waiting = (flag.off.left_s for flag in look.flags if flag.off is not None and flag.enabled is False)
         self._due_s = min((left_s for left_s in waiting if left_s), default=None)

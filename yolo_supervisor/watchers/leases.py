@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from yolo_supervisor.actions import AlertCode, BreakLock, Escalate, Release, Terminate
+from yolo_supervisor.actions.agents import Terminate
+from yolo_supervisor.actions.base import AlertCode, Escalate
+from yolo_supervisor.actions.leases import BreakLock, Release
 from yolo_supervisor.clock import until_next
 from yolo_supervisor.config import Config
-from yolo_supervisor.leases import Held, Leases, over
-from yolo_supervisor.locks import Left, Locks
-from yolo_supervisor.watchers import Remedy
+from yolo_supervisor.inventory.leases import Held, Leases, over
+from yolo_supervisor.inventory.stale_locks import StaleLock, StaleLocks
+from yolo_supervisor.watchers.base import Remediation
 
 
-def decide(due: Sequence[Held], locks: Sequence[Left]) -> list[Remedy]:
+def decide(due: Sequence[Held], locks: Sequence[StaleLock]) -> list[Remediation]:
     """A lease ends when its time is over, whoever holds it: renewing is the holder's part. A lock has no time: it ends
     when nobody can be holding it."""
     return [(over(each),) for each in due if each.left_s <= 0] + [
@@ -21,7 +23,7 @@ def decide(due: Sequence[Held], locks: Sequence[Left]) -> list[Remedy]:
     ]
 
 
-def _end(lock: Left) -> Remedy:
+def _end(lock: StaleLock) -> Remediation:
     evidence = {"path": str(lock.path), "unchanged_s": round(lock.age_s, 1)}
     unchanged = f"untouched for {lock.age_s:.0f} s"
     if lock.lease is None:
@@ -42,7 +44,7 @@ def _end(lock: Left) -> Remedy:
 class LeasesWatcher:
     name = "leases"
 
-    def __init__(self, config: Callable[[], Config], leases: Leases, locks: Locks) -> None:
+    def __init__(self, config: Callable[[], Config], leases: Leases, locks: StaleLocks) -> None:
         self._config = config
         self._leases = leases
         self._locks = locks
@@ -58,7 +60,7 @@ class LeasesWatcher:
         rest_s = until_next(self.interval_s)
         return rest_s if self._next_s is None else min(rest_s, max(0.0, self._next_s - self._leases.monotonic()))
 
-    async def tick(self, now: datetime) -> Sequence[Remedy]:
+    async def tick(self, now: datetime) -> Sequence[Remediation]:
         due, left_s = self._leases.due(now)
         locks = self._locks.all(now, self._config().tasks.idle_limit_s)
         soon = [lock.stale_s - lock.age_s for lock in locks if lock.age_s < lock.stale_s]

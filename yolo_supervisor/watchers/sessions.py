@@ -6,17 +6,18 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from yolo_supervisor.actions import AlertCode, Escalate, PaneDied, Terminate
+from yolo_supervisor.actions.agents import PaneDied, Terminate
+from yolo_supervisor.actions.base import AlertCode, Escalate
 from yolo_supervisor.clock import Clock, until_next
 from yolo_supervisor.config import Config, Policy
-from yolo_supervisor.files import glance
-from yolo_supervisor.formats import yolo
-from yolo_supervisor.processes import Processes
-from yolo_supervisor.records import Agent, Liveness, ProcessId
-from yolo_supervisor.roster import Roster
-from yolo_supervisor.store import Paths
-from yolo_supervisor.tmux import Server, Tmux
-from yolo_supervisor.watchers import Remedy
+from yolo_supervisor.formats.plugin import agents as plugin_agents
+from yolo_supervisor.fs.read import read_or_none
+from yolo_supervisor.inventory.agents import AgentRegistry
+from yolo_supervisor.models import Agent, Liveness, ProcessId
+from yolo_supervisor.store.paths import Paths
+from yolo_supervisor.system.processes import Processes
+from yolo_supervisor.system.tmux import Server, Tmux
+from yolo_supervisor.watchers.base import Remediation
 
 LOOKS_APART_S = 5.0
 """The plugin's own rule: no client in two looks this far apart means detached."""
@@ -96,11 +97,11 @@ def decide(
     detach_grace_s: float,
     grace_s: float,
     mass_min: int,
-) -> list[Remedy]:
+) -> list[Remediation]:
     """What the policy wants done about detached sessions and orphaned agents."""
-    remedies: list[Remedy] = [(_told(end),) for end in look.ended]
+    remediations: list[Remediation] = [(_told(end),) for end in look.ended]
     if policy == "keep":
-        return remedies
+        return remediations
     for session in look.sessions:
         known = memory.get(session.key, Watched())
         if not known.had_client or known.empty_since_s is None:
@@ -114,25 +115,25 @@ def decide(
             by_plugin = f": left to the plugin's own watchdog (process {look.watchdog})" if look.watchdog else ""
             code = AlertCode.SESSION_LEFT_TO_PLUGIN if look.watchdog else AlertCode.SESSION_LEFT
             alert = Escalate(kind="session", code=code, key=session.name, reason=why + by_plugin, evidence=evidence)
-            remedies.append((alert,))
+            remediations.append((alert,))
             continue
-        remedies += [
+        remediations += [
             _terminate(agent, why, evidence, grace_s)
             for agent in session.agents
             if not (policy == "drain" and agent.id in session.at_work)
         ]
     if len(look.orphans) * 2 > look.agents >= mass_min and not look.confirmed:
         reason = f"the sessions of {len(look.orphans)} of {look.agents} agents seem to be gone at once: inconclusive"
-        return [*remedies, (Escalate(kind="session", code=AlertCode.MASS_DEATH, key="all", reason=reason),)]
+        return [*remediations, (Escalate(kind="session", code=AlertCode.MASS_DEATH, key="all", reason=reason),)]
     for agent in look.orphans:
         why = "its tmux session is gone"
         evidence = {"tmux": agent.pane.socket, "pane": agent.pane.pane} if agent.pane else {}
         if policy == "notify" or look.watchdog is not None:
             code = AlertCode.AGENT_ORPHANED
-            remedies.append((Escalate(kind="agent", code=code, key=agent.id, reason=why, evidence=evidence),))
+            remediations.append((Escalate(kind="agent", code=code, key=agent.id, reason=why, evidence=evidence),))
         else:
-            remedies.append(_terminate(agent, why, evidence, grace_s))
-    return remedies
+            remediations.append(_terminate(agent, why, evidence, grace_s))
+    return remediations
 
 
 def _told(end: PaneEnd) -> PaneDied:
@@ -142,7 +143,7 @@ def _told(end: PaneEnd) -> PaneDied:
     return PaneDied(key=end.session, agent=end.agent, pane=end.pane, reason=reason, evidence=evidence)
 
 
-def _terminate(agent: Agent, why: str, evidence: Mapping[str, object], grace_s: float) -> Remedy:
+def _terminate(agent: Agent, why: str, evidence: Mapping[str, object], grace_s: float) -> Remediation:
     assert agent.process is not None
     return (
         Terminate(
@@ -161,7 +162,7 @@ class SessionsWatcher:
     def __init__(
         self,
         config: Callable[[], Config],
-        roster: Roster,
+        registry: AgentRegistry,
         agents: Callable[[datetime], list[tuple[Agent, Liveness]]],
         paths: Paths,
         processes: Processes,
@@ -169,7 +170,7 @@ class SessionsWatcher:
         clock: Clock,
     ) -> None:
         self._config = config
-        self._roster = roster
+        self._registry = registry
         self._agents = agents
         self._paths = paths
         self._processes = processes
@@ -188,7 +189,7 @@ class SessionsWatcher:
     def rest_s(self) -> float:
         return until_next(self.interval_s)
 
-    async def tick(self, now: datetime) -> Sequence[Remedy]:
+    async def tick(self, now: datetime) -> Sequence[Remediation]:
         config = self._config()
         look = self._twice_seen(await self.look(now, self.interval_s / 2))
         now_s = self._clock.monotonic()
@@ -243,7 +244,7 @@ class SessionsWatcher:
 
     def look_at(self, placed: Sequence[Agent], answers: Mapping[str, Server | None]) -> Look:
         """The sessions of these agents, by what their servers answered."""
-        self._roster.renew()
+        self._registry.renew()
         found: dict[SessionKey, list[Agent]] = {}
         servers: dict[SessionKey, Server] = {}
         orphans: list[Agent] = []
@@ -293,7 +294,7 @@ class SessionsWatcher:
                 return True
             seen.add(pid)
             try:
-                facts = self._processes.kernel.facts(pid)
+                facts = self._processes.backend.facts(pid)
             except OSError:
                 return False
             pid = facts.parent if facts else 0
@@ -322,26 +323,26 @@ class SessionsWatcher:
             return frozenset()
         busy = set()
         for agent in agents:
-            for folder in self._roster.lists_of(agent):
-                tasks, unreadable = self._roster.at_work(folder)
+            for folder in self._registry.lists_of(agent):
+                tasks, unreadable = self._registry.at_work(folder)
                 if unreadable or any(agent.bears(task.owner) for task in tasks):
                     busy.add(agent.id)
-            if self._roster.plans_of(agent):
+            if self._registry.plans_of(agent):
                 busy.add(agent.id)
         return frozenset(busy)
 
     def watchdog(self) -> int | None:
         """The process that ``.watchdog-pid`` names, if it was there before the file and its command says what it is."""
         path = self._paths.planning / ".watchdog-pid"
-        word = (glance(path) or b"").strip()
-        if not word.isdigit() or len(word) > 9 or not yolo.is_pid(int(word)):
+        word = (read_or_none(path) or b"").strip()
+        if not word.isdigit() or len(word) > 9 or not plugin_agents.is_pid(int(word)):
             return None
         process: ProcessId | None = self._processes.identify(int(word))
         if process is None:
             return None
         try:
-            argv = " ".join(self._processes.kernel.argv(process.pid))
-            before = self._processes.kernel.started_at(process.started) <= path.stat().st_mtime + 0.05
+            argv = " ".join(self._processes.backend.argv(process.pid))
+            before = self._processes.backend.started_at(process.started) <= path.stat().st_mtime + 0.05
         except OSError:
             return None
         return process.pid if before and ("watchdog" in argv or "yolo" in argv or "vbw" in argv) else None

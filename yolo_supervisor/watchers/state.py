@@ -13,18 +13,24 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from yolo_supervisor.actions import AlertCode, CutTail, Escalate, Keep, Quarantine, Restore, Terminate
+from yolo_supervisor.actions.agents import Terminate
+from yolo_supervisor.actions.base import AlertCode, Escalate
+from yolo_supervisor.actions.state import CutTail, Quarantine, Restore, SaveVersion
 from yolo_supervisor.clock import Clock, until_next
 from yolo_supervisor.config import Config
-from yolo_supervisor.files import digest, glance, read
-from yolo_supervisor.folder import Folder, names
-from yolo_supervisor.formats import integrity, load_object, phases, snapshots, yolo
-from yolo_supervisor.formats.integrity import Flaw, FlawCode
-from yolo_supervisor.records import RestoredFrom
-from yolo_supervisor.roster import Roster
-from yolo_supervisor.snapshots import Snapshots, phase_of
-from yolo_supervisor.store import Store
-from yolo_supervisor.watchers import Remedy
+from yolo_supervisor.formats.json import load_object
+from yolo_supervisor.formats.plugin import config as plugin_config
+from yolo_supervisor.formats.plugin import execution_state, phases
+from yolo_supervisor.formats.plugin import snapshots as plugin_snapshots
+from yolo_supervisor.fs.changes import DirectoryScanner, names
+from yolo_supervisor.fs.read import digest, read, read_or_none
+from yolo_supervisor.inventory.agents import AgentRegistry
+from yolo_supervisor.inventory.snapshots import Snapshots, phase_of
+from yolo_supervisor.models import RestoredFrom
+from yolo_supervisor.policy import file_integrity
+from yolo_supervisor.policy.file_integrity import Flaw, FlawCode
+from yolo_supervisor.store.store import Store
+from yolo_supervisor.watchers.base import Remediation
 
 DIFF_LINES = 40
 """How much of what a restoration changes is told."""
@@ -63,7 +69,7 @@ class Sound:
     path: Path
     key: str
     data: bytes
-    snap: Remedy = ()
+    snap: Remediation = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +80,14 @@ class Look:
     """Files that nobody can read now, and why."""
 
 
-def decide(look: Look, quarantine: Path) -> list[Remedy]:
+def decide(look: Look, quarantine: Path) -> list[Remediation]:
     """New good versions are kept; broken files are put aside and made good, or a person is asked."""
-    remedies: list[Remedy] = [
-        (*each.snap, Keep(key=each.key, path=each.path, data=each.data, reason="it is whole")) for each in look.sound
+    remediations: list[Remediation] = [
+        (*each.snap, SaveVersion(key=each.key, path=each.path, data=each.data, reason="it is whole"))
+        for each in look.sound
     ]
-    remedies += [_mend(each, quarantine) for each in look.broken]
-    remedies += [
+    remediations += [_mend(each, quarantine) for each in look.broken]
+    remediations += [
         (
             Escalate(
                 kind="state",
@@ -91,12 +98,12 @@ def decide(look: Look, quarantine: Path) -> list[Remedy]:
         )
         for key, why in look.unreadable
     ]
-    return remedies
+    return remediations
 
 
-def _mend(broken: Broken, quarantine: Path) -> Remedy:
+def _mend(broken: Broken, quarantine: Path) -> Remediation:
     judged = str(digest(broken.data))
-    whole = integrity.torn_at(broken.data) if broken.path.suffix == ".jsonl" else None
+    whole = file_integrity.torn_at(broken.data) if broken.path.suffix == ".jsonl" else None
     if whole or (whole is not None and not broken.cures):
         aside = _aside(broken, broken.data[whole:], quarantine)
         cut = CutTail(key=broken.key, path=broken.path, judged=judged, size=whole, reason=broken.flaw.text,
@@ -118,7 +125,7 @@ def _mend(broken: Broken, quarantine: Path) -> Remedy:
     )
 
 
-def _aside(broken: Broken, data: bytes, quarantine: Path) -> Remedy:
+def _aside(broken: Broken, data: bytes, quarantine: Path) -> Remediation:
     """The copy of what is taken away. There is nothing to copy of an empty file."""
     if not data:
         return ()
@@ -177,15 +184,15 @@ class _Known:
 class StateWatcher:
     name = "state"
 
-    def __init__(self, config: Callable[[], Config], roster: Roster, store: Store, clock: Clock) -> None:
+    def __init__(self, config: Callable[[], Config], registry: AgentRegistry, store: Store, clock: Clock) -> None:
         self._config = config
-        self._roster = roster
+        self._registry = registry
         self._store = store
         self._clock = clock
         self._planning = store.paths.planning
         self._snapshots = Snapshots(store.paths)
         self._known: dict[Path, _Known] = {}
-        self._folders: dict[tuple[Path, str], Folder] = {}
+        self._folders: dict[tuple[Path, str], DirectoryScanner] = {}
         self._doubtful: dict[Path, None] = {}
         """What is looked at again though it has not changed: broken files, unreadable ones, those to be kept."""
         self._unsettled = False
@@ -198,7 +205,7 @@ class StateWatcher:
         """Soon again while something is broken that may only be half written."""
         return self._config().state.settle_s if self._unsettled else until_next(self.interval_s)
 
-    async def tick(self, now: datetime) -> Sequence[Remedy]:
+    async def tick(self, now: datetime) -> Sequence[Remediation]:
         return decide(self.look(now, self._config().state.settle_s), self._store.paths.quarantine)
 
     async def objection(self, action: Terminate) -> str | None:
@@ -251,7 +258,9 @@ class StateWatcher:
                 yield inside / pattern
                 continue
             if (inside, pattern) not in self._folders:
-                self._folders[inside, pattern] = Folder(inside, functools.partial(fnmatch.fnmatchcase, pat=pattern))
+                self._folders[inside, pattern] = DirectoryScanner(
+                    inside, functools.partial(fnmatch.fnmatchcase, pat=pattern)
+                )
             with contextlib.suppress(OSError):
                 yield from (inside / name for name in self._folders[inside, pattern].look())
 
@@ -280,7 +289,7 @@ class StateWatcher:
         data = read(path)
         if data is None:
             return None
-        known.flaw = integrity.flaw(key, data) or self._emptied(path, data)
+        known.flaw = file_integrity.flaw(key, data) or self._emptied(path, data)
         known.digest = digest(data) if known.flaw is None and self._worth_keeping(path, data) else None
         return (data, known) if known.flaw or known.digest else None
 
@@ -302,27 +311,31 @@ class StateWatcher:
         before = next(self._store.versions(path), b"")
         return bool(data) and len(data) <= KEEP_LOG and not len(before) <= len(data) < 1.25 * len(before)
 
-    def _snap(self, path: Path, data: bytes, now: datetime) -> Remedy:
+    def _snap(self, path: Path, data: bytes, now: datetime) -> Remediation:
         """A snapshot, if the execution state says something new."""
         state = load_object(data)
-        if path != self._planning / yolo.STATE_FILE or state is None or not self._wished("v3_snapshot_resume"):
+        if (
+            path != self._planning / execution_state.STATE_FILE
+            or state is None
+            or not self._wished("v3_snapshot_resume")
+        ):
             return ()
-        newest = snapshots.best((each for _, each in self._snapshots.all()), phase_of(state), None)
+        newest = plugin_snapshots.best((each for _, each in self._snapshots.all()), phase_of(state), None)
         if newest is not None and meaning(newest.state) == meaning(state):
             return ()
         return self._snapshots.save(state, now, "state changed")
 
     def _wished(self, flag: str) -> bool:
         """Whether the project's own configuration lets us: only a plain no is one."""
-        return yolo.wishes(glance(self._planning / "config.json") or b"").get(flag, True)
+        return plugin_config.wishes(read_or_none(self._planning / "config.json") or b"").get(flag, True)
 
     # -- what a broken file may be restored from, the best first ----------------------------------------------------
 
     def _cures(self, path: Path, key: str, data: bytes, now: datetime) -> Iterator[Cure]:
         for version in self._store.versions(path):
-            if version != data and integrity.flaw(key, version) is None:
+            if version != data and file_integrity.flaw(key, version) is None:
                 yield Cure(data=version, source="good_version", text="the last good version")
-        if path == self._planning / yolo.STATE_FILE:
+        if path == self._planning / execution_state.STATE_FILE:
             yield from self._cures_of_state(now)
         if path.suffix == ".lease":
             reason = "since the plugin takes it for free, and would leave it for ever"
@@ -331,21 +344,25 @@ class StateWatcher:
     def _cures_of_state(self, now: datetime) -> Iterator[Cure]:
         snapshot = self._snapshots.best(None, self._snapshots.active_role())
         if snapshot is not None:
-            yield Cure(data=yolo.dump(snapshot.state), source="snapshot", text=f"the snapshot {snapshot.name}")
+            yield Cure(
+                data=execution_state.dump(snapshot.state), source="snapshot", text=f"the snapshot {snapshot.name}"
+            )
         rebuilt = self.rebuilt(now) if self._wished("v3_event_recovery") else None
         if rebuilt is not None:
             state = self._for_readers(rebuilt.state)
             text = "plans, summaries and events"
-            yield Cure(data=yolo.dump(state), source="rebuilt", text=text, inferred=rebuilt.inferred)
+            yield Cure(data=execution_state.dump(state), source="rebuilt", text=text, inferred=rebuilt.inferred)
 
     def _for_readers(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """In the words that the plugin's readers know: they resume a phase that is ``running``, and a plan that is
         ``pending``; a plan that is ``stale`` they would leave for ever, unless its agent is there to go on with it."""
-        agents = self._roster.teammates()
+        agents = self._registry.teammates()
         plans = [
             {
                 **plan,
-                "status": "running" if any(yolo.works_on(a.name, a.team, plan["id"]) for a in agents) else "pending",
+                "status": "running"
+                if any(execution_state.works_on(a.name, a.team, plan["id"]) for a in agents)
+                else "pending",
             }
             if plan["status"] == "stale"
             else plan
@@ -358,11 +375,11 @@ class StateWatcher:
         folder = self._planning / "phases"
         dirs = {name: self._phase_files(folder / name) for name in names(folder) if (folder / name).is_dir()}
         log = self._planning / ".events" / "event-log.jsonl"
-        events, _ = phases.events(glance(log) or b"")
+        events, _ = phases.events(read_or_none(log) or b"")
         current = phases.current_phase(dirs, events)
         if current is None:
             return None
-        leases = {lease.resource: lease.expires_at for lease in self._roster.leases()}
+        leases = {lease.resource: lease.expires_at for lease in self._registry.leases()}
         return phases.rebuild(current, dirs[current], events, leases, now)
 
     def _phase_files(self, folder: Path) -> dict[str, bytes]:

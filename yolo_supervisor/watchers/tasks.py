@@ -10,19 +10,23 @@ from pathlib import Path
 
 import anyio
 
-from yolo_supervisor.actions import AlertCode, Escalate, Finished, Terminate
-from yolo_supervisor.census import Census
+from yolo_supervisor.actions.agents import Terminate
+from yolo_supervisor.actions.base import AlertCode, Escalate
+from yolo_supervisor.actions.tasks import FinishedByOwner
 from yolo_supervisor.clock import Clock, until_next
 from yolo_supervisor.config import Config
-from yolo_supervisor.files import glance
-from yolo_supervisor.folder import QUIET, names
-from yolo_supervisor.formats import supervisor, tasks, yolo
+from yolo_supervisor.formats import own as own_files
+from yolo_supervisor.formats import tasks
+from yolo_supervisor.formats.plugin import execution_state
+from yolo_supervisor.fs.changes import QUIET, names
+from yolo_supervisor.fs.read import read_or_none
+from yolo_supervisor.inventory.agents import AgentRegistry
+from yolo_supervisor.inventory.process_scan import ProcessScanner
+from yolo_supervisor.models import Agent, Liveness, Task
+from yolo_supervisor.policy.retry import RetryDecision, RetryPolicy, requeue_or_dead_letter
 from yolo_supervisor.policy.waiting import WAITS_AFTER_FAILURE, WAITS_FOR_PERSON
-from yolo_supervisor.queue import Queue, Turn, give_back
-from yolo_supervisor.records import Agent, Liveness, Task
-from yolo_supervisor.roster import Roster
-from yolo_supervisor.store import Store
-from yolo_supervisor.watchers import Remedy
+from yolo_supervisor.store.store import Store
+from yolo_supervisor.watchers.base import Remediation
 
 SILENT, UNKNOWN = "silent", "unknown owner"
 """How an attempt has failed whose owner shows no sign of life, or is nobody that we know."""
@@ -39,13 +43,19 @@ class Silence:
     quiet_s: float
     looks: int
     owner: Agent | None = None
-    turn: Turn = field(default_factory=Turn)
+    turn: RetryDecision = field(default_factory=RetryDecision)
 
 
-def decide(silences: Sequence[Silence], finished: Sequence[Task], letters: Path, idle_limit_s: float) -> list[Remedy]:
+def decide(
+    silences: Sequence[Silence], finished: Sequence[Task], letters: Path, idle_limit_s: float
+) -> list[Remediation]:
     """What nobody is at work on is given back; a person is told where its owner lives. What is finished starts anew."""
-    remedies: list[Remedy] = [
-        (Finished(key=task.id, reason=f"{task.owner or 'somebody'} finished it", evidence={"owner": task.owner}),)
+    remediations: list[Remediation] = [
+        (
+            FinishedByOwner(
+                key=task.id, reason=f"{task.owner or 'somebody'} finished it", evidence={"owner": task.owner}
+            ),
+        )
         for task in finished
     ]
     for each in silences:
@@ -58,16 +68,16 @@ def decide(silences: Sequence[Silence], finished: Sequence[Task], letters: Path,
         else:
             reason = f"its owner {each.owner.name} is alive, but shows no sign of life for {each.quiet_s:.0f} s"
         evidence = {"owner": task.owner, "quiet_s": round(each.quiet_s, 1), "looks": each.looks}
-        steps = give_back(task, each.turn, letters, reason, evidence, replayable=False)
+        steps = requeue_or_dead_letter(task, each.turn, letters, reason, evidence, replayable=False)
         if steps and each.owner is not None:
             told = f"{each.owner.name} seems to hang: its task {task.id} was given back; it is left alone, look at it"
             alert = Escalate(
                 kind="agent", code=AlertCode.AGENT_SILENT, key=each.owner.id, reason=told, evidence=evidence
             )
-            remedies.append((alert, *steps))
+            remediations.append((alert, *steps))
         elif steps:
-            remedies.append(steps)
-    return remedies
+            remediations.append(steps)
+    return remediations
 
 
 @dataclass
@@ -85,18 +95,18 @@ class TasksWatcher:
     def __init__(
         self,
         config: Callable[[], Config],
-        roster: Roster,
+        registry: AgentRegistry,
         agents: Callable[[datetime], list[tuple[Agent, Liveness]]],
         store: Store,
-        census: Census,
-        queue: Queue,
+        scanner: ProcessScanner,
+        queue: RetryPolicy,
         clock: Clock,
     ) -> None:
         self._config = config
-        self._roster = roster
+        self._registry = registry
         self._agents = agents
         self._store = store
-        self._census = census
+        self._scanner = scanner
         self._queue = queue
         self._clock = clock
         self._notes: dict[str, list[str]] = {}
@@ -110,7 +120,7 @@ class TasksWatcher:
     def rest_s(self) -> float:
         return until_next(self.interval_s)
 
-    async def tick(self, now: datetime) -> Sequence[Remedy]:
+    async def tick(self, now: datetime) -> Sequence[Remediation]:
         letters = self._store.paths.folder / "dead-letters"
         silences = await self.look(now)
         return decide(silences, self.finished(), letters, self._config().tasks.idle_limit_s)
@@ -127,27 +137,27 @@ class TasksWatcher:
         before_s, self._looked_s = self._looked_s, self._clock.monotonic()
         if self._looked_s - before_s > max(2 * self.interval_s, self._config().tasks.idle_limit_s / 2):
             self._watched = {}
-        self._roster.renew()
+        self._registry.renew()
         self._store.heed()  # the heartbeats of claims are written by other processes
         self._notes = _by_pid(names(self._store.paths.hooks))
         known = self._agents(now)
         living = [agent for agent, state in known if state is Liveness.ALIVE]
-        living += [mate for agent in living if agent.session for mate in self._roster.in_process(agent, living)]
+        living += [mate for agent in living if agent.session for mate in self._registry.in_process(agent, living)]
         ours = _by_owner(living)
         others = _by_owner(
-            [*(agent for agent, state in known if state is not Liveness.ALIVE), *self._roster.elsewhere()]
+            [*(agent for agent, state in known if state is not Liveness.ALIVE), *self._registry.elsewhere()]
         )
         found: list[Silence] = []
         watched: dict[tuple[str, str | None], _Watched] = {}
         for number, task in enumerate(self._at_work()):
             if number % AT_ONCE == AT_ONCE - 1:
                 await anyio.sleep(0)  # nobody has to wait for us
-            if task.owner is None and any(task.path.parent in self._roster.lists_of(agent) for agent in living):
+            if task.owner is None and any(task.path.parent in self._registry.lists_of(agent) for agent in living):
                 continue  # a session names no owner of what it does itself
             if any(self._has(agent, task) for agent in others.get(str(task.owner), ())):
                 continue  # the dead are healed by those who watch agents; of the others nothing is known
             owner = next((agent for agent in ours.get(str(task.owner), ()) if self._has(agent, task)), None)
-            if owner is None and self._roster.unclear(task.path.parent):
+            if owner is None and self._registry.unclear(task.path.parent):
                 continue  # it may be somebody's who is at work on it
             key = task.id, task.owner
             signs, before = self._signs(task, owner), self._watched.get(key)
@@ -167,39 +177,43 @@ class TasksWatcher:
         """The tasks that are finished, and of which something is still remembered that was before."""
         memory = self._store.journal.memory
         remembered = {*memory.requeues, *memory.failures, *memory.claims} - memory.set_aside.keys()
-        lists, plans = self._roster.task_lists(), self._roster.plans()  # once: much may be remembered
+        lists, plans = self._registry.task_lists(), self._registry.plans()  # once: much may be remembered
         found = []
         for ident in remembered:
             name, _, number = ident.rpartition("/")
-            here = [self._roster.task(folder, number) for folder in lists if folder.name == name]
+            here = [self._registry.task(folder, number) for folder in lists if folder.name == name]
             here += [plan for plan in plans if plan.id == ident]
             found += [task for task in here if task is not None and tasks.is_done(task)]
         return found
 
     def _at_work(self) -> Iterator[Task]:
-        lists = self._roster.task_lists()
+        lists = self._registry.task_lists()
         for folder in lists:
-            yield from self._roster.at_work(folder, quiet=max(1, QUIET // len(lists)))[0]
-        yield from (plan for plan in self._roster.plans() if plan.status in yolo.RUNNING and plan.owner)
+            yield from self._registry.at_work(folder, quiet=max(1, QUIET // len(lists)))[0]
+        yield from (plan for plan in self._registry.plans() if plan.status in execution_state.RUNNING and plan.owner)
 
     def _has(self, agent: Agent, task: Task) -> bool:
-        return task.list == yolo.EXECUTION_STATE or task.path.parent in self._roster.lists_of(agent)
+        return task.list == execution_state.EXECUTION_STATE or task.path.parent in self._registry.lists_of(agent)
 
     def _signs(self, task: Task, owner: Agent | None) -> tuple[object, ...]:
         """All that shows that somebody is at work on the task: any difference is a sign of life."""
         claim = self._store.journal.memory.claims.get(task.id, {})
         signs: list[object] = [_writing(task.path), claim.get("token"), claim.get("since_s")]
         if owner is not None and owner.process is not None:
-            signs += [self._cpu(owner), self._roster.session_status(owner), *map(self._written, self._notes_of(owner))]
+            signs += [
+                self._cpu(owner),
+                self._registry.session_status(owner),
+                *map(self._written, self._notes_of(owner)),
+            ]
         return tuple(signs)
 
     def _cpu(self, owner: Agent) -> int:
         """The processor time of its process and of those in its tree, in clock ticks: work makes it grow."""
         assert owner.process is not None
         ticks = 0
-        for process in (owner.process, *(each for each, _ in self._census.trees.get(owner.process, ()))):
+        for process in (owner.process, *(each for each, _ in self._scanner.trees.get(owner.process, ()))):
             with contextlib.suppress(OSError):
-                facts = self._census.processes.kernel.facts(process.pid)
+                facts = self._scanner.processes.backend.facts(process.pid)
                 ticks += facts.cpu if facts is not None and facts.started == process.started else 0
         return ticks
 
@@ -212,13 +226,13 @@ class TasksWatcher:
 
     def _waits(self, owner: Agent) -> bool:
         """Whether it waits on purpose: for a person, for its quota, for what it has set going."""
-        if self._roster.session_status(owner) == "waiting":
+        if self._registry.session_status(owner) == "waiting":
             return True
         folder = self._store.paths.hooks
         newest = max(self._notes_of(owner), key=self._written, default=None)
         if newest is None:
             return False
-        payload = supervisor.hook_note(glance(folder / newest) or b"", newest.partition(".")[0]).payload
+        payload = own_files.hook_note(read_or_none(folder / newest) or b"", newest.partition(".")[0]).payload
         return bool(
             payload.get("background_tasks")
             or payload.get("session_crons")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from yolo_supervisor.drill.faults import agents, commands, commits, locks, mcp, sessions, state, supervisor, tasks
-from yolo_supervisor.drill.rounds import Fault
+from yolo_supervisor.drill.trial import Fault
 
 KINDS = (agents, sessions, supervisor, tasks, locks, state, mcp, commands, commits)
 

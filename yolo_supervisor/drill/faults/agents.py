@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 import signal
 
-from yolo_supervisor.drill.rounds import Fault, Watch, agents_gone, send
-from yolo_supervisor.drill.scene import TEAM, Actor, Scene
-from yolo_supervisor.files import glance
-from yolo_supervisor.formats import supervisor
+from yolo_supervisor.drill.sandbox import TEAM, Actor, Scene
+from yolo_supervisor.drill.trial import Fault, Watch, agents_gone, send
+from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats.crash_report import load
-from yolo_supervisor.records import Agent, ProcessId, from_iso
-from yolo_supervisor.store import Paths
+from yolo_supervisor.fs.read import read_or_none
+from yolo_supervisor.models import Agent, ProcessId, from_iso
+from yolo_supervisor.store.paths import Paths
 
 
 def _dies(scene: Scene, way: str, cause: str) -> tuple[Actor, Watch]:
@@ -25,7 +25,9 @@ def _dies(scene: Scene, way: str, cause: str) -> tuple[Actor, Watch]:
 
     def explained() -> bool:
         told = [e["evidence"] for e in scene.entries() if (e["action"], e["key"]) == ("died", key)]
-        report = load(glance(Paths(scene.project).crashes / f"{told[0].get('report')}.json") or b"") if told else None
+        report = (
+            load(read_or_none(Paths(scene.project).crashes / f"{told[0].get('report')}.json") or b"") if told else None
+        )
         return healed() and report is not None and report.cause == told[0]["class"] == cause
 
     watch.healed = explained
@@ -98,7 +100,7 @@ def pid_reused(scene: Scene, dice: random.Random) -> Watch:
         id=f"{name}@{TEAM}", name=name, role="dev", team=TEAM, source="record", since=from_iso("2026-01-01"),
         process=gone, pid=gone.pid, claude_dir=scene.claude,
     )  # fmt: skip
-    (Paths(scene.project).agents / supervisor.agent_file(ghost)).write_bytes(supervisor.dump_agent(ghost))
+    (Paths(scene.project).agents / own_files.agent_file(ghost)).write_bytes(own_files.dump_agent(ghost))
     scene.start_daemon()
     watch = agents_gone(scene, [Actor(name, gone, gone, task)], [bystander])
     watch.strangers.append(stranger)

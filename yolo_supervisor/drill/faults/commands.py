@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 import sys
 
-from yolo_supervisor.drill.rounds import Fault, Watch
-from yolo_supervisor.drill.scene import Scene
+from yolo_supervisor.drill.sandbox import Scene
+from yolo_supervisor.drill.trial import Fault, Watch
 
 
 def _command(scene: Scene, program: str) -> Watch:

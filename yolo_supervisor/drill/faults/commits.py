@@ -7,8 +7,8 @@ import shutil
 import time
 from collections.abc import Callable
 
-from yolo_supervisor.drill.rounds import Fault, Watch
-from yolo_supervisor.drill.scene import Scene
+from yolo_supervisor.drill.sandbox import Scene
+from yolo_supervisor.drill.trial import Fault, Watch
 
 
 def _change(scene: Scene, name: str, text: str, theirs: bool = False) -> str:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import random
 from datetime import UTC, datetime, timedelta
 
-from yolo_supervisor.drill.rounds import Fault, Watch
-from yolo_supervisor.drill.scene import Scene
-from yolo_supervisor.formats import yolo
+from yolo_supervisor.drill.sandbox import Scene
+from yolo_supervisor.drill.trial import Fault, Watch
+from yolo_supervisor.formats.plugin import leases as plugin_leases
 
 
 def lease_abandoned(scene: Scene, dice: random.Random) -> Watch:
     """A lease runs out whose holder is nobody that is there."""
     locks = scene.planning(".locks")
     lease = locks / "src__api.py.lease"
-    lease.write_bytes(yolo.dump_lease("src/api.py", "nobody", datetime.now(UTC) - timedelta(seconds=60), 60))
+    lease.write_bytes(plugin_leases.dump_lease("src/api.py", "nobody", datetime.now(UTC) - timedelta(seconds=60), 60))
     return Watch(lambda: not lease.exists(), frozenset({"src/api.py"}), ("released",))
 
 

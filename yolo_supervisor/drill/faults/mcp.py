@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 import sys
 
-from yolo_supervisor.drill.client import Client
-from yolo_supervisor.drill.rounds import Fault, Watch
-from yolo_supervisor.drill.scene import Scene
+from yolo_supervisor.drill.fake_mcp_client import Client
+from yolo_supervisor.drill.sandbox import Scene
+from yolo_supervisor.drill.trial import Fault, Watch
 
-SERVER = "yolo_supervisor.drill.server"
+SERVER = "yolo_supervisor.drill.fake_mcp_server"
 """What the relay calls the scratch server, by its command."""
 
 

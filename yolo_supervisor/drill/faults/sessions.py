@@ -6,8 +6,8 @@ import os
 import random
 import signal
 
-from yolo_supervisor.drill.rounds import Fault, Watch, agents_gone
-from yolo_supervisor.drill.scene import Scene
+from yolo_supervisor.drill.sandbox import Scene
+from yolo_supervisor.drill.trial import Fault, Watch, agents_gone
 
 
 def session_killed(scene: Scene, dice: random.Random) -> Watch:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import random
 
-from yolo_supervisor.drill.rounds import Fault, Watch
-from yolo_supervisor.drill.scene import Scene
-from yolo_supervisor.files import digest, glance
-from yolo_supervisor.formats import contracts, yolo
+from yolo_supervisor.drill.sandbox import Scene
+from yolo_supervisor.drill.trial import Fault, Watch
+from yolo_supervisor.formats.plugin import contracts, execution_state
+from yolo_supervisor.fs.read import digest, read_or_none
 
 
 def state_emptied(scene: Scene, dice: random.Random) -> Watch:
     """A crash leaves the plugin's execution state empty."""
-    state = scene.planning() / yolo.STATE_FILE
-    whole = yolo.dump(
+    state = scene.planning() / execution_state.STATE_FILE
+    whole = execution_state.dump(
         {"phase": 1, "status": "running", "plans": [{"id": "01-01", "status": dice.choice(("pending", "complete"))}]}
     )
     state.write_bytes(whole)
     sidecar = state.with_name(f"{state.name}.sha256")
-    scene.wait(lambda: glance(sidecar) == str(digest(whole)).encode(), "it was not kept as a good version")
+    scene.wait(lambda: read_or_none(sidecar) == str(digest(whole)).encode(), "it was not kept as a good version")
     state.write_bytes(b"")
-    return Watch(lambda: glance(state) == whole, frozenset({yolo.STATE_FILE}), ("restored",))
+    return Watch(lambda: read_or_none(state) == whole, frozenset({execution_state.STATE_FILE}), ("restored",))
 
 
 PLAN = """---
@@ -59,7 +59,7 @@ def flag_broken(scene: Scene, dice: random.Random) -> Watch:
         scene.command("flag", "record", other, "ok")
     scene.begin("flag", "record", flag, "error")
     healed = text.replace(f'"{flag}":true', f'"{flag}":false').encode()
-    return Watch(lambda: glance(config) == healed, frozenset({flag}), ("disabled",))
+    return Watch(lambda: read_or_none(config) == healed, frozenset({flag}), ("disabled",))
 
 
 FAULTS: tuple[Fault, ...] = (

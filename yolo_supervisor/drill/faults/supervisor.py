@@ -7,10 +7,11 @@ import random
 import signal
 import time
 
-from yolo_supervisor.drill.rounds import Fault, Watch, agents_gone, send
-from yolo_supervisor.drill.scene import Actor, Scene
-from yolo_supervisor.formats import supervisor, yolo
-from yolo_supervisor.store import Paths
+from yolo_supervisor.drill.sandbox import Actor, Scene
+from yolo_supervisor.drill.trial import Fault, Watch, agents_gone, send
+from yolo_supervisor.formats import own as own_files
+from yolo_supervisor.formats.plugin import leases as plugin_leases
+from yolo_supervisor.store.paths import Paths
 
 
 def _team(scene: Scene, dice: random.Random) -> tuple[Actor, Actor, Actor]:
@@ -44,7 +45,7 @@ def supervisor_upgraded(scene: Scene, dice: random.Random) -> Watch:
     first, second, bystander = _team(scene, dice)
     _kill_and_be_noticed(scene, dice, first)
     scene.stop_daemon()
-    version = Paths(scene.project).folder / supervisor.VERSION_FILE
+    version = Paths(scene.project).folder / own_files.VERSION_FILE
     version.unlink()  # older versions wrote none
     send(second.process, signal.SIGKILL)
     scene.start_daemon()
@@ -78,7 +79,7 @@ def clock_jump(scene: Scene, dice: random.Random) -> Watch:
     send(victim.process, signal.SIGKILL)
     watch = agents_gone(scene, [victim], [bystander])
     watch.ahead_s = ahead_s
-    watch.kept.append(scene.planning(".locks") / yolo.lease_file(resource))
+    watch.kept.append(scene.planning(".locks") / plugin_leases.lease_file(resource))
     return watch
 
 

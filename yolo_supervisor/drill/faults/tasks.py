@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 import signal
 
-from yolo_supervisor.drill.rounds import Fault, Watch, send, taken_care_of
-from yolo_supervisor.drill.scene import TEAM, Scene
-from yolo_supervisor.formats import load_object
+from yolo_supervisor.drill.sandbox import TEAM, Scene
+from yolo_supervisor.drill.trial import Fault, Watch, send, taken_care_of
+from yolo_supervisor.formats.json import load_object
 from yolo_supervisor.formats.tasks import SET_ASIDE
 
 

@@ -1,0 +1,235 @@
+"""One look at a project for the commands that show something: the daemon's own rooms, and nothing is changed."""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from yolo_supervisor import config as configuration
+from yolo_supervisor.actions.base import Edit, Note
+from yolo_supervisor.actions.state import SaveVersion
+from yolo_supervisor.cli.context import Shared
+from yolo_supervisor.clock import Instant, SystemClock
+from yolo_supervisor.config import Config
+from yolo_supervisor.daemon.runner import REPORT_LOOKS
+from yolo_supervisor.formats import own as own_files
+from yolo_supervisor.formats.plugin import config as plugin_config
+from yolo_supervisor.fs.read import read_or_none
+from yolo_supervisor.inventory.agents import AgentRegistry, claude_dirs
+from yolo_supervisor.inventory.crash_evidence import CrashInvestigator
+from yolo_supervisor.inventory.flag_outcomes import Flags
+from yolo_supervisor.inventory.leases import Leases
+from yolo_supervisor.inventory.process_scan import ProcessScanner
+from yolo_supervisor.inventory.stale_locks import StaleLocks
+from yolo_supervisor.mcp.circuit_breaker import circuit_status, open_circuits
+from yolo_supervisor.models import Liveness, Task, iso
+from yolo_supervisor.policy.retry import RetryPolicy
+from yolo_supervisor.store.store import Outcome, Store
+from yolo_supervisor.system.death_watch import DeathWatch
+from yolo_supervisor.system.process_backend import backend
+from yolo_supervisor.system.processes import Processes
+from yolo_supervisor.system.tmux import Tmux, ask_now
+from yolo_supervisor.watchers.agents import AgentsWatcher
+from yolo_supervisor.watchers.flags import FlagsWatcher
+from yolo_supervisor.watchers.leases import LeasesWatcher
+from yolo_supervisor.watchers.sessions import SessionsWatcher
+from yolo_supervisor.watchers.state import StateWatcher
+from yolo_supervisor.watchers.tasks import TasksWatcher
+
+if TYPE_CHECKING:
+    from yolo_supervisor.watchers.base import Remediation, Watcher
+
+
+PATIENCE_S = 5.0
+"""How long a command waits for others that write: it has nothing else to do."""
+
+
+SILENT_S = 20.0
+"""How long a daemon may be silent beyond twice its usual time."""
+
+
+class ProjectView:
+    """A project as it is now, for reading only."""
+
+    def __init__(self, project: Path, config: Config) -> None:
+        self.project = project
+        self.config = config
+        self.clock = SystemClock()
+        self.now: datetime = self.clock.now()
+        self.processes = Processes(backend())
+        self.scanner = ProcessScanner(self.processes)
+        self.scanner.sample()
+        size = config.journal.size_mib * 2**20
+        self.store = Store(project, self.clock, journal_size=size, lock_limit_s=PATIENCE_S)
+        self.store.journal.load()
+        self.registry = AgentRegistry(
+            self.store.paths, self.processes, self.scanner, lambda: claude_dirs(config, os.environ)
+        )
+        self.leases = Leases(self.store, self.clock, self.processes.boot)
+        self.queue = RetryPolicy(lambda: config, self.store, self.clock, self.processes.boot)
+        deaths = DeathWatch(self.processes.backend)
+        investigator = CrashInvestigator(
+            lambda: config,
+            self.registry,
+            self.store.paths,
+            self.processes,
+            self.scanner,
+            deaths,
+            self.clock,
+            writes_reports=False,
+        )
+        self.flags = Flags(lambda: config, self.store, self.clock, self.processes.boot)
+        self.agents = AgentsWatcher(
+            lambda: config, self.registry, self.store, self.processes, self.scanner, deaths, self.queue, investigator
+        )  # fmt: skip
+
+    def holder(self) -> own_files.Holder | None:
+        """The daemon that supervises the project now, if one does."""
+        holder = own_files.load_holder(read_or_none(self.store.paths.holder) or b"")
+        alive = holder is not None and self.processes.liveness(holder.process) is Liveness.ALIVE
+        return holder if alive else None
+
+    def silent_s(self) -> float | None:
+        """For how long the daemon has said nothing, if that is too long: it hangs, or is stopped."""
+        holder = self.holder()
+        if holder is None:
+            return None
+        try:
+            age_s = time.time() - self.store.paths.holder.stat().st_mtime
+        except OSError:
+            return None
+        intervals = [w["interval_s"] for w in holder.watchers if isinstance(w.get("interval_s"), int | float)]
+        usual_s = REPORT_LOOKS * min(intervals, default=0.0)
+        return age_s if age_s > 2 * usual_s + SILENT_S else None
+
+    def tasks(self) -> list[Task]:
+        found = [task for folder in self.registry.task_lists() for task in self.registry.tasks(folder)]
+        return found + self.registry.plans()
+
+    def tasks_json(self) -> list[dict[str, Any]]:
+        """The tasks; ``attempts`` is how often each was given back, ``token`` that of its claim, if it has one."""
+        memory = self.store.journal.memory
+        claims = {key: claim for key, claim in memory.claims.items() if claim["live"]}
+        return [
+            {
+                "id": task.id,
+                "status": task.status,
+                "owner": task.owner,
+                "attempts": memory.requeues[task.id],
+                "token": claims.get(task.id, {}).get("token"),
+                "list": task.list,
+                "subject": task.subject,
+            }
+            for task in self.tasks()
+        ]
+
+    def circuits_json(self) -> list[dict[str, Any]]:
+        """The MCP servers and tools that are switched off."""
+        now = Instant(self.processes.boot, self.clock.monotonic())
+        return [circuit_status(circuit, now) for circuit in open_circuits(self.store.paths.folder)]
+
+    def flags_json(self) -> list[dict[str, Any]]:
+        """The feature flags, and how what they switch on has fared lately."""
+        return [
+            {
+                "name": flag.name,
+                "enabled": flag.enabled,
+                "errors": flag.errors,
+                "samples": flag.samples,
+                "error_rate": round(flag.errors / flag.samples, 4) if flag.samples else 0.0,
+            }
+            for flag in self.flags.look(self.now).flags
+        ]
+
+    def lease_ttl_s(self) -> int:
+        """How long a claim holds without a sign of life."""
+        return plugin_config.lease_ttl_s(read_or_none(self.store.paths.planning / "config.json") or b"")
+
+    def agents_json(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "id": agent.id,
+                "name": agent.name,
+                "role": agent.role,
+                "team": agent.team,
+                "pid": agent.pid,
+                "state": str(state),
+                "source": agent.source,
+                "since": iso(agent.since),
+            }
+            for agent, state in self.agents.agents(self.now)
+        ]
+
+    def watchers(self) -> tuple[Watcher, ...]:
+        """Every watcher, asked for what it sees; nothing of it is carried out."""
+        tasks = TasksWatcher(
+            lambda: self.config, self.registry, self.agents.living, self.store, self.scanner, self.queue, self.clock
+        )
+        return (
+            self.agents,
+            self.sessions(),
+            tasks,
+            LeasesWatcher(
+                lambda: self.config, self.leases, StaleLocks(self.store, self.processes.backend, self.agents.living)
+            ),
+            self.state(),
+            FlagsWatcher(lambda: self.config, self.flags),
+        )
+
+    def state(self) -> StateWatcher:
+        """One that has no time to wait: a file that is just being written is broken for it."""
+        config = msgspec.structs.replace(self.config, state=msgspec.structs.replace(self.config.state, settle_s=0.0))
+        return StateWatcher(lambda: config, self.registry, self.store, self.clock)
+
+    def sessions(self) -> SessionsWatcher:
+        return SessionsWatcher(
+            lambda: self.config,
+            self.registry,
+            self.agents.living,
+            self.store.paths,
+            self.processes,
+            Tmux(self.clock),
+            self.clock,
+        )
+
+    def sessions_json(self) -> list[dict[str, Any]]:
+        """The tmux sessions that agents of the project live in. Nothing is asked where there are none."""
+        sessions = self.sessions()
+        placed = sessions.placed(self.now)
+        sockets = dict.fromkeys(agent.pane.socket for agent in placed if agent.pane)
+        look = sessions.look_at(placed, {socket: ask_now(socket) for socket in sockets})
+        return [
+            {
+                "name": session.name,
+                "attached": session.attached,
+                "state": "attached" if session.attached else "detached",
+                "socket": session.key[0],
+            }
+            for session in look.sessions
+        ]
+
+
+def project_view(options: Shared) -> ProjectView:
+    """The project that the command line means. ConfigError if its configuration cannot be used."""
+    project = options.project()
+    return ProjectView(project, configuration.load(project, options.config))
+
+
+def carry_out(store: Store, remediation: Remediation) -> Outcome:
+    """Take the steps of a remedy that a command has decided on; how the last of them went. BUSY stops it."""
+    outcome = Outcome.DONE
+    for action in remediation:
+        if isinstance(action, Edit):
+            outcome = store.commit(action, "cli")
+            if outcome is Outcome.BUSY:
+                return outcome
+        elif isinstance(action, SaveVersion):
+            store.keep(action.path, action.data)
+        elif isinstance(action, Note):
+            store.note(action, "cli")
+    return outcome

@@ -1,0 +1,297 @@
+"""The daemon: opens its projects, keeps them watched, and answers signals and the service manager."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import shutil
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.abc
+import structlog
+import watchfiles
+
+from yolo_supervisor import config as configuration
+from yolo_supervisor.clock import SystemClock, until_next
+from yolo_supervisor.config import Config, ConfigError
+from yolo_supervisor.daemon.project import Held, Project
+from yolo_supervisor.daemon.runner import Wakeup
+from yolo_supervisor.daemon.wiring import HostServices
+from yolo_supervisor.fs.trust import Refused, TooNew
+from yolo_supervisor.inventory.process_scan import ProcessScanner
+from yolo_supervisor.service.notify import Notifier, endangered
+from yolo_supervisor.store.locks import Busy
+from yolo_supervisor.system.process_backend import backend
+from yolo_supervisor.system.processes import Processes
+from yolo_supervisor.system.tmux import Tmux
+
+EX_OK, EX_NO, EX_DATAERR, EX_OSERR, EX_TEMPFAIL = 0, 1, 65, 71, 75
+
+STOP_LIMIT_S = 8.0
+"""How long a termination under way may take to its end at a clean stop."""
+
+WATCH_AGAIN_S, WATCH_AGAIN_MAX_S = 0.1, 10.0
+"""How soon folders are watched anew when that has failed; less and less soon if it lasts."""
+
+MANAGER_S = 0.5
+"""The service manager is told how it goes no more often, however impatient its watchdog is."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line said."""
+
+    projects: tuple[Path, ...] = ()
+    config: Path | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    allow_root: bool = False
+    """Whether root may supervise what belongs to others."""
+
+
+class Daemon:
+    """All projects of one ``run``."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.config = self._load(None)
+        processes = Processes(backend())
+        clock = SystemClock()
+        self.services = HostServices(clock, processes, ProcessScanner(processes), Tmux(clock))
+        self.notifier = Notifier(os.environ)
+        self.projects: dict[Path, Project] = {}
+        self._refused = ""
+        """Why the last reload has changed nothing."""
+        self._endangered: dict[int, str] = {}
+        self._log = structlog.get_logger()
+        self._stopping = anyio.Event()
+        self._unwatch = anyio.Event()
+
+    def _load(self, project: Path | None) -> Config:
+        return configuration.load(project, self.options.config, self.options.overrides)
+
+    def wanted(self, config: Config) -> list[Path]:
+        """The projects to supervise: the command line's, else the configuration's."""
+        named = self.options.projects or tuple(map(configuration.expanded, config.projects))
+        return list(dict.fromkeys(Path(os.path.realpath(path)) for path in named))
+
+    async def run(self) -> int:
+        """The exit code. ConfigError if the configuration cannot be used at the start."""
+        asyncio.get_running_loop().set_exception_handler(self._callback_failed)
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
+            _raise_file_limit()
+            if (code := self._open_projects()) != EX_OK:
+                return code
+            if shutil.which("tmux") is None:
+                self._log.warning("trouble", where="tmux", error="tmux is not on PATH: no session can be watched")
+            self.services.scanner.sample()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._signals, received, tasks)
+                for project in self.projects.values():
+                    tasks.start_soon(project.run)
+                tasks.start_soon(self.services.scanner.run, self._sample_s, self._sampled)
+                tasks.start_soon(self._wake_at_changes)
+                tasks.start_soon(self._unwatch_at_the_end)
+                tasks.start_soon(self._keep_manager_informed)
+                self.notifier.ready(self._status())
+                await self._stopping.wait()
+                self.notifier.stopping()
+                await self._let_terminations_end()
+                tasks.cancel_scope.cancel()
+            for project in self.projects.values():
+                project.close()
+            return EX_OK
+
+    def _open_projects(self) -> int:
+        """Open all that are wanted. The exit code if none could be, else 0. ConfigError if that is why."""
+        wrong: dict[Path, ConfigError] = {}
+        code = EX_NO
+        for path in self.wanted(self.config):
+            try:
+                config = self._load(path)
+            except ConfigError as error:
+                wrong[path] = error
+                continue
+            project = self.projects[path] = Project(path, config, self.services, self._rewatch, self.options.allow_root)
+            try:
+                project.open()
+            except (OSError, Held, Refused, Busy) as error:
+                if isinstance(error, Held):
+                    code = EX_TEMPFAIL
+                elif isinstance(error, TooNew):
+                    code = EX_DATAERR
+                project.trouble = str(error)
+                self._log.error("trouble", where="project", project=str(path), error=str(error))
+        if wrong and not self.projects:
+            raise next(iter(wrong.values()))
+        for path, mistake in wrong.items():
+            self._log.error("trouble", where="project", project=str(path), error=str(mistake))
+        if any(project.runner for project in self.projects.values()):
+            return EX_OK
+        return code
+
+    def _sample_s(self) -> float:
+        """As often as the most demanding project wants."""
+        return min((p.config.processes.sample_s for p in self.projects.values()), default=1.0)
+
+    def _sampled(self, changed: bool) -> None:
+        for project in self.projects.values():
+            if project.runner is not None:
+                project.runner.keep_trees()
+                if changed:
+                    project.runner.wakeups["agents"].ring()
+
+    def _callback_failed(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """The loop itself has failed. Without memory it would try again for ever, and tell of it each time."""
+        if isinstance(context.get("exception"), MemoryError):
+            sys.stderr.write("yolo-supervisor: there is no memory left: it ends, to be started again\n")
+            os._exit(EX_OSERR)  # the journal holds whatever was under way
+        self._log.error("trouble", where="event loop", error=str(context.get("exception") or context.get("message")))
+
+    # -- signals -------------------------------------------------------------------------------------------------
+
+    async def _signals(self, received: AsyncIterator[signal.Signals], tasks: anyio.abc.TaskGroup) -> None:
+        async for number in received:
+            if number == signal.SIGHUP:
+                self._reload(tasks)
+            elif self._stopping.is_set():
+                os._exit(128 + number)  # the second one: at once, the journal holds whatever was under way
+            else:
+                self._stopping.set()
+
+    def _reload(self, tasks: anyio.abc.TaskGroup) -> None:
+        self.notifier.reloading()
+        self._refused = "not finished"
+        try:
+            config = self._load(None)
+            configs = {path: self._load(path) for path in self.wanted(config)}
+        except Exception as error:  # noqa: BLE001 - whatever a new configuration does, the one in force goes on
+            self._refused = str(error) if isinstance(error, ConfigError) else repr(error)
+            self._log.error("reload_refused", error=self._refused, kept="the configuration in force")
+        else:
+            self._refused = ""
+            self.config = config
+            for path in self.projects.keys() - configs.keys():
+                self.projects.pop(path).scope.cancel()
+            for path, each in configs.items():
+                if path in self.projects:
+                    self.projects[path].reload(each)
+                else:
+                    self.projects[path] = Project(path, each, self.services, self._rewatch, self.options.allow_root)
+                    tasks.start_soon(self.projects[path].run)
+            self._rewatch()
+            self._log.info("reloaded", projects=len(configs), mode=config.mode)
+        finally:
+            self.notifier.reloaded(self._status(), self._refused)
+
+    async def _let_terminations_end(self) -> None:
+        with anyio.move_on_after(STOP_LIMIT_S):
+            while any(p.runner is not None and p.runner.terminating for p in self.projects.values()):
+                await anyio.sleep(0.05)
+
+    def _rewatch(self) -> None:
+        """Another set of folders is to be watched."""
+        self._unwatch.set()
+
+    # -- edges ---------------------------------------------------------------------------------------------------
+
+    async def _unwatch_at_the_end(self) -> None:
+        """However it ends: the thread that waits for changes would hold us up until its own time-out."""
+        try:
+            await anyio.sleep_forever()
+        finally:
+            self._unwatch.set()
+
+    async def _wake_at_changes(self) -> None:
+        """Look at once when something was registered or a critical file has changed; the interval is the safety net."""
+        told, pause_s = "", WATCH_AGAIN_S
+        while not self._stopping.is_set():
+            self._unwatch = anyio.Event()
+            wakeups: dict[Path, list[Wakeup]] = {}
+            for runner in (project.runner for project in self.projects.values() if project.runner is not None):
+                for folder, wakeup in runner.edges():
+                    wakeups.setdefault(folder, []).append(wakeup)
+            folders = {folder for folder in wakeups if folder.is_dir()}
+            if not folders:
+                await self._unwatch.wait()
+                continue
+            failed, began_s = False, time.monotonic()
+            try:
+                async for changes in watchfiles.awatch(
+                    *folders, watch_filter=None, step=200, rust_timeout=60_000, recursive=False,
+                    stop_event=self._unwatch,
+                ):  # fmt: skip
+                    changed = {Path(name) for _, name in changes}
+                    for folder in {path.parent for path in changed} & folders:
+                        for wakeup in wakeups[folder]:
+                            wakeup.ring()
+                    if moved := changed & wakeups.keys():  # a folder to be watched has come or gone, and what is in it
+                        for wakeup in (wakeup for folder in moved for wakeup in wakeups[folder]):
+                            wakeup.ring()
+                        break
+            except* Exception as errors:  # noqa: BLE001 - a file whose name is no text, say, must not end the daemon
+                failed = True
+                if told != (told := str(errors.exceptions[0])):
+                    self._log.warning("trouble", where="inotify", error=f"{told}: begun anew, all is looked at")
+            if failed:
+                for wakeup in (wakeup for listed in wakeups.values() for wakeup in listed):
+                    wakeup.ring()
+                lived_s = time.monotonic() - began_s
+                pause_s = WATCH_AGAIN_S if lived_s > WATCH_AGAIN_MAX_S else min(2 * pause_s, WATCH_AGAIN_MAX_S)
+                with anyio.move_on_after(pause_s):
+                    await self._unwatch.wait()
+
+    # -- the service manager ---------------------------------------------------------------------------------------
+
+    def _status(self) -> str:
+        watched = [p for p in self.projects.values() if p.runner is not None]
+        agents = sum(len(p.runner.agents.processes()) for p in watched if p.runner is not None)
+        text = f"{len(watched)} projects, {agents} agents" + (", observing" if self.config.mode == "observe" else "")
+        text += "".join(f"; {p.trouble}" for p in self.projects.values() if p.trouble)
+        text += f"; the last reload was refused: {self._refused}" if self._refused else ""
+        return " ".join(text.split())  # a line feed would begin another assignment
+
+    def _look_around(self) -> None:
+        """Tell, once, of tmux servers and agents that would be killed with us: a unit ends with its whole cgroup."""
+        agents = {process.pid for process in self.services.scanner.agents}
+        found = dict(endangered(self.services.processes.backend, os.getpid(), agents))
+        for pid, what in found.items():
+            if pid not in self._endangered:
+                error = f"a stop of this service would kill {what} {pid}: start tmux in a login, or yolo-tmux@.service"
+                self._log.error("trouble", where="cgroup", error=error, pid=pid)
+        if self._endangered and not found:
+            self._log.info("mended", where="cgroup")
+        self._endangered = found
+
+    async def _keep_manager_informed(self) -> None:
+        every_s = max(MANAGER_S, min(10.0, (self.notifier.watchdog_s or 30.0) / 3))
+        while True:
+            stuck = [name for p in self.projects.values() if p.runner is not None for name in p.runner.stuck()]
+            if stuck:
+                self.notifier.status(f"stuck: {', '.join(stuck)}")
+            else:
+                self.notifier.status(self._status())
+                if self.notifier.watchdog_s:
+                    self.notifier.alive()
+            self._look_around()
+            await anyio.sleep(until_next(every_s))
+
+
+def _raise_file_limit() -> None:
+    """One descriptor an agent: take what we may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def start(options: Options) -> int:
+    """Run the daemon to its end and return its exit code. ConfigError if the configuration cannot be used."""
+    daemon = Daemon(options)
+    return anyio.run(daemon.run)

@@ -1,0 +1,612 @@
+"""One project's life: its watchers look in turn, and what they decide is carried out, and told, here only."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.abc
+import structlog
+
+from yolo_supervisor import __version__
+from yolo_supervisor.actions.agents import Terminate, WriteCrashReport
+from yolo_supervisor.actions.base import Action, AlertCode, Edit, Escalate, Note
+from yolo_supervisor.actions.flags import CountOutcomes
+from yolo_supervisor.actions.leases import BreakLock
+from yolo_supervisor.actions.notes import DaemonNote
+from yolo_supervisor.actions.state import SaveVersion
+from yolo_supervisor.actions.tasks import Requeue, RequeuePlan
+from yolo_supervisor.clock import Clock
+from yolo_supervisor.config import Config
+from yolo_supervisor.daemon.wiring import HostServices
+from yolo_supervisor.formats import own as own_files
+from yolo_supervisor.fs.changes import names
+from yolo_supervisor.fs.read import read_part
+from yolo_supervisor.fs.trust import Refused
+from yolo_supervisor.inventory.agents import AgentRegistry, claude_dirs
+from yolo_supervisor.inventory.crash_evidence import CrashInvestigator
+from yolo_supervisor.inventory.flag_outcomes import Flags
+from yolo_supervisor.inventory.leases import Leases
+from yolo_supervisor.inventory.stale_locks import StaleLocks
+from yolo_supervisor.models import ProcessId, iso
+from yolo_supervisor.policy.retry import RetryPolicy
+from yolo_supervisor.store import crash_reports
+from yolo_supervisor.store.atomic import write_atomic
+from yolo_supervisor.store.locks import Busy
+from yolo_supervisor.store.store import Outcome, Store, Unwritable
+from yolo_supervisor.system.death_watch import DeathWatch
+from yolo_supervisor.system.processes import Ending
+from yolo_supervisor.watchers.agents import AgentsWatcher
+from yolo_supervisor.watchers.base import Remediation, Watcher
+from yolo_supervisor.watchers.flags import FlagsWatcher
+from yolo_supervisor.watchers.leases import LeasesWatcher
+from yolo_supervisor.watchers.sessions import SessionsWatcher
+from yolo_supervisor.watchers.state import StateWatcher
+from yolo_supervisor.watchers.tasks import TasksWatcher
+
+RETRY_S = 0.05
+"""How soon a change is tried again that met somebody else's lock: the client holds its own for a millisecond."""
+
+NOTES, NOTE_SIZE = 1000, 64 * 1024
+"""How many notes of hooks are looked through at once, and how much of one, in bytes."""
+
+REST_S = 30.0
+"""How long a document is left alone that could not be written: every try is two lines in the journal."""
+
+TICK_LIMIT_S = 30.0
+"""A look that takes longer has hung: it costs its watcher this tick, and the daemon nothing."""
+
+REPORT_LOOKS = 6
+"""Every how many looks we write down, for ``status``, how the watchers fare."""
+
+
+SHARED_FAILURES = frozenset({
+    errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EROFS,
+})  # fmt: skip
+"""Errors of the disk, or of this process, that stop many things at once, whichever file they are met at."""
+
+
+def failure_identity(name: str, error: Exception) -> tuple[object, ...]:
+    """Equal for errors that are one failure: by number and file, whatever ``name`` it stops; else by name and type."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return name, type(error)
+    return (error.errno,) if error.errno in SHARED_FAILURES else (error.errno, str(error.filename))
+
+
+class Wakeup:
+    """Wakes a watcher before its time. An edge only wakes: it never says what for."""
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+
+    def ring(self) -> None:
+        self._event.set()
+
+    async def wait(self) -> None:
+        await self._event.wait()
+
+    def rest(self) -> None:
+        """From now on a new ring is needed."""
+        self._event = anyio.Event()
+
+
+@dataclass
+class WatcherHealth:
+    """How one watcher fares."""
+
+    last_tick_at: datetime | None = None
+    last_error: str | None = None
+    fresh_until_s: float = 0.0
+    """Monotonic; after it the watcher counts as stuck."""
+
+
+class RateLimiter:
+    """How much may be done at once: in no second more than a second allows."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._taken: deque[float] = deque()
+
+    def take(self, per_s: float) -> bool:
+        """Whether one more may be done now."""
+        now_s = self._clock.monotonic()
+        while self._taken and now_s - self._taken[0] >= max(1.0, 1.0 / per_s):
+            self._taken.popleft()
+        if len(self._taken) >= max(1, int(per_s)):
+            return False
+        self._taken.append(now_s)
+        return True
+
+
+class Runner:
+    """Watches one project until it is cancelled. Its failures are its own: they never reach another project."""
+
+    def __init__(
+        self,
+        project: Path,
+        config: Config,
+        services: HostServices,
+        environment: Mapping[str, str],
+        allow_root: bool = False,
+    ) -> None:
+        self.project = project
+        self.config = config
+        self.services = services
+        size = config.journal.size_mib * 2**20
+        self.store = Store(project, services.clock, journal_size=size, allow_root=allow_root)
+        self.deaths = DeathWatch(services.processes.backend)
+        self.registry = AgentRegistry(
+            self.store.paths, services.processes, services.scanner, lambda: claude_dirs(self.config, environment)
+        )
+        self.queue = RetryPolicy(lambda: self.config, self.store, services.clock, services.processes.boot)
+        self.investigator = CrashInvestigator(
+            lambda: self.config,
+            self.registry,
+            self.store.paths,
+            services.processes,
+            services.scanner,
+            self.deaths,
+            services.clock,
+        )
+        self.agents = AgentsWatcher(
+            lambda: self.config,
+            self.registry,
+            self.store,
+            services.processes,
+            services.scanner,
+            self.deaths,
+            self.queue,
+            self.investigator,
+        )
+        self.sessions = SessionsWatcher(
+            lambda: self.config, self.registry, self.agents.living, self.store.paths, services.processes, services.tmux,
+            services.clock,
+        )  # fmt: skip
+        self.state = StateWatcher(lambda: self.config, self.registry, self.store, services.clock)
+        self.leases = LeasesWatcher(
+            lambda: self.config,
+            Leases(self.store, services.clock, services.processes.boot),
+            StaleLocks(self.store, services.processes.backend, self.agents.living),
+        )
+        self.tasks = TasksWatcher(
+            lambda: self.config,
+            self.registry,
+            self.agents.living,
+            self.store,
+            services.scanner,
+            self.queue,
+            services.clock,
+        )
+        self._outcomes = Flags(lambda: self.config, self.store, services.clock, services.processes.boot)
+        self.flags = FlagsWatcher(lambda: self.config, self._outcomes)
+        # the state is looked at, and saved, before anybody changes something in it
+        self.watchers: tuple[Watcher, ...] = (
+            self.state, self.agents, self.sessions, self.tasks, self.leases, self.flags,
+        )  # fmt: skip
+        self.wakeups = {watcher.name: Wakeup() for watcher in self.watchers}
+        self.watcher_health = {watcher.name: WatcherHealth() for watcher in self.watchers}
+        self.started_at = services.clock.now()
+        self._rate_limiter = RateLimiter(services.clock)
+        self._log = structlog.get_logger().bind(project=str(project))
+        self._told: dict[str, dict[tuple[object, ...], Escalate | None]] = {
+            watcher.name: {} for watcher in self.watchers
+        }
+        """What each watcher's last look had to say, by the identity of the action; of an alert the action, too."""
+        self._troubles: dict[str, tuple[tuple[object, ...], str]] = {}
+        """The failures that last, by name: the identity of the error, and its message."""
+        self._resting: dict[str, float] = {}
+        """Until when (monotonic) a remedy is left alone that could not be carried out."""
+        self._retry_s = {watcher.name: RETRY_S for watcher in self.watchers}
+        self._terminating: set[str] = set()
+        self._filing: set[str] = set()
+        self._notes: list[str] = []
+        """The names of the hooks' notes that are still to be looked at, the last ones first."""
+        self._begun: dict[str | None, list[Path]] = {}
+        """The notes of subagents' starts, until that of the end is met."""
+        self._report_lock = anyio.Lock()
+        self._given_up: set[tuple[ProcessId, ...]] = set()
+        self._looked = anyio.Event()
+        self._crowded = False
+        """Whether there are more agents than descriptors to watch them by."""
+        self._reported_s = float("-inf")
+        self._written_trees: Mapping[ProcessId, Any] = {}
+        self._tasks: anyio.abc.TaskGroup | None = None
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Make the store ready and finish what a crash interrupted. OSError, Refused, Busy if that cannot be."""
+        self.store.open()
+        recovery = self.store.recover() if self.config.mode == "heal" else None
+        if recovery:
+            what = {
+                "finished": list(recovery.finished),
+                "overtaken": list(recovery.overtaken),
+                "damage": list(recovery.damage),
+                "torn_bytes": recovery.torn,
+            }
+            self._carry_out_note(
+                DaemonNote(
+                    verb="recovered", key="journal", reason="the last run was cut off in the middle", evidence=what
+                )
+            )
+        self._prune_notes()
+
+    async def run(self) -> None:
+        """Watch for ever."""
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            for number, watcher in enumerate(self.watchers):
+                tasks.start_soon(self._watch, watcher, 0.05 * number)
+            tasks.start_soon(self._wake_at_deaths)
+
+    def close(self) -> None:
+        self.deaths.close()
+        self.investigator.close()
+        self.store.close()
+
+    def reload(self, config: Config) -> None:
+        """Go on under another configuration; what is under way goes on as it was begun."""
+        self.config = config
+        self.wake()
+
+    def wake(self) -> None:
+        for wakeup in self.wakeups.values():
+            wakeup.ring()
+
+    def daemon_note(self, verb: str, reason: str, evidence: Mapping[str, Any] | None = None) -> None:
+        """Write a turn of the daemon's own life into this project's journal."""
+        self._carry_out_note(DaemonNote(verb=verb, key="daemon", reason=reason, evidence=evidence or {}))
+
+    def edges(self) -> Iterator[tuple[Path, Wakeup]]:
+        """The folders in which a change is a reason to look at once, and who is woken by it."""
+        paths = self.store.paths
+        yield from ((folder, self.wakeups[self.state.name]) for folder in self.state.folders())
+        yield from ((folder, self.wakeups[self.agents.name]) for folder in (paths.agents, paths.hooks))
+        yield paths.planning / ".locks", self.wakeups[self.leases.name]
+        for name in (paths.folder / "flags", "", ".events", ".metrics", ".locks"):
+            yield paths.planning / name, self.wakeups[self.flags.name]
+
+    @property
+    def terminating(self) -> bool:
+        """Whether a process is being given its grace period now."""
+        return bool(self._terminating)
+
+    def stuck(self) -> list[str]:
+        """The watchers that have not finished a look for far too long."""
+        now_s = time.monotonic()
+        return [
+            name
+            for name, health_of_watcher in self.watcher_health.items()
+            if 0 < health_of_watcher.fresh_until_s < now_s
+        ]
+
+    # -- the loop ------------------------------------------------------------------------------------------------
+
+    async def _watch(self, watcher: Watcher, delay_s: float) -> None:
+        wakeup, health_of_watcher = self.wakeups[watcher.name], self.watcher_health[watcher.name]
+        await anyio.sleep(delay_s)
+        while True:
+            health_of_watcher.fresh_until_s = time.monotonic() + TICK_LIMIT_S + 3 * watcher.interval_s
+            wakeup.rest()
+            await self._turn(watcher, health_of_watcher)
+            if watcher is self.agents:
+                self._tell_if_crowded()
+                self._looked.set()
+                self._looked = anyio.Event()
+            with anyio.move_on_after(watcher.rest_s()):
+                await wakeup.wait()
+
+    async def _wake_at_deaths(self) -> None:
+        while True:
+            await self.deaths.wait()
+            looked = self._looked
+            self.wakeups[self.agents.name].ring()
+            await looked.wait()
+
+    async def _turn(self, watcher: Watcher, health_of_watcher: WatcherHealth) -> None:
+        """One look, and what follows from it. Whatever goes wrong costs this one turn."""
+        trouble = f"watcher {watcher.name}"
+        try:
+            with anyio.fail_after(TICK_LIMIT_S):
+                remediations = await watcher.tick(self.services.clock.now())
+            present: set[tuple[object, ...]] = set()
+            done = [self._try(watcher, remediation, present) for remediation in remediations]
+            self._over(watcher, present)
+            self._report()
+        except OSError as error:
+            health_of_watcher.last_error = str(error)
+            self._trouble(trouble, error, f"{error}: it is tried again at the next look")
+        except Exception as error:  # noqa: BLE001 - the one place: a failed look must not end the watch
+            health_of_watcher.last_error = f"{type(error).__name__}: {error}"
+            self._trouble(trouble, error, health_of_watcher.last_error, exc_info=True)
+        else:
+            health_of_watcher.last_error = next((why for why in done if why), None)
+            self._mended(trouble)
+            self._pace(watcher, "" in done)
+        health_of_watcher.last_tick_at = self.services.clock.now()
+
+    def _pace(self, watcher: Watcher, busy: bool) -> None:
+        """Look again soon where somebody held a lock; less and less soon if it lasts."""
+        if not busy:
+            self._retry_s[watcher.name] = RETRY_S
+            return
+        pause_s = self._retry_s[watcher.name]
+        self._retry_s[watcher.name] = min(2 * pause_s, 1.0)
+
+        async def later() -> None:
+            await anyio.sleep(pause_s)
+            self.wakeups[watcher.name].ring()
+
+        if self._tasks is not None:
+            self._tasks.start_soon(later)
+
+    # -- carrying out --------------------------------------------------------------------------------------------
+
+    def _try(self, watcher: Watcher, remediation: Remediation, present: set[tuple[object, ...]]) -> str | None:
+        """Apply one remedy. None if it is done, "" if it met a lock, else what went wrong: no other suffers by it."""
+        trouble = f"{remediation[-1].kind} {remediation[-1].key}"
+        if time.monotonic() < self._resting.get(trouble, 0.0):
+            return self._troubles.get(trouble, ((), ""))[1]
+        try:
+            done = self._apply(watcher, remediation, present)
+        except (OSError, Refused, Busy) as error:
+            if isinstance(error, Unwritable):
+                self._resting[trouble] = time.monotonic() + REST_S
+            self._trouble(trouble, error, f"{error}: nothing is healed here until that is mended")
+            return str(error)
+        if not done:
+            return ""  # whoever waits for a lock knows nothing of what was wrong before
+        self._mended(trouble)
+        self._resting.pop(trouble, None)
+        return None
+
+    def _apply(self, watcher: Watcher, remediation: Remediation, present: set[tuple[object, ...]]) -> bool:
+        """Take the remedy's steps in order; False if one met a lock, so that the rest has to wait."""
+        for action in remediation:
+            name = action.identity
+            if isinstance(action, CountOutcomes):  # an observation: it changes nothing, and is made in any mode
+                if not self._outcomes.count(action):
+                    return False
+            elif self.config.mode == "observe" or isinstance(action, Note):
+                present.add(name)
+                if name not in self._told[watcher.name]:
+                    prefix = "would_" if self.config.mode == "observe" else ""
+                    self.store.note(action, watcher.name, prefix)
+                    self._told[watcher.name][name] = action if isinstance(action, Escalate) else None
+                    self._tell(action, prefix)
+            elif isinstance(action, Requeue | RequeuePlan) and not self._rate_limiter.take(
+                self.config.tasks.requeues_per_s
+            ):
+                return False  # not all of it in one breath
+            elif isinstance(action, Edit):
+                outcome = self.store.commit(action, watcher.name)
+                if outcome is Outcome.BUSY:
+                    return False
+                if outcome is Outcome.DONE:
+                    self._tell(action)
+            elif isinstance(action, BreakLock):
+                if self.store.break_lock(action, watcher.name) is Outcome.DONE:
+                    self._tell(action)
+            elif isinstance(action, SaveVersion):
+                self.store.keep(action.path, action.data)
+            elif isinstance(action, WriteCrashReport):
+                self._start_filing(action)
+            elif isinstance(action, Terminate):
+                self._start_terminating(watcher, action)
+        return True
+
+    def _start_filing(self, action: WriteCrashReport) -> None:
+        """Reports are written when all tasks of this look have been given back, one at a time: each takes some ms."""
+        if action.report.ident in self._filing:
+            return
+        self._filing.add(action.report.ident)
+        if self._tasks is None:
+            self._file(action)
+        else:
+            self._tasks.start_soon(self._file_later, action)
+
+    async def _file_later(self, action: WriteCrashReport) -> None:
+        async with self._report_lock:
+            await anyio.sleep(0)
+            self._file(action)
+        self.wakeups[self.agents.name].ring()
+
+    def _file(self, action: WriteCrashReport) -> None:
+        """That a report cannot be written is told, and stops nothing."""
+        try:
+            crash_reports.save(self.store.disk, self.store.paths.crashes, action.report)
+        except Exception as error:  # noqa: BLE001 - nobody may stay unhealed because of what there is to tell of him
+            self._trouble("crashes", error, f"{error}: this crash report is lost")
+        else:
+            self._mended("crashes")
+        finally:
+            self.investigator.report_written(action.report.ident)
+            self._filing.discard(action.report.ident)
+
+    def _start_terminating(self, watcher: Watcher, action: Terminate) -> None:
+        roots = tuple(root for root in action.roots if root not in self.services.processes.stubborn)
+        if action.key in self._terminating or not roots or action.roots in self._given_up:
+            return
+        assert self._tasks is not None
+        self._terminating.add(action.key)
+        self._tasks.start_soon(self._terminate, watcher, action)
+
+    async def _terminate(self, watcher: Watcher, action: Terminate) -> None:
+        trouble = f"terminate {action.key}"
+        try:
+            begun = self.store.begin(action, watcher.name)  # what cannot be written down is not done
+            ending = await self.services.processes.terminate(
+                action.roots, action.grace_s, lambda: self._objection(watcher, action), lambda: self._spared(action)
+            )
+            while not self._try_to_tell(trouble, watcher, action, begun, ending):
+                await anyio.sleep(1.0)  # it is done: it has to be written down, however long that takes
+        except (OSError, Busy, Refused) as error:
+            self._trouble(trouble, error, f"{error}: {action.key} is not terminated until that is mended")
+        finally:
+            self._terminating.discard(action.key)
+            self.wakeups[self.agents.name].ring()
+
+    async def _objection(self, watcher: Watcher, action: Terminate) -> str | None:
+        if self.config.mode == "observe":
+            return "only observing now"
+        try:
+            return await watcher.objection(action)
+        except Exception as error:  # noqa: BLE001 - a look that fails is no evidence, whatever made it fail
+            return f"it could not be looked at again: {error}"
+
+    def _spared(self, action: Terminate) -> set[ProcessId]:
+        """Every other agent that anybody knows of, by a look at the processes of this moment."""
+        self.services.scanner.sample()
+        return {*self.services.scanner.agents, *self.services.scanner.tracked} - set(action.roots)
+
+    def _try_to_tell(self, trouble: str, watcher: Watcher, action: Terminate, begun: int, ending: Ending) -> bool:
+        try:
+            self._tell_ending(watcher, action, begun, ending)
+        except (OSError, Busy) as error:
+            self._trouble(
+                trouble, error, f"{error}: the end of {action.key} cannot be written down until that is mended"
+            )
+            return False
+        self._mended(trouble)
+        return True
+
+    def _tell_ending(self, watcher: Watcher, action: Terminate, begun: int, ending: Ending) -> None:
+        evidence: dict[str, Any] = {
+            "terminated": [p.pid for p in ending.terminated],
+            "killed": [p.pid for p in ending.killed],
+            "survived": [p.pid for p in ending.survived],
+            "refused": {str(p.pid): refusal.text for p, refusal in ending.refused.items()},
+        }
+        evidence = {key: value for key, value in evidence.items() if value}
+        if ending.spared:
+            evidence["spared"] = ending.spared
+        if ending.terminated or ending.killed or ending.survived:
+            self.store.end(begun, action, watcher.name, evidence)
+            self._tell(action, "", **evidence)
+        else:
+            self.store.abandon(begun, ending.spared or "there was nothing left to signal")
+        if ending.survived or ending.refused:
+            self._given_up.add(action.roots)
+            self.services.processes.stubborn.update(ending.refused)  # a person is told below: nobody waits for them
+            pids = sorted(p.pid for p in (*ending.survived, *ending.refused))
+            what = f"{action.key}: processes {pids} were not signalled or did not end: end them by hand if they must go"
+            code = AlertCode.PROCESSES_LEFT
+            note = Escalate(kind="agent", code=code, key=action.key, reason=what, evidence=evidence)
+            self.store.note(note, watcher.name)
+            self._tell(note)
+
+    def _carry_out_note(self, action: Note) -> None:
+        try:
+            self.store.note(action, "daemon")
+        except (OSError, Busy) as error:
+            self._trouble("journal", error, f"the journal cannot be written: {error}")
+
+    # -- telling -------------------------------------------------------------------------------------------------
+
+    def _tell(self, action: Action, prefix: str = "", **more: Any) -> None:
+        level = self._log.warning if isinstance(action, Escalate) else self._log.info
+        level(prefix + action.verb, kind=action.kind, key=action.key, reason=action.reason, **more)
+
+    def _over(self, watcher: Watcher, present: set[tuple[object, ...]]) -> None:
+        """Log the end of each alert that no longer holds, once."""
+        told = self._told[watcher.name]
+        for name in told.keys() - present:
+            alert = told.pop(name)
+            if alert is not None:
+                self._log.info("over", kind=alert.kind, key=alert.key, was=alert.reason)
+
+    def _trouble(self, name: str, error: Exception, message: str, **more: Any) -> None:
+        """Log a failure once, however many things it stops."""
+        failure = failure_identity(name, error)
+        if failure not in (known for known, _ in self._troubles.values()):
+            self._log.error("trouble", where=name, error=message, **more)
+        self._troubles[name] = failure, message
+
+    def _mended(self, name: str) -> None:
+        failure, message = self._troubles.pop(name, (None, ""))
+        if failure is not None and failure not in (known for known, _ in self._troubles.values()):
+            self._log.info("mended", where=name, was=message)
+
+    def _tell_if_crowded(self) -> None:
+        crowded = bool(self.deaths.left_out)
+        if crowded and not self._crowded:
+            why = (
+                f"there are too few to watch all agents: some deaths are seen up to {self.agents.interval_s:g} s later"
+            )
+            self._log.warning("trouble", where="descriptors", error=f"{why}; raise LimitNOFILE=, or ulimit -Hn")
+        elif self._crowded and not crowded:
+            self._log.info("mended", where="descriptors")
+        self._crowded = crowded
+
+    # -- what is kept beside the journal (observations: a power cut may have them) -----------------------------------
+
+    def keep_trees(self) -> None:
+        """Write down who is in whose tree: should we crash, whoever comes after us has to know."""
+        trees = self.agents.trees()
+        if trees == self._written_trees:
+            return
+        if self._observe(self.store.paths.trees, own_files.dump_trees(trees)):
+            self._written_trees = trees
+
+    def _report(self) -> None:
+        if time.monotonic() - self._reported_s >= REPORT_LOOKS * min(watcher.interval_s for watcher in self.watchers):
+            self._reported_s = time.monotonic()
+            self._prune_notes()
+            self.report()
+
+    def report(self) -> None:
+        """Write down who supervises the project and how the watchers fare."""
+        me = self.services.processes.identify_self()
+        watchers = tuple(
+            {
+                "name": watcher.name,
+                "interval_s": watcher.interval_s,
+                "last_tick_at": iso(health_of_watcher.last_tick_at)
+                if (health_of_watcher := self.watcher_health[watcher.name]).last_tick_at
+                else None,
+                "last_error": health_of_watcher.last_error,
+            }
+            for watcher in self.watchers
+        )
+        holder = own_files.Holder(me, iso(self.started_at), self.config.mode, watchers, __version__)
+        self._observe(self.store.paths.holder, own_files.dump_holder(holder))
+
+    def _observe(self, path: Path, data: bytes) -> bool:
+        """Write down an observation; that it cannot be is told, and stops nothing."""
+        try:
+            write_atomic(self.store.disk, path, data, durable=False)
+        except (OSError, Refused) as error:
+            self._trouble(path.name, error, str(error))
+            return False
+        self._mended(path.name)
+        return True
+
+    def _prune_notes(self) -> None:
+        """Remove hook notes from which nothing follows any more: of agents that are gone, of subagents that ended.
+
+        Not all at once, if they are very many. A start comes before its end by name, and is removed with it.
+        """
+        if not self._notes:
+            self._notes = sorted((n for n in names(self.store.paths.hooks) if not n.startswith(".")), reverse=True)
+            self._begun = {}
+        recorded = {agent.id for agent in self.registry.records()}
+        for _ in range(min(NOTES, len(self._notes))):
+            path = self.store.paths.hooks / (name := self._notes.pop())
+            note = own_files.hook_note(read_part(path, 0, NOTE_SIZE) or b"", name.partition(".")[0])
+            gone = [path] if self.registry.hook_process(note) is None else []
+            if note.event == "SubagentStart":
+                self._begun.setdefault(note.agent_id, []).append(path)
+            elif note.event == "SubagentStop" and note.agent_id not in recorded:
+                gone = [*self._begun.pop(note.agent_id, []), path]
+            for each in gone:
+                with contextlib.suppress(OSError):
+                    each.unlink()

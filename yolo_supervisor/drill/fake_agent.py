@@ -1,0 +1,127 @@
+"""A process that plays a coding agent: it claims a task as the client does, and runs a tool in a session of its own.
+
+    python -m yolo_supervisor.drill.fake_agent --agent-id dev-1@team --agent-name dev-1 --team-name team \\
+        --task FILE --ready FILE [--ignore-sigterm] [--busy] [--dies WAY]
+
+With ``--dies`` it dies in that way by its own hand, once it gets SIGUSR1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import json
+import os
+import resource
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from yolo_supervisor.formats import transcripts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    for flag in ("--agent-id", "--agent-name", "--team-name"):
+        parser.add_argument(flag, required=True)
+    parser.add_argument("--task", type=Path, required=True)
+    parser.add_argument("--ready", type=Path, required=True)
+    parser.add_argument("--ignore-sigterm", action="store_true")
+    parser.add_argument("--busy", action="store_true")
+    parser.add_argument("--dies", choices=WAYS)
+    options = parser.parse_args()
+    if options.ignore_sigterm:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    if options.dies:
+        signal.signal(signal.SIGUSR1, lambda *_: WAYS[options.dies](options))
+    claim(options.task, options.agent_name)
+    tool = subprocess.Popen(
+        ["sleep", "3600"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    temporary = options.ready.with_suffix(".tmp")
+    temporary.write_text(json.dumps({"pid": os.getpid(), "tool": tool.pid}))
+    temporary.rename(options.ready)
+    while True:
+        time.sleep(0.1 if options.busy else 3600)
+        began = time.process_time()
+        while options.busy and time.process_time() - began < 0.02:
+            pass
+
+
+def claim(path: Path, owner: str) -> None:
+    """Take the task under the client's own lock: a folder beside the file, written in place as the client does."""
+    lock = path.with_name(path.name + ".lock")
+    while True:
+        with contextlib.suppress(FileExistsError):
+            lock.mkdir()
+            break
+        time.sleep(0.01)
+    try:
+        task = json.loads(path.read_text())
+        path.write_text(json.dumps({**task, "status": "in_progress", "owner": owner}, indent=2))
+    finally:
+        lock.rmdir()
+
+
+# -- ways to die --------------------------------------------------------------------------------------------------
+
+
+def break_down(_: argparse.Namespace) -> None:
+    """By a segmentation fault, without a core."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    ctypes.string_at(0)
+
+
+def starve(_: argparse.Namespace) -> None:
+    """Of memory, under a limit of its own."""
+    limit = 512 * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    bytearray(2 * limit)
+
+
+def meet_errors(options: argparse.Namespace) -> None:
+    """The model's server is overloaded."""
+    _give_up(options, "API Error: 529 Overloaded. This is a server-side issue, usually temporary", "server_error", 529)
+
+
+def meet_limit(options: argparse.Namespace) -> None:
+    """It has used up the rate of its requests."""
+    _give_up(options, "API Error: Request rejected (429) · Please try again later.", "rate_limit", 429)
+
+
+def _give_up(options: argparse.Namespace, text: str, error: str, status: int) -> None:
+    """As the client does: the error is the last line of its transcript."""
+    folder = Path(os.environ["CLAUDE_CONFIG_DIR"]) / "projects" / transcripts.slug(Path.cwd())
+    folder.mkdir(parents=True, exist_ok=True)
+    at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    who = {"isSidechain": False, "timestamp": at, "teamName": options.team_name, "agentName": options.agent_name}
+    told = [
+        {**who, "type": "user", "message": {"role": "user", "content": "fix the bug"}},
+        {
+            **who, "type": "assistant", "error": error, "isApiErrorMessage": True, "apiErrorStatus": status,
+            "message": {"role": "assistant", "content": [{"type": "text", "text": text}]},
+        },
+    ]  # fmt: skip
+    lines = "".join(json.dumps(each, separators=(",", ":")) + "\n" for each in told)
+    (folder / f"{options.agent_name}.jsonl").write_text(lines)
+    os._exit(1)
+
+
+WAYS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "segfault": break_down,
+    "oom": starve,
+    "api-errors": meet_errors,
+    "rate-limited": meet_limit,
+}
+
+
+if __name__ == "__main__":
+    main()

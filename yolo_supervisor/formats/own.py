@@ -1,0 +1,243 @@
+"""Our own documents under ``.yolo-planning/.supervisor/``: agent records, tree samples, who runs, hook notes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from yolo_supervisor.formats.json import load_object, same_path, text_or_none
+from yolo_supervisor.models import Agent, Pane, ProcessId, from_iso, iso
+
+FOLDER = ".supervisor"
+VERSION = 1
+"""Of all that is in the folder: it grows when an older program would misunderstand what is written there."""
+
+
+def _dump(value: Mapping[str, Any]) -> bytes:
+    return json.dumps({"version": VERSION, **value}, indent=2).encode() + b"\n"
+
+
+# -- version.json: which program may use the folder ------------------------------------------------------------------
+
+VERSION_FILE = "version.json"
+
+
+def dump_version() -> bytes:
+    return _dump({})
+
+
+def load_version(data: bytes) -> int | None:
+    """The version of the folder; None if the file does not say. What no program has written is of none of them."""
+    version = (load_object(data) or {}).get("version")
+    return version if type(version) is int else None
+
+
+# -- agents/<id>.json -------------------------------------------------------------------------------------------
+
+
+def agent_file(agent: Agent) -> str:
+    """The name of the agent's record: one life, one file, also when a successor bears the same id."""
+    life = f"~{agent.process.pid}-{agent.process.started}" if agent.process else ""
+    name = quote(agent.id, safe="@", errors="surrogatepass")
+    if len(name) > 150:
+        name = name[:120] + "~" + hashlib.sha256(name.encode()).hexdigest()[:20]
+    return name + life + ".json"
+
+
+def dump_agent(agent: Agent) -> bytes:
+    return _dump(
+        {
+            "id": agent.id,
+            "name": agent.name,
+            "role": agent.role,
+            "team": agent.team,
+            "source": agent.source,
+            "since": iso(agent.since),
+            "process": dump_process(agent.process) if agent.process else None,
+            "pane": {"socket": p.socket, "server_pid": p.server_pid, "pane": p.pane} if (p := agent.pane) else None,
+            "lead": agent.lead,
+            "session": agent.session,
+            "claude_dir": str(agent.claude_dir) if agent.claude_dir else None,
+            "home": agent.home,
+        }
+    )
+
+
+def dump_process(process: ProcessId) -> dict[str, Any]:
+    return {"pid": process.pid, "started": process.started, "boot": process.boot}
+
+
+def load_process(raw: object) -> ProcessId | None:
+    if not isinstance(raw, Mapping):
+        return None
+    pid, started, boot = raw.get("pid"), raw.get("started"), raw.get("boot")
+    if type(pid) is int and pid > 1 and type(started) is int and isinstance(boot, str):
+        return ProcessId(pid, started, boot)
+    return None
+
+
+def load_agent(data: bytes) -> Agent | None:
+    """The agent of a record; None if it cannot be read."""
+    raw = load_object(data)
+    if raw is None:
+        return None
+    ident, name, role = text_or_none(raw.get("id")), text_or_none(raw.get("name")), text_or_none(raw.get("role"))
+    try:
+        since = from_iso(str(raw.get("since")))
+    except ValueError:
+        return None
+    if not ident or not name or not role:
+        return None
+    pane, folder = raw.get("pane"), text_or_none(raw.get("claude_dir"))
+    process = load_process(raw.get("process"))
+    return Agent(
+        id=ident,
+        name=name,
+        role=role,
+        team=text_or_none(raw.get("team")),
+        source=text_or_none(raw.get("source")) or "record",
+        since=since,
+        process=process,
+        pid=process.pid if process else None,
+        pane=_load_pane(pane),
+        lead=text_or_none(raw.get("lead")),
+        session=text_or_none(raw.get("session")),
+        claude_dir=same_path(folder) if folder else None,
+        home=raw["home"] if type(raw.get("home")) is int else None,
+    )
+
+
+def _load_pane(raw: object) -> Pane | None:
+    if not isinstance(raw, Mapping):
+        return None
+    socket, server, pane = text_or_none(raw.get("socket")), raw.get("server_pid"), text_or_none(raw.get("pane"))
+    return Pane(socket=socket, server_pid=server, pane=pane) if socket and pane and type(server) is int else None
+
+
+# -- trees.json: who was in whose process tree at the last sample -------------------------------------------------
+
+Trees = Mapping[ProcessId, tuple[tuple[ProcessId, int], ...]]
+"""For each agent its descendants, each with its parent's pid, parents before children."""
+
+
+def dump_trees(trees: Trees) -> bytes:
+    boots = {process.boot for process in trees}
+    return json.dumps(
+        {
+            "version": VERSION,
+            "trees": [
+                {
+                    "boot": boot,
+                    "agents": [
+                        [agent.pid, agent.started, [[p.pid, p.started, parent] for p, parent in tree]]
+                        for agent, tree in trees.items()
+                        if agent.boot == boot
+                    ],
+                }
+                for boot in sorted(boots)
+            ],
+        },
+        separators=(",", ":"),
+    ).encode()
+
+
+def load_trees(data: bytes) -> dict[ProcessId, tuple[tuple[ProcessId, int], ...]]:
+    """The sampled trees; empty if the file cannot be read, which only makes us leave leftovers alone."""
+    raw = load_object(data) or {}
+    trees: dict[ProcessId, tuple[tuple[ProcessId, int], ...]] = {}
+    try:
+        for world in raw["trees"]:
+            boot = str(world["boot"])
+            for pid, started, tree in world["agents"]:
+                trees[ProcessId(int(pid), int(started), boot)] = tuple(
+                    (ProcessId(int(p), int(s), boot), int(parent)) for p, s, parent in tree
+                )
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return {}
+    return trees
+
+
+# -- daemon.json: who supervises the project ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """The daemon that holds a project, and how its watchers fared when it last said so."""
+
+    process: ProcessId
+    started_at: str
+    mode: str
+    watchers: tuple[Mapping[str, Any], ...] = ()
+    program: str = ""
+    """The version of the program that the daemon runs; empty if it is too old to say."""
+
+
+def dump_holder(holder: Holder) -> bytes:
+    return _dump(
+        {
+            "process": dump_process(holder.process),
+            "started_at": holder.started_at,
+            "mode": holder.mode,
+            "program": holder.program,
+            "watchers": list(holder.watchers),
+        }
+    )
+
+
+def load_holder(data: bytes) -> Holder | None:
+    raw = load_object(data)
+    process = load_process(raw.get("process")) if raw else None
+    if raw is None or process is None:
+        return None
+    listed = raw.get("watchers")
+    watchers = tuple(w for w in (listed if isinstance(listed, list) else ()) if isinstance(w, dict))
+    return Holder(process, str(raw.get("started_at")), str(raw.get("mode")), watchers, str(raw.get("program") or ""))
+
+
+# -- held-lock.json: which of a neighbour's locks a writer of ours holds now -----------------------------------------
+
+
+def dump_held_lock(path: Path, inode: int, made: int) -> bytes:
+    """The note of a lock folder that we have made; ``made`` is its time stamp in nanoseconds."""
+    return _dump({"path": str(path), "inode": inode, "made": made})
+
+
+def load_held_lock(data: bytes) -> tuple[Path, int, int] | None:
+    raw = load_object(data) or {}
+    path, inode, made = text_or_none(raw.get("path")), raw.get("inode"), raw.get("made")
+    return (Path(path), inode, made) if path and type(inode) is int and type(made) is int else None
+
+
+# -- hooks/<event>-<pid>: what the hook command left ---------------------------------------------------------------
+
+_ANCESTOR = re.compile(rb"(\d{1,20}):(\d{1,20}):([^\s:]*):(\d{1,20})")
+
+
+@dataclass(frozen=True, slots=True)
+class HookNote:
+    """One hook event: its payload as the client gave it, and the ancestry of the command that it ran, nearest first."""
+
+    event: str
+    ancestry: tuple[tuple[int, int, str, int], ...]
+    """The command itself and its ancestors: pid, start ticks, short name, session id."""
+    payload: Mapping[str, Any]
+
+    @property
+    def agent_id(self) -> str | None:
+        return text_or_none(self.payload.get("agent_id"))
+
+
+def hook_note(data: bytes, event: str) -> HookNote:
+    """The note that ``yolo_supervisor.hook`` wrote: one line of ancestry, then the payload."""
+    first, _, payload = data.partition(b"\n")
+    ancestry = tuple(
+        (int(pid), int(started), comm.decode("utf-8", "replace"), int(sid))
+        for pid, started, comm, sid in _ANCESTOR.findall(first)
+    )
+    return HookNote(event, ancestry, load_object(payload) or {})

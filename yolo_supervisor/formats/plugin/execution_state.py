@@ -1,0 +1,93 @@
+"""The plugin's ``.execution-state.json``: phases, plans and who works on them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from yolo_supervisor.formats.json import dump_like, load_object, text_or_none
+from yolo_supervisor.models import Task
+
+STATE_FILE = ".execution-state.json"
+EXECUTION_STATE = "execution-state"
+"""The list that the plans of ``.execution-state.json`` are tasks of."""
+
+
+# -- .execution-state.json --------------------------------------------------------------------------------------
+
+RUNNING = frozenset({"running", "in_progress", "executing"})
+"""The spellings of a plan at work that real files hold."""
+
+_PLAN_TEAM = re.compile(r"yolo-phase-(\d{1,9})")
+_PLAN_DEV = re.compile(r"(?:yolo[:-])?dev-(\d{1,9})")
+_PLAN_ID = re.compile(r"(\d{1,9})-(\d{1,9})")
+
+
+def plans(data: bytes, path: Path) -> list[Task] | None:
+    """The plans of an execution state as tasks, owner unknown; None if the file cannot be read."""
+    raw = load_object(data)
+    if raw is None:
+        return None
+    return [
+        Task(
+            list=EXECUTION_STATE,
+            number=str(plan["id"]),
+            status=status,
+            owner=text_or_none(plan.get("owner")),
+            path=path,
+            subject=text_or_none(plan.get("title")) or "",
+        )
+        for plan in _plan_objects(raw)
+        if (status := text_or_none(plan.get("status")))
+    ]
+
+
+def _plan_objects(raw: Mapping[str, Any]) -> list[dict[str, Any]]:
+    listed = raw.get("plans")
+    return [
+        p for p in (listed if isinstance(listed, list) else ()) if isinstance(p, dict) and text_or_none(p.get("id"))
+    ]
+
+
+def may_have_plans(agent_name: str) -> bool:
+    """Whether the plugin's naming could give any plan to an agent of this name."""
+    return bool(_PLAN_DEV.fullmatch(agent_name))
+
+
+def works_on(agent_name: str, team: str | None, plan_id: str) -> bool:
+    """Whether the plugin's naming gives the plan to the agent: ``dev-02`` has plan ``05-02``, and in a team
+    ``yolo-phase-NN`` only where NN is 5 (newer clients name teams after sessions: then the number must do)."""
+    dev, phase = _PLAN_DEV.fullmatch(agent_name), _PLAN_TEAM.fullmatch(team or "")
+    plan = _PLAN_ID.fullmatch(plan_id)
+    return bool(dev and plan and int(dev[1]) == int(plan[2]) and (not phase or int(phase[1]) == int(plan[1])))
+
+
+def plan_is_running(raw: Mapping[str, Any], plan_id: str, owner: str | None = None) -> bool:
+    """Whether the plan is being worked on by ``owner``: None where it names nobody."""
+    return any(
+        p["id"] == plan_id and text_or_none(p.get("status")) in RUNNING and text_or_none(p.get("owner")) == owner
+        for p in _plan_objects(raw)
+    )
+
+
+def dump(value: dict[str, Any]) -> bytes:
+    """An object as the plugin writes its files: sorted, two spaces, no final newline, UTF-8 as it is."""
+    try:
+        return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # lone surrogates can only be written as escapes
+        return json.dumps(value, indent=2, sort_keys=True).encode()
+
+
+def plan_given_back(data: bytes, plan_id: str) -> bytes:
+    """The execution state with that plan pending again, and nobody's. ValueError if ``data`` is no execution state."""
+    raw = load_object(data)
+    if raw is None:
+        raise ValueError("not an execution state: the file holds no JSON object")
+    for plan in _plan_objects(raw):
+        if plan["id"] == plan_id and text_or_none(plan.get("status")) in RUNNING:
+            plan["status"] = "pending"
+            plan.pop("owner", None)
+    return dump_like(data, raw)

@@ -1,0 +1,130 @@
+"""The plugin's snapshots of its execution state, in both its stores: parse and dump side by side.
+
+``.snapshots/{phase}-{YYYYmmddTHHMMSS}.json`` is what ``snapshot-resume`` saves and restores (and prunes to ten a
+phase); ``snapshots/snap-{phase}-{YYYYmmddHHMMSS}.json`` is what its PreCompact hook leaves. Neither reads the other's;
+here both are one kind of thing, and only the first is written.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from yolo_supervisor.formats.json import load_object, text_or_none
+from yolo_supervisor.formats.plugin import execution_state
+from yolo_supervisor.formats.plugin.agents import normal_role
+from yolo_supervisor.models import from_iso
+
+NOBODY = "unknown"
+"""What the plugin writes where it does not know the agent or the trigger."""
+
+_NAME = re.compile(r"(?:snap-)?(.+)-([0-9]{8}T?[0-9]{6})\.json")
+_COMPACT = re.compile(r"^([0-9]{8})T?([0-9]{6})$")
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """An execution state as it was ``at`` a time (UTC, whole seconds), for ``role`` (as written: ``yolo-dev-01``)."""
+
+    name: str
+    phase: str
+    at: datetime
+    role: str | None
+    state: dict[str, Any]
+    trigger: str | None
+    commits: tuple[str, ...] = ()
+
+
+def load(name: str, data: bytes) -> Snapshot | None:
+    """The snapshot in a file of that name, of either shape, and of either version of the plugin.
+
+    None if it is damaged: no JSON object, no phase or time to be had from its text or name, or no state in it. The
+    plugin saves ``{}`` where the state was unreadable, so an empty one is none either.
+    """
+    raw = load_object(data) or {}
+    state = raw.get("execution_state")
+    named = _NAME.fullmatch(name)
+    phase = raw.get("phase", named and named[1])
+    at = _moment(named and named[2]) or _moment(raw.get("snapshot_ts")) or _moment(raw.get("timestamp"))
+    if not isinstance(state, dict) or not state or type(phase) not in (str, int) or phase == "" or at is None:
+        return None
+    commits = raw.get("recent_commits")
+    return Snapshot(
+        name,
+        str(phase),
+        at,
+        _known(raw.get("agent_role")) or _known(raw.get("agent_name")),
+        state,
+        _known(raw.get("compaction_trigger")) or _known(raw.get("matcher")),
+        tuple(line for line in (commits if isinstance(commits, list) else ()) if isinstance(line, str)),
+    )
+
+
+def _known(value: object) -> str | None:
+    text = text_or_none(value)
+    return None if text == NOBODY else text
+
+
+def _moment(value: object) -> datetime | None:
+    """A time as any part of a snapshot writes it: compact with or without its T, or ISO 8601."""
+    if not isinstance(value, str):
+        return None
+    try:
+        return from_iso(_COMPACT.sub(r"\1T\2", value)).astimezone(UTC).replace(microsecond=0)
+    except (ValueError, OverflowError):
+        return None
+
+
+def dump(snapshot: Snapshot) -> bytes:
+    """The snapshot as ``snapshot-resume save`` writes it: sorted, two spaces, no final newline, UTF-8 as it is."""
+    raw = {
+        "agent_role": snapshot.role or NOBODY,
+        "compaction_trigger": snapshot.trigger or NOBODY,
+        "execution_state": snapshot.state,
+        "phase": snapshot.phase,
+        "recent_commits": list(snapshot.commits),
+        "snapshot_ts": _stamp(snapshot.at),
+    }
+    return execution_state.dump(raw)
+
+
+def file_name(phase: str, at: datetime) -> str:
+    """The name of a snapshot in ``.snapshots``; ValueError if the phase cannot be a part of a file's name."""
+    if not phase or set(phase) & {"/", "\0"}:
+        raise ValueError(f"{phase!r} cannot be a part of a file's name")
+    return f"{phase}-{_stamp(at)}.json"
+
+
+def _stamp(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat(timespec="seconds").replace("-", "").replace(":", "")[:15]
+
+
+def best(snapshots: Iterable[Snapshot], phase: str | None, role: str | None) -> Snapshot | None:
+    """The snapshot to restore: of the phase (None: any) the role's newest, else the newest. None if it has none.
+
+    Phases are the same if their numbers are (``03`` and 3), roles if their plain names are (``yolo-dev``, ``dev-01``).
+    """
+    wanted = normal_role(role) if role else None
+    of_phase = [each for each in snapshots if phase is None or _plain(each.phase) == _plain(phase)]
+    of_role = [each for each in of_phase if wanted and each.role and normal_role(each.role) == wanted]
+    return max(of_role or of_phase, key=lambda each: (each.at, each.name), default=None)
+
+
+def _plain(phase: str) -> str:
+    return phase.lstrip("0") if phase.isdigit() else phase
+
+
+def surplus(names: Iterable[str], phase: str, keep: int = 10) -> list[str]:
+    """Which files of ``.snapshots`` to remove so that ``keep`` of the phase are left, the oldest first.
+
+    Only names that ``file_name`` gives for this very phase: whatever else lies in the folder is not ours to remove.
+    """
+    ours = sorted(
+        name
+        for name in names
+        if (match := _NAME.fullmatch(name)) and (at := _moment(match[2])) and name == f"{phase}-{_stamp(at)}.json"
+    )
+    return ours[: max(0, len(ours) - keep)]

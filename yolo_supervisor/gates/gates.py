@@ -1,0 +1,525 @@
+"""The plugin's hard gates, asked and mended by ourselves: what must hold before a task is begun and after it is done.
+
+The answers are those of its ``hard-gate`` (2.9.8), told in its words. What differs: every command has a limit, and runs
+in the project; what git cannot tell does not pass; phases and plans are found however they are spelled, in the active
+milestone too; and a verification is believed for its verdict, not for having a word in it.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from yolo_supervisor.actions.base import AlertCode, Escalate
+from yolo_supervisor.actions.notes import Regenerate
+from yolo_supervisor.actions.state import Quarantine
+from yolo_supervisor.clock import Clock
+from yolo_supervisor.formats.json import load_object, text_or_none
+from yolo_supervisor.formats.plugin import config as plugin_config
+from yolo_supervisor.formats.plugin import contracts, phases
+from yolo_supervisor.fs.changes import names
+from yolo_supervisor.fs.read import digest, read, read_or_none
+from yolo_supervisor.fs.trust import Refused
+from yolo_supervisor.store.atomic import make_folder, refuse_links
+from yolo_supervisor.store.locks import Busy
+from yolo_supervisor.store.paths import Paths
+from yolo_supervisor.store.store import Outcome, Store
+from yolo_supervisor.system import subprocesses
+from yolo_supervisor.system.git_layout import root_of
+from yolo_supervisor.system.subprocesses import Result
+
+ATTEMPTS = 2
+"""How often a repair is tried before a person is told. What ran into its limit has twice the time at the second."""
+
+COMPLIANCE, CHECKS = "contract_compliance", "required_checks"
+"""The gates that can be repaired: by generating the contract anew, by running the checks again."""
+
+GIT_LIMIT_S = 30.0
+
+GRACE_S = 2.0
+"""How long a check that has had its time may take to leave."""
+
+TEXT = 2000
+"""How many characters of what others have written an answer tells."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """Which gate is asked, and for which task; the task is as it was written, what is no number is task 0."""
+
+    gate: str
+    phase: int
+    plan: int
+    task: str
+
+    @property
+    def number(self) -> int:
+        return contracts.integer(self.task) or 0
+
+    @property
+    def task_id(self) -> str:
+        return f"{self.phase}-{self.plan}-T{self.number}"
+
+    @property
+    def key(self) -> str:
+        return f"{self.gate}/{self.task_id}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """How one of a contract's commands went; ``exit`` is None if it ran into its limit, or could not be run."""
+
+    check: str
+    exit: int | None
+    limit_s: float
+    said: str = ""
+    """The end of what it said on stderr, or why it could not be run."""
+    timed_out: bool = False
+
+
+Word = Literal["pass", "fail", "skip"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A gate's answer, with the plugin's own keys."""
+
+    gate: str
+    result: Word
+    evidence: str
+    autonomy: str
+    ts: str
+    checks: tuple[Check, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repair:
+    """What came of a repair."""
+
+    answer: Answer
+    """The last one."""
+    attempts: int
+    hindrance: str | None = None
+    """Why the contract could not be generated anew."""
+    untold: str | None = None
+    """Why nobody could be told: then it stands in no journal."""
+
+    @property
+    def repaired(self) -> bool:
+        return self.answer.result == "pass"
+
+    @property
+    def reason(self) -> str | None:
+        if self.answer.result == "skip":
+            return self.answer.evidence
+        if self.repaired:
+            return None if self.attempts else "it passes as it is"
+        return f"{'max retries exhausted' if self.attempts else 'not repairable'}, escalated to lead"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What a gate is judged by."""
+
+    question: Question
+    paths: Paths
+    config: bytes
+    limit_s: float
+    """How long each command may take."""
+    checks: list[Check] = field(default_factory=list)
+    """Where what was run is told."""
+
+    def contract(self) -> bytes | None:
+        """The contract's bytes, none where it cannot be read; None if there is no such file."""
+        try:
+            return read(contract_path(self.paths, self.question))
+        except OSError:
+            return b""
+
+    def setting(self, key: str, default: str) -> str:
+        return text_or_none((load_object(self.config) or {}).get(key)) or default
+
+
+Verdict = tuple[bool, str]
+"""Whether the gate is passed, and on what evidence."""
+
+
+class Gates:
+    """The gates of one project. The store is only opened where something has to be written."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._open = False
+
+    async def ask(self, question: Question, attempt: int = 1) -> Answer:
+        """What the gate says now. Nothing is changed, except by what a contract's own checks do."""
+        config = read_or_none(self._store.paths.planning / "config.json") or b""
+        limit_s = attempt * plugin_config.command_limit_s(config)
+        look = Look(question=question, paths=self._store.paths, config=config, limit_s=limit_s)
+        gate = GATES.get(question.gate)
+        result: Word = "skip"
+        if not plugin_config.enabled(config, "v2_hard_gates"):
+            evidence = "v2_hard_gates=false"
+        else:
+            passed, evidence = await gate(look) if gate else (False, f"unknown gate type: {question.gate}")
+            result = "pass" if passed else "fail"
+        return Answer(
+            gate=question.gate,
+            result=result,
+            evidence=_short(evidence),
+            autonomy=look.setting("autonomy", "unknown"),
+            ts=self._clock.now().strftime("%Y-%m-%dT%H:%M:%SZ"),
+            checks=tuple(look.checks),
+        )
+
+    async def repair(self, question: Question) -> Repair:
+        """Mend what the gate complains of, if that can be done, and ask again; in vain, a person is told.
+
+        Checks are asked for the first time by the first attempt: they are not run once more than need be.
+        """
+        answer = None if question.gate == CHECKS else await self.ask(question)
+        attempts, hindrance = 0, None
+        while (answer is None or answer.result == "fail") and question.gate in (COMPLIANCE, CHECKS):
+            if attempts == ATTEMPTS:
+                break
+            attempts += 1
+            if answer is not None and question.gate == COMPLIANCE:
+                hindrance = self._mend(question, answer.evidence)
+            answer = await self.ask(question, attempts)
+        assert answer is not None
+        if answer.result != "fail":
+            return Repair(answer=answer, attempts=attempts if answer.result == "pass" else 0)
+        untold = self._escalate(question, answer, attempts, hindrance)
+        return Repair(answer=answer, attempts=attempts, hindrance=hindrance, untold=untold)
+
+    def _mend(self, question: Question, why: str) -> str | None:
+        """Generate the contract anew, if that would make it pass. Why not, otherwise."""
+        try:
+            made = regenerated(self._store.paths.planning, question)
+            if isinstance(made, str):
+                return made
+            source, data = made
+            passed, evidence = compliance(data, question.number)
+            if not passed:
+                return f"by the plan, too: {evidence}"
+            return self._replace(question, data, why, source)
+        except (OSError, Refused, Busy) as error:
+            return str(error)
+
+    def _replace(self, question: Question, data: bytes, why: str, source: Path) -> str | None:
+        store, path = self._opened(), contract_path(self._store.paths, question)
+        for each in (path.parent, path):
+            refuse_links(store.disk, each)
+        make_folder(store.disk, path.parent, 0o777)
+        before = store.disk.read(path)
+        evidence: dict[str, Any] = {"plan": str(source)}
+        if before:
+            name = f"{path.name}-{str(digest(before))[:12]}"
+            aside = Quarantine(
+                key=f"{contracts.FOLDER}/{path.name}", path=store.paths.quarantine / name, data=before,
+                reason=f"{why}: it is generated anew", evidence={"file": str(path), "copy": f"quarantine/{name}"},
+            )  # fmt: skip
+            if store.commit(aside, "cli") is Outcome.BUSY:
+                return "the store is being written to"
+            evidence["copy"] = f"quarantine/{name}"
+        action = Regenerate(
+            key=question.key, path=path, judged=digest(before), data=data, reason=why, evidence=evidence
+        )
+        outcome = store.commit(action, "cli")
+        return None if outcome is Outcome.DONE else f"the contract could not be written: {outcome}"
+
+    def _escalate(self, question: Question, answer: Answer, attempts: int, hindrance: str | None) -> str | None:
+        """Tell a person, and the plugin's event log. Why that could not be done, otherwise."""
+        note = Escalate(
+            kind="gate",
+            code=AlertCode.GATE_FAILED,
+            key=question.key,
+            reason=f"{answer.evidence}{f' ({hindrance})' if hindrance else ''}",
+            evidence={
+                "phase": question.phase,
+                "plan": question.plan,
+                "task": _short(question.task),
+                "task_id": question.task_id,
+                "gate": _short(question.gate),
+                "attempts": attempts,
+                "owner": "lead",
+                "next_action": "investigate_and_fix" if attempts else "manual_intervention",
+            },
+        )
+        try:
+            self._opened().note(note, "cli")
+        except (OSError, Refused, Busy) as error:
+            return str(error)
+        return None
+
+    def _opened(self) -> Store:
+        if not self._open:
+            self._store.open()
+            self._open = True
+        return self._store
+
+
+# -- contracts ---------------------------------------------------------------------------------------------------
+
+
+def contract_path(paths: Paths, question: Question) -> Path:
+    return paths.planning / contracts.path_of(question.phase, question.plan)
+
+
+def compliance(contract: bytes | None, task: int) -> Verdict:
+    """Whether the contract is as it was generated, and has this task."""
+    if contract is None:
+        return False, "contract file not found"
+    found = contracts.load(contract)
+    if found is None:
+        return False, "invalid contract JSON"
+    if not contracts.intact(contract):
+        return False, "contract hash mismatch"
+    count = found.get("task_count")
+    count = count if type(count) is int else 0
+    if not 1 <= task <= count:
+        return False, f"task {task} outside range 1-{count}"
+    return True, "hash verified, task in range"
+
+
+def regenerated(planning: Path, question: Question) -> tuple[Path, bytes] | str:
+    """The plan's file and the contract that follows from it; why there is none, otherwise. Nothing is guessed: a plan
+    that calls itself another, and two that differ, are none."""
+    name = f"plan {question.phase}-{question.plan}"
+    config = read_or_none(planning / "config.json") or b""
+    if not (plugin_config.enabled(config, "v2_hard_contracts") or plugin_config.enabled(config, "v3_contract_lite")):
+        return "neither v2_hard_contracts nor v3_contract_lite is set: there are to be no contracts"
+    found = (
+        [path for number, path in _of_plans(folders, question.phase, "PLAN") if number == question.plan]
+        for folders in _places(planning, question.phase)
+    )
+    files = next(filter(None, found), [])
+    if not files:
+        return f"there is no file of {name}"
+    made = {path: contracts.contract(read_or_none(path) or b"", config) for path in files}
+    own = {path: data for path, data in made.items() if data is not None and _is_of(data, question)}
+    if not own:
+        return f"{files[0].name} does not say that it is {name}"
+    if len(set(own.values())) > 1:
+        return f"there are {len(own)} files of {name}, and they differ: {', '.join(sorted(map(str, own)))}"
+    return next(iter(own.items()))
+
+
+def _is_of(contract: bytes, question: Question) -> bool:
+    found = contracts.load(contract) or {}
+    return (found.get("phase"), found.get("plan")) == (question.phase, question.plan)
+
+
+def _listed(look: Look, key: str, words: str) -> tuple[list[Any], str]:
+    """A list of the contract; where there is none, why the gate is passed."""
+    data = look.contract()
+    found = contracts.load(data) if data is not None else {}
+    if data is None or found is None:
+        return [], "no contract, fail-open" if data is None else "invalid contract JSON, fail-open"
+    listed = found.get(key)
+    return listed if isinstance(listed, list) else [], f"no {words} defined"
+
+
+# -- where phases and plans are ----------------------------------------------------------------------------------
+
+_PHASE = re.compile(r"([0-9]{1,9})-.+")
+_OF_PLAN = re.compile(r"(?:([0-9]{1,9})-)?([0-9]{1,9})-(PLAN|SUMMARY)\.md")
+_VERIFICATION = re.compile(r"(?:([0-9]{1,9})-)?VERIFICATION\.md")
+
+
+def _places(planning: Path, phase: int) -> Iterator[list[Path]]:
+    """The folders of the phase: those in the active milestone, if there is one, then those in ``phases/``."""
+    slug = (read_or_none(planning / "ACTIVE") or b"").decode("utf-8", "replace").strip()
+    roots = [planning / "phases"]
+    if slug not in ("", ".", "..") and Path(slug).name == slug:
+        roots.insert(0, planning / "milestones" / slug / "phases")
+    for root in roots:
+        named = [root / name for name in names(root) if (match := _PHASE.fullmatch(name)) and int(match[1]) == phase]
+        if folders := [folder for folder in named if os.path.isdir(folder)]:
+            yield folders
+
+
+def _of_plans(folders: list[Path], phase: int, kind: str) -> Iterator[tuple[int, Path]]:
+    """The plans or summaries of a phase, by number: ``02-PLAN.md`` and ``01-02-PLAN.md`` are the same."""
+    for path in _within(folders):
+        match = _OF_PLAN.fullmatch(path.name)
+        if match and match[3] == kind and int(match[1] or phase) == phase:
+            yield int(match[2]), path
+
+
+def _within(folders: list[Path]) -> Iterator[Path]:
+    yield from (folder / name for folder in folders for name in names(folder))
+
+
+# -- the gates ---------------------------------------------------------------------------------------------------
+
+
+async def _contract_compliance(look: Look) -> Verdict:
+    return compliance(look.contract(), look.question.number)
+
+
+async def _protected_file(look: Look) -> Verdict:
+    listed, none = _listed(look, "forbidden_paths", "forbidden paths")
+    forbidden = [posixpath.normpath(path) for path in listed if isinstance(path, str) and path.strip("/")]
+    if not forbidden:
+        return True, none
+    root = root_of(look.paths.project)
+    if root is None:
+        return True, "no forbidden files staged"
+    answer = await _git(look, "diff", "--cached", "--name-only", "--no-renames", "-z")
+    if answer.exit != 0:
+        return False, f"git cannot tell what is staged: {_why(answer)}"
+    inside = look.paths.project.relative_to(root).as_posix()
+    staged = [name for name in os.fsdecode(answer.stdout).split("\0") if name]
+    blocked = [name for name in staged if any(_under(name, path, inside) for path in forbidden)]
+    if blocked:
+        return False, f"forbidden files staged: {' '.join(blocked)}"
+    return True, "no forbidden files staged"
+
+
+def _under(name: str, path: str, inside: str) -> bool:
+    """Whether a staged file is the path or in it; the path may be meant from the repository, or from the project."""
+    return any(name == each or name.startswith(f"{each}/") for each in (path, posixpath.normpath(f"{inside}/{path}")))
+
+
+async def _required_checks(look: Look) -> Verdict:
+    listed, none = _listed(look, "verification_checks", "verification checks")
+    checks = [check for check in listed if isinstance(check, str)]
+    if not checks:
+        return True, none
+    for check in checks:
+        look.checks.append(await _run(check, look))
+    failed = [
+        f"{_short(each.check)}{f' (took longer than {each.limit_s:g} s)' if each.timed_out else ''};"
+        for each in look.checks
+        if each.exit != 0
+    ]
+    return (False, f"checks failed: {' '.join(failed)}") if failed else (True, "all verification checks passed")
+
+
+async def _run(check: str, look: Look) -> Check:
+    try:
+        result = await subprocesses.run(["bash", "-c", check], look.limit_s, folder=look.paths.project, grace_s=GRACE_S)
+    except (OSError, ValueError) as error:  # no bash, or words that no program can be given
+        return Check(check=check, exit=None, limit_s=look.limit_s, said=f"it cannot be run: {error}")
+    said = result.stderr.decode("utf-8", "replace").strip()[-TEXT:]
+    return Check(check=check, exit=result.exit, limit_s=look.limit_s, said=said, timed_out=result.exit is None)
+
+
+_SUBJECT = re.compile(r"(feat|fix|test|refactor|perf|docs|style|chore)\(.+\): .+")
+
+
+async def _commit_hygiene(look: Look) -> Verdict:
+    if root_of(look.paths.project) is None:
+        return True, "no commits to check"
+    born = await _git(look, "rev-parse", "--verify", "--quiet", "HEAD")
+    if born.exit == 1:
+        return True, "no commits to check"
+    answer = await _git(look, "log", "-1", "--no-show-signature", "--encoding=UTF-8", "--pretty=format:%s")
+    if answer.exit != 0:
+        return False, f"git cannot tell the last commit: {_why(answer)}"
+    subject = answer.stdout.decode("utf-8", "replace").strip()
+    if not subject:
+        return True, "no commits to check"
+    return (True, "commit format valid") if _SUBJECT.match(subject) else (False, f"commit format invalid: {subject}")
+
+
+async def _artifact_persistence(look: Look) -> Verdict:
+    phase = look.question.phase
+    folders = next(_places(look.paths.planning, phase), None)
+    if folders is None:
+        return True, "phase dir not found" if (look.paths.planning / "phases").is_dir() else "no phases dir"
+    plans = {number for number, _ in _of_plans(folders, phase, "PLAN") if number < look.question.plan}
+    told = {number for number, path in _of_plans(folders, phase, "SUMMARY") if (read_or_none(path) or b"").strip()}
+    missing = sorted(plans - told)
+    if missing:
+        return False, f"missing SUMMARY.md for: {' '.join(f'plan-{number}' for number in missing)}"
+    return True, "all prior plan artifacts present"
+
+
+_PASSED = re.compile(r"(?<!\b0 )\bpass")
+_FAILED = re.compile(r"(?<!\b0 )\bfail")
+
+
+async def _verification_threshold(look: Look) -> Verdict:
+    phase = look.question.phase
+    folders = next(_places(look.paths.planning, phase), None)
+    if folders is None:
+        return True, "phase dir not found"
+    files = [
+        path
+        for path in _within(folders)
+        if (match := _VERIFICATION.fullmatch(path.name)) and int(match[1] or phase) == phase
+    ]
+    if not files:
+        tier = look.setting("verification_tier", "standard")
+        if tier in ("quick", "skip"):
+            return True, f"verification not required (tier={tier})"
+        return False, f"VERIFICATION.md missing (tier={tier})"
+    verdicts = [_verification(read_or_none(path) or b"") for path in files]
+    return next((verdict for verdict in verdicts if not verdict[0]), verdicts[0])
+
+
+def _verification(data: bytes) -> Verdict:
+    """What a verification comes to: by its own verdict, where it has one, else by the words in it."""
+    fields = phases.front_matter(data)
+    told = (fields.get("result") or fields.get("status") or "").lower()
+    text = told if told in ("pass", "passed", "fail", "failed") else data.decode("utf-8", "replace").lower()
+    if told == "partial":
+        return True, "verification partial"
+    if _PASSED.search(text):
+        return True, "verification passed"
+    return (False, "verification failed") if _FAILED.search(text) else (True, "verification status unclear, fail-open")
+
+
+async def _forbidden_commands(look: Look) -> Verdict:
+    listed, none = _listed(look, "forbidden_commands", "forbidden commands")
+    if not listed:
+        return True, none
+    log = read_or_none(look.paths.planning / ".event-log.jsonl")
+    if log is None:
+        return True, "no event log, fail-open"
+    for line in reversed(log.splitlines()[-5:]):
+        if b'"bash_guard_block"' in line:
+            preview = text_or_none((load_object(line) or {}).get("command_preview")) or "unknown"
+            return False, f"destructive command attempted: {preview}"
+    return True, "no forbidden command violations"
+
+
+GATES: Mapping[str, Callable[[Look], Awaitable[Verdict]]] = {
+    COMPLIANCE: _contract_compliance,
+    "protected_file": _protected_file,
+    CHECKS: _required_checks,
+    "commit_hygiene": _commit_hygiene,
+    "artifact_persistence": _artifact_persistence,
+    "verification_threshold": _verification_threshold,
+    "forbidden_commands": _forbidden_commands,
+}
+
+
+# -- asking git ----------------------------------------------------------------------------------------------------
+
+
+async def _git(look: Look, *words: str) -> Result:
+    """What git says, without taking a lock."""
+    try:
+        return await subprocesses.run(["git", "--no-optional-locks", *words], GIT_LIMIT_S, folder=look.paths.project)
+    except OSError as error:
+        return Result(127, b"", f"git cannot be run: {error.strerror}".encode())
+
+
+def _why(answer: Result) -> str:
+    if answer.exit is None:
+        return f"it took longer than {GIT_LIMIT_S:g} s"
+    said = answer.stderr.decode("utf-8", "replace").strip()
+    return said.partition("\n")[0] or f"exit code {answer.exit}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= TEXT else f"{text[:TEXT]}…"

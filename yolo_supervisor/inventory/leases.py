@@ -1,0 +1,162 @@
+"""The leases of one project, and how long each still holds: by clocks that nobody can set.
+
+The plugin's format knows wall time only. A lease given through the store is as old as its line in the journal says, by
+the monotonic clock; another one is judged by the wall clock once, when it is first seen, and from then on by ours.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from yolo_supervisor.actions.leases import GrantLease, Release
+from yolo_supervisor.clock import Clock
+from yolo_supervisor.formats.plugin import leases as plugin_leases
+from yolo_supervisor.fs.changes import DirectoryScanner, names
+from yolo_supervisor.fs.read import digest, read_or_none
+from yolo_supervisor.models import Lease, iso
+from yolo_supervisor.store.store import Store
+
+WHOLE_S = 1.0
+"""``acquired_at`` is cut to whole seconds: a lease may be this much younger than it says."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Held:
+    """One lease as it is: ``left_s`` until it runs out, negative if it has; ``judged`` is its content's digest."""
+
+    lease: Lease
+    judged: str
+    left_s: float
+
+
+class Leases:
+    """``boot`` names the world in which the monotonic clock means something."""
+
+    def __init__(self, store: Store, clock: Clock, boot: str) -> None:
+        self._store = store
+        self._clock = clock
+        self._boot = boot
+        self._folder = store.paths.planning / ".locks"
+        self._files = DirectoryScanner(self._folder, lambda name: name.endswith(".lease"))
+        self._deadlines: dict[Path, tuple[str, float]] = {}
+        """By the monotonic clock, for a content."""
+        self._order: list[tuple[float, Path]] = []
+        """The same as a heap, with some that hold no longer."""
+
+    def monotonic(self) -> float:
+        return self._clock.monotonic()
+
+    def all(self, now: datetime) -> list[Held]:
+        """The leases that can be read, by name."""
+        found = [held for name in names(self._folder) if name.endswith(".lease") and (held := self._look(name, now))]
+        there = {held.lease.path for held in found}
+        self._deadlines = {path: known for path, known in self._deadlines.items() if path in there}
+        return found
+
+    def due(self, now: datetime) -> tuple[list[Held], float | None]:
+        """The leases that have run out, and how long the next one holds, in seconds; None if there is no other."""
+        for name in self._files.look():
+            if self._look(name, now) is None:
+                self._deadlines.pop(self._folder / name, None)
+        found: dict[Path, Held] = {}
+        next_s = None
+        while self._order and next_s is None:
+            deadline_s, path = heapq.heappop(self._order)
+            if path in found or self._deadlines.get(path, ("", 0.0))[1] != deadline_s:
+                continue
+            if (left_s := deadline_s - self._clock.monotonic()) > 0:
+                next_s = left_s
+                heapq.heappush(self._order, (deadline_s, path))
+            elif (held := self._look(path.name, now)) is None:
+                del self._deadlines[path]
+            elif held.left_s <= 0:
+                found[path] = held
+        for path in found:  # until they are gone
+            heapq.heappush(self._order, (self._deadlines[path][1], path))
+        return list(found.values()), next_s
+
+    def of(self, resource: str, now: datetime) -> Held | None:
+        """The lease on the resource, if there is one that can be read. ValueError if none can be named so."""
+        return self._look(plugin_leases.lease_file(resource), now)
+
+    def broken(self, resource: str) -> bool:
+        """Whether there is a lease that cannot be read. ValueError if none can be named so."""
+        path = self._folder / plugin_leases.lease_file(resource)
+        data = read_or_none(path)
+        return data is not None and plugin_leases.lease(data, path) is None
+
+    def _look(self, name: str, now: datetime) -> Held | None:
+        path = self._folder / name
+        return self._judge(path, read_or_none(path), now)
+
+    def _judge(self, path: Path, data: bytes | None, now: datetime) -> Held | None:
+        lease = plugin_leases.lease(data, path) if data is not None else None
+        if data is None or lease is None:
+            return None
+        judged = str(digest(data))
+        known = self._deadlines.get(path)
+        if known is None or known[0] != judged:
+            known = self._deadlines[path] = judged, self._clock.monotonic() + self._first_left_s(lease, judged, now)
+            heapq.heappush(self._order, (known[1], path))
+        return Held(lease=lease, judged=judged, left_s=known[1] - self._clock.monotonic())
+
+    def token(self, held: Held) -> int | None:
+        """The fencing token of a lease that was given through the store."""
+        lent = self._store.journal.memory.lent.get(str(held.lease.path), {})
+        return int(lent["token"]) if lent.get("judged") == held.judged else None
+
+    def _first_left_s(self, lease: Lease, judged: str, now: datetime) -> float:
+        lent = self._store.journal.memory.lent.get(str(lease.path), {})
+        if lent.get("judged") != judged:  # another process may have given it
+            self._store.heed()
+            lent = self._store.journal.memory.lent.get(str(lease.path), {})
+        if lent.get("judged") == judged and lent.get("boot") == self._boot:
+            return float(lent["since_s"]) + lease.ttl_s - self._clock.monotonic()
+        assert lease.expires_at is not None
+        left_s = (lease.expires_at - now).total_seconds() + WHOLE_S
+        if left_s > lease.ttl_s + WHOLE_S:  # one from the future has its whole time before it, and no more
+            return lease.ttl_s
+        return left_s
+
+    def lend(self, resource: str, owner: str, ttl_s: int, now: datetime) -> GrantLease | Held:
+        """The action that gives the resource to the owner, or who holds it. ValueError if it cannot be named so."""
+        path = self._folder / plugin_leases.lease_file(resource)
+        before = read_or_none(path)  # once: what is judged is what is replaced
+        held = self._judge(path, before, now)
+        if held is not None and held.left_s > 0 and (held.lease.owner, held.lease.resource) != (owner, resource):
+            return held
+        if held is None:
+            verb, reason = "acquired", f"{owner} asked for it"
+        elif (held.lease.owner, held.lease.resource) == (owner, resource):
+            verb, reason = "renewed", f"{owner} holds it for longer"
+        else:
+            verb, reason = (
+                "taken_over",
+                f"{held.lease.owner} let it run out {-held.left_s:.0f} s ago, {owner} asked for it",
+            )
+        return GrantLease(
+            key=resource,
+            path=path,
+            verb=verb,  # type: ignore[arg-type]  # one of the three
+            judged=digest(before),
+            data=plugin_leases.dump_lease(resource, owner, now, ttl_s),
+            reason=reason,
+            evidence={"owner": owner, "ttl_s": ttl_s, "since_s": self._clock.monotonic(), "boot": self._boot}
+            | ({"previous_owner": held.lease.owner} if verb == "taken_over" and held else {}),
+        )
+
+
+def over(held: Held) -> Release:
+    """The action that ends a lease which has run out."""
+    ended = iso(held.lease.expires_at) if held.lease.expires_at else "its time"
+    return Release(
+        key=held.lease.resource,
+        path=held.lease.path,
+        owner=held.lease.owner,
+        judged=held.judged,
+        reason=f"{held.lease.owner} let it run out: it held until {ended}",
+        evidence={"owner": held.lease.owner, "ttl_s": held.lease.ttl_s},
+    )

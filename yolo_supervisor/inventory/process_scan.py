@@ -1,0 +1,187 @@
+"""The census: which coding agents run on this machine, and who is in the tree of each.
+
+A tree has to be known *before* its agent dies, since orphans carry no mark of where they came from. So the process
+table is sampled every second, but only when something was started since the last sample: idle, that is one small read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+
+from yolo_supervisor.clock import until_next
+from yolo_supervisor.formats import claude
+from yolo_supervisor.formats.json import same_path
+from yolo_supervisor.models import Liveness, Pane, ProcessId
+from yolo_supervisor.system import subprocesses
+from yolo_supervisor.system.process_backend import ProcessFacts
+from yolo_supervisor.system.process_table import Sweep, Tree
+from yolo_supervisor.system.processes import Processes
+from yolo_supervisor.system.tmux import pane_of
+
+YOUNG_S = 2.0
+"""A process this young may still be the copy of its parent that every program starts as: it is looked at again."""
+
+LOAD_FACTOR = 20
+"""After a sweep that took long (thousands of processes) we wait this many times its length: at most 5 % of a core."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AgentProcess:
+    """A running coding agent, by its command line."""
+
+    process: ProcessId
+    flags: claude.Flags | None
+    folder: Path
+    claude_dir: Path | None
+    pane: Pane | None
+
+
+class ProcessScanner:
+    """The latest sample. ``generation`` grows whenever an agent appeared or went."""
+
+    def __init__(self, processes: Processes) -> None:
+        self.processes = processes
+        self.agents: dict[ProcessId, AgentProcess] = {}
+        self.trees: dict[ProcessId, Tree] = {}
+        self.generation = 0
+        self._seen: dict[ProcessId, AgentProcess] = {}
+        """The agents, and the copies of themselves that they are for a moment when they start something."""
+        self._known: set[ProcessId] = set()
+        self._young: set[ProcessId] = set()
+        self._tracked: set[ProcessId] = set()
+        self._newest: int | None = None
+        self._started = 0
+
+    @property
+    def tracked(self) -> Collection[ProcessId]:
+        """The processes of all agents that any project knows."""
+        return self._tracked
+
+    def track(self, process: ProcessId) -> None:
+        """Remember this process's tree from now on."""
+        if process not in self._tracked:
+            self._tracked.add(process)
+            self._newest = None  # its tree is wanted at the next sample, even if nothing starts
+
+    def drop(self, process: ProcessId) -> None:
+        self._tracked.discard(process)
+        self.trees.pop(process, None)
+
+    def quiet(self) -> bool:
+        """Whether nothing was started since the last sample but our own commands."""
+        newest, started = self.processes.backend.newest(), subprocesses.started
+        if newest is None or self._newest is None or self._young:
+            quiet = False
+        else:
+            quiet = newest - self._newest == started - self._started
+        self._newest, self._started = newest, started
+        return quiet
+
+    def sample(self) -> None:
+        """Look at the whole process table."""
+        self._take(self.processes.sweep())
+
+    async def sample_gently(self) -> None:
+        """The same without holding up the loop for long where there are thousands of processes."""
+        found: dict[int, ProcessFacts] = {}
+        for number, facts in enumerate(self.processes.each()):
+            found[facts.pid] = facts
+            if number % 64 == 63:
+                await anyio.sleep(0)
+        self._take(Sweep(self.processes.boot, found))
+
+    def _take(self, sweep: Sweep) -> None:
+        alive = {sweep.id(pid) for pid, facts in sweep.facts.items() if not facts.zombie}
+        unread = (alive - self._known) | (self._young & alive)
+        read, failed = self._read_all(unread, sweep)
+        kept = {process: seen for process, seen in self._seen.items() if process in alive and process not in unread}
+        self._seen = {**kept, **read}
+        agents = _without_copies(self._seen, sweep)
+        self.generation += agents != self.agents
+        self.agents = agents
+        now = time.time()
+        started_at = self.processes.backend.started_at
+        self._young = failed | {process for process in unread if now - started_at(process.started) < YOUNG_S}
+        self._known = alive - failed
+        for process in self._tracked & alive:
+            tree = sweep.tree(process, (self._tracked | self.agents.keys()) - {process})
+            # it may have died in the middle of the sweep: then its children look as if they were nobody's
+            if tree != self.trees.get(process) and self.processes.liveness(process) is Liveness.ALIVE:
+                self.trees[process] = tree
+
+    def _read_all(
+        self, processes: Iterable[ProcessId], sweep: Sweep
+    ) -> tuple[dict[ProcessId, AgentProcess], set[ProcessId]]:
+        """The agents among the processes, and those that could not be read: they are read again at the next sample."""
+        read: dict[ProcessId, AgentProcess] = {}
+        failed: set[ProcessId] = set()
+        for process in processes:
+            try:
+                seen = self._read(process, sweep)
+            except OSError:
+                failed.add(process)
+            else:
+                if seen is not None:
+                    read[process] = seen
+        return read, failed
+
+    def _may_be_agent(self, process: ProcessId, sweep: Sweep) -> bool:
+        """Not so for others' processes, nor for a tmux server, whose command line may hold its first agent's."""
+        ours = self.processes.backend.owner(process.pid) == os.geteuid()
+        return ours and not sweep.facts[process.pid].comm.startswith("tmux")
+
+    def _read(self, process: ProcessId, sweep: Sweep) -> AgentProcess | None:
+        """What the process's command line says of it; None if it is no agent. OSError if it cannot be read."""
+        if not self._may_be_agent(process, sweep):
+            return None
+        backend = self.processes.backend
+        argv = backend.argv(process.pid)
+        flags = claude.flags(argv)
+        if flags is None and not (argv and claude.looks_like_agent(argv, "")):
+            return None
+        environment = backend.environment(process.pid)
+        return AgentProcess(
+            process=process,
+            flags=flags,
+            folder=same_path(backend.folder(process.pid)),
+            claude_dir=claude.config_dir(environment),
+            pane=pane_of(environment),
+        )
+
+    async def run(self, every_s: Callable[[], float], sampled: Callable[[bool], None]) -> None:
+        """Sample for ever; ``sampled`` is called after each sample, and told whether an agent is new or gone."""
+        while True:
+            pause_s = until_next(every_s())
+            if not self.quiet():
+                began, generation = time.monotonic(), self.generation
+                with contextlib.suppress(OSError):  # no descriptors left, say: the next sample may have one
+                    await self.sample_gently()
+                pause_s = max(pause_s, LOAD_FACTOR * (time.monotonic() - began))
+                sampled(self.generation != generation)
+            await anyio.sleep(pause_s)
+
+
+def _without_copies(seen: Mapping[ProcessId, AgentProcess], sweep: Sweep) -> dict[ProcessId, AgentProcess]:
+    """Of a parent and child with one command line only one is the agent: the parent, whose copy the child is until it
+    becomes another program; but the child, where the parent is another program that only started it."""
+    agents = dict(seen)
+    for process, agent in seen.items():
+        facts = sweep.facts[process.pid]
+        parent = sweep.facts.get(facts.parent)
+        above = seen.get(sweep.id(parent.pid)) if parent else None
+        if parent and above and agent.flags and above.flags == agent.flags:
+            agents.pop(process if parent.comm == facts.comm else above.process, None)
+    return agents
+
+
+def within(folder: Path, project: Path) -> bool:
+    """Whether the folder is the project or inside it (both as the kernel spells them)."""
+    inner, outer = str(folder), str(project)
+    return inner == outer or inner.startswith(outer.rstrip("/") + "/")

@@ -1,0 +1,112 @@
+"""The snapshots of a project's execution state: ours and the plugin's, wherever they are kept."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from yolo_supervisor.actions.base import Edit
+from yolo_supervisor.actions.state import DropSnapshot, SaveSnapshot
+from yolo_supervisor.formats.json import text_or_none
+from yolo_supervisor.formats.plugin import execution_state
+from yolo_supervisor.formats.plugin import snapshots as plugin_snapshots
+from yolo_supervisor.formats.plugin.snapshots import Snapshot
+from yolo_supervisor.fs.read import read_or_none
+from yolo_supervisor.policy import file_integrity
+from yolo_supervisor.store.paths import Paths
+
+_PLAIN = re.compile(r"\w[\w.-]{0,63}", re.ASCII)
+"""What can stand in a file's name; whatever else a state calls its phase."""
+
+KEPT = 10
+"""How many are kept for each phase, as by the plugin."""
+
+
+def phase_of(state: Mapping[str, Any]) -> str:
+    """What the state's snapshots are named by."""
+    phase = str(state.get("phase", ""))
+    return phase if _PLAIN.fullmatch(phase) else "none"
+
+
+class Snapshots:
+    """Looks at them; what is to be saved and dropped is told as actions."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+        self._known: dict[Path, tuple[int, Snapshot | None]] = {}
+
+    @property
+    def folder(self) -> Path:
+        """Where new ones go: to the plugin's own, where it keeps any, so that it can restore them; else to ours."""
+        theirs = self._paths.planning / ".snapshots"
+        return theirs if theirs.is_dir() and not theirs.is_symlink() else self._paths.folder / "snapshots"
+
+    def all(self) -> list[tuple[Path, Snapshot]]:
+        """All that are whole, the oldest first."""
+        found = [(path, each) for path in self._paths_of_all() if (each := self._load(path)) is not None]
+        return sorted(found, key=lambda each: (each[1].at, each[0]))
+
+    def best(self, phase: str | None, role: str | None) -> Snapshot | None:
+        """The one to restore: the role's newest of the phase (None: that of the newest), else the newest.
+
+        One whose state would itself have to be restored is none.
+        """
+        whole = [
+            each
+            for _, each in self.all()
+            if file_integrity.flaw(execution_state.STATE_FILE, execution_state.dump(each.state)) is None
+        ]
+        if phase is None and whole:
+            phase = whole[-1].phase
+        return plugin_snapshots.best(whole, phase, role)
+
+    def save(
+        self, state: dict[str, Any], at: datetime, trigger: str, role: str | None = None, commits: tuple[str, ...] = ()
+    ) -> tuple[Edit, ...]:
+        """The actions that save this state, and drop what is then one too many."""
+        phase = phase_of(state)
+        newest = max((each.at for _, each in self.all() if each.phase == phase), default=None)
+        if newest is not None and newest >= at.replace(microsecond=0):  # of the same second, or the clock was set back
+            with contextlib.suppress(OverflowError):
+                at = newest + timedelta(seconds=1)
+        name = plugin_snapshots.file_name(phase, at)
+        folder = self.folder
+        taken = Snapshot(name, phase, at, role or self.active_role(), state, trigger, commits)
+        reason = f"the state of phase {phase} as it is: {trigger}"
+        snap = SaveSnapshot(
+            key=f"{folder.name}/{name}", path=folder / name, data=plugin_snapshots.dump(taken), reason=reason
+        )
+        names = [path.name for path in self._paths_of_all() if path.parent == folder]
+        return (
+            snap,
+            *(
+                DropSnapshot(key=f"{folder.name}/{old}", path=folder / old, reason=f"{KEPT} newer ones are kept")
+                for old in plugin_snapshots.surplus([*names, name], phase, KEPT)
+            ),
+        )
+
+    def active_role(self) -> str | None:
+        """The agent that the plugin says is at work."""
+        word = (read_or_none(self._paths.planning / ".active-agent") or b"").decode("utf-8", "replace").strip()
+        return text_or_none(word)
+
+    def _paths_of_all(self) -> Iterator[Path]:
+        planning = self._paths.planning
+        for folder in (self._paths.folder / "snapshots", planning / ".snapshots", planning / "snapshots"):
+            try:
+                yield from (path for path in folder.iterdir() if path.suffix == ".json" and path.name[0] != ".")
+            except OSError:
+                continue
+
+    def _load(self, path: Path) -> Snapshot | None:
+        try:
+            stamp = path.stat().st_mtime_ns
+        except OSError:
+            return None
+        if path not in self._known or self._known[path][0] != stamp:
+            self._known[path] = stamp, plugin_snapshots.load(path.name, read_or_none(path) or b"")
+        return self._known[path][1]

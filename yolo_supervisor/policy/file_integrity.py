@@ -1,0 +1,96 @@
+"""What the plugin's critical files must at least be: enough to tell a torn one from one that says something new."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import PurePath
+
+from yolo_supervisor.formats.json import load_object, text_or_none
+from yolo_supervisor.formats.plugin.execution_state import STATE_FILE
+
+
+class FlawCode(StrEnum):
+    """How a critical file is broken."""
+
+    HALF_WRITTEN = "half_written"
+    """The last line of a ``.jsonl``."""
+    LINES_GONE = "lines_gone"
+    """A ``.jsonl`` that had lines has none."""
+    EMPTY = "empty"
+    ONLY_ZEROS = "only_zeros"
+    HAS_ZEROS = "has_zeros"
+    NOT_TEXT = "not_text"
+    NOT_JSON = "not_json"
+    NOT_AN_OBJECT = "not_an_object"
+    NO_STATUS = "no_status"
+    PLANS_NOT_A_LIST = "plans_not_a_list"
+
+
+@dataclass(frozen=True, slots=True)
+class Flaw:
+    """Decisions compare ``code``; ``text`` is for people and the journal."""
+
+    code: FlawCode
+    text: str
+
+
+def flaw(name: str, data: bytes) -> Flaw | None:
+    """What is wrong with a critical file of this name; None if it is whole.
+
+    Neighbours and people write these files in more ways than their schema knows, so little is asked: an object where
+    the plugin reads one, a ``status`` in the execution state (the one key that its schema requires; the layout before
+    it had ``phases`` only), text in markdown. In a ``.jsonl`` only a line that ends the file half written counts, and
+    a file of zeros.
+    """
+    suffix = PurePath(name).suffix
+    if suffix == ".jsonl":
+        return Flaw(FlawCode.HALF_WRITTEN, "its last line is half written") if torn_at(data) is not None else None
+    if not data.strip():
+        return Flaw(FlawCode.EMPTY, "it is empty")
+    if not data.strip(b"\0"):
+        return Flaw(FlawCode.ONLY_ZEROS, "it holds nothing but zeros")
+    return _text_flaw(data) if suffix == ".md" else _object_flaw(name, data)
+
+
+def _text_flaw(data: bytes) -> Flaw | None:
+    if b"\0" in data:
+        return Flaw(FlawCode.HAS_ZEROS, "it holds zeros")
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        return Flaw(FlawCode.NOT_TEXT, f"it is no text at byte {error.start}")
+    return None
+
+
+def _object_flaw(name: str, data: bytes) -> Flaw | None:
+    raw = load_object(data)
+    if raw is None:
+        try:
+            json.loads(data)
+        except (ValueError, RecursionError) as error:
+            return Flaw(FlawCode.NOT_JSON, f"it is no JSON: {error}")
+        return Flaw(FlawCode.NOT_AN_OBJECT, "it is no JSON object")
+    if PurePath(name).name == STATE_FILE:
+        if not isinstance(raw.get("phases"), dict) and text_or_none(raw.get("status")) is None:
+            return Flaw(FlawCode.NO_STATUS, "it has no status")
+        if not isinstance(raw.get("plans", []), list):
+            return Flaw(FlawCode.PLANS_NOT_A_LIST, "its plans are no list")
+    return None
+
+
+def torn_at(data: bytes) -> int | None:
+    """Where the half-written end of a ``.jsonl`` begins; None if it has none.
+
+    A last line that lacks only its newline is whole.
+    """
+    start = data.rfind(b"\n") + 1
+    last = data[start:]
+    if not last.strip():
+        return start if b"\0" in last else None
+    try:
+        json.loads(last)
+    except (ValueError, RecursionError):
+        return start
+    return None

@@ -1,0 +1,162 @@
+"""The one rule of what becomes of a task whose attempt has failed: again, again later, or never again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from yolo_supervisor.actions.base import Edit
+from yolo_supervisor.actions.tasks import MoveToDeadLetters, Requeue, RequeuePlan, WriteDeadLetter
+from yolo_supervisor.clock import Clock, pause_s
+from yolo_supervisor.config import Config
+from yolo_supervisor.formats.plugin import execution_state
+from yolo_supervisor.models import Task
+from yolo_supervisor.store.store import Store
+
+
+class NeverCode(StrEnum):
+    """Why a task is not given back any more."""
+
+    NOT_REDRIVEN = "not_redriven"
+    """It is a dead letter, and was begun without being redriven."""
+    ATTEMPTS = "attempts"
+    POISON = "poison"
+    """Two attempts in a row failed for the same cause within a short time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Never:
+    """Decisions compare ``code``; ``text`` is for people and the journal."""
+
+    code: NeverCode
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryDecision:
+    """What is next for a task whose attempt has failed. ``wait_s`` is how long it is too early to give it back."""
+
+    attempt: int = 1
+    """Which attempt has failed."""
+    wait_s: float = 0.0
+    never: Never | None = None
+    """Why it is not given back any more."""
+    stamp: Mapping[str, Any] = field(default_factory=dict)
+    """What the journal is to remember of this failure."""
+    reports: tuple[str, ...] = ()
+    """The crash reports of the attempts before, the oldest first."""
+
+
+REPORTS = 5
+"""Of how many attempts the crash reports are remembered."""
+
+_PLAIN = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]*[0-9A-Za-z]/[0-9A-Za-z][0-9A-Za-z_.-]*")
+
+
+class RetryPolicy:
+    """Knows whose turn it is. ``boot`` names the world in which the monotonic clock means something."""
+
+    def __init__(self, config: Callable[[], Config], store: Store, clock: Clock, boot: str) -> None:
+        self._config = config
+        self._store = store
+        self._clock = clock
+        self._boot = boot
+
+    def turn(self, task: Task, cause: str, hold_s: float | None = None) -> RetryDecision:
+        """What is next for the task, now that an attempt has failed for this ``cause``, a word that may come again.
+
+        With ``hold_s`` it has failed at a wall that everybody would run into for so long: that is no attempt at all.
+        """
+        config, memory = self._config().tasks, self._store.journal.memory
+        attempt = memory.requeues[task.id] + 1
+        last = memory.failures.get(task.id, {})
+        ago_s = self._clock.monotonic() - last["since_s"] if last.get("boot") == self._boot else float("inf")
+        stamp = {"cause": cause, "attempt": attempt, "since_s": self._clock.monotonic(), "boot": self._boot}
+        never = None
+        reports = tuple(str(each) for each in last.get("reports", ()))
+        if task.id in memory.set_aside:  # the client gives it to whoever takes it by name
+            never = Never(NeverCode.NOT_REDRIVEN, "it was set aside before, and begun again without being redriven")
+        elif hold_s is not None:
+            stamp = {"cause": cause, "charged": False}
+            return RetryDecision(attempt=attempt, wait_s=hold_s, stamp=stamp, reports=reports)
+        elif attempt >= config.max_attempts:
+            never = Never(NeverCode.ATTEMPTS, f"attempt {attempt} of {config.max_attempts} has failed")
+        elif last.get("cause") == cause and ago_s < config.poison_s:
+            text = f"two attempts in a row ended in the same way ({cause}) within {ago_s:.0f} s"
+            never = Never(NeverCode.POISON, text)
+        wait_s = max(0.0, self._pause_s(task, attempt) - ago_s)
+        return RetryDecision(
+            attempt=attempt, wait_s=0.0 if never else wait_s, never=never, stamp=stamp, reports=reports
+        )
+
+    def _pause_s(self, task: Task, attempt: int) -> float:
+        """By chance, but for one attempt always the same."""
+        if attempt == 1:
+            return 0.0
+        config = self._config().tasks
+        chance = zlib.crc32(f"{task.id}#{attempt}".encode("utf-8", "surrogatepass")) / 2**32
+        return pause_s(config.backoff_s, attempt - 1, config.backoff_max_s, chance)
+
+
+def requeue_or_dead_letter(
+    task: Task, turn: RetryDecision, letters: Path, reason: str, evidence: Mapping[str, Any], replayable: bool = True
+) -> tuple[Edit, ...]:
+    """The actions that follow from the turn; none while it is too early. ``letters`` is where dead letters are kept."""
+    if turn.wait_s > 0:
+        return ()
+    told = {"owner": task.owner, **evidence, **turn.stamp}
+    if reports := [*turn.reports, *([str(evidence["report"])] if "report" in evidence else [])][-REPORTS:]:
+        told["reports"] = reports
+    if turn.never is not None:
+        why = f"{turn.never.text}: {reason}"
+        story = _story(task, turn.never.code, why, told)
+        letter = WriteDeadLetter(key=task.id, path=letters / letter_file(task.id), data=story, reason=why)
+        aside = MoveToDeadLetters(
+            key=task.id, task=task, owner=task.owner, reason=why, evidence=told, replayable=replayable
+        )
+        return letter, aside
+    if task.list == execution_state.EXECUTION_STATE:
+        requeue = RequeuePlan(
+            key=task.id,
+            path=task.path,
+            plan=task.number,
+            owner=task.owner,
+            reason=reason,
+            evidence=told,
+            replayable=replayable,
+        )
+        return (requeue,)
+    requeue_task = Requeue(
+        key=task.id, path=task.path, owner=task.owner or "", reason=reason, evidence=told, replayable=replayable
+    )
+    return (requeue_task,)
+
+
+def letter_file(ident: str) -> str:
+    """The name of the file with the story of a task that was set aside: of each task another."""
+    if _PLAIN.fullmatch(ident) and "__" not in ident and len(ident) < 200:
+        return f"{ident.replace('/', '__')}.json"
+    return f"{hashlib.sha256(ident.encode('utf-8', 'surrogatepass')).hexdigest()}.json"
+
+
+def _story(task: Task, code: NeverCode, why: str, evidence: Mapping[str, Any]) -> bytes:
+    raw = {
+        "version": 1,
+        "id": task.id,
+        "list": task.list,
+        "number": task.number,
+        "path": str(task.path),
+        "subject": task.subject,
+        "code": code,
+        "why": why,
+        "last_owner": task.owner,
+        "evidence": dict(evidence),
+    }
+    return json.dumps(raw, indent=2, default=str).encode()

@@ -1,0 +1,1 @@
+"""Write: the journaled store, the only package that changes documents."""

@@ -1,0 +1,169 @@
+"""The one small seam through which every durable change reaches the disk.
+
+``Disk`` has the primitive operations and nothing else, so that a test can record, refuse or tear each of them, or put a
+disk of its own in their place; the functions below it are the only ways in which this program makes a change survive a
+crash.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from yolo_supervisor.fs.trust import Refused
+from yolo_supervisor.store.disk import FILE_MODE, FOLDER_MODE, Disk, Unflushed
+
+LINKLESS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
+"""What file systems without hard links say to one."""
+
+
+def append(disk: Disk, fd: int, data: bytes, size: int, durable: bool = True) -> None:
+    """Add ``data`` at the end of an append-mode file of ``size`` bytes, durably, or leave the file as it was.
+
+    OSError if the data is not there; a write that failed half-way has been cut off again. Unflushed if only the flush
+    has failed: then nobody knows what of the file is on the device.
+    """
+    try:
+        if disk.write(fd, data) != len(data):
+            raise OSError(errno.ENOSPC, "No space left for a whole line")
+        if durable:
+            flush(disk, fd)
+    except OSError:
+        with contextlib.suppress(OSError):
+            disk.truncate(fd, size)
+        raise
+
+
+def flush(disk: Disk, fd: int) -> None:
+    """Flush the file. ``Unflushed`` if that fails."""
+    try:
+        disk.sync(fd)
+    except OSError as error:
+        raise Unflushed(error.errno, f"it could not be flushed: {error.strerror}") from error
+
+
+def write_atomic(disk: Disk, path: Path, data: bytes, durable: bool = True, judged: bytes | None = None) -> None:
+    """Make ``data`` the file's content in one step: readers and crashes see the old or the new, never a mixture.
+
+    ``durable=False`` leaves out the flushing, for observations that are worthless after a power cut anyway.
+    OSError if it could not be done: then the old content stands; BlockingIOError if it is not ``judged`` any more.
+    """
+    found = refuse_links(disk, path)
+    with _written_beside(disk, path, data, stat.S_IMODE(found.st_mode) if found else FILE_MODE, durable) as temporary:
+        if judged is not None:  # flushing takes its time, and an editor heeds no lock of ours
+            refuse_changed(disk, path, judged)
+        disk.rename(temporary, path)
+    if durable:
+        sync_folder(disk, path.parent)
+
+
+def create(disk: Disk, path: Path, data: bytes) -> None:
+    """Make the file with this content, durably, if nobody else makes one first: FileExistsError then.
+
+    Where there are no hard links it is the same as ``replace``: then only those who lock are told apart.
+    """
+    with _written_beside(disk, path, data, FILE_MODE, durable=True) as temporary:
+        try:
+            disk.link(temporary, path)
+        except OSError as error:
+            if error.errno not in LINKLESS:
+                raise
+            disk.rename(temporary, path)
+        else:
+            disk.unlink(temporary)
+    sync_folder(disk, path.parent)
+
+
+@contextlib.contextmanager
+def _written_beside(disk: Disk, path: Path, data: bytes, mode: int, durable: bool) -> Iterator[Path]:
+    """The content in a temporary file beside the path, which is gone again if what is done with it fails."""
+    name = os.fsdecode(os.fsencode(path.name)[:200])  # there must be room for the rest
+    temporary = path.with_name(f".{name}.{threading.get_native_id()}.tmp")  # the pid, but in a second thread
+    try:
+        try:
+            fd = disk.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        except FileExistsError:  # left by a crash: it may be another name of the document itself
+            disk.unlink(temporary)
+            fd = disk.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        try:
+            left = memoryview(data)
+            while left:
+                left = left[disk.write(fd, bytes(left)) :]
+            disk.chmod(fd, mode)
+            if durable:
+                disk.sync(fd)
+        finally:
+            disk.close(fd)
+        yield temporary
+    except OSError:
+        with contextlib.suppress(OSError):
+            disk.unlink(temporary)
+        raise
+
+
+def shorten(disk: Disk, path: Path, before: bytes, size: int) -> None:
+    """Cut off the end of a file that others append to: in its place, so that they lose nothing by it.
+
+    OSError if it could not be done, or if the file has changed since ``before`` was read: then it stands.
+    """
+    refuse_links(disk, path)
+    refuse_changed(disk, path, before)
+    fd = disk.open(path, os.O_RDWR)
+    try:
+        if disk.status_of(fd).st_size != len(before):
+            raise OSError(errno.EAGAIN, "somebody is writing to it", str(path))
+        disk.truncate(fd, size)
+        disk.sync(fd)
+    finally:
+        disk.close(fd)
+
+
+def remove(disk: Disk, path: Path) -> None:
+    """Remove the file, durably. What it held must be in the journal before."""
+    refuse_links(disk, path)
+    with contextlib.suppress(FileNotFoundError):
+        disk.unlink(path)
+    sync_folder(disk, path.parent)
+
+
+def sync_folder(disk: Disk, folder: Path) -> None:
+    """Make names that were added to or removed from the folder durable."""
+    fd = disk.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        disk.sync(fd)
+    finally:
+        disk.close(fd)
+
+
+def make_folder(disk: Disk, folder: Path, mode: int = FOLDER_MODE) -> None:
+    """Create the folder, and its parents, where missing."""
+    if is_folder(disk, folder):
+        return
+    make_folder(disk, folder.parent, 0o777)
+    with contextlib.suppress(FileExistsError):
+        disk.mkdir(folder, mode)
+        sync_folder(disk, folder.parent)
+
+
+def is_folder(disk: Disk, path: Path) -> bool:
+    found = disk.status(path)
+    return found is not None and (stat.S_ISDIR(found.st_mode) or (stat.S_ISLNK(found.st_mode) and path.is_dir()))
+
+
+def refuse_links(disk: Disk, path: Path) -> os.stat_result | None:
+    """What is at the path, None if nothing. ``Refused`` if it is a symbolic link."""
+    found = disk.status(path)
+    if found is not None and stat.S_ISLNK(found.st_mode):
+        raise Refused(f"{path} is a symbolic link: it is not followed, and not replaced")
+    return found
+
+
+def refuse_changed(disk: Disk, path: Path, judged: bytes) -> None:
+    """BlockingIOError if the file does not hold what was ``judged`` any more."""
+    if disk.read(path) != judged:
+        raise BlockingIOError(errno.EAGAIN, "somebody is writing to it", str(path))

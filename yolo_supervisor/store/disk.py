@@ -1,0 +1,92 @@
+"""The seam to the disk: every primitive operation that the store and the journal use."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from yolo_supervisor.fs.read import LIMIT, read
+
+FILE_MODE = 0o600
+FOLDER_MODE = 0o700
+
+
+class Unflushed(OSError):
+    """A flush has failed: the kernel may have forgotten what it could not write, so it must not be tried again."""
+
+
+class Disk:
+    """The primitive operations. Every one may raise OSError; none retries."""
+
+    def open(self, path: Path, flags: int, mode: int = FILE_MODE) -> int:
+        return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+
+    def close(self, fd: int) -> None:
+        os.close(fd)
+
+    def write(self, fd: int, data: bytes) -> int:
+        return os.write(fd, data)
+
+    def write_at(self, fd: int, data: bytes, at: int) -> int:
+        return os.pwrite(fd, data, at)
+
+    def truncate(self, fd: int, size: int) -> None:
+        os.ftruncate(fd, size)
+
+    def sync(self, fd: int) -> None:
+        """Flush the file (or folder) to the device. A failed sync must never be repeated as if it could succeed."""
+        if hasattr(fcntl, "F_FULLFSYNC"):
+            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)  # on macOS fsync leaves the data in the drive's own cache
+        else:
+            os.fdatasync(fd)
+
+    def chmod(self, fd: int, mode: int) -> None:
+        os.fchmod(fd, mode)
+
+    def rename(self, old: Path, new: Path) -> None:
+        os.replace(old, new)
+
+    def link(self, old: Path, new: Path) -> None:
+        os.link(old, new, follow_symlinks=False)
+
+    def unlink(self, path: Path) -> None:
+        os.unlink(path)
+
+    def mkdir(self, path: Path, mode: int = FOLDER_MODE) -> None:
+        os.mkdir(path, mode)
+
+    def rmdir(self, path: Path) -> None:
+        os.rmdir(path)
+
+    # what is asked of it before it is changed
+
+    def read(self, path: Path, limit: int = LIMIT) -> bytes | None:
+        return read(path, limit)
+
+    def read_at(self, fd: int, size: int, at: int) -> bytes:
+        return os.pread(fd, size, at)
+
+    def status(self, path: Path) -> os.stat_result | None:
+        """What is at the path itself (a link is not followed); None if there is nothing."""
+        try:
+            return path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def status_of(self, fd: int) -> os.stat_result:
+        return os.fstat(fd)
+
+    def names(self, folder: Path) -> list[str]:
+        """The names in the folder; none where it is missing."""
+        try:
+            return os.listdir(folder)
+        except FileNotFoundError:
+            return []
+
+    def lock(self, fd: int) -> None:
+        """Take the exclusive flock. BlockingIOError if another has it."""
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def unlock(self, fd: int) -> None:
+        fcntl.flock(fd, fcntl.LOCK_UN)

@@ -1,0 +1,369 @@
+"""The journal: everything that was decided and done, in order, each line with its own checksum.
+
+One JSON object a line, the CRC-32 of all before it as its last key, so that ``tail`` and ``jq`` read it as it is. Kinds
+of lines: an *entry* (what, why, on what evidence; for a change of a document also what was there and what comes
+instead), a deed's *beginning*, a *mark* that says how an earlier line ended, a document's *good* version, and the
+*checkpoint* at the start of a segment. A line is durable before what it promises is done; marks need not be, they only
+spare ``Store.recover`` work.
+
+It is written in segments: ``journal.jsonl`` is the newest, ``journal-<first number>.jsonl`` are older ones. A segment's
+checkpoint carries on what must not be forgotten, so that one who starts reads the newest only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import stat
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from yolo_supervisor.actions.base import Action
+from yolo_supervisor.formats import own as own_files
+from yolo_supervisor.fs.trust import TooNew
+from yolo_supervisor.models import iso
+from yolo_supervisor.store.atomic import append, flush, sync_folder, write_atomic
+from yolo_supervisor.store.disk import Disk, Unflushed
+from yolo_supervisor.store.index import JournalState
+
+FileStamp = tuple[int, int]
+Ending = Literal["done", "failed"]
+
+LIMIT = 2**32
+"""A segment larger than this, in bytes, is not ours."""
+
+SIZE = 64 * 2**20
+"""How large the whole journal may become, in bytes, where nothing else is said."""
+
+SEGMENTS = 7
+"""How many closed segments are kept beside the newest: each has an eighth of the size."""
+
+_BEGIN = b'{"seq":'
+_CRC = b',"crc":"'
+_CLOSED = re.compile(r"journal-(\d{12})\.jsonl")
+
+
+def seal(record: Mapping[str, Any]) -> bytes:
+    """The record as a line of the journal."""
+    body = json.dumps(record, separators=(",", ":"), default=str).encode()[:-1]
+    return body + _CRC + b'%08x"}\n' % zlib.crc32(body)
+
+
+def unseal(line: bytes) -> dict[str, Any] | None:
+    """The record of a line (without its newline); None if it is not exactly what ``seal`` made."""
+    body, mark, tail = line.rpartition(_CRC)
+    if not mark or len(tail) != 10 or tail[8:] != b'"}':
+        return None
+    try:
+        if tail[:8] != b"%08x" % zlib.crc32(body):
+            return None
+        record = json.loads(body + b"}")
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and type(record.get("seq")) is int else None
+
+
+def unseal_last(line: bytes) -> tuple[dict[str, Any] | None, int]:
+    """The record at the end of a line, and how much before it cannot be read: something torn has no end of its own."""
+    at = 0
+    while at >= 0:
+        if (record := unseal(line[at:])) is not None:
+            return record, at
+        at = line.find(_BEGIN, at + 1)
+    return None, len(line) + 1
+
+
+def refuse_newer(disk: Disk, folder: Path) -> int | None:
+    """The version of the folder that the journal is in, None if it does not say: one from before there were several.
+
+    ``TooNew`` if a newer program than this one has written there: we would misread it, and lose what it says.
+    """
+    version = own_files.load_version(disk.read(folder / own_files.VERSION_FILE) or b"")
+    if version is not None and version > own_files.VERSION:
+        raise TooNew(
+            f"{folder} was written by a newer yolo-supervisor (format {version}, this one knows {own_files.VERSION}): "
+            "upgrade this one; nothing was changed"
+        )
+    return version
+
+
+def entry(action: Action, by: str, at: datetime, project: Path, prefix: str = "") -> dict[str, Any]:
+    """The action as the journal tells it, in the keys that ``history --json`` promises."""
+    return {
+        "at": iso(at),
+        "kind": action.kind,
+        "key": action.key,
+        "action": prefix + action.verb,
+        "by": by,
+        "reason": action.reason,
+        "evidence": dict(action.evidence),
+        "project": str(project),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Something of the journal that could not be read: where, and what is known of it."""
+
+    offset: int
+    what: str
+
+
+class Journal:
+    """The open journal of one project. Writers call it under the store's lock only; readers need none."""
+
+    def __init__(self, path: Path, disk: Disk, quarantine: Path, size: int = SIZE) -> None:
+        self.path = path
+        self.memory = JournalState()
+        self.damage: list[Damage] = []
+        self.unreadable: str | None = None
+        """Why ``load`` could not read it at all."""
+        self.torn = 0
+        """How many bytes of a half-written line have been cut off and kept aside."""
+        self._spoiled = False
+        """A flush of the segment has failed: nobody knows what of it is on the device, so it is to be closed."""
+        self._owed: list[dict[str, Any]] = []
+        """Marks for which there was no room: they come before the next line."""
+        self._disk = disk
+        self._quarantine = quarantine
+        self._segment = size // (SEGMENTS + 1)
+        self._fd = self._mark_fd = -1
+        self._file: FileStamp = (0, 0)
+        self._offset = 0
+        self._first = 0
+        """The number of the segment's first line."""
+
+    @property
+    def seq(self) -> int:
+        return self.memory.seq
+
+    @property
+    def pending(self) -> dict[int, dict[str, Any]]:
+        return self.memory.pending
+
+    @property
+    def requeues(self) -> Counter[str]:
+        return self.memory.requeues
+
+    def close(self) -> None:
+        opened, self._fd, self._mark_fd = (self._fd, self._mark_fd), -1, -1
+        for fd in opened:
+            if fd >= 0:
+                with contextlib.suppress(OSError):  # it is closed all the same
+                    self._disk.close(fd)
+
+    # -- writing (under the store's lock) ------------------------------------------------------------------------
+
+    def catch_up(self) -> None:
+        """Read what other processes have written since, and cut off a line that a crash left half written.
+
+        OSError (FileNotFoundError, say, when the project was deleted) if the journal cannot be had.
+        """
+        try:
+            opened = self._reopen_if_replaced()
+            data = self._rest()
+            whole = data.rfind(b"\n") + 1
+            if whole < len(data):
+                torn = data[whole:]
+                name = f"journal-tail-{self._offset + whole}-{zlib.crc32(torn):08x}"
+                write_atomic(self._disk, self._quarantine / name, torn)
+                self._disk.truncate(self._fd, self._offset + whole)
+                self.torn += len(torn)
+            self._take(data[:whole])
+        except OSError:
+            self.close()  # nothing is ever written after lines that were not read
+            raise
+        if opened:
+            self._read_mark()
+
+    def append(self, record: Mapping[str, Any], durable: bool = True) -> int:
+        """Write one record and return its number. It is on the device when this returns, if ``durable``.
+
+        OSError if it could not be written; then the journal is as it was.
+        """
+        if self._spoiled:
+            self.rotate()
+        while self._owed and record is not self._owed[0]:
+            self.append(self._owed[0], durable=False)
+            self._owed.pop(0)
+        line = seal({"seq": self.seq + 1, **record})
+        try:
+            append(self._disk, self._fd, line, self._offset, durable)
+        except Unflushed:
+            self._spoiled = True
+            raise
+        self._take(line)
+        seq = self.seq  # a new segment's checkpoint has a number too
+        if durable:
+            self._write_mark()
+        if self._offset > self._segment:
+            with contextlib.suppress(OSError):  # no room for another: this one goes on
+                self.rotate()
+        return seq
+
+    def mark(self, seq: int, ending: Ending, why: str | None = None) -> None:
+        """Say how the promise or deed of line ``seq`` ended."""
+        record = {ending: seq, **({"why": why} if why else {})}
+        try:
+            self.append(record, durable=False)
+        except OSError:
+            self._owed.append(record)  # no room for a mark: the next recovery finds out by looking
+            started = self.pending.pop(seq, None)
+            if ending == "done" and started is not None:
+                self.memory.count(started)
+
+    def rotate(self) -> None:
+        """Close the segment and begin the next. At every moment ``journal.jsonl`` is there and whole.
+
+        OSError if it cannot be done: then the segment goes on.
+        """
+        line = seal({"seq": self.seq + 1, "checkpoint": self.memory.checkpoint()})
+        with contextlib.suppress(OSError):  # what the closed one tells must not go on differently after a crash
+            self.flush()
+        # a copy, not a link: after a flush that failed, ours or another's, nobody knows what of it is on the device
+        self._keep_closed(self._disk.read_at(self._fd, self._offset, 0))
+        try:
+            write_atomic(self._disk, self.path, line)
+        finally:  # it may have come although it failed: never write on in the closed one
+            self.catch_up()
+        self._write_mark()
+        for old in segments(self._disk, self.path)[:-SEGMENTS]:
+            with contextlib.suppress(OSError):
+                self._disk.unlink(old)
+
+    def _keep_closed(self, data: bytes) -> None:
+        """Put a segment beside the newest. One that was put back from an older copy takes no other's place."""
+        closed = self.path.with_name(f"journal-{self._first:012d}.jsonl")
+        before = self._disk.read(closed, LIMIT)
+        if before is not None and not data.startswith(before):
+            if before.startswith(data):
+                return
+            closed = self.path.with_name(f"journal-{self.seq:012d}.jsonl")
+        write_atomic(self._disk, closed, data)
+
+    def flush(self) -> None:
+        """Make durable what others have written: they may have been killed before they had flushed it."""
+        try:
+            flush(self._disk, self._fd)
+        except Unflushed:
+            self._spoiled = True
+            raise
+
+    # -- the watermark: how far the journal has certainly come --------------------------------------------------------
+
+    def _write_mark(self) -> None:
+        """Not flushed: what it names is on the device already, so an older one after a crash says less, never wrong."""
+        with contextlib.suppress(OSError):
+            if self._mark_fd < 0:
+                self._mark_fd = self._disk.open(self._mark, os.O_RDWR | os.O_CREAT)
+            self._disk.write_at(self._mark_fd, seal({"seq": self.seq}).rjust(48), 0)
+
+    def _read_mark(self) -> None:
+        """Find out whether the end of the journal is gone: no line is ever given a number that was acknowledged."""
+        try:
+            found = unseal((self._disk.read(self._mark) or b"").strip())
+        except OSError:
+            return
+        if found is not None and found["seq"] > self.seq:
+            what = f"lines {self.seq + 1} to {found['seq']} were written and are gone"
+            self.damage.append(Damage(self._offset, what))
+            self.memory.seq = found["seq"]
+
+    @property
+    def _mark(self) -> Path:
+        return self.path.with_name("journal.mark")
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Read the journal as far as it is, without a lock and without changing anything (for readers).
+
+        ``TooNew`` if it is a newer program's.
+        """
+        try:
+            if not self._offset:
+                refuse_newer(self._disk, self.path.parent)
+            data = (self._disk.read(self.path, LIMIT) or b"")[self._offset :]
+        except OSError as error:
+            self.unreadable = str(error)
+        else:
+            fresh = not self._offset
+            self._take(data[: data.rfind(b"\n") + 1])
+            if fresh:
+                self._read_mark()
+
+    def _reopen_if_replaced(self) -> bool:
+        """Whether the segment is another than before."""
+        if self._fd >= 0:
+            now = self._disk.status(self.path)
+            if now is None:
+                self.close()
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path))
+            if (now.st_dev, now.st_ino) == self._file and now.st_size >= self._offset:
+                return False
+            self.close()
+        fd = self._disk.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+        try:
+            found = self._disk.status_of(fd)
+            if not stat.S_ISREG(found.st_mode):
+                raise OSError(errno.EINVAL, "not an ordinary file", str(self.path))
+            sync_folder(self._disk, self.path.parent)  # whoever made or renamed it may have died before
+        except OSError:
+            self._disk.close(fd)
+            raise
+        self._spoiled = self._spoiled and self._file == (found.st_dev, found.st_ino)
+        self._fd, self._file = fd, (found.st_dev, found.st_ino)
+        self.memory = JournalState()
+        self._offset = self._first = 0
+        self.damage.clear()
+        return True
+
+    def _rest(self) -> bytes:
+        parts, at = [], self._offset
+        while part := self._disk.read_at(self._fd, 1 << 20, at):
+            parts.append(part)
+            at += len(part)
+        return b"".join(parts)
+
+    def _take(self, data: bytes) -> None:
+        whole = True
+        for line in data.splitlines(keepends=True):
+            expected = self.seq + 1 if whole else 2**63  # what cannot be read is told already
+            record, lost = unseal_last(line.rstrip(b"\n"))
+            if lost:
+                self.damage.append(Damage(self._offset, f"a line of {lost} bytes cannot be read"))
+                if self._offset == 0:
+                    self._take_older()
+            if record is not None:
+                if not lost and record["seq"] > expected and "checkpoint" not in record:
+                    what = f"lines {expected} to {record['seq'] - 1} are not there"
+                    self.damage.append(Damage(self._offset, what))
+                self._first = self._first or record["seq"]
+                self.memory.learn(record)
+            whole = record is not None
+            self._offset += len(line)
+
+    def _take_older(self) -> None:
+        """The checkpoint cannot be read: what it carried on stands in the closed segments."""
+        for older in segments(self._disk, self.path):
+            for record in _records(self._disk.read(older, LIMIT) or b""):
+                self.memory.learn(record)
+
+
+def segments(disk: Disk, path: Path) -> list[Path]:
+    """The closed segments of the journal at ``path``, the oldest first."""
+    return [path.with_name(name) for name in sorted(disk.names(path.parent)) if _CLOSED.fullmatch(name)]
+
+
+def _records(data: bytes) -> Iterator[dict[str, Any]]:
+    for line in data[: data.rfind(b"\n") + 1].splitlines():
+        if (record := unseal_last(line)[0]) is not None:
+            yield record

@@ -1,0 +1,138 @@
+"""Lock files and lock folders: ours by flock, other programs' by their own convention."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from yolo_supervisor.store.atomic import refuse_links, sync_folder
+from yolo_supervisor.store.disk import Disk
+
+
+class Busy(Exception):
+    """Somebody else holds the lock; nothing was changed, and the next look tries again."""
+
+
+# -- locks ------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def file_lock(disk: Disk, fd: int, limit_s: float) -> Iterator[None]:
+    """Hold the exclusive flock of an open file; ``Busy`` if it is not had within ``limit_s`` seconds.
+
+    The kernel gives it up when its holder dies, so it is never stale.
+    """
+    deadline, pause_s = time.monotonic() + limit_s, 0.0001
+    while True:
+        try:
+            disk.lock(fd)
+            break
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise Busy("another process is writing to the store") from None
+            time.sleep(pause_s)
+            pause_s = min(0.002, pause_s * 1.5)
+    try:
+        yield
+    finally:
+        disk.unlock(fd)
+
+
+class LockAges:
+    """For how long we have seen each lock folder unchanged, by the monotonic clock.
+
+    Its time stamp alone proves nothing: a step of the wall clock would make a lock that is held look abandoned.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[Path, tuple[tuple[int, int], float]] = {}
+
+    def age_s(self, path: Path, found: os.stat_result) -> float:
+        stamp, now_s = (found.st_ino, found.st_mtime_ns), time.monotonic()
+        before = self._seen.get(path)
+        if before is None or before[0] != stamp:
+            self._seen[path] = stamp, now_s
+            return 0.0
+        return now_s - before[1]
+
+    def forget(self, path: Path) -> None:
+        self._seen.pop(path, None)
+
+
+@contextlib.contextmanager
+def folder_lock(disk: Disk, path: Path, stale_s: float, ages: LockAges | None = None) -> Iterator[None]:
+    """Hold a lock that is a folder, by its owners' convention; ``Busy`` if somebody has it.
+
+    One that nobody has refreshed for ``stale_s`` seconds was left by a process that died: by ``ages`` where given, else
+    by its time stamp. It is taken over by a rename, which only one of several takers can win, so that no fresh lock is
+    ever removed in its place.
+    """
+    try:
+        disk.mkdir(path, 0o777)
+    except FileExistsError:
+        _take_over(disk, path, stale_s, ages)
+    if ages is not None:
+        ages.forget(path)
+    made = _life(disk, path)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if _life(disk, path) == made:  # else we were away for so long that another has taken it over
+                disk.rmdir(path)
+
+
+def put_aside(disk: Disk, path: Path, aside: Path, stale_s: float, ages: LockAges) -> None:
+    """Move a lock that is a file away, if it is still the one that was seen unchanged for ``stale_s`` seconds.
+
+    ``Busy`` if it is another by now. OSError if it cannot be moved, to another file system, say: then it stands.
+    """
+    found = refuse_links(disk, path)
+    if found is None or ages.age_s(path, found) < stale_s:
+        raise Busy(f"{path} changed hands")
+    disk.rename(path, aside)
+    if _life(disk, aside) != (found.st_ino, found.st_mtime_ns):
+        with contextlib.suppress(OSError):
+            disk.link(aside, path)  # a newer one than that stands
+        raise Busy(f"{path} changed hands")
+    sync_folder(disk, path.parent)
+
+
+def _life(disk: Disk, path: Path) -> tuple[int, int] | None:
+    """Which folder this is: an inode alone is given out again at once."""
+    found = disk.status(path)
+    return (found.st_ino, found.st_mtime_ns) if found else None
+
+
+def _take_over(disk: Disk, path: Path, stale_s: float, ages: LockAges | None) -> None:
+    """Only one of us at a time takes over in a folder (its flock), so that nothing fresh is ever put aside by us."""
+    fd = disk.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        disk.lock(fd)
+        found = disk.status(path)
+        if found is None:
+            raise Busy(f"{path} changed hands")
+        age_s = ages.age_s(path, found) if ages is not None else time.time() - found.st_mtime
+        if not stat.S_ISDIR(found.st_mode) or age_s < stale_s:
+            raise Busy(f"{path} is held")
+        aside = path.with_name(f"{path.name}.{os.getpid()}.stale")
+        disk.rename(path, aside)
+        if _life(disk, aside) != (found.st_ino, found.st_mtime_ns):
+            disk.rename(aside, path)
+            raise Busy(f"{path} is held")
+        with contextlib.suppress(OSError):
+            disk.rmdir(aside)
+        disk.mkdir(path, 0o777)
+    except BlockingIOError:
+        raise Busy(f"{path} is being taken over") from None
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.ENOTEMPTY):
+            raise Busy(f"{path} changed hands") from None
+        raise
+    finally:
+        disk.close(fd)

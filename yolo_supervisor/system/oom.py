@@ -1,0 +1,69 @@
+"""Out-of-memory kills, from the kernel log and from cgroups."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+from yolo_supervisor.models import ProcessId
+from yolo_supervisor.system.procfs import INITIAL_PIDS
+
+
+class KernelLog:
+    """What the kernel's log tells of processes that it killed for memory, where we may read it."""
+
+    TOLD = re.compile(rb"[^,;]*,[^,;]*,(\d+),[^;]*;([^\n]*(?:[Kk]illed|oom_reaper: reaped) process (\d+)\b[^\n]*)")
+    AT_ONCE = 20_000
+    """How many records are read in one go at most."""
+
+    def __init__(self) -> None:
+        self._fd = -1
+        self._kills: dict[int, tuple[int, str]] = {}
+        """By pid, when (in microseconds since boot), and the line."""
+
+    def killed(self, process: ProcessId) -> str | None:
+        """The line that tells of this very process; None if there is none, or nothing can be known."""
+        if sys.platform != "linux" or not process.boot.endswith(f"/{INITIAL_PIDS}"):
+            return None
+        self._read()
+        at_us, line = self._kills.get(process.pid, (0, ""))
+        started_us = process.started * 1_000_000 // os.sysconf("SC_CLK_TCK")
+        return line if line and at_us >= started_us else None
+
+    def _read(self) -> None:
+        """Take in what is new; the descriptor remembers where we were."""
+        try:
+            if self._fd < 0:
+                self._fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return
+        for _ in range(self.AT_ONCE):
+            try:
+                record = os.read(self._fd, 8192)
+            except BrokenPipeError:  # what was next has been overwritten
+                continue
+            except OSError:  # the end of it, for now
+                return
+            if told := self.TOLD.match(record):
+                self._kills[int(told[3])] = int(told[1]), told[2].decode("utf-8", "replace").strip()
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def memory_kills(pid: int, folder: Path | None = None) -> tuple[Path, int] | None:
+    """The cgroup (v2) of the process, or the one given, and how often it was short of memory so that something in it
+    was killed."""
+    try:
+        if folder is None:
+            lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+            name = next(line.removeprefix("0::") for line in lines if line.startswith("0::"))
+            folder = Path("/sys/fs/cgroup") / name.lstrip("/")
+        events = dict(line.split() for line in (folder / "memory.events").read_text().splitlines())
+        return folder, int(events["oom_kill"])
+    except (OSError, ValueError, KeyError, StopIteration):
+        return None

@@ -1,0 +1,109 @@
+"""The process backend for macOS and others, through psutil."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from yolo_supervisor.models import ProcessId
+from yolo_supervisor.system.process_backend import MAX_PID, ProcessFacts, ProcessHandle
+
+# -- elsewhere --------------------------------------------------------------------------------------------------
+
+
+class PsutilHandle:
+    def __init__(self, backend: PsutilBackend, process: ProcessId) -> None:
+        self._backend, self._process = backend, process
+
+    def signal(self, number: int) -> bool:
+        if self.over():
+            return False
+        try:
+            os.kill(self._process.pid, number)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def over(self) -> bool:
+        found = self._backend.facts(self._process.pid)
+        return found is None or found.zombie or found.started != self._process.started
+
+    def close(self) -> None:
+        pass
+
+
+class PsutilBackend:
+    """macOS and others, through psutil: identity is checked right before each signal, a descriptor is not to be had."""
+
+    def __init__(self) -> None:
+        import psutil
+
+        self._psutil = psutil
+
+    def boot(self) -> str:
+        return f"{os.uname().nodename}/-/0"  # start times are absolute here: they tell one boot from another
+
+    def facts(self, pid: int) -> ProcessFacts | None:
+        if not 0 < pid <= MAX_PID:
+            return None
+        try:
+            process = self._psutil.Process(pid)
+            with process.oneshot():
+                zombie = process.status() == self._psutil.STATUS_ZOMBIE
+                used = process.cpu_times()
+                cpu = round((used.user + used.system) * 100)
+                return ProcessFacts(
+                    pid, process.ppid(), round(process.create_time() * 100), zombie, process.name(), cpu
+                )
+        except self._psutil.NoSuchProcess:
+            return None
+        except self._psutil.Error as error:
+            raise OSError(errno.EACCES, str(error)) from error
+
+    def pids(self) -> list[int]:
+        return list(self._psutil.pids())
+
+    def started_at(self, started: int) -> float:
+        return started / 100
+
+    def same_start(self, started: int, text: str) -> bool:
+        try:
+            told = time.mktime(time.strptime(text, "%a %b %d %H:%M:%S %Y"))
+        except (ValueError, OverflowError):
+            return text == str(started)
+        return abs(told - started / 100) <= 1.0
+
+    def owner(self, pid: int) -> int:
+        return int(self._ask(pid, lambda process: process.uids().effective))
+
+    def argv(self, pid: int) -> list[str]:
+        return list(self._ask(pid, lambda process: process.cmdline()))
+
+    def environment(self, pid: int) -> dict[str, str]:
+        return dict(self._ask(pid, lambda process: process.environ()))
+
+    def folder(self, pid: int) -> str:
+        return str(self._ask(pid, lambda process: process.cwd()))
+
+    def executable(self, pid: int) -> str:
+        return str(self._ask(pid, lambda process: process.exe()))
+
+    def has_open(self, pid: int, path: Path) -> bool:
+        return bool(self._ask(pid, lambda process: any(file.path == str(path) for file in process.open_files())))
+
+    def _ask(self, pid: int, question: Callable[[Any], Any]) -> Any:
+        try:
+            return question(self._psutil.Process(pid))
+        except self._psutil.Error as error:
+            raise OSError(errno.ESRCH, str(error)) from error
+
+    def hold(self, process: ProcessId) -> ProcessHandle | None:
+        handle = PsutilHandle(self, process)
+        return None if handle.over() else handle
+
+    def newest(self) -> int | None:
+        return None

@@ -1,0 +1,255 @@
+"""Processes: who they are, whether they live, who descends from whom, and the one gate through which signals go.
+
+Identity is pid *and* start time *and* boot (``ProcessId``); a signal goes through a descriptor that was opened first
+and checked afterwards, so that it can never reach another process which got the pid meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import anyio
+
+from yolo_supervisor.models import Liveness, ProcessId
+from yolo_supervisor.system.process_backend import ProcessBackend, ProcessFacts, ProcessHandle
+from yolo_supervisor.system.process_table import Sweep
+
+VERIFY_S = 5.0
+"""How long a process may take to be gone after SIGKILL before a person is told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leftovers:
+    """What a dead agent's tree left: what is proven to have been orphaned by its death, and what is not."""
+
+    roots: tuple[ProcessId, ...] = ()
+    uncertain: tuple[ProcessId, ...] = ()
+    """It was in the tree, but its own parent is gone too: perhaps it had been sent to the background on purpose."""
+
+
+class RefusalCode(StrEnum):
+    """Why the kill gate refuses a process."""
+
+    INIT = "init"
+    OTHER_BOOT = "other_boot"
+    """It was recorded before a reboot or in another container."""
+    ANCESTOR = "ancestor"
+    """It is this program or one of its ancestors."""
+    GONE = "gone"
+    TMUX = "tmux"
+    OTHER_USER = "other_user"
+    UNPROVEN = "unproven"
+    """The kernel did not say enough to prove its identity."""
+    NO_HANDLE = "no_handle"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Decisions compare ``code``; ``text`` is for people and the journal."""
+
+    code: RefusalCode
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a termination went."""
+
+    terminated: tuple[ProcessId, ...] = ()
+    """Gone within the grace period."""
+    killed: tuple[ProcessId, ...] = ()
+    survived: tuple[ProcessId, ...] = ()
+    refused: Mapping[ProcessId, Refusal] = field(default_factory=dict)
+    spared: str | None = None
+    """Why it was given up before the end: the evidence no longer held."""
+
+
+class Processes:
+    """The process table of this machine, and the kill gate."""
+
+    def __init__(self, backend: ProcessBackend) -> None:
+        self.backend = backend
+        self.boot = backend.boot()
+        self.stubborn: set[ProcessId] = set()
+        """What survived SIGKILL: told to a person once, and not tried again."""
+
+    def identify(self, pid: int) -> ProcessId | None:
+        """The process that has this pid now; None if there is none, or the kernel does not say."""
+        try:
+            facts = self.backend.facts(pid)
+        except OSError:
+            return None
+        return ProcessId(pid, facts.started, self.boot) if facts and not facts.zombie else None
+
+    def identify_self(self) -> ProcessId:
+        """This process."""
+        process = self.identify(os.getpid())
+        assert process is not None, "the kernel does not know us"
+        return process
+
+    def liveness(self, process: ProcessId) -> Liveness:
+        if process.boot != self.boot:
+            machine, boot = process.boot.split("/")[:1], process.boot.split("/")[1:2]
+            ours = self.boot.split("/")
+            rebooted = machine == ours[:1] and boot != ours[1:2]
+            return Liveness.DEAD if rebooted else Liveness.UNKNOWN
+        try:
+            facts = self.backend.facts(process.pid)
+        except OSError:
+            return Liveness.UNKNOWN
+        if facts is None or facts.started != process.started or facts.zombie:
+            return Liveness.DEAD
+        return Liveness.ALIVE
+
+    def sweep(self) -> Sweep:
+        """The whole table now."""
+        return Sweep(self.boot, {facts.pid: facts for facts in self.each()})
+
+    def each(self) -> Iterator[ProcessFacts]:
+        """Every process. What goes while we look is left out."""
+        for pid in self.backend.pids():
+            with contextlib.suppress(OSError):
+                if (facts := self.backend.facts(pid)) is not None:
+                    yield facts
+
+    def leftovers(self, agent: ProcessId, tree: Sequence[tuple[ProcessId, int]]) -> Leftovers:
+        """What lives on of the tree that a dead agent was last seen with."""
+        roots, uncertain, kept = [], [], set()
+        for process, parent in tree:
+            if self.liveness(process) is not Liveness.ALIVE or process in self.stubborn:
+                continue
+            if parent == agent.pid:
+                roots.append(process)
+                kept.add(process.pid)
+            elif parent in kept and self._parent(process) == parent:
+                kept.add(process.pid)  # below a root that is intact: it goes with it
+            else:
+                uncertain.append(process)
+        return Leftovers(tuple(roots), tuple(uncertain))
+
+    def _parent(self, process: ProcessId) -> int | None:
+        try:
+            facts = self.backend.facts(process.pid)
+        except OSError:
+            return None
+        return facts.parent if facts else None
+
+    # -- the kill gate -------------------------------------------------------------------------------------------
+
+    def refusal(self, process: ProcessId) -> Refusal | None:
+        """Why this process must not be signalled; None if it may be."""
+        if process.pid <= 1:
+            return Refusal(RefusalCode.INIT, "it is init, or no process at all")
+        if process.boot != self.boot:
+            return Refusal(RefusalCode.OTHER_BOOT, "it was recorded before a reboot or in another container")
+        if process.pid in self._ancestry():
+            return Refusal(RefusalCode.ANCESTOR, "it is this supervisor, or one of its ancestors")
+        try:
+            facts = self.backend.facts(process.pid)
+            if facts is None or facts.started != process.started:
+                return Refusal(RefusalCode.GONE, "its pid is gone or belongs to another process now")
+            if facts.comm.startswith("tmux"):
+                return Refusal(RefusalCode.TMUX, "it is tmux")
+            if self.backend.owner(process.pid) != os.geteuid():
+                return Refusal(RefusalCode.OTHER_USER, "it belongs to another user")
+        except OSError as error:
+            return Refusal(RefusalCode.UNPROVEN, f"its identity could not be proven ({error.strerror or error})")
+        return None
+
+    def _ancestry(self) -> set[int]:
+        found, pid = set(), os.getpid()
+        while pid > 1 and pid not in found:
+            found.add(pid)
+            with contextlib.suppress(OSError):
+                facts = self.backend.facts(pid)
+                pid = facts.parent if facts else 0
+        return found
+
+    async def terminate(
+        self,
+        roots: Iterable[ProcessId],
+        grace_s: float,
+        holds: Callable[[], Awaitable[str | None]],
+        spare: Callable[[], Collection[ProcessId]] = tuple,
+    ) -> Ending:
+        """SIGTERM to the roots and their whole trees, one shared grace period, SIGKILL to what is left, then verify.
+
+        ``holds`` is asked right before each round of signals and answers why not any more, or None. Never touched is
+        what ``refusal`` names, and what is, or descends from, one of those that ``spare`` answers at each round.
+        """
+        refused: dict[ProcessId, Refusal] = {}
+        handles: dict[ProcessId, ProcessHandle] = {}
+        roots = tuple(roots)
+        try:
+            if why_not := await holds():
+                return Ending(spared=why_not)
+            self._take_hold(roots, spare(), handles, refused)
+            for handle in handles.values():
+                handle.signal(signal.SIGTERM)
+                handle.signal(signal.SIGCONT)  # a stopped process could not act on it
+            await self._wait(handles.values(), grace_s)
+            gone = tuple(process for process, handle in handles.items() if handle.over())
+            if len(gone) == len(handles):
+                return Ending(terminated=gone, refused=refused)
+            why_not = await holds()
+            gone = tuple(process for process, handle in handles.items() if handle.over())
+            if why_not:
+                return Ending(terminated=gone, refused=refused, spared=why_not)
+            left = [process for process in handles if process not in gone]
+            spared = spare()
+            self._take_hold(left, spared, handles, refused)  # what they have started since
+            for process in {*spared} & handles.keys():  # what has turned out to be an agent meanwhile
+                handles.pop(process).close()
+            gone = tuple(process for process, handle in handles.items() if handle.over())
+            left = [process for process in handles if process not in gone]
+            for process in left:
+                handles[process].signal(signal.SIGKILL)
+            await self._wait([handles[process] for process in left], VERIFY_S)
+            survived = tuple(process for process in left if not handles[process].over())
+            self.stubborn.update(survived)
+            killed = tuple(process for process in left if process not in survived)
+            return Ending(gone, killed, survived, refused)
+        finally:
+            for handle in handles.values():
+                handle.close()
+
+    def _take_hold(
+        self,
+        roots: Iterable[ProcessId],
+        spare: Collection[ProcessId],
+        handles: dict[ProcessId, ProcessHandle],
+        refused: dict[ProcessId, Refusal],
+    ) -> None:
+        now = self.sweep()
+        tmux = {now.id(pid) for pid, facts in now.facts.items() if facts.comm.startswith("tmux")}
+        for root in roots:
+            if root in spare:
+                continue
+            below = () if root in tmux else now.tree(root, {*spare, *tmux})
+            for process in (root, *(process for process, _ in below)):
+                if process in handles or process in spare:
+                    continue
+                if (why_not := self.refusal(process)) is not None:
+                    if self.liveness(process) is not Liveness.DEAD:
+                        refused[process] = why_not
+                    continue
+                try:
+                    handle = self.backend.hold(process)
+                except OSError as error:
+                    refused[process] = Refusal(RefusalCode.NO_HANDLE, f"no hold on it could be had ({error.strerror})")
+                    continue
+                if handle is not None:
+                    handles[process] = handle
+
+    async def _wait(self, handles: Collection[ProcessHandle], limit_s: float) -> None:
+        """Until all are over, or the limit. Polled: a few milliseconds matter to nobody here."""
+        pause_s = 0.002
+        with anyio.move_on_after(limit_s):
+            while not all(handle.over() for handle in handles):
+                await anyio.sleep(pause_s)
+                pause_s = min(pause_s * 2, 0.05)

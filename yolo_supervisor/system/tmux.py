@@ -1,0 +1,194 @@
+"""tmux servers, asked over their sockets: sessions, who is attached, which pane is where.
+
+One client process per look, whatever the number of sessions: a lasting control-mode client would be cheaper, but it
+counts as an attached client, and the plugin's own watchdog would never see a session detached again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+
+from yolo_supervisor.clock import Clock
+from yolo_supervisor.models import Pane
+from yolo_supervisor.system import subprocesses
+
+LIMIT_S = 2.0
+"""A server that does not answer within this time is stopped or overloaded: unknown, not gone."""
+
+LINES = 60
+WIDTH = 2000
+"""How much of a screen is looked at when its agent has died."""
+
+_QUESTION = (
+    ("list-sessions", "-F", "S #{pid} #{session_id} #{session_name}"),
+    ("list-clients", "-F", "C #{client_control_mode} #{session_id}"),
+    (
+        "list-panes",
+        "-a",
+        "-F",
+        "P #{pane_id} #{session_id} #{pane_pid} #{pane_dead}:#{pane_dead_status}:#{pane_dead_signal}",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PaneState:
+    """One pane: the sessions that show it, and how its process ended where tmux keeps the pane."""
+
+    pid: int
+    sessions: tuple[str, ...]
+    dead: bool
+    status: int | None = None
+    signal: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What a server said at one moment. ``attached`` counts people: control-mode clients are programs."""
+
+    socket: str
+    pid: int
+    names: Mapping[str, str]
+    """Session names by their id (``$0``)."""
+    attached: Mapping[str, int]
+    panes: Mapping[str, PaneState]
+
+
+@dataclass
+class _Look:
+    at: float
+    server: Server | None
+    lock: anyio.Lock = field(default_factory=anyio.Lock)
+
+
+class Tmux:
+    """All servers that were named to us. Each is asked at most once per ``fresh_s``, whoever asks."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._looks: dict[str, _Look] = {}
+
+    async def look(self, socket: str, fresh_s: float = 0.0) -> Server | None:
+        """The server behind the socket, not older than ``fresh_s`` seconds; None if it does not answer: unknown."""
+        look = self._looks.setdefault(socket, _Look(float("-inf"), None))
+        async with look.lock:
+            if self._clock.monotonic() - look.at > fresh_s:
+                look.server = await _ask(socket)
+                look.at = self._clock.monotonic()
+        return look.server
+
+
+@dataclass(frozen=True, slots=True)
+class LastWords:
+    """What stands on a pane's screen, and how its process ended where tmux keeps the pane."""
+
+    pid: int
+    lines: tuple[str, ...]
+    status: int | None = None
+    signal: int | None = None
+
+
+async def last_words(pane: Pane, limit_s: float) -> LastWords | None:
+    """The screen of this very pane; None if its server does not answer in time, or does not have it any more."""
+    format_ = "#{pid} #{pane_pid} #{pane_dead_status}:#{pane_dead_signal}"
+    words = ["tmux", "-S", pane.socket, "display-message", "-p", "-t", pane.pane, format_, ";",
+             "capture-pane", "-p", "-J", "-t", pane.pane, "-S", f"-{LINES}"]  # fmt: skip
+    try:
+        if not re.fullmatch(r"%\d{1,9}", pane.pane) or not Path(pane.socket).exists():
+            return None
+        result = await subprocesses.run(words, limit_s, _environment())
+        head, _, screen = result.stdout.decode("utf-8", "replace").partition("\n")
+        server, pid, end = head.split(" ")
+        status, _, killer = end.partition(":")
+        if result.exit != 0 or int(server) != pane.server_pid:
+            return None
+        lines = tuple(line.rstrip()[:WIDTH] for line in screen.splitlines() if line.strip())
+        return LastWords(int(pid), lines[-LINES:], int(status) if status else None, int(killer) if killer else None)
+    except (OSError, ValueError):
+        return None
+
+
+async def _ask(socket: str) -> Server | None:
+    try:
+        if not Path(socket).exists():
+            return None
+        result = await subprocesses.run(_words(socket), LIMIT_S, _environment())
+    except (OSError, ValueError):  # a path with a NUL, say: agents' environments hold anything
+        return None
+    return (
+        parse(socket, result.stdout.decode("utf-8", "replace")) if result.exit == 0 and not result.truncated else None
+    )
+
+
+def ask_now(socket: str) -> Server | None:
+    """The same for a command that has nothing to do meanwhile: it need not start an event loop."""
+    try:
+        result = subprocess.run(
+            _words(socket),
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=LIMIT_S,
+            check=False,
+        )
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return None
+    return parse(socket, result.stdout.decode("utf-8", "replace")) if result.returncode == 0 else None
+
+
+def _words(socket: str) -> list[str]:
+    words = ["tmux", "-S", socket]
+    for question in _QUESTION:
+        words += [*question, ";"]
+    return words[:-1]
+
+
+def _environment() -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if key not in ("TMUX", "TMUX_PANE")}
+
+
+def parse(socket: str, answer: str) -> Server | None:
+    """The server that the answer to our question tells of; None if it makes no sense."""
+    pid: int | None = None
+    names: dict[str, str] = {}
+    attached: dict[str, int] = {}
+    panes: dict[str, PaneState] = {}
+    try:
+        for line in answer.split("\n"):
+            kind, _, rest = line.partition(" ")
+            if kind == "S":
+                server, session, name = rest.split(" ", 2)
+                pid, names[session] = int(server), name
+                attached.setdefault(session, 0)
+            elif kind == "C":
+                control, session = rest.split(" ")
+                attached[session] = attached.get(session, 0) + (control == "0")
+            elif kind == "P":
+                pane, session, process, end = rest.split(" ")
+                dead, status, killer = end.split(":")
+                before = panes[pane].sessions if pane in panes else ()
+                panes[pane] = PaneState(
+                    int(process),
+                    (*before, session) if session not in before else before,
+                    dead == "1",
+                    int(status) if status else None,
+                    int(killer) if killer.isdigit() else None,
+                )
+    except ValueError:
+        return None
+    return Server(socket, pid, names, attached, panes) if pid else None
+
+
+def pane_of(environment: Mapping[str, str]) -> Pane | None:
+    """The pane that a process with this environment was started in: ``TMUX`` is ``socket,server pid,session``."""
+    parts, pane = environment.get("TMUX", "").rsplit(",", 2), environment.get("TMUX_PANE")
+    if len(parts) != 3 or not pane or not re.fullmatch(r"[0-9]{1,10}", parts[1]):
+        return None  # anybody's environment is read here, and may hold anything
+    return Pane(socket=parts[0], server_pid=int(parts[1]), pane=pane)

@@ -1,0 +1,189 @@
+"""What a dead agent left: its tasks, leases and processes, and its lines in the plugin's books."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from yolo_supervisor.formats import own as own_files
+from yolo_supervisor.formats.own import Trees
+from yolo_supervisor.formats.plugin import agents as plugin_agents
+from yolo_supervisor.formats.plugin import execution_state
+from yolo_supervisor.fs.read import digest, read_or_none
+from yolo_supervisor.inventory.agents import AgentRegistry
+from yolo_supervisor.inventory.crash_evidence import Crash
+from yolo_supervisor.inventory.process_scan import ProcessScanner
+from yolo_supervisor.models import Agent, Lease, ProcessId, Task
+from yolo_supervisor.policy.retry import RetryDecision, RetryPolicy
+from yolo_supervisor.store.paths import Paths
+from yolo_supervisor.system.processes import Leftovers, Processes
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeadAgentTask:
+    """A task that a dead agent's name stands on, and why it may not be its own after all."""
+
+    task: Task
+    doubt: str | None = None
+    turn: RetryDecision = field(default_factory=RetryDecision)
+    """What is next for it, if there is no doubt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """One of the plugin's one-word files: what it says and what it should say (None: it should not be there)."""
+
+    path: Path
+    judged: str
+    word: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldResources:
+    """What a dead agent left."""
+
+    claims: tuple[DeadAgentTask, ...] = ()
+    plans: tuple[DeadAgentTask, ...] = ()
+    leases: tuple[Lease, ...] = ()
+    leftovers: Leftovers = field(default_factory=Leftovers)
+    unreadable: tuple[Path, ...] = ()
+    """Files that cannot be read and may tell of its work: tasks of its lists, its team, the plugin's plans."""
+    health: Path | None = None
+    panes: Path | None = None
+    pids: Path | None = None
+    marks: tuple[Mark, ...] = ()
+
+
+DIED = "died"
+"""How an attempt has failed whose agent is dead, or has stopped without finishing it."""
+
+TERMINATED = "terminated by the supervisor"
+"""The same where we have ended the agent ourselves: that is nobody's failure."""
+
+NAMESAKE = "another agent of that name is alive and may be working on it"
+"""Which of the two claimed the task no clock can tell: the file holds no times, and wall clocks jump."""
+
+
+class HeldResourcesFinder:
+    """Finds out what the dead of one project left. It only looks."""
+
+    def __init__(
+        self, registry: AgentRegistry, paths: Paths, processes: Processes, scanner: ProcessScanner, queue: RetryPolicy
+    ) -> None:
+        self._queue = queue
+        self._registry = registry
+        self._paths = paths
+        self._processes = processes
+        self._scanner = scanner
+        self._before: Trees | None = None
+        """As the last daemon left them: what it saw counts until the census has seen more."""
+
+    def of(
+        self,
+        agent: Agent,
+        mates: Sequence[Agent],
+        living: Sequence[Agent],
+        crash: Crash | None = None,
+        terminated: bool = False,
+    ) -> HeldResources:
+        """The estate of one dead agent and of the teammates inside its process; ``living`` are all others.
+
+        ``crash`` is what it died of, if that is known, ``terminated`` that we have ended it ourselves: what is next for
+        its tasks depends on it.
+        """
+        failed = (crash.cause or DIED, crash.hold_s) if crash else (DIED, None)
+        if terminated:
+            failed = TERMINATED, 0.0
+        dead = [agent, *mates, *self._registry.aliases(agent)]
+        claims, unreadable = self._claims(dead, living, failed)
+        return HeldResources(
+            claims=claims,
+            plans=tuple(plan for each in dead for plan in self._plans(each, living, failed)),
+            leases=tuple(lease for each in dead for lease in self._leases(each, living)),
+            leftovers=self._leftovers(agent),
+            unreadable=(*unreadable, *self._registry.unreadable(agent)),
+            **self._books(agent, living),
+        )
+
+    def _claims(
+        self, dead: Sequence[Agent], others: Sequence[Agent], failed: tuple[str, float | None]
+    ) -> tuple[tuple[DeadAgentTask, ...], tuple[Path, ...]]:
+        """The tasks on which a dead one's name stands, in every list that it worked on."""
+        claims: dict[Path, DeadAgentTask] = {}
+        unreadable: dict[Path, None] = {}
+        for agent in dead:
+            namesakes = [other for other in others if other.name == agent.name]
+            for folder in self._registry.lists_of(agent):
+                doubt = NAMESAKE if any(folder in self._registry.lists_of(other) for other in namesakes) else None
+                tasks, bad = self._registry.at_work(folder)
+                unreadable |= dict.fromkeys(bad)
+                for task in tasks:
+                    if agent.bears(task.owner):
+                        claims[task.path] = DeadAgentTask(task=task, doubt=doubt, turn=self._queue.turn(task, *failed))
+        return tuple(claims.values()), tuple(unreadable)
+
+    def _plans(
+        self, agent: Agent, others: Iterable[Agent], failed: tuple[str, float | None]
+    ) -> tuple[DeadAgentTask, ...]:
+        return tuple(
+            DeadAgentTask(task=plan, turn=self._queue.turn(plan, *failed))
+            for plan in self._registry.plans_of(agent)
+            if not any(execution_state.works_on(other.name, other.team, plan.number) for other in others)
+        )
+
+    def _leases(self, agent: Agent, others: Iterable[Agent]) -> tuple[Lease, ...]:
+        """Leases name their holder only: while anybody in the project bears the name, they stay (and may expire)."""
+        if any(other.name == agent.name for other in others):
+            return ()
+        return tuple(lease for lease in self._registry.leases() if agent.bears(lease.owner))
+
+    def _leftovers(self, agent: Agent) -> Leftovers:
+        if agent.process is None or agent.lead is not None:
+            return Leftovers()
+        return self._processes.leftovers(agent.process, self.trees([agent.process]).get(agent.process, ()))
+
+    def trees(self, wanted: Iterable[ProcessId]) -> Trees:
+        """Who was in whose tree when that was last seen, by us or by the supervisor before us; bare ones left out."""
+        if self._before is None:
+            self._before = own_files.load_trees(read_or_none(self._paths.trees) or b"")
+        before, now = self._before, self._scanner.trees
+        return {process: tree for process in wanted if (tree := now.get(process) or before.get(process))}
+
+    def _books(self, agent: Agent, others: Sequence[Agent]) -> dict[str, Any]:
+        planning = self._paths.planning
+        pids = frozenset({agent.pid}) if agent.pid and all(o.pid != agent.pid for o in others) else frozenset[int]()
+        health = next((path for health, path in self._registry.healths() if health.pid in pids), None)
+        lists = {
+            name: planning / name
+            for name in (".agent-pids", ".agent-panes")
+            if plugin_agents.mentions_pid(read_or_none(planning / name) or b"", pids)
+        }
+        counted = ".agent-pids" in lists or health is not None
+        return {
+            "health": health,
+            "pids": lists.get(".agent-pids"),
+            "panes": lists.get(".agent-panes"),
+            "marks": tuple(self._marks(agent, others, counted)),
+        }
+
+    def _marks(self, agent: Agent, others: Sequence[Agent], counted: bool) -> Iterable[Mark]:
+        """``.active-agent`` and its count: gone with the last agent; else they follow those that the plugin counted."""
+        role_path, count_path = (self._paths.planning / name for name in (".active-agent", ".active-agent-count"))
+        role, count = read_or_none(role_path), read_or_none(count_path)
+        if not others:
+            for path, data in ((role_path, role), (count_path, count)):
+                if data is not None:
+                    yield Mark(path=path, judged=str(digest(data)), word=None)
+            return
+        if not counted:
+            return
+        number = int(count) if count is not None and count.strip().isdigit() and len(count) < 9 else None
+        known = {*plugin_agents.agent_pids(read_or_none(self._paths.planning / ".agent-pids") or b"")} - {agent.pid}
+        if count is not None and number is not None and number > max(1, len(known)):
+            yield Mark(path=count_path, judged=str(digest(count)), word=str(number - 1))
+        named = plugin_agents.normal_role(role.decode("utf-8", "replace")) if role is not None else None
+        if role is not None and named == agent.role and all(other.role != named for other in others):
+            newest = max(others, key=lambda other: other.since)
+            yield Mark(path=role_path, judged=str(digest(role)), word=newest.role)
