@@ -133,11 +133,11 @@ def test_a_dead_agent_is_healed_in_order_and_its_record_goes_last() -> None:
     ]  # fmt: skip
 
 
-def test_nothing_is_to_be_done_about_agents_that_are_well_or_unknown() -> None:
+def test_live_and_unknown_agents_need_no_action() -> None:
     assert decided(sighting(state=ALIVE), sighting(agent("qa"), UNKNOWN)) == []
 
 
-def test_an_agent_at_work_that_nobody_wrote_down_is_registered() -> None:
+def test_an_unrecorded_working_agent_is_registered() -> None:
     (remediation,) = decided(sighting(state=ALIVE, recorded=False))
 
     assert remediation == (
@@ -155,15 +155,15 @@ def test_one_that_died_before_it_was_written_down_is_written_down_first() -> Non
     assert first.agent == DEV
 
 
-def test_where_nothing_is_ever_written_down_a_death_is_told_all_the_same() -> None:
+def test_a_death_is_reported_even_if_nothing_can_be_recorded() -> None:
     assert decided(sighting(recorded=False), observing=True) == [(died(), forget())]
 
 
-def test_one_that_nobody_can_judge_is_not_even_registered() -> None:
+def test_an_agent_of_unknown_state_is_not_registered() -> None:
     assert decided(sighting(state=UNKNOWN, recorded=False)) == []
 
 
-def test_a_death_is_told_only_once() -> None:
+def test_a_death_is_reported_once() -> None:
     assert decided(sighting(told=True)) == [(forget(),)]
 
 
@@ -187,7 +187,7 @@ def test_while_leftovers_live_the_record_stands() -> None:
     ]  # fmt: skip
 
 
-def test_what_it_had_sent_to_the_background_is_left_alone_and_told() -> None:
+def test_background_processes_of_a_dead_agent_are_reported_and_left_running() -> None:
     estate = HeldResources(leftovers=Leftovers(uncertain=(DAEMON,)))
 
     assert decided(sighting(estate=estate)) == [(died(), forget(left_alone=[502]))]
@@ -204,7 +204,7 @@ def test_while_one_of_its_task_files_cannot_be_read_the_record_stands() -> None:
     assert "/red/2.json" in last.reason
 
 
-def test_a_task_that_a_living_namesake_may_be_at_is_told_of_and_not_given_back() -> None:
+def test_a_task_of_a_possibly_living_namesake_is_escalated_not_requeued() -> None:
     estate = HeldResources(claims=(DeadAgentTask(task=task(1), doubt="a dev-1 is alive"), DeadAgentTask(task=task(2))))
 
     assert decided(sighting(estate=estate)) == [
@@ -224,7 +224,7 @@ def test_a_subagent_that_stopped_in_good_order_is_forgotten_without_a_death() ->
     assert remediation == (replace(forget(), reason="it stopped"),)
 
 
-def test_a_subagent_that_stopped_before_it_was_written_down_is_let_be() -> None:
+def test_a_subagent_that_stopped_before_registration_is_ignored() -> None:
     assert decided(sighting(state=ALIVE, stopped=True, recorded=False)) == []
 
 
@@ -273,7 +273,7 @@ def test_an_inconclusive_look_still_registers_who_is_new() -> None:
     assert [type(action) for remediation in remediations for action in remediation] == [Register, Escalate]
 
 
-def test_an_idle_agent_is_told_of_and_nothing_is_done() -> None:
+def test_an_idle_agent_is_reported_and_left_running() -> None:
     ((note,),) = decided(idle=(("dev", 3),))
 
     assert isinstance(note, Escalate)
@@ -472,7 +472,7 @@ def test_a_teammate_is_found_by_its_command_line(world: World, children: Childre
     assert abs(seen.agent.since - datetime.now(UTC)) < timedelta(minutes=1)
 
 
-def test_who_works_in_another_folder_is_none_of_ours(world: World, children: Children) -> None:
+def test_agents_outside_the_project_are_ignored(world: World, children: Children) -> None:
     inside = world.project / "src"
     beside = world.project.with_name(world.project.name + "-2")
     inside.mkdir()
@@ -494,7 +494,7 @@ def further_in(world: World, supervised: bool) -> Path:
 
 
 @pytest.mark.parametrize("supervised", [False, True])
-def test_who_works_in_a_project_further_in_is_ours_unless_that_is_supervised(
+def test_agents_in_a_nested_project_are_ours_unless_that_is_supervised(
     world: World, children: Children, supervised: bool
 ) -> None:
     inner = further_in(world, supervised)
@@ -728,7 +728,7 @@ def test_one_that_is_written_down_is_not_found_again_by_another_source(world: Wo
 
 
 @pytest.mark.parametrize("source", ["session", "command line"])
-def test_an_agent_that_a_person_forgot_is_found_again_if_it_tells_what_it_is(
+def test_a_forgotten_agent_is_discovered_again_by_its_command_line(
     source: str, world: World, children: Children
 ) -> None:
     if source == "session":
@@ -767,7 +767,7 @@ def test_the_end_of_a_process_that_was_watched_is_certain(world: World, children
     assert deaths(world) == [proof], "asked again, it says the same"
 
 
-def test_a_process_that_nobody_reaped_is_dead(world: World, children: Children) -> None:
+def test_a_zombie_counts_as_dead(world: World, children: Children) -> None:
     child = children.agent("dev-1", "red", cwd=world.project)
     world.turn()
 
@@ -844,7 +844,7 @@ def claimed(world: World) -> dict[str, bool]:
     return {claim.task.id: claim.doubt is not None for claim in dead.estate.claims}
 
 
-def test_a_dead_agents_tasks_are_those_at_work_that_bear_its_name_in_its_own_list(world: World) -> None:
+def test_dead_agent_owns_in_progress_tasks_under_its_name_in_its_list(world: World) -> None:
     dead_dev(world)
     write_task(world.claude, "red", 1, owner="dev-1", status="in_progress")
     write_task(world.claude, "red", 2, owner="dev-1@red", status="in_progress")
@@ -923,9 +923,7 @@ def test_while_a_leads_team_file_cannot_be_read_its_record_stands(world: World, 
     assert read_task(path)["status"] == "pending"
 
 
-def test_a_leads_tasks_are_its_own_though_it_was_written_down_before_it_had_a_team(
-    world: World, children: Children
-) -> None:
+def test_lead_registered_before_its_team_keeps_its_tasks(world: World, children: Children) -> None:
     lead = children.start("sleep", "600")
     world.session(lead, "85d6cfb4-e039")
     world.turn()
@@ -1012,7 +1010,7 @@ def test_a_dead_holders_lease_is_released(world: World) -> None:
     assert not path.exists()
 
 
-def test_a_lease_stays_while_anybody_bears_its_holders_name(world: World, children: Children) -> None:
+def test_a_lease_stays_while_an_agent_with_its_holders_name_lives(world: World, children: Children) -> None:
     path = lease(world, "dev-1")
     dead_dev(world)
     children.agent("dev-1", "blue", cwd=world.project)
@@ -1057,7 +1055,7 @@ def left(world: World) -> Leftovers:
     return dead.estate.leftovers
 
 
-def test_a_tool_is_left_behind_and_what_went_to_the_background_before_is_not(
+def test_an_orphaned_tool_is_terminated_an_earlier_background_process_is_not(
     world: World, children: Children, lifeline: int
 ) -> None:
     child = children.agent("dev-1", "red", cwd=world.project, program=with_tools(lifeline), pass_fds=(lifeline,))
@@ -1072,7 +1070,7 @@ def test_a_tool_is_left_behind_and_what_went_to_the_background_before_is_not(
     assert left(world) == left(world), "asked again, it says the same"
 
 
-def test_what_the_last_daemon_saw_in_an_agents_tree_counts(
+def test_a_process_tree_recorded_by_the_previous_daemon_counts(
     open_world: Callable[[], World], children: Children, lifeline: int
 ) -> None:
     last = open_world()
@@ -1086,7 +1084,7 @@ def test_what_the_last_daemon_saw_in_an_agents_tree_counts(
     assert [root.pid for root in left(open_world()).roots] == [tool]
 
 
-def test_what_nobody_saw_in_its_tree_is_left_alone(
+def test_processes_never_seen_in_the_agents_tree_are_left_running(
     open_world: Callable[[], World], children: Children, lifeline: int
 ) -> None:
     last = open_world()

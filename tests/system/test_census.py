@@ -311,7 +311,7 @@ def test_the_tree_of_an_agent_ends_where_another_agents_begins(
     assert scanner.trees[lead] == ()
 
 
-def test_nothing_is_kept_of_one_that_is_dropped(scanner: ProcessScanner, children: Children, project: Path) -> None:
+def test_a_dropped_process_leaves_no_state(scanner: ProcessScanner, children: Children, project: Path) -> None:
     process = process_of(scanner, children.agent("dev-1", "red", project))
     scanner.track(process)
     scanner.sample()
@@ -398,7 +398,7 @@ def test_it_is_not_quiet_while_a_tree_is_still_to_be_looked_at(scanner: ProcessS
     assert not scanner.quiet()
 
 
-async def test_whoever_waits_for_agents_is_told_of_a_new_one(
+async def test_a_new_agent_wakes_those_waiting_for_agents(
     scanner: ProcessScanner, children: Children, project: Path
 ) -> None:
     scanner.sample()
@@ -416,7 +416,7 @@ async def test_whoever_waits_for_agents_is_told_of_a_new_one(
         tasks.cancel_scope.cancel()
 
 
-def test_a_stranger_whose_environment_makes_no_sense_hides_nobody(
+def test_a_process_with_a_malformed_environment_hides_no_agent(
     scanner: ProcessScanner, children: Children, project: Path
 ) -> None:
     agent = children.agent("dev-1", "red", project)

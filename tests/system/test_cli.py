@@ -83,7 +83,7 @@ def test_the_programs_own_help_names_every_command(cli: Cli) -> None:
     assert all(re.search(rf"^  {name}\s", told.stdout, re.MULTILINE) for name in COMMANDS)
 
 
-def test_the_version_is_told(cli: Cli) -> None:
+def test_version_is_printed(cli: Cli) -> None:
     told = cli("--version")
 
     assert (told.returncode, told.stdout) == (0, f"yolo-supervisor, version {__version__}\n")
@@ -120,7 +120,7 @@ def test_inside_a_project_it_need_not_be_named(cli: Cli, project: Path) -> None:
     assert project_told(told) == str(project)
 
 
-def test_a_project_that_is_not_there_is_told(cli: Cli, tmp_path: Path) -> None:
+def test_a_missing_project_is_reported(cli: Cli, tmp_path: Path) -> None:
     for words in (["status"], ["check"], ["history"], ["doctor"], ["agent", "list"], ["run"], ["explain", "task", "1"]):
         told = cli(*words, "--project", str(tmp_path / "nowhere"))
 
@@ -174,7 +174,7 @@ def test_wrong_usage_ends_in_one_clear_sentence(cli: Cli, line: str) -> None:
         assert WRONG[line] in sentence
 
 
-def test_an_empty_role_or_name_registers_nobody(cli: Cli, project: Path, children: Children) -> None:
+def test_an_empty_role_or_name_is_not_registered(cli: Cli, project: Path, children: Children) -> None:
     pid = str(children.start("sleep", "600").pid)
 
     for words in (["--role", " "], ["--role", "dev", "--name", ""]):
@@ -279,7 +279,7 @@ def test_a_configuration_that_ends_too_early_says_where_too(cli: Cli, project: P
 
 
 @pytest.mark.parametrize("command", ["status", "run"])
-def test_a_pipe_in_the_place_of_the_configuration_is_told_and_not_waited_for(
+def test_a_fifo_in_place_of_the_configuration_is_reported_without_waiting(
     cli: Cli, project: Path, command: str
 ) -> None:
     file = project / ".yolo-planning" / "supervisor.toml"
@@ -291,7 +291,7 @@ def test_a_pipe_in_the_place_of_the_configuration_is_told_and_not_waited_for(
     assert told.stderr == f"yolo-supervisor: {file}: cannot be read: it is no ordinary file\n"
 
 
-def test_a_pipe_that_is_named_as_the_configuration_is_told_too(cli: Cli, tmp_path: Path) -> None:
+def test_a_fifo_given_as_config_is_reported(cli: Cli, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
 
     told = cli("check", "--config", str(tmp_path / "pipe"), timeout=SOON_S)
@@ -417,7 +417,7 @@ def start_agent_in(tmux: PrivateTmux, session: str, name: str, team: str, cwd: P
     )
 
 
-def test_status_tells_everything_it_promises(
+def test_status_contains_every_documented_key(
     cli: Cli, daemon: StartDaemon, project: Path, claude_home: Path, tmux: PrivateTmux
 ) -> None:
     pid = start_agent_in(tmux, "work", "dev-1", "team", project)
@@ -466,9 +466,7 @@ def test_status_with_the_daemon_down_says_so(
     assert "no daemon is running" in for_people.stdout
 
 
-def test_status_counts_how_often_a_task_was_given_back(
-    cli: Cli, daemon: StartDaemon, project: Path, claude_home: Path
-) -> None:
+def test_status_counts_the_requeues_of_a_task(cli: Cli, daemon: StartDaemon, project: Path, claude_home: Path) -> None:
     write_task(claude_home, "team", 1, owner="dev-1", status="in_progress")
     dead_agent(project, "dev-1", "team")
     running = daemon(config=QUICK)
@@ -526,7 +524,7 @@ def test_status_answers_with_a_broken_journal(cli: Cli, project: Path, claude_ho
 
 @pytest.mark.parametrize("journal", JOURNALS)
 @pytest.mark.parametrize("command", ["history", "explain task 1", "doctor", "check"])
-def test_no_command_chokes_on_a_broken_journal(cli: Cli, project: Path, command: str, journal: str) -> None:
+def test_every_command_survives_a_broken_journal(cli: Cli, project: Path, command: str, journal: str) -> None:
     dead_agent(project, "dev-1", "team")
     spoil(journal, Paths(project).journal)
 
@@ -672,7 +670,7 @@ def entries(told: Answer) -> list[dict[str, Any]]:
 
 
 @pytest.mark.usefixtures("healed")
-def test_history_tells_what_was_done_one_object_a_line(cli: Cli, project: Path) -> None:
+def test_history_prints_one_object_per_line(cli: Cli, project: Path) -> None:
     told = entries(cli("history", "--json"))
 
     for entry in told:
@@ -696,7 +694,7 @@ def test_history_may_be_of_one_kind_or_one_key(cli: Cli) -> None:
     assert asked("task", "2") == asked("lease") == []
 
 
-def test_history_of_a_file_tells_how_it_was_repaired(cli: Cli, project: Path) -> None:
+def test_history_of_a_file_shows_its_repair(cli: Cli, project: Path) -> None:
     new_store(project)
     (project / ".yolo-planning" / ".agent-pids").write_text("4194303\n")
     cli("doctor", "--fix")
@@ -761,7 +759,7 @@ def test_history_of_a_project_that_was_never_watched_is_empty(cli: Cli, project:
 
 
 @pytest.mark.usefixtures("healed")
-def test_explain_tells_the_story_with_its_evidence(cli: Cli) -> None:
+def test_explain_shows_the_history_with_its_evidence(cli: Cli) -> None:
     task, agent = cli("explain", "task", "1"), cli("explain", "agent", "dev-1")
 
     assert (task.returncode, agent.returncode) == (0, 0)
@@ -800,7 +798,9 @@ def test_an_agent_is_registered_listed_and_forgotten(cli: Cli, children: Childre
     assert cli("agent", "forget", "dev-7@blue").returncode == 1
 
 
-def test_the_supervisors_folder_is_private_whoever_makes_it(cli: Cli, project: Path, children: Children) -> None:
+def test_the_supervisor_folder_is_private_whichever_command_creates_it(
+    cli: Cli, project: Path, children: Children
+) -> None:
     cli("agent", "register", "--pid", str(children.start("sleep", "600").pid), "--role", "dev")
 
     assert stat.S_IMODE(Paths(project).folder.stat().st_mode) == 0o700
@@ -930,7 +930,7 @@ def test_the_doctor_answers_whatever_tmux_does(cli: Cli, shadow: Callable[[str, 
     assert ("tmux does not answer" in told.stdout) == ("sleep" in script)
 
 
-def test_a_daemon_that_hangs_is_told_of(team: Team) -> None:
+def test_status_reports_a_hung_daemon(team: Team) -> None:
     running = team.supervise(QUICK)
     assert team.cli.json("status")["daemon"]["silent_s"] is None
     running.child.send_signal(signal.SIGSTOP)
@@ -941,7 +941,7 @@ def test_a_daemon_that_hangs_is_told_of(team: Team) -> None:
     assert any("has said nothing" in each["what"] for each in team.cli.json("doctor", code=1)["findings"])
 
 
-def test_the_doctor_mends_what_is_safe(cli: Cli, project: Path) -> None:
+def test_doctor_repairs_what_is_safe(cli: Cli, project: Path) -> None:
     dead_agent(project, "dev-1", "team")
     planning = project / ".yolo-planning"
     (planning / ".agent-pids").write_text("4194303\n")
@@ -1010,7 +1010,7 @@ def test_the_doctor_finds_a_journal_that_may_not_be_written(cli: Cli, project: P
 
 
 @pytest.mark.parametrize("above", [False, True], ids=["home", "above home"])
-def test_nobodys_home_becomes_a_project_by_mere_accident(cli: Cli, claude_home: Path, above: bool) -> None:
+def test_a_home_folder_does_not_become_a_project_by_accident(cli: Cli, claude_home: Path, above: bool) -> None:
     home = claude_home.parent
     folder = home.parent if above else home
     before = tree(home)
@@ -1160,9 +1160,7 @@ EVENTS = ["NoSuchEvent", "x" * 400, "../../escape", "a b", "", "\x1b[31m", "Sess
 
 
 @pytest.mark.parametrize("event", EVENTS)
-def test_a_hook_takes_an_event_nobody_knows(
-    cli: Cli, hooks: Path, project: Path, claude_home: Path, event: str
-) -> None:
+def test_hook_accepts_an_unknown_event(cli: Cli, hooks: Path, project: Path, claude_home: Path, event: str) -> None:
     before = tree(claude_home.parent).keys() | tree(project).keys()
 
     assert_silent(cli("hook", event, stdin=None, input=json.dumps(EVENT)))
@@ -1181,7 +1179,7 @@ def test_a_hook_can_do_without_its_streams(cli: Cli, closed: str) -> None:
     assert_silent(told)
 
 
-def test_a_hook_whose_input_never_ends_is_over_soon(cli: Cli, children: Children, hooks: Path) -> None:
+def test_a_hook_with_endless_input_ends_soon(cli: Cli, children: Children, hooks: Path) -> None:
     endless = children.start("cat", "/dev/zero")
 
     assert_silent(cli("hook", "Stop", stdin=endless.stdout))
@@ -1248,9 +1246,7 @@ def test_a_hook_whose_folder_cannot_be_used_says_nothing(
     "line",
     ["--project {} hook Stop", "hook --project {} Stop", "hook Stop --project {}", "--json --project {} hook Stop"],
 )
-def test_a_hook_may_be_told_its_project_like_any_command(
-    cli: Cli, hooks: Path, project: Path, tmp_path: Path, line: str
-) -> None:
+def test_hook_accepts_project_option(cli: Cli, hooks: Path, project: Path, tmp_path: Path, line: str) -> None:
     assert_silent(cli(*line.format(project).split(), cwd=tmp_path))
 
     assert [note.name.partition(".")[0] for note in hooks.iterdir()] == ["Stop"]
@@ -1258,7 +1254,7 @@ def test_a_hook_may_be_told_its_project_like_any_command(
 
 @pytest.mark.parametrize("line", ["hook", "hook Stop Stop", "hook --nonsense", "hook --nonsense Stop", "hook Stop -v"])
 @pytest.mark.usefixtures("hooks")
-def test_a_hook_that_is_wired_wrongly_blocks_nobody(cli: Cli, line: str) -> None:
+def test_a_misconfigured_hook_exits_without_blocking(cli: Cli, line: str) -> None:
     assert cli(*line.split()).returncode == 0
 
 
@@ -1273,7 +1269,7 @@ def test_hooks_keep_only_the_newest_of_what_repeats(cli: Cli, hooks: Path) -> No
 
 
 @pytest.mark.parametrize("command", ["task list", "status", "doctor", "check", "explain task red/1"])
-def test_names_in_every_script_are_told_on_every_terminal(
+def test_names_in_any_script_print_on_any_terminal(
     cli_of_teams: Cli, claude_home: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     write_task(claude_home, "red", 1, "дев-1", "in_progress", subject="修复 🐛")

@@ -340,7 +340,7 @@ def test_i_looked_at_another_window_and_my_agent_was_killed(team: Team, tmux: Pr
     assert {entry["key"] for entry in team.running.did("terminated")} == {"dev-left@red"}
 
 
-def test_i_detached_and_my_agent_was_killed_although_i_had_asked_to_be_told_only(team: Team, tmux: PrivateTmux) -> None:
+def test_notify_policy_never_kills_agents_of_a_detached_session(team: Team, tmux: PrivateTmux) -> None:
     team.supervise(f'{QUICK}on_detach = "notify"\n')
     agent = team.pane_agent(tmux, "work", "dev-1")
     me = tmux.person("work")
@@ -392,7 +392,7 @@ def sampled(team: Team) -> str:
 # -- 12: runaway spawn --------------------------------------------------------------------------------------------
 
 
-def test_my_dead_agent_was_started_anew_at_every_look(team: Team) -> None:
+def test_a_dead_agent_is_not_restarted_at_every_tick(team: Team) -> None:
     """Its lead starts it again and again: each of its lives ends once, and nobody else gives it any."""
     team.supervise(PATIENT)
 
@@ -423,9 +423,7 @@ def name_too_long_to_write_beside(task: Path) -> Path:
 
 
 @pytest.mark.parametrize("hinder", [lock_held, name_too_long_to_write_beside])
-def test_what_could_not_be_healed_was_tried_at_every_look_until_the_disk_was_full(
-    team: Team, hinder: Callable[[Path], Path]
-) -> None:
+def test_a_failing_recovery_is_retried_at_bounded_cost(team: Team, hinder: Callable[[Path], Path]) -> None:
     team.supervise(BRISK)
     hindrance = hinder(team.task("dev-1"))
     team.agent("dev-1").kill()

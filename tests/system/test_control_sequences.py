@@ -75,7 +75,7 @@ def assert_harmless(text: str) -> None:
      ("crash", "show", "\33c\udcff"),
      ("service", "status", "\33[2J"), ("commit", "--\33[2J"), ("hook", "\33[2J", "\33[2J"), ("exec", "--\33[2J")],
 )  # fmt: skip
-def test_no_word_that_was_typed_drives_the_terminal(cli: Cli, words: tuple[str, ...]) -> None:
+def test_typed_arguments_cannot_emit_control_sequences(cli: Cli, words: tuple[str, ...]) -> None:
     assert_harmless(on_a_terminal(cli, *words))
 
 
@@ -198,7 +198,7 @@ def test_every_command_is_tried() -> None:
 
 @pytest.mark.parametrize("form", ["text", "json"])
 @pytest.mark.parametrize("commands", [LOOKING, DOING], ids=["looking", "doing"])
-def test_nothing_that_others_have_written_drives_the_terminal_whatever_is_asked(
+def test_external_text_cannot_emit_control_sequences_in_any_command(
     spoilt: Cli, project: Path, commands: str, form: str
 ) -> None:
     (project / "C").write_text(
@@ -228,7 +228,7 @@ def test_the_daemons_log_holds_no_control_sequence_either(
     assert_harmless(text)
 
 
-def test_what_the_relay_says_of_its_server_drives_no_terminal(spoilt: Cli) -> None:
+def test_relay_messages_cannot_emit_control_sequences(spoilt: Cli) -> None:
     """What a program that is run says itself is its own: it has the terminal."""
     server = spoilt.folder / "\33[2J\x9bserver"
     server.write_text(f"#!{sys.executable}\nprint({TYPED.replace(chr(0xDCFF), '')!r})")

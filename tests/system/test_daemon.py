@@ -212,7 +212,7 @@ def test_a_task_is_left_until_the_client_gives_its_lock_back(
 # -- one supervisor, its configuration, its signals ----------------------------------------------------------------
 
 
-def test_a_second_supervisor_is_refused_and_told_who_holds_the_project(daemon: Start, project: Path) -> None:
+def test_a_second_daemon_is_refused_with_the_pid_of_the_first(daemon: Start, project: Path) -> None:
     first = daemon()
     second = command("run", project=project)
 
@@ -356,7 +356,7 @@ def test_a_second_signal_ends_it_at_once_though_a_grace_period_is_running(
 
 
 @pytest.mark.parametrize("told", ["9" * 5000, "9" * 400, "1", "0", "²", ""])
-async def test_no_watchdog_of_the_service_manager_is_too_impatient_or_too_large(
+async def test_any_watchdog_interval_of_the_service_manager_is_served(
     project: Path, claude_home: Path, monkeypatch: pytest.MonkeyPatch, told: str
 ) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", told)
@@ -419,7 +419,7 @@ def test_projects_are_isolated_from_each_others_failures(
     assert str(broken) in running.log.read_text()
 
 
-def test_a_project_that_is_deleted_and_comes_back_is_watched_again(
+def test_a_recreated_project_is_watched_again(
     daemon: Start, children: Children, project: Path, tmp_path: Path, claude_home: Path
 ) -> None:
     other = tmp_path / "other"
@@ -436,7 +436,7 @@ def test_a_project_that_is_deleted_and_comes_back_is_watched_again(
     assert running.stop() == 0
 
 
-def test_what_cannot_be_written_down_is_not_done_until_there_is_room(
+def test_no_action_is_taken_until_it_can_be_journaled(
     daemon: Start, children: Children, project: Path, claude_home: Path
 ) -> None:
     task = write_task(claude_home, "team", 1, "dev-1", "in_progress")
@@ -474,7 +474,7 @@ def unheard(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     stream.close()
 
 
-def test_where_its_log_cannot_be_written_it_heals_all_the_same(
+def test_the_daemon_recovers_agents_with_an_unwritable_log(
     unheard: BinaryIO, children: Children, project: Path, claude_home: Path
 ) -> None:
     (project / ".yolo-planning" / "supervisor.toml").write_text(QUICK)
@@ -490,9 +490,7 @@ def test_where_its_log_cannot_be_written_it_heals_all_the_same(
         assert read_task(task)["status"] == "pending"
 
 
-def test_where_its_log_cannot_be_written_it_ends_cleanly_all_the_same(
-    unheard: BinaryIO, children: Children, project: Path
-) -> None:
+def test_the_daemon_ends_cleanly_with_an_unwritable_log(unheard: BinaryIO, children: Children, project: Path) -> None:
     (project / ".yolo-planning" / "supervisor.toml").write_text(QUICK)
     victim = children.agent("dev-1", "team", project)
     child = children.start(sys.executable, "-m", "yolo_supervisor", "run", stderr=unheard, cwd=project)
@@ -523,7 +521,7 @@ def test_where_its_log_cannot_be_written_a_second_signal_still_ends_it_at_once(
         os.kill(tool, signal.SIGKILL)
 
 
-def test_where_there_is_no_tmux_that_is_told_once_and_agents_are_healed(
+def test_missing_tmux_is_reported_once_and_agents_are_still_recovered(
     daemon: Start, children: Children, project: Path, claude_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = write_task(claude_home, "team", 1, "dev-1", "in_progress")
@@ -539,7 +537,7 @@ def test_where_there_is_no_tmux_that_is_told_once_and_agents_are_healed(
     assert running.log.read_text().count("tmux is not on PATH") == 1
 
 
-def test_nothing_is_logged_while_nothing_happens(daemon: Start, children: Children, project: Path) -> None:
+def test_an_idle_daemon_logs_nothing(daemon: Start, children: Children, project: Path) -> None:
     children.agent("dev-1", "team", project)
     running = daemon(config=QUICK)
     found(running, "dev-1@team")
@@ -641,7 +639,7 @@ def status(project: Path) -> dict[str, Any]:
     return answer
 
 
-def test_status_tells_of_the_running_daemon(daemon: Start, children: Children, project: Path) -> None:
+def test_status_shows_the_running_daemon(daemon: Start, children: Children, project: Path) -> None:
     agent = children.agent("dev-1", "team", project)
     running = daemon(config=QUICK)
     found(running, "dev-1@team")
@@ -654,7 +652,7 @@ def test_status_tells_of_the_running_daemon(daemon: Start, children: Children, p
     assert names == ["state", "agents", "sessions", "tasks", "leases", "flags"]
 
 
-def test_without_memory_it_ends_instead_of_telling_of_it_for_ever(
+def test_the_daemon_exits_when_it_is_out_of_memory(
     project: Path, claude_home: Path, children: Children, tmp_path: Path
 ) -> None:
     if sys.platform != "linux":

@@ -84,7 +84,7 @@ def did(project: Path) -> list[str]:
 # -- what it is ------------------------------------------------------------------------------------------------------
 
 
-def test_a_dead_letter_stays_in_its_list_and_nobody_can_claim_it_or_give_it_back(cli: Cli, claude_home: Path) -> None:
+def test_a_dead_letter_stays_listed_and_cannot_be_claimed_or_requeued(cli: Cli, claude_home: Path) -> None:
     path = dead_letter(cli.folder, claude_home)
     write_task(claude_home, "red", 4, blockedBy=["3"])
     before = path.read_bytes()
@@ -112,7 +112,7 @@ def test_a_dead_letter_cannot_be_finished_by_the_token_of_its_last_claim(cli: Cl
     assert task["token"] is None
 
 
-def test_its_story_tells_what_it_was_and_all_that_was_done(cli: Cli, claude_home: Path) -> None:
+def test_a_dead_letter_holds_the_task_and_its_history(cli: Cli, claude_home: Path) -> None:
     write_task(claude_home, "red", 3)
     cli("task", "claim", "3", "--owner", "dev-1")
     fail(cli.folder, claude_home / "tasks" / "red" / "3.json")
@@ -128,7 +128,7 @@ def test_its_story_tells_what_it_was_and_all_that_was_done(cli: Cli, claude_home
 
 @pytest.mark.parametrize("word", ["show", "redrive", "drop"])
 @pytest.mark.parametrize("ident", ["", "../../x", "red", "red/", "7", "blue/3"])
-def test_a_name_that_no_dead_letter_has_is_not_found(cli: Cli, claude_home: Path, word: str, ident: str) -> None:
+def test_an_unknown_dead_letter_is_not_found(cli: Cli, claude_home: Path, word: str, ident: str) -> None:
     path = dead_letter(cli.folder, claude_home)
     before = path.read_bytes()
 
@@ -139,7 +139,7 @@ def test_a_name_that_no_dead_letter_has_is_not_found(cli: Cli, claude_home: Path
     assert path.read_bytes() == before
 
 
-def test_a_short_name_that_two_dead_letters_have_is_told(cli: Cli, claude_home: Path) -> None:
+def test_an_ambiguous_short_name_of_a_dead_letter_is_reported(cli: Cli, claude_home: Path) -> None:
     for team in ("red", "blue"):
         dead_letter(cli.folder, claude_home, team)
 
@@ -192,7 +192,7 @@ def test_a_plan_is_set_aside_as_failed_and_redriven(cli: Cli) -> None:
 @pytest.mark.parametrize(("owner", "status"), [("dev-2", "in_progress"), ("dev-2", "pending"), (None, "pending"),
                                                ("dev-2", "completed"), (SET_ASIDE, "completed")])  # fmt: skip
 @pytest.mark.parametrize("word", ["redrive", "drop"])
-def test_what_the_lead_has_done_about_a_dead_letter_by_the_client_stands(
+def test_changes_by_the_lead_to_a_dead_letter_stand(
     cli: Cli, claude_home: Path, word: str, owner: str | None, status: str
 ) -> None:
     dead_letter(cli.folder, claude_home)
@@ -208,9 +208,7 @@ def test_what_the_lead_has_done_about_a_dead_letter_by_the_client_stands(
     assert not letters(cli.folder)
 
 
-def test_a_dead_letter_that_the_lead_has_freed_by_the_client_can_be_claimed_once_its_letter_is_put_away(
-    cli: Cli, claude_home: Path
-) -> None:
+def test_a_dead_letter_freed_by_the_lead_is_claimable_once_its_report_is_removed(cli: Cli, claude_home: Path) -> None:
     dead_letter(cli.folder, claude_home)
     write_task(claude_home, "red", 3)
     assert cli("dead-letter", "redrive", "3").returncode == 1
@@ -218,7 +216,7 @@ def test_a_dead_letter_that_the_lead_has_freed_by_the_client_can_be_claimed_once
     assert cli("task", "claim", "3", "--owner", "dev-2").returncode == 0
 
 
-def test_a_dead_letter_whose_list_is_gone_is_put_away(cli: Cli, claude_home: Path) -> None:
+def test_a_dead_letter_of_a_deleted_list_is_removed(cli: Cli, claude_home: Path) -> None:
     path = dead_letter(cli.folder, claude_home)
     path.unlink()
     path.parent.rmdir()
@@ -260,7 +258,7 @@ def test_a_dropped_plan_stays_in_the_execution_state_as_failed(cli: Cli) -> None
 # -- in the middle of it ---------------------------------------------------------------------------------------------
 
 
-def test_a_letter_of_a_task_that_was_finished_in_the_last_moment_is_no_dead_letter(cli: Cli, claude_home: Path) -> None:
+def test_a_task_completed_at_the_last_moment_is_no_dead_letter(cli: Cli, claude_home: Path) -> None:
     path = write_task(claude_home, "red", 3, "dev-1", "in_progress")
     fail(cli.folder, path, steps=1)
     write_task(claude_home, "red", 3, "dev-1", "completed")
@@ -268,9 +266,7 @@ def test_a_letter_of_a_task_that_was_finished_in_the_last_moment_is_no_dead_lett
     assert ids(cli) == []
 
 
-def test_a_task_that_fails_again_after_a_letter_came_to_nothing_tells_the_new_story(
-    cli: Cli, claude_home: Path
-) -> None:
+def test_a_task_that_fails_again_after_a_failed_dead_letter_gets_the_new_history(cli: Cli, claude_home: Path) -> None:
     path = write_task(claude_home, "red", 3, "dev-1", "in_progress")
     fail(cli.folder, path, steps=1)
     write_task(claude_home, "red", 3, "dev-2", "in_progress")
@@ -285,7 +281,7 @@ def test_a_task_that_fails_again_after_a_letter_came_to_nothing_tells_the_new_st
     assert cli.json("dead-letter", "show", "3")["last_owner"] == "dev-2"
 
 
-def test_a_damaged_letter_costs_no_other_and_its_task_is_still_told_of(cli: Cli, claude_home: Path) -> None:
+def test_a_damaged_dead_letter_affects_no_other_and_its_task_is_listed(cli: Cli, claude_home: Path) -> None:
     for team in ("red", "blue"):
         dead_letter(cli.folder, claude_home, team)
     (red,) = (path for path in letters(cli.folder) if "red" in path.name)

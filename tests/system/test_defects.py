@@ -71,7 +71,7 @@ def test_d1_two_agents_of_one_role_are_two(team: Team) -> None:
     assert not health.exists()
 
 
-def test_d4_a_pid_that_was_given_out_again_means_nobody(team: Team) -> None:
+def test_d4_a_reused_pid_names_no_agent(team: Team) -> None:
     stranger = team.children.start("sleep", "600", cwd=team.project)
     now = team.identity(stranger.pid)
     team.record("dev-1", ProcessId(now.pid, now.started - 1, now.boot))
@@ -87,7 +87,7 @@ def test_d4_a_pid_that_was_given_out_again_means_nobody(team: Team) -> None:
     assert stranger.poll() is None
 
 
-def test_d5_minus_one_in_a_pid_file_signals_nobody(team: Team) -> None:
+def test_d5_minus_one_in_a_pid_file_signals_no_process(team: Team) -> None:
     bystander = team.children.start("sleep", "600")
     pids = team.planning / ".agent-pids"
     pids.write_text("4294967295\n-1\n0\n1\n")
@@ -104,7 +104,7 @@ def test_d5_minus_one_in_a_pid_file_signals_nobody(team: Team) -> None:
     assert "-1" in team.cli("doctor").stdout
 
 
-def test_d6_a_watchdog_that_died_at_once_keeps_nobody_from_watching(team: Team, tmux: PrivateTmux) -> None:
+def test_d6_a_dead_watchdog_does_not_block_supervision(team: Team, tmux: PrivateTmux) -> None:
     (team.planning / ".watchdog-pid").write_text("4194303")
     team.supervise()
     tmux.session("rest")

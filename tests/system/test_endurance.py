@@ -409,7 +409,7 @@ def test_the_tasks_of_those_who_worked_while_the_daemon_was_stopped_stay_theirs(
 
 
 @on_linux
-def test_the_task_of_one_who_was_stopped_together_with_the_daemon_stays_its_own(team: Team) -> None:
+def test_an_agent_stopped_together_with_the_daemon_keeps_its_task(team: Team) -> None:
     running = team.supervise(SHORT)
     agent = team.agent("worker", program=AT_WORK)
     task = team.task("worker")

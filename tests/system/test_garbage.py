@@ -495,7 +495,7 @@ FLAGS = [
 ]  # fmt: skip
 
 
-def test_processes_that_tell_nonsense_of_themselves_stop_nothing(team: Team, children: Children) -> None:
+def test_processes_with_malformed_data_stop_no_watcher(team: Team, children: Children) -> None:
     (team.planning / ".execution-state.json").write_text(json.dumps({"plans": [PLAN]}))
     sleep = "import time; time.sleep(600)"
     odd = [
@@ -532,7 +532,7 @@ while True:
 """
 
 
-def test_of_the_pids_that_stand_in_a_file_nobody_is_signalled_and_nobody_registered(
+def test_pids_in_a_garbage_file_are_neither_signalled_nor_registered(
     team: Team, children: Children, tmux: PrivateTmux
 ) -> None:
     shell = tmux.session("work", "exec sh -c 'while sleep 60; do :; done'")
@@ -559,7 +559,7 @@ def test_of_the_pids_that_stand_in_a_file_nobody_is_signalled_and_nobody_registe
     assert stranger.stdout.read() is None, "the stranger got a signal"
 
 
-def test_one_who_got_the_pid_of_an_agent_later_is_left_alone(team: Team, children: Children, project: Path) -> None:
+def test_a_process_that_reuses_an_agents_pid_is_not_signalled(team: Team, children: Children, project: Path) -> None:
     elsewhere = project.parent
     looks_alike = children.agent("dev-5", "their-team", elsewhere)
     pids = team.planning / ".agent-pids"

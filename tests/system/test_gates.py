@@ -113,7 +113,7 @@ def repository(world: World) -> World:
 # -- the answer ---------------------------------------------------------------------------------------------------
 
 
-def test_a_gate_answers_with_the_plugins_own_keys_in_its_own_order(world: World) -> None:
+def test_a_gate_answers_with_the_plugins_keys_in_its_order(world: World) -> None:
     world.sign()
 
     told = world.cli.json("gate", "check", "contract_compliance", "5", "1", "2")
@@ -221,7 +221,7 @@ DAMAGES: dict[Callable[[bytes], bytes], str] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-async def test_a_broken_contract_is_generated_anew_and_the_old_one_kept(
+async def test_a_broken_contract_is_regenerated_and_the_old_one_kept(
     world: World, damage: Callable[[bytes], bytes]
 ) -> None:
     whole = world.sign()
@@ -250,7 +250,7 @@ def test_a_missing_contract_is_generated_from_its_plan(world: World) -> None:
     assert world.contract.read_bytes() == whole
 
 
-async def test_what_passes_is_not_touched(world: World) -> None:
+async def test_a_passing_gate_changes_nothing(world: World) -> None:
     world.sign(task_count=7)  # not what the plan says, but whole
     before = world.contract.read_bytes()
 
@@ -399,7 +399,7 @@ async def test_a_contract_that_is_no_file_ends_in_a_sentence(world: World) -> No
 # -- who is told --------------------------------------------------------------------------------------------------
 
 
-def test_what_cannot_be_mended_is_told_to_the_lead_in_the_plugins_own_form(world: World) -> None:
+def test_an_unrepairable_gate_is_reported_to_the_lead_in_the_plugins_format(world: World) -> None:
     world.sign()
 
     told = world.cli.json("gate", "repair", "contract_compliance", "05", "01", "9", code=1)
@@ -420,7 +420,7 @@ def test_what_cannot_be_mended_is_told_to_the_lead_in_the_plugins_own_form(world
 
 
 @pytest.mark.parametrize("gate", ["verification_threshold", "no-such-gate"])
-async def test_a_gate_that_cannot_be_repaired_is_told_at_once(world: World, gate: str) -> None:
+async def test_a_gate_that_cannot_be_repaired_is_reported_at_once(world: World, gate: str) -> None:
     world.plan()
 
     outcome = await world.repair(gate)
@@ -473,7 +473,7 @@ async def test_checks_that_fail_are_named_with_what_they_said(world: World) -> N
     assert "cannot be run" in answer.checks[2].said
 
 
-def test_what_checks_say_is_not_mixed_into_the_answer(world: World) -> None:
+def test_output_of_checks_is_kept_out_of_the_answer(world: World) -> None:
     megabytes = f"{sys.executable} -c \"import sys; print('o' * 6_000_000); sys.exit('e' * 6_000_000)\""
     world.sign(verification_checks=[megabytes, "cd src && pwd"])
 
@@ -529,7 +529,7 @@ async def test_checks_are_run_again_twice_at_most(world: World, needed: int, rep
     assert len(world.events()) == (0 if repaired else 1)
 
 
-def test_who_ends_us_ends_the_check(world: World, children: Children) -> None:
+def test_ending_the_gate_ends_its_check(world: World, children: Children) -> None:
     told = world.project / "pid"
     world.sign(verification_checks=[f"echo $$ > {told}.new; mv {told}.new {told}; sleep 600"])
     ours = children.start(*PROGRAM, "gate", "check", "required_checks", "5", "1", "1", cwd=world.project)
@@ -604,7 +604,7 @@ async def test_without_a_repository_nothing_is_staged_and_nothing_committed(worl
     assert await world.says("commit_hygiene") == ("pass", "no commits to check")
 
 
-async def test_what_git_cannot_tell_does_not_pass(
+async def test_a_gate_fails_when_git_gives_no_answer(
     repository: World, shadow: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repository.sign()
@@ -649,7 +649,7 @@ esac
 """
 
 
-async def test_what_is_said_of_a_signature_is_not_taken_for_the_subject(repository: World, tmp_path: Path) -> None:
+async def test_signature_lines_are_not_taken_for_the_subject(repository: World, tmp_path: Path) -> None:
     signer = tmp_path / "signer"
     signer.write_text(SIGNER)
     signer.chmod(0o755)

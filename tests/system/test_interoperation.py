@@ -275,7 +275,7 @@ def test_a_lease_of_ours_is_to_the_byte_the_plugins_own(resource: str, owner: st
 @both
 @settings(max_examples=30, deadline=None)
 @given(resource=RESOURCES, owner=NAMES, ttl=st.integers(1, 10**6))
-def test_what_one_has_given_the_other_gives_to_nobody_else(
+def test_a_lease_granted_by_one_side_is_refused_by_the_other(
     giver: str, resource: str, owner: str, ttl: int, lasting: World
 ) -> None:
     other = lasting.us if giver == "plugin" else lasting.plugin
@@ -340,7 +340,7 @@ DEEDS = st.lists(
 
 @settings(max_examples=80, deadline=None)
 @given(deeds=DEEDS, began=up_to(1))
-def test_whoever_gives_it_nobody_gets_it_before_the_time_of_the_one_before_is_over(
+def test_no_side_grants_a_lease_before_the_previous_one_expires(
     deeds: list[tuple[str, str, str, int]], began: float, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     world = World(tmp_path_factory.mktemp("project"))
@@ -364,7 +364,7 @@ def test_whoever_gives_it_nobody_gets_it_before_the_time_of_the_one_before_is_ov
 
 
 @both
-def test_who_renews_with_the_other_has_its_time_anew_with_both(giver: str, world: World) -> None:
+def test_a_renewal_with_either_side_counts_for_both(giver: str, world: World) -> None:
     other = world.us if giver == "plugin" else world.plugin
     world.giver(giver).acquire(FILE, "dev-1", 60)
     world.clock.wait(59)
@@ -375,7 +375,7 @@ def test_who_renews_with_the_other_has_its_time_anew_with_both(giver: str, world
     assert world.us.acquire(FILE, "dev-2") == world.plugin.acquire(FILE, "dev-2") == "conflict: dev-1"
 
 
-def test_who_renews_with_us_what_ran_out_has_it_again_as_with_the_plugin(world: World) -> None:
+def test_an_expired_unclaimed_lease_can_be_renewed_as_with_the_plugin(world: World) -> None:
     world.plugin.acquire(FILE, "dev-1", 60)
     world.clock.wait(3600)
 
@@ -383,7 +383,7 @@ def test_who_renews_with_us_what_ran_out_has_it_again_as_with_the_plugin(world: 
     assert world.plugin.acquire(FILE, "dev-2") == "conflict: dev-1"
 
 
-def test_what_the_plugin_cleans_up_is_free_and_the_next_token_is_greater(world: World) -> None:
+def test_a_lease_cleaned_up_by_the_plugin_is_free_with_a_greater_token(world: World) -> None:
     world.us.acquire(FILE, "dev-1", 60)
     first = world.us.token()
     world.plugin.cleanup()
@@ -398,7 +398,7 @@ def test_what_the_plugin_cleans_up_is_free_and_the_next_token_is_greater(world: 
 
 
 @pytest.mark.anyio
-async def test_what_we_clean_up_is_what_the_plugin_would(world: World) -> None:
+async def test_our_cleanup_removes_the_same_leases_as_the_plugins(world: World) -> None:
     for owner, ttl in (("dev-1", 10), ("dev-2", 60)):
         world.plugin.acquire(owner, owner, ttl)
     await world.us.tick()
@@ -477,7 +477,7 @@ def cli(project: Path, claude_home: Path) -> Cli:
     return Cli(project)
 
 
-def test_a_lease_by_our_command_is_a_lease_to_the_plugin_until_its_owner_releases_it(cli: Cli) -> None:
+def test_a_lease_of_our_command_binds_the_plugin_until_its_release(cli: Cli) -> None:
     plugin = Plugin(cli.folder, RealTime())
     cli.json("lease", "acquire", FILE, "--owner", "dev-1")
 
@@ -487,7 +487,7 @@ def test_a_lease_by_our_command_is_a_lease_to_the_plugin_until_its_owner_release
     assert cli.json("lease", "list")["leases"] == []
 
 
-def test_a_lease_by_the_plugin_is_a_lease_to_our_command_until_its_owner_releases_it(cli: Cli) -> None:
+def test_a_lease_of_the_plugin_binds_our_command_until_its_release(cli: Cli) -> None:
     plugin = Plugin(cli.folder, RealTime())
     plugin.acquire(FILE, "dev-1")
 
@@ -560,7 +560,7 @@ async def test_a_lock_of_the_bash_version_is_left_alone(world: World) -> None:
 # -- where the plugin errs ------------------------------------------------------------------------------------------
 
 
-def test_d2_only_the_dead_agents_own_tasks_are_given_back(team: Team) -> None:
+def test_d2_only_tasks_of_the_dead_agent_are_requeued(team: Team) -> None:
     team.supervise()
     agent, living = team.agent("dev-1"), team.agent("dev-1", "blue")
     own, namesakes = team.task("dev-1"), team.task("dev-1", "blue")
@@ -575,7 +575,7 @@ def test_d2_only_the_dead_agents_own_tasks_are_given_back(team: Team) -> None:
     assert living.poll() is None
 
 
-def test_d2_a_task_is_given_back_only_when_the_client_does_not_write_it(team: Team) -> None:
+def test_d2_a_task_is_not_requeued_while_the_client_writes_it(team: Team) -> None:
     team.supervise()
     agent, task = team.agent("dev-1"), team.task("dev-1")
     before = task.read_bytes()
@@ -591,7 +591,7 @@ def test_d2_a_task_is_given_back_only_when_the_client_does_not_write_it(team: Te
     team.wait_given_back(task)
 
 
-def test_d2_a_task_that_the_plugin_has_taken_from_a_dead_agent_is_anybodys_again(team: Team) -> None:
+def test_d2_a_task_that_the_plugin_took_from_a_dead_agent_is_claimable(team: Team) -> None:
     task = write_task(team.claude, "red", 1, "dev-1", "in_progress")
     task.write_bytes(pretty({**read_task(task), "owner": ""}))
     config = team.claude / "teams" / "red" / "config.json"
@@ -656,7 +656,7 @@ async def test_d13_a_lease_from_the_future_is_stolen_there_and_not_here(ahead: t
     assert world.plugin.acquire(FILE, "dev-2") == "acquired", "the plugin's error, which is not ours"
 
 
-def test_d13_one_whom_the_plugin_robs_since_the_clock_was_turned_back_is_told_so(world: World) -> None:
+def test_d13_the_owner_learns_that_the_plugin_took_its_lease_after_a_clock_change(world: World) -> None:
     world.us.acquire(FILE, "dev-1", 60)
     first = world.us.token()
     world.clock.turn_back(timedelta(days=1))
@@ -670,7 +670,7 @@ def test_d13_one_whom_the_plugin_robs_since_the_clock_was_turned_back_is_told_so
     assert world.us.token() > first
 
 
-def test_d24_what_a_dead_agent_held_is_released_with_its_tasks_and_the_history_tells_whose_it_was(team: Team) -> None:
+def test_d24_leases_of_a_dead_agent_are_released_and_the_history_names_the_agent(team: Team) -> None:
     plugin = Plugin(team.project, RealTime())
     plugin.locks.mkdir()
     plugin.config.write_text('{"v3_lock_lite": true}')
@@ -694,9 +694,7 @@ def test_d24_what_a_dead_agent_held_is_released_with_its_tasks_and_the_history_t
 
 
 @pytest.mark.parametrize("owner", [SET_ASIDE, "dev-2"])
-def test_a_dead_letter_that_a_model_has_begun_all_the_same_is_set_aside_again(
-    owner: str, project: Path, claude_home: Path
-) -> None:
+def test_a_dead_letter_started_by_a_model_is_set_aside_again(owner: str, project: Path, claude_home: Path) -> None:
     """The client lets any model do so, with its own name or without; no person has looked at it yet."""
     path = write_task(claude_home, "red", 1)
     clock = Clock()

@@ -68,7 +68,7 @@ def test_a_lease_is_acquired_renewed_released_and_acquired_by_the_next(cli: Cli)
     assert following["token"] > first["token"]
 
 
-def test_what_is_told_of_the_end_is_what_the_file_says(cli: Cli) -> None:
+def test_the_expiry_shown_is_that_of_the_file(cli: Cli) -> None:
     told = cli.json("lease", "acquire", FILE, "--owner", "dev-1", "--ttl", "60")
 
     said = written(cli)
@@ -77,7 +77,7 @@ def test_what_is_told_of_the_end_is_what_the_file_says(cli: Cli) -> None:
     assert told["expires_at"].endswith("Z")
 
 
-def test_a_lease_that_ran_out_is_acquired_and_the_journal_tells_from_whom(cli: Cli) -> None:
+def test_an_expired_lease_is_acquired_and_the_journal_names_the_previous_owner(cli: Cli) -> None:
     plugin(cli, "dev-1", "2026-01-01T00:00:00Z")
 
     assert cli.json("lease", "acquire", FILE, "--owner", "dev-2")["result"] == "acquired"
@@ -122,14 +122,14 @@ def test_a_lease_of_the_plugin_is_a_conflict_for_all_but_its_owner(cli: Cli) -> 
 
 
 @pytest.mark.parametrize("verb", ["renew", "release"])
-def test_what_nobody_holds_can_be_neither_renewed_nor_released(verb: str, cli: Cli) -> None:
+def test_a_free_lease_cannot_be_renewed_or_released(verb: str, cli: Cli) -> None:
     told = cli.json("lease", verb, FILE, "--owner", "dev-1", code=1)
 
     assert (told["resource"], told["owner"], told["expires_at"]) == (FILE, "dev-1", None)
     assert not lease_file(cli).exists()
 
 
-def test_a_person_is_told_who_holds_it(cli: Cli) -> None:
+def test_a_conflict_names_the_holder(cli: Cli) -> None:
     plugin(cli, "dev-1", just_now(), 3600)
 
     told = cli("lease", "acquire", FILE, "--owner", "dev-2")
@@ -156,7 +156,7 @@ def test_a_person_is_told_who_holds_it(cli: Cli) -> None:
     ],
     ids=lambda words: " ".join(words)[:40],
 )
-def test_what_makes_no_sense_is_wrong_usage_and_changes_nothing(words: Sequence[str], cli: Cli) -> None:
+def test_invalid_arguments_are_usage_errors_and_change_nothing(words: Sequence[str], cli: Cli) -> None:
     told = cli("lease", *words)
 
     assert (told.returncode, told.stdout) == (2, "")
@@ -205,7 +205,7 @@ def test_a_name_that_is_not_utf8_is_leased_as_it_is(cli: Cli) -> None:
     assert list(lease_file(cli).parent.iterdir()) == []
 
 
-def test_two_names_that_are_kept_in_one_file_are_told_apart(cli: Cli) -> None:
+def test_two_names_in_one_file_are_distinguished(cli: Cli) -> None:
     cli("lease", "acquire", "a/b", "--owner", "dev-1")
 
     told = cli("lease", "acquire", "a__b", "--owner", "dev-2")
@@ -215,7 +215,7 @@ def test_two_names_that_are_kept_in_one_file_are_told_apart(cli: Cli) -> None:
     assert cli.json("lease", "list")["leases"][0]["resource"] == "a/b"
 
 
-def test_a_lease_is_not_given_back_under_another_name(cli: Cli) -> None:
+def test_a_lease_cannot_be_released_under_another_name(cli: Cli) -> None:
     cli("lease", "acquire", "a/b", "--owner", "dev-1")
 
     assert cli("lease", "release", "a__b", "--owner", "dev-1").returncode == 1
@@ -255,7 +255,7 @@ def test_without_leases_the_list_says_so(cli: Cli) -> None:
     assert cli("lease", "list").stdout == "there are no leases\n"
 
 
-def test_the_list_tells_of_our_leases_and_of_the_plugins_and_changes_nothing(cli: Cli) -> None:
+def test_list_shows_our_leases_and_the_plugins_and_changes_nothing(cli: Cli) -> None:
     mine = cli.json("lease", "acquire", "mine", "--owner", "dev-1", "--ttl", "3600")
     plugin(cli, "dev-2", just_now(), 3600)
     lease_file(cli, "broken").write_bytes(b"{")
@@ -296,7 +296,7 @@ def test_status_shows_a_lease(cli: Cli) -> None:
     assert (row["resource"], row["owner"], row["expires_at"]) == (FILE, "dev-1", told["expires_at"])
 
 
-def test_check_tells_which_lease_would_be_ended_and_ends_none(cli: Cli) -> None:
+def test_check_lists_leases_that_would_be_ended_and_ends_none(cli: Cli) -> None:
     data = plugin(cli, "dev-1", "2026-01-01T00:00:00Z")
     cli("lease", "acquire", "another", "--owner", "dev-2")
 
@@ -306,7 +306,7 @@ def test_check_tells_which_lease_would_be_ended_and_ends_none(cli: Cli) -> None:
     assert lease_file(cli).read_bytes() == data
 
 
-def test_explain_tells_the_story_of_a_lease(cli: Cli) -> None:
+def test_explain_shows_the_history_of_a_lease(cli: Cli) -> None:
     cli("lease", "acquire", FILE, "--owner", "dev-1")
     cli("lease", "release", FILE, "--owner", "dev-1")
 

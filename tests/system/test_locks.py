@@ -135,7 +135,7 @@ async def test_a_lock_whose_owner_may_be_there_is_left_alone(world: World, state
     assert await world.later(10 * IDLE_S) == []
 
 
-async def test_while_other_agents_are_there_an_unknown_owner_may_be_one_of_their_subagents_and_you_are_told(
+async def test_an_unknown_owner_is_reported_while_other_agents_run(
     world: World,
 ) -> None:
     world.plugin_lock("dev-2")
@@ -148,7 +148,7 @@ async def test_while_other_agents_are_there_an_unknown_owner_may_be_one_of_their
     assert "src__a.lock" in told.reason
 
 
-async def test_a_lock_that_is_taken_anew_between_look_and_deed_stands(world: World) -> None:
+async def test_a_lock_retaken_between_observation_and_action_stands(world: World) -> None:
     path = world.plugin_lock("dev-1")
     remediations = await world.later(IDLE_S)
     world.plugin_lock("dev-2")
@@ -225,9 +225,7 @@ async def test_while_git_waits_for_an_editor_its_lock_stands(
     assert world.carry_out(await world.look()) == [Outcome.DONE]
 
 
-async def test_whoever_has_the_file_open_holds_it_whatever_it_is_called(
-    world: World, repository: Path, children: Children
-) -> None:
+async def test_a_process_with_the_lock_file_open_holds_it(world: World, repository: Path, children: Children) -> None:
     lock = repository / ".git" / "index.lock"
     lock.write_bytes(b"")
     children.python(f"file = open({str(lock)!r})\n{HOLD}", cwd=Path("/"))

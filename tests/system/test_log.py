@@ -87,7 +87,7 @@ def test_a_file_that_was_there_is_gone_on_with(path: Path) -> None:
 
 
 @pytest.mark.parametrize("moved", [True, False], ids=["moved by logrotate", "deleted"])
-def test_when_somebody_else_has_taken_the_file_away_it_is_begun_anew(path: Path, moved: bool) -> None:
+def test_a_removed_log_file_is_created_again(path: Path, moved: bool) -> None:
     say("before")
     if moved:
         path.rename(path.with_name("rotated"))
@@ -102,7 +102,7 @@ def test_when_somebody_else_has_taken_the_file_away_it_is_begun_anew(path: Path,
 
 
 @pytest.mark.parametrize("what", ["symlink", "fifo", "fifo that is read", "folder", "missing"])
-def test_where_no_ordinary_file_can_be_the_log_goes_to_stderr_and_why_is_told_once(
+def test_the_log_falls_back_to_stderr_and_reports_the_reason_once(
     what: str, path: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ) -> None:
     victim = tmp_path / "victim"
@@ -128,7 +128,7 @@ def test_where_no_ordinary_file_can_be_the_log_goes_to_stderr_and_why_is_told_on
     assert victim.read_text() == "precious"
 
 
-def test_a_link_that_somebody_puts_in_its_place_later_is_not_followed_either(
+def test_a_link_that_replaces_the_log_later_is_not_followed(
     path: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     victim = tmp_path / "victim"
@@ -261,7 +261,7 @@ def drain(fd: int, enough: Callable[[bytes], bool]) -> bytes:
 
 
 @pytest.mark.parametrize("width", [10, 9000])
-def test_a_log_that_nobody_reads_stops_nothing_and_tells_later_what_is_lost(
+def test_an_unread_log_blocks_nothing_and_reports_lost_lines_later(
     ends: tuple[int, int], children: Children, width: int
 ) -> None:
     reader, writer = ends

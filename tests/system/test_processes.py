@@ -169,12 +169,12 @@ def test_a_process_that_ended_has_no_identity_reaped_or_not(processes: Processes
 
 
 @pytest.mark.parametrize("pid", [0, 2**22 + 1, 2**31, 2**63])
-def test_a_number_that_no_process_can_have_names_nobody(processes: Processes, pid: int) -> None:
+def test_an_impossible_pid_names_no_process(processes: Processes, pid: int) -> None:
     assert processes.identify(pid) is None
 
 
 @on_linux
-def test_a_name_that_mimics_the_kernels_own_words_deceives_nobody(processes: Processes, family: Family) -> None:
+def test_a_process_name_that_mimics_kernel_syntax_is_parsed_correctly(processes: Processes, family: Family) -> None:
     child, _ = family.start("open('/proc/self/comm', 'w').write('a) Z 1 (b'); say('set')", "set")
 
     facts = processes.backend.facts(child.pid)
@@ -284,9 +284,7 @@ def test_a_process_that_started_at_another_time_is_not_the_one(processes: Proces
     assert processes.liveness(ProcessId(process.pid, process.started - 1, process.boot)) is DEAD
 
 
-def test_no_hold_is_had_on_one_that_is_over_or_started_at_another_time(
-    processes: Processes, children: Children
-) -> None:
+def test_no_handle_opens_for_an_ended_or_reused_pid(processes: Processes, children: Children) -> None:
     child = children.start("sleep", "600")
     process = known(processes, child.pid)
 
@@ -365,7 +363,7 @@ born("server")
     assert left.uncertain == ()
 
 
-def test_one_whose_own_parent_had_ended_before_is_uncertain(processes: Processes, family: Family) -> None:
+def test_a_process_whose_parent_ended_before_is_uncertain(processes: Processes, family: Family) -> None:
     child, pids = family.start('born("shell", lambda: [born("service"), live()])', "shell", "service")
     agent, service = known(processes, child.pid), known(processes, pids["service"])
     tree = tree_of(processes, agent)
@@ -377,7 +375,7 @@ def test_one_whose_own_parent_had_ended_before_is_uncertain(processes: Processes
     assert processes.leftovers(agent, tree) == Leftovers(roots=(), uncertain=(service,))
 
 
-def test_what_has_ended_is_not_left_over(processes: Processes, family: Family) -> None:
+def test_ended_processes_are_not_survivors(processes: Processes, family: Family) -> None:
     child, pids = family.start('born("tool")', "tool")
     agent = known(processes, child.pid)
     tree = tree_of(processes, agent)
@@ -401,7 +399,7 @@ def test_parents_come_before_children_in_a_tree(processes: Processes, family: Fa
     ]
 
 
-def test_what_is_spared_is_not_in_a_tree_nor_is_anything_below(processes: Processes, family: Family) -> None:
+def test_a_spared_process_and_its_descendants_are_not_in_the_tree(processes: Processes, family: Family) -> None:
     child, pids = family.start('born("mate", lambda: [born("tool"), live()])\nborn("own")', "mate", "tool", "own")
     mate = known(processes, pids["mate"])
 
@@ -461,7 +459,7 @@ born("stubborn", lambda: [signal.signal(signal.SIGTERM, signal.SIG_IGN), born("d
     assert {DEAD} == {processes.liveness(p) for p in (agent, tool, test, stubborn, deaf)}
 
 
-async def test_what_is_started_during_the_grace_period_goes_too(processes: Processes, family: Family) -> None:
+async def test_processes_started_during_the_grace_period_are_terminated(processes: Processes, family: Family) -> None:
     child, _ = family.start("""
 signal.signal(signal.SIGTERM, lambda *_: born("late", session=True))
 say("set")
@@ -476,7 +474,7 @@ say("set")
     assert [processes.liveness(process) for process in late] == [DEAD]
 
 
-async def test_one_that_ends_before_the_first_signal_is_no_trouble(processes: Processes, children: Children) -> None:
+async def test_an_exit_before_the_first_signal_is_no_error(processes: Processes, children: Children) -> None:
     child = children.start("sleep", "600")
     process = known(processes, child.pid)
 
@@ -493,7 +491,7 @@ async def test_one_that_ends_just_before_it_would_be_killed_has_left_by_itself(
     assert await processes.terminate([process], 0.05, end) == Ending(terminated=(process,))
 
 
-async def test_one_that_left_while_somebody_objected_is_told_of(processes: Processes, family: Family) -> None:
+async def test_an_exit_during_an_objection_is_reported(processes: Processes, family: Family) -> None:
     child, _ = family.start(STUBBORN, "deaf")
     process = known(processes, child.pid)
     answers = [None, "somebody is back"]
@@ -508,7 +506,7 @@ async def test_one_that_left_while_somebody_objected_is_told_of(processes: Proce
     assert ending == Ending(terminated=(process,), spared="somebody is back")
 
 
-async def test_what_survives_is_named_and_not_tried_again(
+async def test_survivors_are_named_and_not_signalled_again(
     processes: Processes, children: Children, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hanging = SimpleNamespace(signal=lambda number: True, over=lambda: False, close=lambda: None)
@@ -681,7 +679,7 @@ def namesake(children: Children, pid: int) -> subprocess.Popen[bytes]:
     pytest.skip("somebody else was always quicker to get the pid")
 
 
-async def test_a_stranger_with_the_recorded_pid_survives(processes: Processes, children: Children) -> None:
+async def test_a_process_that_reuses_the_recorded_pid_survives(processes: Processes, children: Children) -> None:
     victim = children.start("sleep", "600")
     recorded = known(processes, victim.pid)
     ended(victim)
@@ -692,9 +690,7 @@ async def test_a_stranger_with_the_recorded_pid_survives(processes: Processes, c
     assert stranger.poll() is None
 
 
-def test_a_stranger_with_the_pid_of_a_dead_agents_child_is_not_left_over(
-    processes: Processes, children: Children
-) -> None:
+def test_a_process_that_reuses_a_childs_pid_is_no_leftover(processes: Processes, children: Children) -> None:
     victim, agent = children.start("sleep", "600"), processes.identify_self()
     tree = [(known(processes, victim.pid), agent.pid)]
     ended(victim)
@@ -703,7 +699,7 @@ def test_a_stranger_with_the_pid_of_a_dead_agents_child_is_not_left_over(
     assert processes.leftovers(agent, tree) == Leftovers()
 
 
-def test_a_hold_that_was_had_in_time_never_slips_to_a_stranger(processes: Processes, children: Children) -> None:
+def test_an_open_handle_never_refers_to_a_reused_pid(processes: Processes, children: Children) -> None:
     victim = children.start("sleep", "600")
     hold = processes.backend.hold(known(processes, victim.pid))
     assert hold is not None
@@ -738,7 +734,7 @@ def open_descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-async def test_an_end_wakes_the_watch_and_is_told_once(watch: DeathWatch, children: Children) -> None:
+async def test_an_exit_wakes_the_watch_and_is_reported_once(watch: DeathWatch, children: Children) -> None:
     (one, child), (other, _) = sleepers(children, 2).items()
     watch.add(one)
     watch.add(other)
@@ -753,7 +749,7 @@ async def test_an_end_wakes_the_watch_and_is_told_once(watch: DeathWatch, childr
     assert (watch.lives(one), watch.lives(other)) == (False, True)
 
 
-async def test_many_ends_at_once_are_all_told(watch: DeathWatch, children: Children) -> None:
+async def test_simultaneous_exits_are_all_reported(watch: DeathWatch, children: Children) -> None:
     watched = sleepers(children, 60)
     for process in watched:
         watch.add(process)
@@ -789,7 +785,7 @@ async def test_a_namesake_is_not_watched_in_its_place(watch: DeathWatch, childre
     assert len(watch) == 0
 
 
-async def test_what_was_discarded_is_not_told_of(watch: DeathWatch, children: Children) -> None:
+async def test_discarded_processes_are_not_reported(watch: DeathWatch, children: Children) -> None:
     ((process, child),) = sleepers(children, 1).items()
     before = open_descriptors()
     watch.add(process)

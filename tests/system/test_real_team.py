@@ -193,9 +193,7 @@ def test_a_killed_teammate_is_healed_and_its_lead_never_notices(team: RealTeam, 
     assert ".yolo-planning" not in dirty.stdout
 
 
-def test_what_was_given_back_is_claimed_by_a_new_teammate_as_if_its_owner_had_never_been(
-    team: RealTeam, daemon: StartDaemon
-) -> None:
+def test_a_requeued_task_is_claimed_by_a_new_teammate(team: RealTeam, daemon: StartDaemon) -> None:
     look, start = use("TaskList"), use("TaskUpdate", taskId="1", status="in_progress")
     team.begin(
         (LEAD, [CREATE, spawn("dev-1", DEV_1), wait_for(team.gate), spawn("dev-2", DEV_2)]),
@@ -232,7 +230,7 @@ def owner_in(team: RealTeam, children: Children) -> tuple[Path, int]:
     return task, child.pid
 
 
-def test_what_was_given_back_is_taken_up_by_an_idle_teammate_of_its_own_accord(
+def test_a_requeued_task_is_claimed_by_an_idle_teammate_unprompted(
     idle: RealTeam, children: Children, daemon: StartDaemon
 ) -> None:
     task, owner = owner_in(idle, children)
@@ -269,7 +267,7 @@ def test_an_idle_teammate_leaves_a_dead_letter_alone_until_it_is_redriven(
     assert read_task(task) == {**before, "owner": "dev-1"}
 
 
-def test_a_model_is_told_whose_a_dead_letter_is_and_what_it_takes_all_the_same_is_set_aside_again_when_it_dies(
+def test_the_model_sees_the_owner_of_a_dead_letter_and_a_taken_one_is_set_aside_again(
     team: RealTeam, daemon: StartDaemon
 ) -> None:
     look, start = use("TaskList"), use("TaskUpdate", taskId="1", status="in_progress")

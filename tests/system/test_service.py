@@ -284,7 +284,7 @@ def test_settings_may_be_kept_elsewhere_and_linked_to(person: Person, linked: st
     assert person.run("find", real, "-type", "f").stdout == ""
 
 
-def test_a_unit_that_somebody_has_changed_is_kept_beside_the_new_one(person: Person) -> None:
+def test_an_edited_unit_is_kept_beside_the_new_one(person: Person) -> None:
     changed = person.write(f".config/systemd/user/{UNIT}.service", "[Service]\nExecStart=/bin/mine\n")
     person.name_project()
 
@@ -303,7 +303,7 @@ def test_without_projects_it_is_installed_but_not_started_and_says_where_to_name
     assert person.show("NRestarts") == "0"
 
 
-def test_a_mistake_in_the_configuration_is_told_before_anything_is_installed(person: Person) -> None:
+def test_a_configuration_error_is_reported_before_installation(person: Person) -> None:
     person.write(person.config, 'project = ["~/shop"]\n')
 
     assert "did you mean 'projects'?" in person.cli("service", "install", code=78)
@@ -320,7 +320,7 @@ def test_without_a_user_manager_it_says_what_to_do(machine: Any, person: Person)
     machine.run("systemctl", "start", f"user@{person.uid}.service")
 
 
-def test_a_program_in_a_folder_with_an_odd_name_is_started_all_the_same(person: Person) -> None:
+def test_a_program_in_an_oddly_named_folder_is_started(person: Person) -> None:
     person.name_project()
     odd = f"{person.home}/a b%h"
     person.run("sh", "-c", f"mkdir '{odd}' && ln -s {SCRIPT} '{odd}/yolo-supervisor'")
@@ -338,7 +338,7 @@ def test_a_program_in_a_folder_with_an_odd_name_is_started_all_the_same(person: 
 # -- under it ------------------------------------------------------------------------------------------------------
 
 
-def test_a_reload_is_over_when_systemctl_is_back_and_not_before(person: Person) -> None:
+def test_systemctl_reload_returns_once_the_reload_is_complete(person: Person) -> None:
     pid = person.supervise()
     status = Path(f"/proc/{person.box.pid1}/root/proc/{pid}/status")
     person.write(person.config, 'mode = "observe"\nprojects = ["~/shop"]\n')
@@ -405,7 +405,7 @@ def test_a_stop_a_start_a_restart_and_an_uninstall_harm_no_agent(person: Person)
     assert not person.given_back("dev-1")
 
 
-def test_a_tmux_server_in_a_unit_of_its_own_outlives_the_supervisor(person: Person) -> None:
+def test_a_tmux_server_in_a_separate_unit_outlives_the_daemon(person: Person) -> None:
     person.supervise()
     person.systemctl("start", "yolo-tmux@team")
     person.tmux("new-session", "-d", "sleep 600")
@@ -435,7 +435,7 @@ def test_a_crash_loop_ends(person: Person) -> None:
     assert person.json("service", "install")["active"] is True
 
 
-def test_a_wrong_configuration_is_told_and_not_tried_again(person: Person) -> None:
+def test_an_invalid_configuration_is_reported_and_not_retried(person: Person) -> None:
     person.supervise()
     person.systemctl("stop", UNIT)
     person.write(person.config, 'project = ["~/shop"]\n')
@@ -448,7 +448,7 @@ def test_a_wrong_configuration_is_told_and_not_tried_again(person: Person) -> No
     assert any(f"{person.config}:1" in line and "did you mean 'projects'?" in line for line in said)
 
 
-def test_what_the_daemon_tells_stands_in_the_journal_with_fields(person: Person) -> None:
+def test_log_lines_reach_the_systemd_journal_with_fields(person: Person) -> None:
     person.supervise()
     person.write(person.config, 'project = ["~/shop"]\n')
     person.systemctl("reload", UNIT, check=False)
@@ -498,7 +498,7 @@ def test_where_the_journal_is_kept_on_the_disk_there_is_no_copy_and_the_command_
     assert person.json("service", "status")["log"] == "~/own.log"
 
 
-def test_a_tmux_server_in_its_own_cgroup_is_told_of_by_the_daemon_and_by_the_doctor(person: Person) -> None:
+def test_a_tmux_server_in_the_services_cgroup_is_reported_by_daemon_and_doctor(person: Person) -> None:
     person.log_in()
     person.supervise()
     server = person.tmux("display-message", "-p", "#{pid}")
@@ -649,7 +649,7 @@ def test_the_launchd_agent_is_sound_and_its_agents_survive_it() -> None:
     assert told["Umask"] == 0o077
 
 
-def test_what_launchd_starts_is_the_daemon_itself_with_a_bounded_log_and_the_last_words_of_the_run_before(
+def test_launchd_starts_the_daemon_with_a_bounded_log_and_the_previous_last_lines(
     tmp_path: Path,
 ) -> None:
     command = plistlib.loads((SYSTEMD / f"{manager.LABEL}.plist").read_bytes())["ProgramArguments"]
@@ -691,7 +691,7 @@ def test_on_a_mac_install_writes_the_agent_and_hands_it_to_launchd(
     assert f"bootstrap gui/{os.getuid()} {path}" in calls.read_text().splitlines()
 
 
-def test_of_a_file_that_every_installation_makes_anew_no_copy_is_kept(tmp_path: Path) -> None:
+def test_files_generated_by_each_installation_are_not_backed_up(tmp_path: Path) -> None:
     files = {tmp_path / "x.service.d" / "10-program.conf": manager._elsewhere(("/a/yolo-supervisor",)).encode()}
     manager.put(files)
     others = dict.fromkeys(files, manager._elsewhere(("/b/yolo-supervisor",)).encode())
@@ -701,7 +701,7 @@ def test_of_a_file_that_every_installation_makes_anew_no_copy_is_kept(tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_the_manager_does_not_know_of_is_taken_away_again(
+def test_units_refused_by_the_manager_are_removed_again(
     claude_home: Path, monkeypatch: pytest.MonkeyPatch, shadow: Callable[[str, str], None]
 ) -> None:
     shadow("systemctl", "case $* in *enable*) echo no such unit >&2; exit 1;; *) echo 252;; esac")
@@ -719,7 +719,7 @@ def test_what_the_manager_does_not_know_of_is_taken_away_again(
 
 
 @pytest.mark.parametrize("words", [["install"], ["status"], ["uninstall"], ["install", "--system"]])
-def test_a_user_whom_the_machine_does_not_know_is_told_in_one_sentence(
+def test_an_unknown_user_is_reported_in_one_sentence(
     claude_home: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
 ) -> None:
     users: dict[str, object] = {}
@@ -746,7 +746,7 @@ def test_where_no_systemd_runs_install_says_so_and_what_to_do_instead(cli: Cli, 
     assert not (claude_home.parent / ".config").exists()
 
 
-def test_what_is_installed_carries_units_and_configuration(tmp_path: Path) -> None:
+def test_the_installation_contains_units_and_configuration(tmp_path: Path) -> None:
     hatchling = pytest.importorskip("hatchling.builders.wheel")
 
     (wheel,) = hatchling.WheelBuilder(str(SYSTEMD.parent)).build(directory=str(tmp_path), versions=["standard"])
@@ -828,7 +828,7 @@ def test_a_state_folder_that_others_may_write_to_is_refused(team: Team) -> None:
     team.supervise()
 
 
-def test_root_leaves_others_projects_alone_unless_told(cli: Cli, project: Path, daemon: StartDaemon) -> None:
+def test_root_ignores_projects_of_others_unless_asked(cli: Cli, project: Path, daemon: StartDaemon) -> None:
     if os.geteuid() != 0:
         pytest.skip("this is about root")
     os.chown(project, 60_000, 60_000)

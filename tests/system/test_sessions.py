@@ -94,11 +94,11 @@ def orphaned(of: Agent) -> Remediation:
 # -- what is remembered -------------------------------------------------------------------------------------------
 
 
-def test_a_session_that_is_found_empty_was_not_left_by_anybody() -> None:
+def test_a_session_first_seen_empty_was_not_detached() -> None:
     assert remember({}, Look(sessions=(work(),)), 7.0) == {KEY: Watched(had_client=False, empty_since_s=7.0)}
 
 
-def test_a_session_is_empty_since_the_first_look_that_found_nobody() -> None:
+def test_a_session_is_detached_since_the_first_tick_without_a_client() -> None:
     memory = remember({}, Look(sessions=(work(attached=2),)), 1.0)
     assert memory == {KEY: Watched(had_client=True, empty_since_s=None)}
 
@@ -117,7 +117,7 @@ def test_while_its_server_does_not_answer_a_session_is_not_forgotten_and_nothing
     assert memory == {KEY: Watched(had_client=True, empty_since_s=11.0)}
 
 
-def test_one_who_comes_back_begins_the_count_anew() -> None:
+def test_attaching_again_resets_the_grace_period() -> None:
     memory = remember(left_since(1.0), Look(sessions=(work(attached=1),)), 6.0)
     memory = remember(memory, Look(sessions=(work(),)), 11.0)
 
@@ -145,17 +145,17 @@ def test_without_a_detach_grace_two_looks_of_the_plugins_own_distance_are_needed
     assert decided(look, left_since(100.0), 100.0 + LOOKS_APART_S, detach_grace_s=0.0) == [left(DEV, LOOKS_APART_S)]
 
 
-def test_a_session_that_nobody_was_ever_seen_in_is_let_be() -> None:
+def test_a_session_never_attached_is_ignored() -> None:
     memory = {KEY: Watched(had_client=False, empty_since_s=0.0)}
 
     assert decided(Look(sessions=(work(),)), memory, 1e6) == []
 
 
-def test_a_session_that_nothing_is_remembered_of_is_let_be() -> None:
+def test_a_session_without_history_is_ignored() -> None:
     assert decided(Look(sessions=(work(),)), {}, 1e6) == []
 
 
-def test_a_session_with_somebody_in_it_is_let_be() -> None:
+def test_an_attached_session_is_left_alone() -> None:
     look = Look(sessions=(work(attached=1),))
 
     assert decided(look, remember(left_since(0.0), look, 1e6), 1e6) == []
@@ -167,7 +167,7 @@ def test_under_keep_nothing_is_done() -> None:
     assert decided(look, left_since(0.0), 1e6, policy="keep") == []
 
 
-def test_under_notify_a_person_is_told_and_nobody_terminated() -> None:
+def test_notify_policy_reports_and_terminates_no_agent() -> None:
     look = Look(sessions=(work(agents=(DEV, QA)),))
 
     assert decided(look, left_since(100.0), 110.0, policy="notify") == [
@@ -181,7 +181,7 @@ def test_under_notify_a_person_is_told_and_nobody_terminated() -> None:
     ]  # fmt: skip
 
 
-def test_under_drain_whoever_has_a_task_may_finish_it() -> None:
+def test_drain_policy_lets_agents_finish_their_tasks() -> None:
     look = Look(sessions=(work(agents=(DEV, QA), at_work=frozenset({"dev@red"})),))
 
     assert decided(look, left_since(100.0), 110.0, policy="drain") == [left(QA, 10.0)]
@@ -200,7 +200,7 @@ def test_while_the_plugins_own_watchdog_is_at_work_it_is_left_to_that() -> None:
 
 
 @pytest.mark.parametrize("policy", ["terminate", "drain", "notify", "keep"])
-def test_how_a_pane_ended_is_told_whatever_the_policy(policy: Policy) -> None:
+def test_a_panes_exit_is_reported_under_every_policy(policy: Policy) -> None:
     exited = PaneEnd(agent="dev@red", session="work", pane="%1", status=3, signal=None)
     killed = PaneEnd(agent="qa@red", session="work", pane="%2", status=None, signal=9)
 
@@ -227,7 +227,7 @@ def test_an_agent_whose_session_is_gone_is_terminated() -> None:
     assert decided(Look(orphans=(DEV,), agents=2)) == [orphaned(DEV)]
 
 
-def test_under_notify_a_person_is_told_of_an_agent_whose_session_is_gone() -> None:
+def test_notify_policy_reports_agents_whose_session_is_gone() -> None:
     told = Escalate(
         kind="agent",
         code=AlertCode.AGENT_ORPHANED,
@@ -239,7 +239,7 @@ def test_under_notify_a_person_is_told_of_an_agent_whose_session_is_gone() -> No
     assert decided(Look(orphans=(DEV,), agents=2), policy="notify") == [(told,)]
 
 
-def test_when_more_than_half_of_at_least_five_seem_gone_nobody_is_terminated() -> None:
+def test_no_agent_is_terminated_if_most_of_five_or_more_sessions_vanish() -> None:
     team = tuple(agent(f"dev-{n}", n) for n in range(6))
     inconclusive = "the sessions of 3 of 5 agents seem to be gone at once: inconclusive"
 
@@ -250,7 +250,7 @@ def test_when_more_than_half_of_at_least_five_seem_gone_nobody_is_terminated() -
     assert decided(Look(orphans=team[:4], agents=4)) == [orphaned(each) for each in team[:4]]
 
 
-def test_many_that_seem_gone_are_gone_when_the_look_before_said_the_same() -> None:
+def test_vanished_agents_are_terminated_if_two_ticks_agree() -> None:
     team = tuple(agent(f"dev-{n}", n) for n in range(5))
 
     assert decided(Look(orphans=team, agents=5, confirmed=True)) == [orphaned(each) for each in team]
@@ -346,7 +346,7 @@ async def test_detached_agents_are_terminated_and_reattached_ones_are_not(scene:
     assert await scene.after(1000.0) == []
 
 
-async def test_a_program_that_stays_attached_is_nobody(scene: Scene) -> None:
+async def test_a_control_mode_client_is_no_person(scene: Scene) -> None:
     dev = scene.agent("dev", scene.tmux.session("work"), "%0")
     scene.tmux.program("work")
     person = scene.tmux.person("work")
@@ -358,7 +358,7 @@ async def test_a_program_that_stays_attached_is_nobody(scene: Scene) -> None:
     assert await scene.terminated_after(GRACE_S) == [dev.id]
 
 
-async def test_while_one_of_two_is_there_nobody_has_left(scene: Scene) -> None:
+async def test_a_session_with_one_of_two_clients_left_is_attached(scene: Scene) -> None:
     scene.agent("dev", scene.tmux.session("work"), "%0")
     scene.tmux.person("work")
     person = scene.tmux.person("work")
@@ -370,7 +370,7 @@ async def test_while_one_of_two_is_there_nobody_has_left(scene: Scene) -> None:
     assert await scene.after(1000.0) == []
 
 
-async def test_one_who_looks_on_through_a_linked_window_is_there(scene: Scene) -> None:
+async def test_a_client_of_a_linked_window_counts_as_attached(scene: Scene) -> None:
     dev = scene.agent("dev", scene.tmux.session("work"), "%0")
     scene.tmux.session("desk")
     scene.tmux("link-window", "-s", "work:0", "-t", "desk:5")
@@ -459,7 +459,7 @@ async def test_an_agent_that_has_left_meanwhile_is_no_objection_to_ending_what_i
     assert await scene.objection(dev) is None
 
 
-async def test_the_end_of_an_agent_is_told_as_long_as_tmux_keeps_its_pane(scene: Scene) -> None:
+async def test_an_agents_exit_is_reported_while_tmux_keeps_its_pane(scene: Scene) -> None:
     scene.tmux.session("rest")
     dev = scene.agent("dev", scene.tmux.session("work"), "%1")
     scene.tmux("set-option", "-g", "remain-on-exit", "on")
@@ -474,7 +474,7 @@ async def test_the_end_of_an_agent_is_told_as_long_as_tmux_keeps_its_pane(scene:
     assert await scene.after(1.0) == []
 
 
-async def test_the_end_of_a_pane_that_tmux_does_not_know_is_not_told(scene: Scene, children: Children) -> None:
+async def test_an_exit_unknown_to_tmux_is_not_reported(scene: Scene, children: Children) -> None:
     scene.tmux.session("rest")
     dev = scene.agent("dev", children.start("sleep", "600").pid, "%1")
 
@@ -556,7 +556,9 @@ def test_the_plugins_watchdog_is_at_work_if_the_process_it_names_lives(
     assert scene.watcher.watchdog() is None
 
 
-def test_a_stranger_that_was_given_the_watchdogs_pid_is_none(scene: Scene, children: Children, project: Path) -> None:
+def test_a_process_that_reuses_the_watchdogs_pid_is_no_watchdog(
+    scene: Scene, children: Children, project: Path
+) -> None:
     path = project / ".yolo-planning" / ".watchdog-pid"
 
     path.write_text(str(children.python(WATCHDOG, "something else").pid))
@@ -568,7 +570,7 @@ def test_a_stranger_that_was_given_the_watchdogs_pid_is_none(scene: Scene, child
 
 
 @pytest.mark.parametrize("text", [None, "", "0", "1", "-1", "4242x", "9" * 12, "\u00b2", "2147483648"])
-def test_a_watchdog_file_that_names_nobody_is_no_watchdog(scene: Scene, project: Path, text: str | None) -> None:
+def test_a_watchdog_file_without_a_process_is_ignored(scene: Scene, project: Path, text: str | None) -> None:
     if text is not None:
         (project / ".yolo-planning" / ".watchdog-pid").write_text(text)
 

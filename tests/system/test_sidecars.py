@@ -97,7 +97,7 @@ UNUSABLE: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("kind", UNUSABLE)
-def test_what_is_no_sidecar_is_left_alone_and_stops_nothing(document: Path, kind: str) -> None:
+def test_other_files_beside_checksum_files_are_ignored(document: Path, kind: str) -> None:
     UNUSABLE[kind](side(document))
     before = side(document).lstat()
 
@@ -117,7 +117,7 @@ def store(project: Path) -> Iterator[Store]:
         yield opened
 
 
-def test_a_good_version_is_told_to_neighbours(store: Store, document: Path) -> None:
+def test_a_good_version_gets_a_checksum_file(store: Store, document: Path) -> None:
     store.keep(document, SOUND)
 
     assert side(document).read_text() == digest(SOUND)
@@ -173,7 +173,7 @@ def test_in_a_linked_work_tree_the_list_of_the_repository_itself_is_used(tmp_pat
     assert b".yolo-planning/*.sha256" in (root / ".git" / "info" / "exclude").read_bytes()
 
 
-def test_in_a_submodule_its_own_list_is_used(tmp_path: Path) -> None:
+def test_a_submodules_exclude_list_is_used(tmp_path: Path) -> None:
     root, other = repository(tmp_path / "repo"), repository(tmp_path / "other")
     git(root, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(other), "sub")
     git(root, "commit", "-qm", "y")
@@ -208,7 +208,7 @@ def test_the_list_of_what_git_ignores_is_kept_byte_for_byte_otherwise(tmp_path: 
     assert all(line.startswith(b".yolo-planning/") for line in added)
 
 
-def test_without_git_sidecars_are_in_nobodys_way(tmp_path: Path) -> None:
+def test_checksum_files_work_without_git(tmp_path: Path) -> None:
     (project := tmp_path / "plain").mkdir()
 
     assert checksums.hide(Disk(), project)
@@ -254,7 +254,7 @@ def test_a_project_whose_folder_has_a_line_break_in_its_name_gets_no_sidecars(tm
     assert (project.parent / ".git" / "info" / "exclude").read_bytes() == before
 
 
-def test_what_a_crash_leaves_of_a_file_that_was_being_written_is_out_of_sight_too(tmp_path: Path) -> None:
+def test_temporary_files_left_by_a_crash_are_excluded_from_git(tmp_path: Path) -> None:
     project = repository(tmp_path / "repo")
     (project / ".yolo-planning" / ".locks").mkdir(parents=True)
 

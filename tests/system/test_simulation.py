@@ -1494,7 +1494,7 @@ def enter(world: World, monkeypatch: pytest.MonkeyPatch, pid_lock: Path) -> None
 
 @pytest.mark.parametrize("pidfds", [True, False], ids=["with pidfds", "without pidfds"])
 @pytest.mark.parametrize("seed", range(LIVES))
-def test_whatever_happens_to_a_team_nothing_is_harmed_and_all_is_healed(
+def test_random_faults_harm_nothing_and_are_all_recovered(
     seed: int, pidfds: bool, world_of: Callable[..., World]
 ) -> None:
     world = world_of(seed, pidfds)
@@ -1522,7 +1522,7 @@ def test_an_agent_that_a_leftover_starts_in_its_grace_period_lives_on(world: Wor
     world.run(story)
 
 
-def test_what_a_tool_had_sent_to_the_background_lives_on_though_its_agent_died_the_moment_after(world: World) -> None:
+def test_a_background_process_survives_its_agents_death_right_after(world: World) -> None:
     async def story() -> None:
         dev = world.begin("dev-1")
         shell = world.use_tool(dev.process, "good")
@@ -1583,7 +1583,7 @@ def test_a_record_that_could_not_be_read_at_first_counts_when_it_can(world: Worl
     world.run(story)
 
 
-def test_a_successors_task_is_its_own_though_the_wall_clock_was_set_back_before_it_claimed_it(world: World) -> None:
+def test_a_successor_keeps_its_task_if_the_clock_went_back_before_its_claim(world: World) -> None:
     async def story() -> None:
         first = world.begin("dev-1")
         await world.spend(KNOWN_S + 1)
@@ -1598,7 +1598,7 @@ def test_a_successors_task_is_its_own_though_the_wall_clock_was_set_back_before_
     world.run(story)
 
 
-def test_a_successors_task_is_its_own_though_the_wall_clock_was_set_on_before_it_was_ever_seen(world: World) -> None:
+def test_a_successor_keeps_its_task_if_the_clock_went_forward_before_it_was_seen(world: World) -> None:
     async def story() -> None:
         first = world.begin("dev-1")
         await world.spend(KNOWN_S + 1)
@@ -1637,9 +1637,7 @@ def test_a_promise_about_a_dead_agents_task_is_not_kept_when_its_successor_is_at
 
 
 @pytest.mark.parametrize("jump_s", [0.0, DAY_S, -DAY_S])
-def test_a_hanging_agents_task_comes_back_after_the_limit_and_not_before_and_the_agent_is_left_alone(
-    jump_s: float, world: World
-) -> None:
+def test_a_hung_agents_task_is_requeued_after_the_limit_and_the_agent_survives(jump_s: float, world: World) -> None:
     async def story() -> None:
         dev = world.begin("dev-1")
         await world.spend(KNOWN_S + 1)
@@ -1656,7 +1654,7 @@ def test_a_hanging_agents_task_comes_back_after_the_limit_and_not_before_and_the
     world.run(story)
 
 
-def test_a_task_of_nobody_known_stays_with_it_for_as_long_as_its_heart_beats(world: World) -> None:
+def test_an_unknown_owner_keeps_its_task_while_it_sends_heartbeats(world: World) -> None:
     async def story() -> None:
         attempt = world.claims(world.guests[0], world.papers[0])
         assert attempt is not None
@@ -1671,7 +1669,7 @@ def test_a_task_of_nobody_known_stays_with_it_for_as_long_as_its_heart_beats(wor
 
 
 @pytest.mark.parametrize("operations", range(1, 12))
-def test_what_was_promised_for_silence_is_not_done_after_the_silence_is_over(operations: int, world: World) -> None:
+def test_a_promise_made_for_silence_lapses_when_the_silence_ends(operations: int, world: World) -> None:
     async def story() -> None:
         attempt = world.claims(world.guests[0], world.papers[0])
         assert attempt is not None
@@ -1707,7 +1705,7 @@ def test_a_late_completion_counts_until_a_newer_attempt_has_begun(world: World) 
     world.run(story)
 
 
-def test_one_who_has_begun_anew_cannot_finish_by_its_older_token(world: World) -> None:
+def test_a_new_claim_invalidates_the_owners_older_token(world: World) -> None:
     async def story() -> None:
         dev = world.begin("dev-1")
         await world.spend(KNOWN_S + 1)
@@ -1726,7 +1724,7 @@ def test_one_who_has_begun_anew_cannot_finish_by_its_older_token(world: World) -
     world.run(story)
 
 
-def test_what_living_teammates_are_at_is_not_taken_from_them_while_their_teams_file_cannot_be_read(
+def test_tasks_stay_with_living_agents_while_the_team_file_is_unreadable(
     world: World,
 ) -> None:
     async def story() -> None:
@@ -1742,7 +1740,7 @@ def test_what_living_teammates_are_at_is_not_taken_from_them_while_their_teams_f
     world.run(story)
 
 
-def test_what_an_agent_is_at_is_not_taken_from_it_while_its_record_cannot_be_read(world: World) -> None:
+def test_tasks_stay_with_an_agent_whose_record_is_unreadable(world: World) -> None:
     async def story() -> None:
         world.register()
         (aider,) = world.workers
@@ -1782,7 +1780,7 @@ def test_a_step_of_the_wall_clock_ends_no_lease_and_makes_none_outlive_its_time(
     world.run(story)
 
 
-def test_a_dead_letter_waits_for_a_person_however_often_others_ask_for_it(world: World) -> None:
+def test_a_dead_letter_waits_for_a_person_despite_repeated_claims(world: World) -> None:
     async def story() -> None:
         paper = world.papers[0]
         for attempt in range(CONFIG.tasks.max_attempts):

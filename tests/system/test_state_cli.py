@@ -103,7 +103,7 @@ def test_verify_is_for_people_too(cli: Cli, state: Path) -> None:
     ]
 
 
-def test_verify_tells_of_our_own_journal_too(cli: Cli, project: Path) -> None:
+def test_verify_checks_the_journal(cli: Cli, project: Path) -> None:
     new_store(project)
     Paths(project).journal.write_bytes(b"junk\n")
 
@@ -112,7 +112,7 @@ def test_verify_tells_of_our_own_journal_too(cli: Cli, project: Path) -> None:
     assert (told["sound"], told["journal"]) == (False, ["a line of 5 bytes cannot be read"])
 
 
-def test_verify_tells_what_cannot_be_read(cli: Cli, state: Path) -> None:
+def test_verify_reports_unreadable_files(cli: Cli, state: Path) -> None:
     with state.open("wb") as file:
         file.truncate(100 * 2**20)
 
@@ -151,7 +151,7 @@ def test_recover_restores_what_verify_has_named_and_then_verify_is_content(
     ]  # fmt: skip
 
 
-def test_recover_leaves_to_a_person_what_it_cannot_mend_and_says_so(cli: Cli, planning: Path) -> None:
+def test_recover_reports_what_it_cannot_repair(cli: Cli, planning: Path) -> None:
     (planning / "config.json").write_bytes(b"{torn")
 
     told = cli("state", "recover")
@@ -175,7 +175,7 @@ def test_recover_follows_no_link(cli: Cli, planning: Path, tmp_path: Path) -> No
 # -- doctor, check ------------------------------------------------------------------------------------------------
 
 
-def test_the_doctor_tells_of_broken_files_and_how_they_are_mended(cli: Cli, project: Path, state: Path) -> None:
+def test_doctor_reports_broken_files_and_their_repair(cli: Cli, project: Path, state: Path) -> None:
     new_store(project)
     state.write_bytes(b"")
 
@@ -185,7 +185,7 @@ def test_the_doctor_tells_of_broken_files_and_how_they_are_mended(cli: Cli, proj
     assert "BAD   .execution-state.json: it is empty\n      yolo-supervisor state recover\n" in told.stdout
 
 
-def test_the_doctor_tells_of_files_that_cannot_be_read(cli: Cli, project: Path, state: Path) -> None:
+def test_doctor_reports_unreadable_files(cli: Cli, project: Path, state: Path) -> None:
     new_store(project)
     with state.open("wb") as file:
         file.truncate(100 * 2**20)
@@ -204,7 +204,7 @@ def test_the_doctor_tells_of_files_that_cannot_be_read(cli: Cli, project: Path, 
         ("v2_hard_gates", "v2_hard_contracts"),
     ],
 )
-def test_the_doctor_tells_of_a_flag_that_is_on_in_vain(cli: Cli, planning: Path, on: str, off: str) -> None:
+def test_doctor_reports_a_flag_that_has_no_effect(cli: Cli, planning: Path, on: str, off: str) -> None:
     for value, told in ((False, True), ("true", True), (True, False)):
         (planning / "config.json").write_text(json.dumps({on: True, off: value}))
         assert (f"{on} is on while {off} is off" in cli("doctor").stdout) == told
@@ -227,7 +227,7 @@ def test_check_shows_what_would_be_done_and_does_nothing(cli: Cli, project: Path
 # -- snapshot -----------------------------------------------------------------------------------------------------
 
 
-def test_what_is_saved_is_listed_and_restored(cli: Cli, state: Path) -> None:
+def test_saved_snapshots_are_listed_and_restored(cli: Cli, state: Path) -> None:
     saved = cli.json("snapshot", "save", "--role", "dev")
     state.write_text(json.dumps(OTHER))
 
@@ -238,7 +238,7 @@ def test_what_is_saved_is_listed_and_restored(cli: Cli, state: Path) -> None:
     assert json.loads(state.read_bytes()) == SOUND
 
 
-def test_what_a_restoration_overwrites_is_saved_before(cli: Cli, planning: Path, state: Path) -> None:
+def test_restore_saves_the_file_that_it_overwrites(cli: Cli, planning: Path, state: Path) -> None:
     name = snap(planning, 1, OTHER)
 
     cli.json("snapshot", "restore", name)
@@ -248,9 +248,7 @@ def test_what_a_restoration_overwrites_is_saved_before(cli: Cli, planning: Path,
     assert json.loads(Path(before["path"]).read_bytes())["execution_state"] == SOUND
 
 
-def test_what_a_restoration_overwrites_is_saved_though_a_snapshot_of_the_same_second_is_there(
-    cli: Cli, planning: Path, state: Path
-) -> None:
+def test_restore_saves_the_file_despite_a_snapshot_of_the_same_second(cli: Cli, planning: Path, state: Path) -> None:
     contents = [SOUND | {"n": n} for n in range(4)]
     for content in contents:
         state.write_text(json.dumps(content))
@@ -261,9 +259,7 @@ def test_what_a_restoration_overwrites_is_saved_though_a_snapshot_of_the_same_se
     assert [each["execution_state"] for each in kept if each["execution_state"] in contents] == contents[::-1]
 
 
-def test_what_a_restoration_overwrites_is_kept_though_it_is_broken(
-    cli: Cli, project: Path, planning: Path, state: Path
-) -> None:
+def test_restore_keeps_a_broken_file_that_it_overwrites(cli: Cli, project: Path, planning: Path, state: Path) -> None:
     state.write_bytes(b"{broken, but somebody may want it")
 
     cli.json("snapshot", "restore", snap(planning, 1, OTHER))
@@ -285,7 +281,7 @@ def test_without_a_name_the_roles_own_newest_is_restored_else_the_newest(cli: Cl
         assert json.loads(state.read_bytes())["n"] == expected
 
 
-def test_the_role_is_that_of_the_active_agent_where_nobody_says_otherwise(cli: Cli, planning: Path) -> None:
+def test_the_role_defaults_to_that_of_the_active_agent(cli: Cli, planning: Path) -> None:
     (planning / ".active-agent").write_text("dev")
     for second, role in ((1, "dev"), (2, "lead")):
         snap(planning, second, SOUND | {"n": second}, role)
@@ -296,7 +292,7 @@ def test_the_role_is_that_of_the_active_agent_where_nobody_says_otherwise(cli: C
 
 
 @pytest.mark.parametrize("words", [("5-20200101T000000.json",), ("../../etc/passwd",), (), ("--phase", "77")])
-def test_what_is_not_there_is_not_restored(cli: Cli, state: Path, words: tuple[str, ...]) -> None:
+def test_restore_of_a_missing_snapshot_is_refused(cli: Cli, state: Path, words: tuple[str, ...]) -> None:
     told = cli("snapshot", "restore", *words)
 
     assert (told.returncode, told.stdout) == (1, "")

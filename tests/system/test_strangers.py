@@ -138,7 +138,7 @@ def test_nor_does_it_take_a_lock_that_is_not_the_documents(project: Path, outsid
     store.close()
 
 
-def test_what_we_promised_ourselves_is_still_done(project: Path, claude_home: Path) -> None:
+def test_promises_of_our_journal_are_carried_out(project: Path, claude_home: Path) -> None:
     task = write_task(claude_home, "red", 1, owner="dev-1", status="in_progress")
     free = b'{"id":"1","status":"pending"}'
     promise(project, task, free, task.read_bytes(), lock=[f"{task}.lock", 10.0])

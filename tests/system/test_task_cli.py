@@ -78,7 +78,7 @@ def test_claim_prints_the_bare_token_for_a_script(cli: Cli, claude_home: Path) -
     assert cli("task", "done", "3", "--owner", "dev-1", "--token", token.strip()).returncode == 0
 
 
-def test_status_tells_each_tasks_attempts_and_the_token_of_its_claim(cli: Cli, claude_home: Path) -> None:
+def test_status_shows_attempts_and_claim_token_of_each_task(cli: Cli, claude_home: Path) -> None:
     write_task(claude_home, "red", 3)
     write_plans(cli.folder, {"id": "05-01", "status": "pending"})
     claim(cli, "3")
@@ -142,7 +142,7 @@ def test_a_task_waits_for_all_that_it_is_blocked_by(cli: Cli, claude_home: Path)
     assert claim(cli, "3") > 0
 
 
-def test_nobody_waits_for_a_task_that_was_deleted_or_for_one_of_another_list(cli: Cli, claude_home: Path) -> None:
+def test_deleted_tasks_and_other_lists_block_no_task(cli: Cli, claude_home: Path) -> None:
     write_task(claude_home, "red", 1, status="deleted")
     write_task(claude_home, "blue", 2)
     write_task(claude_home, "red", 3, blockedBy=["1", "2"])
@@ -159,7 +159,7 @@ def test_a_blocker_whose_file_is_torn_just_now_is_not_taken_for_none(cli: Cli, c
     assert read_task(path)["status"] == "pending"
 
 
-def test_tasks_that_wait_for_each_other_or_for_themselves_are_told_of(cli: Cli, claude_home: Path) -> None:
+def test_dependency_cycles_are_reported(cli: Cli, claude_home: Path) -> None:
     write_task(claude_home, "red", 1, blockedBy=["2"])
     write_task(claude_home, "red", 2, blockedBy=["1"])
     write_task(claude_home, "red", 3, blockedBy=["3"])
@@ -177,7 +177,7 @@ def test_a_dead_letters_dependents_wait_for_it(cli: Cli, claude_home: Path) -> N
 
 
 @pytest.mark.parametrize("owner", ["", "  ", SET_ASIDE])
-def test_an_owner_that_is_nobody_is_a_wrong_use(cli: Cli, claude_home: Path, owner: str) -> None:
+def test_an_empty_owner_is_a_usage_error(cli: Cli, claude_home: Path, owner: str) -> None:
     path = write_task(claude_home, "red", 3)
 
     assert cli("task", "claim", "3", "--owner", owner).returncode == 2
@@ -199,7 +199,7 @@ def test_a_name_that_no_task_has_is_not_found(cli: Cli, claude_home: Path, ident
     assert path.read_bytes() == before
 
 
-def test_a_short_name_that_two_tasks_have_is_told_and_the_whole_name_is_taken(cli: Cli, claude_home: Path) -> None:
+def test_an_ambiguous_short_name_is_reported_and_the_full_name_accepted(cli: Cli, claude_home: Path) -> None:
     red, blue = (write_task(claude_home, team, 3) for team in ("red", "blue"))
 
     told = cli("task", "claim", "3", "--owner", "dev-1")
@@ -226,7 +226,7 @@ def test_two_owners_of_one_name_in_two_teams_do_not_meet(cli: Cli, claude_home: 
 # -- who comes too late -----------------------------------------------------------------------------------------------
 
 
-def test_a_late_completion_is_accepted_while_nobody_has_begun_anew(cli: Cli, claude_home: Path) -> None:
+def test_a_late_completion_is_accepted_without_a_newer_claim(cli: Cli, claude_home: Path) -> None:
     path = write_task(claude_home, "red", 3)
     token = str(claim(cli, "3"))
     assert cli("task", "requeue", "3").returncode == 0
@@ -237,9 +237,7 @@ def test_a_late_completion_is_accepted_while_nobody_has_begun_anew(cli: Cli, cla
     assert not told(cli)
 
 
-def test_a_completion_after_another_has_begun_is_refused_and_a_person_is_told_of_both(
-    cli: Cli, claude_home: Path
-) -> None:
+def test_completion_after_a_newer_claim_is_refused_naming_both(cli: Cli, claude_home: Path) -> None:
     path = write_task(claude_home, "red", 3)
     old = claim(cli, "3")
     assert cli("task", "requeue", "3").returncode == 0
@@ -258,9 +256,7 @@ def test_a_completion_after_another_has_begun_is_refused_and_a_person_is_told_of
     assert cli("task", "done", "3", "--owner", "dev-2", "--token", str(new)).returncode == 0
 
 
-def test_a_completion_after_another_has_finished_is_refused_and_a_person_is_told_of_both(
-    cli: Cli, claude_home: Path
-) -> None:
+def test_completion_after_another_completion_is_refused_naming_both(cli: Cli, claude_home: Path) -> None:
     path = write_task(claude_home, "red", 3)
     old = claim(cli, "3")
     assert cli("task", "requeue", "3").returncode == 0
@@ -274,9 +270,7 @@ def test_a_completion_after_another_has_finished_is_refused_and_a_person_is_told
     assert read_task(path)["owner"] == "dev-2"
 
 
-def test_a_completion_after_another_has_begun_by_the_client_is_refused_and_a_person_is_told_of_both(
-    cli: Cli, claude_home: Path
-) -> None:
+def test_completion_after_a_claim_by_the_client_is_refused_naming_both(cli: Cli, claude_home: Path) -> None:
     write_task(claude_home, "red", 3)
     old = claim(cli, "3")
     assert cli("task", "requeue", "3").returncode == 0
@@ -289,7 +283,7 @@ def test_a_completion_after_another_has_begun_by_the_client_is_refused_and_a_per
     assert read_task(path)["owner"] == "dev-2"
 
 
-def test_a_finished_task_is_not_told_of_when_the_same_one_says_so_twice(cli: Cli, claude_home: Path) -> None:
+def test_a_repeated_completion_by_the_same_owner_raises_no_alert(cli: Cli, claude_home: Path) -> None:
     write_task(claude_home, "red", 3)
     token = str(claim(cli, "3"))
     assert cli("task", "done", "3", "--owner", "dev-1", "--token", token).returncode == 0
@@ -313,7 +307,7 @@ def test_a_token_that_is_not_the_owners_is_refused(
     assert path.read_bytes() == before
 
 
-def test_whose_task_the_lead_has_given_to_another_learns_it_from_the_heartbeat(cli: Cli, claude_home: Path) -> None:
+def test_a_heartbeat_reports_that_the_lead_reassigned_the_task(cli: Cli, claude_home: Path) -> None:
     write_task(claude_home, "red", 3)
     token = str(claim(cli, "3"))
     write_task(claude_home, "red", 3, "dev-2", "in_progress")
@@ -335,7 +329,7 @@ def test_a_token_that_is_no_number_is_a_wrong_use(cli: Cli, claude_home: Path) -
 
 
 @pytest.mark.parametrize(("owner", "status"), [("dev-2", "in_progress"), ("dev-2", "pending"), (None, "in_progress")])
-def test_a_person_gives_a_task_back_whoever_has_it(cli: Cli, claude_home: Path, owner: str | None, status: str) -> None:
+def test_a_person_can_requeue_any_task(cli: Cli, claude_home: Path, owner: str | None, status: str) -> None:
     path = write_task(claude_home, "red", 3, owner, status)
 
     assert cli.json("task", "requeue", "3") == {"result": "requeued", "id": "red/3"}
@@ -347,7 +341,7 @@ def test_a_person_gives_a_task_back_whoever_has_it(cli: Cli, claude_home: Path, 
 @pytest.mark.parametrize(
     ("owner", "status"), [(None, "pending"), (SET_ASIDE, "pending"), ("dev-1", "completed"), (None, "deleted")]
 )
-def test_what_nobody_has_or_what_is_over_is_not_given_back(
+def test_unowned_and_completed_tasks_are_not_requeued(
     cli: Cli, claude_home: Path, owner: str | None, status: str
 ) -> None:
     path = write_task(claude_home, "red", 3, owner, status)
@@ -360,7 +354,7 @@ def test_what_nobody_has_or_what_is_over_is_not_given_back(
 # -- plans ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_plan_is_claimed_given_back_claimed_by_another_and_finished(cli: Cli) -> None:
+def test_a_plan_is_claimed_requeued_claimed_again_and_completed(cli: Cli) -> None:
     path = write_plans(cli.folder, {"id": "05-01", "status": "pending", "title": "Grüße"}, {"id": "05-02"})
 
     def plan() -> dict[str, Any]:

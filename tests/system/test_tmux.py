@@ -64,7 +64,7 @@ async def test_people_are_counted_and_programs_are_not(tmux: PrivateTmux) -> Non
     assert server.attached == {"$0": 2, "$1": 0}
 
 
-async def test_one_who_left_is_counted_no_more(tmux: PrivateTmux) -> None:
+async def test_a_detached_client_is_not_counted(tmux: PrivateTmux) -> None:
     tmux.session("work")
     tmux.leave(tmux.person("work"))
 
@@ -74,7 +74,7 @@ async def test_one_who_left_is_counted_no_more(tmux: PrivateTmux) -> None:
     assert server.attached == {"$0": 0}
 
 
-async def test_a_pane_that_is_kept_tells_how_its_program_ended(tmux: PrivateTmux) -> None:
+async def test_a_kept_pane_reports_its_programs_exit(tmux: PrivateTmux) -> None:
     alive = tmux.session("work")
     tmux("set-option", "-g", "remain-on-exit", "on")
     tmux("new-window", "-d", "-t", "work", "exit 3")
@@ -206,7 +206,7 @@ async def test_one_that_listens_and_is_no_tmux_says_nothing(tmp_path: Path) -> N
 
 @pytest.mark.usefixtures("brisk")
 @pytest.mark.parametrize("make", [Path.touch, Path.mkdir, os.mkfifo, lambda path: path.write_bytes(b"\0junk" * 99)])
-async def test_what_is_no_socket_says_nothing(tmp_path: Path, make: Callable[[Path], object]) -> None:
+async def test_a_path_that_is_no_socket_gives_no_answer(tmp_path: Path, make: Callable[[Path], object]) -> None:
     make(tmp_path / "tmux")
 
     assert await look(str(tmp_path / "tmux")) is None
@@ -241,7 +241,7 @@ words = st.sampled_from(["S", "C", "P", "0", "1", "$0", "%0", "7", "0::", "1:3:"
 
 
 @given(st.text() | st.lists(st.lists(words).map(" ".join)).map("\n".join))
-def test_no_answer_breaks_the_reading(answer: str) -> None:
+def test_any_answer_of_tmux_can_be_parsed(answer: str) -> None:
     server = parse("/socket", answer)
 
     assert server is None or server.pid
@@ -259,7 +259,7 @@ panes = st.builds(
 
 
 @given(name=names, people=st.integers(0, 3), programs=st.integers(0, 3), shown=st.lists(panes))
-def test_what_the_server_says_is_taken_as_it_is(name: str, people: int, programs: int, shown: list[PaneState]) -> None:
+def test_server_output_is_taken_literally(name: str, people: int, programs: int, shown: list[PaneState]) -> None:
     ends = [f"{p.dead:d}:{'' if p.status is None else p.status}:{p.signal or ''}" for p in shown]
     lines = [
         f"S 4242 $0 {name}",

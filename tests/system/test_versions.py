@@ -70,7 +70,7 @@ def gone(team: Team, children: Children) -> ProcessId:
     return process
 
 
-def test_what_an_older_version_left_in_the_middle_is_taken_up(team: Team, gone: ProcessId) -> None:
+def test_an_interrupted_action_of_an_older_version_is_completed(team: Team, gone: ProcessId) -> None:
     task = write_task(team.claude, "red", 1, owner="dev-1", status="in_progress")
     older = Older(team.project)
     older.requeued("red/1", task)
@@ -108,7 +108,7 @@ state verify, state recover, snapshot save, gate check contract_compliance 1 1 1
 
 
 @pytest.mark.parametrize("command", [each.strip() for each in COMMANDS.split(",")])
-def test_what_a_newer_version_has_written_is_neither_read_nor_changed(cli: Cli, project: Path, command: str) -> None:
+def test_files_of_a_newer_version_are_neither_read_nor_changed(cli: Cli, project: Path, command: str) -> None:
     store = Store(project)
     store.open()
     store.close()
@@ -134,7 +134,7 @@ def test_a_hook_goes_well_in_a_newer_versions_folder(cli: Cli, project: Path) ->
 
 
 @pytest.mark.parametrize("garbage", [b"", b"{", b"\x00" * 20, b'{"version": "x"}', b'{"version": true}', b"[1]"])
-def test_what_no_version_has_written_is_written_anew(project: Path, garbage: bytes) -> None:
+def test_a_garbage_version_file_is_rewritten(project: Path, garbage: bytes) -> None:
     path = Paths(project).folder / own_files.VERSION_FILE
     Store(project).open()
     path.write_bytes(garbage)

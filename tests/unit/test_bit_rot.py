@@ -190,7 +190,7 @@ def rotten(mutations: int, names: tuple[str, ...] = OURS) -> list[str]:
     return wrong
 
 
-def test_what_rots_is_told_and_what_is_whole_is_kept() -> None:
+def test_corruption_is_reported_and_intact_data_is_kept() -> None:
     assert rotten(MUTATIONS)[:5] == []
 
 

@@ -172,7 +172,7 @@ def test_a_change_says_in_the_journal_whether_it_may_be_repeated(project: Path, 
 # -- dead letters ------------------------------------------------------------------------------------------------
 
 
-def test_a_dead_letter_is_written_again_for_another_failure_not_for_other_words(tmp_path: Path) -> None:
+def test_a_dead_letter_is_rewritten_for_a_new_failure_not_for_new_wording(tmp_path: Path) -> None:
     task = Task(list="red", number="1", status="in_progress", owner="dev", path=Path("/t"))
 
     def letter(words: str, code: NeverCode = NeverCode.ATTEMPTS, **stamp: object) -> WriteDeadLetter:

@@ -112,7 +112,7 @@ def test_the_users_file_is_where_xdg_says() -> None:
         ("[agents]\non_detach = 'keep'", "2: unknown key 'agents.on_detach'; did you mean 'sessions.on_detach'?"),
     ],
 )  # fmt: skip
-def test_an_unknown_key_is_told_with_its_line_and_the_nearest_known_one(world: World, text: str, told: str) -> None:
+def test_an_unknown_key_is_reported_with_line_and_nearest_known_key(world: World, text: str, told: str) -> None:
     assert world.trouble(text) == told
 
 
@@ -171,7 +171,7 @@ def test_a_mistake_is_found_in_its_line_wherever_it_stands(seed: int, tmp_path_f
         ('[state]\nfiles = ["a", "b\\u0000"]', "2: 'state.files': ", "no name holds a NUL character"),
     ],
 )
-def test_a_wrong_value_is_told_with_its_line_and_what_would_be_right(
+def test_an_invalid_value_is_reported_with_line_and_valid_values(
     world: World, text: str, place: str, what: str
 ) -> None:
     told = world.trouble(text)
@@ -186,7 +186,7 @@ def test_processes_may_be_sampled_twenty_times_a_second_at_most(world: World) ->
     assert world.load().processes.sample_s == 0.05
 
 
-def test_everything_that_is_wrong_in_a_file_is_told_at_once(world: World) -> None:
+def test_all_errors_of_a_file_are_reported_together(world: World) -> None:
     world.projects.write_text('mod = "heal"\n[agents]\ninterval_s = 0\nintervall = 1\n[log]\nformat = "xml"\n')
 
     told = world.troubles()
@@ -195,7 +195,7 @@ def test_everything_that_is_wrong_in_a_file_is_told_at_once(world: World) -> Non
 
 
 @pytest.mark.parametrize("which", ["users", "projects", "extra"])
-def test_a_mistake_is_told_with_the_file_that_it_stands_in(world: World, which: str) -> None:
+def test_an_error_names_its_file(world: World, which: str) -> None:
     for each in ("users", "projects", "extra"):
         getattr(world, each).write_text("# fine\n" if each != which else "\nmode = 1\n")
 
@@ -211,7 +211,7 @@ def test_a_mistake_is_told_with_the_file_that_it_stands_in(world: World, which: 
     ("text", "line"),
     [("mode = \n", ":1"), ("\n[agents\n", ":2"), ("mode = 1\nmode = 2\n", ":2"), ("a\n", ":1"), ("x = [1,\n", ":1")],
 )
-def test_what_is_no_toml_is_told_with_its_line(world: World, text: str, line: str) -> None:
+def test_invalid_toml_is_reported_with_its_line(world: World, text: str, line: str) -> None:
     world.projects.write_text(text)
 
     (told,) = world.troubles()
@@ -219,7 +219,7 @@ def test_what_is_no_toml_is_told_with_its_line(world: World, text: str, line: st
     assert told.startswith(f"{world.projects}{line}: not valid TOML: ")
 
 
-def test_a_file_that_is_not_utf_8_is_told(world: World) -> None:
+def test_a_file_that_is_not_utf_8_is_reported(world: World) -> None:
     world.projects.write_bytes(b'claude_dir = "\xe9"\n')
 
     assert world.troubles() == [f"{world.projects}: is not UTF-8 text"]
@@ -246,7 +246,7 @@ def _long(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [_folder, _loop, _deep, _long])
-def test_a_file_that_cannot_be_taken_is_told_by_its_name(world: World, make: Callable[[Path], None]) -> None:
+def test_an_unusable_file_is_reported_by_name(world: World, make: Callable[[Path], None]) -> None:
     make(world.projects)
 
     (told,) = world.troubles()
@@ -255,7 +255,7 @@ def test_a_file_that_cannot_be_taken_is_told_by_its_name(world: World, make: Cal
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_may_not_be_read_is_told_by_its_name(world: World) -> None:
+def test_an_unreadable_file_is_reported_by_name(world: World) -> None:
     world.projects.write_text("")
     world.projects.chmod(0)
 

@@ -635,7 +635,7 @@ def test_a_power_cut_while_the_store_is_made_leaves_one_that_can_be_made(tmp_pat
     assert n > 10
 
 
-def test_a_first_change_that_was_acknowledged_is_told_after_any_power_cut(tmp_path: Path) -> None:
+def test_an_acknowledged_first_change_survives_any_power_cut(tmp_path: Path) -> None:
     (tmp_path / ".yolo-planning").mkdir()
 
     cut_off(tmp_path, lambda store: commit_another(store, "first"), at=10_000, loss="names")
@@ -645,7 +645,7 @@ def test_a_first_change_that_was_acknowledged_is_told_after_any_power_cut(tmp_pa
 
 
 @pytest.mark.parametrize("loss", ["nothing", "data", "names"])
-def test_after_a_power_cut_the_side_file_tells_the_digest_of_the_document(loss: Loss, tmp_path: Path) -> None:
+def test_after_a_power_cut_the_checksum_file_matches_the_document(loss: Loss, tmp_path: Path) -> None:
     for n, project, scene in worlds(tmp_path, _requeue_plan):
         side = scene.action.path.with_name(".execution-state.json.sha256")
         side.write_text(str(digest(scene.before)))
@@ -768,7 +768,7 @@ def _client_takes_the_lock(scene: Scene) -> None:
     [b"", b"\xff\xfe\0", "Größe \u2028 \U0001f600".encode(), b"a\r\nb\rc\n\x85\x1c", b"\xed\xa0\x80", b"x" * 300_000],
     ids=["empty", "binary", "unicode", "line ends", "surrogate", "long"],
 )
-def test_whatever_bytes_were_promised_are_the_bytes_that_recovery_writes(content: bytes, tmp_path: Path) -> None:
+def test_recovery_writes_exactly_the_promised_bytes(content: bytes, tmp_path: Path) -> None:
     def staging(planning: Path) -> Scene:
         return Scene(Put(key="k", path=planning / "document", content=content), b"before", content)
 
@@ -790,7 +790,7 @@ def open_descriptors() -> int:
 @every_action
 @pytest.mark.parametrize("once", [True, False], ids=["once", "from there on"])
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC], ids=errno.errorcode.get)
-def test_a_disk_that_fails_at_any_moment_is_an_error_loses_nothing_and_all_is_well_when_it_is_mended(
+def test_a_disk_failure_at_any_operation_loses_nothing_and_is_recovered(
     staging: Staging, number: int, once: bool, tmp_path: Path
 ) -> None:
     descriptors, failures = open_descriptors(), list[int | None]()

@@ -370,7 +370,7 @@ def explored(budget: int, thorough: float = 0.0, deeper: float = 0.0, kills: flo
     return exploration
 
 
-def test_no_power_cut_takes_what_was_acknowledged_or_brings_what_was_not_asked_for() -> None:
+def test_power_cuts_lose_nothing_acknowledged_and_invent_nothing() -> None:
     exploration = explored(budget(quick=10_000, full=100_000, soak=1_000_000), thorough=0.03, deeper=0.002)
 
     assert exploration.wrong[:5] == []
@@ -385,7 +385,7 @@ def test_a_power_cut_while_the_next_run_recovers_and_goes_on_takes_nothing_eithe
 # -- what somebody else does meanwhile -------------------------------------------------------------------------------
 
 
-def test_what_somebody_else_wrote_after_a_crash_is_never_overwritten() -> None:
+def test_external_writes_after_a_crash_are_never_overwritten() -> None:
     foreign = b"somebody else's"
     for moment in lived(3)[::5]:
         for state in crash_states(moment, "posix", random.Random(1), 0):
@@ -487,7 +487,7 @@ def test_names_are_made_moved_linked_and_removed(world: tuple[Disk, Path]) -> No
     disk.close(fd)
 
 
-def test_what_cannot_be_done_is_refused_with_the_same_number(world: tuple[Disk, Path]) -> None:
+def test_the_memory_disk_refuses_with_the_errno_of_a_real_disk(world: tuple[Disk, Path]) -> None:
     disk, folder = world
     file, sub, gone = folder / "file", folder / "sub", folder / "gone"
     new_file(disk, file, b"x")
@@ -538,7 +538,7 @@ def test_a_lock_is_held_by_one_until_it_lets_go_or_closes(world: tuple[Disk, Pat
     disk.close(one)
 
 
-def test_every_writing_of_a_file_and_every_folder_made_has_a_stamp_of_its_own(world: tuple[Disk, Path]) -> None:
+def test_every_write_and_every_new_folder_has_a_unique_stamp(world: tuple[Disk, Path]) -> None:
     disk, folder = world
     stamps = set()
     for n in range(5):
@@ -572,7 +572,7 @@ def test_only_a_flush_of_the_file_and_one_of_its_folder_make_a_new_file_durable(
     }
 
 
-def test_what_a_failed_flush_has_forgotten_a_later_one_does_not_bring_back() -> None:
+def test_a_later_flush_does_not_restore_pages_of_a_failed_one() -> None:
     disk = MemoryDisk()
     fd = disk.open(Path("/f"), os.O_RDWR | os.O_CREAT)
     disk.write(fd, b"lost,")
@@ -677,7 +677,7 @@ def _is_disk(owner: ast.expr) -> bool:
     return ast.unparse(owner) in ("disk", "self.disk", "self._disk", "Disk()", "store.disk", "self.store.disk")
 
 
-def test_nobody_writes_files_but_through_the_disk() -> None:
+def test_all_writes_go_through_the_disk() -> None:
     found = set()
     for path in PACKAGE.rglob("*.py"):
         for function in ast.walk(ast.parse(path.read_text())):

@@ -779,7 +779,7 @@ def test_a_verdict_without_findings_is_unknown() -> None:
     assert Crash(report=report_of()).cause is None
 
 
-def test_an_agent_whose_evidence_cannot_be_read_is_recovered_all_the_same(team: Team) -> None:
+def test_an_agent_with_unreadable_evidence_is_recovered(team: Team) -> None:
     team.supervise()
     task = team.task("dev-1")
     folder = team.claude / "projects" / transcripts.slug(team.project)

@@ -56,9 +56,7 @@ def store(project: Path) -> Any:
         yield store
 
 
-def test_a_task_that_is_given_back_is_told_as_the_plugin_tells_it(
-    store: Store, project: Path, claude_home: Path
-) -> None:
+def test_a_requeue_is_logged_in_the_plugins_format(store: Store, project: Path, claude_home: Path) -> None:
     write_state(project)
     switch(project, True)
 
@@ -95,7 +93,7 @@ def test_a_log_that_the_plugin_does_not_keep_is_not_begun(
     assert not log_of(project).exists()
 
 
-def test_what_its_holder_gives_back_is_no_event_what_runs_out_is(store: Store, project: Path) -> None:
+def test_a_released_lease_is_no_event_an_expired_one_is(store: Store, project: Path) -> None:
     switch(project, True)
     lease = project / plugin.PLANNING / ".locks" / "a.lease"
     lease.parent.mkdir()
@@ -144,7 +142,7 @@ class Mortal(Disk):
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_after_a_crash_at_the_event_it_is_told_once(project: Path, claude_home: Path, after: bool) -> None:
+def test_a_crash_at_the_event_logs_it_once(project: Path, claude_home: Path, after: bool) -> None:
     switch(project, True)
     log_of(project).parent.mkdir()
     store = Store(project, disk=Mortal(log_of(project), after))
@@ -175,7 +173,7 @@ def test_a_log_that_cannot_be_written_stops_nothing(
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_what_is_no_text_makes_no_line_that_cannot_be_read(store: Store, project: Path, claude_home: Path) -> None:
+def test_malformed_text_never_makes_an_unreadable_line(store: Store, project: Path, claude_home: Path) -> None:
     switch(project, True)
     path = write_task(claude_home, "team", 1, owner="x", status="in_progress")
     task = Task(list="team", number="1", status="in_progress", owner="x", path=path)

@@ -47,7 +47,7 @@ def test_five_errors_in_a_row_are_enough_and_four_are_not() -> None:
     assert trail_of("xxxx").strength(RULE).value < ENOUGH
 
 
-def test_nobody_is_judged_by_fewer_outcomes_than_there_must_be() -> None:
+def test_no_decision_below_the_minimum_number_of_outcomes() -> None:
     rule = Rule(min_samples=8)
 
     assert trail_of("x" * 7, rule).strength(rule).value == 0.0
@@ -76,17 +76,17 @@ def test_all_weights_together_are_one() -> None:
 
 
 @pytest.mark.parametrize("rate", [0.02, 0.05])
-def test_what_fails_less_often_than_the_limit_is_left_alone_over_long_runs(rate: float) -> None:
+def test_a_failure_rate_below_the_limit_raises_no_alarm_over_long_runs(rate: float) -> None:
     assert runs(rate, 200) == [None] * 200
 
 
-def test_what_fails_just_as_often_as_the_limit_is_hardly_ever_taken_for_worse() -> None:
+def test_a_failure_rate_at_the_limit_rarely_raises_an_alarm() -> None:
     found = runs(0.1, 300)
 
     assert sum(each is not None for each in found) <= 3
 
 
-def test_what_fails_three_times_in_ten_is_found_out_soon() -> None:
+def test_a_failure_rate_of_three_in_ten_is_detected_soon() -> None:
     found = [each for each in runs(0.3, 1000) if each is not None]
 
     assert len(found) == 1000
@@ -105,18 +105,18 @@ def enough(word: str) -> bool:
     return word.endswith("x") and trail_of(word).strength(RULE).value >= ENOUGH
 
 
-def test_what_breaks_after_a_long_good_time_is_found_out_too() -> None:
+def test_a_failure_after_a_long_good_period_is_detected() -> None:
     assert all(1 < (each or 0) <= 12 for each in runs(1.0, 20, good=5000))
     assert all(1 < (each or 0) <= 400 for each in runs(0.3, 20, good=5000))
 
 
-def test_what_is_told_is_on_what_the_evidence_rests() -> None:
+def test_the_reported_counts_are_those_of_the_evidence() -> None:
     found = trail_of("." * 60 + "x" * 10).strength(RULE)
 
     assert (found.errors, found.samples) == (10, 10)
 
 
-def test_however_much_there_was_only_the_window_is_kept() -> None:
+def test_only_the_window_is_kept() -> None:
     trail = Trail()
     for number in range(50_000):
         trail.add(number % 50 == 0, number * 0.01, RULE)
@@ -125,7 +125,7 @@ def test_however_much_there_was_only_the_window_is_kept() -> None:
     assert len(trail.portions) <= PORTIONS + 1
 
 
-def test_what_is_older_than_the_window_does_not_count() -> None:
+def test_outcomes_older_than_the_window_do_not_count() -> None:
     trail = trail_of("xxxx")
 
     assert trail.within(RULE.window_s, RULE) == trail.portions
@@ -144,7 +144,7 @@ def test_rare_outcomes_stay_few() -> None:
 
 
 @pytest.mark.parametrize("limit", [0.001, 0.01, 0.5, 0.9])
-def test_no_limit_is_too_low_or_too_high_to_be_reckoned_with(limit: float) -> None:
+def test_any_limit_can_be_computed(limit: float) -> None:
     rule = Rule(limit=limit, window=100_000)
 
     assert trail_of("x" * 5000, rule).strength(rule).value >= ENOUGH

@@ -172,9 +172,7 @@ def a_crashed_store(life: Life) -> None:
 
 @pytest.mark.parametrize("begin", [nothing, a_crashed_store], ids=["a new store", "a recovery"])
 @pytest.mark.parametrize("mode", ["once", "on", "short"])
-def test_whatever_call_fails_nothing_is_lost_and_all_is_well_when_the_disk_is_mended(
-    mode: Mode, begin: Callable[[Life], Store | None]
-) -> None:
+def test_any_failing_call_loses_nothing_and_is_recovered(mode: Mode, begin: Callable[[Life], Store | None]) -> None:
     wrong, errors, runs = list[str](), 0, 0
     for trouble in every_fault(mode, begin):
         wrong += trouble.wrong

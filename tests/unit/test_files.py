@@ -105,9 +105,7 @@ def _endless_link(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [_folder, os.mkfifo, _endless_link])
-def test_what_exists_and_cannot_be_read_is_an_error_and_never_none(
-    make: Callable[[Path], None], tmp_path: Path
-) -> None:
+def test_an_existing_unreadable_file_is_an_error_never_none(make: Callable[[Path], None], tmp_path: Path) -> None:
     path = tmp_path / "thing"
     make(path)
 
@@ -192,7 +190,7 @@ def test_an_append_that_fails_leaves_the_file_as_it_was(disk: Disk, tmp_path: Pa
     os.close(fd)
 
 
-def test_what_was_appended_is_on_the_device_before_it_counts_as_written(tmp_path: Path) -> None:
+def test_an_append_is_flushed_before_it_counts_as_written(tmp_path: Path) -> None:
     disk = TroubledDisk()
     fd = disk.open(tmp_path / "journal", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
@@ -486,7 +484,7 @@ class SlowDisk(Disk):
         after()
 
 
-def test_a_stale_lock_that_somebody_else_takes_over_first_is_busy(tmp_path: Path) -> None:
+def test_a_stale_lock_taken_over_by_another_process_is_busy(tmp_path: Path) -> None:
     lock = _left_behind(tmp_path / "1.json.lock", 3600)
 
     def taken_over() -> None:
@@ -499,7 +497,7 @@ def test_a_stale_lock_that_somebody_else_takes_over_first_is_busy(tmp_path: Path
     assert os.listdir(tmp_path) == ["1.json.lock"]
 
 
-def test_a_stale_lock_whose_holder_comes_back_to_life_is_busy(tmp_path: Path) -> None:
+def test_a_stale_lock_of_a_resumed_holder_is_busy(tmp_path: Path) -> None:
     lock = _left_behind(tmp_path / "1.json.lock", 3600)
 
     with pytest.raises(Busy), folder_lock(SlowDisk(lambda: os.utime(lock)), lock, STALE_S):
@@ -543,7 +541,7 @@ def test_a_file_in_the_place_of_a_lock_is_busy_and_stays_where_it_is(tmp_path: P
     assert file.read_text() == "somebody's"
 
 
-def test_of_three_that_meet_at_a_stale_lock_one_has_it_and_two_are_told_that_it_is_busy(tmp_path: Path) -> None:
+def test_of_three_takers_of_a_stale_lock_one_wins_and_two_are_busy(tmp_path: Path) -> None:
     lock, holders = _left_behind(tmp_path / "1.json.lock", 3600), []
     with ExitStack() as held:
 

@@ -50,11 +50,11 @@ def looked(tmp_path: Path) -> DirectoryScanner:
     return found
 
 
-def test_while_nothing_changes_there_is_nothing_to_tell(looked: DirectoryScanner) -> None:
+def test_an_unchanged_folder_reports_nothing(looked: DirectoryScanner) -> None:
     assert looked.look() == []
 
 
-def test_a_new_file_is_told_and_one_that_goes(looked: DirectoryScanner, tmp_path: Path) -> None:
+def test_new_and_removed_files_are_reported(looked: DirectoryScanner, tmp_path: Path) -> None:
     write(tmp_path / "4.json", "a")
     (tmp_path / "1.json").unlink()
     age(tmp_path, 1)
@@ -63,15 +63,13 @@ def test_a_new_file_is_told_and_one_that_goes(looked: DirectoryScanner, tmp_path
     assert looked.look() == []
 
 
-def test_a_file_that_is_replaced_is_told_at_once(looked: DirectoryScanner, tmp_path: Path) -> None:
+def test_a_replaced_file_is_reported_at_once(looked: DirectoryScanner, tmp_path: Path) -> None:
     replace(tmp_path / "2.json", "b", by_ns=1)
 
     assert looked.look(quiet=0) == ["2.json"]
 
 
-def test_a_file_written_in_its_place_is_told_when_the_folder_has_changed_too(
-    looked: DirectoryScanner, tmp_path: Path
-) -> None:
+def test_a_file_written_in_place_is_reported_when_the_folder_changed(looked: DirectoryScanner, tmp_path: Path) -> None:
     write(tmp_path / "2.json", "b", by_ns=1)
     (tmp_path / "2.json.lock").mkdir()  # as the client does
     (tmp_path / "2.json.lock").rmdir()
@@ -80,7 +78,7 @@ def test_a_file_written_in_its_place_is_told_when_the_folder_has_changed_too(
     assert looked.look(quiet=0) == ["2.json"]
 
 
-def test_a_file_written_in_its_place_is_told_when_it_has_its_turn(looked: DirectoryScanner, tmp_path: Path) -> None:
+def test_a_file_written_in_place_is_reported_in_its_turn(looked: DirectoryScanner, tmp_path: Path) -> None:
     write(tmp_path / "2.json", "b", by_ns=1)
 
     told = [looked.look(quiet=1) for _ in range(3)]
@@ -88,22 +86,20 @@ def test_a_file_written_in_its_place_is_told_when_it_has_its_turn(looked: Direct
     assert sorted(told) == [[], [], ["2.json"]]
 
 
-def test_whoever_looks_closely_at_a_file_is_told_at_once(looked: DirectoryScanner, tmp_path: Path) -> None:
+def test_a_close_look_at_a_file_reports_its_change_at_once(looked: DirectoryScanner, tmp_path: Path) -> None:
     write(tmp_path / "2.json", "b", by_ns=1)
 
     assert looked.look(["2.json"], quiet=0) == ["2.json"]
 
 
-def test_a_file_just_written_is_told_again_as_it_may_have_been_written_twice(
-    looked: DirectoryScanner, tmp_path: Path
-) -> None:
+def test_a_recently_written_file_is_reported_again(looked: DirectoryScanner, tmp_path: Path) -> None:
     (tmp_path / "2.json").write_text("b")
     assert looked.look() == ["2.json"]
 
     assert looked.look(quiet=0) == ["2.json"]
 
 
-def test_what_is_not_wanted_is_never_told(looked: DirectoryScanner, tmp_path: Path) -> None:
+def test_unwanted_files_are_never_reported(looked: DirectoryScanner, tmp_path: Path) -> None:
     write(tmp_path / "other", "b", by_ns=1)
     write(tmp_path / "another", "a")
     age(tmp_path, 1)
@@ -145,7 +141,7 @@ DEEDS: list[Callable[[Path, str, int], None]] = [write, replace, remove]
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.sampled_from(DEEDS), st.integers(0, 4)), max_size=40))
-def test_whoever_goes_by_what_is_told_knows_all_after_a_full_look(
+def test_the_reports_are_complete_after_a_full_scan(
     tmp_path_factory: pytest.TempPathFactory, deeds: list[tuple[int, Callable[[Path, str, int], None], int]]
 ) -> None:
     path = tmp_path_factory.mktemp("folder")

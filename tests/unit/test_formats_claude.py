@@ -66,7 +66,7 @@ STYLES: dict[str, Callable[[Any], str]] = {
 @pytest.mark.parametrize("parse", PARSERS.values(), ids=PARSERS)
 @given(data=st.binary())
 @relaxed
-def test_garbage_is_unreadable_and_harms_nobody(parse: Callable[[bytes], object], data: bytes) -> None:
+def test_garbage_is_unreadable_and_raises_nothing_else(parse: Callable[[bytes], object], data: bytes) -> None:
     assume(not data.lstrip().startswith(b"{"))
 
     assert parse(data) is None
@@ -85,7 +85,7 @@ def test_any_object_can_be_looked_at(parse: Callable[[bytes], object], value: An
 @pytest.mark.parametrize(
     "data", [b"", b" \n", b"[]", b"null", b"true", b'"{}"', b"7", b"\0" * 40, b'{"a":' * 100_000, b"\xff\xfe{", b"{}{}"]
 )
-def test_what_holds_no_object_is_unreadable(data: bytes) -> None:
+def test_a_document_without_an_object_is_unreadable(data: bytes) -> None:
     assert load_object(data) is None
 
 
@@ -109,7 +109,7 @@ def test_a_task_as_the_client_writes_it(claude_home: Path) -> None:
 
 
 @pytest.mark.parametrize("owner", [{}, {"owner": ""}, {"owner": None}, {"owner": 7}, {"owner": ["dev-1"]}])
-def test_a_task_that_names_nobody_has_no_owner(owner: dict[str, Any]) -> None:
+def test_a_task_without_owner_is_unowned(owner: dict[str, Any]) -> None:
     found = claude.task(json.dumps({"status": "pending", **owner}).encode(), "list", PATH)
 
     assert found is not None
@@ -137,7 +137,7 @@ def test_a_task_is_claimed_by_its_owner_while_in_progress() -> None:
 
 @given(before=objects(wild))
 @relaxed
-def test_whatever_else_a_task_holds_survives_in_its_order(before: dict[str, Any]) -> None:
+def test_other_fields_of_a_task_survive_in_order(before: dict[str, Any]) -> None:
     before |= {"status": "in_progress", "owner": "dev-1"}
     after = {key: value for key, value in before.items() if key != "owner"} | {"status": "pending"}
 
@@ -156,7 +156,7 @@ def test_giving_a_task_back_changes_no_other_byte(style: Callable[[Any], str], b
     assert claude.given_back(style(before).encode()) == style(after).encode()
 
 
-def test_a_task_given_back_has_no_owner_and_can_be_claimed() -> None:
+def test_a_requeued_task_has_no_owner_and_can_be_claimed() -> None:
     found = claude.task(claude.given_back(json.dumps(CLAIMED).encode()), "list", PATH)
 
     assert found is not None
@@ -172,7 +172,7 @@ def test_half_an_emoji_survives() -> None:
 
 
 @pytest.mark.parametrize("subject", [b"\xed\xa0\x80", b"na\xc3\xafve \xed\xa0\xbd"])
-def test_a_task_that_can_be_read_can_be_given_back(subject: bytes) -> None:
+def test_any_readable_task_can_be_requeued(subject: bytes) -> None:
     data = b'{"status": "in_progress", "owner": "dev-1", "subject": "' + subject + b'"}'
 
     if claude.task(data, "list", PATH) is not None:
@@ -180,7 +180,7 @@ def test_a_task_that_can_be_read_can_be_given_back(subject: bytes) -> None:
 
 
 @pytest.mark.parametrize("number", [b"1e400", b"-1e400", b"NaN", b"Infinity"])
-def test_what_is_written_every_json_parser_can_read(number: bytes) -> None:
+def test_output_is_readable_by_every_json_parser(number: bytes) -> None:
     def refuse(constant: str) -> NoReturn:
         raise AssertionError(f"{constant} is not JSON")
 
@@ -191,7 +191,7 @@ def test_what_is_written_every_json_parser_can_read(number: bytes) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b'{"status": "in_progress"', b"\0\0"])
-def test_what_is_no_task_is_not_given_back(data: bytes) -> None:
+def test_a_document_that_is_no_task_is_not_requeued(data: bytes) -> None:
     with pytest.raises(ValueError, match="not a task"):
         claude.given_back(data)
 
@@ -247,7 +247,7 @@ def test_a_team_as_the_client_writes_it() -> None:
         ({}, False),
     ],
 )
-def test_a_member_without_a_pane_of_its_own_lives_in_its_lead(member: dict[str, str], in_process: bool) -> None:
+def test_a_member_without_a_pane_runs_in_its_lead(member: dict[str, str], in_process: bool) -> None:
     found = claude.team(json.dumps({"members": [{"agentId": "dev-1@t", **member}]}).encode(), "t")
 
     assert found is not None

@@ -80,7 +80,7 @@ def test_every_real_contract_follows_from_its_plan_byte_for_byte() -> None:
 
 
 @pytest.mark.parametrize("version", ["rust", "bash"])
-def test_what_follows_from_a_real_plan_is_what_the_rust_version_wrote(version: str) -> None:
+def test_contracts_of_real_plans_equal_those_of_the_rust_version(version: str) -> None:
     (planning,) = samples(f"plugin-output/live-tree-{version}-before-stop")
     (rust,) = samples("plugin-output/live-tree-rust-before-stop/.contracts/5-1.json")
     plan, config = planning / "phases/05-demo-phase/05-01-PLAN.md", planning / "config.json"
@@ -96,7 +96,7 @@ def test_real_contracts_are_intact_but_for_those_of_the_bash_version() -> None:
 # -- the forms ----------------------------------------------------------------------------------------------------
 
 
-def test_the_hard_form_tells_all_that_the_plan_says() -> None:
+def test_the_long_form_holds_every_field_of_the_plan() -> None:
     told = made()
 
     assert len(told.pop("contract_hash")) == 64
@@ -118,7 +118,7 @@ def test_the_hard_form_tells_all_that_the_plan_says() -> None:
     }
 
 
-def test_the_short_form_tells_five_things() -> None:
+def test_the_short_form_holds_five_fields() -> None:
     assert made(config=LITE) == {key: made()[key] for key in
                                  ("phase", "plan", "task_count", "must_haves", "allowed_paths")}  # fmt: skip
 
@@ -235,7 +235,7 @@ def test_a_contract_is_named_by_bare_numbers() -> None:
 
 @given(plans, configs)
 @relaxed
-def test_whatever_a_plan_holds_its_contract_is_intact_and_always_the_same(plan: bytes, config: bytes) -> None:
+def test_the_contract_of_any_plan_is_intact_and_deterministic(plan: bytes, config: bytes) -> None:
     data = contracts.contract(plan, config)
 
     assert data == contracts.contract(plan, config)
@@ -248,5 +248,5 @@ def test_whatever_a_plan_holds_its_contract_is_intact_and_always_the_same(plan: 
     lambda found: json.dumps(found).encode()
 ))  # fmt: skip
 @relaxed
-def test_of_anything_it_can_be_told_whether_it_is_intact(data: bytes) -> None:
+def test_integrity_is_decidable_for_any_input(data: bytes) -> None:
     assert contracts.intact(data) in (True, False)

@@ -89,7 +89,7 @@ def test_a_file_without_front_matter_is_read_whole() -> None:
 
 @given(contents)
 @relaxed
-def test_whatever_stands_in_a_plan_its_fields_are_non_empty_text(data: bytes) -> None:
+def test_fields_of_any_plan_are_non_empty_text(data: bytes) -> None:
     assert all(value.strip() for value in phases.front_matter(data).values())
 
 
@@ -141,7 +141,7 @@ def test_bad_lines_are_counted_and_the_others_read() -> None:
 
 @given(st.binary() | values.map(everywhere))
 @relaxed
-def test_whatever_stands_in_a_log_every_line_is_an_event_or_bad(data: bytes) -> None:
+def test_every_line_of_any_log_is_an_event_or_bad(data: bytes) -> None:
     found, bad = phases.events(data)
 
     assert len(found) + bad == len([line for line in data.splitlines() if line.strip()])
@@ -194,7 +194,7 @@ def test_where_recover_state_saw_the_plans_ours_agrees_with_it() -> None:
             assert (ours["status"], ours["wave"], ours["plans"]) == (theirs["status"], theirs["wave"], theirs["plans"])
 
 
-def test_a_real_interrupted_phase_is_told_as_it_stood() -> None:
+def test_a_real_interrupted_phase_is_rebuilt_as_it_was() -> None:
     tree = samples("plugin-output/live-tree-rust-before-stop")[0]
     events, _ = phases.events((tree / ".events" / "event-log.jsonl").read_bytes())
     files = contents_of(tree / "phases" / "05-demo-phase")
@@ -248,7 +248,7 @@ def test_a_summary_that_is_empty_or_cut_off_proves_nothing(data: bytes) -> None:
     assert statuses(told({"05-01-SUMMARY.md": data, "01-SUMMARY.md": DONE})) == {"05-01": "complete"}
 
 
-def test_a_summary_that_proves_nothing_is_told() -> None:
+def test_a_summary_without_proof_is_reported() -> None:
     assert [each for each in told({"05-01-SUMMARY.md": b""}).inferred if "empty or cut off" in each]
 
 
@@ -270,14 +270,14 @@ def test_the_summary_of_the_whole_phase_does_not_finish_the_plan_of_that_number(
     assert statuses(told({"05-PLAN.md": PLAN, "05-SUMMARY.md": whole})) == {"05-05": "complete"}
 
 
-def test_what_names_no_plan_of_the_phase_is_passed_over_and_told() -> None:
+def test_events_of_unknown_plans_are_skipped_and_reported() -> None:
     rebuilt = told({"05-01-PLAN.md": PLAN, "04-01-SUMMARY.md": DONE, "05-CONTEXT.md": b"x"})
 
     assert statuses(rebuilt) == {"05-01": "pending"}
     assert [each for each in rebuilt.inferred if "04-01-SUMMARY.md" in each]
 
 
-def test_a_summary_without_a_plan_is_a_plan_of_its_own() -> None:
+def test_a_summary_without_a_plan_counts_as_a_plan() -> None:
     rebuilt = told({"05-02-SUMMARY.md": b"---\ntitle: Late\nwave: 3\nstatus: complete\n---\n"})
 
     assert rebuilt.state["plans"] == [{"id": "05-02", "title": "Late", "wave": 3, "status": "complete"}]
@@ -314,7 +314,7 @@ def test_without_a_summary_the_latest_event_of_the_plan_decides(entries: list[di
     assert of_one(*entries, leases={"05-01": None}) == status
 
 
-def test_a_summary_is_believed_before_an_event_and_the_contradiction_is_told() -> None:
+def test_a_summary_outranks_an_event_and_the_contradiction_is_reported() -> None:
     files = {"05-01-PLAN.md": PLAN, "05-01-SUMMARY.md": DONE}
     rebuilt = told(files, event("plan_end", status="failed"))
 
@@ -357,7 +357,7 @@ def test_a_phase_waits_for_its_stale_plans() -> None:
     assert told(files, event("plan_start")).state["wave"] == 1
 
 
-def test_a_lettered_phase_keeps_its_letter_and_takes_no_events_of_its_neighbour() -> None:
+def test_a_lettered_phase_takes_no_events_of_the_next_phase() -> None:
     files = {"03b-01-PLAN.md": PLAN, "02-PLAN.md": PLAN, "03b-02-SUMMARY.md": DONE, "03-01-SUMMARY.md": DONE}
 
     rebuilt = phases.rebuild("03b-cleanup", files, logged(event("plan_end", phase=3)), {}, AT)
@@ -378,7 +378,7 @@ def test_a_folder_that_is_no_phase_is_refused(name: str) -> None:
     st.dictionaries(st.sampled_from(["05-01", "5-2-T1"]) | st.text(max_size=5), st.none() | st.just(AT)),
 )
 @relaxed
-def test_whatever_lies_in_a_phase_its_state_is_one_that_can_be_written(
+def test_any_phase_folder_gives_a_writable_state(
     files: dict[str, bytes], entries: list[dict[str, Any]], leases: dict[str, datetime | None]
 ) -> None:
     rebuilt = told(files, *entries, leases=leases)

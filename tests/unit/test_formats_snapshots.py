@@ -83,7 +83,7 @@ def test_a_snapshot_is_written_byte_for_byte_as_the_plugin_does() -> None:
         assert plugin_snapshots.file_name(found.phase, found.at) == path.name
 
 
-def test_a_snapshot_of_nobody_is_written_as_of_unknown_with_text_as_it_is() -> None:
+def test_a_snapshot_without_a_role_is_written_as_unknown() -> None:
     found = Snapshot("x", "5", AT, None, {"title": "Sécond", "status": "running"}, None)
 
     raw = json.loads(plugin_snapshots.dump(found))
@@ -100,7 +100,7 @@ def test_text_that_is_no_utf_8_is_written_as_escapes() -> None:
 
 @pytest.mark.parametrize("key", ["snapshot_ts", "timestamp"])
 @pytest.mark.parametrize("text", ["20261122T205510", "20261122205510", "2026-11-22T21:55:10.5+01:00"])
-def test_where_the_name_tells_no_time_the_text_does(key: str, text: str) -> None:
+def test_the_text_supplies_the_time_that_the_name_lacks(key: str, text: str) -> None:
     data = json.dumps({"execution_state": STATE, "phase": 5, key: text}).encode()
 
     copy, named = plugin_snapshots.load("a-copy.json", data), plugin_snapshots.load("5-20261122T205511.json", data)
@@ -109,7 +109,7 @@ def test_where_the_name_tells_no_time_the_text_does(key: str, text: str) -> None
     assert (copy.at, named.at) == (AT, AT + timedelta(seconds=1))
 
 
-def test_what_the_text_does_not_tell_the_name_does() -> None:
+def test_the_name_supplies_what_the_text_lacks() -> None:
     found = plugin_snapshots.load("snap-10-20261122205510.json", json.dumps({"execution_state": STATE}).encode())
 
     assert found == Snapshot("snap-10-20261122205510.json", "10", AT, None, STATE, None)
@@ -138,7 +138,7 @@ def test_a_snapshot_without_any_time_is_damaged(name: str, time: object) -> None
 
 @given(names, contents)
 @relaxed
-def test_whatever_is_taken_for_a_snapshot_comes_back_from_its_own_dump(name: str, data: bytes) -> None:
+def test_any_parsed_snapshot_survives_a_round_trip(name: str, data: bytes) -> None:
     found = plugin_snapshots.load(name, data)
 
     if found is not None:
@@ -149,7 +149,7 @@ def test_whatever_is_taken_for_a_snapshot_comes_back_from_its_own_dump(name: str
 # -- names --------------------------------------------------------------------------------------------------------
 
 
-def test_a_name_tells_the_time_in_utc() -> None:
+def test_a_snapshot_name_holds_the_time_in_utc() -> None:
     there = AT.astimezone(timezone(timedelta(hours=2)))
 
     assert plugin_snapshots.file_name("03b", there) == "03b-20261122T205510.json"
@@ -197,7 +197,7 @@ def test_the_oldest_of_the_phase_are_surplus() -> None:
      "1-20261122205510.json", "snap-1-20261122205510.json", "1-20269922T205510.json", "1-notes.json", "1-.json",
      "1-20261122T205510.json\n"],
 )  # fmt: skip
-def test_what_is_not_exactly_a_snapshot_of_the_phase_is_never_removed(name: str) -> None:
+def test_only_exact_snapshots_of_the_phase_are_removed(name: str) -> None:
     assert plugin_snapshots.surplus([name], "1", keep=0) == []
     assert plugin_snapshots.surplus(["1-20261122T205510.json", name], "1", keep=0) == ["1-20261122T205510.json"]
 
@@ -207,7 +207,7 @@ def test_what_is_not_exactly_a_snapshot_of_the_phase_is_never_removed(name: str)
     st.text() | st.just("1"),
 )
 @relaxed
-def test_whatever_lies_in_the_folder_what_is_removed_belongs_to_the_phase(lying: list[str], phase: str) -> None:
+def test_removals_in_any_folder_belong_to_the_phase(lying: list[str], phase: str) -> None:
     gone = plugin_snapshots.surplus(lying, phase, keep=1)
 
     assert gone == sorted(gone)

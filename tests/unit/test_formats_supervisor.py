@@ -115,7 +115,7 @@ def test_a_pane_is_known_by_all_three_or_not_at_all(pane: object) -> None:
 
 @given(ident=st.text(min_size=1) | st.sampled_from([".", "..", "../x", "a/b", "~", "é" * 300]))
 @relaxed
-def test_whatever_an_agent_is_called_its_record_is_an_ordinary_file_of_the_folder(
+def test_the_record_of_any_agent_name_is_an_ordinary_file_name(
     ident: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("agents")
@@ -135,7 +135,7 @@ def test_an_agent_whose_name_was_cut_inside_an_emoji_has_a_record(tmp_path: Path
     assert [own_files.load_agent(path.read_bytes()) for path in tmp_path.iterdir()] == [agent]
 
 
-def test_every_life_has_a_record_of_its_own() -> None:
+def test_every_process_has_a_separate_record() -> None:
     successors = [
         replace(DEV, process=ProcessId(413, 154701, BOOT)),
         replace(DEV, process=ProcessId(412, 154702, BOOT)),
@@ -196,12 +196,12 @@ def test_trees_that_make_no_sense_are_none(listed: object) -> None:
 
 @given(st.builds(own_files.Holder, ids, words, words, st.tuples(st.fixed_dictionaries({"name": words}))))
 @relaxed
-def test_who_supervises_is_read_back_as_it_was_written(holder: own_files.Holder) -> None:
+def test_the_supervisor_file_survives_a_round_trip(holder: own_files.Holder) -> None:
     assert own_files.load_holder(own_files.dump_holder(holder)) == holder
 
 
 @pytest.mark.parametrize("process", [None, 7, {}, {"pid": 1, "started": 8, "boot": BOOT}, {"pid": 7, "started": 8}])
-def test_nobody_supervises_who_has_no_identity(process: object) -> None:
+def test_a_supervisor_without_identity_is_unreadable(process: object) -> None:
     raw = json.loads(WRITTEN["holder"])
 
     assert own_files.load_holder(json.dumps({**raw, "process": process}).encode()) is None
@@ -211,7 +211,7 @@ def test_nobody_supervises_who_has_no_identity(process: object) -> None:
 
 
 @pytest.mark.system
-def test_the_note_of_a_real_hook_tells_its_event_its_payload_and_its_ancestors(project: Path) -> None:
+def test_a_real_hook_note_holds_event_payload_and_ancestors(project: Path) -> None:
     notes = project / ".yolo-planning" / ".supervisor" / "hooks"
     notes.mkdir(parents=True)
     payload = {"session_id": "85d6cfb4", "agent_id": "a1", "agent_type": "yolo:yolo-dev", "text": "naïve 😀\n"}
@@ -249,7 +249,7 @@ def test_any_note_can_be_looked_at(data: bytes) -> None:
 @pytest.mark.parametrize("kind", PARSERS)
 @given(data=st.binary())
 @relaxed
-def test_garbage_is_unreadable_and_harms_nobody(kind: str, data: bytes) -> None:
+def test_garbage_is_unreadable_and_raises_nothing_else(kind: str, data: bytes) -> None:
     assume(not data.lstrip().startswith(b"{"))
 
     assert PARSERS[kind](data) is None

@@ -91,9 +91,7 @@ def test_a_role_is_known_in_every_spelling(spelling: str, role: str) -> None:
     upper=st.booleans(),
 )
 @relaxed
-def test_however_often_a_role_is_prefixed_it_is_the_role(
-    at: str, prefixes: str, role: str, number: str, upper: bool
-) -> None:
+def test_repeated_role_prefixes_are_stripped(at: str, prefixes: str, role: str, number: str, upper: bool) -> None:
     spelling = at + prefixes + role + number
 
     assert plugin_agents.normal_role(spelling.upper() if upper else spelling) == role
@@ -107,13 +105,13 @@ def test_however_often_a_role_is_prefixed_it_is_the_role(
     ["0", "1", "-1", "-148", "4294967295", "4294967297", "2147483648", "99999999999999999999", "4194305", "",
      " ", "148 149", "14.8", "0x94", "1e3", "١٤٨", "²", "pid", "\0", "null"],
 )  # fmt: skip
-def test_what_names_no_ordinary_process_is_no_pid(line: str) -> None:
+def test_only_ordinary_pids_are_pids(line: str) -> None:
     assert plugin_agents.agent_pids(f"9\n{line}\n10\n".encode()) == [9, 10]
 
 
 @given(st.binary() | st.lists(st.integers() | wild).map(lambda lines: "\n".join(map(str, lines)).encode()))
 @relaxed
-def test_whatever_stands_in_a_pid_file_no_number_is_dangerous(data: bytes) -> None:
+def test_any_pid_file_gives_only_safe_pids(data: bytes) -> None:
     assert all(type(pid) is int and 1 < pid <= plugin_agents.MAX_PID for pid in plugin_agents.agent_pids(data))
 
 
@@ -222,7 +220,7 @@ def test_the_leases_and_locks_of_both_versions_can_be_read() -> None:
             assert (found.resource, found.owner, found.expires_at) == expected[path.name]
 
 
-def test_a_lease_is_over_when_its_time_to_live_is() -> None:
+def test_a_lease_expires_with_its_ttl() -> None:
     assert expiry(ttl_secs=60) == AT + timedelta(seconds=60)
 
 
@@ -245,7 +243,7 @@ def test_a_lease_without_a_time_to_live_has_five_minutes(ttl: dict[str, object])
 
 
 @pytest.mark.parametrize("acquired_at", [None, "", "dev-01", 1795379710, []])
-def test_a_lease_taken_at_no_time_is_over_since_ever(acquired_at: object) -> None:
+def test_a_lease_without_a_time_is_expired(acquired_at: object) -> None:
     assert expiry(acquired_at=acquired_at) < datetime(1971, 1, 1, tzinfo=UTC)
 
 
@@ -256,7 +254,7 @@ def test_a_time_is_understood_in_every_zone_and_precision(spelling: str) -> None
     assert expiry(acquired_at=spelling) == AT + timedelta(seconds=60)
 
 
-def test_a_lease_from_the_future_is_not_over_before_its_own_end() -> None:
+def test_a_lease_from_the_future_does_not_expire_early() -> None:
     assert expiry(acquired_at="2036-11-22T20:55:10Z") > AT + timedelta(days=3652)
 
 
@@ -268,14 +266,14 @@ def test_a_lease_with_a_time_to_live_of_ages_is_not_over(ttl: float) -> None:
 
 
 @pytest.mark.parametrize("acquired_at", ["9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+23:59"])
-def test_the_end_of_any_lease_can_be_told(acquired_at: str) -> None:
+def test_the_expiry_of_any_lease_can_be_computed(acquired_at: str) -> None:
     expires_at = lease(acquired_at=acquired_at, ttl_secs=0).expires_at
 
     assert expires_at is None or iso(expires_at).endswith("Z")
 
 
 @pytest.mark.parametrize("owner", [None, "", 7, ["dev-01"]])
-def test_a_lease_that_names_nobody_is_left_alone(owner: object) -> None:
+def test_a_lease_without_owner_is_left_alone(owner: object) -> None:
     assert plugin_leases.lease(dumped({**HELD, "owner": owner}), LEASE) is None
 
 
@@ -339,11 +337,11 @@ def test_a_plan_that_does_not_say_so_is_not_running(status: object) -> None:
 
 
 @pytest.mark.parametrize("plans", [None, 7, "05-02", {"05-02": {"status": "running"}}, [None], [[]]])
-def test_no_plan_is_running_where_there_are_none(plans: object) -> None:
+def test_an_empty_state_has_no_running_plan(plans: object) -> None:
     assert not execution_state.plan_is_running({"plans": plans}, "05-02")
 
 
-def test_a_plan_given_back_is_pending_and_everything_else_is_as_it_was() -> None:
+def test_a_requeued_plan_is_pending_and_otherwise_unchanged() -> None:
     after = json.loads(execution_state.plan_given_back(dumped(RUN), "05-02"))
 
     assert after["plans"][1] == {**RUN["plans"][1], "status": "pending"}  # type: ignore[index]
@@ -353,7 +351,7 @@ def test_a_plan_given_back_is_pending_and_everything_else_is_as_it_was() -> None
 
 @given(before=states, other=objects)
 @relaxed
-def test_whatever_else_a_run_holds_survives(before: dict[str, Any], other: dict[str, Any]) -> None:
+def test_other_fields_of_a_run_survive(before: dict[str, Any], other: dict[str, Any]) -> None:
     finite = json.loads(json.dumps({**before, "plans": [*before["plans"], other]}), parse_constant=lambda _: None)
     finite["plans"].append({"id": "05-02", "status": "running", "left": "alone"})
 
@@ -373,7 +371,7 @@ def test_a_real_run_is_written_as_it_was_but_for_the_one_plan() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b'{"plans": [', b"\0\0"])
-def test_what_is_no_run_is_not_rewritten(data: bytes) -> None:
+def test_a_document_that_is_no_run_is_not_rewritten(data: bytes) -> None:
     with pytest.raises(ValueError, match="not an execution state"):
         execution_state.plan_given_back(data, "05-02")
 
@@ -415,7 +413,7 @@ PARSERS: dict[str, Callable[[bytes], object]] = {
 @pytest.mark.parametrize("parse", PARSERS.values(), ids=PARSERS)
 @given(data=st.binary())
 @relaxed
-def test_garbage_is_unreadable_and_harms_nobody(parse: Callable[[bytes], object], data: bytes) -> None:
+def test_garbage_is_unreadable_and_raises_nothing_else(parse: Callable[[bytes], object], data: bytes) -> None:
     assume(not data.lstrip().startswith(b"{"))
 
     assert parse(data) is None

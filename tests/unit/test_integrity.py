@@ -64,7 +64,7 @@ def test_every_state_in_a_real_snapshot_is_whole() -> None:
         ("plugin-output/contracts/*.json", "c.json"),
     ],
 )
-def test_no_real_object_is_whole_when_its_end_is_cut_off(pattern: str, name: str) -> None:
+def test_truncated_real_objects_are_broken(pattern: str, name: str) -> None:
     for path in samples(pattern)[:5]:
         data = path.read_bytes().rstrip()
 
@@ -72,7 +72,7 @@ def test_no_real_object_is_whole_when_its_end_is_cut_off(pattern: str, name: str
 
 
 @pytest.mark.parametrize("pattern", ["execution-states/*.json", "phases/*/STATE.md"])
-def test_no_real_file_is_whole_when_its_blocks_were_never_written(pattern: str) -> None:
+def test_real_files_with_unwritten_blocks_are_broken(pattern: str) -> None:
     name = STATE if "state" in pattern.partition("/")[0] else "STATE.md"
     for path in samples(pattern)[:5]:
         data = path.read_bytes()
@@ -104,7 +104,7 @@ def test_a_file_with_nothing_in_it_is_empty(name: str, data: bytes) -> None:
         b"{" * 9999,
     ],
 )
-def test_what_is_no_json_object_is_broken(data: bytes) -> None:
+def test_anything_but_a_json_object_is_broken(data: bytes) -> None:
     for name in (STATE, "config.json", LEASE, ".contracts/1-1.json"):
         assert flaw(name, data) is not None
 
@@ -146,7 +146,7 @@ def test_any_object_is_a_whole_configuration(value: dict[str, object]) -> None:
 @given(st.binary())
 @example(b"[" * 100_000)
 @relaxed
-def test_what_counts_as_whole_can_be_read(data: bytes) -> None:
+def test_an_intact_file_can_be_parsed(data: bytes) -> None:
     assert (flaw("config.json", data) is None) == (load_object(data) is not None)
 
 

@@ -89,7 +89,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 @given(records)
 @example({"seq": 1, "crc": "0" * 8, "text": ',"crc":"12345678"}\n\r\u2028\ud83d'})
 @relaxed
-def test_a_record_comes_back_from_its_line_as_it_was(record: dict[str, Any]) -> None:
+def test_a_record_survives_a_round_trip(record: dict[str, Any]) -> None:
     line = seal(record)
 
     assert line.endswith(b"\n")
@@ -99,14 +99,14 @@ def test_a_record_comes_back_from_its_line_as_it_was(record: dict[str, Any]) -> 
 
 @given(records.filter(lambda record: "crc" not in record))
 @relaxed
-def test_a_line_is_plain_json_for_everybody_else(record: dict[str, Any]) -> None:
+def test_a_journal_line_is_plain_json(record: dict[str, Any]) -> None:
     raw = json.loads(seal(record))
 
     assert len(raw.pop("crc")) == 8
     assert raw == record
 
 
-def test_what_json_does_not_know_is_written_as_text() -> None:
+def test_values_unknown_to_json_are_written_as_text() -> None:
     assert unseal(seal({"seq": 1, "path": Path("/x")})[:-1]) == {"seq": 1, "path": "/x"}
 
 
@@ -115,7 +115,7 @@ def test_what_json_does_not_know_is_written_as_text() -> None:
 @example(b'{"seq":1,"crc":"zzzzzzzz"}')
 @example(b'{"seq":1,"crc":"\xff\xff\xff\xff\xff\xff\xff\xff"}')
 @relaxed
-def test_what_was_never_sealed_is_no_line(line: bytes) -> None:
+def test_an_unsealed_line_is_ignored(line: bytes) -> None:
     assert unseal(line) is None
 
 
@@ -149,7 +149,7 @@ def _flips(data: bytes) -> Iterator[tuple[int, bytes]]:
 # -- a damaged journal --------------------------------------------------------------------------------------------
 
 
-def test_any_single_flipped_bit_costs_only_the_lines_that_it_touches_and_is_told(world: World) -> None:
+def test_a_flipped_bit_costs_only_its_lines_and_is_reported(world: World) -> None:
     journal = world.journal()
     for action in ("requeued", "died", "requeued"):
         journal.append(told(action), durable=False)
@@ -196,7 +196,7 @@ def test_lines_torn_at_the_same_place_are_all_kept_aside(world: World) -> None:
     assert {path.read_bytes() for path in world.quarantine.iterdir()} == {b'{"seq":1,"first"', b'{"seq":1,"second"'}
 
 
-def test_a_damaged_line_in_the_middle_is_told_and_those_behind_it_are_kept(world: World) -> None:
+def test_a_damaged_line_is_reported_and_later_lines_are_kept(world: World) -> None:
     lines = [seal({"seq": n, **told("requeued")}) for n in (1, 2, 3)]
     world.path.write_bytes(lines[0] + b"\0" * 50 + b"\n" + lines[2])
 
@@ -207,7 +207,7 @@ def test_a_damaged_line_in_the_middle_is_told_and_those_behind_it_are_kept(world
     assert world.path.stat().st_size == 2 * len(lines[0]) + 51
 
 
-def test_damage_is_told_once_by_each_program_that_meets_it(world: World) -> None:
+def test_each_program_reports_damage_once(world: World) -> None:
     world.path.write_bytes(b"junk\n")
     journal = world.journal()
 
@@ -310,7 +310,7 @@ def test_a_promised_requeue_counts_when_it_is_done_and_only_then(world: World) -
 
 @pytest.mark.parametrize("begun", [PROMISE, {"begun": True}])
 @pytest.mark.parametrize("ending", ["done", "failed"])
-def test_what_is_begun_is_pending_until_its_end_is_told(world: World, begun: dict[str, Any], ending: Any) -> None:
+def test_a_begun_action_is_pending_until_it_ends(world: World, begun: dict[str, Any], ending: Any) -> None:
     journal = world.journal()
     seq = journal.append(told("terminated", **begun), durable=False)
     assert world.reader().pending == journal.pending == {seq: {"seq": seq, **told("terminated", **begun)}}
@@ -320,7 +320,7 @@ def test_what_is_begun_is_pending_until_its_end_is_told(world: World, begun: dic
     assert world.reader().pending == journal.pending == {}
 
 
-def test_a_death_is_told_until_the_agent_is_registered_again(world: World) -> None:
+def test_a_death_is_known_until_the_agent_is_registered_again(world: World) -> None:
     journal = world.journal()
     seen = []
     for action in ("registered", "died", "registered", "died"):
@@ -339,7 +339,7 @@ def test_a_line_that_stands_in_two_segments_counts_once() -> None:
     assert memory.requeues[TASK] == 1
 
 
-def test_what_was_told_of_an_agent_is_forgotten_with_it(world: World) -> None:
+def test_alerts_of_an_agent_are_dropped_with_it(world: World) -> None:
     journal = world.journal()
     for action in ("registered", "died", "forgotten"):
         journal.append(told(action, "dev-1", "agent"), durable=False)
@@ -347,7 +347,7 @@ def test_what_was_told_of_an_agent_is_forgotten_with_it(world: World) -> None:
     assert not journal.memory.told("dev-1", "died", since="registered")
 
 
-def test_the_newest_line_of_a_deed_is_that_of_its_end(world: World) -> None:
+def test_the_newest_line_of_an_action_is_its_end(world: World) -> None:
     journal = world.journal()
     begun = journal.append(told("terminated", "dev-1", "agent", begun=True), durable=False)
     journal.append(told("registered", "dev-1", "agent"), durable=False)
@@ -381,7 +381,7 @@ class FullDisk(Disk):
         return written
 
 
-def test_what_could_not_be_written_leaves_the_journal_as_it_was(world: World) -> None:
+def test_a_failed_write_leaves_the_journal_unchanged(world: World) -> None:
     disk = FullDisk()
     journal = world.journal(disk)
     journal.append(told("died"), durable=False)
@@ -419,7 +419,7 @@ def _cut(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("change", "seq", "requeues"), [(_replace, 40, 0), (_cut, 1, 1)])
-def test_a_journal_replaced_underneath_is_read_anew(
+def test_a_replaced_journal_is_read_again(
     world: World, change: Callable[[Path], None], seq: int, requeues: int
 ) -> None:
     world.path.write_bytes(b"junk\n")
@@ -502,7 +502,7 @@ def test_a_reader_that_looks_again_reads_on(world: World) -> None:
 # -- history ------------------------------------------------------------------------------------------------------
 
 
-def test_history_tells_what_was_done_and_leaves_out_what_failed_or_was_only_begun(world: World) -> None:
+def test_history_lists_completed_actions_only(world: World) -> None:
     journal = world.journal()
     done = journal.append(told("requeued", **PROMISE), durable=False)
     failed = journal.append(told("released", **PROMISE), durable=False)
@@ -588,7 +588,7 @@ def live(journal: Journal, lines: int = 30) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("segment", [1, 60, 200, 500, 1000, 3000, 10**6])
-def test_however_small_the_segments_are_nothing_is_forgotten(world: World, segment: int) -> None:
+def test_small_segments_lose_nothing(world: World, segment: int) -> None:
     whole, parted = World(world.path.parent / "quarantine"), world.journal(size=8 * segment)
     expected = whole.journal()
     live(expected), live(parted)
@@ -603,7 +603,7 @@ def test_however_small_the_segments_are_nothing_is_forgotten(world: World, segme
 
 
 @pytest.mark.parametrize("segment", [700, 1500, 10**6])
-def test_history_is_told_over_all_segments_that_are_left(world: World, segment: int) -> None:
+def test_history_covers_all_remaining_segments(world: World, segment: int) -> None:
     journal = world.journal(size=8 * segment)
 
     entries = [entry["seq"] for entry in live(journal)]
@@ -649,7 +649,7 @@ def test_a_follower_that_reads_in_the_very_moment_of_a_rotation_misses_nothing(w
     assert len(heard) == 7
 
 
-def test_a_promise_is_kept_over_segments_and_told_by_its_own_number(world: World) -> None:
+def test_a_promise_survives_segments_and_keeps_its_number(world: World) -> None:
     journal = world.journal()
     promised = journal.append(told("requeued", **PROMISE), durable=False)
     for _ in range(3):
@@ -781,7 +781,7 @@ def test_a_rotation_that_fails_leaves_the_segment_in_use(world: World) -> None:
     assert len(segments(Disk(), world.path)) > 1
 
 
-def test_a_checkpoint_that_cannot_be_read_is_told_and_what_it_carried_on_is_read_from_the_older_segments(
+def test_an_unreadable_checkpoint_is_reported_and_replaced_from_older_segments(
     world: World,
 ) -> None:
     journal = world.journal()
@@ -799,7 +799,7 @@ def test_a_checkpoint_that_cannot_be_read_is_told_and_what_it_carried_on_is_read
 
 
 @pytest.mark.parametrize("twice", [1, 2, 3])
-def test_however_often_a_journal_is_overwritten_with_junk_each_is_kept(world: World, twice: int) -> None:
+def test_every_damaged_journal_is_kept(world: World, twice: int) -> None:
     junk = [b"junk %d\n" % n for n in range(twice)]
     for data in junk:
         world.path.write_bytes(data)
@@ -846,7 +846,7 @@ def test_a_journal_whose_end_was_cut_off_says_so_and_gives_no_number_twice(world
     assert world.seqs() == [*range(1, kept + 1), 6]
 
 
-def test_a_journal_that_was_replaced_by_an_older_copy_is_told(world: World) -> None:
+def test_a_journal_replaced_by_an_older_copy_is_reported(world: World) -> None:
     journal = world.journal()
     journal.append(told("requeued"))
     copy = world.path.read_bytes()
@@ -859,7 +859,7 @@ def test_a_journal_that_was_replaced_by_an_older_copy_is_told(world: World) -> N
     assert [damage.what for damage in journal.damage] == ["lines 2 to 2 were written and are gone"]
 
 
-def test_what_needs_not_be_durable_may_be_lost_without_a_word(world: World) -> None:
+def test_lines_without_durability_may_be_lost_silently(world: World) -> None:
     journal = world.journal()
     journal.append(told("requeued"))
     journal.append(told("died"), durable=False)
@@ -881,7 +881,7 @@ def test_a_mark_that_cannot_be_read_says_nothing(world: World, mark: bytes) -> N
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/nowhere")])
-def test_without_a_place_for_the_mark_all_is_written_all_the_same(world: World, make: Callable[[Path], object]) -> None:
+def test_writes_succeed_without_a_watermark_file(world: World, make: Callable[[Path], object]) -> None:
     make(world.path.with_name("journal.mark"))
 
     journal = world.journal()

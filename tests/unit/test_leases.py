@@ -176,7 +176,7 @@ def test_a_lease_of_the_plugin_is_a_lease_here(world: World) -> None:
     assert world.file.read_bytes() == as_plugin("dev-1")
 
 
-def test_who_renews_keeps_the_token_and_gets_the_time(world: World) -> None:
+def test_a_renewal_keeps_the_token_and_extends_the_time(world: World) -> None:
     first = world.us.ask("dev-1", ttl_s=60)
     world.clock.wait(59)
 
@@ -197,7 +197,7 @@ def test_a_lease_is_taken_over_at_its_end_and_not_before(world: World) -> None:
     assert world.us.ask("dev-1") == "dev-2"
 
 
-def test_who_renews_too_late_but_before_anybody_else_still_has_the_token(world: World) -> None:
+def test_a_late_renewal_of_an_unclaimed_lease_keeps_the_token(world: World) -> None:
     first = world.us.ask("dev-1", ttl_s=60)
     world.clock.wait(600)
 
@@ -205,7 +205,7 @@ def test_who_renews_too_late_but_before_anybody_else_still_has_the_token(world: 
     assert world.us.left_s() == 60
 
 
-def test_a_stranger_releases_nothing(world: World) -> None:
+def test_only_the_owner_can_release(world: World) -> None:
     world.us.ask("dev-1")
 
     assert world.us.release("dev-2") is Outcome.STALE
@@ -351,7 +351,7 @@ def race(*runners: Callable[[int], None]) -> list[tuple[str, str, int]]:
 
 
 @pytest.mark.system
-def test_of_32_processes_one_gets_each_lease_be_it_free_or_run_out_and_each_with_a_token_of_its_own(
+def test_one_of_32_processes_gets_each_lease_with_a_unique_token(
     project: Path,
 ) -> None:
     locks, resources = project / ".yolo-planning" / ".locks", 60
@@ -371,7 +371,7 @@ def test_of_32_processes_one_gets_each_lease_be_it_free_or_run_out_and_each_with
 
 
 @pytest.mark.system
-def test_what_the_plugin_has_got_is_never_got_by_one_of_ours_as_well(project: Path) -> None:
+def test_a_lease_of_the_plugin_is_never_granted_by_us(project: Path) -> None:
     locks, resources = project / ".yolo-planning" / ".locks", 60
     locks.mkdir()
     with closing(Store(project)) as store:
@@ -435,7 +435,7 @@ def test_tokens_grow_where_the_line_of_the_holder_is_lost(world: World) -> None:
     assert token(world.start().ask("dev-1")) > first
 
 
-def test_one_whom_the_plugin_gave_the_lease_meanwhile_does_not_get_the_token_of_the_one_before(world: World) -> None:
+def test_an_owner_granted_by_the_plugin_does_not_get_the_previous_token(world: World) -> None:
     first = token(world.us.ask("dev-1", ttl_s=60))
     world.clock.wait(61)
     world.plugin("dev-2")
@@ -461,7 +461,7 @@ DEEDS = st.lists(
 
 @settings(max_examples=60, deadline=None)
 @given(deeds=DEEDS)
-def test_whatever_happens_one_holds_it_at_a_time_and_each_new_holder_has_a_greater_token(
+def test_a_lease_has_one_holder_and_its_tokens_increase(
     deeds: list[tuple[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     project = tmp_path_factory.mktemp("project")
@@ -643,7 +643,7 @@ async def test_a_lease_of_the_plugin_ends_when_the_plugin_says_so(world: World) 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("ttl", [-1, -(10**12), -1e300], ids=str)
-async def test_a_lease_for_no_time_is_over(ttl: float, world: World) -> None:
+async def test_a_lease_with_zero_ttl_is_expired(ttl: float, world: World) -> None:
     world.plugin("dev-1", ttl=ttl)
 
     token(world.us.ask("dev-2"))
@@ -675,7 +675,7 @@ async def test_a_lease_for_ages_is_held_and_stops_nothing(ttl: float, world: Wor
 
 
 @pytest.mark.anyio
-async def test_a_lease_that_is_renewed_by_the_plugin_is_given_the_time_anew(world: World) -> None:
+async def test_a_lease_renewed_by_the_plugin_gets_its_full_ttl(world: World) -> None:
     world.us.ask("dev-1", ttl_s=60)
     world.clock.wait(59)
     await world.us.tick()
@@ -725,7 +725,7 @@ def test_a_resource_is_named_as_the_plugin_names_it_or_not_at_all(resource: str,
 
 
 @given(resource=st.text(max_size=300))
-def test_the_file_of_a_lease_is_always_in_its_own_folder(resource: str) -> None:
+def test_a_lease_file_is_always_in_the_lease_folder(resource: str) -> None:
     try:
         name = plugin_leases.lease_file(resource)
     except ValueError:
@@ -738,7 +738,7 @@ def test_the_file_of_a_lease_is_always_in_its_own_folder(resource: str) -> None:
 
 
 @pytest.mark.parametrize("resource", ["../../x", "a\nb", "x" * 200, "\udcff\udcfe.py", " "], ids=repr)
-def test_a_lease_with_any_name_is_given_held_and_given_back(resource: str, world: World) -> None:
+def test_a_lease_with_any_name_is_acquired_held_and_released(resource: str, world: World) -> None:
     token(world.us.ask("dev-1", resource))
 
     assert world.us.ask("dev-2", resource) == "dev-1"
@@ -755,7 +755,7 @@ def test_of_two_names_that_are_kept_in_one_file_one_can_be_held(world: World) ->
     assert json.loads((world.locks / "a__b.lease").read_text())["resource"] == "a/b"
 
 
-def test_who_holds_a_lease_does_not_lose_it_by_asking_for_its_namesake(world: World) -> None:
+def test_asking_for_a_namesake_does_not_lose_a_lease(world: World) -> None:
     token(world.us.ask("dev-1", "a/b"))
 
     assert world.us.ask("dev-1", "a__b") == "dev-1"
@@ -784,7 +784,7 @@ def test_the_plugins_configuration_says_how_long_a_lease_holds(ttl: int) -> None
 
 
 @pytest.mark.parametrize("ttl", [0, -1, True, "60", 60.5, None, [], plugin_leases.MAX_TTL_S + 1, 10**12], ids=repr)
-def test_what_is_no_length_of_time_in_the_configuration_is_five_minutes(ttl: object) -> None:
+def test_an_invalid_ttl_in_the_configuration_means_five_minutes(ttl: object) -> None:
     assert plugin_config.lease_ttl_s(json.dumps({"task_lease_ttl_secs": ttl}).encode()) == 300
 
 
@@ -822,7 +822,7 @@ def test_a_file_that_is_there_is_not_made_again_and_nothing_is_left_beside_it(tm
     [errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV],
     ids=errno.errorcode.get,
 )
-def test_where_there_are_no_links_a_file_is_made_all_the_same(number: int, tmp_path: Path) -> None:
+def test_files_are_created_without_hard_link_support(number: int, tmp_path: Path) -> None:
     path = tmp_path / "document"
 
     create(NoLinks(number), path, b"ours")
@@ -869,9 +869,7 @@ def test_the_daemon_ends_a_lease_of_the_plugin(project: Path, daemon: StartDaemo
     assert running.did("released")[0]["by"] == "leases"
 
 
-def test_a_daemon_that_is_killed_and_comes_back_ends_the_leases_given_before(
-    project: Path, daemon: StartDaemon
-) -> None:
+def test_a_restarted_daemon_ends_leases_granted_before_its_crash(project: Path, daemon: StartDaemon) -> None:
     Cli(project)("lease", "acquire", FILE, "--owner", "dev-1", "--ttl", "1")
     daemon(config=WIDE_AWAKE).stop(9)
 
@@ -880,7 +878,7 @@ def test_a_daemon_that_is_killed_and_comes_back_ends_the_leases_given_before(
     running.wait(lambda: running.did("released", FILE), "the lease to be ended")
 
 
-def test_a_daemon_that_observes_ends_no_lease_and_tells_what_it_would_do(project: Path, daemon: StartDaemon) -> None:
+def test_observe_mode_ends_no_lease_and_reports_what_it_would_do(project: Path, daemon: StartDaemon) -> None:
     (project / ".yolo-planning" / ".locks").mkdir()
     path = project / ".yolo-planning" / ".locks" / "src__a1.js.lease"
     path.write_bytes(as_plugin("dev-1"))

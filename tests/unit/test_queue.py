@@ -215,7 +215,7 @@ def test_in_thousands_of_tries_by_16_processes_no_task_is_claimed_twice_and_ever
     ("status", "owner"),
     [("in_progress", "dev-1"), ("in_progress", "dev-2"), ("pending", "dev-1"), ("completed", None), ("deleted", None)],
 )
-def test_only_a_pending_task_that_nobody_else_has_can_be_claimed(desk: Desk, status: str, owner: str | None) -> None:
+def test_only_a_pending_unowned_task_can_be_claimed(desk: Desk, status: str, owner: str | None) -> None:
     put(desk.path, status, owner)
     before = desk.path.read_bytes()
 
@@ -274,7 +274,7 @@ def test_a_token_of_a_claim_that_the_journal_has_lost_counts_for_nothing(desk: D
     assert (later.claim("dev-2") or 0) > token
 
 
-def test_whose_task_another_has_claimed_since_can_neither_show_signs_of_life_nor_finish_it(desk: Desk) -> None:
+def test_a_stale_claim_can_neither_send_heartbeats_nor_complete(desk: Desk) -> None:
     old = desk.claim("dev-1")
     assert old
     assert desk.beat(old)
@@ -292,7 +292,7 @@ def test_whose_task_another_has_claimed_since_can_neither_show_signs_of_life_nor
     assert desk.done("dev-2", new)
 
 
-def test_a_namesake_that_has_claimed_it_anew_is_fenced_off_from_its_predecessor(desk: Desk) -> None:
+def test_a_namesakes_new_claim_fences_off_its_predecessor(desk: Desk) -> None:
     old = desk.claim("dev-1")
     desk.by_hand()
     new = desk.claim("dev-1")
@@ -303,7 +303,7 @@ def test_a_namesake_that_has_claimed_it_anew_is_fenced_off_from_its_predecessor(
     assert desk.done("dev-1", new)
 
 
-def test_what_a_namesake_has_taken_up_by_the_client_is_not_finished_by_the_token_of_its_predecessor(
+def test_a_predecessors_token_cannot_complete_a_namesakes_claim_by_the_client(
     desk: Desk,
 ) -> None:
     old = desk.claim("dev-1")
@@ -315,7 +315,7 @@ def test_what_a_namesake_has_taken_up_by_the_client_is_not_finished_by_the_token
     assert json.loads(desk.path.read_text())["status"] == "in_progress"
 
 
-def test_a_late_completion_is_accepted_while_nobody_has_begun_anew(desk: Desk) -> None:
+def test_a_late_completion_is_accepted_without_a_newer_claim(desk: Desk) -> None:
     token = desk.claim("dev-1")
     assert token
     desk.by_hand()
@@ -356,7 +356,7 @@ def test_a_heartbeat_is_remembered_over_a_restart_and_a_rotation(desk: Desk) -> 
     assert claim == {"token": token, "owner": "dev-1", "live": True, "since_s": 5060.0, "boot": "here"}
 
 
-def test_a_dead_letter_shows_no_signs_of_life_and_neither_does_it_when_it_is_redriven(desk: Desk) -> None:
+def test_a_dead_letter_accepts_no_heartbeat_before_or_after_redrive(desk: Desk) -> None:
     desk.set(max_attempts=1)
     token = desk.claim("dev-1")
     assert token
@@ -372,7 +372,7 @@ def test_a_dead_letter_shows_no_signs_of_life_and_neither_does_it_when_it_is_red
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 5])
-def test_a_task_is_given_back_until_its_last_attempt_has_failed(desk: Desk, most: int) -> None:
+def test_a_task_is_requeued_until_its_last_attempt_fails(desk: Desk, most: int) -> None:
     desk.set(max_attempts=most, backoff_s=0.0)
 
     turns = [desk.fails() for _ in range(most)]
@@ -400,7 +400,7 @@ def test_a_finished_task_has_all_its_attempts_again_and_so_has_one_that_was_redr
     assert desk.turn() == RetryDecision(attempt=1, stamp=desk.turn().stamp)
 
 
-def test_the_first_time_a_task_is_given_back_at_once_and_later_never_before_its_time(desk: Desk) -> None:
+def test_the_first_requeue_is_immediate_and_later_ones_are_delayed(desk: Desk) -> None:
     assert desk.fails().wait_s == 0.0
     pauses = []
     for _ in range(6):
@@ -433,7 +433,7 @@ def test_pauses_differ_from_task_to_task_and_are_never_longer_than_the_longest(d
 
 
 @pytest.mark.parametrize("attempts", [1022, 1023, 1030, 10**6])
-def test_a_task_that_a_person_gave_back_ever_so_often_has_a_pause_as_well(desk: Desk, attempts: int) -> None:
+def test_a_task_requeued_often_by_a_person_is_delayed(desk: Desk, attempts: int) -> None:
     desk.store.journal.memory.requeues["red/3"] = attempts
 
     assert desk.turn().never
@@ -499,7 +499,7 @@ def test_the_same_cause_twice_in_a_short_time_is_poison(
     assert (json.loads(desk.path.read_text()).get("owner") == tasks.SET_ASIDE) is poison
 
 
-def test_what_a_person_gave_back_is_no_poison_and_has_no_pause(desk: Desk) -> None:
+def test_a_requeue_by_a_person_counts_no_attempt_and_has_no_delay(desk: Desk) -> None:
     desk.set(poison_s=60.0)
     put(desk.path, "in_progress", "dev-1")
     desk.by_hand()
@@ -516,7 +516,7 @@ def test_one_tasks_failures_are_not_anothers(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("name", ["\ud800", "a\0b", "../../x", "x" * 4000, "Grüße"])
-def test_the_oddest_name_of_a_task_has_its_turns_and_its_letter(desk: Desk, name: str) -> None:
+def test_a_task_with_any_name_is_retried_and_dead_lettered(desk: Desk, name: str) -> None:
     desk.set(max_attempts=3)
     plan = Task(
         list=execution_state.EXECUTION_STATE, number=name, status="running", owner="dev-1", path=Path("/state.json")
@@ -542,7 +542,7 @@ words = st.text(st.sampled_from("ab_-/%. é\0\ud800"), min_size=1, max_size=8)
 @given(words, words)
 @example("a__b/1", "a/b__1")
 @example("a/b", "a__b")
-def test_no_two_tasks_share_a_letter(one: str, other: str) -> None:
+def test_dead_letter_names_are_unique(one: str, other: str) -> None:
     assert (letter_file(one) == letter_file(other)) is (one == other)
     assert "/" not in letter_file(one)
 
@@ -554,7 +554,7 @@ def test_while_it_is_too_early_nothing_follows() -> None:
     assert requeue_or_dead_letter(a_task(), RetryDecision(wait_s=0.001), LETTERS, "it is dead", {}) == ()
 
 
-def test_a_task_a_plan_and_a_dead_letter_are_given_back_each_in_its_way() -> None:
+def test_tasks_plans_and_dead_letters_are_requeued_each_in_its_format() -> None:
     stamp = {"cause": "died", "attempt": 2, "since_s": 1.0, "boot": "here"}
     turn, told = RetryDecision(attempt=2, stamp=stamp), {"agent": "dev-1@red", **stamp}
     evidence = {"agent": "dev-1@red"}
@@ -581,7 +581,7 @@ def test_a_task_a_plan_and_a_dead_letter_are_given_back_each_in_its_way() -> Non
     assert story["why"] == "enough: it is dead"
 
 
-def test_a_task_that_was_finished_between_look_and_deed_stays_finished(desk: Desk) -> None:
+def test_a_task_completed_between_observation_and_action_stays_completed(desk: Desk) -> None:
     for most in (1, 100):
         desk.set(max_attempts=most)
         steps = requeue_or_dead_letter(
@@ -608,9 +608,7 @@ def test_a_task_that_was_finished_between_look_and_deed_stays_finished(desk: Des
     ),
     st.integers(0, 30),
 )
-def test_one_who_starts_from_a_checkpoint_knows_what_one_knows_who_has_read_everything(
-    turns: list[tuple[str, str, int]], at: int
-) -> None:
+def test_a_checkpoint_gives_the_same_index_as_a_full_replay(turns: list[tuple[str, str, int]], at: int) -> None:
     def record(seq: int, action: str, key: str, number: int) -> dict[str, Any]:
         if action == "beat":
             return {"seq": seq, "beat": [key, number, float(seq), "here"]}
@@ -637,7 +635,7 @@ def test_one_who_starts_from_a_checkpoint_knows_what_one_knows_who_has_read_ever
 
 
 @given(st.floats(0.05, 1000), st.lists(st.floats(0, 3), max_size=200))
-def test_in_no_second_more_is_done_than_a_second_allows(per_s: float, pauses: list[float]) -> None:
+def test_requeues_are_rate_limited(per_s: float, pauses: list[float]) -> None:
     clock = FakeClock()
     breath, taken = RateLimiter(clock), list[float]()
     for pause_s in pauses:
@@ -650,7 +648,7 @@ def test_in_no_second_more_is_done_than_a_second_allows(per_s: float, pauses: li
 
 
 @pytest.mark.parametrize("per_s", [0.5, 1.0, 25.0, 1000.0])
-def test_a_breath_that_was_taken_comes_back(per_s: float) -> None:
+def test_the_rate_limiter_refills(per_s: float) -> None:
     clock = FakeClock()
     breath = RateLimiter(clock)
     for _ in range(3):
@@ -758,7 +756,7 @@ def test_a_record_stands_until_it_is_not_too_early_any_more_and_then_the_task_go
     assert second - first >= 0.3
 
 
-def test_who_only_observes_tells_of_it_and_counts_nothing(project: Path, claude_home: Path) -> None:
+def test_observe_mode_reports_and_counts_nothing(project: Path, claude_home: Path) -> None:
     watch = Watch(project, claude_home, FakeClock(), Config(mode="observe", tasks=TasksConfig(max_attempts=1)))
     path = write_task(claude_home, "red", 1, "dev-1", "in_progress")
     before = path.read_bytes()
@@ -777,7 +775,7 @@ def test_who_only_observes_tells_of_it_and_counts_nothing(project: Path, claude_
     assert not memory.requeues
 
 
-def test_a_plan_that_was_set_aside_is_not_given_back_to_anybody(project: Path, claude_home: Path) -> None:
+def test_a_plan_set_aside_is_not_requeued(project: Path, claude_home: Path) -> None:
     watch = Watch(project, claude_home, FakeClock(), Config(tasks=TasksConfig(max_attempts=1)))
     state = project / ".yolo-planning" / ".execution-state.json"
     state.write_text('{"phase":5,"plans":[{"id":"05-01","status":"running"},{"id":"05-02","status":"pending"}]}')
@@ -793,9 +791,7 @@ def test_a_plan_that_was_set_aside_is_not_given_back_to_anybody(project: Path, c
     assert [each["key"] for each in watch.did("dead_lettered")] == ["execution-state/05-01"]
 
 
-def test_what_has_failed_before_and_is_finished_counts_against_no_later_task_of_the_same_name(
-    project: Path, claude_home: Path
-) -> None:
+def test_failures_of_a_completed_task_do_not_count_for_a_namesake(project: Path, claude_home: Path) -> None:
     watch = Watch(project, claude_home, FakeClock(), Config(tasks=TasksConfig(max_attempts=2, poison_s=0.0)))
     state = project / ".yolo-planning" / ".execution-state.json"
     running = '{"phase":5,"plans":[{"id":"05-01","status":"running"}]}'
@@ -816,9 +812,7 @@ def test_what_has_failed_before_and_is_finished_counts_against_no_later_task_of_
     assert not watch.did("dead_lettered")
 
 
-def test_a_crash_between_the_letter_and_the_setting_aside_is_healed_by_the_next_run(
-    project: Path, claude_home: Path
-) -> None:
+def test_a_crash_before_the_task_is_set_aside_is_recovered_by_the_next_run(project: Path, claude_home: Path) -> None:
     config = Config(tasks=TasksConfig(max_attempts=1))
     path = write_task(claude_home, "red", 1, "dev-1", "in_progress")
     with closing(Store(project)) as before:

@@ -81,7 +81,7 @@ def test_a_snapshot_is_what_the_plugin_would_write(world: World) -> None:
     }
 
 
-def test_snapshots_go_where_the_plugin_keeps_its_own_so_that_it_can_restore_them(world: World) -> None:
+def test_snapshots_are_stored_where_the_plugin_can_restore_them(world: World) -> None:
     (world.paths.planning / ".snapshots").mkdir()
 
     world.save()
@@ -108,7 +108,7 @@ def test_ten_of_a_phase_are_kept_and_the_oldest_go(world: World) -> None:
     assert world.done() == [0, *range(3, 13)]
 
 
-def test_what_is_dropped_is_kept_in_the_journal(world: World) -> None:
+def test_a_dropped_snapshot_is_kept_in_the_journal(world: World) -> None:
     for n in range(10):
         world.save(n, seconds=n)
     (world.ours / "5-20261122T205510.json").write_bytes(b"the oldest")
@@ -148,7 +148,7 @@ def test_two_states_of_one_second_are_two_snapshots(world: World) -> None:
 @pytest.mark.parametrize(
     "phase", ["", "../../x", "/etc", "\0", "a\nb", ".", "..", "\ud800", "x" * 5000, None, [1], 1e300, True]
 )
-def test_whatever_a_state_calls_its_phase_it_can_be_saved_and_found_again(world: World, phase: Any) -> None:
+def test_a_state_with_any_phase_name_can_be_saved_and_found(world: World, phase: Any) -> None:
     assert world.save(3, phase=phase) == [Outcome.DONE]
 
     assert world.done() == [3]

@@ -77,11 +77,11 @@ def aside(data: bytes, flaw: Flaw, path: Path = STATE) -> Quarantine:
     )
 
 
-def test_nothing_is_decided_where_nothing_is_new() -> None:
+def test_no_change_gives_no_decision() -> None:
     assert decide(Look(), Q) == []
 
 
-def test_a_broken_file_is_put_aside_and_then_restored_from_the_best_cure_and_the_difference_is_told() -> None:
+def test_a_broken_file_is_quarantined_and_restored_with_a_diff() -> None:
     best, other = good(b'{"a":2}'), Cure(data=b"{}", source="snapshot", text="the snapshot x")
 
     assert decide(broken(b'{"a":', best, other, flaw=NO_JSON), Q) == [
@@ -110,7 +110,7 @@ def test_of_an_empty_file_there_is_nothing_to_put_aside() -> None:
     assert isinstance(action, Restore)
 
 
-def test_what_a_cure_only_infers_is_told() -> None:
+def test_inferred_values_of_a_repair_are_reported() -> None:
     ((action,),) = decide(
         broken(b"", Cure(data=SOUND, source="rebuilt", text="events", inferred=("plan 05-01 is pending",))), Q
     )
@@ -118,7 +118,7 @@ def test_what_a_cure_only_infers_is_told() -> None:
     assert action.evidence["inferred"] == ["plan 05-01 is pending"]
 
 
-def test_without_any_cure_a_person_is_asked_and_the_file_stays() -> None:
+def test_a_file_without_a_repair_is_escalated_and_left() -> None:
     ((copy, asked),) = decide(broken(b"{", flaw=NO_JSON), Q)
 
     assert copy == aside(b"{", NO_JSON)
@@ -156,7 +156,7 @@ def test_a_sound_file_is_snapped_first_and_then_kept() -> None:
     ]
 
 
-def test_of_a_file_that_cannot_be_read_a_person_is_told() -> None:
+def test_an_unreadable_file_raises_an_alert() -> None:
     assert decide(Look(unreadable=(("STATE.md", "Permission denied"),)), Q) == [
         (
             Escalate(
@@ -289,7 +289,7 @@ def test_a_whole_file_is_kept_once_as_a_good_version(desk: Desk) -> None:
 
 
 @every_breakage
-def test_a_broken_file_is_left_alone_until_just_its_time_to_settle_is_over(desk: Desk, data: bytes) -> None:
+def test_a_broken_file_is_left_alone_until_its_settle_time_has_passed(desk: Desk, data: bytes) -> None:
     desk.write(".execution-state.json", SOUND)
     desk.settle()
     desk.write(".execution-state.json", data)
@@ -312,7 +312,7 @@ def test_while_something_is_unsettled_the_next_look_is_soon(desk: Desk) -> None:
     assert desk.watcher.rest_s() != 0.3
 
 
-def test_every_write_begins_the_time_to_settle_anew(desk: Desk) -> None:
+def test_every_write_restarts_the_settle_time(desk: Desk) -> None:
     for end in (3, 9, 20, 40):
         desk.write(".execution-state.json", SOUND[:end])
         assert desk.look(0.2) == Look()
@@ -334,7 +334,7 @@ def test_a_broken_file_is_restored_and_what_was_broken_is_in_the_quarantine(desk
 
 
 @every_breakage
-def test_a_file_that_broke_while_nobody_watched_is_restored(desk: Desk, data: bytes) -> None:
+def test_a_file_broken_while_no_daemon_ran_is_restored(desk: Desk, data: bytes) -> None:
     desk.write(".execution-state.json", SOUND)
     desk.settle()
     desk.write(".execution-state.json", data)
@@ -418,7 +418,7 @@ def test_a_file_that_was_replaced_while_it_was_to_be_restored_is_left_as_its_wri
     assert desk.state.read_bytes() == OTHER
 
 
-def test_a_file_that_is_gone_is_nobodys_trouble(desk: Desk) -> None:
+def test_a_missing_file_is_no_error(desk: Desk) -> None:
     """The plugin's status line removes the state of a phase that is complete."""
     desk.write(".execution-state.json", SOUND)
     desk.settle()
@@ -431,7 +431,7 @@ def test_a_file_that_is_gone_is_nobodys_trouble(desk: Desk) -> None:
 # -- a large or unreadable file -----------------------------------------------------------------------------------
 
 
-def test_a_file_that_cannot_be_read_is_told_at_every_look_until_it_can(desk: Desk) -> None:
+def test_an_unreadable_file_is_reported_until_it_is_readable(desk: Desk) -> None:
     with desk.state.open("wb") as file:
         file.truncate(100 * 2**20)
 
@@ -450,7 +450,7 @@ def test_one_file_that_cannot_be_read_stops_no_other(desk: Desk) -> None:
     assert [each.key for each in desk.look().sound] == [".execution-state.json"]
 
 
-def test_a_log_of_events_that_cannot_be_read_does_not_stop_the_state_from_being_told_anew(desk: Desk) -> None:
+def test_an_unreadable_event_log_does_not_stop_the_rebuild_of_the_state(desk: Desk) -> None:
     (desk.planning / "phases" / "05-gates").mkdir(parents=True)
     desk.write("phases/05-gates/05-01-PLAN.md", b"---\nphase: 5\nplan: 1\ntitle: Gates\n---\n")
     log = desk.write(".events/event-log.jsonl", EVENTS)
@@ -481,7 +481,7 @@ def test_a_snapshot_is_the_second_best(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("state", [{"phase": 5}, {"status": "running", "plans": "lost"}])
-def test_a_snapshot_that_is_no_sound_state_itself_is_no_cure(desk: Desk, state: dict[str, Any]) -> None:
+def test_a_broken_snapshot_is_not_used_for_repair(desk: Desk, state: dict[str, Any]) -> None:
     (desk.planning / ".snapshots").mkdir()
     for second, each in ((1, json.loads(SOUND)), (2, state)):
         text = json.dumps({"execution_state": each, "phase": "5", "snapshot_ts": f"20261122T20550{second}"})
@@ -493,7 +493,7 @@ def test_a_snapshot_that_is_no_sound_state_itself_is_no_cure(desk: Desk, state: 
     assert load_object(desk.state.read_bytes()) == json.loads(SOUND)
 
 
-def test_d11_a_state_is_told_anew_from_the_events_that_the_plugin_itself_cannot_find(desk: Desk) -> None:
+def test_d11_a_state_is_rebuilt_from_events_that_the_plugin_cannot_find(desk: Desk) -> None:
     (desk.planning / "phases" / "05-gates").mkdir(parents=True)
     for plan in (1, 2):
         head = f"---\nphase: 5\nplan: {plan}\ntitle: Plan {plan}\nwave: {plan}\n---\n"
@@ -578,7 +578,7 @@ def test_a_lease_is_not_kept_since_it_is_rewritten_all_the_time(desk: Desk) -> N
 
 @pytest.mark.parametrize("name", ["two\nlines", "tab\tand\x1b[2J", "Größe", "-rf", "  ", "x" * 240, "#1", "*"])
 @pytest.mark.parametrize(("folder", "suffix"), [(".locks", ".lease"), (".contracts", ".json")])
-def test_whatever_a_file_is_called_it_is_healed(desk: Desk, folder: str, suffix: str, name: str) -> None:
+def test_a_file_with_any_name_is_repaired(desk: Desk, folder: str, suffix: str, name: str) -> None:
     path = desk.write(f"{folder}/{name}{suffix}", b'{"owner":"dev-1"}')
     desk.settle()
     path.write_bytes(b"{torn")
@@ -604,7 +604,7 @@ def test_a_name_that_is_no_text_is_healed_too(desk: Desk) -> None:
 # -- logs ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_torn_end_is_cut_in_its_place_so_that_whoever_has_the_log_open_goes_on_in_it(desk: Desk) -> None:
+def test_a_torn_end_is_truncated_in_place_for_open_writers(desk: Desk) -> None:
     log = desk.write(".events/event-log.jsonl", EVENTS + b'{"event":"pl')
     with log.open("ab") as appender:
         desk.settle()
@@ -637,7 +637,7 @@ def test_a_log_that_has_lost_all_its_lines_is_restored(desk: Desk, data: bytes) 
     assert log.read_bytes() == EVENTS
 
 
-def test_a_log_that_never_had_any_line_is_well(desk: Desk) -> None:
+def test_an_empty_log_is_intact(desk: Desk) -> None:
     log = desk.write(".events/event-log.jsonl", b"")
 
     assert desk.settle() == Look()
@@ -653,7 +653,7 @@ def test_d35_a_growing_log_is_kept_when_it_has_grown_by_a_fourth_and_not_at_each
         assert desk.store.good(log) == digest(EVENTS * kept)
 
 
-def test_d35_a_log_that_nobody_bounds_is_not_copied_over_and_over(desk: Desk) -> None:
+def test_d35_an_unbounded_log_is_not_copied_repeatedly(desk: Desk) -> None:
     log = desk.write(".events/event-log.jsonl", EVENTS * (2**20 // len(EVENTS) + 1))
 
     desk.settle()
@@ -709,7 +709,7 @@ def test_a_file_that_became_a_link_while_it_was_to_be_restored_is_not_written_th
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["a folder", "a pipe"])
-def test_what_is_no_file_stops_nothing(desk: Desk, make: Callable[[Path], object]) -> None:
+def test_entries_that_are_no_files_stop_nothing(desk: Desk, make: Callable[[Path], object]) -> None:
     make(desk.state)
     desk.write("config.json", b"{}")
 
@@ -727,7 +727,7 @@ def test_a_state_nested_as_deep_as_can_be_read_stops_nothing(desk: Desk) -> None
 
 
 @pytest.mark.parametrize("phase", ["\ud800", "x" * 5000, "../../../x", ".", "a\nb"])
-def test_a_state_with_an_impossible_phase_is_kept_all_the_same(desk: Desk, phase: str) -> None:
+def test_a_state_with_an_impossible_phase_is_saved(desk: Desk, phase: str) -> None:
     data = json.dumps({"status": "running", "phase": phase}).encode()
     desk.write(".execution-state.json", data)
 
@@ -791,7 +791,7 @@ def test_events_are_not_read_where_the_project_says_no(desk: Desk) -> None:
 # -- observing ----------------------------------------------------------------------------------------------------
 
 
-def test_one_who_only_observes_keeps_nothing_and_begins_to_when_that_is_over(desk: Desk) -> None:
+def test_observe_mode_saves_no_versions_until_it_ends(desk: Desk) -> None:
     desk.config = msgspec.structs.replace(desk.config, mode="observe")
     desk.write(".execution-state.json", SOUND)
     assert desk.look() == Look()
@@ -900,7 +900,7 @@ def watched(project: Path, daemon: StartDaemon) -> Watched:
 
 
 @pytest.mark.parametrize("name", [".execution-state.json", "config.json", "STATE.md"])
-def test_a_file_that_is_emptied_cut_zeroed_or_overwritten_is_restored_and_told(watched: Watched, name: str) -> None:
+def test_a_damaged_file_is_restored_and_reported(watched: Watched, name: str) -> None:
     watched.supervise()
     watched.wait_kept(watched.replace(name, SOUND))
     path = watched.planning / name
@@ -954,7 +954,7 @@ def _link(side: Path) -> None:
     [lambda side: side.write_text("0" * 64), lambda side: side.write_bytes(b"\0"), Path.unlink, _folder, _link],
     ids=["stale", "junk", "gone", "a folder", "a link"],
 )
-def test_whatever_is_wrong_with_a_sidecar_its_document_is_not_broken(
+def test_a_damaged_checksum_file_does_not_break_its_document(
     watched: Watched, tamper: Callable[[Path], object]
 ) -> None:
     watched.supervise(OFTEN)
@@ -1026,7 +1026,7 @@ def test_a_log_in_a_folder_that_is_only_made_later_is_watched_too(watched: Watch
     watched.wait_restored(log, EVENTS)
 
 
-def test_without_good_version_and_snapshot_a_state_is_told_anew_and_without_anything_a_person_is_asked(
+def test_a_state_without_versions_is_rebuilt_or_escalated(
     watched: Watched,
 ) -> None:
     watched.write(".execution-state.json", b"{torn")
@@ -1121,7 +1121,7 @@ def resident(pid: int) -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells here how much memory a process had")
-def test_a_file_of_a_hundred_megabytes_is_told_hangs_nothing_and_costs_no_memory(watched: Watched) -> None:
+def test_a_huge_file_is_reported_at_bounded_cost(watched: Watched) -> None:
     watched.supervise()
     watched.wait_kept(watched.replace(".execution-state.json", SOUND))
     watched.wait_looked()
@@ -1147,7 +1147,7 @@ def looks(folder: Path) -> dict[str, tuple[int, int, bytes]]:
     }
 
 
-def test_one_who_observes_tells_what_would_be_done_and_touches_nothing(watched: Watched) -> None:
+def test_observe_mode_reports_the_repair_and_touches_nothing(watched: Watched) -> None:
     watched.supervise()
     watched.wait_kept(watched.replace(".execution-state.json", SOUND))
     watched.write(".events/event-log.jsonl", EVENTS)

@@ -116,7 +116,7 @@ def task(claude_home: Path) -> Path:
 # -- done, stale, busy -------------------------------------------------------------------------------------------
 
 
-def test_a_decision_that_holds_is_done_and_told(store: Store, task: Path) -> None:
+def test_a_valid_decision_is_applied_and_journaled(store: Store, task: Path) -> None:
     assert store.commit(requeue(task), "agents") is Outcome.DONE
 
     assert read_task(task)["status"] == "pending"
@@ -146,7 +146,7 @@ class EditorsDisk(Disk):
     ("after", "at"), [(b'{"ours": 1}', 1), (b'{"ours": 1}', 2), (b'{\n  "id"', 1), (None, 1)],
     ids=["replaced, told", "replaced, written", "shortened, told", "removed, told"],
 )  # fmt: skip
-def test_what_is_saved_while_we_change_a_document_stays_as_it_was_saved(
+def test_a_concurrent_save_by_another_program_is_preserved(
     store: Store, task: Path, after: bytes | None, at: int
 ) -> None:
     store.disk = store.journal._disk = EditorsDisk(task, at)
@@ -275,7 +275,7 @@ def test_keys_that_we_do_not_know_survive_and_the_style_too(
     assert task.read_text() == json.dumps(raw, ensure_ascii=False, **style) + end
 
 
-def test_a_plan_is_given_back_and_the_rest_of_the_state_stays(store: Store) -> None:
+def test_requeueing_a_plan_leaves_the_rest_of_the_state(store: Store) -> None:
     path = store.paths.planning / ".execution-state.json"
     plans = [{"id": "05-01", "status": "running", "note": "kept"}, {"id": "05-02", "status": "running"}, "junk"]
     state = {"phase": 5, "plans": plans, "status": "running", "unknown": {"deep": [1.0]}}
@@ -304,7 +304,7 @@ def _removals(planning: Path) -> list[tuple[Edit, bytes]]:
 
 
 @pytest.mark.parametrize("which", range(5))
-def test_what_is_removed_is_kept_in_the_journal(store: Store, which: int) -> None:
+def test_removed_content_is_kept_in_the_journal(store: Store, which: int) -> None:
     removal, held = _removals(store.paths.planning)[which]
     removal.path.parent.mkdir(exist_ok=True)
     removal.path.write_bytes(held)
@@ -436,14 +436,14 @@ DIED = Died(key="dev-1@team", reason="its process has ended", evidence={"pid": 4
 TERMINATE = Terminate(key="dev-1@team", reason="its session is gone", evidence={"pane": "%1"}, roots=(), grace_s=10)
 
 
-def test_a_note_is_told_and_in_observe_mode_as_what_would_be(store: Store) -> None:
+def test_a_note_is_listed_with_a_would_prefix_in_observe_mode(store: Store) -> None:
     store.note(DIED, "agents")
     store.note(DIED, "agents", "would_")
 
     assert told(store) == [("died", "dev-1@team"), ("would_died", "dev-1@team")]
 
 
-def test_a_deed_is_told_with_its_ending_and_not_before(store: Store) -> None:
+def test_an_action_is_listed_only_once_it_ended(store: Store) -> None:
     begun = store.begin(TERMINATE, "agents")
     assert told(store) == []
 
@@ -454,14 +454,14 @@ def test_a_deed_is_told_with_its_ending_and_not_before(store: Store) -> None:
     assert entry["evidence"] == {"pane": "%1", "killed": [4242]}
 
 
-def test_a_deed_that_came_to_nothing_is_not_told(store: Store) -> None:
+def test_an_action_without_effect_is_not_listed(store: Store) -> None:
     store.abandon(store.begin(TERMINATE, "agents"), "nothing was left to signal")
 
     assert told(store) == []
     assert not store.recover()
 
 
-def test_a_deed_that_a_crash_cut_off_is_closed_by_the_first_recovery_and_left_by_the_second(project: Path) -> None:
+def test_an_interrupted_action_is_closed_by_the_first_recovery_only(project: Path) -> None:
     crashed, next_run = Store(project), Store(project)
     crashed.open()
     crashed.begin(TERMINATE, "agents")
@@ -477,7 +477,7 @@ def test_a_deed_that_a_crash_cut_off_is_closed_by_the_first_recovery_and_left_by
     next_run.close()
 
 
-def test_a_promise_whose_document_has_become_something_else_is_told_as_overtaken(project: Path, task: Path) -> None:
+def test_a_promise_on_a_changed_document_is_marked_overtaken(project: Path, task: Path) -> None:
     class Dying(Disk):
         def rename(self, old: Path, new: Path) -> None:
             if new == task:
@@ -559,9 +559,7 @@ def test_a_store_whose_project_is_gone_says_so_and_does_not_bring_it_back(store:
     assert read_task(task)["status"] == "in_progress"
 
 
-def test_a_store_that_was_made_anew_under_us_still_has_one_writer_at_a_time(
-    store: Store, task: Path, children: Children
-) -> None:
+def test_a_recreated_store_still_has_one_writer(store: Store, task: Path, children: Children) -> None:
     shutil.rmtree(store.paths.folder)
     other = Store(store.paths.project)
     other.open()

@@ -108,7 +108,7 @@ def test_a_plans_status_is_understood_in_every_spelling_that_real_files_hold(spe
 @pytest.mark.parametrize("task", [TASK, PLAN])
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"status": 3, "plans": 4}', b"{}",
                                   b'{"plans": null}', b'{"plans": [3, null, {"id": 5}]}'])  # fmt: skip
-def test_what_is_no_task_has_no_state_and_is_never_written(task: Task, data: bytes) -> None:
+def test_a_document_that_is_no_task_is_never_written(task: Task, data: bytes) -> None:
     assert tasks.state(task, data) is None
     for action in every_action(task):
         assert not action.holds(data)
@@ -118,7 +118,7 @@ def test_what_is_no_task_has_no_state_and_is_never_written(task: Task, data: byt
 
 
 @pytest.mark.parametrize("owner", ["", None, 5, ["dev-1"]])
-def test_an_owner_that_is_no_name_is_nobody(owner: object) -> None:
+def test_an_owner_that_is_no_name_means_unowned(owner: object) -> None:
     data = json.dumps({"status": PENDING, "owner": owner}).encode()
 
     assert tasks.state(TASK, data) == (PENDING, None)
@@ -173,7 +173,7 @@ def test_each_change_holds_in_its_states_only(state: tuple[str, str | None], may
     assert {type(action) for action in every_action(TASK) if action.holds(data)} == may
 
 
-def test_no_change_of_a_task_holds_where_its_file_is_gone() -> None:
+def test_no_edit_holds_once_the_task_file_is_gone() -> None:
     assert not any(action.holds(None) for action in every_action(TASK) + every_action(PLAN))
 
 
@@ -197,7 +197,7 @@ def test_a_dead_letter_keeps_its_place_until_it_is_redriven(task: Task) -> None:
     assert by[Claim].holds(again)
 
 
-def test_a_claim_is_not_allowed_for_a_dead_letter_whatever_its_file_says() -> None:
+def test_a_dead_letter_cannot_be_claimed_regardless_of_its_file() -> None:
     memory, claim = JournalState(), every_action(TASK)[0]
     assert claim.allowed(memory)
 
@@ -233,7 +233,7 @@ def plan(**more: Any) -> bytes:
     return json.dumps({"plans": [{"id": "05-01", "status": "running", **more}]}).encode()
 
 
-def test_a_plan_that_is_given_back_is_nobodys() -> None:
+def test_a_requeued_plan_has_no_owner() -> None:
     (requeue,) = requeue_or_dead_letter(PLAN, RetryDecision(), Path("/letters"), "it is dead", {})
     assert isinstance(requeue, RequeuePlan)
     after = requeue.edit(plan(owner="dev-1"))
@@ -251,7 +251,7 @@ def test_a_plan_that_another_has_claimed_since_is_left_to_it() -> None:
 
 
 @pytest.mark.parametrize("more", [{"status": "failed"}, {"status": "complete"}, {"status": "pending"}, {"id": "05-02"}])
-def test_a_plan_is_given_back_only_while_it_runs(more: dict[str, str]) -> None:
+def test_only_a_running_plan_is_requeued(more: dict[str, str]) -> None:
     (requeue,) = requeue_or_dead_letter(replace(PLAN, owner=None), RetryDecision(), Path("/letters"), "it is dead", {})
     assert isinstance(requeue, RequeuePlan)
 
@@ -259,7 +259,7 @@ def test_a_plan_is_given_back_only_while_it_runs(more: dict[str, str]) -> None:
     assert not requeue.holds(plan(**more))
 
 
-def test_a_story_is_written_once_and_put_away_once() -> None:
+def test_a_dead_letter_is_written_once_and_removed_once() -> None:
     letter = WriteDeadLetter(key="red/3", path=Path("/letters/red__3.json"), data=b"{}", reason="why")
     away = RemoveDeadLetter(key="red/3", path=letter.path, reason="why")
 
