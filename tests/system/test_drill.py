@@ -107,7 +107,7 @@ def test_these_are_all_faults() -> None:
 
 
 @pytest.mark.parametrize("group", FAULTS)
-def test_every_fault_is_noticed_and_healed_and_nothing_is_lost(tmp_path: Path, group: str) -> None:
+def test_every_fault_is_detected_and_recovered(tmp_path: Path, group: str) -> None:
     ended = drill("--json", "--seed", "7", "--faults", ",".join(FAULTS[group]), folder=tmp_path)
 
     assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -108,7 +108,7 @@ class Child:
         return max(acknowledged, 0)
 
 
-def test_programs_that_are_killed_at_any_moment_have_lost_nothing_that_they_acknowledged(tmp_path: Path) -> None:
+def test_killed_writers_lose_nothing_acknowledged(tmp_path: Path) -> None:
     (tmp_path / ".yolo-planning").mkdir()
     chance = random.Random(412)
     with closing(opened(tmp_path)) as store:

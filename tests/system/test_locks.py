@@ -204,7 +204,7 @@ async def test_the_lock_of_a_linked_work_tree_is_found_too(world: World, reposit
     assert not lock.exists()
 
 
-async def test_while_git_waits_for_an_editor_its_lock_stands(
+async def test_lock_of_a_git_that_waits_for_an_editor_stays(
     world: World, repository: Path, children: Children, tmp_path: Path
 ) -> None:
     editor = tmp_path / "editor"

@@ -165,7 +165,7 @@ def kill_known(running: RunningDaemon, pid: int, name: str) -> None:
 # -- given back -----------------------------------------------------------------------------------------------------
 
 
-def test_a_killed_teammate_is_healed_and_its_lead_never_notices(team: RealTeam, daemon: StartDaemon) -> None:
+def test_killed_teammate_is_recovered_and_its_lead_unaffected(team: RealTeam, daemon: StartDaemon) -> None:
     team.begin((LEAD, [CREATE, spawn("dev-1", DEV_1)]), (DEV_1, [CLAIM, WORK]))
     task, claude = team.task(), team.claude
     wait_at_work(task)

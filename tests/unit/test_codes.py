@@ -98,7 +98,7 @@ def test_only_the_code_of_a_refusal_lets_an_ancestor_be_registered(
 
 
 @pytest.mark.parametrize("text", ["its last line is half written", "any other words"])
-def test_what_recover_would_do_follows_the_code_of_the_flaw(text: str) -> None:
+def test_recovery_plan_follows_the_code_of_the_flaw(text: str) -> None:
     torn = Broken(path=Path("/p/x.jsonl"), key="x.jsonl", data=b"{", flaw=Flaw(FlawCode.HALF_WRITTEN, text))
 
     assert state._plan(torn) == "cut it off, with a copy in the quarantine"

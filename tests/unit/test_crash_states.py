@@ -376,7 +376,7 @@ def test_power_cuts_lose_nothing_acknowledged_and_invent_nothing() -> None:
     assert exploration.wrong[:5] == []
 
 
-def test_a_power_cut_while_the_next_run_recovers_and_goes_on_takes_nothing_either() -> None:
+def test_power_cut_during_recovery_loses_nothing() -> None:
     exploration = explored(budget(quick=5_000, full=50_000, soak=1_000_000), kills=0.1)
 
     assert exploration.wrong[:5] == []
