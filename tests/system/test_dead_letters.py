@@ -238,7 +238,9 @@ def test_a_dropped_task_is_gone_and_the_journal_keeps_what_it_was(cli: Cli, clau
 
     assert not path.exists()
     assert ids(cli) == []
-    kept = [json.loads(line).get("write", {}).get("removed") for line in Paths(cli.folder).journal.open()]
+    kept = [
+        json.loads(line).get("write", {}).get("removed") for line in Paths(cli.folder).journal.read_text().splitlines()
+    ]
     assert before in kept
     assert story in kept
     assert "dropped" in did(cli.folder)
