@@ -19,6 +19,9 @@ from yolo_supervisor.policy.retry import letter_file
 from yolo_supervisor.store.history import History
 from yolo_supervisor.store.store import Outcome
 
+OWN_ACTIONS = ("dead_letter_written", "dead_letter_removed", "told", "put_away")
+"""The journal's verbs for the report itself, which are no part of the task's history; the last two are of 0.1.0."""
+
 
 @click.group()
 def command() -> None:
@@ -66,9 +69,7 @@ def show(options: Shared, ident: str) -> None:
     """
     view = project_view(options)
     letter = _letter(view, ident)
-    told = [
-        entry for entry in entries(History(view.store.paths.journal)) if entry["action"] not in ("told", "put_away")
-    ]
+    told = [entry for entry in entries(History(view.store.paths.journal)) if entry["action"] not in OWN_ACTIONS]
     story = [entry for entry in told if (entry["kind"], entry["key"]) == ("task", letter["id"])]
     if options.json:
         out_json({**letter, "story": story})
