@@ -435,7 +435,7 @@ def test_status_contains_every_documented_key(
 
     assert_promised(shape(told), STATUS)
     (seen,) = told["projects"]
-    assert (told["version"], told["daemon"]["running"], told["daemon"]["pid"]) == (1, True, running.child.pid)
+    assert (told["version"], told["daemon"]["running"], told["daemon"]["pid"]) == (2, True, running.child.pid)
     assert told["daemon"]["mode"] == "heal"
     (agent,) = seen["agents"]
     assert (agent["id"], agent["name"], agent["role"], agent["team"]) == ("dev-1@team", "dev-1", "dev", "team")

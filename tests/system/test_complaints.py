@@ -437,7 +437,7 @@ def test_a_failing_recovery_is_retried_at_bounded_cost(team: Team, hinder: Calla
     assert journal(team).count('"action":"requeued"') < 4
     assert len(team.running.did("died", "dev-1@red")) == 1
     lines = map(json.loads, team.running.log.read_text().splitlines())
-    troubles = [line["error"] for line in lines if line["event"] == "trouble"]
+    troubles = [line["error"] for line in lines if line["event"].endswith("_failed")]
     assert len(troubles) <= 1, troubles
 
 
@@ -682,12 +682,12 @@ def test_the_same_warning_filled_my_disk(team: Team) -> None:
     team.wait_looks(4)
 
     assert len(team.running.did("escalated")) == 1
-    assert log_events(team).count("escalated") == 1
+    assert log_events(team).count("alert") == 1
     task.write_text(sound)
     team.wait_given_back(task)
     team.wait_healed("dev-1")
-    wait_until(lambda: "over" in log_events(team), "the end of it to be told")
-    assert log_events(team).count("over") == 1
+    wait_until(lambda: "alert_resolved" in log_events(team), "the end of it to be told")
+    assert log_events(team).count("alert_resolved") == 1
 
 
 def test_while_nothing_happens_nothing_is_logged(team: Team) -> None:

@@ -109,9 +109,10 @@ def test_with_64_descriptors_and_more_agents_than_that_all_are_healed(
         child.kill()
         child.wait()
     running.wait(lambda: len(running.did("forgotten")) == len(running.did("registered")), "all to be healed")
-    running.wait(lambda: '"mended"' in log.read_text(), "that to be told")
+    running.wait(lambda: '"fd_limit_cleared"' in log.read_text(), "that to be told")
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    assert [line["level"] for line in lines if line.get("where") == "descriptors"] == ["warning", "info"]
+    limits = [(line["event"], line["level"]) for line in lines if line["event"].startswith("fd_limit_")]
+    assert limits == [("fd_limit_reached", "warning"), ("fd_limit_cleared", "info")]
     assert [line for line in lines if line["level"] == "error"] == []
     running.wait(lambda: descriptors(daemon.pid) == before, "nothing more to be open than before")
 

@@ -50,7 +50,7 @@ def test_the_list_shows_the_feature_flags_and_how_they_fare(cli: Cli) -> None:
     told = cli.json("flag", "list")
     found = {flag["name"]: flag for flag in told["flags"]}
     assert list(found) == sorted([ROUTING, LOCKS, LEASES])
-    assert (told["version"], told["project"], told["next_look_at"]) == (1, str(cli.folder), None)
+    assert (told["version"], told["project"], told["next_look_at"]) == (2, str(cli.folder), None)
     mine = found[ROUTING]
     assert (mine["enabled"], mine["errors"], mine["samples"], mine["error_rate"]) == (True, 1, 3, 0.3333)
     assert (mine["verdict"], mine["why"], mine["probation_in_s"]) == ("too few", None, None)

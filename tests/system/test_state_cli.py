@@ -58,7 +58,7 @@ def test_verify_is_content_with_what_is_whole_and_changes_nothing(cli: Cli, proj
     told = cli.json("state", "verify")
 
     assert told == {
-        "version": 1,
+        "version": 2,
         "project": str(project),
         "sound": True,
         "files": [{"file": ".execution-state.json", "flaw": None, "would": None}],

@@ -155,3 +155,8 @@ def test_the_version_is_there_before_anything_that_it_is_about(project: Path) ->
         Store(project).open()
 
     assert [path.name for path in folder.iterdir()] == [own_files.VERSION_FILE]
+
+
+def test_program_of_0_1_0_refuses_the_folder() -> None:
+    """0.1.0 knows format 1 and refuses every greater number."""
+    assert own_files.VERSION > 1

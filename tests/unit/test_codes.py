@@ -22,7 +22,8 @@ from yolo_supervisor.actions.tasks import Requeue, WriteDeadLetter
 from yolo_supervisor.cli import agent, state
 from yolo_supervisor.clock import SystemClock
 from yolo_supervisor.config import Config
-from yolo_supervisor.daemon.runner import Runner, failure_identity
+from yolo_supervisor.daemon.alerts import failure_identity
+from yolo_supervisor.daemon.runner import Runner
 from yolo_supervisor.daemon.wiring import HostServices
 from yolo_supervisor.formats import plugin
 from yolo_supervisor.formats.plugin import event_log, execution_state
@@ -212,7 +213,7 @@ def look(runner: Runner, *actions: Action) -> list[str]:
     with capture_logs() as lines:
         for action in actions:
             assert runner._try(runner.tasks, (action,), present) is None
-        runner._over(runner.tasks, present)
+        runner._alerts.resolve(runner.tasks.name, present)
     return [line["event"] for line in lines]
 
 
@@ -221,9 +222,9 @@ def silent(seconds: int, code: AlertCode = AlertCode.AGENT_SILENT) -> Escalate:
 
 
 def test_an_alert_whose_reason_changes_is_logged_once_and_its_end_once(runner: Runner) -> None:
-    assert [look(runner, silent(n)) for n in range(3)] == [["escalated"], [], []]
-    assert look(runner, silent(3), silent(3, AlertCode.AGENT_IDLE)) == ["escalated"]
-    assert look(runner) == ["over", "over"]
+    assert [look(runner, silent(n)) for n in range(3)] == [["alert"], [], []]
+    assert look(runner, silent(3), silent(3, AlertCode.AGENT_IDLE)) == ["alert"]
+    assert look(runner) == ["alert_resolved", "alert_resolved"]
     assert look(runner) == []
 
 
@@ -247,15 +248,15 @@ def test_in_observe_mode_a_change_whose_reason_changes_is_noted_once(runner: Run
 def failures(runner: Runner, *met: tuple[str, Exception, str]) -> list[str]:
     with capture_logs() as lines:
         for name, error, words in met:
-            runner._trouble(name, error, words)
-    return [line["where"] for line in lines]
+            runner._failures.failed("status_file", error, message=words, file=name)
+    return [line["file"] for line in lines if line["event"] == "status_file_failed"]
 
 
-def over(runner: Runner, *names: str) -> list[str]:
+def resolved(runner: Runner, *names: str) -> list[str]:
     with capture_logs() as lines:
         for name in names:
-            runner._mended(name)
-    return [line["where"] for line in lines]
+            runner._failures.recovered("status_file", file=name)
+    return [line["file"] for line in lines if line["event"] == "status_file_recovered"]
 
 
 def full(path: str) -> OSError:
@@ -264,7 +265,7 @@ def full(path: str) -> OSError:
 
 def test_one_failure_that_stops_many_things_is_logged_once_and_its_end_once(runner: Runner) -> None:
     assert failures(runner, ("a", full("/a"), "one"), ("b", full("/b"), "two"), ("a", full("/c"), "three")) == ["a"]
-    assert over(runner, "a", "b", "b") == ["b"]
+    assert resolved(runner, "a", "b", "b") == ["b"]
 
 
 def test_different_failures_are_logged_each_although_they_use_the_same_words(runner: Runner) -> None:

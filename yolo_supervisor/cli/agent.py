@@ -45,7 +45,7 @@ def list_agents(options: Shared) -> None:
     project = options.project()
     agents = ProjectView(project, _config(options)).agents_json()
     if options.json:
-        out_json({"version": 1, "project": str(project), "agents": agents})
+        out_json({"version": 2, "project": str(project), "agents": agents})
         return
     for agent in agents:
         out(

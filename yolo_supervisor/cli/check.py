@@ -47,7 +47,7 @@ def command(options: Shared) -> None:
                 if not isinstance(action, SaveVersion | CountOutcomes)
             ]
     if options.json:
-        out_json({"version": 1, "project": str(project), "mode": view.config.mode, "actions": actions})
+        out_json({"version": 2, "project": str(project), "mode": view.config.mode, "actions": actions})
         return
     out(f"{project}: the configuration is valid (mode {view.config.mode})")
     for each in actions:

@@ -45,7 +45,7 @@ def list_reports(options: Shared) -> None:
     reports = _reports(paths)
     if options.json:
         brief = [{key: report.document.get(key) for key in BRIEF} for report in reports]
-        out_json({"version": 1, "project": str(paths.project), "crashes": brief})
+        out_json({"version": 2, "project": str(paths.project), "crashes": brief})
         return
     for report in reports:
         out(f"{report.ident}  {report.cause}: {report.reason}")

@@ -48,7 +48,7 @@ def list_letters(options: Shared) -> None:
     view = project_view(options)
     letters = [{"id": each["id"], "subject": each.get("subject"), "why": each.get("why")} for each in _letters(view)]
     if options.json:
-        out_json({"version": 1, "project": str(view.project), "dead_letters": letters})
+        out_json({"version": 2, "project": str(view.project), "dead_letters": letters})
         return
     for letter in letters:
         out(f"{letter['id']}  {letter['subject']}: {letter['why']}")

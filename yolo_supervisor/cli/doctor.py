@@ -78,7 +78,7 @@ def command(options: Shared, fix: bool) -> None:
     sound = all(finding.level != "problem" or finding.fixed for finding in findings)
     if options.json:
         out_json(
-            {"version": 1, "project": str(project), "healthy": sound, "findings": [asdict(each) for each in findings]}
+            {"version": 2, "project": str(project), "healthy": sound, "findings": [asdict(each) for each in findings]}
         )
     else:
         for each in findings:

@@ -35,7 +35,7 @@ def command(options: Shared, kind: str, key: str) -> None:
         or (kind == "agent" and matches(str(entry["evidence"].get("agent", "")), key))
     ]
     if options.json:
-        out_json({"version": 1, "kind": kind, "key": key, "project": str(project), "story": story})
+        out_json({"version": 2, "kind": kind, "key": key, "project": str(project), "story": story})
     else:
         for entry in story:
             _tell(entry)

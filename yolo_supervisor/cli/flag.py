@@ -73,7 +73,7 @@ def list_flags(options: Shared) -> None:
         for flag in look.flags
     ]
     if options.json:
-        out_json({"version": 1, "project": str(view.project), "next_look_at": next_at, "flags": rows})
+        out_json({"version": 2, "project": str(view.project), "next_look_at": next_at, "flags": rows})
         return
     _show(rows)
     out()

@@ -73,7 +73,7 @@ def matches(found: str, asked: str) -> bool:
 
 def _show(entry: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        out_json(entry)
+        out_json({"version": 2, **entry})
     else:
         at = from_iso(entry["at"]).astimezone()
         out(f"{at:%Y-%m-%d %H:%M:%S}  {entry['action']:<12} {entry['kind']} {entry['key']}: {entry['reason']}")

@@ -175,7 +175,7 @@ def list_leases(options: Shared) -> None:
         for held in view.leases.all(view.now)
     ]
     if options.json:
-        out_json({"version": 1, "project": str(view.project), "leases": rows})
+        out_json({"version": 2, "project": str(view.project), "leases": rows})
         return
     for row in rows:
         out(f"{row['resource']}  held by {row['owner']}  {row['left_s']:g} s left")

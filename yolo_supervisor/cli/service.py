@@ -121,7 +121,7 @@ def uninstall(options: Shared, system: bool, name: str) -> None:
         except Refusal as error:
             fail(EX_NO, str(error))
     if options.json:
-        out_json({"version": 1, "unit": manager.unit, "removed": [str(path) for path in gone], "others": others})
+        out_json({"version": 2, "unit": manager.unit, "removed": [str(path) for path in gone], "others": others})
     else:
         for path in gone:
             out(f"removed    {path}")
@@ -275,7 +275,7 @@ def _see_to_lingering(manager: Manager, wanted: bool | None, quiet: bool) -> boo
 
 def _described(manager: Manager, state: State, stays: bool | None) -> dict[str, Any]:
     return {
-        "version": 1,
+        "version": 2,
         "manager": manager.name,
         "scope": "system" if manager.user else "user",
         "unit": manager.unit,

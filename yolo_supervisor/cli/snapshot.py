@@ -72,7 +72,7 @@ def list_snapshots(options: Shared) -> None:
     view = project_view(options)
     found = [_row(path, each) for path, each in reversed(Snapshots(view.store.paths).all())]
     if options.json:
-        out_json({"version": 1, "project": str(view.project), "snapshots": found})
+        out_json({"version": 2, "project": str(view.project), "snapshots": found})
         return
     for row in found:
         plans = f"{row['done']}/{row['plans']} plans"

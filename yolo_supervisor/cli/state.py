@@ -49,7 +49,7 @@ def verify(options: Shared) -> None:
     if view.store.journal.unreadable:
         journal.append(view.store.journal.unreadable)
     if options.json:
-        out_json({"version": 1, "project": str(view.project), "sound": not (flaws or journal), "files": files,
+        out_json({"version": 2, "project": str(view.project), "sound": not (flaws or journal), "files": files,
                   "journal": journal})  # fmt: skip
     else:
         for each in files:
@@ -101,7 +101,7 @@ def recover(options: Shared) -> None:
         left = isinstance(last, Escalate) or outcome is Outcome.STALE
         done.append({"file": last.key, "result": "left" if left else last.verb, "reason": last.reason})
     if options.json:
-        out_json({"version": 1, "project": str(view.project), "files": done})
+        out_json({"version": 2, "project": str(view.project), "files": done})
     else:
         for each in done:
             out(f"{each['result']:<9} {each['file']}: {each['reason']}")

@@ -28,7 +28,7 @@ def command(options: Shared) -> None:
     view = ProjectView(project, configuration.load(project, options.config))
     holder = view.holder()
     answer: dict[str, Any] = {
-        "version": 1,
+        "version": 2,
         "at": iso(view.now),
         "daemon": {
             "running": holder is not None,

@@ -50,7 +50,7 @@ def list_tasks(options: Shared) -> None:
     view = project_view(options)
     rows = view.tasks_json()
     if options.json:
-        out_json({"version": 1, "project": str(view.project), "tasks": rows})
+        out_json({"version": 2, "project": str(view.project), "tasks": rows})
         return
     for row in rows:
         told = f"given back {row['attempts']} times" + (f", token {row['token']}" if row["token"] else "")

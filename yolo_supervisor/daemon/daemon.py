@@ -90,7 +90,7 @@ class Daemon:
             if (code := self._open_projects()) != EX_OK:
                 return code
             if shutil.which("tmux") is None:
-                self._log.warning("trouble", where="tmux", error="tmux is not on PATH: no session can be watched")
+                self._log.warning("tmux_missing", error="tmux is not on PATH: no session can be watched")
             self.services.scanner.sample()
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._signals, received, tasks)
@@ -128,11 +128,11 @@ class Daemon:
                 elif isinstance(error, TooNew):
                     code = EX_DATAERR
                 project.trouble = str(error)
-                self._log.error("trouble", where="project", project=str(path), error=str(error))
+                self._log.error("project_unavailable", project=str(path), error=str(error))
         if wrong and not self.projects:
             raise next(iter(wrong.values()))
         for path, mistake in wrong.items():
-            self._log.error("trouble", where="project", project=str(path), error=str(mistake))
+            self._log.error("project_unavailable", project=str(path), error=str(mistake))
         if any(project.runner for project in self.projects.values()):
             return EX_OK
         return code
@@ -153,7 +153,7 @@ class Daemon:
         if isinstance(context.get("exception"), MemoryError):
             sys.stderr.write("yolo-supervisor: there is no memory left: it ends, to be started again\n")
             os._exit(EX_OSERR)  # the journal holds whatever was under way
-        self._log.error("trouble", where="event loop", error=str(context.get("exception") or context.get("message")))
+        self._log.error("event_loop_failed", error=str(context.get("exception") or context.get("message")))
 
     # -- signals -------------------------------------------------------------------------------------------------
 
@@ -239,7 +239,7 @@ class Daemon:
             except* Exception as errors:  # noqa: BLE001 - a file whose name is no text, say, must not end the daemon
                 failed = True
                 if told != (told := str(errors.exceptions[0])):
-                    self._log.warning("trouble", where="inotify", error=f"{told}: begun anew, all is looked at")
+                    self._log.warning("file_events_failed", error=told)
             if failed:
                 for wakeup in (wakeup for listed in wakeups.values() for wakeup in listed):
                     wakeup.ring()
@@ -265,9 +265,9 @@ class Daemon:
         for pid, what in found.items():
             if pid not in self._endangered:
                 error = f"a stop of this service would kill {what} {pid}: start tmux in a login, or yolo-tmux@.service"
-                self._log.error("trouble", where="cgroup", error=error, pid=pid)
+                self._log.error("cgroup_shared", error=error, pid=pid)
         if self._endangered and not found:
-            self._log.info("mended", where="cgroup")
+            self._log.info("cgroup_cleared")
         self._endangered = found
 
     async def _keep_manager_informed(self) -> None:

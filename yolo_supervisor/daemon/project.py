@@ -13,7 +13,8 @@ import structlog
 from yolo_supervisor import __version__
 from yolo_supervisor.clock import until_next
 from yolo_supervisor.config import Config
-from yolo_supervisor.daemon.runner import Runner, failure_identity
+from yolo_supervisor.daemon.alerts import failure_identity
+from yolo_supervisor.daemon.runner import Runner
 from yolo_supervisor.daemon.wiring import HostServices
 from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.fs.read import read_or_none
@@ -117,7 +118,7 @@ class Project:
         else:
             if self.trouble is not None:
                 self.trouble = self._failure = None
-                self._log.info("mended", where="project")
+                self._log.info("project_available")
 
     async def _watch_while_there(self, runner: Runner) -> None:
         """Until the project's folder, or ours in it, is gone; whatever else ends the watch, it is begun anew."""
@@ -141,7 +142,7 @@ class Project:
         self.trouble = why
         if self._failure != failure:
             self._failure = failure
-            self._log.error("trouble", where="project", error=why)
+            self._log.error("project_unavailable", error=why)
 
     def reload(self, config: Config) -> None:
         self.config = config

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,7 @@ import structlog
 
 from yolo_supervisor import __version__
 from yolo_supervisor.actions.agents import Terminate, WriteCrashReport
-from yolo_supervisor.actions.base import Action, AlertCode, Edit, Escalate, Note
+from yolo_supervisor.actions.base import AlertCode, Edit, Escalate, Note
 from yolo_supervisor.actions.flags import CountOutcomes
 from yolo_supervisor.actions.leases import BreakLock
 from yolo_supervisor.actions.notes import DaemonNote
@@ -26,6 +25,7 @@ from yolo_supervisor.actions.state import SaveVersion
 from yolo_supervisor.actions.tasks import Requeue, RequeuePlan
 from yolo_supervisor.clock import Clock
 from yolo_supervisor.config import Config
+from yolo_supervisor.daemon.alerts import AlertLog, FailureLog
 from yolo_supervisor.daemon.wiring import HostServices
 from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.fs.changes import names
@@ -66,19 +66,6 @@ TICK_LIMIT_S = 30.0
 
 REPORT_LOOKS = 6
 """Every how many looks we write down, for ``status``, how the watchers fare."""
-
-
-SHARED_FAILURES = frozenset({
-    errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EROFS,
-})  # fmt: skip
-"""Errors of the disk, or of this process, that stop many things at once, whichever file they are met at."""
-
-
-def failure_identity(name: str, error: Exception) -> tuple[object, ...]:
-    """Equal for errors that are one failure: by number and file, whatever ``name`` it stops; else by name and type."""
-    if not isinstance(error, OSError) or error.errno is None:
-        return name, type(error)
-    return (error.errno,) if error.errno in SHARED_FAILURES else (error.errno, str(error.filename))
 
 
 class Wakeup:
@@ -196,13 +183,9 @@ class Runner:
         self.started_at = services.clock.now()
         self._rate_limiter = RateLimiter(services.clock)
         self._log = structlog.get_logger().bind(project=str(project))
-        self._told: dict[str, dict[tuple[object, ...], Escalate | None]] = {
-            watcher.name: {} for watcher in self.watchers
-        }
-        """What each watcher's last look had to say, by the identity of the action; of an alert the action, too."""
-        self._troubles: dict[str, tuple[tuple[object, ...], str]] = {}
-        """The failures that last, by name: the identity of the error, and its message."""
-        self._resting: dict[str, float] = {}
+        self._alerts = AlertLog(self._log)
+        self._failures = FailureLog(self._log)
+        self._resting: dict[tuple[str, str], float] = {}
         """Until when (monotonic) a remedy is left alone that could not be carried out."""
         self._retry_s = {watcher.name: RETRY_S for watcher in self.watchers}
         self._terminating: set[str] = set()
@@ -299,7 +282,7 @@ class Runner:
             wakeup.rest()
             await self._turn(watcher, health_of_watcher)
             if watcher is self.agents:
-                self._tell_if_crowded()
+                self._log_fd_limit()
                 self._looked.set()
                 self._looked = anyio.Event()
             with anyio.move_on_after(watcher.rest_s()):
@@ -314,23 +297,24 @@ class Runner:
 
     async def _turn(self, watcher: Watcher, health_of_watcher: WatcherHealth) -> None:
         """One look, and what follows from it. Whatever goes wrong costs this one turn."""
-        trouble = f"watcher {watcher.name}"
         try:
             with anyio.fail_after(TICK_LIMIT_S):
                 remediations = await watcher.tick(self.services.clock.now())
             present: set[tuple[object, ...]] = set()
             done = [self._try(watcher, remediation, present) for remediation in remediations]
-            self._over(watcher, present)
+            self._alerts.resolve(watcher.name, present)
             self._report()
         except OSError as error:
             health_of_watcher.last_error = str(error)
-            self._trouble(trouble, error, f"{error}: it is tried again at the next look")
+            self._failures.failed("watcher", error, watcher=watcher.name)
         except Exception as error:  # noqa: BLE001 - the one place: a failed look must not end the watch
             health_of_watcher.last_error = f"{type(error).__name__}: {error}"
-            self._trouble(trouble, error, health_of_watcher.last_error, exc_info=True)
+            self._failures.failed(
+                "watcher", error, message=health_of_watcher.last_error, exc_info=True, watcher=watcher.name
+            )
         else:
             health_of_watcher.last_error = next((why for why in done if why), None)
-            self._mended(trouble)
+            self._failures.recovered("watcher", watcher=watcher.name)
             self._pace(watcher, "" in done)
         health_of_watcher.last_tick_at = self.services.clock.now()
 
@@ -353,20 +337,21 @@ class Runner:
 
     def _try(self, watcher: Watcher, remediation: Remediation, present: set[tuple[object, ...]]) -> str | None:
         """Apply one remedy. None if it is done, "" if it met a lock, else what went wrong: no other suffers by it."""
-        trouble = f"{remediation[-1].kind} {remediation[-1].key}"
-        if time.monotonic() < self._resting.get(trouble, 0.0):
-            return self._troubles.get(trouble, ((), ""))[1]
+        last = remediation[-1]
+        resting = (last.kind, last.key)
+        if time.monotonic() < self._resting.get(resting, 0.0):
+            return self._failures.message("action", kind=last.kind, key=last.key)
         try:
             done = self._apply(watcher, remediation, present)
         except (OSError, Refused, Busy) as error:
             if isinstance(error, Unwritable):
-                self._resting[trouble] = time.monotonic() + REST_S
-            self._trouble(trouble, error, f"{error}: nothing is healed here until that is mended")
+                self._resting[resting] = time.monotonic() + REST_S
+            self._failures.failed("action", error, kind=last.kind, key=last.key)
             return str(error)
         if not done:
             return ""  # whoever waits for a lock knows nothing of what was wrong before
-        self._mended(trouble)
-        self._resting.pop(trouble, None)
+        self._failures.recovered("action", kind=last.kind, key=last.key)
+        self._resting.pop(resting, None)
         return None
 
     def _apply(self, watcher: Watcher, remediation: Remediation, present: set[tuple[object, ...]]) -> bool:
@@ -378,11 +363,11 @@ class Runner:
                     return False
             elif self.config.mode == "observe" or isinstance(action, Note):
                 present.add(name)
-                if name not in self._told[watcher.name]:
+                if self._alerts.is_new(watcher.name, action):
                     prefix = "would_" if self.config.mode == "observe" else ""
                     self.store.note(action, watcher.name, prefix)
-                    self._told[watcher.name][name] = action if isinstance(action, Escalate) else None
-                    self._tell(action, prefix)
+                    self._alerts.remember(watcher.name, action)
+                    self._alerts.applied(action, prefix)
             elif isinstance(action, Requeue | RequeuePlan) and not self._rate_limiter.take(
                 self.config.tasks.requeues_per_s
             ):
@@ -392,10 +377,10 @@ class Runner:
                 if outcome is Outcome.BUSY:
                     return False
                 if outcome is Outcome.DONE:
-                    self._tell(action)
+                    self._alerts.applied(action)
             elif isinstance(action, BreakLock):
                 if self.store.break_lock(action, watcher.name) is Outcome.DONE:
-                    self._tell(action)
+                    self._alerts.applied(action)
             elif isinstance(action, SaveVersion):
                 self.store.keep(action.path, action.data)
             elif isinstance(action, WriteCrashReport):
@@ -425,9 +410,9 @@ class Runner:
         try:
             crash_reports.save(self.store.disk, self.store.paths.crashes, action.report)
         except Exception as error:  # noqa: BLE001 - nobody may stay unhealed because of what there is to tell of him
-            self._trouble("crashes", error, f"{error}: this crash report is lost")
+            self._failures.failed("crash_report", error)
         else:
-            self._mended("crashes")
+            self._failures.recovered("crash_report")
         finally:
             self.investigator.report_written(action.report.ident)
             self._filing.discard(action.report.ident)
@@ -441,16 +426,15 @@ class Runner:
         self._tasks.start_soon(self._terminate, watcher, action)
 
     async def _terminate(self, watcher: Watcher, action: Terminate) -> None:
-        trouble = f"terminate {action.key}"
         try:
             begun = self.store.begin(action, watcher.name)  # what cannot be written down is not done
             ending = await self.services.processes.terminate(
                 action.roots, action.grace_s, lambda: self._objection(watcher, action), lambda: self._spared(action)
             )
-            while not self._try_to_tell(trouble, watcher, action, begun, ending):
+            while not self._record_ending(watcher, action, begun, ending):
                 await anyio.sleep(1.0)  # it is done: it has to be written down, however long that takes
         except (OSError, Busy, Refused) as error:
-            self._trouble(trouble, error, f"{error}: {action.key} is not terminated until that is mended")
+            self._failures.failed("termination", error, key=action.key)
         finally:
             self._terminating.discard(action.key)
             self.wakeups[self.agents.name].ring()
@@ -468,18 +452,17 @@ class Runner:
         self.services.scanner.sample()
         return {*self.services.scanner.agents, *self.services.scanner.tracked} - set(action.roots)
 
-    def _try_to_tell(self, trouble: str, watcher: Watcher, action: Terminate, begun: int, ending: Ending) -> bool:
+    def _record_ending(self, watcher: Watcher, action: Terminate, begun: int, ending: Ending) -> bool:
+        """Whether the result of the termination is in the journal."""
         try:
-            self._tell_ending(watcher, action, begun, ending)
+            self._journal_ending(watcher, action, begun, ending)
         except (OSError, Busy) as error:
-            self._trouble(
-                trouble, error, f"{error}: the end of {action.key} cannot be written down until that is mended"
-            )
+            self._failures.failed("termination", error, key=action.key)
             return False
-        self._mended(trouble)
+        self._failures.recovered("termination", key=action.key)
         return True
 
-    def _tell_ending(self, watcher: Watcher, action: Terminate, begun: int, ending: Ending) -> None:
+    def _journal_ending(self, watcher: Watcher, action: Terminate, begun: int, ending: Ending) -> None:
         evidence: dict[str, Any] = {
             "terminated": [p.pid for p in ending.terminated],
             "killed": [p.pid for p in ending.killed],
@@ -491,7 +474,7 @@ class Runner:
             evidence["spared"] = ending.spared
         if ending.terminated or ending.killed or ending.survived:
             self.store.end(begun, action, watcher.name, evidence)
-            self._tell(action, "", **evidence)
+            self._alerts.applied(action, "", **evidence)
         else:
             self.store.abandon(begun, ending.spared or "there was nothing left to signal")
         if ending.survived or ending.refused:
@@ -502,49 +485,26 @@ class Runner:
             code = AlertCode.PROCESSES_LEFT
             note = Escalate(kind="agent", code=code, key=action.key, reason=what, evidence=evidence)
             self.store.note(note, watcher.name)
-            self._tell(note)
+            self._alerts.applied(note)
 
     def _carry_out_note(self, action: Note) -> None:
         try:
             self.store.note(action, "daemon")
         except (OSError, Busy) as error:
-            self._trouble("journal", error, f"the journal cannot be written: {error}")
+            self._failures.failed("journal", error)
+        else:
+            self._failures.recovered("journal")
 
-    # -- telling -------------------------------------------------------------------------------------------------
+    # -- descriptors ---------------------------------------------------------------------------------------------
 
-    def _tell(self, action: Action, prefix: str = "", **more: Any) -> None:
-        level = self._log.warning if isinstance(action, Escalate) else self._log.info
-        level(prefix + action.verb, kind=action.kind, key=action.key, reason=action.reason, **more)
-
-    def _over(self, watcher: Watcher, present: set[tuple[object, ...]]) -> None:
-        """Log the end of each alert that no longer holds, once."""
-        told = self._told[watcher.name]
-        for name in told.keys() - present:
-            alert = told.pop(name)
-            if alert is not None:
-                self._log.info("over", kind=alert.kind, key=alert.key, was=alert.reason)
-
-    def _trouble(self, name: str, error: Exception, message: str, **more: Any) -> None:
-        """Log a failure once, however many things it stops."""
-        failure = failure_identity(name, error)
-        if failure not in (known for known, _ in self._troubles.values()):
-            self._log.error("trouble", where=name, error=message, **more)
-        self._troubles[name] = failure, message
-
-    def _mended(self, name: str) -> None:
-        failure, message = self._troubles.pop(name, (None, ""))
-        if failure is not None and failure not in (known for known, _ in self._troubles.values()):
-            self._log.info("mended", where=name, was=message)
-
-    def _tell_if_crowded(self) -> None:
+    def _log_fd_limit(self) -> None:
         crowded = bool(self.deaths.left_out)
         if crowded and not self._crowded:
-            why = (
-                f"there are too few to watch all agents: some deaths are seen up to {self.agents.interval_s:g} s later"
-            )
-            self._log.warning("trouble", where="descriptors", error=f"{why}; raise LimitNOFILE=, or ulimit -Hn")
+            late_s = self.agents.interval_s
+            error = f"there are too few to watch all agents: some deaths are seen up to {late_s:g} s later"
+            self._log.warning("fd_limit_reached", error=f"{error}; raise LimitNOFILE=, or ulimit -Hn")
         elif self._crowded and not crowded:
-            self._log.info("mended", where="descriptors")
+            self._log.info("fd_limit_cleared")
         self._crowded = crowded
 
     # -- what is kept beside the journal (observations: a power cut may have them) -----------------------------------
@@ -585,9 +545,9 @@ class Runner:
         try:
             write_atomic(self.store.disk, path, data, durable=False)
         except (OSError, Refused) as error:
-            self._trouble(path.name, error, str(error))
+            self._failures.failed("status_file", error, file=path.name)
             return False
-        self._mended(path.name)
+        self._failures.recovered("status_file", file=path.name)
         return True
 
     def _prune_notes(self) -> None:

@@ -15,7 +15,7 @@ from yolo_supervisor.formats.json import load_object, same_path, text_or_none
 from yolo_supervisor.models import Agent, Pane, ProcessId, from_iso, iso
 
 FOLDER = ".supervisor"
-VERSION = 1
+VERSION = 2
 """Of all that is in the folder: it grows when an older program would misunderstand what is written there."""
 
 
