@@ -1,1 +1,1 @@
-"""Decide: each watcher looks at its part and returns remediations; it changes nothing."""
+"""Decide: each watcher observes its subject and returns remediations. It changes nothing."""

@@ -1,4 +1,4 @@
-"""Agents whose process is over, and all that they left behind."""
+"""Watches agents: registers living ones, and recovers the resources that dead ones still hold."""
 
 from __future__ import annotations
 
@@ -34,48 +34,51 @@ from yolo_supervisor.watchers.dead_agents import HeldResources, HeldResourcesFin
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sighting:
-    """One known agent as it was found at this look. ``proof`` says how its death is known."""
+    """One known agent as observed in this tick. ``proof`` says how its death is known."""
 
     agent: Agent
     record: str
-    """The name of its record."""
+    """The name of the agent's record."""
     state: Liveness
     recorded: bool = True
     proof: str = ""
     certain: bool = True
     """Whether the death is a proven exit, not concluded from an absence."""
     told: bool = False
-    """Whether its death is in the journal already."""
+    """Whether the death is in the journal already."""
     stopped: bool = False
-    """Whether a hook has told that it ended in good order while its process goes on."""
+    """Whether a hook reported an orderly end of the agent while its process continues."""
     estate: HeldResources = field(default_factory=HeldResources)
     crash: Crash | None = None
-    """What it died of, once it was examined."""
+    """The crash that ended the agent, once it was investigated."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
     sightings: tuple[Sighting, ...]
-    """Those about which something may have to be done: the dead, the new, the stopped."""
+    """The agents that may need an action: dead, new or stopped ones."""
     known: int = 0
-    """How many agents are known, the others included."""
+    """The number of known agents, including those that need no action."""
     confirmed: bool = True
-    """Whether deaths concluded from absence were the same at the look before."""
+    """Whether the previous observation showed the same deaths concluded from absence."""
     dangling: frozenset[int] = frozenset()
     """Pids in the plugin's files that no process has."""
     dangling_files: tuple[tuple[Path, int | None], ...] = ()
     observing: bool = False
-    """Nothing is ever written down then, so the dead cannot be registered first."""
+    """Whether this is observe mode: nothing is recorded, so dead agents cannot be registered first."""
     damaged: tuple[str, ...] = ()
-    """The names of agents' records that cannot be read."""
+    """The names of agent records that cannot be read."""
     idle: tuple[tuple[str, int], ...] = ()
     """Roles whose health file counts three or more idle turns."""
     clusters: Mapping[CrashCause, str] = field(default_factory=dict)
-    """Of which classes several agents died in a short time, and what is to be told of each."""
+    """The crash causes of which several agents died in a short time, with the text of the report for each."""
 
 
 def decide(look: Look, records: Path, grace_s: float, mass_min: int) -> list[Remediation]:
-    """What is to be done about this look. Agents that live are registered; the dead are healed and forgotten."""
+    """Decide about one observation.
+
+    Living agents are registered. Dead ones are recovered and their records removed.
+    """
     remediations: list[Remediation] = [
         (
             Register(
@@ -149,7 +152,10 @@ def _damaged(name: str) -> Escalate:
 
 
 def _first_to_be_recorded(sighting: Sighting, look: Look) -> bool:
-    """One that died before it was written down is written down first: its record is the proof of what is left to do."""
+    """Register first an agent that died unrecorded.
+
+    Its record is the proof of the work that remains.
+    """
     return sighting.state is Liveness.DEAD and not sighting.recorded and not look.observing
 
 
@@ -165,7 +171,7 @@ def _identity(agent: Agent) -> dict[str, Any]:
 
 
 def _heal(dead: Sighting, records: Path, grace_s: float, observing: bool) -> Remediation:
-    """Its tasks, its leases, its processes, the plugin's books, and last the agent itself."""
+    """Recover tasks, leases, processes, the plugin's registry files, and last the agent's record."""
     agent, estate, letters = dead.agent, dead.estate, records.with_name("dead-letters")
     fate = "stopped" if dead.stopped else "is dead"
     evidence = {"agent": agent.id, "proof": dead.proof, **({"pid": agent.pid} if agent.pid else {})}
@@ -199,7 +205,7 @@ def _heal(dead: Sighting, records: Path, grace_s: float, observing: bool) -> Rem
         report = WriteCrashReport(
             key=agent.id, report=crash.report, reason=f"{agent.name} is dead: {crash.verdict.reason}"
         )
-        return (*steps, report)  # before anything is cleaned up
+        return (*steps, report)  # before any cleanup
     left = estate.leftovers
     if left.roots:
         steps.append(
@@ -211,9 +217,9 @@ def _heal(dead: Sighting, records: Path, grace_s: float, observing: bool) -> Rem
                 evidence={**evidence, "left": [p.pid for p in left.roots]},
             )
         )
-        return tuple(steps)  # the record stands until they are gone
+        return tuple(steps)  # the record stays until they are gone
     if any(claim.turn.wait_s > 0 for claim in (*estate.claims, *estate.plans)):
-        return tuple(steps)  # and until it is not too early any more
+        return tuple(steps)  # and until the tasks may be requeued
     if estate.unreadable:
         files = ", ".join(str(path) for path in estate.unreadable)
         reason = f"cannot be read, so nobody knows what {agent.name}, which is dead, was at: mend or remove {files}"
@@ -242,7 +248,10 @@ def _heal(dead: Sighting, records: Path, grace_s: float, observing: bool) -> Rem
 
 
 def _held(key: str, agent: Agent, crash: Crash) -> Escalate:
-    """A limit that everybody would run into: the task is not lost, and nobody's fault."""
+    """Hold the tasks during a rate-limit window.
+
+    All agents would run into the limit, so no task is lost and no attempt is charged.
+    """
     until = f"{crash.verdict.until:%Y-%m-%d %H:%M:%S}Z" if crash.verdict.until else "it is over"
     reason = f"{agent.name} ran into a limit of its model's: it is held until {until}, and no attempt is charged"
     evidence = {**crash.summary, "report": crash.report.ident}
@@ -250,13 +259,13 @@ def _held(key: str, agent: Agent, crash: Crash) -> Escalate:
 
 
 class Known:
-    """The watcher's memory, by the name of their record: agents that were seen and are not settled, written down or
-    not (in observe mode they never are)."""
+    """The agents that were seen and are not released, by the name of their record, recorded or not (in observe mode
+    they never are)."""
 
     def __init__(self) -> None:
         self.agents: dict[str, Agent] = {}
         self.well: set[str] = set()
-        """Those that are written down and that the kernel holds alive for us: no look at them is needed."""
+        """Recorded agents on whose process the kernel reports the exit to us: they need no polling."""
         self._names: dict[ProcessId, list[str]] = {}
 
     def add(self, name: str, agent: Agent) -> None:
@@ -265,7 +274,7 @@ class Known:
             self._names.setdefault(agent.process, []).append(name)
 
     def remove(self, name: str) -> ProcessId | None:
-        """Its process, if it was known."""
+        """Remove the agent and return its process, if it was known."""
         agent = self.agents.pop(name, None)
         self.well.discard(name)
         if agent is None or agent.process is None:
@@ -277,11 +286,11 @@ class Known:
         return agent.process
 
     def names(self, process: ProcessId) -> Sequence[str]:
-        """The records of all that live in the process: a session, and the subagents that hooks told of."""
+        """The records of all agents in the process: a session, and the subagents that hooks reported."""
         return self._names.get(process, ())
 
     def has(self, agent: Agent) -> bool:
-        """Whether this very agent is known, by whatever source."""
+        """Whether this same agent is known, from any source."""
         known = [self.agents[name] for name in (self.names(agent.process) if agent.process else ())]
         if agent.lead is None:
             return any(other.lead is None for other in known)
@@ -309,18 +318,18 @@ class AgentsWatcher:
         self._scanner = scanner
         self._deaths = deaths
         self.investigator = investigator
-        """Without one nobody asks what they died of."""
+        """Without an investigator, crash causes are not determined."""
         self._known = Known()
         self._recorded: set[str] = set()
         self._held_resources = HeldResourcesFinder(registry, store.paths, processes, scanner, queue)
         self._next_s: float | None = None
-        """When the next task may be given back for which it is too early now."""
+        """The time at which the next task may be requeued that is waiting now."""
         self._teammates: Sequence[Agent] = ()
         self._again = False
-        """Whether the teammates that were seen before are to be looked at as if they were new."""
+        """Whether the teammates that were seen before are processed again as new ones."""
         self._absent: frozenset[str] = frozenset()
         self._proofs: dict[str, tuple[str, bool]] = {}
-        """How each death was first known: the kernel says it only once."""
+        """How each death was first known: the kernel reports it only once."""
 
     @property
     def interval_s(self) -> float:
@@ -340,38 +349,41 @@ class AgentsWatcher:
         return decide(look, self._store.paths.agents, config.processes.grace_s, config.agents.mass_death_min)
 
     async def objection(self, action: Terminate) -> str | None:
-        """Leftovers: their agent must not have come back to life, and that it cannot."""
+        """Object if the agent of the leftover processes is alive again, which cannot happen."""
         dead = [agent for agent in self._known.agents.values() if agent.id == action.key and agent.process]
         if any(agent.process in action.roots for agent in dead):
             return "it is a known agent itself"
         return None
 
     def agents(self, now: datetime) -> list[tuple[Agent, Liveness]]:
-        """Every known agent and its state, for people; pids of unproven identity are unknown."""
+        """Every known agent and its state, for people.
+
+        Pids of unproven identity are unknown.
+        """
         found = [(s.agent, s.state) for s in self._states(now, everyone=True)]
         known = [agent for agent, _ in found]
         found += [(mate, state) for agent, state in found for mate in self._registry.in_process(agent, known)]
         return found + [(agent, Liveness.UNKNOWN) for agent in self._registry.unproven(agent for agent, _ in found)]
 
     def living(self, now: datetime) -> list[tuple[Agent, Liveness]]:
-        """The agents known from the last look, as they are now."""
+        """The agents known from the last observation, in their present state."""
         return [(agent, self._judge(agent, ())[0]) for agent in self._known.agents.values()]
 
     def trees(self) -> Trees:
-        """The trees of all known agents, as the census or a supervisor before us has seen them last."""
+        """The process trees of all known agents, as last seen by the scanner or by an earlier daemon."""
         return self._held_resources.trees(self.processes())
 
     def processes(self) -> list[ProcessId]:
         """The processes of all known agents."""
         return [agent.process for agent in self._known.agents.values() if agent.process]
 
-    # -- looking -------------------------------------------------------------------------------------------------
+    # -- observing -----------------------------------------------------------------------------------------------
 
     def look(self, now: datetime) -> Look:
         return self._look_at(self._attention(now))
 
     def _attention(self, now: datetime) -> list[Sighting]:
-        """Those about which something may have to be done."""
+        """The agents that may need an action."""
         return [s for s in self._states(now, everyone=False) if s.state is Liveness.DEAD or not s.recorded or s.stopped]
 
     def _look_at(self, attention: Sequence[Sighting]) -> Look:
@@ -401,7 +413,10 @@ class AgentsWatcher:
         )
 
     def _states(self, now: datetime, everyone: bool) -> list[Sighting]:
-        """The known agents; without ``everyone`` only those that are not plainly alive and well known."""
+        """The known agents.
+
+        Without ``everyone``, only those that are not both certainly alive and fully known.
+        """
         self._registry.renew()
         records = self._registry.record_files()
         settled = self._recorded - records.keys()
@@ -429,7 +444,7 @@ class AgentsWatcher:
         return [self._sight(name, self._known.agents[name], name in records, ended, stopped) for name in looked_at]
 
     def _runs(self, agent: Agent) -> bool:
-        """Whether a sighting is still true: the census may be a second old."""
+        """Whether a sighting is still true: the process scan may be a second old."""
         return agent.process is not None and self._processes.liveness(agent.process) is Liveness.ALIVE
 
     def _sight(
@@ -457,14 +472,14 @@ class AgentsWatcher:
         )
 
     def _settle(self, name: str) -> None:
-        """Its record has been removed: all is done, or a person said so."""
+        """Forget an agent whose record was removed, after its recovery or by a person."""
         self._proofs.pop(name, None)
         process = self._known.remove(name)
         if self.investigator is not None:
             self.investigator.release(name, process)
         if process is not None:
             self._deaths.exits.pop(process, None)
-        self._again |= process is not None and self._deaths.lives(process)  # forgotten by a person: found again
+        self._again |= process is not None and self._deaths.lives(process)  # a person removed the record: find it again
         if process and not self._known.names(process):
             self._deaths.discard(process)
             self._scanner.drop(process)
@@ -487,7 +502,7 @@ class AgentsWatcher:
         return state, f"there is no process {process.pid} any more", False
 
     def _stopped(self) -> set[str | None]:
-        """The subagents of which a hook has told that they ended."""
+        """The subagents whose end a hook reported."""
         folder = self._store.paths.hooks
         return {
             own_files.hook_note(read_or_none(folder / name) or b"", "SubagentStop").agent_id
@@ -495,7 +510,7 @@ class AgentsWatcher:
             if name.startswith("SubagentStop.")
         }
 
-    # -- what the dead left ----------------------------------------------------------------------------------------
+    # -- resources that the dead still hold ------------------------------------------------------------------------
 
     def _with_held_resources(self, sighting: Sighting, living: Sequence[Agent]) -> Sighting:
         if sighting.state is not Liveness.DEAD:

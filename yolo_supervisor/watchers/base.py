@@ -1,4 +1,4 @@
-"""The watchers: each looks and decides, and changes nothing. What they decide is carried out by the runner."""
+"""The watcher protocol: a watcher observes and decides, and changes nothing. The runner applies its decisions."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from yolo_supervisor.actions.agents import Terminate
 from yolo_supervisor.actions.base import Action
 
 Remediation = tuple[Action, ...]
-"""What belongs together, in order: each step is only taken when the one before it is done, and the last one ends the
-proof of the trouble. Different remedies do not wait for each other."""
+"""Actions that belong together, in order. A step is taken only when the one before it is done, and the last one removes
+the evidence of the condition. Remediations do not wait for each other."""
 
 
 class Watcher(Protocol):
@@ -19,13 +19,19 @@ class Watcher(Protocol):
 
     @property
     def interval_s(self) -> float:
-        """How long to rest between two looks, as a rule."""
+        """The usual pause between two ticks."""
 
     def rest_s(self) -> float:
-        """How long to rest now, unless woken."""
+        """The pause from now on, unless woken."""
 
     async def tick(self, now: datetime) -> Sequence[Remediation]:
-        """Look, and say what is to be done. Asked again, it says the same until the trouble is gone."""
+        """Observe and decide.
+
+        Asked again, it returns the same until the condition is gone.
+        """
 
     async def objection(self, action: Terminate) -> str | None:
-        """Look again right before a signal: why the decision does not hold any more, or None if it does."""
+        """Observe again right before a signal.
+
+        Returns the reason why the decision no longer holds, or None if it holds.
+        """

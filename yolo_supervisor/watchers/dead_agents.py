@@ -1,4 +1,5 @@
-"""What a dead agent left: its tasks, leases and processes, and its lines in the plugin's books."""
+"""Finds the resources that a dead agent still holds: tasks, leases, processes, and entries in the plugin's registry
+files."""
 
 from __future__ import annotations
 
@@ -23,17 +24,17 @@ from yolo_supervisor.system.processes import Leftovers, Processes
 
 @dataclass(frozen=True, kw_only=True)
 class DeadAgentTask:
-    """A task that a dead agent's name stands on, and why it may not be its own after all."""
+    """A task that names a dead agent as its owner, and the reason why another agent may own it."""
 
     task: Task
     doubt: str | None = None
     turn: RetryDecision = field(default_factory=RetryDecision)
-    """What is next for it, if there is no doubt."""
+    """The decision about the task, if there is no doubt."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """One of the plugin's one-word files: what it says and what it should say (None: it should not be there)."""
+    """A one-word file of the plugin: its content, and the content that it should have (None: it should not exist)."""
 
     path: Path
     judged: str
@@ -42,14 +43,14 @@ class Mark:
 
 @dataclass(frozen=True, kw_only=True)
 class HeldResources:
-    """What a dead agent left."""
+    """The resources that a dead agent still holds."""
 
     claims: tuple[DeadAgentTask, ...] = ()
     plans: tuple[DeadAgentTask, ...] = ()
     leases: tuple[Lease, ...] = ()
     leftovers: Leftovers = field(default_factory=Leftovers)
     unreadable: tuple[Path, ...] = ()
-    """Files that cannot be read and may tell of its work: tasks of its lists, its team, the plugin's plans."""
+    """Unreadable files that may name work of the agent: tasks of its lists, its team, the plugin's plans."""
     health: Path | None = None
     panes: Path | None = None
     pids: Path | None = None
@@ -57,17 +58,17 @@ class HeldResources:
 
 
 DIED = "died"
-"""How an attempt has failed whose agent is dead, or has stopped without finishing it."""
+"""The cause of a failed attempt whose agent is dead, or has stopped without finishing it."""
 
 TERMINATED = "terminated by the supervisor"
-"""The same where we have ended the agent ourselves: that is nobody's failure."""
+"""The cause if the supervisor terminated the agent: the attempt is not charged."""
 
 NAMESAKE = "another agent of that name is alive and may be working on it"
-"""Which of the two claimed the task no clock can tell: the file holds no times, and wall clocks jump."""
+"""The doubt if two agents may own the task: the file holds no times and wall clocks jump, so no clock decides."""
 
 
 class HeldResourcesFinder:
-    """Finds out what the dead of one project left. It only looks."""
+    """Finds the resources that dead agents of one project still hold. Read-only."""
 
     def __init__(
         self, registry: AgentRegistry, paths: Paths, processes: Processes, scanner: ProcessScanner, queue: RetryPolicy
@@ -78,7 +79,7 @@ class HeldResourcesFinder:
         self._processes = processes
         self._scanner = scanner
         self._before: Trees | None = None
-        """As the last daemon left them: what it saw counts until the census has seen more."""
+        """The trees from the last daemon: they count until the scanner has seen more."""
 
     def of(
         self,
@@ -88,10 +89,10 @@ class HeldResourcesFinder:
         crash: Crash | None = None,
         terminated: bool = False,
     ) -> HeldResources:
-        """The estate of one dead agent and of the teammates inside its process; ``living`` are all others.
+        """The resources of one dead agent and of the teammates inside its process.
 
-        ``crash`` is what it died of, if that is known, ``terminated`` that we have ended it ourselves: what is next for
-        its tasks depends on it.
+        ``living`` are all other agents. ``crash`` is the investigated death, if known, and ``terminated`` says that the
+        supervisor ended the agent: the decision about its tasks depends on both.
         """
         failed = (crash.cause or DIED, crash.hold_s) if crash else (DIED, None)
         if terminated:
@@ -110,7 +111,7 @@ class HeldResourcesFinder:
     def _claims(
         self, dead: Sequence[Agent], others: Sequence[Agent], failed: tuple[str, float | None]
     ) -> tuple[tuple[DeadAgentTask, ...], tuple[Path, ...]]:
-        """The tasks on which a dead one's name stands, in every list that it worked on."""
+        """The tasks that name a dead agent as owner, in every list that it worked on."""
         claims: dict[Path, DeadAgentTask] = {}
         unreadable: dict[Path, None] = {}
         for agent in dead:
@@ -134,7 +135,10 @@ class HeldResourcesFinder:
         )
 
     def _leases(self, agent: Agent, others: Iterable[Agent]) -> tuple[Lease, ...]:
-        """Leases name their holder only: while anybody in the project bears the name, they stay (and may expire)."""
+        """The leases of the agent.
+
+        A lease names only its holder: while any agent of the project has that name, its leases stay (and may expire).
+        """
         if any(other.name == agent.name for other in others):
             return ()
         return tuple(lease for lease in self._registry.leases() if agent.bears(lease.owner))
@@ -145,7 +149,10 @@ class HeldResourcesFinder:
         return self._processes.leftovers(agent.process, self.trees([agent.process]).get(agent.process, ()))
 
     def trees(self, wanted: Iterable[ProcessId]) -> Trees:
-        """Who was in whose tree when that was last seen, by us or by the supervisor before us; bare ones left out."""
+        """The last known trees, from our scans or from an earlier daemon's.
+
+        Trees without descendants are left out.
+        """
         if self._before is None:
             self._before = own_files.load_trees(read_or_none(self._paths.trees) or b"")
         before, now = self._before, self._scanner.trees
@@ -169,7 +176,10 @@ class HeldResourcesFinder:
         }
 
     def _marks(self, agent: Agent, others: Sequence[Agent], counted: bool) -> Iterable[Mark]:
-        """``.active-agent`` and its count: gone with the last agent; else they follow those that the plugin counted."""
+        """``.active-agent`` and its count.
+
+        Both are removed with the last agent. Otherwise they follow the agents that the plugin counted.
+        """
         role_path, count_path = (self._paths.planning / name for name in (".active-agent", ".active-agent-count"))
         role, count = read_or_none(role_path), read_or_none(count_path)
         if not others:

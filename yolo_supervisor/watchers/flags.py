@@ -1,4 +1,4 @@
-"""Feature flags of the plugin under which too much fails."""
+"""Watches the plugin's feature flags, and disables those under which too much fails."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ from yolo_supervisor.watchers.base import Remediation
 NAME = "flags"
 
 SOON_S = 0.05
-"""How long to rest while a log has more to tell than was read in one look."""
+"""The pause while a log has more unread lines than one observation reads."""
 
 
 def decide(look: Look) -> list[Remediation]:
-    """What fails too often is switched off, what needs it before; a person is told, and alone switches it on again,
-    unless a probation is wanted."""
+    """Disable each flag that fails too often, after the flags that need it.
+
+    A person is alerted, and only a person enables it again, unless a probation is configured.
+    """
     flags = {flag.name: flag for flag in look.flags}
     counted: list[Remediation] = [(look.count,)] if look.count else []
     return counted + [remediation for flag in look.flags if (remediation := _about(flag, flags, look))]
@@ -32,7 +34,7 @@ def decide(look: Look) -> list[Remediation]:
 
 def _about(flag: Flag, flags: Mapping[str, Flag], look: Look) -> Remediation:
     if not plugin_config.is_flag(flag.name):
-        return ()  # a setting of the plugin's that is no feature flag: that somebody counts its errors is no reason
+        return ()  # a setting of the plugin, not a feature flag: counted errors are no reason to change it
     if flag.enabled and flag.off is not None:
         return (
             FlagFoundOn(key=flag.name, reason="it was switched off, and somebody has switched it on again by hand"),
@@ -102,14 +104,14 @@ class FlagsWatcher:
         self._config = config
         self._flags = flags
         self._due_s: float | None = None
-        """In how many seconds a probation begins, as it was at the last look."""
+        """Seconds until a probation begins, from the last observation."""
 
     @property
     def interval_s(self) -> float:
         return self._config().flags.interval_s
 
     def rest_s(self) -> float:
-        """Soon again while there is more to read; until the next probation begins, if that is sooner."""
+        """A short pause while there is more to read, or until the next probation begins, if sooner."""
         if self._flags.behind:
             return SOON_S
         rest_s = until_next(self.interval_s)

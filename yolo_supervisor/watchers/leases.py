@@ -1,4 +1,4 @@
-"""Leases that their holders have let run out, and locks that their holders have left behind."""
+"""Watches leases that have expired, and stale locks."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ from yolo_supervisor.watchers.base import Remediation
 
 
 def decide(due: Sequence[Held], locks: Sequence[StaleLock]) -> list[Remediation]:
-    """A lease ends when its time is over, whoever holds it: renewing is the holder's part. A lock has no time: it ends
-    when nobody can be holding it."""
+    """End expired leases and stale locks.
+
+    A lease ends at its time, for any holder: its holder has to renew it. A lock has no time: it ends when no process
+    can be holding it.
+    """
     return [(over(each),) for each in due if each.left_s <= 0] + [
         _end(lock) for lock in locks if lock.age_s >= lock.stale_s and (lock.holder is None or lock.lease is not None)
     ]
@@ -49,14 +52,14 @@ class LeasesWatcher:
         self._leases = leases
         self._locks = locks
         self._next_s: float | None = None
-        """When there is something to do next, by the monotonic clock."""
+        """The monotonic time of the next action."""
 
     @property
     def interval_s(self) -> float:
         return self._config().leases.interval_s
 
     def rest_s(self) -> float:
-        """Until the next lease runs out, or a lock has been left for long enough, if that is sooner."""
+        """The pause until the next lease expires or a lock has been stale for long enough, if sooner."""
         rest_s = until_next(self.interval_s)
         return rest_s if self._next_s is None else min(rest_s, max(0.0, self._next_s - self._leases.monotonic()))
 

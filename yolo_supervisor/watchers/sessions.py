@@ -1,4 +1,4 @@
-"""tmux sessions that people have left, and agents whose session is gone."""
+"""Watches detached tmux sessions, and agents whose session is gone."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from yolo_supervisor.system.tmux import Server, Tmux
 from yolo_supervisor.watchers.base import Remediation
 
 LOOKS_APART_S = 5.0
-"""The plugin's own rule: no client in two looks this far apart means detached."""
+"""The plugin's rule: a session is detached if two observations this far apart show no client."""
 
 SessionKey = tuple[str, int, str]
-"""Socket, server pid, session id: a name is reused, this is not."""
+"""Socket, server pid, session id: a name is reused, this triple is not."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Watched:
-    """What we remember of a session. Forgetting it only makes us more patient."""
+    """The remembered state of a session. Losing it only lengthens the wait."""
 
     had_client: bool = False
     empty_since_s: float | None = None
@@ -36,7 +36,7 @@ class Watched:
 
 @dataclass(frozen=True, kw_only=True)
 class SessionState:
-    """One session with the agents that live in it, as it was found at this look."""
+    """One session with the agents that live in it, as observed in this tick."""
 
     key: SessionKey
     name: str
@@ -48,7 +48,7 @@ class SessionState:
 
 @dataclass(frozen=True, kw_only=True)
 class PaneEnd:
-    """How an agent's pane ended, where tmux keeps it (``remain-on-exit``)."""
+    """The end of an agent's pane, where tmux keeps it (``remain-on-exit``)."""
 
     agent: str
     session: str
@@ -61,20 +61,23 @@ class PaneEnd:
 class Look:
     sessions: tuple[SessionState, ...] = ()
     orphans: tuple[Agent, ...] = ()
-    """Living agents whose pane their own server, alive and answering, does not have any more."""
+    """Living agents whose pane no longer exists on a server that is alive and answers."""
     ended: tuple[PaneEnd, ...] = ()
     agents: int = 0
-    """How many agents of this project live in tmux at all."""
+    """The number of agents of this project that live in tmux."""
     confirmed: bool = False
-    """Whether the look before showed the same many orphans at once."""
+    """Whether the previous observation showed the same large number of orphans."""
     silent: frozenset[str] = frozenset()
-    """The sockets of servers that have not answered: of their sessions nothing is known now."""
+    """The sockets of servers that have not answered: the state of their sessions is unknown."""
     watchdog: int | None = None
-    """The pid of the plugin's own watchdog, if that is at work: it terminates by the same rule."""
+    """The pid of the plugin's watchdog, if that runs: it terminates by the same rule."""
 
 
 def remember(memory: Mapping[SessionKey, Watched], look: Look, now_s: float) -> dict[SessionKey, Watched]:
-    """What we know of each session after this look; ``now_s`` is monotonic."""
+    """The remembered state of each session after this observation.
+
+    ``now_s`` is monotonic.
+    """
     after = {}
     for session in look.sessions:
         before = memory.get(session.key, Watched())
@@ -84,7 +87,7 @@ def remember(memory: Mapping[SessionKey, Watched], look: Look, now_s: float) -> 
             since = before.empty_since_s if before.empty_since_s is not None else now_s
             after[session.key] = Watched(had_client=before.had_client, empty_since_s=since)
     for key, before in memory.items():
-        if key[0] in look.silent:  # one answer too late must not make us forget that somebody was there
+        if key[0] in look.silent:  # one late answer must not erase that a client was attached
             after[key] = Watched(had_client=before.had_client)
     return after
 
@@ -98,7 +101,7 @@ def decide(
     grace_s: float,
     mass_min: int,
 ) -> list[Remediation]:
-    """What the policy wants done about detached sessions and orphaned agents."""
+    """Apply the policy to detached sessions and orphaned agents."""
     remediations: list[Remediation] = [(_told(end),) for end in look.ended]
     if policy == "keep":
         return remediations
@@ -106,7 +109,7 @@ def decide(
         known = memory.get(session.key, Watched())
         if not known.had_client or known.empty_since_s is None:
             continue
-        detached_s = round(now_s - known.empty_since_s, 1)  # looks are no more punctual than that
+        detached_s = round(now_s - known.empty_since_s, 1)  # observations are no more punctual than that
         if detached_s < LOOKS_APART_S or detached_s < detach_grace_s:
             continue
         why = f"its tmux session {session.name} was left by the last person"
@@ -178,7 +181,7 @@ class SessionsWatcher:
         self._clock = clock
         self._memory: dict[SessionKey, Watched] = {}
         self._panes: dict[tuple[str, int, str], str] = {}
-        """Who lived in which pane: socket, server pid, pane."""
+        """The agent of each pane: socket, server pid, pane."""
         self._orphans: set[str] = set()
         self._many: frozenset[str] = frozenset()
 
@@ -205,7 +208,10 @@ class SessionsWatcher:
         )
 
     def _twice_seen(self, look: Look) -> Look:
-        """One look is not enough to call an agent an orphan; for many at once, not two."""
+        """Confirm orphans by a second observation.
+
+        One observation is not enough to call an agent an orphan. For many at once, two are not enough.
+        """
         now = {agent.id for agent in look.orphans}
         before, self._orphans = self._orphans, now
         confirmed = tuple(agent for agent in look.orphans if agent.id in before)
@@ -213,7 +219,10 @@ class SessionsWatcher:
         return replace(look, orphans=confirmed, confirmed=bool(confirmed) and self._many <= many)
 
     async def objection(self, action: Terminate) -> str | None:
-        """Has somebody attached again, or changed the policy? Asked of tmux itself, right before the signal."""
+        """Object if a client has attached again or the policy has changed.
+
+        tmux itself is asked, right before the signal.
+        """
         policy = self._config().sessions.on_detach
         if policy in ("keep", "notify"):
             return f"the policy is {policy} now"
@@ -225,17 +234,20 @@ class SessionsWatcher:
             if any(agent.id == action.key and agent.process in action.roots for agent in session.agents):
                 return f"somebody is attached to {session.name} again" if session.attached else None
         if all(self._processes.liveness(root) is Liveness.DEAD for root in action.roots):
-            return None  # it has left already: what remains of its tree is still to go
+            return None  # the agent has exited already: the rest of its tree remains to be ended
         return "tmux does not answer, or shows it elsewhere: unknown"
 
     async def look(self, now: datetime, fresh_s: float) -> Look:
-        """Ask the servers that agents live in (answers may be ``fresh_s`` old), and look."""
+        """Ask the servers that agents live in and observe.
+
+        Answers may be ``fresh_s`` old.
+        """
         placed = self.placed(now)
         sockets = {agent.pane.socket for agent in placed if agent.pane} | {socket for socket, _, _ in self._panes}
         return self.look_at(placed, {socket: await self._tmux.look(socket, fresh_s) for socket in sockets})
 
     def placed(self, now: datetime) -> list[Agent]:
-        """The living agents that have a pane of their own."""
+        """The living agents that run in a pane."""
         return [
             agent
             for agent, state in self._agents(now)
@@ -243,7 +255,7 @@ class SessionsWatcher:
         ]
 
     def look_at(self, placed: Sequence[Agent], answers: Mapping[str, Server | None]) -> Look:
-        """The sessions of these agents, by what their servers answered."""
+        """The sessions of these agents, from the answers of their servers."""
         self._registry.renew()
         found: dict[SessionKey, list[Agent]] = {}
         servers: dict[SessionKey, Server] = {}
@@ -252,17 +264,17 @@ class SessionsWatcher:
             assert agent.pane is not None
             server = answers.get(agent.pane.socket)
             if server is None or server.pid != agent.pane.server_pid:
-                continue  # no answer, or another server on that socket: unknown, and nothing follows from it
+                continue  # no answer, or another server on that socket: unknown, nothing follows from it
             place = (server.socket, server.pid, agent.pane.pane)
             pane = server.panes.get(agent.pane.pane)
             if pane is None or not pane.sessions:
                 if self._panes.get(place) == agent.id or self._descends(agent, server.pid):
                     orphans.append(agent)
             elif self._panes.get(place) != agent.id and not self._descends(agent, pane.pid):
-                continue  # it was started from there, and lives in a terminal of its own
+                continue  # it was started from there, but lives in another terminal
             else:
                 self._panes[place] = agent.id
-            shown = pane.sessions if pane else ()  # a linked window is in several: attached to one is attached
+            shown = pane.sessions if pane else ()  # a linked window is in several sessions: one with a client suffices
             for session in [s for s in shown if server.attached.get(s)] or shown:
                 key = (server.socket, server.pid, session)
                 found.setdefault(key, []).append(agent)
@@ -287,7 +299,10 @@ class SessionsWatcher:
         )
 
     def _descends(self, agent: Agent, ancestor: int) -> bool:
-        """Whether the agent is, or descends from, that process: ``TMUX`` alone is inherited by anybody."""
+        """Whether the agent is, or descends from, that process.
+
+        Any descendant inherits ``TMUX``, so the variable alone proves nothing.
+        """
         pid, seen = agent.process.pid if agent.process else 0, set[int]()
         while pid > 1 and pid not in seen:
             if pid == ancestor:
@@ -301,8 +316,10 @@ class SessionsWatcher:
         return False
 
     def _ended(self, answers: Mapping[str, Server | None], living: Collection[str]) -> Iterator[PaneEnd]:
-        """The panes that agents of ours lived in and that tmux keeps as dead. One that is gone is forgotten with its
-        agent: as long as that lives, it is an orphan."""
+        """The dead panes of agents that tmux keeps.
+
+        A pane that is gone is forgotten with its agent: as long as the agent lives, it is an orphan.
+        """
         for (socket, server_pid, name), agent in list(self._panes.items()):
             server = answers.get(socket)
             if server is None:
@@ -332,7 +349,10 @@ class SessionsWatcher:
         return frozenset(busy)
 
     def watchdog(self) -> int | None:
-        """The process that ``.watchdog-pid`` names, if it was there before the file and its command says what it is."""
+        """The watchdog's process from ``.watchdog-pid``.
+
+        It must be older than the file, and its command line must say that it is the watchdog.
+        """
         path = self._paths.planning / ".watchdog-pid"
         word = (read_or_none(path) or b"").strip()
         if not word.isdigit() or len(word) > 9 or not plugin_agents.is_pid(int(word)):

@@ -1,4 +1,5 @@
-"""Critical files that a crash, a torn write or a foolish edit has broken, and the snapshots that help against it."""
+"""Watches critical files that a crash, a torn write or a wrong edit has broken, and keeps the snapshots that restore
+them."""
 
 from __future__ import annotations
 
@@ -33,38 +34,38 @@ from yolo_supervisor.store.store import Store
 from yolo_supervisor.watchers.base import Remediation
 
 DIFF_LINES = 40
-"""How much of what a restoration changes is told."""
+"""The largest part of a restoration's diff that is reported."""
 
 KEEP_LOG = 2**20
-"""A log larger than this, in bytes, is not kept whole again and again as it grows."""
+"""A log larger than this, in bytes, is not copied whole each time it grows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cure:
-    """A content that may take a broken one's place: where it comes from, what of it is only inferred."""
+    """A content that may replace a broken one: its source, and the parts that are only inferred."""
 
     data: bytes | None
     source: RestoredFrom
     text: str
-    """The source as people read it."""
+    """The source in words for people."""
     inferred: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Broken:
-    """A critical file in which something has been wrong for long enough that nobody is writing it."""
+    """A critical file that has been broken for so long that it is not a write in progress."""
 
     path: Path
     key: str
     data: bytes
     flaw: Flaw
     cures: tuple[Cure, ...] = ()
-    """The best first."""
+    """The candidates, the best first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sound:
-    """A critical file that has a new content, and a whole one. ``snap`` are the actions that save it as a snapshot."""
+    """A critical file with new, valid content. ``snap`` are the actions that save it as a snapshot."""
 
     path: Path
     key: str
@@ -77,11 +78,14 @@ class Look:
     broken: tuple[Broken, ...] = ()
     sound: tuple[Sound, ...] = ()
     unreadable: tuple[tuple[str, str], ...] = ()
-    """Files that nobody can read now, and why."""
+    """Files that cannot be read now, each with the reason."""
 
 
 def decide(look: Look, quarantine: Path) -> list[Remediation]:
-    """New good versions are kept; broken files are put aside and made good, or a person is asked."""
+    """Keep new good versions, and quarantine and restore broken files.
+
+    A person is asked where no restoration is certain.
+    """
     remediations: list[Remediation] = [
         (*each.snap, SaveVersion(key=each.key, path=each.path, data=each.data, reason="it is whole"))
         for each in look.sound
@@ -126,7 +130,10 @@ def _mend(broken: Broken, quarantine: Path) -> Remediation:
 
 
 def _aside(broken: Broken, data: bytes, quarantine: Path) -> Remediation:
-    """The copy of what is taken away. There is nothing to copy of an empty file."""
+    """The copy of removed content.
+
+    An empty file has nothing to copy.
+    """
     if not data:
         return ()
     name = f"{_short(broken.path.name.lstrip('.'))}-{str(digest(data))[:12]}"
@@ -142,12 +149,12 @@ def _aside(broken: Broken, data: bytes, quarantine: Path) -> Remediation:
 
 
 def _short(name: str) -> str:
-    """The name as far as there is room for it beside a digest, a pid and what else stands in a file's name."""
+    """The name, cut to leave room for a digest, a pid and the other parts of a file name."""
     return os.fsdecode(os.fsencode(name)[:180])
 
 
 def _diff(before: bytes, after: bytes | None) -> list[str]:
-    """What a restoration changes, in the form that people know; cut where it is long."""
+    """The changes of a restoration as a unified diff, cut if long."""
     old, new = (((data or b"").decode("utf-8", "replace")[:65536]).splitlines() for data in (before, after))
     lines = [line[:200] for line in difflib.unified_diff(old, new, "broken", "restored", n=1, lineterm="")]
     more = len(lines) - DIFF_LINES
@@ -155,12 +162,15 @@ def _diff(before: bytes, after: bytes | None) -> list[str]:
 
 
 def _is_file(path: Path) -> bool:
-    """Whether it is one. A link is none."""
+    """Whether the path is a regular file.
+
+    A link is not.
+    """
     return path.is_file() and not path.is_symlink()
 
 
 def meaning(state: Mapping[str, Any]) -> tuple[object, ...]:
-    """What of an execution state is worth a snapshot when it changes."""
+    """The parts of an execution state whose change deserves a snapshot."""
     plans = state.get("plans")
     listed = [plan for plan in plans if isinstance(plan, dict)] if isinstance(plans, list) else []
     return (
@@ -172,13 +182,14 @@ def meaning(state: Mapping[str, Any]) -> tuple[object, ...]:
 
 @dataclass
 class _Known:
-    """What we know of one file: which writing of it was looked at, and since when it has been broken, unchanged."""
+    """The remembered state of one file: the version last examined, and since when it has been broken without a
+    change."""
 
     stamp: tuple[int, int, int]
     since_s: float
     flaw: Flaw | None = None
     digest: str | None = None
-    """Of a content that is to be kept."""
+    """The digest of a content that is to be kept."""
 
 
 class StateWatcher:
@@ -194,7 +205,7 @@ class StateWatcher:
         self._known: dict[Path, _Known] = {}
         self._folders: dict[tuple[Path, str], DirectoryScanner] = {}
         self._doubtful: dict[Path, None] = {}
-        """What is looked at again though it has not changed: broken files, unreadable ones, those to be kept."""
+        """The files examined again though unchanged: broken ones, unreadable ones, those to be kept."""
         self._unsettled = False
 
     @property
@@ -202,7 +213,7 @@ class StateWatcher:
         return self._config().state.interval_s
 
     def rest_s(self) -> float:
-        """Soon again while something is broken that may only be half written."""
+        """A short pause while a broken file may be a write in progress."""
         return self._config().state.settle_s if self._unsettled else until_next(self.interval_s)
 
     async def tick(self, now: datetime) -> Sequence[Remediation]:
@@ -212,7 +223,7 @@ class StateWatcher:
         return "no file is a reason to end a process"
 
     def look(self, now: datetime, settle_s: float) -> Look:
-        """All critical files that have changed, or have been broken for ``settle_s`` seconds without changing."""
+        """All critical files that changed, or were broken for ``settle_s`` seconds without a change."""
         broken: list[Broken] = []
         sound: list[Sound] = []
         unreadable: list[tuple[str, str]] = []
@@ -223,7 +234,7 @@ class StateWatcher:
             try:
                 found = self._judge(path, key)
             except OSError as error:
-                self._known.pop(path, None)  # it is asked again at each look: a mode can change without a writing
+                self._known.pop(path, None)  # it is read again in each tick: a mode can change without a write
                 unreadable.append((key, error.strerror or str(error)))
                 continue
             if found is None:
@@ -242,17 +253,17 @@ class StateWatcher:
         return Look(broken=tuple(broken), sound=tuple(sound), unreadable=tuple(unreadable))
 
     def folders(self) -> set[Path]:
-        """The folders that critical files are in, whether they are there or not."""
+        """The folders that contain critical files, existing or not."""
         return {(self._planning / pattern).parent for pattern in self._config().state.files}
 
     def files(self) -> Iterator[Path]:
-        """The critical files that there are."""
+        """The critical files that exist."""
         for inside, pattern in self._patterns():
             matching = fnmatch.filter(names(inside), pattern) if "*" in pattern else [pattern]
             yield from (path for each in matching if _is_file(path := inside / each))
 
     def _changed(self) -> Iterator[Path]:
-        """The critical files that may have changed since the last look, gone ones too."""
+        """The critical files that may have changed since the last observation, removed ones included."""
         for inside, pattern in self._patterns():
             if "*" not in pattern:
                 yield inside / pattern
@@ -265,14 +276,20 @@ class StateWatcher:
                 yield from (inside / name for name in self._folders[inside, pattern].look())
 
     def _patterns(self) -> Iterator[tuple[Path, str]]:
-        """Where critical files are, and what they are called. A link is no folder: it leads who knows where."""
+        """The folders and name patterns of critical files.
+
+        A link does not count as a folder: its target may be anywhere.
+        """
         for each in self._config().state.files:
             folder, _, pattern = each.rpartition("/")
             if not (self._planning / folder).is_symlink():
                 yield self._planning / folder, pattern
 
     def _judge(self, path: Path, key: str) -> tuple[bytes, _Known] | None:
-        """The file's content and what we know of it; None where nothing is new. OSError if it cannot be read."""
+        """The file's content and its remembered state, or None where nothing is new.
+
+        OSError if it cannot be read.
+        """
         try:
             status = path.stat() if _is_file(path) else None
         except FileNotFoundError:
@@ -294,15 +311,18 @@ class StateWatcher:
         return (data, known) if known.flaw or known.digest else None
 
     def _emptied(self, path: Path, data: bytes) -> Flaw | None:
-        """A log only ever grows: one that has nothing in it any more has lost it all."""
+        """The flaw of an emptied log.
+
+        A log only grows: an empty one has lost all its lines.
+        """
         if path.suffix == ".jsonl" and not data.strip(b"\0 \r\n") and any(self._store.versions(path)):
             return Flaw(FlawCode.LINES_GONE, "all its lines are gone")
         return None
 
     def _worth_keeping(self, path: Path, data: bytes) -> bool:
-        """Whether the content is another than the newest good version: for a growing log, by a fourth at least.
+        """Whether the content differs from the newest good version, for a growing log by a fourth.
 
-        A lease is not: it is rewritten all the time, and a broken one is worth nothing.
+        A lease is never kept: it is rewritten all the time, and a broken one has no value.
         """
         if self._store.good(path) == digest(data) or path.suffix == ".lease":
             return False
@@ -312,7 +332,7 @@ class StateWatcher:
         return bool(data) and len(data) <= KEEP_LOG and not len(before) <= len(data) < 1.25 * len(before)
 
     def _snap(self, path: Path, data: bytes, now: datetime) -> Remediation:
-        """A snapshot, if the execution state says something new."""
+        """A snapshot, if the execution state has changed in meaning."""
         state = load_object(data)
         if (
             path != self._planning / execution_state.STATE_FILE
@@ -326,10 +346,10 @@ class StateWatcher:
         return self._snapshots.save(state, now, "state changed")
 
     def _wished(self, flag: str) -> bool:
-        """Whether the project's own configuration lets us: only a plain no is one."""
+        """Whether the project's configuration permits it: only an explicit no forbids it."""
         return plugin_config.wishes(read_or_none(self._planning / "config.json") or b"").get(flag, True)
 
-    # -- what a broken file may be restored from, the best first ----------------------------------------------------
+    # -- sources for the restoration of a broken file, the best first -----------------------------------------------
 
     def _cures(self, path: Path, key: str, data: bytes, now: datetime) -> Iterator[Cure]:
         for version in self._store.versions(path):
@@ -354,8 +374,11 @@ class StateWatcher:
             yield Cure(data=execution_state.dump(state), source="rebuilt", text=text, inferred=rebuilt.inferred)
 
     def _for_readers(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """In the words that the plugin's readers know: they resume a phase that is ``running``, and a plan that is
-        ``pending``; a plan that is ``stale`` they would leave for ever, unless its agent is there to go on with it."""
+        """The state in the values that the plugin's readers know.
+
+        They resume a phase that is ``running`` and a plan that is ``pending``. They would never resume a plan that is
+        ``stale`` unless its agent is there to continue it.
+        """
         agents = self._registry.teammates()
         plans = [
             {
@@ -371,7 +394,10 @@ class StateWatcher:
         return {**state, "plans": plans, "status": "complete" if state["status"] == "complete" else "running"}
 
     def rebuilt(self, now: datetime) -> phases.Rebuilt | None:
-        """The execution state as plans, summaries, events and leases tell it; None if there is no phase at all."""
+        """The execution state from plans, summaries, events and leases.
+
+        None if there is no phase.
+        """
         folder = self._planning / "phases"
         dirs = {name: self._phase_files(folder / name) for name in names(folder) if (folder / name).is_dir()}
         log = self._planning / ".events" / "event-log.jsonl"

@@ -1,4 +1,4 @@
-"""Tasks that are in progress without anybody at work on them."""
+"""Watches tasks that are in progress although no agent works on them."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from yolo_supervisor.store.store import Store
 from yolo_supervisor.watchers.base import Remediation
 
 SILENT, UNKNOWN = "silent", "unknown owner"
-"""How an attempt has failed whose owner shows no sign of life, or is nobody that we know."""
+"""The cause of a failed attempt whose owner shows no sign of life, or is unknown."""
 
 AT_ONCE = 64
-"""After how many tasks others get their turn."""
+"""The number of tasks after which other coroutines run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Silence:
-    """A task at work of which nothing was heard for so long; ``owner`` is the living agent that has it, if one is."""
+    """A task in progress and the length of its silence. ``owner`` is the living agent that owns it, if any."""
 
     task: Task
     quiet_s: float
@@ -49,7 +49,10 @@ class Silence:
 def decide(
     silences: Sequence[Silence], finished: Sequence[Task], letters: Path, idle_limit_s: float
 ) -> list[Remediation]:
-    """What nobody is at work on is given back; a person is told where its owner lives. What is finished starts anew."""
+    """Requeue tasks without a working owner, and reset the attempts of finished ones.
+
+    Where the owner lives, a person is alerted first.
+    """
     remediations: list[Remediation] = [
         (
             FinishedByOwner(
@@ -82,7 +85,7 @@ def decide(
 
 @dataclass
 class _Watched:
-    """What was last seen of a task at work, since when it is the same, and at how many looks."""
+    """The last observation of a task in progress: since when it is unchanged, and in how many ticks."""
 
     signs: tuple[object, ...]
     since_s: float
@@ -129,16 +132,16 @@ class TasksWatcher:
         return "no task is a reason to end a process"
 
     async def look(self, now: datetime) -> list[Silence]:
-        """The tasks at work, each with how long nothing has changed about it or its owner.
+        """The tasks in progress, each with the time since it or its owner changed.
 
-        A step of the wall clock changes nothing; a restart of ours begins every silence anew, and so does a time in
-        which we were stopped: whatever stopped us (a container that was paused) may have stopped the owners, too.
+        A step of the wall clock changes nothing. Each silence starts from zero after a restart of the supervisor, and
+        after a time in which it was stopped: the cause (a container that was paused) may have stopped the owners, too.
         """
         before_s, self._looked_s = self._looked_s, self._clock.monotonic()
         if self._looked_s - before_s > max(2 * self.interval_s, self._config().tasks.idle_limit_s / 2):
             self._watched = {}
         self._registry.renew()
-        self._store.heed()  # the heartbeats of claims are written by other processes
+        self._store.heed()  # other processes write the heartbeats of claims
         self._notes = _by_pid(names(self._store.paths.hooks))
         known = self._agents(now)
         living = [agent for agent, state in known if state is Liveness.ALIVE]
@@ -151,14 +154,14 @@ class TasksWatcher:
         watched: dict[tuple[str, str | None], _Watched] = {}
         for number, task in enumerate(self._at_work()):
             if number % AT_ONCE == AT_ONCE - 1:
-                await anyio.sleep(0)  # nobody has to wait for us
+                await anyio.sleep(0)  # this work is not urgent
             if task.owner is None and any(task.path.parent in self._registry.lists_of(agent) for agent in living):
-                continue  # a session names no owner of what it does itself
+                continue  # a session names no owner of its tasks
             if any(self._has(agent, task) for agent in others.get(str(task.owner), ())):
-                continue  # the dead are healed by those who watch agents; of the others nothing is known
+                continue  # AgentsWatcher recovers the dead; the state of the others is unknown
             owner = next((agent for agent in ours.get(str(task.owner), ()) if self._has(agent, task)), None)
             if owner is None and self._registry.unclear(task.path.parent):
-                continue  # it may be somebody's who is at work on it
+                continue  # an agent that cannot be identified may be at work on it
             key = task.id, task.owner
             signs, before = self._signs(task, owner), self._watched.get(key)
             if before is None or before.signs != signs or (owner is not None and self._waits(owner)):
@@ -174,10 +177,10 @@ class TasksWatcher:
         return found
 
     def finished(self) -> list[Task]:
-        """The tasks that are finished, and of which something is still remembered that was before."""
+        """The finished tasks of which the index still holds earlier attempts."""
         memory = self._store.journal.memory
         remembered = {*memory.requeues, *memory.failures, *memory.claims} - memory.set_aside.keys()
-        lists, plans = self._registry.task_lists(), self._registry.plans()  # once: much may be remembered
+        lists, plans = self._registry.task_lists(), self._registry.plans()  # once: the index may hold many
         found = []
         for ident in remembered:
             name, _, number = ident.rpartition("/")
@@ -196,7 +199,7 @@ class TasksWatcher:
         return task.list == execution_state.EXECUTION_STATE or task.path.parent in self._registry.lists_of(agent)
 
     def _signs(self, task: Task, owner: Agent | None) -> tuple[object, ...]:
-        """All that shows that somebody is at work on the task: any difference is a sign of life."""
+        """All signs that an agent works on the task: any difference is a sign of life."""
         claim = self._store.journal.memory.claims.get(task.id, {})
         signs: list[object] = [_writing(task.path), claim.get("token"), claim.get("since_s")]
         if owner is not None and owner.process is not None:
@@ -208,7 +211,7 @@ class TasksWatcher:
         return tuple(signs)
 
     def _cpu(self, owner: Agent) -> int:
-        """The processor time of its process and of those in its tree, in clock ticks: work makes it grow."""
+        """The processor time of the owner's process tree, in clock ticks: work increases it."""
         assert owner.process is not None
         ticks = 0
         for process in (owner.process, *(each for each, _ in self._scanner.trees.get(owner.process, ()))):
@@ -218,14 +221,14 @@ class TasksWatcher:
         return ticks
 
     def _notes_of(self, owner: Agent) -> list[str]:
-        """The hooks' notes about its process."""
+        """The hook notes about the owner's process."""
         return self._notes.get(str(owner.pid), [])
 
     def _written(self, note: str) -> int:
         return _writing(self._store.paths.hooks / note) or 0
 
     def _waits(self, owner: Agent) -> bool:
-        """Whether it waits on purpose: for a person, for its quota, for what it has set going."""
+        """Whether the owner waits on purpose: for a person, its quota, or work that it has started."""
         if self._registry.session_status(owner) == "waiting":
             return True
         folder = self._store.paths.hooks
@@ -242,7 +245,7 @@ class TasksWatcher:
 
 
 def _by_owner(agents: Iterable[Agent]) -> dict[str, list[Agent]]:
-    """The agents by what tasks may call them."""
+    """The agents by the names that tasks may use for them."""
     found: dict[str, list[Agent]] = {}
     for agent in agents:
         for name in {agent.name, agent.id}:
