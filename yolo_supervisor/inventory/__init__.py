@@ -1,1 +1,1 @@
-"""Look: agents, tasks, leases, locks and snapshots as they are now. Nothing here changes anything."""
+"""Observe: agents, tasks, leases, locks and snapshots in their present state. Nothing here changes anything."""

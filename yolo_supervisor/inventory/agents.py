@@ -1,5 +1,5 @@
-"""The roster of one project: its agents from every source, one agent seen by several being one, and the task lists
-that are tied to the project. It only reads; what it cannot read is unknown."""
+"""The agent registry of one project: its agents from every source, and the task lists that are tied to the project.
+Several sightings of one agent are one agent. It only reads, and treats unreadable things as unknown."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from yolo_supervisor.system.tmux import pane_of
 T = TypeVar("T")
 
 NO_AGENTS = ("tmux", "screen", "sshd", "systemd", "login", "init")
-"""Programs that start sessions for people: what they start is no hook of theirs."""
+"""Programs that start sessions for people: sessions that they start are not started by a hook."""
 
 
 def claude_dirs(config: Config, environment: Mapping[str, str]) -> list[Path]:
-    """Where the daemon's own user has Claude Code's state, unless configured."""
+    """The folders of Claude Code's state: those of the daemon's user, unless configured."""
     if config.claude_dir:
         return [expanded(config.claude_dir)]
     folder = claude.config_dir({**environment, "HOME": str(home(environment) or "")})
@@ -40,7 +40,7 @@ def claude_dirs(config: Config, environment: Mapping[str, str]) -> list[Path]:
 
 
 class AgentRegistry:
-    """Everything that is known of a project's agents. ``claude_dirs`` are looked at beside those agents name."""
+    """All known agents of a project. ``claude_dirs`` are read beside the folders that agents name."""
 
     def __init__(
         self, paths: Paths, processes: Processes, scanner: ProcessScanner, claude_dirs: Callable[[], Iterable[Path]]
@@ -62,7 +62,7 @@ class AgentRegistry:
         self._plans = ParsedFileCache(execution_state.plans)
 
     def renew(self) -> None:
-        """Begin a new look: within one, each folder is listed once."""
+        """Begin a new observation: within one, each folder is listed once."""
         self._memo = {}
 
     def _once(self, name: str, answer: Callable[[], T]) -> T:
@@ -74,11 +74,14 @@ class AgentRegistry:
     # -- agents --------------------------------------------------------------------------------------------------
 
     def records(self) -> list[Agent]:
-        """The agents that are written down: watched since an earlier look, or registered by a person or a hook."""
+        """The recorded agents: seen in an earlier observation, or registered by a person or a hook."""
         return list(self.record_files().values())
 
     def record_files(self) -> dict[str, Agent]:
-        """The same by the names of their records. A record is written once and never changed: it is read once."""
+        """The recorded agents by the names of their records.
+
+        A record is written once and never changed, so it is read once.
+        """
         return self._once("records", self._read_records)
 
     def _read_records(self) -> dict[str, Agent]:
@@ -93,7 +96,10 @@ class AgentRegistry:
         return {name: agent for name, agent in known.items() if agent is not None and agent.home in (None, home)}
 
     def home(self) -> int | None:
-        """The inode of our folder of records, by which they know where they belong; None if there is none yet."""
+        """The inode of the folder of records, or None if there is none yet.
+
+        A record carries it: a record from another folder does not count.
+        """
         try:
             return self.paths.agents.stat().st_ino
         except OSError:
@@ -105,7 +111,10 @@ class AgentRegistry:
         return [name for name, agent in self._record_files.items() if agent is None and name.endswith(".json")]
 
     def others(self, now: datetime) -> Iterator[Agent]:
-        """All other agents that run now, by what tells most of them first; some more than once."""
+        """All other agents that run now, some more than once.
+
+        The sources with the most information come first.
+        """
         yield from self._by_session()
         yield from self._by_hook()
         yield from self._by_health()
@@ -114,7 +123,8 @@ class AgentRegistry:
     def in_process(self, lead: Agent, known: Iterable[Agent]) -> list[Agent]:
         """The teammates that live inside this lead's process, and die with it.
 
-        A tmux teammate looks like one for a moment while it is being started: one with a process of its own is none.
+        A tmux teammate looks like one for a moment while it is being started. A teammate with a separate process is not
+        in-process.
         """
         if not lead.session or lead.lead is not None:
             return []
@@ -144,7 +154,7 @@ class AgentRegistry:
         ]
 
     def aliases(self, agent: Agent) -> list[Agent]:
-        """The same agent as the lead of a team that was founded after it had been found."""
+        """The same agent as the lead of a team that was founded after the agent was found."""
         return [
             replace(agent, id=team.lead_id, name="team-lead", team=team.name)
             for team in self.teams()
@@ -152,7 +162,7 @@ class AgentRegistry:
         ]
 
     def unproven(self, known: Iterable[Agent]) -> list[Agent]:
-        """Pids that the plugin wrote down and whose identity nobody can prove: they are shown, and left alone."""
+        """Pids in the plugin's files whose identity cannot be proven: they are shown, and never acted on."""
         pids = {agent.pid for agent in known}
         numbers = dict.fromkeys(
             plugin_agents.agent_pids(read_or_none(self.paths.planning / ".agent-pids") or b""), "agent"
@@ -192,14 +202,17 @@ class AgentRegistry:
         return facts is not None and not facts.zombie
 
     def _ours(self, folder: Path) -> bool:
-        """Whether one at work there is this project's: in it, and in no supervised project further in."""
+        """Whether an agent at work in the folder belongs to this project.
+
+        The folder must be in the project, and not in a supervised project further inside.
+        """
         if folder == self._real or not within(folder, self._real):
             return folder == self._real
         between = [f for f in (folder, *folder.parents) if f != self._real and within(f, self._real)]
         return not any(Paths(nearer).folder.is_dir() for nearer in between)
 
     def teammates(self) -> list[Agent]:
-        """The agents whose command line says so; the same list as before where nothing has changed."""
+        """The agents whose command line identifies them; the same list object while nothing has changed."""
         if self._found[0] != self._scanner.generation:
             before = self._by_seen
             seen_ones = self._scanner.agents.values()
@@ -213,9 +226,11 @@ class AgentRegistry:
         return self._found[1]
 
     def elsewhere(self) -> list[Agent]:
-        """Teammates that run outside the project's folder, in a worktree, say: they are not ours to watch, but a task
-        that bears their name may be theirs."""
-        dirs = self.claude_dirs()  # which also brings the two lists up to date
+        """Teammates that run outside the project's folder, in a worktree, for example.
+
+        They are not watched here, but a task that bears their name may be theirs.
+        """
+        dirs = self.claude_dirs()  # this call also updates the two lists
         return [self._teammate(seen, seen.flags) for seen in self._elsewhere if seen.flags and seen.claude_dir in dirs]
 
     def _teammate(self, seen: AgentProcess, flags: claude.Flags) -> Agent:
@@ -231,7 +246,10 @@ class AgentRegistry:
         )
 
     def _member_role(self, flags: claude.Flags) -> str | None:
-        """``general-purpose`` is what every teammate is by default; its name tells more then."""
+        """The role of a member, or None if it is only the default.
+
+        Every teammate is ``general-purpose`` by default; its name says more.
+        """
         return flags.role if flags.role != "general-purpose" else None
 
     def _by_session(self) -> Iterator[Agent]:
@@ -260,7 +278,7 @@ class AgentRegistry:
         return self._once(f"sessions {folder}", lambda: list(self._find_sessions(folder)))
 
     def session_status(self, agent: Agent) -> str | None:
-        """What the client says of the agent's session: ``idle``, ``busy`` or ``waiting``; None where it has none."""
+        """The client's status of the agent's session: ``idle``, ``busy`` or ``waiting``; None if absent."""
         return self._once("statuses", self._statuses).get(agent.pid)
 
     def _statuses(self) -> dict[int | None, str | None]:
@@ -332,7 +350,7 @@ class AgentRegistry:
                 )  # fmt: skip
 
     def _proven(self, pid: int, path: Path) -> ProcessId | None:
-        """The process with a pid that stands in a file, if it looks like an agent and was there before the file."""
+        """The process of a pid from a file, if it looks like an agent and is older than the file."""
         process = self._processes.identify(pid)
         if process is None or process not in self._scanner.agents:
             return None
@@ -361,7 +379,7 @@ class AgentRegistry:
         return self._once("claude_dirs", self._find_claude_dirs)
 
     def _find_claude_dirs(self) -> list[Path]:
-        self.teammates()  # whose folders it learns
+        self.teammates()  # this call finds their folders
         return list(dict.fromkeys(d for d in (*self._default_dirs(), *self._dirs) if d is not None))
 
     def teams(self) -> list[claude.Team]:
@@ -380,7 +398,7 @@ class AgentRegistry:
     # -- tasks ---------------------------------------------------------------------------------------------------
 
     def task_lists(self) -> list[Path]:
-        """The task folders that are tied to the project: its teams', its agents', its sessions'."""
+        """The task folders that are tied to the project: those of its teams, agents and sessions."""
         wanted = {team.name for team in self.teams()}
         for agent in (*self.records(), *self.teammates()):
             wanted |= _list_names(agent)
@@ -391,7 +409,10 @@ class AgentRegistry:
         return self._folders(wanted)
 
     def lists_of(self, agent: Agent) -> list[Path]:
-        """The task folders that the agent works on. Without a team or session, all that are tied to the project."""
+        """The task folders that the agent works on.
+
+        Without a team or session, these are all that are tied to the project.
+        """
         own = _list_names(agent)
         return self._folders(own, agent.claude_dir) if own else self.task_lists()
 
@@ -406,20 +427,20 @@ class AgentRegistry:
         ]
 
     def tasks(self, folder: Path) -> list[Task]:
-        """All the tasks in a list's folder that can be read."""
+        """All readable tasks in a list's folder."""
         found = (_task(folder, name) for name in names(folder) if claude.is_task_file(name))
         return [task for task in found if task is not None]
 
     def task(self, folder: Path, number: str) -> Task | None:
-        """One task of a list; None if there is none, or it cannot be read."""
+        """One task of a list, or None if it does not exist or cannot be read."""
         return _task(folder, f"{number}.json") if claude.is_task_file(f"{number}.json") else None
 
     def at_work(self, folder: Path, quiet: int = EVERY) -> tuple[list[Task], list[Path]]:
-        """The tasks in progress in a list's folder, and the files that cannot be read (now, at least).
+        """The tasks in progress in a list's folder, and the files that cannot be read at present.
 
-        ``quiet`` is how many of the other files have their turn while the folder itself is as it was.
+        ``quiet`` is the number of other files that are read again while the folder is unchanged.
         """
-        if folder not in self._lists:  # in the place of those that are gone: every session has its own
+        if folder not in self._lists:  # replaces removed folders: every session has a folder
             self._lists = {path: known for path, known in self._lists.items() if os.path.isdir(path)}
             self._lists[folder] = _TaskList(folder)
         try:
@@ -428,7 +449,10 @@ class AgentRegistry:
             return [], [folder]
 
     def unreadable(self, agent: Agent) -> Iterator[Path]:
-        """The files beside its tasks that would tell what the agent was at, and cannot be read (now, at least)."""
+        """Unreadable files, other than its tasks, that may say what the agent was working on.
+
+        They may be unreadable only at present.
+        """
         state = self.paths.planning / execution_state.STATE_FILE
         if execution_state.may_have_plans(agent.name) and os.path.isfile(state) and self._plans.get(state) is None:
             yield state
@@ -439,16 +463,16 @@ class AgentRegistry:
                     yield team
 
     def unclear(self, folder: Path) -> bool:
-        """Whether something cannot be read (now, at least) that may tell who is at work on the list in the folder."""
+        """Whether a file is unreadable at present that may name a worker of the folder's task list."""
         team = folder.parent.parent / "teams" / folder.name / "config.json"
         return bool(self.damaged_records()) or (os.path.isfile(team) and self._teams.get(team) is None)
 
     def plans(self) -> list[Task]:
-        """The plans of the plugin's execution state; none where it cannot be read."""
+        """The plans of the plugin's execution state, none if it cannot be read."""
         return self._plans.get(self.paths.planning / execution_state.STATE_FILE) or []
 
     def plans_of(self, agent: Agent) -> list[Task]:
-        """The running plans that are the agent's: by their owner where one is named, else by the plugin's numbering."""
+        """The running plans of the agent: by their owner if named, otherwise by the plugin's numbering."""
         return [
             plan
             for plan in self.plans()
@@ -459,7 +483,7 @@ class AgentRegistry:
         ]
 
     def leases(self) -> list[Lease]:
-        """The leases and locks in the plugin's folder, as far as they can be read."""
+        """The readable leases and locks in the plugin's folder."""
         folder = self.paths.planning / ".locks"
         found = (
             plugin_leases.lease(data, folder / name)
@@ -470,13 +494,14 @@ class AgentRegistry:
 
 
 class _TaskList:
-    """The tasks in progress of one list. The client locks a task by a folder beside it, so its list changes, too."""
+    """The tasks in progress of one list. The client locks a task by a folder beside it, so a lock also changes the
+    list."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder
         self._folder = DirectoryScanner(folder, claude.is_task_file)
         self._at_work: dict[str, Task | None] = {}
-        """None for a file that cannot be read."""
+        """The tasks by file name; None for a file that cannot be read."""
 
     def look(self, quiet: int) -> tuple[list[Task], list[Path]]:
         for name in self._folder.look(self._at_work, quiet):

@@ -1,7 +1,8 @@
-"""The leases of one project, and how long each still holds: by clocks that nobody can set.
+"""The leases of one project and their remaining times, by clocks that cannot be set.
 
-The plugin's format knows wall time only. A lease given through the store is as old as its line in the journal says, by
-the monotonic clock; another one is judged by the wall clock once, when it is first seen, and from then on by ours.
+The plugin's format has wall-clock times only. A lease that was granted through the store has the age of its journal
+line, by the monotonic clock. The wall clock decides about any other lease once, when it is first seen, and from then on
+the monotonic clock does.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from yolo_supervisor.models import Lease, iso
 from yolo_supervisor.store.store import Store
 
 WHOLE_S = 1.0
-"""``acquired_at`` is cut to whole seconds: a lease may be this much younger than it says."""
+"""``acquired_at`` is cut to whole seconds: a lease may be this much younger than the file states."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Held:
-    """One lease as it is: ``left_s`` until it runs out, negative if it has; ``judged`` is its content's digest."""
+    """One lease in its present state. ``left_s`` is the time until it expires, negative if it has expired; ``judged``
+    is the digest of its content."""
 
     lease: Lease
     judged: str
@@ -33,7 +35,7 @@ class Held:
 
 
 class Leases:
-    """``boot`` names the world in which the monotonic clock means something."""
+    """The leases of one project. ``boot`` identifies the boot in which monotonic times are comparable."""
 
     def __init__(self, store: Store, clock: Clock, boot: str) -> None:
         self._store = store
@@ -42,22 +44,22 @@ class Leases:
         self._folder = store.paths.planning / ".locks"
         self._files = DirectoryScanner(self._folder, lambda name: name.endswith(".lease"))
         self._deadlines: dict[Path, tuple[str, float]] = {}
-        """By the monotonic clock, for a content."""
+        """For each file, the digest of its content and its monotonic deadline."""
         self._order: list[tuple[float, Path]] = []
-        """The same as a heap, with some that hold no longer."""
+        """The same deadlines as a heap; some are out of date."""
 
     def monotonic(self) -> float:
         return self._clock.monotonic()
 
     def all(self, now: datetime) -> list[Held]:
-        """The leases that can be read, by name."""
+        """The readable leases, by name."""
         found = [held for name in names(self._folder) if name.endswith(".lease") and (held := self._look(name, now))]
         there = {held.lease.path for held in found}
         self._deadlines = {path: known for path, known in self._deadlines.items() if path in there}
         return found
 
     def due(self, now: datetime) -> tuple[list[Held], float | None]:
-        """The leases that have run out, and how long the next one holds, in seconds; None if there is no other."""
+        """The expired leases, and the seconds until the next one expires (None if there is no other)."""
         for name in self._files.look():
             if self._look(name, now) is None:
                 self._deadlines.pop(self._folder / name, None)
@@ -74,16 +76,22 @@ class Leases:
                 del self._deadlines[path]
             elif held.left_s <= 0:
                 found[path] = held
-        for path in found:  # until they are gone
+        for path in found:  # they stay due until they are gone
             heapq.heappush(self._order, (self._deadlines[path][1], path))
         return list(found.values()), next_s
 
     def of(self, resource: str, now: datetime) -> Held | None:
-        """The lease on the resource, if there is one that can be read. ValueError if none can be named so."""
+        """The lease on the resource, or None if no readable one exists.
+
+        ValueError if the name cannot be a resource.
+        """
         return self._look(plugin_leases.lease_file(resource), now)
 
     def broken(self, resource: str) -> bool:
-        """Whether there is a lease that cannot be read. ValueError if none can be named so."""
+        """Whether the resource has an unreadable lease.
+
+        ValueError if the name cannot be a resource.
+        """
         path = self._folder / plugin_leases.lease_file(resource)
         data = read_or_none(path)
         return data is not None and plugin_leases.lease(data, path) is None
@@ -104,27 +112,30 @@ class Leases:
         return Held(lease=lease, judged=judged, left_s=known[1] - self._clock.monotonic())
 
     def token(self, held: Held) -> int | None:
-        """The fencing token of a lease that was given through the store."""
+        """The fencing token of a lease that was granted through the store."""
         lent = self._store.journal.memory.lent.get(str(held.lease.path), {})
         return int(lent["token"]) if lent.get("judged") == held.judged else None
 
     def _first_left_s(self, lease: Lease, judged: str, now: datetime) -> float:
         lent = self._store.journal.memory.lent.get(str(lease.path), {})
-        if lent.get("judged") != judged:  # another process may have given it
+        if lent.get("judged") != judged:  # another process may have granted it
             self._store.heed()
             lent = self._store.journal.memory.lent.get(str(lease.path), {})
         if lent.get("judged") == judged and lent.get("boot") == self._boot:
             return float(lent["since_s"]) + lease.ttl_s - self._clock.monotonic()
         assert lease.expires_at is not None
         left_s = (lease.expires_at - now).total_seconds() + WHOLE_S
-        if left_s > lease.ttl_s + WHOLE_S:  # one from the future has its whole time before it, and no more
+        if left_s > lease.ttl_s + WHOLE_S:  # a lease from the future holds for its whole time, and no longer
             return lease.ttl_s
         return left_s
 
     def lend(self, resource: str, owner: str, ttl_s: int, now: datetime) -> GrantLease | Held:
-        """The action that gives the resource to the owner, or who holds it. ValueError if it cannot be named so."""
+        """The action that grants the resource to the owner, or the lease of another holder.
+
+        ValueError if the name cannot be a resource.
+        """
         path = self._folder / plugin_leases.lease_file(resource)
-        before = read_or_none(path)  # once: what is judged is what is replaced
+        before = read_or_none(path)  # read once: the content that is examined is the content that is replaced
         held = self._judge(path, before, now)
         if held is not None and held.left_s > 0 and (held.lease.owner, held.lease.resource) != (owner, resource):
             return held
@@ -150,7 +161,7 @@ class Leases:
 
 
 def over(held: Held) -> Release:
-    """The action that ends a lease which has run out."""
+    """The action that ends an expired lease."""
     ended = iso(held.lease.expires_at) if held.lease.expires_at else "its time"
     return Release(
         key=held.lease.resource,

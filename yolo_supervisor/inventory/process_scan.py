@@ -1,7 +1,7 @@
-"""The census: which coding agents run on this machine, and who is in the tree of each.
+"""The process scan: the coding agents on this machine, and the process tree of each.
 
-A tree has to be known *before* its agent dies, since orphans carry no mark of where they came from. So the process
-table is sampled every second, but only when something was started since the last sample: idle, that is one small read.
+A tree has to be known *before* its agent dies, since orphans carry no mark of their origin. The process table is
+sampled every second, but only when a process was started since the last sample. An idle machine costs one small read.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from yolo_supervisor.system.processes import Processes
 from yolo_supervisor.system.tmux import pane_of
 
 YOUNG_S = 2.0
-"""A process this young may still be the copy of its parent that every program starts as: it is looked at again."""
+"""A process this young may still be the copy of its parent that every program starts as: it is read again."""
 
 LOAD_FACTOR = 20
-"""After a sweep that took long (thousands of processes) we wait this many times its length: at most 5 % of a core."""
+"""After a long sweep (thousands of processes) the scanner pauses this many times its length: at most 5 % of a core."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +44,7 @@ class AgentProcess:
 
 
 class ProcessScanner:
-    """The latest sample. ``generation`` grows whenever an agent appeared or went."""
+    """The latest sample. ``generation`` grows whenever an agent has appeared or gone."""
 
     def __init__(self, processes: Processes) -> None:
         self.processes = processes
@@ -52,7 +52,7 @@ class ProcessScanner:
         self.trees: dict[ProcessId, Tree] = {}
         self.generation = 0
         self._seen: dict[ProcessId, AgentProcess] = {}
-        """The agents, and the copies of themselves that they are for a moment when they start something."""
+        """The agents, and their short-lived copies: an agent that starts a program is copied for a moment."""
         self._known: set[ProcessId] = set()
         self._young: set[ProcessId] = set()
         self._tracked: set[ProcessId] = set()
@@ -65,17 +65,17 @@ class ProcessScanner:
         return self._tracked
 
     def track(self, process: ProcessId) -> None:
-        """Remember this process's tree from now on."""
+        """Record this process's tree from now on."""
         if process not in self._tracked:
             self._tracked.add(process)
-            self._newest = None  # its tree is wanted at the next sample, even if nothing starts
+            self._newest = None  # the next sample must read its tree, even if nothing starts
 
     def drop(self, process: ProcessId) -> None:
         self._tracked.discard(process)
         self.trees.pop(process, None)
 
     def quiet(self) -> bool:
-        """Whether nothing was started since the last sample but our own commands."""
+        """Whether no process was started since the last sample except our commands."""
         newest, started = self.processes.backend.newest(), subprocesses.started
         if newest is None or self._newest is None or self._young:
             quiet = False
@@ -85,11 +85,11 @@ class ProcessScanner:
         return quiet
 
     def sample(self) -> None:
-        """Look at the whole process table."""
+        """Sample the whole process table."""
         self._take(self.processes.sweep())
 
     async def sample_gently(self) -> None:
-        """The same without holding up the loop for long where there are thousands of processes."""
+        """Sample without a long pause of the event loop, even with thousands of processes."""
         found: dict[int, ProcessFacts] = {}
         for number, facts in enumerate(self.processes.each()):
             found[facts.pid] = facts
@@ -112,14 +112,17 @@ class ProcessScanner:
         self._known = alive - failed
         for process in self._tracked & alive:
             tree = sweep.tree(process, (self._tracked | self.agents.keys()) - {process})
-            # it may have died in the middle of the sweep: then its children look as if they were nobody's
+            # it may have died in the middle of the sweep: then its children have lost their parent
             if tree != self.trees.get(process) and self.processes.liveness(process) is Liveness.ALIVE:
                 self.trees[process] = tree
 
     def _read_all(
         self, processes: Iterable[ProcessId], sweep: Sweep
     ) -> tuple[dict[ProcessId, AgentProcess], set[ProcessId]]:
-        """The agents among the processes, and those that could not be read: they are read again at the next sample."""
+        """The agents among the processes, and the unreadable processes.
+
+        Unreadable ones are read again at the next sample.
+        """
         read: dict[ProcessId, AgentProcess] = {}
         failed: set[ProcessId] = set()
         for process in processes:
@@ -133,12 +136,18 @@ class ProcessScanner:
         return read, failed
 
     def _may_be_agent(self, process: ProcessId, sweep: Sweep) -> bool:
-        """Not so for others' processes, nor for a tmux server, whose command line may hold its first agent's."""
+        """Whether the process may be an agent.
+
+        Processes of other users cannot, nor can a tmux server, whose command line may hold that of its first agent.
+        """
         ours = self.processes.backend.owner(process.pid) == os.geteuid()
         return ours and not sweep.facts[process.pid].comm.startswith("tmux")
 
     def _read(self, process: ProcessId, sweep: Sweep) -> AgentProcess | None:
-        """What the process's command line says of it; None if it is no agent. OSError if it cannot be read."""
+        """The agent that the process's command line shows, or None.
+
+        OSError if it cannot be read.
+        """
         if not self._may_be_agent(process, sweep):
             return None
         backend = self.processes.backend
@@ -156,12 +165,15 @@ class ProcessScanner:
         )
 
     async def run(self, every_s: Callable[[], float], sampled: Callable[[bool], None]) -> None:
-        """Sample for ever; ``sampled`` is called after each sample, and told whether an agent is new or gone."""
+        """Sample for ever.
+
+        ``sampled`` is called after each sample, with True if an agent is new or gone.
+        """
         while True:
             pause_s = until_next(every_s())
             if not self.quiet():
                 began, generation = time.monotonic(), self.generation
-                with contextlib.suppress(OSError):  # no descriptors left, say: the next sample may have one
+                with contextlib.suppress(OSError):  # no descriptors left, for example: retried at the next sample
                     await self.sample_gently()
                 pause_s = max(pause_s, LOAD_FACTOR * (time.monotonic() - began))
                 sampled(self.generation != generation)
@@ -169,8 +181,11 @@ class ProcessScanner:
 
 
 def _without_copies(seen: Mapping[ProcessId, AgentProcess], sweep: Sweep) -> dict[ProcessId, AgentProcess]:
-    """Of a parent and child with one command line only one is the agent: the parent, whose copy the child is until it
-    becomes another program; but the child, where the parent is another program that only started it."""
+    """Remove copies: of a parent and child with one command line, only one is the agent.
+
+    It is the parent, whose copy the child is until it becomes another program. It is the child where the parent is
+    another program that only started it.
+    """
     agents = dict(seen)
     for process, agent in seen.items():
         facts = sweep.facts[process.pid]

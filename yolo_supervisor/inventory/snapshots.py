@@ -1,4 +1,4 @@
-"""The snapshots of a project's execution state: ours and the plugin's, wherever they are kept."""
+"""The snapshots of a project's execution state, the supervisor's and the plugin's, in either folder."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from yolo_supervisor.policy import file_integrity
 from yolo_supervisor.store.paths import Paths
 
 _PLAIN = re.compile(r"\w[\w.-]{0,63}", re.ASCII)
-"""What can stand in a file's name; whatever else a state calls its phase."""
+"""The phase names that may be part of a file name. A state may have any other phase name."""
 
 KEPT = 10
-"""How many are kept for each phase, as by the plugin."""
+"""The number of snapshots kept for each phase, as in the plugin."""
 
 
 def phase_of(state: Mapping[str, Any]) -> str:
-    """What the state's snapshots are named by."""
+    """The phase in the names of the state's snapshots."""
     phase = str(state.get("phase", ""))
     return phase if _PLAIN.fullmatch(phase) else "none"
 
 
 class Snapshots:
-    """Looks at them; what is to be saved and dropped is told as actions."""
+    """Reads snapshots. Saving and removal are returned as actions."""
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
@@ -41,19 +41,23 @@ class Snapshots:
 
     @property
     def folder(self) -> Path:
-        """Where new ones go: to the plugin's own, where it keeps any, so that it can restore them; else to ours."""
+        """The folder of new snapshots.
+
+        It is the plugin's, if that has snapshots, so that the plugin can restore them; otherwise it is ours.
+        """
         theirs = self._paths.planning / ".snapshots"
         return theirs if theirs.is_dir() and not theirs.is_symlink() else self._paths.folder / "snapshots"
 
     def all(self) -> list[tuple[Path, Snapshot]]:
-        """All that are whole, the oldest first."""
+        """All valid snapshots, the oldest first."""
         found = [(path, each) for path in self._paths_of_all() if (each := self._load(path)) is not None]
         return sorted(found, key=lambda each: (each[1].at, each[0]))
 
     def best(self, phase: str | None, role: str | None) -> Snapshot | None:
-        """The one to restore: the role's newest of the phase (None: that of the newest), else the newest.
+        """The snapshot to restore.
 
-        One whose state would itself have to be restored is none.
+        It is the role's newest of the phase (None: the phase of the newest snapshot), or the newest of the phase. A
+        snapshot whose state would need a restoration is not used.
         """
         whole = [
             each
@@ -67,7 +71,7 @@ class Snapshots:
     def save(
         self, state: dict[str, Any], at: datetime, trigger: str, role: str | None = None, commits: tuple[str, ...] = ()
     ) -> tuple[Edit, ...]:
-        """The actions that save this state, and drop what is then one too many."""
+        """The actions that save this state, and drop the snapshots above the limit."""
         phase = phase_of(state)
         newest = max((each.at for _, each in self.all() if each.phase == phase), default=None)
         if newest is not None and newest >= at.replace(microsecond=0):  # of the same second, or the clock was set back
@@ -90,7 +94,7 @@ class Snapshots:
         )
 
     def active_role(self) -> str | None:
-        """The agent that the plugin says is at work."""
+        """The agent that the plugin names as active."""
         word = (read_or_none(self._paths.planning / ".active-agent") or b"").decode("utf-8", "replace").strip()
         return text_or_none(word)
 

@@ -1,4 +1,4 @@
-"""Locks that never end by themselves, and the proof that nobody holds them any more: the plugin's folders and ``.lock``
+"""Locks that never end by themselves, and the proof that no process holds them: the plugin's folders and ``.lock``
 files, and git's ``index.lock``."""
 
 from __future__ import annotations
@@ -23,29 +23,30 @@ from yolo_supervisor.system.git_layout import WorkTree, work_trees
 from yolo_supervisor.system.process_backend import ProcessBackend
 
 INDEX_STALE_S = 10.0
-"""How long git's lock must not have changed beside the proof that no git is at work: it is for the case that we do not
-see the process that holds it, on the other side of a network file system, say."""
+"""The time for which git's lock must not have changed, besides the proof that no git is at work. It covers a holder
+that is invisible to us, on the other side of a network file system, for example."""
 
 SERVANTS = frozenset({"credential-cache--daemon", "fsmonitor--daemon", "daemon", "credential-cache"})
-"""Git's own programs that stay, and never take that lock."""
+"""Git's long-running programs, which never take that lock."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StaleLock:
-    """A lock, for how long we have seen it unchanged, and who may hold it: None where it is proven that nobody does."""
+    """A lock, the time for which it has been seen unchanged, and its possible holder: None where it is proven that none
+    exists."""
 
     path: Path
     age_s: float
     stale_s: float
     holder: str | None = None
     lease: Lease | None = None
-    """What stands in it, where it is one of the plugin's files."""
+    """The content of the lock, if it is a file of the plugin."""
     judged: str | None = None
-    """The digest of that."""
+    """The digest of that content."""
 
 
 class StaleLocks:
-    """The locks of one project. It only looks. ``agents`` are all that may be at work in it."""
+    """The locks of one project. Read-only. ``agents`` are all agents that may be at work in it."""
 
     def __init__(
         self,
@@ -63,7 +64,10 @@ class StaleLocks:
         self._held: dict[str, tuple[Lease, str | None]] = {}
 
     def all(self, now: datetime, file_stale_s: float) -> list[StaleLock]:
-        """Every lock; the plugin's files count as left when they have not changed for ``file_stale_s``."""
+        """Every lock.
+
+        The plugin's files count as stale when they have not changed for ``file_stale_s``.
+        """
         return [*self._of_hooks(), *self._of_agents(now, file_stale_s), *self._of_git()]
 
     def _of_hooks(self) -> Iterator[StaleLock]:
@@ -101,9 +105,10 @@ class StaleLocks:
 
 
 def git_at_work(backend: ProcessBackend, tree: WorkTree, lock: Path) -> str | None:
-    """Who may hold the lock of this checkout; None where it is proven that nobody does.
+    """The possible holder of this checkout's lock, or None if it is proven that none exists.
 
-    Git closes it while an editor or a hook runs: it is not enough that nobody has it open, no git may be at work there.
+    Git closes the lock file while an editor or a hook runs. It is therefore not enough that no process has the file
+    open: no git may be at work there.
     """
     try:
         found = lock.lstat()
@@ -127,7 +132,7 @@ def _may_hold(backend: ProcessBackend, pid: int, tree: WorkTree, lock: Path) -> 
     facts = backend.facts(pid)
     if facts is None or facts.zombie:
         return False
-    with contextlib.suppress(PermissionError):  # guarded programs, key agents say: none works on repositories
+    with contextlib.suppress(PermissionError):  # guarded programs, for example key agents: none works on repositories
         if backend.has_open(pid, lock):
             return True
     if not facts.comm.startswith("git"):

@@ -1,4 +1,4 @@
-"""What the plugin's critical files must at least be: enough to tell a torn one from one that says something new."""
+"""The least that the plugin's critical files must contain: it tells a torn file from one with new content."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from yolo_supervisor.formats.plugin.execution_state import STATE_FILE
 
 
 class FlawCode(StrEnum):
-    """How a critical file is broken."""
+    """The kind of damage of a critical file."""
 
     HALF_WRITTEN = "half_written"
-    """The last line of a ``.jsonl``."""
+    """The last line of a ``.jsonl`` is incomplete."""
     LINES_GONE = "lines_gone"
     """A ``.jsonl`` that had lines has none."""
     EMPTY = "empty"
@@ -37,12 +37,12 @@ class Flaw:
 
 
 def flaw(name: str, data: bytes) -> Flaw | None:
-    """What is wrong with a critical file of this name; None if it is whole.
+    """The flaw of a critical file of this name, or None if it is whole.
 
-    Neighbours and people write these files in more ways than their schema knows, so little is asked: an object where
-    the plugin reads one, a ``status`` in the execution state (the one key that its schema requires; the layout before
-    it had ``phases`` only), text in markdown. In a ``.jsonl`` only a line that ends the file half written counts, and
-    a file of zeros.
+    External programs and people write these files in more ways than their schema describes, so the rules are few: an
+    object where the plugin reads one, a ``status`` in the execution state (the one key that its schema requires; the
+    layout before it had ``phases`` only), text in markdown. In a ``.jsonl`` only a half-written last line counts, and a
+    file of zeros.
     """
     suffix = PurePath(name).suffix
     if suffix == ".jsonl":
@@ -81,7 +81,7 @@ def _object_flaw(name: str, data: bytes) -> Flaw | None:
 
 
 def torn_at(data: bytes) -> int | None:
-    """Where the half-written end of a ``.jsonl`` begins; None if it has none.
+    """The offset of the half-written end of a ``.jsonl``, or None if it has none.
 
     A last line that lacks only its newline is whole.
     """

@@ -1,4 +1,4 @@
-"""The one rule of what becomes of a task whose attempt has failed: again, again later, or never again."""
+"""The retry policy: a task whose attempt failed is requeued, requeued later, or made a dead letter."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from yolo_supervisor.store.store import Store
 
 
 class NeverCode(StrEnum):
-    """Why a task is not given back any more."""
+    """The reason why a task is not requeued any more."""
 
     NOT_REDRIVEN = "not_redriven"
-    """It is a dead letter, and was begun without being redriven."""
+    """The task is a dead letter, and was begun without a redrive."""
     ATTEMPTS = "attempts"
     POISON = "poison"
     """Two attempts in a row failed for the same cause within a short time."""
@@ -41,27 +41,27 @@ class Never:
 
 @dataclass(frozen=True, kw_only=True)
 class RetryDecision:
-    """What is next for a task whose attempt has failed. ``wait_s`` is how long it is too early to give it back."""
+    """The decision about a task whose attempt failed. ``wait_s`` is the time until it may be requeued."""
 
     attempt: int = 1
-    """Which attempt has failed."""
+    """The number of the failed attempt."""
     wait_s: float = 0.0
     never: Never | None = None
-    """Why it is not given back any more."""
+    """The reason why the task is not requeued any more."""
     stamp: Mapping[str, Any] = field(default_factory=dict)
-    """What the journal is to remember of this failure."""
+    """The entry about this failure for the journal."""
     reports: tuple[str, ...] = ()
-    """The crash reports of the attempts before, the oldest first."""
+    """The crash reports of the earlier attempts, the oldest first."""
 
 
 REPORTS = 5
-"""Of how many attempts the crash reports are remembered."""
+"""The number of attempts whose crash reports are kept."""
 
 _PLAIN = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]*[0-9A-Za-z]/[0-9A-Za-z][0-9A-Za-z_.-]*")
 
 
 class RetryPolicy:
-    """Knows whose turn it is. ``boot`` names the world in which the monotonic clock means something."""
+    """Decides about failed attempts. ``boot`` identifies the boot in which monotonic times are comparable."""
 
     def __init__(self, config: Callable[[], Config], store: Store, clock: Clock, boot: str) -> None:
         self._config = config
@@ -70,9 +70,10 @@ class RetryPolicy:
         self._boot = boot
 
     def turn(self, task: Task, cause: str, hold_s: float | None = None) -> RetryDecision:
-        """What is next for the task, now that an attempt has failed for this ``cause``, a word that may come again.
+        """The decision about a task whose attempt failed for ``cause``.
 
-        With ``hold_s`` it has failed at a wall that everybody would run into for so long: that is no attempt at all.
+        ``cause`` is a word, so that two failures can be compared. With ``hold_s`` the attempt failed at a rate limit
+        that stops all agents for so long: it is not charged.
         """
         config, memory = self._config().tasks, self._store.journal.memory
         attempt = memory.requeues[task.id] + 1
@@ -81,7 +82,7 @@ class RetryPolicy:
         stamp = {"cause": cause, "attempt": attempt, "since_s": self._clock.monotonic(), "boot": self._boot}
         never = None
         reports = tuple(str(each) for each in last.get("reports", ()))
-        if task.id in memory.set_aside:  # the client gives it to whoever takes it by name
+        if task.id in memory.set_aside:  # the client lets any agent take it by name
             never = Never(NeverCode.NOT_REDRIVEN, "it was set aside before, and begun again without being redriven")
         elif hold_s is not None:
             stamp = {"cause": cause, "charged": False}
@@ -97,7 +98,7 @@ class RetryPolicy:
         )
 
     def _pause_s(self, task: Task, attempt: int) -> float:
-        """By chance, but for one attempt always the same."""
+        """The backoff before the next attempt: random between attempts, constant for one attempt."""
         if attempt == 1:
             return 0.0
         config = self._config().tasks
@@ -108,7 +109,10 @@ class RetryPolicy:
 def requeue_or_dead_letter(
     task: Task, turn: RetryDecision, letters: Path, reason: str, evidence: Mapping[str, Any], replayable: bool = True
 ) -> tuple[Edit, ...]:
-    """The actions that follow from the turn; none while it is too early. ``letters`` is where dead letters are kept."""
+    """The actions for a decision, none while it is too early.
+
+    ``letters`` is the folder of dead letters.
+    """
     if turn.wait_s > 0:
         return ()
     told = {"owner": task.owner, **evidence, **turn.stamp}
@@ -140,7 +144,7 @@ def requeue_or_dead_letter(
 
 
 def letter_file(ident: str) -> str:
-    """The name of the file with the story of a task that was set aside: of each task another."""
+    """The file name of a dead letter's story, unique for each task."""
     if _PLAIN.fullmatch(ident) and "__" not in ident and len(ident) < 200:
         return f"{ident.replace('/', '__')}.json"
     return f"{hashlib.sha256(ident.encode('utf-8', 'surrogatepass')).hexdigest()}.json"
