@@ -162,7 +162,10 @@ class AgentRegistry:
         ]
 
     def unproven(self, known: Iterable[Agent]) -> list[Agent]:
-        """Pids in the plugin's files whose identity cannot be proven: they are shown, and never acted on."""
+        """Pids in the plugin's files whose identity cannot be proven.
+
+        They are shown, and never acted on.
+        """
         pids = {agent.pid for agent in known}
         numbers = dict.fromkeys(
             plugin_agents.agent_pids(read_or_none(self.paths.planning / ".agent-pids") or b""), "agent"
@@ -212,7 +215,10 @@ class AgentRegistry:
         return not any(Paths(nearer).folder.is_dir() for nearer in between)
 
     def teammates(self) -> list[Agent]:
-        """The agents whose command line identifies them; the same list object while nothing has changed."""
+        """The agents whose command line identifies them.
+
+        The list is the same object while nothing has changed.
+        """
         if self._found[0] != self._scanner.generation:
             before = self._by_seen
             seen_ones = self._scanner.agents.values()
@@ -278,7 +284,10 @@ class AgentRegistry:
         return self._once(f"sessions {folder}", lambda: list(self._find_sessions(folder)))
 
     def session_status(self, agent: Agent) -> str | None:
-        """The client's status of the agent's session: ``idle``, ``busy`` or ``waiting``; None if absent."""
+        """The client's status of the agent's session, or None if there is none.
+
+        It is ``idle``, ``busy`` or ``waiting``.
+        """
         return self._once("statuses", self._statuses).get(agent.pid)
 
     def _statuses(self) -> dict[int | None, str | None]:
@@ -320,7 +329,10 @@ class AgentRegistry:
             )
 
     def hook_process(self, note: own_files.HookNote) -> ProcessId | None:
-        """The live process that ran the hook: the parent of the session that the client starts its hooks in."""
+        """The live process that ran the hook.
+
+        It is the parent of the session that the client starts its hooks in.
+        """
         ancestors = [ProcessId(pid, started, self._processes.boot) for pid, started, _, _ in note.ancestry]
         for process in ancestors[1:]:  # the first is the hook command itself
             if process in self._scanner.agents and self._processes.liveness(process) is Liveness.ALIVE:
@@ -472,7 +484,10 @@ class AgentRegistry:
         return self._plans.get(self.paths.planning / execution_state.STATE_FILE) or []
 
     def plans_of(self, agent: Agent) -> list[Task]:
-        """The running plans of the agent: by their owner if named, otherwise by the plugin's numbering."""
+        """The running plans of the agent.
+
+        The owner of a plan decides if it is named, otherwise the plugin's numbering.
+        """
         return [
             plan
             for plan in self.plans()

@@ -33,28 +33,28 @@ from yolo_supervisor.system.process_table import Tree
 from yolo_supervisor.system.processes import Processes
 
 PANES_S = 0.25
-"""How long all terminals together may take to answer; recovery waits for them."""
+"""The time for all terminals together to answer; recovery waits for them."""
 
 MAX_PANES = 16
-"""Of how many dead agents at once the screens are read."""
+"""The number of dead agents at once whose screens are read."""
 
 TAIL_SIZE = 128 * 1024
-"""How much of a transcript's end is read, in bytes."""
+"""The size of the part at a transcript's end that is read, in bytes."""
 
 HEAD_SIZE = 16 * 1024
-"""How much of a transcript's beginning is searched for its owner, in bytes."""
+"""The size of the part at a transcript's beginning that is searched for its owner, in bytes."""
 
 MAX_TRANSCRIPTS = 500
-"""How many of the newest transcripts of a directory are searched for those of teammates."""
+"""The number of newest transcripts in a directory that are searched for those of teammates."""
 
 COUNT_OOM_S = 10.0
-"""How often the OOM kills in the agents' cgroups are counted."""
+"""The interval at which the OOM kills in the agents' cgroups are counted."""
 
 BATCH = 8
-"""After how many dead agents the event loop runs other tasks."""
+"""The number of dead agents after which the event loop runs other tasks."""
 
 CLOCK_SLACK = timedelta(seconds=1)
-"""How far the start of a process and the times that other programs write may disagree."""
+"""The tolerance between the start of a process and the times that other programs write."""
 
 REPORTED_KEYS = ("at", "error", "error_details", "notification_type", "reason", "tool_name", "source", "message")
 """The keys of a hook's payload that may explain a death."""
@@ -62,13 +62,13 @@ REPORTED_KEYS = ("at", "error", "error_details", "notification_type", "reason", 
 
 @dataclass(frozen=True, kw_only=True)
 class Crash:
-    """A report, and what follows from it now."""
+    """A crash report and its consequences at present."""
 
     report: Report
     hold_s: float | None = None
-    """How long the rate-limit window lasts that the agent ran into; None if there is none."""
+    """The remaining time of the agent's rate-limit window; None if there is none."""
     written: bool = False
-    """Whether the report was written, or cannot be."""
+    """Whether the report was written, or cannot be written."""
 
     @property
     def verdict(self) -> Verdict:
@@ -120,7 +120,7 @@ class CrashInvestigator:
         writes_reports: bool = True,
     ) -> None:
         self._writes_reports = writes_reports
-        """False in commands that only look: no report is waited for."""
+        """False in read-only commands, which do not wait for a report."""
         self._config = config
         self._registry = registry
         self._paths = paths
@@ -139,14 +139,14 @@ class CrashInvestigator:
         """The transcripts of a directory, during one ``collect``."""
 
     def track(self, process: ProcessId) -> None:
-        """Record what can be known of a process only while it lives: its cgroup."""
+        """Record facts that are known only while the process lives: its cgroup."""
         if (kills := memory_kills(process.pid)) is not None:
             folder, count = kills
             self._cgroups[process] = folder
             self._oom_counts.setdefault(folder, _OomCount(self._clock.monotonic(), count, count))
 
     def crash(self, record: str) -> Crash | None:
-        """The result for the agent of that record; None before it was collected."""
+        """The result for the agent of that record, or None before it was collected."""
         case = self._cases.get(record)
         if case is None:
             return None
@@ -158,7 +158,7 @@ class CrashInvestigator:
         )
 
     def report_written(self, ident: str) -> None:
-        """The report was written, or cannot be: recovery does not wait for it any longer."""
+        """Stop waiting for the report: it was written, or cannot be."""
         for case in self._cases.values():
             case.written |= case.report.ident == ident
 
@@ -264,7 +264,7 @@ class CrashInvestigator:
     # -- the evidence ----------------------------------------------------------------------------------------------
 
     def _exit(self, process: ProcessId, pane: tmux.LastWords | None) -> tuple[int | None, int | None, bool]:
-        """Exit code, signal, and whether a core was dumped: from the kernel, else from tmux."""
+        """Exit code, signal, and whether a core was dumped: from the kernel, otherwise from tmux."""
         wait = self._deaths.exits.get(process)
         if wait is not None:
             fatal_signal = wait & 0x7F
@@ -274,7 +274,7 @@ class CrashInvestigator:
         return None, None, False
 
     def _oom(self, process: ProcessId, fatal_signal: int | None) -> tuple[str, bool] | None:
-        """The kernel's record of an OOM kill, and whether it may mean another process."""
+        """The kernel's record of an OOM kill, and whether it may be about another process."""
         if process.boot != self._processes.boot or fatal_signal not in (None, 9):
             return None
         if (line := self._kernel_log.killed(process)) is not None:
@@ -287,7 +287,10 @@ class CrashInvestigator:
         return None
 
     def _notes(self, agent: Agent) -> Iterator[HookEvent]:
-        """The hook events of its process, the oldest first. Notes from before its start mean another with its pid."""
+        """The hook events of its process, the oldest first.
+
+        Notes from before its start belong to an earlier process with the same pid.
+        """
         notes = []
         for name in names(self._paths.hooks):
             event, _, rest = name.partition(".")
@@ -310,7 +313,10 @@ class CrashInvestigator:
         return transcripts.Tail()
 
     def _transcripts(self, agent: Agent, process: ProcessId, notes: list[HookEvent]) -> Iterator[Path]:
-        """Where its transcript may be, the likeliest first: named by a hook, by its session, or by its name in one."""
+        """Its possible transcripts, the likeliest first.
+
+        They are named by a hook, by its session, or by the agent's name in the transcript.
+        """
         folders = [folder / "projects" for folder in self._registry.claude_dirs()]
         for _, payload in reversed(notes):
             path = Path(text_or_none(payload.get("transcript_path")) or "/")
@@ -332,7 +338,7 @@ class CrashInvestigator:
 
     def _owner(self, path: Path) -> tuple[str, str] | None:
         """The name and the team of the teammate that the transcript names."""
-        if self._owners.get(path) is None:  # a young transcript names none yet
+        if self._owners.get(path) is None:  # a new transcript names no owner yet
             if len(self._owners) > 2 * MAX_TRANSCRIPTS:
                 self._owners.clear()
             self._owners[path] = transcripts.owner(read_part(path, 0, HEAD_SIZE) or b"")
@@ -342,7 +348,7 @@ class CrashInvestigator:
         self._kernel_log.close()
 
     def _tree(self, tree: Tree) -> Iterator[dict[str, object]]:
-        """Its descendants; with the command of those that still run."""
+        """The descendants, with the command of those that still run."""
         for process, parent in tree[:30]:
             entry: dict[str, object] = {"pid": process.pid, "parent": parent}
             try:
@@ -354,7 +360,10 @@ class CrashInvestigator:
             yield entry
 
     def _repository(self, agent: Agent) -> dict[str, object]:
-        """HEAD and the operations under way in the work tree, read without git: git may run programs of the project."""
+        """HEAD and the operations under way in the work tree.
+
+        They are read without git, because git may run programs of the project.
+        """
         tree = next(work_trees(self._paths.project), None)
         if tree is None:
             return {}

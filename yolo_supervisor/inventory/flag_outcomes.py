@@ -1,9 +1,9 @@
-"""How the plugin's feature flags fare: outcomes from whoever records them, from the plugin's logs, from what we did.
+"""Outcomes of the plugin's feature flags: from ``flag record``, the plugin's logs, and the supervisor's actions.
 
-Each flag has one small document in ``.supervisor/flags/``: not the outcomes, but what the test in ``evidence`` needs of
-them. It also says how far each source was counted, so that every outcome counts once: a power cut may take some back,
-which only makes us more patient, and nothing is counted again. A line of the journal that switches a flag begins a new
-*epoch* for it: what was counted before does not count any more.
+Each flag has one small document in ``.supervisor/flags/``. It does not hold the outcomes, only the state that the test
+in ``failure_rate`` needs. It also holds the position to which each source was counted, so that every outcome counts
+once. A power cut may lose some outcomes, which only delays a decision; none is counted twice. A journal line that
+switches a flag begins a new *epoch* for it: earlier outcomes do not count any more.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from yolo_supervisor.store.locks import Busy, file_lock
 from yolo_supervisor.store.store import Store
 
 PORTION = 256 * 1024
-"""How much of a log is read in one look, in bytes."""
+"""The largest part of a log that is read in one observation, in bytes."""
 
 FAR = 4 * 2**20
-"""How far back from its end, in bytes, our place is looked for in a log that has changed otherwise than by growing."""
+"""The distance from the end, in bytes, in which the read position is searched for in a log that did not just grow."""
 
 FOLDER, MARKS = "flags", "marks"
 LEASES = "v3_lease_locks"
@@ -51,11 +51,11 @@ LEASES = "v3_lease_locks"
 
 @dataclass(frozen=True, slots=True)
 class Crossed:
-    """When the evidence became strong enough, and on what it rests."""
+    """The point at which the evidence became strong enough, and its numbers."""
 
     since_s: float
     at: int
-    """After how many outcomes, of all there ever were."""
+    """The number of outcomes at that point, of all that were ever counted."""
     errors: int
     samples: int
     value: float
@@ -63,7 +63,7 @@ class Crossed:
 
 @dataclass(slots=True)
 class Record:
-    """What is known of one flag."""
+    """The recorded state of one flag."""
 
     name: str
     epoch: int = 0
@@ -71,16 +71,16 @@ class Record:
     crossed: Crossed | None = None
     ever: int = 0
     failing: str = ""
-    """At what the newest outcome has failed: the same failing again, of a retry say, is no other outcome."""
+    """The subject of the newest outcome if that is a failure. A repeated failure (a retry, say) counts once."""
     counted: dict[str, int] = field(default_factory=dict)
-    """How far each source was counted."""
+    """The position to which each source was counted."""
 
     def begin(self, epoch: int) -> None:
-        """Forget the outcomes, but not how far they were counted."""
+        """Begin an epoch: forget the outcomes, but not the positions to which they were counted."""
         self.epoch, self.trail, self.crossed, self.failing = epoch, Trail(), None, ""
 
     def take(self, told: FlagOutcome, now_s: float, rule: Rule) -> None:
-        """Take in an outcome, unless it was counted before."""
+        """Count an outcome, unless it was counted before."""
         if told.source:
             if told.position <= self.counted.get(told.source, 0):
                 return
@@ -125,7 +125,10 @@ class Record:
 
 
 def load(data: bytes, boot: str, now_s: float) -> Record | None:
-    """The record in a document; None if it cannot be read. What another boot's clock says means nothing in this one."""
+    """The record in a document, or None if it cannot be read.
+
+    Times of another boot's clock have no meaning in this boot and are dropped.
+    """
     raw = load_object(data)
     try:
         if raw is None or text_or_none(raw["flag"]) is None:
@@ -163,22 +166,23 @@ def _time(value: object, now_s: float) -> float:
 
 
 def flag_file(name: str) -> str:
-    """The name of a flag's document: of each flag another, whatever it is called."""
-    plain = quote(name, safe="", errors="surrogatepass").replace("~", "%7E")  # it is ours, for those that are too long
+    """The file name of a flag's document, unique for each flag name."""
+    plain = quote(name, safe="", errors="surrogatepass").replace("~", "%7E")  # ours: it marks a long name
     if len(plain) > 150:
         plain = plain[:120] + "~" + hashlib.sha256(plain.encode()).hexdigest()[:20]
     return f"{plain}.json"
 
 
-# -- a neighbour's log ------------------------------------------------------------------------------------------
+# -- the log of another program ---------------------------------------------------------------------------------
 
 OF_NEWEST = 50
-"""How many lines of one second are told apart when a log turns out to be another one."""
+"""The number of lines of one second that are remembered, to recognise them if the log was replaced."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """How far a log was read. A position is ``base`` more than an offset: it grows for ever, whatever log is there."""
+    """The position to which a log was read. A position is ``base`` more than an offset: it grows for ever, even if the
+    log is replaced."""
 
     base: int = 0
     offset: int = 0
@@ -188,7 +192,7 @@ class Mark:
     """The digest of the last line that was read, and its length."""
     length: int = 0
     newest: str | None = None
-    """The time of the newest line that was read, as ``iso`` tells it."""
+    """The time of the newest line that was read, in the form of ``iso``."""
     of_newest: tuple[str, ...] = ()
     """The digests, shortened, of the last lines of that time."""
 
@@ -198,21 +202,21 @@ class Mark:
 
 
 class Tail:
-    """A log that others append to, and now and then rotate, cut or put back: each of its lines is read once."""
+    """A log that other programs append to and sometimes rotate, cut or restore: each of its lines is read once."""
 
     def __init__(self, path: Path, mark: Mark | None) -> None:
         self.mark = mark
         self.behind = False
-        """Whether there is more to read at once."""
+        """Whether more lines can be read at once."""
         self.old = 0
-        """Up to which position it was there before anybody looked."""
+        """The end position of the lines that existed before the first read."""
         self._again = 0, Mark()
-        """Up to which position it is another log than before, and what was read in the other."""
+        """The end position of lines that may repeat the log before its replacement, and the mark in that log."""
         self._path = path
         self._stamp: tuple[int, int, int] | None = None
 
     def read(self) -> list[tuple[int, bytes]]:
-        """The next lines, each with its position; only whole ones."""
+        """The next complete lines, each with its position."""
         try:
             found = os.stat(self._path)
             stamp = (found.st_ino, found.st_size, found.st_mtime_ns)
@@ -220,7 +224,7 @@ class Tail:
                 return []
             fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except (FileNotFoundError, NotADirectoryError):
-            self.mark = self.mark or Mark()  # all of the one that comes is new
+            self.mark = self.mark or Mark()  # all lines of a log that appears later are new
             self._stamp, self.behind = None, False
             return []
         except (OSError, ValueError):
@@ -238,8 +242,10 @@ class Tail:
         return lines
 
     def known(self, position: int, at: datetime | None, line: bytes) -> bool:
-        """Whether the line at this position, of that time, was read before somebody edited the log, or put another in
-        its place. From now on it counts as read."""
+        """Whether the line was read before the log was edited or replaced.
+
+        It counts as read from now on. ``position`` and ``at`` are its place and time.
+        """
         if at is None or self.mark is None:
             return False
         told, newest, short, (end, other) = iso(at), self.mark.newest or "", str(digest(line))[:12], self._again
@@ -252,7 +258,7 @@ class Tail:
     def _lines(self, fd: int, size: int) -> list[tuple[int, bytes]]:
         mark = self.mark = self._place(fd, size)
         data = os.pread(fd, PORTION, mark.offset)
-        whole = data.rfind(b"\n") + 1 or (len(data) if len(data) == PORTION else 0)  # a line that long is none
+        whole = data.rfind(b"\n") + 1 or (len(data) if len(data) == PORTION else 0)  # too long for a log line
         self.behind = whole > 0 and mark.offset + whole < size
         lines, at = [], mark.base + mark.offset
         for line in data[:whole].splitlines(keepends=True):
@@ -266,7 +272,7 @@ class Tail:
         return lines
 
     def _place(self, fd: int, size: int) -> Mark:
-        """Where to go on reading."""
+        """The mark from which reading continues."""
         mark = self.mark
         if mark is None:
             self.old = size
@@ -285,12 +291,12 @@ class Tail:
             offset += len(line)
             if len(line) == mark.length and digest(line) == mark.last:
                 again = offset
-        if again is not None:  # it was cut at its beginning
+        if again is not None:  # the log was cut at its beginning
             return mark.at(again)
-        if _head(fd) != mark.head:  # it is another one, or was edited
+        if _head(fd) != mark.head:  # the log was replaced or edited
             self._again = mark.base + mark.offset + size, mark
             return mark.at(0)
-        whole = rest[: rest.rfind(b"\n") + 1]  # it was put back as it once was: all that is there was read
+        whole = rest[: rest.rfind(b"\n") + 1]  # an earlier state was restored: all of its lines were read
         last = whole.splitlines(keepends=True)[-1] if whole else b""
         return replace(mark.at(start + len(whole)), last=digest(last), length=len(last))
 
@@ -305,7 +311,7 @@ def _head(fd: int) -> str | None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Off:
-    """A flag that was switched off here: by whom, why, and how long until it is tried again (None: never)."""
+    """A flag that was disabled through the supervisor: by whom, why, and how long until probation (None: never)."""
 
     by: str
     at: str
@@ -315,16 +321,16 @@ class Off:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Flag:
-    """How one flag fares, in its window; ``enabled`` is None where the ``config.json`` says neither yes nor no."""
+    """The state of one flag in its window. ``enabled`` is None where ``config.json`` has neither true nor false."""
 
     name: str
     enabled: bool | None
     errors: int = 0
     samples: int = 0
     length_s: float = 0.0
-    """How far back its window reaches."""
+    """The time that its window covers, in seconds."""
     rates: tuple[float, ...] = ()
-    """The share of errors from portion to portion."""
+    """The error rate of each portion of the outcomes."""
     crossed: Crossed | None = None
     off: Off | None = None
 
@@ -336,16 +342,16 @@ class Look:
     """The plugin's ``config.json``."""
     now_s: float
     boot: str
-    """By which clock it is that time."""
+    """The boot to which ``now_s`` belongs."""
     rule: Rule
     readable: bool = True
     """Whether the ``config.json`` can be read, if there is one."""
     count: CountOutcomes | None = None
-    """Outcomes that are not written down yet."""
+    """Outcomes that are not recorded yet."""
 
 
 class Flags:
-    """Looks, and counts. ``boot`` names the world in which the monotonic clock means something."""
+    """Observes flags and counts outcomes. ``boot`` identifies the boot in which monotonic times are comparable."""
 
     def __init__(self, config: Callable[[], Config], store: Store, clock: Clock, boot: str) -> None:
         self._config = config
@@ -359,17 +365,17 @@ class Flags:
         )
         self._files = DirectoryScanner(self.folder, lambda name: name.endswith(".json"))
         self._records: dict[str, Record] = {}
-        """By the names of their documents."""
+        """The records by the names of their documents."""
         self._tails: dict[str, Tail] | None = None
         self._seen: dict[tuple[str, bool], tuple[int, int]] = {}
-        """How often the journal had told of an outcome, and which position that is."""
+        """For each flag and result, the number of outcomes in the journal and the position of that number."""
         self._pending: dict[str, list[FlagOutcome]] = {}
         self._leases: tuple[int, frozenset[str], int] | None = None
-        """The folder's stamp, who was there, and how many leases had been ended by us."""
+        """The folder's stamp, its leases, and the number of leases that the supervisor had ended."""
         self._returned = 0
-        """How many leases were given back."""
+        """The number of leases that their holders gave back."""
         self._off_since: dict[str, float] = {}
-        """Since when we know of flags that were switched off under another boot's clock."""
+        """For flags disabled under another boot's clock, the time since which this process knows of it."""
         self._written: Mapping[str, Any] | None = None
         """The marks as they are on the disk."""
 
@@ -380,21 +386,21 @@ class Flags:
 
     @property
     def behind(self) -> bool:
-        """Whether a log has more to tell than was read in one look."""
+        """Whether a log has more unread lines than one observation reads."""
         return any(tail.behind for tail in (self._tails or {}).values())
 
     def look(self, now: datetime) -> Look:
-        """All flags that there are, and what is new of them."""
+        """All existing flags, and their new outcomes."""
         leases = self._leases_there()
         switches = self._switches.get(self._config_file)
-        self._store.heed()  # after the look: a change of ours that was seen is known then
+        self._store.heed()  # after the read: a change of ours that it saw is known then
         for name in self._files.look(quiet=EVERY):
             record = load(read_or_none(self.folder / name) or b"", self._boot, self._clock.monotonic())
             if record is None or flag_file(record.name) != name:
                 self._records.pop(name, None)
             else:
                 self._records[name] = record
-        if len(self._pending) < 1000 and sum(map(len, self._pending.values())) < 100_000:  # else nothing can be written
+        if len(self._pending) < 1000 and sum(map(len, self._pending.values())) < 100_000:  # else no write succeeds
             self._hear(switches or {}, now, leases)
         shown = {*(record.name for record in self._records.values()), *self._pending}
         shown |= {name for name in switches or () if plugin_config.is_flag(name)}
@@ -413,7 +419,10 @@ class Flags:
         )
 
     def count(self, action: CountOutcomes) -> bool:
-        """Write outcomes down, each once; False if somebody else is at it. OSError if it cannot be done."""
+        """Record outcomes, each once; False if another process holds the lock.
+
+        OSError if they cannot be written.
+        """
         try:
             with self._locked():
                 for name, outcomes in action.outcomes.items():
@@ -426,7 +435,10 @@ class Flags:
         return True
 
     def record(self, name: str, failed: bool) -> Flag:
-        """Write down an outcome that somebody tells. Busy if others are at it all the time."""
+        """Record an outcome from the command line.
+
+        Busy if other processes hold the lock all the time.
+        """
         with self._locked(5.0):
             self._records[flag_file(name)] = self._add(name, [FlagOutcome(failed)])
         return self._judged(name, (self._switches.get(self._config_file) or {}).get(name))
@@ -449,7 +461,10 @@ class Flags:
 
     @contextlib.contextmanager
     def _locked(self, limit_s: float = 0.25) -> Iterator[None]:
-        """The kernel gives the lock up when its holder dies."""
+        """Hold the lock of the flag documents.
+
+        The kernel releases it when its holder dies.
+        """
         disk = self._store.disk
         make_folder(disk, self.folder)
         fd = disk.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, FILE_MODE)
@@ -462,7 +477,7 @@ class Flags:
     # -- what is new ---------------------------------------------------------------------------------------------
 
     def _hear(self, switches: Mapping[str, bool], now: datetime, leases: tuple[int, frozenset[str]]) -> None:
-        """Put on the list what logs, journal and leases tell of flags that are on."""
+        """Collect outcomes of enabled flags from the logs, the journal and the leases."""
         if self._tails is None:
             self._begin()
         for source, tail in (self._tails or {}).items():
@@ -488,7 +503,10 @@ class Flags:
         self._pending = {flag: told for flag, told in self._pending.items() if told}
 
     def _before_epoch(self, flag: str, at: datetime | None) -> bool:
-        """Whether that was before somebody has switched the flag: it is judged by what comes since."""
+        """Whether the time is before the last switch of the flag.
+
+        Only later outcomes count.
+        """
         switched = self._store.journal.memory.flags.get(flag, {}).get("at")
         try:
             return at is not None and switched is not None and at <= from_iso(str(switched))
@@ -496,16 +514,20 @@ class Flags:
             return False
 
     def _counts(self, at: datetime | None, now: datetime, old: bool) -> bool:
-        """Whether a log's line is new enough. What has no time is, unless nobody knows for how long it has been there.
+        """Whether a log's line is new enough.
 
-        A time to come is a clock that was wrong.
+        A line without a time is, unless it is unknown for how long it has existed. A time in the future means a wrong
+        clock.
         """
         if at is None:
             return not old
         return (now - at).total_seconds() <= self.rule.window_s
 
     def _begin(self) -> None:
-        """Go on where the last supervisor has left off; without one, what the journal has told so far is history."""
+        """Continue from the marks of the last daemon.
+
+        Without marks, the journal's outcomes so far are history and do not count.
+        """
         raw = load_object(read_or_none(self.folder / MARKS) or b"") or {}
         logs, seen = raw.get("logs"), raw.get("journal")
         self._tails = {
@@ -541,14 +563,17 @@ class Flags:
             return 0, frozenset()
 
     def _given_back(self, stamp: int, there: frozenset[str]) -> int:
-        """How many leases have gone since the last look without our doing: their holders have given them back."""
+        """The number of leases gone since the last observation that their holders gave back.
+
+        Leases that the supervisor ended are not counted.
+        """
         before, releases = self._leases, self._store.journal.memory.releases
         self._leases = stamp, there, releases
         if before is None:
             return 0
         return max(0, len(before[1] - there) - max(0, releases - before[2]))
 
-    # -- how they fare -------------------------------------------------------------------------------------------
+    # -- the state of each flag ----------------------------------------------------------------------------------
 
     def _judged(self, name: str, enabled: bool | None) -> Flag:
         now_s, rule = self._clock.monotonic(), self.rule

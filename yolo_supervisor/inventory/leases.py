@@ -59,7 +59,7 @@ class Leases:
         return found
 
     def due(self, now: datetime) -> tuple[list[Held], float | None]:
-        """The expired leases, and the seconds until the next one expires (None if there is no other)."""
+        """The expired leases, and the seconds until the next one expires (None if there is none)."""
         for name in self._files.look():
             if self._look(name, now) is None:
                 self._deadlines.pop(self._folder / name, None)

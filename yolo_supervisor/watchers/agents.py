@@ -171,7 +171,7 @@ def _identity(agent: Agent) -> dict[str, Any]:
 
 
 def _heal(dead: Sighting, records: Path, grace_s: float, observing: bool) -> Remediation:
-    """Recover tasks, leases, processes, the plugin's registry files, and last the agent's record."""
+    """Recover tasks, leases, processes, the plugin's registry files, last the agent's record."""
     agent, estate, letters = dead.agent, dead.estate, records.with_name("dead-letters")
     fate = "stopped" if dead.stopped else "is dead"
     evidence = {"agent": agent.id, "proof": dead.proof, **({"pid": agent.pid} if agent.pid else {})}
@@ -286,7 +286,7 @@ class Known:
         return agent.process
 
     def names(self, process: ProcessId) -> Sequence[str]:
-        """The records of all agents in the process: a session, and the subagents that hooks reported."""
+        """The records of all agents in the process: a session, and subagents that hooks reported."""
         return self._names.get(process, ())
 
     def has(self, agent: Agent) -> bool:
@@ -370,7 +370,7 @@ class AgentsWatcher:
         return [(agent, self._judge(agent, ())[0]) for agent in self._known.agents.values()]
 
     def trees(self) -> Trees:
-        """The process trees of all known agents, as last seen by the scanner or by an earlier daemon."""
+        """The process trees of all known agents, as last seen by the scanner or an earlier daemon."""
         return self._held_resources.trees(self.processes())
 
     def processes(self) -> list[ProcessId]:

@@ -59,7 +59,7 @@ class LeasesWatcher:
         return self._config().leases.interval_s
 
     def rest_s(self) -> float:
-        """The pause until the next lease expires or a lock has been stale for long enough, if sooner."""
+        """The pause until the next tick: shorter if a lease expires or a lock is due before."""
         rest_s = until_next(self.interval_s)
         return rest_s if self._next_s is None else min(rest_s, max(0.0, self._next_s - self._leases.monotonic()))
 

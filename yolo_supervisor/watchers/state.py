@@ -263,7 +263,7 @@ class StateWatcher:
             yield from (path for each in matching if _is_file(path := inside / each))
 
     def _changed(self) -> Iterator[Path]:
-        """The critical files that may have changed since the last observation, removed ones included."""
+        """The critical files, removed ones included, that may have changed since the last tick."""
         for inside, pattern in self._patterns():
             if "*" not in pattern:
                 yield inside / pattern
