@@ -265,7 +265,7 @@ class Known:
     def __init__(self) -> None:
         self.agents: dict[str, Agent] = {}
         self.well: set[str] = set()
-        """Recorded agents on whose process the kernel reports the exit to us: they need no polling."""
+        """Recorded agents whose exit the kernel reports: they need no polling."""
         self._names: dict[ProcessId, list[str]] = {}
 
     def add(self, name: str, agent: Agent) -> None:
@@ -349,7 +349,10 @@ class AgentsWatcher:
         return decide(look, self._store.paths.agents, config.processes.grace_s, config.agents.mass_death_min)
 
     async def objection(self, action: Terminate) -> str | None:
-        """Object if the agent of the leftover processes is alive again, which cannot happen."""
+        """Object if the agent's process is itself among the roots.
+
+        Only its leftover processes may be. Nothing else is checked: a dead agent cannot come back to life.
+        """
         dead = [agent for agent in self._known.agents.values() if agent.id == action.key and agent.process]
         if any(agent.process in action.roots for agent in dead):
             return "it is a known agent itself"
@@ -479,7 +482,7 @@ class AgentsWatcher:
             self.investigator.release(name, process)
         if process is not None:
             self._deaths.exits.pop(process, None)
-        self._again |= process is not None and self._deaths.lives(process)  # a person removed the record: find it again
+        self._again |= process is not None and self._deaths.lives(process)  # after removal by a person: find it again
         if process and not self._known.names(process):
             self._deaths.discard(process)
             self._scanner.drop(process)

@@ -149,7 +149,7 @@ class HeldResourcesFinder:
         return self._processes.leftovers(agent.process, self.trees([agent.process]).get(agent.process, ()))
 
     def trees(self, wanted: Iterable[ProcessId]) -> Trees:
-        """The last known trees, from our scans or from an earlier daemon's.
+        """The last known trees, from the process scan or from an earlier daemon.
 
         Trees without descendants are left out.
         """
