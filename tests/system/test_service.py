@@ -507,7 +507,9 @@ def test_a_tmux_server_in_the_services_cgroup_is_reported_by_daemon_and_doctor(p
     person.box.sh(f"echo {server} > {inside}")
 
     def told() -> list[str]:
-        return [str(line.get("YOLO_ERROR")) for line in person.box.journal("YOLO_EVENT=cgroup_shared", f"_UID={person.uid}")]
+        return [
+            str(line.get("YOLO_ERROR")) for line in person.box.journal("YOLO_EVENT=cgroup_shared", f"_UID={person.uid}")
+        ]
 
     wait_until(told, "the daemon to notice")
     assert f"would kill tmux server {server}" in told()[0]
