@@ -17,29 +17,19 @@ from yolo_supervisor.cli.context import Shared
 from yolo_supervisor.clock import Instant, SystemClock
 from yolo_supervisor.config import Config
 from yolo_supervisor.daemon.runner import REPORT_LOOKS
+from yolo_supervisor.daemon.wiring import HostServices, ProjectParts
 from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats.plugin import config as plugin_config
 from yolo_supervisor.fs.read import read_or_none
-from yolo_supervisor.inventory.agents import AgentRegistry, claude_dirs
-from yolo_supervisor.inventory.crash_evidence import CrashInvestigator
-from yolo_supervisor.inventory.flag_outcomes import Flags
-from yolo_supervisor.inventory.leases import Leases
 from yolo_supervisor.inventory.process_scan import ProcessScanner
-from yolo_supervisor.inventory.stale_locks import StaleLocks
 from yolo_supervisor.mcp.circuit_breaker import circuit_status, open_circuits
 from yolo_supervisor.models import Liveness, Task, iso
-from yolo_supervisor.policy.retry import RetryPolicy
 from yolo_supervisor.store.store import Outcome, Store
-from yolo_supervisor.system.death_watch import DeathWatch
 from yolo_supervisor.system.process_backend import backend
 from yolo_supervisor.system.processes import Processes
 from yolo_supervisor.system.tmux import Tmux, ask_now
-from yolo_supervisor.watchers.agents import AgentsWatcher
-from yolo_supervisor.watchers.flags import FlagsWatcher
-from yolo_supervisor.watchers.leases import LeasesWatcher
 from yolo_supervisor.watchers.sessions import SessionsWatcher
 from yolo_supervisor.watchers.state import StateWatcher
-from yolo_supervisor.watchers.tasks import TasksWatcher
 
 if TYPE_CHECKING:
     from yolo_supervisor.watchers.base import Remediation, Watcher
@@ -67,26 +57,13 @@ class ProjectView:
         size = config.journal.size_mib * 2**20
         self.store = Store(project, self.clock, journal_size=size, lock_limit_s=PATIENCE_S)
         self.store.journal.load()
-        self.registry = AgentRegistry(
-            self.store.paths, self.processes, self.scanner, lambda: claude_dirs(config, os.environ)
-        )
-        self.leases = Leases(self.store, self.clock, self.processes.boot)
-        self.queue = RetryPolicy(lambda: config, self.store, self.clock, self.processes.boot)
-        deaths = DeathWatch(self.processes.backend)
-        investigator = CrashInvestigator(
-            lambda: config,
-            self.registry,
-            self.store.paths,
-            self.processes,
-            self.scanner,
-            deaths,
-            self.clock,
-            writes_reports=False,
-        )
-        self.flags = Flags(lambda: config, self.store, self.clock, self.processes.boot)
-        self.agents = AgentsWatcher(
-            lambda: config, self.registry, self.store, self.processes, self.scanner, deaths, self.queue, investigator
-        )  # fmt: skip
+        services = HostServices(self.clock, self.processes, self.scanner, Tmux(self.clock))
+        # a command has no time to wait: a file that is being written is broken for it
+        state = msgspec.structs.replace(config.state, settle_s=0.0)
+        asked_once = msgspec.structs.replace(config, state=state)
+        self._parts = ProjectParts(self.store, services, lambda: asked_once, os.environ, writes_reports=False)
+        self.registry, self.agents = self._parts.registry, self._parts.agents
+        self.leases, self.flags = self._parts.held_leases, self._parts.flag_outcomes
 
     def holder(self) -> own_files.Holder | None:
         """The daemon that supervises the project now, if one does."""
@@ -167,35 +144,16 @@ class ProjectView:
 
     def watchers(self) -> tuple[Watcher, ...]:
         """Every watcher, asked for what it sees; nothing of it is carried out."""
-        tasks = TasksWatcher(
-            lambda: self.config, self.registry, self.agents.living, self.store, self.scanner, self.queue, self.clock
-        )
-        return (
-            self.agents,
-            self.sessions(),
-            tasks,
-            LeasesWatcher(
-                lambda: self.config, self.leases, StaleLocks(self.store, self.processes.backend, self.agents.living)
-            ),
-            self.state(),
-            FlagsWatcher(lambda: self.config, self.flags),
-        )
+        parts = self._parts
+        return parts.agents, parts.sessions, parts.tasks, parts.leases, parts.state, parts.flags
 
     def state(self) -> StateWatcher:
-        """One that has no time to wait: a file that is just being written is broken for it."""
-        config = msgspec.structs.replace(self.config, state=msgspec.structs.replace(self.config.state, settle_s=0.0))
-        return StateWatcher(lambda: config, self.registry, self.store, self.clock)
+        """The watcher of the critical files; it does not wait for a file to settle."""
+        return self._parts.state
 
     def sessions(self) -> SessionsWatcher:
-        return SessionsWatcher(
-            lambda: self.config,
-            self.registry,
-            self.agents.living,
-            self.store.paths,
-            self.processes,
-            Tmux(self.clock),
-            self.clock,
-        )
+        """The watcher of tmux sessions."""
+        return self._parts.sessions
 
     def sessions_json(self) -> list[dict[str, Any]]:
         """The tmux sessions that agents of the project live in. Nothing is asked where there are none."""

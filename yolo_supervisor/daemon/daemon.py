@@ -39,15 +39,15 @@ STOP_LIMIT_S = 8.0
 """How long a termination under way may take to its end at a clean stop."""
 
 WATCH_AGAIN_S, WATCH_AGAIN_MAX_S = 0.1, 10.0
-"""How soon folders are watched anew when that has failed; less and less soon if it lasts."""
+"""First and longest pause before folders are watched again after an error, in seconds; it doubles."""
 
 MANAGER_S = 0.5
-"""The service manager is told how it goes no more often, however impatient its watchdog is."""
+"""Shortest time between two reports to the service manager, in seconds, whatever its watchdog asks."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line said."""
+    """The options of ``run`` on the command line."""
 
     projects: tuple[Path, ...] = ()
     config: Path | None = None
@@ -149,7 +149,7 @@ class Daemon:
                     project.runner.wakeups["agents"].ring()
 
     def _callback_failed(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """The loop itself has failed. Without memory it would try again for ever, and tell of it each time."""
+        """Log a failure of the event loop; end without memory, since the loop would fail and log for ever."""
         if isinstance(context.get("exception"), MemoryError):
             sys.stderr.write("yolo-supervisor: there is no memory left: it ends, to be started again\n")
             os._exit(EX_OSERR)  # the journal holds whatever was under way
@@ -203,7 +203,7 @@ class Daemon:
     # -- edges ---------------------------------------------------------------------------------------------------
 
     async def _unwatch_at_the_end(self) -> None:
-        """However it ends: the thread that waits for changes would hold us up until its own time-out."""
+        """End the thread that waits for changes; without this a stop would wait for its time-out."""
         try:
             await anyio.sleep_forever()
         finally:
@@ -259,7 +259,7 @@ class Daemon:
         return " ".join(text.split())  # a line feed would begin another assignment
 
     def _look_around(self) -> None:
-        """Tell, once, of tmux servers and agents that would be killed with us: a unit ends with its whole cgroup."""
+        """Log, once, tmux servers and agents in our cgroup: a unit ends with its whole cgroup."""
         agents = {process.pid for process in self.services.scanner.agents}
         found = dict(endangered(self.services.processes.backend, os.getpid(), agents))
         for pid, what in found.items():

@@ -25,7 +25,7 @@ from yolo_supervisor.store.locks import Busy
 from yolo_supervisor.store.paths import Paths, refuse_root
 
 LOST_S = 15.0
-"""How often we look whether a project's folder is still there: its watchers tell of it at their next look anyway."""
+"""Time between two checks that a project's folder is there; its watchers notice a loss at their next tick anyway."""
 
 REOPEN_S = 5.0
 """How often a project is tried again that could not be opened or was lost."""
@@ -121,7 +121,7 @@ class Project:
                 self._log.info("project_available")
 
     async def _watch_while_there(self, runner: Runner) -> None:
-        """Until the project's folder, or ours in it, is gone; whatever else ends the watch, it is begun anew."""
+        """Watch until the project's folder, or ours in it, is gone; after any other end the watch begins again."""
         failure: tuple[object, ...] = ("gone",)
         why = f"{runner.store.paths.folder} is gone: watched again when the project is back"
         try:

@@ -1,4 +1,4 @@
-"""One project's life: its watchers look in turn, and what they decide is carried out, and told, here only."""
+"""The loop of one project: watchers decide in turn; their remediations are applied and logged here only."""
 
 from __future__ import annotations
 
@@ -26,34 +26,21 @@ from yolo_supervisor.actions.tasks import Requeue, RequeuePlan
 from yolo_supervisor.clock import Clock
 from yolo_supervisor.config import Config
 from yolo_supervisor.daemon.alerts import AlertLog, FailureLog
-from yolo_supervisor.daemon.wiring import HostServices
+from yolo_supervisor.daemon.wiring import HostServices, ProjectParts
 from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.fs.changes import names
 from yolo_supervisor.fs.read import read_part
 from yolo_supervisor.fs.trust import Refused
-from yolo_supervisor.inventory.agents import AgentRegistry, claude_dirs
-from yolo_supervisor.inventory.crash_evidence import CrashInvestigator
-from yolo_supervisor.inventory.flag_outcomes import Flags
-from yolo_supervisor.inventory.leases import Leases
-from yolo_supervisor.inventory.stale_locks import StaleLocks
 from yolo_supervisor.models import ProcessId, iso
-from yolo_supervisor.policy.retry import RetryPolicy
 from yolo_supervisor.store import crash_reports
 from yolo_supervisor.store.atomic import write_atomic
 from yolo_supervisor.store.locks import Busy
 from yolo_supervisor.store.store import Outcome, Store, Unwritable
-from yolo_supervisor.system.death_watch import DeathWatch
 from yolo_supervisor.system.processes import Ending
-from yolo_supervisor.watchers.agents import AgentsWatcher
 from yolo_supervisor.watchers.base import Remediation, Watcher
-from yolo_supervisor.watchers.flags import FlagsWatcher
-from yolo_supervisor.watchers.leases import LeasesWatcher
-from yolo_supervisor.watchers.sessions import SessionsWatcher
-from yolo_supervisor.watchers.state import StateWatcher
-from yolo_supervisor.watchers.tasks import TasksWatcher
 
 RETRY_S = 0.05
-"""How soon a change is tried again that met somebody else's lock: the client holds its own for a millisecond."""
+"""First pause before a retry of a change that met another process's lock; the client holds one for a millisecond."""
 
 NOTES, NOTE_SIZE = 1000, 64 * 1024
 """How many notes of hooks are looked through at once, and how much of one, in bytes."""
@@ -87,7 +74,7 @@ class Wakeup:
 
 @dataclass
 class WatcherHealth:
-    """How one watcher fares."""
+    """The health of one watcher: its last tick, its last error, its deadline."""
 
     last_tick_at: datetime | None = None
     last_error: str | None = None
@@ -96,7 +83,7 @@ class WatcherHealth:
 
 
 class RateLimiter:
-    """How much may be done at once: in no second more than a second allows."""
+    """Limits actions to a number per second."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -114,7 +101,7 @@ class RateLimiter:
 
 
 class Runner:
-    """Watches one project until it is cancelled. Its failures are its own: they never reach another project."""
+    """The loop of one project: asks the watchers, applies their remediations. Its failures reach no other project."""
 
     def __init__(
         self,
@@ -129,55 +116,12 @@ class Runner:
         self.services = services
         size = config.journal.size_mib * 2**20
         self.store = Store(project, services.clock, journal_size=size, allow_root=allow_root)
-        self.deaths = DeathWatch(services.processes.backend)
-        self.registry = AgentRegistry(
-            self.store.paths, services.processes, services.scanner, lambda: claude_dirs(self.config, environment)
-        )
-        self.queue = RetryPolicy(lambda: self.config, self.store, services.clock, services.processes.boot)
-        self.investigator = CrashInvestigator(
-            lambda: self.config,
-            self.registry,
-            self.store.paths,
-            services.processes,
-            services.scanner,
-            self.deaths,
-            services.clock,
-        )
-        self.agents = AgentsWatcher(
-            lambda: self.config,
-            self.registry,
-            self.store,
-            services.processes,
-            services.scanner,
-            self.deaths,
-            self.queue,
-            self.investigator,
-        )
-        self.sessions = SessionsWatcher(
-            lambda: self.config, self.registry, self.agents.living, self.store.paths, services.processes, services.tmux,
-            services.clock,
-        )  # fmt: skip
-        self.state = StateWatcher(lambda: self.config, self.registry, self.store, services.clock)
-        self.leases = LeasesWatcher(
-            lambda: self.config,
-            Leases(self.store, services.clock, services.processes.boot),
-            StaleLocks(self.store, services.processes.backend, self.agents.living),
-        )
-        self.tasks = TasksWatcher(
-            lambda: self.config,
-            self.registry,
-            self.agents.living,
-            self.store,
-            services.scanner,
-            self.queue,
-            services.clock,
-        )
-        self._outcomes = Flags(lambda: self.config, self.store, services.clock, services.processes.boot)
-        self.flags = FlagsWatcher(lambda: self.config, self._outcomes)
-        # the state is looked at, and saved, before anybody changes something in it
-        self.watchers: tuple[Watcher, ...] = (
-            self.state, self.agents, self.sessions, self.tasks, self.leases, self.flags,
-        )  # fmt: skip
+        parts = ProjectParts(self.store, services, lambda: self.config, environment)
+        self.deaths, self.registry, self.investigator = parts.deaths, parts.registry, parts.investigator
+        self.agents, self.tasks, self.state = parts.agents, parts.tasks, parts.state
+        self.sessions, self.leases, self.flags = parts.sessions, parts.leases, parts.flags
+        self._outcomes = parts.flag_outcomes
+        self.watchers = parts.watchers
         self.wakeups = {watcher.name: Wakeup() for watcher in self.watchers}
         self.watcher_health = {watcher.name: WatcherHealth() for watcher in self.watchers}
         self.started_at = services.clock.now()
@@ -296,7 +240,7 @@ class Runner:
             await looked.wait()
 
     async def _turn(self, watcher: Watcher, health_of_watcher: WatcherHealth) -> None:
-        """One look, and what follows from it. Whatever goes wrong costs this one turn."""
+        """Run one tick of a watcher and apply its remediations. An error costs this one tick."""
         try:
             with anyio.fail_after(TICK_LIMIT_S):
                 remediations = await watcher.tick(self.services.clock.now())
@@ -319,7 +263,7 @@ class Runner:
         health_of_watcher.last_tick_at = self.services.clock.now()
 
     def _pace(self, watcher: Watcher, busy: bool) -> None:
-        """Look again soon where somebody held a lock; less and less soon if it lasts."""
+        """Tick again soon where another process held a lock; the pause doubles while it lasts."""
         if not busy:
             self._retry_s[watcher.name] = RETRY_S
             return
@@ -336,7 +280,7 @@ class Runner:
     # -- carrying out --------------------------------------------------------------------------------------------
 
     def _try(self, watcher: Watcher, remediation: Remediation, present: set[tuple[object, ...]]) -> str | None:
-        """Apply one remedy. None if it is done, "" if it met a lock, else what went wrong: no other suffers by it."""
+        """Apply one remediation: None if it is done, "" if it met a lock, else the error."""
         last = remediation[-1]
         resting = (last.kind, last.key)
         if time.monotonic() < self._resting.get(resting, 0.0):
@@ -349,13 +293,13 @@ class Runner:
             self._failures.failed("action", error, kind=last.kind, key=last.key)
             return str(error)
         if not done:
-            return ""  # whoever waits for a lock knows nothing of what was wrong before
+            return ""  # a held lock says nothing about the earlier error, so the error stays reported
         self._failures.recovered("action", kind=last.kind, key=last.key)
         self._resting.pop(resting, None)
         return None
 
     def _apply(self, watcher: Watcher, remediation: Remediation, present: set[tuple[object, ...]]) -> bool:
-        """Take the remedy's steps in order; False if one met a lock, so that the rest has to wait."""
+        """Apply the steps in order; False if one met a lock, so that the rest has to wait."""
         for action in remediation:
             name = action.identity
             if isinstance(action, CountOutcomes):  # an observation: it changes nothing, and is made in any mode
@@ -406,10 +350,10 @@ class Runner:
         self.wakeups[self.agents.name].ring()
 
     def _file(self, action: WriteCrashReport) -> None:
-        """That a report cannot be written is told, and stops nothing."""
+        """Save a crash report; a failure is logged and stops nothing."""
         try:
             crash_reports.save(self.store.disk, self.store.paths.crashes, action.report)
-        except Exception as error:  # noqa: BLE001 - nobody may stay unhealed because of what there is to tell of him
+        except Exception as error:  # noqa: BLE001 - a failing crash report must not block recovery
             self._failures.failed("crash_report", error)
         else:
             self._failures.recovered("crash_report")
@@ -510,7 +454,7 @@ class Runner:
     # -- what is kept beside the journal (observations: a power cut may have them) -----------------------------------
 
     def keep_trees(self) -> None:
-        """Write down who is in whose tree: should we crash, whoever comes after us has to know."""
+        """Save the process trees of the agents: after a crash the next supervisor needs them."""
         trees = self.agents.trees()
         if trees == self._written_trees:
             return
@@ -541,7 +485,7 @@ class Runner:
         self._observe(self.store.paths.holder, own_files.dump_holder(holder))
 
     def _observe(self, path: Path, data: bytes) -> bool:
-        """Write down an observation; that it cannot be is told, and stops nothing."""
+        """Save an observation; a failure is logged and stops nothing."""
         try:
             write_atomic(self.store.disk, path, data, durable=False)
         except (OSError, Refused) as error:

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from yolo_supervisor.clock import Clock
+from yolo_supervisor.config import Config
+from yolo_supervisor.inventory.agents import AgentRegistry, claude_dirs
+from yolo_supervisor.inventory.crash_evidence import CrashInvestigator
+from yolo_supervisor.inventory.flag_outcomes import Flags
+from yolo_supervisor.inventory.leases import Leases
 from yolo_supervisor.inventory.process_scan import ProcessScanner
+from yolo_supervisor.inventory.stale_locks import StaleLocks
+from yolo_supervisor.policy.retry import RetryPolicy
+from yolo_supervisor.store.store import Store
+from yolo_supervisor.system.death_watch import DeathWatch
 from yolo_supervisor.system.processes import Processes
 from yolo_supervisor.system.tmux import Tmux
+from yolo_supervisor.watchers.agents import AgentsWatcher
+from yolo_supervisor.watchers.base import Watcher
+from yolo_supervisor.watchers.flags import FlagsWatcher
+from yolo_supervisor.watchers.leases import LeasesWatcher
+from yolo_supervisor.watchers.sessions import SessionsWatcher
+from yolo_supervisor.watchers.state import StateWatcher
+from yolo_supervisor.watchers.tasks import TasksWatcher
 
 
 @dataclass(frozen=True)
@@ -18,3 +35,45 @@ class HostServices:
     processes: Processes
     scanner: ProcessScanner
     tmux: Tmux
+
+
+class ProjectParts:
+    """Everything that observes one project and decides about it; nothing here changes a document.
+
+    ``config`` is called at each use, so that a reload reaches every part. With ``writes_reports=False`` a crash is
+    investigated without proposing a report.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        services: HostServices,
+        config: Callable[[], Config],
+        environment: Mapping[str, str],
+        *,
+        writes_reports: bool = True,
+    ) -> None:
+        clock, processes, scanner = services.clock, services.processes, services.scanner
+        self.deaths = DeathWatch(processes.backend)
+        self.registry = AgentRegistry(store.paths, processes, scanner, lambda: claude_dirs(config(), environment))
+        self.retry_policy = RetryPolicy(config, store, clock, processes.boot)
+        self.investigator = CrashInvestigator(
+            config, self.registry, store.paths, processes, scanner, self.deaths, clock, writes_reports=writes_reports
+        )
+        self.held_leases = Leases(store, clock, processes.boot)
+        self.flag_outcomes = Flags(config, store, clock, processes.boot)
+
+        self.agents = AgentsWatcher(
+            config, self.registry, store, processes, scanner, self.deaths, self.retry_policy, self.investigator
+        )
+        living = self.agents.living
+        self.sessions = SessionsWatcher(config, self.registry, living, store.paths, processes, services.tmux, clock)
+        self.state = StateWatcher(config, self.registry, store, clock)
+        self.leases = LeasesWatcher(config, self.held_leases, StaleLocks(store, processes.backend, living))
+        self.tasks = TasksWatcher(config, self.registry, living, store, scanner, self.retry_policy, clock)
+        self.flags = FlagsWatcher(config, self.flag_outcomes)
+
+    @property
+    def watchers(self) -> tuple[Watcher, ...]:
+        """All watchers; the state is looked at, and saved, before another watcher's action changes it."""
+        return self.state, self.agents, self.sessions, self.tasks, self.leases, self.flags
