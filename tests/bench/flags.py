@@ -25,7 +25,7 @@ from yolo_supervisor.config import Config
 from yolo_supervisor.formats import plugin
 from yolo_supervisor.formats.plugin import event_log, execution_state
 from yolo_supervisor.inventory.flag_outcomes import Flags
-from yolo_supervisor.policy.failure_rate import Rule, Trail
+from yolo_supervisor.policy.failure_rate import EProcess, Rule
 from yolo_supervisor.store.store import Store
 
 RATES = (0.02, 0.05, 0.08, 0.10, 0.20, 0.30, 0.50, 1.00)
@@ -40,11 +40,11 @@ def quantile(values: list[int], share: float) -> int:
 
 
 def sequential() -> Callable[[bool], bool]:
-    trail = Trail()
+    process = EProcess()
 
     def enough(failed: bool) -> bool:
-        trail.add(failed, 0.0, RULE)
-        return failed and trail.strength(RULE).value >= 1 / RULE.alpha
+        process.add(failed, 0.0, RULE)
+        return failed and process.e_value(RULE).value >= 1 / RULE.alpha
 
     return enough
 

@@ -214,7 +214,7 @@ def test_after_a_reboot_the_outcomes_do_not_count_but_they_are_not_counted_again
     found = load(record_of("xxxxx").dump("yesterday"), "here", 10.0)
 
     assert found is not None
-    assert (found.trail.portions, found.crossed, found.counted) == ([], None, {"log": 5})
+    assert (found.trail.buckets, found.crossed, found.counted) == ([], None, {"log": 5})
 
 
 @pytest.mark.parametrize(
@@ -579,7 +579,7 @@ def test_many_processes_record_at_once_and_nothing_is_lost(world: World, childre
     assert told["ever"] == 300
     found = load(json.dumps(told).encode(), "here", 1e9)
     assert found is not None
-    assert all(5 * p.errors <= 2 * p.samples for p in found.trail.portions)
+    assert all(5 * p.errors <= 2 * p.samples for p in found.trail.buckets)
 
 
 def test_a_document_that_holds_garbage_is_begun_anew(world: World) -> None:

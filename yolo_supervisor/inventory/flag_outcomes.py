@@ -29,7 +29,7 @@ from yolo_supervisor.formats.plugin import event_log
 from yolo_supervisor.fs.changes import EVERY, DirectoryScanner, ParsedFileCache
 from yolo_supervisor.fs.read import digest, read_or_none
 from yolo_supervisor.models import from_iso, iso
-from yolo_supervisor.policy.failure_rate import Portion, Rule, Trail
+from yolo_supervisor.policy.failure_rate import Bucket, EProcess, Rule
 from yolo_supervisor.store.atomic import make_folder
 from yolo_supervisor.store.atomic import write_atomic as replace_file
 from yolo_supervisor.store.disk import FILE_MODE
@@ -67,7 +67,7 @@ class Record:
 
     name: str
     epoch: int = 0
-    trail: Trail = field(default_factory=Trail)
+    trail: EProcess = field(default_factory=EProcess)
     crossed: Crossed | None = None
     ever: int = 0
     failing: str = ""
@@ -77,7 +77,7 @@ class Record:
 
     def begin(self, epoch: int) -> None:
         """Begin an epoch: forget the outcomes, but not the positions to which they were counted."""
-        self.epoch, self.trail, self.crossed, self.failing = epoch, Trail(), None, ""
+        self.epoch, self.trail, self.crossed, self.failing = epoch, EProcess(), None, ""
 
     def take(self, told: FlagOutcome, now_s: float, rule: Rule) -> None:
         """Count an outcome, unless it was counted before."""
@@ -92,7 +92,7 @@ class Record:
         self.ever += 1
         self.trail.add(told.failed, now_s, rule)
         if told.failed and self.verdict(now_s, rule) is None:
-            found = self.trail.strength(rule)
+            found = self.trail.e_value(rule)
             if found.value >= 1 / rule.alpha:
                 self.crossed = Crossed(now_s, self.ever, found.errors, found.samples, found.value)
 
@@ -104,7 +104,7 @@ class Record:
         return found
 
     def copy(self) -> Record:
-        trail = Trail(self.trail.begun, (replace(portion) for portion in self.trail.portions))
+        trail = EProcess(self.trail.started, (replace(portion) for portion in self.trail.buckets))
         return replace(self, trail=trail, counted=dict(self.counted))
 
     def dump(self, boot: str) -> bytes:
@@ -114,8 +114,8 @@ class Record:
             "flag": self.name,
             "epoch": self.epoch,
             "boot": boot,
-            "begun": self.trail.begun,
-            "portions": [[p.number, p.since_s, p.samples, p.errors] for p in self.trail.portions],
+            "begun": self.trail.started,
+            "portions": [[p.number, p.since_s, p.samples, p.errors] for p in self.trail.buckets],
             "crossed": [getattr(crossed, name) for name in Crossed.__slots__] if crossed else None,
             "ever": self.ever,
             "failing": self.failing,
@@ -133,15 +133,15 @@ def load(data: bytes, boot: str, now_s: float) -> Record | None:
     try:
         if raw is None or text_or_none(raw["flag"]) is None:
             return None
-        trail, crossed = Trail(_number(raw["begun"])), None
+        trail, crossed = EProcess(_number(raw["begun"])), None
         if raw["boot"] == boot:
             portions = [
-                Portion(_number(number), _time(since_s, now_s), _number(samples), _number(errors))
+                Bucket(_number(number), _time(since_s, now_s), _number(samples), _number(errors))
                 for number, since_s, samples, errors in raw["portions"]
             ]
-            if any(p.errors > p.samples or not 0 < p.number <= trail.begun for p in portions):
+            if any(p.errors > p.samples or not 0 < p.number <= trail.started for p in portions):
                 return None
-            trail = Trail(trail.begun, portions)
+            trail = EProcess(trail.started, portions)
             if raw["crossed"] is not None:
                 since_s, at, errors, samples, value = raw["crossed"]
                 crossed = Crossed(_time(since_s, now_s), _number(at), _number(errors), _number(samples), float(value))
@@ -583,7 +583,7 @@ class Flags:
         self._renew(record)
         for told in self._pending.get(name, ()):
             record.take(told, now_s, rule)
-        portions = record.trail.within(now_s, rule)
+        portions = record.trail.in_window(now_s, rule)
         return Flag(
             name=name,
             enabled=enabled,
