@@ -26,13 +26,12 @@ from yolo_supervisor.daemon.alerts import failure_identity
 from yolo_supervisor.daemon.runner import Runner
 from yolo_supervisor.daemon.wiring import HostServices
 from yolo_supervisor.formats import plugin
-from yolo_supervisor.formats.plugin import event_log, execution_state
+from yolo_supervisor.formats.plugin import execution_state, outcome_table
 from yolo_supervisor.fs.read import digest
 from yolo_supervisor.inventory.process_scan import ProcessScanner
 from yolo_supervisor.models import Task
 from yolo_supervisor.policy.file_integrity import Flaw, FlawCode
 from yolo_supervisor.policy.retry import Never, NeverCode, RetryDecision, requeue_or_dead_letter
-from yolo_supervisor.store.index import outcomes
 from yolo_supervisor.store.journal import entry
 from yolo_supervisor.store.store import Outcome, Store
 from yolo_supervisor.system.process_backend import backend
@@ -40,8 +39,8 @@ from yolo_supervisor.system.processes import Processes, Refusal, RefusalCode
 from yolo_supervisor.system.tmux import Tmux
 from yolo_supervisor.watchers.state import Broken, Cure, Look, decide
 
-SNAPSHOT_WORKED = [("v3_snapshot_resume", event_log.WENT_WELL)]
-REBUILD_WORKED = [("v3_event_recovery", event_log.WENT_WELL), ("v3_snapshot_resume", event_log.FAILED)]
+SNAPSHOT_WORKED = [("v3_snapshot_resume", outcome_table.WORKED)]
+REBUILD_WORKED = [("v3_event_recovery", outcome_table.WORKED), ("v3_snapshot_resume", outcome_table.FAILED)]
 
 
 # -- the source of a restored file -------------------------------------------------------------------------------
@@ -57,7 +56,7 @@ def restored(**evidence: str) -> dict[str, Any]:
 )
 @pytest.mark.parametrize("sentence", ["the snapshot x", "plans, summaries and events", "other words", ""])
 def test_flag_outcomes_follow_the_code_of_the_source(code: str, expected: list[Any], sentence: str) -> None:
-    assert list(outcomes(restored(restored_from=code, source=sentence))) == expected
+    assert outcome_table.in_journal_entry(restored(restored_from=code, source=sentence)) == expected
 
 
 @pytest.mark.parametrize(
@@ -69,7 +68,7 @@ def test_flag_outcomes_follow_the_code_of_the_source(code: str, expected: list[A
     ],
 )
 def test_entries_of_version_0_1_0_are_read_by_their_sentence(sentence: str, expected: list[Any]) -> None:
-    assert list(outcomes(restored(source=sentence))) == expected
+    assert outcome_table.in_journal_entry(restored(source=sentence)) == expected
 
 
 # -- refusals of the kill gate -----------------------------------------------------------------------------------

@@ -26,12 +26,11 @@ from yolo_supervisor.config import Config, FlagsConfig
 from yolo_supervisor.formats import plugin
 from yolo_supervisor.formats.json import load_object
 from yolo_supervisor.formats.plugin import config as plugin_config
-from yolo_supervisor.formats.plugin import event_log, execution_state
+from yolo_supervisor.formats.plugin import event_log, execution_state, outcome_table
 from yolo_supervisor.formats.plugin import leases as plugin_leases
 from yolo_supervisor.inventory.flag_outcomes import Crossed, Flag, Flags, Look, Off, Record, flag_file, load
 from yolo_supervisor.policy.failure_rate import Rule
 from yolo_supervisor.store.disk import Disk
-from yolo_supervisor.store.index import outcomes
 from yolo_supervisor.store.store import Outcome, Store
 from yolo_supervisor.system.process_backend import backend
 from yolo_supervisor.watchers.flags import decide
@@ -622,7 +621,7 @@ def entry(kind: str, action: str, by: str = "leases", key: str = "src", **eviden
     ],
 )  # fmt: skip
 def test_what_we_did_tells_of_a_flag_only_if_it_says_so(told: Mapping[str, Any], means: list[tuple[str, bool]]) -> None:
-    assert list(outcomes(told)) == means
+    assert outcome_table.in_journal_entry(told) == means
 
 
 def write_lease(world: World, name: str) -> Path:

@@ -25,7 +25,7 @@ from yolo_supervisor.clock import Clock
 from yolo_supervisor.config import Config
 from yolo_supervisor.formats.json import load_object, text_or_none
 from yolo_supervisor.formats.plugin import config as plugin_config
-from yolo_supervisor.formats.plugin import event_log
+from yolo_supervisor.formats.plugin import event_log, outcome_table
 from yolo_supervisor.fs.changes import EVERY, DirectoryScanner, ParsedFileCache
 from yolo_supervisor.fs.read import digest, read_or_none
 from yolo_supervisor.models import from_iso, iso
@@ -43,7 +43,6 @@ FAR = 4 * 2**20
 """The distance from the end, in bytes, in which the read position is searched for in a log that did not just grow."""
 
 FOLDER, MARKS = "flags", "marks"
-LEASES = "v3_lease_locks"
 
 
 # -- a flag's document ------------------------------------------------------------------------------------------
@@ -482,11 +481,14 @@ class Flags:
             self._begin()
         for source, tail in (self._tails or {}).items():
             for position, line in tail.read():
-                at, told = event_log.outcomes(line)
-                if told and not tail.known(position, at, line) and self._counts(at, now, old=position <= tail.old):
-                    for flag, failed, what in told:
-                        if switches.get(flag) and not self._before_epoch(flag, at):
-                            self._pending.setdefault(flag, []).append(FlagOutcome(failed, source, position, what))
+                event = outcome_table.in_log_line(line)
+                if event is None or tail.known(position, event.at, line):
+                    continue
+                if self._counts(event.at, now, old=position <= tail.old):
+                    for flag, failed in event.results:
+                        if switches.get(flag) and not self._before_epoch(flag, event.at):
+                            outcome = FlagOutcome(failed, source, position, event.subject)
+                            self._pending.setdefault(flag, []).append(outcome)
         memory = self._store.journal.memory
         for key, number in memory.outcomes.items():
             seen, position = self._seen.get(key, (0, 0))
@@ -498,8 +500,9 @@ class Flags:
                 self._pending.setdefault(flag, []).extend(FlagOutcome(failed, source, each + 1) for each in new)
         for _ in range(self._given_back(*leases)):
             self._returned += 1
-            if switches.get(LEASES):
-                self._pending.setdefault(LEASES, []).append(FlagOutcome(False, "locks", self._returned))
+            for flag, failed in outcome_table.results(outcome_table.Source.LEASE_FILES, "returned"):
+                if switches.get(flag):
+                    self._pending.setdefault(flag, []).append(FlagOutcome(failed, "locks", self._returned))
         self._pending = {flag: told for flag, told in self._pending.items() if told}
 
     def _before_epoch(self, flag: str, at: datetime | None) -> bool:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from yolo_supervisor.formats.plugin import event_log, execution_state
-from yolo_supervisor.models import RestoredFrom
+from yolo_supervisor.formats.plugin import outcome_table
 
 VERSIONS = 5
 """How many good versions of a document are remembered."""
@@ -39,7 +38,7 @@ class JournalState:
         """Of each feature flag that was ever switched here the newest time: ``epoch`` (the number of its line),
         ``off``, ``by`` whom, why, when, and how many ``times`` in a row it was switched off for its errors."""
         self.outcomes: Counter[tuple[str, bool]] = Counter()
-        """How often what we did has told of a flag that it works, or (True) that it has failed."""
+        """How often our actions were an outcome of a flag: a success, or (True) a failure."""
         self.releases = 0
         """How many leases' files were removed by us."""
         self._deaths: dict[str, dict[str, int]] = {}
@@ -112,7 +111,7 @@ class JournalState:
             self._switch(key, action == "disabled", record)
         write = record.get("write", {})
         self.releases += write.get("after", "") is None and str(write.get("path")).endswith(".lease")
-        self.outcomes.update(outcomes(record))
+        self.outcomes.update(outcome_table.in_journal_entry(record))
 
     def _switch(self, flag: str, off: bool, record: Mapping[str, Any]) -> None:
         evidence = record.get("evidence", {})
@@ -197,34 +196,3 @@ class JournalState:
         self.outcomes = Counter({(flag, failed): number for flag, failed, number in checkpoint.get("outcomes", ())})
         self.releases = checkpoint.get("releases", 0)
         self._deaths = {agent: dict(told) for agent, told in checkpoint["agents"].items()}
-
-
-def outcomes(record: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
-    """What a thing done by us tells of the plugin's feature flags: which one, and whether (True) it has failed.
-
-    A lease that nobody gave back in time has not done what it is for; one of a dead agent's tells of the agent only. A
-    state that was restored from a snapshot, or told anew from events since there was no snapshot, says so.
-    """
-    thing, evidence = (record.get("kind"), record.get("action")), record.get("evidence", {})
-    if thing == ("lease", "taken_over") or (thing == ("lease", "released") and "ttl_s" in evidence):
-        yield "v3_lease_locks", event_log.FAILED
-    elif thing == ("lease", "released") and record.get("by") == "cli":
-        yield "v3_lease_locks", event_log.WENT_WELL
-    elif thing == ("state", "restored") and record.get("key") == execution_state.STATE_FILE:
-        source = _restored_from(evidence)
-        if source == "snapshot":
-            yield "v3_snapshot_resume", event_log.WENT_WELL
-        elif source == "rebuilt":
-            yield "v3_event_recovery", event_log.WENT_WELL
-            yield "v3_snapshot_resume", event_log.FAILED
-
-
-def _restored_from(evidence: Mapping[str, Any]) -> RestoredFrom | None:
-    """The source of a restored file. Version 0.1.0 wrote no code for it: for its entries the sentence decides."""
-    if "restored_from" in evidence:
-        code: RestoredFrom = evidence["restored_from"]
-        return code
-    sentence = str(evidence.get("source"))
-    if sentence.startswith("the snapshot "):
-        return "snapshot"
-    return "rebuilt" if sentence.startswith("plans, ") else None
