@@ -28,17 +28,32 @@ from yolo_supervisor.clock import SystemClock
 from yolo_supervisor.config import Config
 from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.inventory.agents import AgentRegistry, claude_dirs
+from yolo_supervisor.inventory.held_resources import HeldResources, HeldTask, StaleMarker
 from yolo_supervisor.inventory.process_scan import ProcessScanner
 from yolo_supervisor.models import Agent, Lease, Liveness, ProcessId, Task
-from yolo_supervisor.policy.retry import RetryPolicy
+from yolo_supervisor.policy.retry import RetryDecision, RetryPolicy
 from yolo_supervisor.store.paths import Paths
 from yolo_supervisor.store.store import Outcome, Store
 from yolo_supervisor.system.death_watch import DeathWatch
 from yolo_supervisor.system.process_backend import backend
 from yolo_supervisor.system.processes import Leftovers, Processes
-from yolo_supervisor.watchers.agents import AgentsWatcher, Look, Sighting, decide
+from yolo_supervisor.watchers.agents import AgentsObservation, AgentsWatcher, decide
 from yolo_supervisor.watchers.base import Remediation
-from yolo_supervisor.watchers.dead_agents import DeadAgentTask, HeldResources, Mark
+from yolo_supervisor.watchers.dead_agents import (
+    RECOVERY_PHASES,
+    Phase,
+    Sighting,
+    announce,
+    clean_registry_files,
+    deregister,
+    hold,
+    kill_leftovers,
+    release,
+    report_crash,
+    report_unreadable,
+    requeue,
+    wait_for_tasks,
+)
 
 EPOCH = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 RECORDS = Path("/records")
@@ -61,14 +76,14 @@ def agent(name: str = "dev-1", number: int = 1) -> Agent:
 DEV = agent()
 
 
-def sighting(of: Agent = DEV, state: Liveness = DEAD, estate: HeldResources | None = None, **more: Any) -> Sighting:
-    return Sighting(
-        agent=of, record=f"{of.name}.json", state=state, proof="gone", estate=estate or HeldResources(), **more
-    )
+def sighting(of: Agent = DEV, state: Liveness = DEAD, held: HeldResources | None = None, **more: Any) -> Sighting:
+    return Sighting(agent=of, record=f"{of.name}.json", state=state, proof="gone", held=held or HeldResources(), **more)
 
 
 def decided(*sightings: Sighting, **more: Any) -> list[Remediation]:
-    return decide(Look(sightings=sightings, **{"known": len(sightings), **more}), RECORDS, GRACE_S, MASS_MIN)
+    return decide(
+        AgentsObservation(sightings=sightings, **{"known": len(sightings), **more}), RECORDS, GRACE_S, MASS_MIN
+    )
 
 
 def evidence(of: Agent = DEV) -> Mapping[str, Any]:
@@ -82,7 +97,7 @@ def died(of: Agent = DEV) -> Died:
 
 def forget(of: Agent = DEV, **more: Any) -> Forget:
     return Forget(
-        key=of.id, path=RECORDS / f"{of.name}.json", reason="all that it left behind is taken care of",
+        key=of.id, path=RECORDS / f"{of.name}.json", reason="its recovery is complete",
         evidence={**evidence(of), **more},
     )  # fmt: skip
 
@@ -91,7 +106,7 @@ def task(number: int, owner: str = "dev-1") -> Task:
     return Task(list="red", number=str(number), status="in_progress", owner=owner, path=Path(f"/red/{number}.json"))
 
 
-def requeue(number: int) -> Requeue:
+def requeued(number: int) -> Requeue:
     return Requeue(
         key=f"red/{number}", path=Path(f"/red/{number}.json"), owner="dev-1", reason="its owner dev-1 is dead",
         evidence={"owner": "dev-1", **evidence()},
@@ -103,23 +118,23 @@ TOOL, DAEMON = ProcessId(501, 8, "here"), ProcessId(502, 9, "here")
 
 def test_a_dead_agent_is_healed_in_order_and_its_record_goes_last() -> None:
     plan = Task(list="execution-state", number="05-01", status="running", owner=None, path=Path("/state.json"))
-    estate = HeldResources(
-        claims=(DeadAgentTask(task=task(1)), DeadAgentTask(task=task(2))),
-        plans=(DeadAgentTask(task=plan),),
+    held = HeldResources(
+        tasks=(HeldTask(task=task(1)), HeldTask(task=task(2))),
+        plans=(HeldTask(task=plan),),
         leases=(Lease(resource="src", owner="dev-1", path=Path("/src.lease"), expires_at=EPOCH),),
         health=Path("/.agent-health/dev.json"),
         panes=Path("/.agent-panes"),
         pids=Path("/.agent-pids"),
-        marks=(Mark(path=Path("/.active-agent"), judged="digest", word="qa"),),
+        markers=(StaleMarker(path=Path("/.active-agent"), judged="digest", word="qa"),),
     )
     books: dict[str, Any] = {"reason": "dev-1 is dead", "evidence": evidence()}
     pids = frozenset({401})
 
-    assert decided(sighting(estate=estate)) == [
+    assert decided(sighting(held=held)) == [
         (
             died(),
-            requeue(1),
-            requeue(2),
+            requeued(1),
+            requeued(2),
             RequeuePlan(key=plan.id, path=plan.path, plan="05-01", reason="its owner dev-1 is dead",
                         evidence={"owner": None, **evidence()}),
             Release(key="src", path=Path("/src.lease"), owner="dev-1", reason="its holder dev-1 is dead",
@@ -164,23 +179,23 @@ def test_an_agent_of_unknown_state_is_not_registered() -> None:
 
 
 def test_a_death_is_reported_once() -> None:
-    assert decided(sighting(told=True)) == [(forget(),)]
+    assert decided(sighting(death_recorded=True)) == [(forget(),)]
 
 
 def test_while_leftovers_live_the_record_stands() -> None:
-    estate = HeldResources(
-        claims=(DeadAgentTask(task=task(1)),),
+    held = HeldResources(
+        tasks=(HeldTask(task=task(1)),),
         leftovers=Leftovers(roots=(TOOL,), uncertain=(DAEMON,)),
         pids=Path("/pids"),
         unreadable=(Path("/red/2.json"),),
     )
 
-    assert decided(sighting(estate=estate)) == [
+    assert decided(sighting(held=held)) == [
         (
             died(),
-            requeue(1),
+            requeued(1),
             Terminate(
-                key="dev-1@red", roots=(TOOL,), grace_s=GRACE_S, reason="left behind by dev-1, which is dead",
+                key="dev-1@red", roots=(TOOL,), grace_s=GRACE_S, reason="a leftover process of dev-1, which is dead",
                 evidence={**evidence(), "left": [501]},
             ),
         )
@@ -188,31 +203,77 @@ def test_while_leftovers_live_the_record_stands() -> None:
 
 
 def test_background_processes_of_a_dead_agent_are_reported_and_left_running() -> None:
-    estate = HeldResources(leftovers=Leftovers(uncertain=(DAEMON,)))
+    held = HeldResources(leftovers=Leftovers(uncertain=(DAEMON,)))
 
-    assert decided(sighting(estate=estate)) == [(died(), forget(left_alone=[502]))]
+    assert decided(sighting(held=held)) == [(died(), forget(left_alone=[502]))]
 
 
 def test_while_one_of_its_task_files_cannot_be_read_the_record_stands() -> None:
-    estate = HeldResources(claims=(DeadAgentTask(task=task(1)),), unreadable=(Path("/red/2.json"),), pids=Path("/pids"))
+    held = HeldResources(tasks=(HeldTask(task=task(1)),), unreadable=(Path("/red/2.json"),), pids=Path("/pids"))
 
-    ((*done, last),) = decided(sighting(estate=estate))
+    ((*done, last),) = decided(sighting(held=held))
 
-    assert done == [died(), requeue(1)]
+    assert done == [died(), requeued(1)]
     assert isinstance(last, Escalate)
     assert (last.kind, last.key) == ("task", "2.json")
     assert "/red/2.json" in last.reason
 
 
-def test_a_task_of_a_possibly_living_namesake_is_escalated_not_requeued() -> None:
-    estate = HeldResources(claims=(DeadAgentTask(task=task(1), doubt="a dev-1 is alive"), DeadAgentTask(task=task(2))))
+def position(phase: Phase) -> int:
+    return RECOVERY_PHASES.index(phase)
 
-    assert decided(sighting(estate=estate)) == [
+
+def test_the_record_is_removed_last() -> None:
+    assert RECOVERY_PHASES[-1] is deregister
+
+
+def test_tasks_and_leases_are_released_before_any_signal() -> None:
+    assert max(map(position, (requeue, release, hold))) < position(kill_leftovers)
+
+
+def test_the_crash_report_is_written_before_any_cleanup() -> None:
+    assert position(report_crash) < min(map(position, (kill_leftovers, clean_registry_files, deregister)))
+
+
+def test_the_agent_stays_registered_until_all_waiting_is_over() -> None:
+    waiting = (report_crash, kill_leftovers, wait_for_tasks, report_unreadable)
+    assert max(map(position, waiting)) < min(map(position, (clean_registry_files, deregister)))
+
+
+def test_the_death_is_announced_before_everything_that_refers_to_it() -> None:
+    assert RECOVERY_PHASES[0] is announce
+
+
+def test_each_phase_runs_once() -> None:
+    assert len(set(RECOVERY_PHASES)) == len(RECOVERY_PHASES)
+
+
+WAITING: Mapping[str, Mapping[str, Any]] = {
+    "a leftover process": {"leftovers": Leftovers(roots=(TOOL,))},
+    "a task that may not be requeued yet": {"tasks": (HeldTask(task=task(1), decision=RetryDecision(wait_s=1.0)),)},
+    "a plan that may not be requeued yet": {"plans": (HeldTask(task=task(1), decision=RetryDecision(wait_s=1.0)),)},
+    "an unreadable task": {"unreadable": (Path("/red/2.json"),)},
+}
+
+
+@pytest.mark.parametrize("held", WAITING.values(), ids=WAITING)
+def test_nothing_is_cleaned_up_while_something_remains_to_be_done(held: Mapping[str, Any]) -> None:
+    dead = sighting(held=HeldResources(**{"pids": Path("/.agent-pids"), **held}))
+
+    ((*steps,),) = decided(dead)
+
+    assert not [step for step in steps if isinstance(step, Forget | DropPids)]
+
+
+def test_a_task_of_a_possibly_living_namesake_is_escalated_not_requeued() -> None:
+    held = HeldResources(tasks=(HeldTask(task=task(1), doubt="a dev-1 is alive"), HeldTask(task=task(2))))
+
+    assert decided(sighting(held=held)) == [
         (
             died(),
             Escalate(kind="task", code=AlertCode.TASK_OWNER_UNCLEAR, key="red/1",
                      reason="its owner dev-1 is dead, but a dev-1 is alive", evidence=evidence()),
-            requeue(2),
+            requeued(2),
             forget(),
         )
     ]  # fmt: skip
@@ -319,9 +380,9 @@ class World:
             Config, self.registry, self.store, self.processes, self.scanner, self.deaths, queue
         )
 
-    def look(self) -> Look:
+    def look(self) -> AgentsObservation:
         self.scanner.sample()
-        return self.watcher.look(datetime.now(UTC))
+        return self.watcher.observe(datetime.now(UTC))
 
     def found(self) -> dict[str, Sighting]:
         """Those that need attention now, by their ids."""
@@ -762,7 +823,7 @@ def test_the_end_of_a_process_that_was_watched_is_certain(world: World, children
 
     end(child)
 
-    proof = ("dev-1", f"the kernel saw process {child.pid} end", True)
+    proof = ("dev-1", f"the kernel reported the exit of process {child.pid}", True)
     assert deaths(world) == [proof]
     assert deaths(world) == [proof], "asked again, it says the same"
 
@@ -774,13 +835,13 @@ def test_a_zombie_counts_as_dead(world: World, children: Children) -> None:
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
 
-    assert deaths(world) == [("dev-1", f"the kernel saw process {child.pid} end", True)]
+    assert deaths(world) == [("dev-1", f"the kernel reported the exit of process {child.pid}", True)]
 
 
 def test_a_process_that_is_only_missing_is_concluded_to_be_dead(world: World) -> None:
     world.record("dev-1", ProcessId(NOBODY, 7, world.processes.boot))
 
-    assert deaths(world) == [("dev-1", f"there is no process {NOBODY} any more", False)]
+    assert deaths(world) == [("dev-1", f"process {NOBODY} no longer exists", False)]
 
 
 def test_an_agent_whose_pid_belongs_to_another_process_is_certainly_dead(world: World, children: Children) -> None:
@@ -795,7 +856,7 @@ def test_an_agent_of_an_earlier_boot_is_certainly_dead(world: World, children: C
     machine, _, namespace = process.boot.split("/")
     world.record("dev-1", replace(process, boot=f"{machine}/another-boot/{namespace}"))
 
-    assert deaths(world) == [("dev-1", "the machine was started anew since", True)]
+    assert deaths(world) == [("dev-1", "the machine was rebooted since", True)]
 
 
 @pytest.mark.parametrize("changed", [0, 2], ids=["another machine", "another pid namespace"])
@@ -841,7 +902,7 @@ def dead_dev(world: World, name: str = "dev-1", number: int = 0) -> Agent:
 def claimed(world: World) -> dict[str, bool]:
     """The tasks that are the dead one's, and whether that is doubtful."""
     (dead,) = [seen for seen in world.look().sightings if seen.state is DEAD]
-    return {claim.task.id: claim.doubt is not None for claim in dead.estate.claims}
+    return {held.task.id: held.doubt is not None for held in dead.held.tasks}
 
 
 def test_dead_agent_owns_in_progress_tasks_under_its_name_in_its_list(world: World) -> None:
@@ -882,7 +943,7 @@ def test_a_task_file_that_cannot_be_read_keeps_the_record_until_it_can(world: Wo
     dead_dev(world)
     path = write_task(world.claude, "red", 1, owner="dev-1", status="in_progress")
     with torn(path):
-        assert world.found()["dev-1@red"].estate.unreadable == (path,)
+        assert world.found()["dev-1@red"].held.unreadable == (path,)
         world.turn()
     assert world.records() == {"dev-1@red"}
 
@@ -1052,7 +1113,7 @@ def tools(child: subprocess.Popen[bytes]) -> tuple[int, int]:
 
 def left(world: World) -> Leftovers:
     (dead,) = [seen for seen in world.look().sightings if seen.state is DEAD]
-    return dead.estate.leftovers
+    return dead.held.leftovers
 
 
 def test_an_orphaned_tool_is_terminated_an_earlier_background_process_is_not(

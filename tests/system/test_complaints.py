@@ -202,7 +202,7 @@ def test_after_a_reboot_my_sessions_stayed_undead(team: Team) -> None:
 
     team.wait_healed("dev-1")
     assert given_back(task)
-    assert "the machine was started anew since" in team.running.did("died")[0]["reason"]
+    assert "the machine was rebooted since" in team.running.did("died")[0]["reason"]
 
 
 def test_tmux_went_away_and_my_living_agents_were_killed_with_it(team: Team, tmux: PrivateTmux) -> None:

@@ -89,8 +89,8 @@ def test_with_64_descriptors_and_more_agents_than_that_all_are_healed(
     assert LIMIT // 8 < len(watched) <= LIMIT // 2
 
     for pid, proof in (
-        (seen, f"the kernel saw process {seen} end"),
-        (unseen, f"there is no process {unseen} any more"),
+        (seen, f"the kernel reported the exit of process {seen}"),
+        (unseen, f"process {unseen} no longer exists"),
     ):
         task = team.task(names[pid])
         crowd[names[pid]].kill()

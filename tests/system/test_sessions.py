@@ -28,9 +28,9 @@ from yolo_supervisor.system.tmux import PaneState, Server, Tmux
 from yolo_supervisor.watchers.base import Remediation
 from yolo_supervisor.watchers.sessions import (
     LOOKS_APART_S,
-    Look,
     PaneEnd,
     SessionKey,
+    SessionsObservation,
     SessionState,
     SessionsWatcher,
     Watched,
@@ -63,10 +63,10 @@ def left_since(since_s: float) -> dict[SessionKey, Watched]:
 
 
 def decided(
-    look: Look, memory: dict[SessionKey, Watched] | None = None, now_s: float = 0.0, policy: Policy = "terminate",
-    detach_grace_s: float = GRACE_S,
+    observation: SessionsObservation, memory: dict[SessionKey, Watched] | None = None, now_s: float = 0.0,
+    policy: Policy = "terminate", detach_grace_s: float = GRACE_S,
 ) -> list[Remediation]:  # fmt: skip
-    return decide(look, memory or {}, now_s, policy, detach_grace_s, grace_s=3.0, mass_min=5)
+    return decide(observation, memory or {}, now_s, policy, detach_grace_s, grace_s=3.0, mass_min=5)
 
 
 def left(of: Agent, detached_s: float) -> Remediation:
@@ -74,7 +74,7 @@ def left(of: Agent, detached_s: float) -> Remediation:
     assert of.process is not None
     return (
         Terminate(
-            key=of.id, roots=(of.process,), grace_s=3.0, reason="its tmux session work was left by the last person",
+            key=of.id, roots=(of.process,), grace_s=3.0, reason="its tmux session work was detached",
             evidence={"session": "work", "tmux": "/tmp/s", "detached_s": detached_s, "pid": of.pid, "agent": of.id},
         ),
     )  # fmt: skip
@@ -95,86 +95,90 @@ def orphaned(of: Agent) -> Remediation:
 
 
 def test_a_session_first_seen_empty_was_not_detached() -> None:
-    assert remember({}, Look(sessions=(work(),)), 7.0) == {KEY: Watched(had_client=False, empty_since_s=7.0)}
+    assert remember({}, SessionsObservation(sessions=(work(),)), 7.0) == {
+        KEY: Watched(had_client=False, empty_since_s=7.0)
+    }
 
 
 def test_a_session_is_detached_since_the_first_tick_without_a_client() -> None:
-    memory = remember({}, Look(sessions=(work(attached=2),)), 1.0)
+    memory = remember({}, SessionsObservation(sessions=(work(attached=2),)), 1.0)
     assert memory == {KEY: Watched(had_client=True, empty_since_s=None)}
 
-    memory = remember(memory, Look(sessions=(work(),)), 6.0)
-    memory = remember(memory, Look(sessions=(work(),)), 11.0)
+    memory = remember(memory, SessionsObservation(sessions=(work(),)), 6.0)
+    memory = remember(memory, SessionsObservation(sessions=(work(),)), 11.0)
 
     assert memory == {KEY: Watched(had_client=True, empty_since_s=6.0)}
 
 
 def test_while_its_server_does_not_answer_a_session_is_not_forgotten_and_nothing_is_counted() -> None:
-    memory = remember(left_since(1.0), Look(silent=frozenset({KEY[0]})), 6.0)
+    memory = remember(left_since(1.0), SessionsObservation(silent=frozenset({KEY[0]})), 6.0)
     assert memory == {KEY: Watched(had_client=True, empty_since_s=None)}
 
-    memory = remember(memory, Look(sessions=(work(),)), 11.0)
+    memory = remember(memory, SessionsObservation(sessions=(work(),)), 11.0)
 
     assert memory == {KEY: Watched(had_client=True, empty_since_s=11.0)}
 
 
 def test_attaching_again_resets_the_grace_period() -> None:
-    memory = remember(left_since(1.0), Look(sessions=(work(attached=1),)), 6.0)
-    memory = remember(memory, Look(sessions=(work(),)), 11.0)
+    memory = remember(left_since(1.0), SessionsObservation(sessions=(work(attached=1),)), 6.0)
+    memory = remember(memory, SessionsObservation(sessions=(work(),)), 11.0)
 
     assert memory == left_since(11.0)
 
 
 def test_a_session_that_is_not_seen_is_forgotten() -> None:
-    assert remember(left_since(1.0), Look(), 6.0) == {}
+    assert remember(left_since(1.0), SessionsObservation(), 6.0) == {}
 
 
 # -- a session that was left ---------------------------------------------------------------------------------------
 
 
 def test_agents_are_terminated_when_their_session_was_left_for_the_detach_grace() -> None:
-    look = Look(sessions=(work(agents=(DEV, QA)),), agents=2)
+    observation = SessionsObservation(sessions=(work(agents=(DEV, QA)),), agents=2)
 
-    assert decided(look, left_since(100.0), 109.9) == []
-    assert decided(look, left_since(100.0), 110.0) == [left(DEV, 10.0), left(QA, 10.0)]
+    assert decided(observation, left_since(100.0), 109.9) == []
+    assert decided(observation, left_since(100.0), 110.0) == [left(DEV, 10.0), left(QA, 10.0)]
 
 
 def test_without_a_detach_grace_two_looks_of_the_plugins_own_distance_are_needed() -> None:
-    look = Look(sessions=(work(),))
+    observation = SessionsObservation(sessions=(work(),))
 
-    assert decided(look, left_since(100.0), 100.0 + LOOKS_APART_S - 0.1, detach_grace_s=0.0) == []
-    assert decided(look, left_since(100.0), 100.0 + LOOKS_APART_S, detach_grace_s=0.0) == [left(DEV, LOOKS_APART_S)]
+    assert decided(observation, left_since(100.0), 100.0 + LOOKS_APART_S - 0.1, detach_grace_s=0.0) == []
+    assert decided(observation, left_since(100.0), 100.0 + LOOKS_APART_S, detach_grace_s=0.0) == [
+        left(DEV, LOOKS_APART_S)
+    ]
 
 
 def test_a_session_never_attached_is_ignored() -> None:
     memory = {KEY: Watched(had_client=False, empty_since_s=0.0)}
 
-    assert decided(Look(sessions=(work(),)), memory, 1e6) == []
+    assert decided(SessionsObservation(sessions=(work(),)), memory, 1e6) == []
 
 
 def test_a_session_without_history_is_ignored() -> None:
-    assert decided(Look(sessions=(work(),)), {}, 1e6) == []
+    assert decided(SessionsObservation(sessions=(work(),)), {}, 1e6) == []
 
 
 def test_an_attached_session_is_left_alone() -> None:
-    look = Look(sessions=(work(attached=1),))
+    observation = SessionsObservation(sessions=(work(attached=1),))
 
-    assert decided(look, remember(left_since(0.0), look, 1e6), 1e6) == []
+    assert decided(observation, remember(left_since(0.0), observation, 1e6), 1e6) == []
 
 
 def test_under_keep_nothing_is_done() -> None:
-    look = Look(sessions=(work(),), orphans=(QA,), agents=2)
+    observation = SessionsObservation(sessions=(work(),), orphans=(QA,), agents=2)
 
-    assert decided(look, left_since(0.0), 1e6, policy="keep") == []
+    assert decided(observation, left_since(0.0), 1e6, policy="keep") == []
 
 
 def test_notify_policy_reports_and_terminates_no_agent() -> None:
-    look = Look(sessions=(work(agents=(DEV, QA)),))
+    observation = SessionsObservation(sessions=(work(agents=(DEV, QA)),))
 
-    assert decided(look, left_since(100.0), 110.0, policy="notify") == [
+    assert decided(observation, left_since(100.0), 110.0, policy="notify") == [
         (
             Escalate(
                 kind="session", code=AlertCode.SESSION_LEFT, key="work",
-                reason="its tmux session work was left by the last person",
+                reason="its tmux session work was detached",
                 evidence={"session": "work", "tmux": "/tmp/s", "detached_s": 10.0},
             ),
         )
@@ -182,19 +186,21 @@ def test_notify_policy_reports_and_terminates_no_agent() -> None:
 
 
 def test_drain_policy_lets_agents_finish_their_tasks() -> None:
-    look = Look(sessions=(work(agents=(DEV, QA), at_work=frozenset({"dev@red"})),))
+    observation = SessionsObservation(sessions=(work(agents=(DEV, QA), at_work=frozenset({"dev@red"})),))
 
-    assert decided(look, left_since(100.0), 110.0, policy="drain") == [left(QA, 10.0)]
-    assert decided(look, left_since(100.0), 110.0, policy="terminate") == [left(DEV, 10.0), left(QA, 10.0)]
+    assert decided(observation, left_since(100.0), 110.0, policy="drain") == [left(QA, 10.0)]
+    assert decided(observation, left_since(100.0), 110.0, policy="terminate") == [left(DEV, 10.0), left(QA, 10.0)]
 
 
 def test_while_the_plugins_own_watchdog_is_at_work_it_is_left_to_that() -> None:
-    look = Look(sessions=(work(),), orphans=(QA,), agents=2, watchdog=4242)
+    observation = SessionsObservation(sessions=(work(),), orphans=(QA,), agents=2, watchdog=4242)
 
-    (session, orphan) = [action for remediation in decided(look, left_since(0.0), 100.0) for action in remediation]
+    (session, orphan) = [
+        action for remediation in decided(observation, left_since(0.0), 100.0) for action in remediation
+    ]
 
     assert isinstance(session, Escalate)
-    assert "left to the plugin's own watchdog (process 4242)" in session.reason
+    assert "the plugin's watchdog (process 4242)" in session.reason
     assert isinstance(orphan, Escalate)
     assert (orphan.kind, orphan.key) == ("agent", "qa@red")
 
@@ -204,7 +210,7 @@ def test_a_panes_exit_is_reported_under_every_policy(policy: Policy) -> None:
     exited = PaneEnd(agent="dev@red", session="work", pane="%1", status=3, signal=None)
     killed = PaneEnd(agent="qa@red", session="work", pane="%2", status=None, signal=9)
 
-    assert decided(Look(ended=(exited, killed)), policy=policy) == [
+    assert decided(SessionsObservation(ended=(exited, killed)), policy=policy) == [
         (
             PaneDied(
                 key="work", agent="dev@red", pane="%1", reason="dev@red in pane %1 ended with status 3",
@@ -224,7 +230,7 @@ def test_a_panes_exit_is_reported_under_every_policy(policy: Policy) -> None:
 
 
 def test_an_agent_whose_session_is_gone_is_terminated() -> None:
-    assert decided(Look(orphans=(DEV,), agents=2)) == [orphaned(DEV)]
+    assert decided(SessionsObservation(orphans=(DEV,), agents=2)) == [orphaned(DEV)]
 
 
 def test_notify_policy_reports_agents_whose_session_is_gone() -> None:
@@ -236,24 +242,26 @@ def test_notify_policy_reports_agents_whose_session_is_gone() -> None:
         evidence={"tmux": "/tmp/s", "pane": "%1"},
     )
 
-    assert decided(Look(orphans=(DEV,), agents=2), policy="notify") == [(told,)]
+    assert decided(SessionsObservation(orphans=(DEV,), agents=2), policy="notify") == [(told,)]
 
 
 def test_no_agent_is_terminated_if_most_of_five_or_more_sessions_vanish() -> None:
     team = tuple(agent(f"dev-{n}", n) for n in range(6))
-    inconclusive = "the sessions of 3 of 5 agents seem to be gone at once: inconclusive"
+    inconclusive = (
+        "the tmux sessions of 3 of 5 agents are missing at once: nothing is done until a second observation agrees"
+    )
 
-    assert decided(Look(orphans=team[:3], agents=5)) == [
+    assert decided(SessionsObservation(orphans=team[:3], agents=5)) == [
         (Escalate(kind="session", code=AlertCode.MASS_DEATH, key="all", reason=inconclusive),)
     ]
-    assert decided(Look(orphans=team[:3], agents=6)) == [orphaned(each) for each in team[:3]]
-    assert decided(Look(orphans=team[:4], agents=4)) == [orphaned(each) for each in team[:4]]
+    assert decided(SessionsObservation(orphans=team[:3], agents=6)) == [orphaned(each) for each in team[:3]]
+    assert decided(SessionsObservation(orphans=team[:4], agents=4)) == [orphaned(each) for each in team[:4]]
 
 
 def test_vanished_agents_are_terminated_if_two_ticks_agree() -> None:
     team = tuple(agent(f"dev-{n}", n) for n in range(5))
 
-    assert decided(Look(orphans=team, agents=5, confirmed=True)) == [orphaned(each) for each in team]
+    assert decided(SessionsObservation(orphans=team, agents=5, confirmed=True)) == [orphaned(each) for each in team]
 
 
 # -- watched for real -------------------------------------------------------------------------------------------
@@ -480,7 +488,7 @@ async def test_an_exit_unknown_to_tmux_is_not_reported(scene: Scene, children: C
 
     def ended(server_pid: int, pane: PaneState) -> tuple[PaneEnd, ...]:
         server = Server(scene.tmux.socket, server_pid, names={"$0": "rest"}, attached={}, panes={"%1": pane})
-        return scene.watcher.look_at([dev], {scene.tmux.socket: server}).ended
+        return scene.watcher.observation([dev], {scene.tmux.socket: server}).ended
 
     ours = scene.tmux.server.pid
     assert ended(ours, PaneState(dev.pid or 0, ("$0",), dead=True)) == ()

@@ -37,7 +37,7 @@ from yolo_supervisor.store.store import Outcome, Store
 from yolo_supervisor.system.process_backend import backend
 from yolo_supervisor.system.processes import Processes, Refusal, RefusalCode
 from yolo_supervisor.system.tmux import Tmux
-from yolo_supervisor.watchers.state import Broken, Cure, Look, decide
+from yolo_supervisor.watchers.state import Broken, Cure, StateObservation, decide
 
 SNAPSHOT_WORKED = [("v3_snapshot_resume", outcome_table.WORKED)]
 REBUILD_WORKED = [("v3_event_recovery", outcome_table.WORKED), ("v3_snapshot_resume", outcome_table.FAILED)]
@@ -109,7 +109,7 @@ def test_the_words_of_a_flaw_and_of_a_source_change_only_words() -> None:
     def restoration(words: str) -> Any:
         cure = Cure(data=b"{}", source="snapshot", text=words)
         file = Broken(path=Path("/p/x.json"), key="x", data=b"", flaw=Flaw(FlawCode.EMPTY, words), cures=(cure,))
-        ((action,),) = decide(Look(broken=(file,)), Path("/q"))
+        ((action,),) = decide(StateObservation(broken=(file,)), Path("/q"))
         return action
 
     one, other = restoration("some words"), restoration("other words")

@@ -38,7 +38,7 @@ from yolo_supervisor.store.store import Outcome, Store
 from yolo_supervisor.system.process_backend import backend
 from yolo_supervisor.system.processes import Processes
 from yolo_supervisor.watchers.base import Remediation
-from yolo_supervisor.watchers.state import Broken, Cure, Look, Sound, StateWatcher, decide, meaning
+from yolo_supervisor.watchers.state import Broken, Cure, Sound, StateObservation, StateWatcher, decide, meaning
 
 EPOCH = datetime(2026, 11, 22, 20, 55, 10, tzinfo=UTC)
 Q = Path("/q")
@@ -61,9 +61,9 @@ def good(data: bytes) -> Cure:
 # -- the decision -------------------------------------------------------------------------------------------------
 
 
-def broken(data: bytes, *cures: Cure, path: Path = STATE, flaw: Flaw = EMPTY) -> Look:
+def broken(data: bytes, *cures: Cure, path: Path = STATE, flaw: Flaw = EMPTY) -> StateObservation:
     key = str(path.relative_to("/p"))
-    return Look(broken=(Broken(path=path, key=key, data=data, flaw=flaw, cures=cures),))
+    return StateObservation(broken=(Broken(path=path, key=key, data=data, flaw=flaw, cures=cures),))
 
 
 def aside(data: bytes, flaw: Flaw, path: Path = STATE) -> Quarantine:
@@ -78,7 +78,7 @@ def aside(data: bytes, flaw: Flaw, path: Path = STATE) -> Quarantine:
 
 
 def test_no_change_gives_no_decision() -> None:
-    assert decide(Look(), Q) == []
+    assert decide(StateObservation(), Q) == []
 
 
 def test_a_broken_file_is_quarantined_and_restored_with_a_diff() -> None:
@@ -151,13 +151,13 @@ def test_a_log_in_which_no_line_is_whole_is_restored_at_once_where_it_can_be() -
 def test_a_sound_file_is_snapped_first_and_then_kept() -> None:
     snap = SaveSnapshot(key="s", path=Path("/s"), data=b"x", reason="new")
 
-    assert decide(Look(sound=(Sound(path=STATE, key="k", data=SOUND, snap=(snap,)),)), Q) == [
+    assert decide(StateObservation(sound=(Sound(path=STATE, key="k", data=SOUND, snap=(snap,)),)), Q) == [
         (snap, SaveVersion(key="k", path=STATE, data=SOUND, reason="it is whole"))
     ]
 
 
 def test_an_unreadable_file_raises_an_alert() -> None:
-    assert decide(Look(unreadable=(("STATE.md", "Permission denied"),)), Q) == [
+    assert decide(StateObservation(unreadable=(("STATE.md", "Permission denied"),)), Q) == [
         (
             Escalate(
                 kind="state",
@@ -236,11 +236,11 @@ class Desk:
         path.write_bytes(data)
         return path
 
-    def look(self, after_s: float = 0.0, settle_s: float = 0.3) -> Look:
+    def look(self, after_s: float = 0.0, settle_s: float = 0.3) -> StateObservation:
         self.clock.s += after_s
-        return self.watcher.look(EPOCH, settle_s)
+        return self.watcher.observe(EPOCH, settle_s)
 
-    def heal(self, look: Look) -> list[Outcome]:
+    def heal(self, look: StateObservation) -> list[Outcome]:
         return self.carry_out(decide(look, self.paths.quarantine))
 
     def carry_out(self, remediations: Sequence[Remediation]) -> list[Outcome]:
@@ -252,8 +252,8 @@ class Desk:
                 self.store.keep(action.path, action.data)
         return done
 
-    def settle(self, looks: int = 6) -> Look:
-        """Look and heal until nothing is left to do; the last look."""
+    def settle(self, looks: int = 6) -> StateObservation:
+        """StateObservation and heal until nothing is left to do; the last look."""
         for _ in range(looks):
             self.heal(self.look(1.0))
         return self.look(1.0)
@@ -284,7 +284,7 @@ def test_a_whole_file_is_kept_once_as_a_good_version(desk: Desk) -> None:
     assert desk.look() == first, "until it is carried out, the same is said"
     desk.heal(first)
 
-    assert desk.look() == Look()
+    assert desk.look() == StateObservation()
     assert desk.store.good(desk.state) == digest(SOUND)
 
 
@@ -294,8 +294,8 @@ def test_a_broken_file_is_left_alone_until_its_settle_time_has_passed(desk: Desk
     desk.settle()
     desk.write(".execution-state.json", data)
 
-    assert desk.look() == Look()
-    assert desk.look(0.29) == Look()
+    assert desk.look() == StateObservation()
+    assert desk.look(0.29) == StateObservation()
     (found,) = desk.look(0.02).broken
 
     assert found.data == data
@@ -315,7 +315,7 @@ def test_while_something_is_unsettled_the_next_look_is_soon(desk: Desk) -> None:
 def test_every_write_restarts_the_settle_time(desk: Desk) -> None:
     for end in (3, 9, 20, 40):
         desk.write(".execution-state.json", SOUND[:end])
-        assert desk.look(0.2) == Look()
+        assert desk.look(0.2) == StateObservation()
     desk.write(".execution-state.json", SOUND)
 
     assert [each.data for each in desk.look(0.2).sound] == [SOUND]
@@ -327,7 +327,7 @@ def test_a_broken_file_is_restored_and_what_was_broken_is_in_the_quarantine(desk
     desk.settle()
     desk.write(".execution-state.json", data)
 
-    assert desk.settle() == Look()
+    assert desk.settle() == StateObservation()
 
     assert desk.state.read_bytes() == SOUND
     assert desk.aside() == ([data] if data else [])
@@ -340,7 +340,7 @@ def test_a_file_broken_while_no_daemon_ran_is_restored(desk: Desk, data: bytes) 
     desk.write(".execution-state.json", data)
     desk.restart()
 
-    assert desk.settle() == Look()
+    assert desk.settle() == StateObservation()
 
     assert desk.state.read_bytes() == SOUND
 
@@ -354,7 +354,7 @@ def test_other_objects_are_restored_too(desk: Desk, name: str, data: bytes) -> N
     desk.settle()
     path.write_bytes(data)
 
-    assert desk.settle() == Look()
+    assert desk.settle() == StateObservation()
 
     assert path.read_bytes() == b'{"v3_event_log":true}'
 
@@ -367,7 +367,7 @@ def test_text_is_restored_too(desk: Desk, data: bytes) -> None:
     desk.settle()
     path.write_bytes(data)
 
-    assert desk.settle() == Look()
+    assert desk.settle() == StateObservation()
 
     assert path.read_bytes() == "# State\n\nGröße\n".encode()
 
@@ -386,7 +386,7 @@ def test_a_foreign_write_that_can_be_read_is_the_new_good_version_and_is_never_u
     desk.settle()
     desk.write(".execution-state.json", data)
 
-    assert desk.settle() == Look()
+    assert desk.settle() == StateObservation()
 
     assert desk.state.read_bytes() == data
     assert [*desk.store.versions(desk.state)] == [data, SOUND]
@@ -424,7 +424,7 @@ def test_a_missing_file_is_no_error(desk: Desk) -> None:
     desk.settle()
     desk.state.unlink()
 
-    assert desk.settle() == Look()
+    assert desk.settle() == StateObservation()
     assert not desk.state.exists()
 
 
@@ -554,7 +554,7 @@ def test_without_anything_left_a_person_is_asked_once_and_the_file_stays(desk: D
 def test_d31_a_broken_lease_that_the_plugin_would_leave_for_ever_is_put_aside(desk: Desk, data: bytes) -> None:
     lease = desk.write(".locks/src__a.js.lease", data)
 
-    assert desk.settle() == Look()
+    assert desk.settle() == StateObservation()
 
     assert not lease.exists()
     assert desk.aside() == ([data] if data else [])
@@ -596,7 +596,7 @@ def test_a_name_that_is_no_text_is_healed_too(desk: Desk) -> None:
     desk.settle()
     path.write_bytes(b"")
 
-    assert desk.settle() == Look()
+    assert desk.settle() == StateObservation()
 
     assert path.read_bytes() == b'{"phase":5}'
 
@@ -640,7 +640,7 @@ def test_a_log_that_has_lost_all_its_lines_is_restored(desk: Desk, data: bytes) 
 def test_an_empty_log_is_intact(desk: Desk) -> None:
     log = desk.write(".events/event-log.jsonl", b"")
 
-    assert desk.settle() == Look()
+    assert desk.settle() == StateObservation()
     assert log.read_bytes() == b""
 
 
@@ -761,7 +761,7 @@ def test_a_state_that_nothing_changes_in_is_not_saved_again_by_the_next_program(
     desk.settle()
     desk.restart()
 
-    assert desk.look() == Look()
+    assert desk.look() == StateObservation()
 
 
 @pytest.mark.parametrize("flag", [True, "false", None])
@@ -794,7 +794,7 @@ def test_events_are_not_read_where_the_project_says_no(desk: Desk) -> None:
 def test_observe_mode_saves_no_versions_until_it_ends(desk: Desk) -> None:
     desk.config = msgspec.structs.replace(desk.config, mode="observe")
     desk.write(".execution-state.json", SOUND)
-    assert desk.look() == Look()
+    assert desk.look() == StateObservation()
 
     desk.config = msgspec.structs.replace(desk.config, mode="heal")
 

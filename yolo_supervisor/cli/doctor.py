@@ -134,10 +134,10 @@ def _store(view: ProjectView, fix: bool) -> Iterator[Finding]:
         where = "; ".join(f"{each.what} (at byte {each.offset})" for each in journal.damage[:5])
         do = "the rest is sound; the next start closes this segment and goes on in a new one"
         yield Finding("problem", f"{journal.path} is damaged in {damaged} places: {where}", do)
-    look = view.state().look(view.now, 0.0)
-    for each in look.broken:
+    observation = view.state().observe(view.now, 0.0)
+    for each in observation.broken:
         yield Finding("problem", f"{each.key}: {each.flaw.text}", "yolo-supervisor state recover")
-    for key, why in look.unreadable:
+    for key, why in observation.unreadable:
         yield Finding("problem", f"{key} cannot be read: {why}", "mend it or put it away")
     holder = view.holder()
     cut_off = len(journal.pending) if holder is None else 0
@@ -230,10 +230,10 @@ def _plugin(view: ProjectView, fix: bool) -> Iterator[Finding]:
         shown = ", ".join(word.decode("utf-8", "replace")[:20] for word in impossible[:5])
         yield Finding("problem", f".agent-pids holds what is no pid ({shown}): other programs may signal the wrong "
                       "processes", f"remove these lines from {planning / '.agent-pids'}")  # fmt: skip
-    look = view.agents.look(view.now)
-    if look.dangling:
+    observation = view.agents.observe(view.now)
+    if observation.dangling:
         fixed = fix and _repair(view)
-        pids = ", ".join(str(pid) for pid in sorted(look.dangling))
+        pids = ", ".join(str(pid) for pid in sorted(observation.dangling))
         yield Finding("problem", f"the plugin's files name processes that are gone ({pids})", "run the daemon", fixed)
     watchdog = view.sessions().watchdog()
     if watchdog:
@@ -287,12 +287,12 @@ def _repair(view: ProjectView) -> bool:
     from yolo_supervisor.watchers.agents import decide
 
     view.store.open()
-    look = view.agents.look(view.now)
+    observation = view.agents.observe(view.now)
     remediations = decide(
-        look, view.store.paths.agents, view.config.processes.grace_s, view.config.agents.mass_death_min
+        observation, view.store.paths.agents, view.config.processes.grace_s, view.config.agents.mass_death_min
     )
     for remediation in remediations:
         for action in remediation:
             if isinstance(action, Repair) and len(remediation) == 1:
                 view.store.commit(action, "cli")
-    return not view.agents.look(view.now).dangling
+    return not view.agents.observe(view.now).dangling

@@ -160,7 +160,7 @@ class ProjectView:
         sessions = self.sessions()
         placed = sessions.placed(self.now)
         sockets = dict.fromkeys(agent.pane.socket for agent in placed if agent.pane)
-        look = sessions.look_at(placed, {socket: ask_now(socket) for socket in sockets})
+        observation = sessions.observation(placed, {socket: ask_now(socket) for socket in sockets})
         return [
             {
                 "name": session.name,
@@ -168,7 +168,7 @@ class ProjectView:
                 "state": "attached" if session.attached else "detached",
                 "socket": session.key[0],
             }
-            for session in look.sessions
+            for session in observation.sessions
         ]
 
 

@@ -11,7 +11,7 @@ from yolo_supervisor.cli.context import EX_NO, EX_TEMPFAIL, Shared, fail, out, o
 from yolo_supervisor.cli.project_view import carry_out, project_view
 from yolo_supervisor.policy.file_integrity import FlawCode
 from yolo_supervisor.store.store import Outcome
-from yolo_supervisor.watchers.state import Broken, Look, decide
+from yolo_supervisor.watchers.state import Broken, StateObservation, decide
 
 
 @click.group()
@@ -38,9 +38,9 @@ def verify(options: Shared) -> None:
     """
     view = project_view(options)
     watcher = view.state()
-    look = watcher.look(view.now, 0.0)
-    flaws = {each.key: (each.flaw.text, _plan(each)) for each in look.broken}
-    flaws |= {key: (f"cannot be read: {why}", "ask you to mend it or put it away") for key, why in look.unreadable}
+    observation = watcher.observe(view.now, 0.0)
+    flaws = {each.key: (each.flaw.text, _plan(each)) for each in observation.broken}
+    flaws |= {key: (f"cannot be read: {why}", "ask you to repair or remove it") for key, why in observation.unreadable}
     keys = [str(path.relative_to(view.store.paths.planning)) for path in watcher.files()]
     files: list[dict[str, Any]] = [
         {"file": key, "flaw": flaws.get(key, (None, None))[0], "would": flaws.get(key, (None, None))[1]} for key in keys
@@ -90,11 +90,12 @@ def recover(options: Shared) -> None:
       yolo-supervisor state recover --json
     """
     view = project_view(options)
-    look = view.state().look(view.now, 0.0)
+    observation = view.state().observe(view.now, 0.0)
     view.store.open()
     view.store.recover()
     done: list[dict[str, Any]] = []
-    for remediation in decide(Look(broken=look.broken, unreadable=look.unreadable), view.store.paths.quarantine):
+    restorable = StateObservation(broken=observation.broken, unreadable=observation.unreadable)
+    for remediation in decide(restorable, view.store.paths.quarantine):
         outcome, last = carry_out(view.store, remediation), remediation[-1]
         if outcome is Outcome.BUSY:
             fail(EX_TEMPFAIL, f"{last.key} is being written to: try again")

@@ -366,10 +366,7 @@ class AgentRegistry:
         process = self._processes.identify(pid)
         if process is None or process not in self._scanner.agents:
             return None
-        with contextlib.suppress(OSError):
-            if self._processes.backend.started_at(process.started) <= path.stat().st_mtime + 0.05:
-                return process
-        return None
+        return process if self._processes.older_than_file(process, path) else None
 
     def _pane(self, process: ProcessId) -> Pane | None:
         seen = self._scanner.agents.get(process)

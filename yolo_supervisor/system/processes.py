@@ -12,12 +12,16 @@ import signal
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 
 import anyio
 
 from yolo_supervisor.models import Liveness, ProcessId
 from yolo_supervisor.system.process_backend import ProcessBackend, ProcessFacts, ProcessHandle
 from yolo_supervisor.system.process_table import Sweep
+
+FILE_TIME_SLACK_S = 0.05
+"""The start of a process is known in ticks of 10 ms, and a file's time in ticks of the kernel's clock."""
 
 VERIFY_S = 5.0
 """How long a process may take to be gone after SIGKILL before a person is told."""
@@ -105,6 +109,16 @@ class Processes:
         if facts is None or facts.started != process.started or facts.zombie:
             return Liveness.DEAD
         return Liveness.ALIVE
+
+    def older_than_file(self, process: ProcessId, path: Path) -> bool:
+        """Whether the process existed when the file was written.
+
+        A pid in a file can mean only such a process: the kernel reuses pids.
+        """
+        try:
+            return self.backend.started_at(process.started) <= path.stat().st_mtime + FILE_TIME_SLACK_S
+        except OSError:
+            return False
 
     def sweep(self) -> Sweep:
         """The whole table now."""

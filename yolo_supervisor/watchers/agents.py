@@ -6,12 +6,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from yolo_supervisor.actions.agents import Died, Forget, Register, Terminate, WriteCrashReport
-from yolo_supervisor.actions.base import Action, AlertCode, Escalate
-from yolo_supervisor.actions.leases import Release
-from yolo_supervisor.actions.state import DropHealth, DropPids, SetMarker
+from yolo_supervisor.actions.agents import Register, Terminate
+from yolo_supervisor.actions.base import AlertCode, Escalate
+from yolo_supervisor.actions.state import DropHealth, DropPids
 from yolo_supervisor.clock import until_next
 from yolo_supervisor.config import Config
 from yolo_supervisor.formats import own as own_files
@@ -21,40 +19,22 @@ from yolo_supervisor.formats.plugin import agents as plugin_agents
 from yolo_supervisor.fs.changes import names
 from yolo_supervisor.fs.read import read_or_none
 from yolo_supervisor.inventory.agents import AgentRegistry
-from yolo_supervisor.inventory.crash_evidence import Crash, CrashInvestigator
+from yolo_supervisor.inventory.crash_evidence import CrashInvestigator
+from yolo_supervisor.inventory.held_resources import HeldResourcesFinder
 from yolo_supervisor.inventory.process_scan import ProcessScanner
 from yolo_supervisor.models import Agent, Liveness, ProcessId
-from yolo_supervisor.policy.retry import RetryPolicy, requeue_or_dead_letter
+from yolo_supervisor.policy.retry import RetryPolicy
 from yolo_supervisor.store.store import Store
 from yolo_supervisor.system.death_watch import DeathWatch
 from yolo_supervisor.system.processes import Processes
 from yolo_supervisor.watchers.base import Remediation
-from yolo_supervisor.watchers.dead_agents import HeldResources, HeldResourcesFinder
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sighting:
-    """One known agent as observed in this tick. ``proof`` says how its death is known."""
-
-    agent: Agent
-    record: str
-    """The name of the agent's record."""
-    state: Liveness
-    recorded: bool = True
-    proof: str = ""
-    certain: bool = True
-    """Whether the death is a proven exit, not concluded from an absence."""
-    told: bool = False
-    """Whether the death is in the journal already."""
-    stopped: bool = False
-    """Whether a hook reported an orderly end of the agent while its process continues."""
-    estate: HeldResources = field(default_factory=HeldResources)
-    crash: Crash | None = None
-    """The crash that ended the agent, once it was investigated."""
+from yolo_supervisor.watchers.dead_agents import RecoveryContext, Sighting, agent_facts, earliest_requeue_s, recover
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class AgentsObservation:
+    """The known agents that may need an action, and the state of the files about agents."""
+
     sightings: tuple[Sighting, ...]
     """The agents that may need an action: dead, new or stopped ones."""
     known: int = 0
@@ -74,11 +54,13 @@ class Look:
     """The crash causes of which several agents died in a short time, with the text of the report for each."""
 
 
-def decide(look: Look, records: Path, grace_s: float, mass_min: int) -> list[Remediation]:
+def decide(observation: AgentsObservation, records: Path, grace_s: float, mass_min: int) -> list[Remediation]:
     """Decide about one observation.
 
     Living agents are registered. Dead ones are recovered and their records removed.
     """
+    letters = records.with_name("dead-letters")
+    context = RecoveryContext(records=records, letters=letters, grace_s=grace_s, observing=observation.observing)
     remediations: list[Remediation] = [
         (
             Register(
@@ -86,27 +68,27 @@ def decide(look: Look, records: Path, grace_s: float, mass_min: int) -> list[Rem
                 path=records / s.record,
                 agent=s.agent,
                 reason=f"a {s.agent.role} at work was found by its {s.agent.source}",
-                evidence=_identity(s.agent),
+                evidence=agent_facts(s.agent),
             ),
         )
-        for s in look.sightings
-        if not s.recorded and not s.stopped and (s.state is Liveness.ALIVE or _first_to_be_recorded(s, look))
+        for s in observation.sightings
+        if not s.recorded and not s.stopped and (s.state is Liveness.ALIVE or _first_to_be_recorded(s, observation))
     ]
     dead = [
         s
-        for s in look.sightings
-        if (s.state is Liveness.DEAD and not _first_to_be_recorded(s, look)) or (s.stopped and s.recorded)
+        for s in observation.sightings
+        if (s.state is Liveness.DEAD and not _first_to_be_recorded(s, observation)) or (s.stopped and s.recorded)
     ]
     absent = [s for s in dead if not s.certain]
-    if len(absent) * 2 > look.known >= mass_min and not look.confirmed:
+    if len(absent) * 2 > observation.known >= mass_min and not observation.confirmed:
         remediations.append(
             (
                 Escalate(
                     kind="agent",
                     code=AlertCode.MASS_DEATH,
                     key="all",
-                    reason=f"{len(absent)} of {look.known} agents seem to be gone at once: "
-                    "this look is inconclusive, nothing is done before another one says the same",
+                    reason=f"{len(absent)} of {observation.known} agents are missing at once: "
+                    "nothing is done until a second observation agrees",
                     evidence={"absent": [s.agent.id for s in absent]},
                 ),
             )
@@ -114,20 +96,20 @@ def decide(look: Look, records: Path, grace_s: float, mass_min: int) -> list[Rem
         dead = [s for s in dead if s.certain]
     remediations += [
         (Escalate(kind="agent", code=AlertCode.CRASH_BURST, key=f"class {cause}", reason=sentence),)
-        for cause, sentence in look.clusters.items()
+        for cause, sentence in observation.clusters.items()
     ]
-    remediations += [(_damaged(name),) for name in look.damaged]
-    remediations += [remediation for s in dead if (remediation := _heal(s, records, grace_s, look.observing))]
+    remediations += [(_damaged(name),) for name in observation.damaged]
+    remediations += [remediation for s in dead if (remediation := recover(s, context))]
     remediations += [
         (
             (
                 DropHealth(key=f".agent-health/{path.name}", path=path, pid=health_pid, reason="no process has its pid")
                 if health_pid is not None
-                else DropPids(key=path.name, path=path, pids=look.dangling, reason="no process has these pids",
-                              evidence={"pids": sorted(look.dangling)})
+                else DropPids(key=path.name, path=path, pids=observation.dangling, reason="no process has these pids",
+                              evidence={"pids": sorted(observation.dangling)})
             ),
         )
-        for path, health_pid in look.dangling_files
+        for path, health_pid in observation.dangling_files
     ]  # fmt: skip
     remediations += [
         (
@@ -135,136 +117,35 @@ def decide(look: Look, records: Path, grace_s: float, mass_min: int) -> list[Rem
                 kind="agent",
                 code=AlertCode.AGENT_IDLE,
                 key=f"role {role}",
-                reason=f"the plugin counts {count} idle turns of {role}: worth a look, nothing is done about silence",
+                reason=f"the plugin counts {count} idle turns of {role}: the supervisor does nothing about it",
             ),
         )
-        for role, count in look.idle
+        for role, count in observation.idle
     ]
     return remediations
 
 
 def _damaged(name: str) -> Escalate:
-    reason = (
-        "the record cannot be read, so nobody watches over its agent: remove it, the agent is found again if it runs"
-    )
+    reason = "the record cannot be read, so its agent is not watched: remove it, a running agent is found again"
     code = AlertCode.AGENT_RECORD_UNREADABLE
     return Escalate(kind="state", code=code, key=f".supervisor/agents/{name}", reason=reason)
 
 
-def _first_to_be_recorded(sighting: Sighting, look: Look) -> bool:
+def _first_to_be_recorded(sighting: Sighting, observation: AgentsObservation) -> bool:
     """Register first an agent that died unrecorded.
 
     Its record is the proof of the work that remains.
     """
-    return sighting.state is Liveness.DEAD and not sighting.recorded and not look.observing
+    return sighting.state is Liveness.DEAD and not sighting.recorded and not observation.observing
 
 
-def _identity(agent: Agent) -> dict[str, Any]:
-    told: dict[str, Any] = {"role": agent.role, "team": agent.team, "source": agent.source}
-    if agent.process:
-        told |= {"pid": agent.process.pid, "started": agent.process.started, "boot": agent.process.boot}
-    if agent.lead:
-        told["lead"] = agent.lead
-    if agent.pane:
-        told |= {"tmux": agent.pane.socket, "pane": agent.pane.pane}
-    return told
-
-
-def _heal(dead: Sighting, records: Path, grace_s: float, observing: bool) -> Remediation:
-    """Recover tasks, leases, processes, the plugin's registry files, last the agent's record."""
-    agent, estate, letters = dead.agent, dead.estate, records.with_name("dead-letters")
-    fate = "stopped" if dead.stopped else "is dead"
-    evidence = {"agent": agent.id, "proof": dead.proof, **({"pid": agent.pid} if agent.pid else {})}
-    crash = dead.crash
-    if crash is not None:
-        evidence |= {"class": crash.summary["class"], "report": crash.report.ident}
-    steps: list[Action] = []
-    if not dead.told and not dead.stopped:
-        reason = f"{agent.name} is dead: {dead.proof}"
-        told = {**crash.summary, "report": crash.report.ident} if crash else {}
-        steps.append(Died(key=agent.id, reason=reason, evidence={**_identity(agent), "proof": dead.proof, **told}))
-    for claim in estate.claims:
-        task = claim.task
-        who = f"its owner {task.owner} {fate}"
-        if claim.doubt:
-            code, reason = AlertCode.TASK_OWNER_UNCLEAR, f"{who}, but {claim.doubt}"
-            steps.append(Escalate(kind="task", code=code, key=task.id, reason=reason, evidence=evidence))
-        else:
-            steps += requeue_or_dead_letter(task, claim.turn, letters, who, evidence)
-    for claim in estate.plans:
-        steps += requeue_or_dead_letter(claim.task, claim.turn, letters, f"its owner {agent.name} {fate}", evidence)
-    steps += [
-        Release(key=lease.resource, path=lease.path, owner=lease.owner, reason=f"its holder {lease.owner} {fate}",
-                evidence={"owner": lease.owner, **evidence})
-        for lease in estate.leases
-    ]  # fmt: skip
-    if crash is not None and crash.hold_s is not None:
-        steps += [_held(claim.task.id, agent, crash) for claim in (*estate.claims, *estate.plans)
-                  if claim.turn.wait_s > 0 and not (claim.doubt or claim.turn.never)]  # fmt: skip
-    if crash is not None and not crash.written and not observing:
-        report = WriteCrashReport(
-            key=agent.id, report=crash.report, reason=f"{agent.name} is dead: {crash.verdict.reason}"
-        )
-        return (*steps, report)  # before any cleanup
-    left = estate.leftovers
-    if left.roots:
-        steps.append(
-            Terminate(
-                key=agent.id,
-                roots=left.roots,
-                grace_s=grace_s,
-                reason=f"left behind by {agent.name}, which is dead",
-                evidence={**evidence, "left": [p.pid for p in left.roots]},
-            )
-        )
-        return tuple(steps)  # the record stays until they are gone
-    if any(claim.turn.wait_s > 0 for claim in (*estate.claims, *estate.plans)):
-        return tuple(steps)  # and until the tasks may be requeued
-    if estate.unreadable:
-        files = ", ".join(str(path) for path in estate.unreadable)
-        reason = f"cannot be read, so nobody knows what {agent.name}, which is dead, was at: mend or remove {files}"
-        code, key = AlertCode.TASK_UNREADABLE, estate.unreadable[0].name
-        return (*steps, Escalate(kind="task", code=code, key=key, reason=reason, evidence=evidence))
-    books = f"{agent.name} is dead"
-    pids = frozenset({agent.pid}) if agent.pid else frozenset()
-    if estate.health and agent.pid:
-        key = f".agent-health/{estate.health.name}"
-        steps.append(DropHealth(key=key, path=estate.health, pid=agent.pid, reason=books, evidence=evidence))
-    if estate.panes:
-        steps.append(DropPids(key=".agent-panes", path=estate.panes, pids=pids, pid_lock=None, reason=books,
-                              evidence=evidence))  # fmt: skip
-    steps += [
-        SetMarker(
-            key=mark.path.name, path=mark.path, judged=mark.judged, word=mark.word, reason=books, evidence=evidence
-        )
-        for mark in estate.marks
-    ]
-    if estate.pids:
-        steps.append(DropPids(key=".agent-pids", path=estate.pids, pids=pids, reason=books, evidence=evidence))
-    if left.uncertain:
-        evidence = {**evidence, "left_alone": [p.pid for p in left.uncertain]}
-    reason = "it stopped" if dead.stopped else "all that it left behind is taken care of"
-    return (*steps, Forget(key=agent.id, path=records / dead.record, reason=reason, evidence=evidence))
-
-
-def _held(key: str, agent: Agent, crash: Crash) -> Escalate:
-    """Hold the tasks during a rate-limit window.
-
-    All agents would run into the limit, so no task is lost and no attempt is charged.
-    """
-    until = f"{crash.verdict.until:%Y-%m-%d %H:%M:%S}Z" if crash.verdict.until else "it is over"
-    reason = f"{agent.name} ran into a limit of its model's: it is held until {until}, and no attempt is charged"
-    evidence = {**crash.summary, "report": crash.report.ident}
-    return Escalate(kind="task", code=AlertCode.TASK_HELD, key=key, reason=reason, evidence=evidence)
-
-
-class Known:
+class KnownAgents:
     """The agents that were seen and are not released, by the name of their record, recorded or not (in observe mode
     they never are)."""
 
     def __init__(self) -> None:
         self.agents: dict[str, Agent] = {}
-        self.well: set[str] = set()
+        self.exit_watched: set[str] = set()
         """Recorded agents whose exit the kernel reports: they need no polling."""
         self._names: dict[ProcessId, list[str]] = {}
 
@@ -276,7 +157,7 @@ class Known:
     def remove(self, name: str) -> ProcessId | None:
         """Remove the agent and return its process, if it was known."""
         agent = self.agents.pop(name, None)
-        self.well.discard(name)
+        self.exit_watched.discard(name)
         if agent is None or agent.process is None:
             return None
         names = self._names[agent.process]
@@ -319,7 +200,7 @@ class AgentsWatcher:
         self._deaths = deaths
         self.investigator = investigator
         """Without an investigator, crash causes are not determined."""
-        self._known = Known()
+        self._known = KnownAgents()
         self._recorded: set[str] = set()
         self._held_resources = HeldResourcesFinder(registry, store.paths, processes, scanner, queue)
         self._next_s: float | None = None
@@ -345,8 +226,8 @@ class AgentsWatcher:
         if self.investigator is not None:
             dead = {s.record: s.agent for s in attention if s.state is Liveness.DEAD}
             await self.investigator.collect(dead, now, self.trees())
-        look = self._look_at(attention)
-        return decide(look, self._store.paths.agents, config.processes.grace_s, config.agents.mass_death_min)
+        observation = self._observe(attention)
+        return decide(observation, self._store.paths.agents, config.processes.grace_s, config.agents.mass_death_min)
 
     async def objection(self, action: Terminate) -> str | None:
         """Object if the agent's process is itself among the roots.
@@ -355,7 +236,7 @@ class AgentsWatcher:
         """
         dead = [agent for agent in self._known.agents.values() if agent.id == action.key and agent.process]
         if any(agent.process in action.roots for agent in dead):
-            return "it is a known agent itself"
+            return "the process is a known agent"
         return None
 
     def agents(self, now: datetime) -> list[tuple[Agent, Liveness]]:
@@ -382,14 +263,14 @@ class AgentsWatcher:
 
     # -- observing -----------------------------------------------------------------------------------------------
 
-    def look(self, now: datetime) -> Look:
-        return self._look_at(self._attention(now))
+    def observe(self, now: datetime) -> AgentsObservation:
+        return self._observe(self._attention(now))
 
     def _attention(self, now: datetime) -> list[Sighting]:
         """The agents that may need an action."""
         return [s for s in self._states(now, everyone=False) if s.state is Liveness.DEAD or not s.recorded or s.stopped]
 
-    def _look_at(self, attention: Sequence[Sighting]) -> Look:
+    def _observe(self, attention: Sequence[Sighting]) -> AgentsObservation:
         dead = [s for s in attention if s.state is Liveness.DEAD]
         gone = {s.record for s in dead}
         living = [agent for name, agent in self._known.agents.items() if name not in gone] if dead else []
@@ -401,9 +282,8 @@ class AgentsWatcher:
         self._absent = absent
         dangling = self._registry.dangling_pids() - {s.agent.pid for s in dead}
         sightings = tuple(self._with_held_resources(s, living) for s in attention)
-        claims = [claim for s in sightings for claim in (*s.estate.claims, *s.estate.plans)]
-        self._next_s = min((claim.turn.wait_s for claim in claims if claim.turn.wait_s > 0), default=None)
-        return Look(
+        self._next_s = earliest_requeue_s(sightings)
+        return AgentsObservation(
             sightings=sightings,
             known=len(self._known.agents),
             observing=self._config().mode == "observe",
@@ -441,10 +321,10 @@ class AgentsWatcher:
                 self._known.add(name, agent)
         ended = set(self._deaths.ended())
         for process in ended:
-            self._known.well.difference_update(self._known.names(process))
+            self._known.exit_watched.difference_update(self._known.names(process))
         stopped = self._stopped()
-        looked_at = self._known.agents.keys() - (() if everyone or stopped else self._known.well)
-        return [self._sight(name, self._known.agents[name], name in records, ended, stopped) for name in looked_at]
+        polled = self._known.agents.keys() - (() if everyone or stopped else self._known.exit_watched)
+        return [self._sight(name, self._known.agents[name], name in records, ended, stopped) for name in polled]
 
     def _runs(self, agent: Agent) -> bool:
         """Whether a sighting is still true: the process scan may be a second old."""
@@ -462,7 +342,7 @@ class AgentsWatcher:
             if self.investigator is not None:
                 self.investigator.track(agent.process)
         if state is Liveness.ALIVE and recorded and agent.process and self._deaths.lives(agent.process):
-            self._known.well.add(name)
+            self._known.exit_watched.add(name)
         return Sighting(
             agent=agent,
             record=name,
@@ -470,7 +350,7 @@ class AgentsWatcher:
             recorded=recorded,
             proof=proof,
             certain=certain,
-            told=state is Liveness.DEAD and self._store.journal.memory.told(agent.id, "died", "registered"),
+            death_recorded=state is Liveness.DEAD and self._store.journal.memory.told(agent.id, "died", "registered"),
             stopped=agent.lead is not None and agent.id in stopped,
         )
 
@@ -494,15 +374,15 @@ class AgentsWatcher:
         if self._deaths.lives(process):
             return Liveness.ALIVE, "", True
         if process in ended:
-            return Liveness.DEAD, f"the kernel saw process {process.pid} end", True
+            return Liveness.DEAD, f"the kernel reported the exit of process {process.pid}", True
         state = self._processes.liveness(process)
         if state is not Liveness.DEAD:
             return state, "", True
         if process.boot != self._processes.boot:
-            return state, "the machine was started anew since", True
+            return state, "the machine was rebooted since", True
         if self._processes.identify(process.pid) is not None:
             return state, f"pid {process.pid} belongs to another process now", True
-        return state, f"there is no process {process.pid} any more", False
+        return state, f"process {process.pid} no longer exists", False
 
     def _stopped(self) -> set[str | None]:
         """The subagents whose end a hook reported."""
@@ -521,9 +401,7 @@ class AgentsWatcher:
         mates = self._registry.in_process(sighting.agent, self._known.agents.values())
         crash = self.investigator.crash(sighting.record) if self.investigator else None
         ours = self._store.journal.memory.terminated(sighting.agent.id)
-        return replace(
-            sighting, estate=self._held_resources.of(sighting.agent, mates, living, crash, ours), crash=crash
-        )
+        return replace(sighting, held=self._held_resources.of(sighting.agent, mates, living, crash, ours), crash=crash)
 
     def _dangling_files(self, dangling: frozenset[int]) -> tuple[tuple[Path, int | None], ...]:
         if not dangling:

@@ -1,199 +1,289 @@
-"""Finds the resources that a dead agent still holds: tasks, leases, processes, and entries in the plugin's registry
-files."""
+"""Recovers the resources of one dead agent, in phases whose order is safety."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from yolo_supervisor.formats import own as own_files
-from yolo_supervisor.formats.own import Trees
-from yolo_supervisor.formats.plugin import agents as plugin_agents
-from yolo_supervisor.formats.plugin import execution_state
-from yolo_supervisor.fs.read import digest, read_or_none
-from yolo_supervisor.inventory.agents import AgentRegistry
+from yolo_supervisor.actions.agents import Died, Forget, Terminate, WriteCrashReport
+from yolo_supervisor.actions.base import Action, AlertCode, Escalate
+from yolo_supervisor.actions.leases import Release
+from yolo_supervisor.actions.state import DropHealth, DropPids, SetMarker
 from yolo_supervisor.inventory.crash_evidence import Crash
-from yolo_supervisor.inventory.process_scan import ProcessScanner
-from yolo_supervisor.models import Agent, Lease, ProcessId, Task
-from yolo_supervisor.policy.retry import RetryDecision, RetryPolicy
-from yolo_supervisor.store.paths import Paths
-from yolo_supervisor.system.processes import Leftovers, Processes
+from yolo_supervisor.inventory.held_resources import HeldResources
+from yolo_supervisor.models import Agent, Liveness
+from yolo_supervisor.policy.retry import requeue_or_dead_letter
+from yolo_supervisor.watchers.base import Remediation
 
 
-@dataclass(frozen=True, kw_only=True)
-class DeadAgentTask:
-    """A task that names a dead agent as its owner, and the reason why another agent may own it."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sighting:
+    """One known agent as observed in this tick."""
 
-    task: Task
-    doubt: str | None = None
-    turn: RetryDecision = field(default_factory=RetryDecision)
-    """The decision about the task, if there is no doubt."""
+    agent: Agent
+    record: str
+    """The name of the agent's record."""
+    state: Liveness
+    recorded: bool = True
+    proof: str = ""
+    """The reason why the agent counts as dead."""
+    certain: bool = True
+    """Whether the death is a proven exit, not concluded from an absence."""
+    death_recorded: bool = False
+    """Whether the death is in the journal already."""
+    stopped: bool = False
+    """Whether a hook reported an orderly end of the agent while its process continues."""
+    held: HeldResources = field(default_factory=HeldResources)
+    crash: Crash | None = None
+    """The crash that ended the agent, once it was investigated."""
 
+    @property
+    def fate(self) -> str:
+        return "stopped" if self.stopped else "is dead"
 
-@dataclass(frozen=True, kw_only=True)
-class Mark:
-    """A one-word file of the plugin: its content, and the content that it should have (None: it should not exist)."""
-
-    path: Path
-    judged: str
-    word: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeldResources:
-    """The resources that a dead agent still holds."""
-
-    claims: tuple[DeadAgentTask, ...] = ()
-    plans: tuple[DeadAgentTask, ...] = ()
-    leases: tuple[Lease, ...] = ()
-    leftovers: Leftovers = field(default_factory=Leftovers)
-    unreadable: tuple[Path, ...] = ()
-    """Unreadable files that may name work of the agent: tasks of its lists, its team, the plugin's plans."""
-    health: Path | None = None
-    panes: Path | None = None
-    pids: Path | None = None
-    marks: tuple[Mark, ...] = ()
-
-
-DIED = "died"
-"""The cause of a failed attempt whose agent is dead, or has stopped without finishing it."""
-
-TERMINATED = "terminated by the supervisor"
-"""The cause if the supervisor terminated the agent: the attempt is not charged."""
-
-NAMESAKE = "another agent of that name is alive and may be working on it"
-"""The doubt if two agents may own the task: the file holds no times and wall clocks jump, so no clock decides."""
+    @property
+    def evidence(self) -> dict[str, Any]:
+        """The evidence of the death, for each action that follows from it."""
+        evidence = {"agent": self.agent.id, "proof": self.proof, **({"pid": self.agent.pid} if self.agent.pid else {})}
+        if self.crash is not None:
+            evidence |= {"class": self.crash.summary["class"], "report": self.crash.report.ident}
+        return evidence
 
 
-class HeldResourcesFinder:
-    """Finds the resources that dead agents of one project still hold. Read-only."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecoveryContext:
+    """What the recovery of any agent of the project depends on."""
 
-    def __init__(
-        self, registry: AgentRegistry, paths: Paths, processes: Processes, scanner: ProcessScanner, queue: RetryPolicy
-    ) -> None:
-        self._queue = queue
-        self._registry = registry
-        self._paths = paths
-        self._processes = processes
-        self._scanner = scanner
-        self._before: Trees | None = None
-        """The trees from the last daemon: they count until the scanner has seen more."""
+    records: Path
+    letters: Path
+    grace_s: float
+    observing: bool = False
+    """Whether this is observe mode, in which no crash report is written."""
 
-    def of(
-        self,
-        agent: Agent,
-        mates: Sequence[Agent],
-        living: Sequence[Agent],
-        crash: Crash | None = None,
-        terminated: bool = False,
-    ) -> HeldResources:
-        """The resources of one dead agent and of the teammates inside its process.
 
-        ``living`` are all other agents. ``crash`` is the investigated death, if known, and ``terminated`` says that the
-        supervisor ended the agent: the decision about its tasks depends on both.
-        """
-        failed = (crash.cause or DIED, crash.hold_s) if crash else (DIED, None)
-        if terminated:
-            failed = TERMINATED, 0.0
-        dead = [agent, *mates, *self._registry.aliases(agent)]
-        claims, unreadable = self._claims(dead, living, failed)
-        return HeldResources(
-            claims=claims,
-            plans=tuple(plan for each in dead for plan in self._plans(each, living, failed)),
-            leases=tuple(lease for each in dead for lease in self._leases(each, living)),
-            leftovers=self._leftovers(agent),
-            unreadable=(*unreadable, *self._registry.unreadable(agent)),
-            **self._books(agent, living),
+class PhaseResult(NamedTuple):
+    """The steps of one phase, and whether the next phase may run in this tick."""
+
+    steps: tuple[Action, ...] = ()
+    may_continue: bool = True
+
+
+Phase = Callable[[Sighting, RecoveryContext], PhaseResult]
+
+
+def recover(dead: Sighting, context: RecoveryContext) -> Remediation:
+    """The steps for one dead agent in this tick: those of all phases up to the first that must wait."""
+    steps: list[Action] = []
+    for phase in RECOVERY_PHASES:
+        result = phase(dead, context)
+        steps += result.steps
+        if not result.may_continue:
+            break
+    return tuple(steps)
+
+
+def agent_facts(agent: Agent) -> dict[str, Any]:
+    """The identity of an agent, for the journal."""
+    facts: dict[str, Any] = {"role": agent.role, "team": agent.team, "source": agent.source}
+    if agent.process:
+        facts |= {"pid": agent.process.pid, "started": agent.process.started, "boot": agent.process.boot}
+    if agent.lead:
+        facts["lead"] = agent.lead
+    if agent.pane:
+        facts |= {"tmux": agent.pane.socket, "pane": agent.pane.pane}
+    return facts
+
+
+# -- the phases --------------------------------------------------------------------------------------------------
+
+
+def announce(dead: Sighting, context: RecoveryContext) -> PhaseResult:
+    """Write the death into the journal, once."""
+    if dead.death_recorded or dead.stopped:
+        return PhaseResult()
+    crash = {**dead.crash.summary, "report": dead.crash.report.ident} if dead.crash else {}
+    evidence = {**agent_facts(dead.agent), "proof": dead.proof, **crash}
+    reason = f"{dead.agent.name} is dead: {dead.proof}"
+    return PhaseResult((Died(key=dead.agent.id, reason=reason, evidence=evidence),))
+
+
+def requeue(dead: Sighting, context: RecoveryContext) -> PhaseResult:
+    """Requeue its tasks and plans, or make them dead letters. A task with an unclear owner is reported."""
+    steps: list[Action] = []
+    for held in dead.held.tasks:
+        reason = f"its owner {held.task.owner} {dead.fate}"
+        if held.doubt:
+            steps.append(
+                Escalate(
+                    kind="task",
+                    code=AlertCode.TASK_OWNER_UNCLEAR,
+                    key=held.task.id,
+                    reason=f"{reason}, but {held.doubt}",
+                    evidence=dead.evidence,
+                )
+            )
+        else:
+            steps += requeue_or_dead_letter(held.task, held.decision, context.letters, reason, dead.evidence)
+    for held in dead.held.plans:
+        reason = f"its owner {dead.agent.name} {dead.fate}"
+        steps += requeue_or_dead_letter(held.task, held.decision, context.letters, reason, dead.evidence)
+    return PhaseResult(tuple(steps))
+
+
+def release(dead: Sighting, context: RecoveryContext) -> PhaseResult:
+    """Release its leases."""
+    return PhaseResult(
+        tuple(
+            Release(
+                key=lease.resource,
+                path=lease.path,
+                owner=lease.owner,
+                reason=f"its holder {lease.owner} {dead.fate}",
+                evidence={"owner": lease.owner, **dead.evidence},
+            )
+            for lease in dead.held.leases
         )
+    )
 
-    def _claims(
-        self, dead: Sequence[Agent], others: Sequence[Agent], failed: tuple[str, float | None]
-    ) -> tuple[tuple[DeadAgentTask, ...], tuple[Path, ...]]:
-        """The tasks that name a dead agent as owner, in every list that it worked on."""
-        claims: dict[Path, DeadAgentTask] = {}
-        unreadable: dict[Path, None] = {}
-        for agent in dead:
-            namesakes = [other for other in others if other.name == agent.name]
-            for folder in self._registry.lists_of(agent):
-                doubt = NAMESAKE if any(folder in self._registry.lists_of(other) for other in namesakes) else None
-                tasks, bad = self._registry.at_work(folder)
-                unreadable |= dict.fromkeys(bad)
-                for task in tasks:
-                    if agent.bears(task.owner):
-                        claims[task.path] = DeadAgentTask(task=task, doubt=doubt, turn=self._queue.turn(task, *failed))
-        return tuple(claims.values()), tuple(unreadable)
 
-    def _plans(
-        self, agent: Agent, others: Iterable[Agent], failed: tuple[str, float | None]
-    ) -> tuple[DeadAgentTask, ...]:
-        return tuple(
-            DeadAgentTask(task=plan, turn=self._queue.turn(plan, *failed))
-            for plan in self._registry.plans_of(agent)
-            if not any(execution_state.works_on(other.name, other.team, plan.number) for other in others)
+def hold(dead: Sighting, context: RecoveryContext) -> PhaseResult:
+    """Report the tasks that are held during a rate-limit window.
+
+    All agents would run into the limit, so no task is lost and no attempt is charged.
+    """
+    crash = dead.crash
+    if crash is None or crash.hold_s is None:
+        return PhaseResult()
+    until = f"{crash.verdict.until:%Y-%m-%d %H:%M:%S}Z" if crash.verdict.until else "the limit resets"
+    return PhaseResult(
+        tuple(
+            Escalate(
+                kind="task",
+                code=AlertCode.TASK_HELD,
+                key=held.task.id,
+                reason=f"{dead.agent.name} reached a usage limit: the task is held until {until}, "
+                "and no attempt is charged",
+                evidence={**crash.summary, "report": crash.report.ident},
+            )
+            for held in dead.held.work
+            if held.decision.wait_s > 0 and not (held.doubt or held.decision.never)
         )
+    )
 
-    def _leases(self, agent: Agent, others: Iterable[Agent]) -> tuple[Lease, ...]:
-        """The leases of the agent.
 
-        A lease names only its holder: while any agent of the project has that name, its leases stay (and may expire).
-        """
-        if any(other.name == agent.name for other in others):
-            return ()
-        return tuple(lease for lease in self._registry.leases() if agent.bears(lease.owner))
+def report_crash(dead: Sighting, context: RecoveryContext) -> PhaseResult:
+    """Write the crash report. Nothing that it describes is cleaned up before it is on the disk."""
+    crash = dead.crash
+    if crash is None or crash.written or context.observing:
+        return PhaseResult()
+    reason = f"{dead.agent.name} is dead: {crash.verdict.reason}"
+    report = WriteCrashReport(key=dead.agent.id, report=crash.report, reason=reason)
+    return PhaseResult((report,), may_continue=False)
 
-    def _leftovers(self, agent: Agent) -> Leftovers:
-        if agent.process is None or agent.lead is not None:
-            return Leftovers()
-        return self._processes.leftovers(agent.process, self.trees([agent.process]).get(agent.process, ()))
 
-    def trees(self, wanted: Iterable[ProcessId]) -> Trees:
-        """The last known trees, from the process scan or from an earlier daemon.
+def kill_leftovers(dead: Sighting, context: RecoveryContext) -> PhaseResult:
+    """Terminate its leftover processes. The record stays until they are gone."""
+    roots = dead.held.leftovers.roots
+    if not roots:
+        return PhaseResult()
+    terminate = Terminate(
+        key=dead.agent.id,
+        roots=roots,
+        grace_s=context.grace_s,
+        reason=f"a leftover process of {dead.agent.name}, which is dead",
+        evidence={**dead.evidence, "left": [process.pid for process in roots]},
+    )
+    return PhaseResult((terminate,), may_continue=False)
 
-        Trees without descendants are left out.
-        """
-        if self._before is None:
-            self._before = own_files.load_trees(read_or_none(self._paths.trees) or b"")
-        before, now = self._before, self._scanner.trees
-        return {process: tree for process in wanted if (tree := now.get(process) or before.get(process))}
 
-    def _books(self, agent: Agent, others: Sequence[Agent]) -> dict[str, Any]:
-        planning = self._paths.planning
-        pids = frozenset({agent.pid}) if agent.pid and all(o.pid != agent.pid for o in others) else frozenset[int]()
-        health = next((path for health, path in self._registry.healths() if health.pid in pids), None)
-        lists = {
-            name: planning / name
-            for name in (".agent-pids", ".agent-panes")
-            if plugin_agents.mentions_pid(read_or_none(planning / name) or b"", pids)
-        }
-        counted = ".agent-pids" in lists or health is not None
-        return {
-            "health": health,
-            "pids": lists.get(".agent-pids"),
-            "panes": lists.get(".agent-panes"),
-            "marks": tuple(self._marks(agent, others, counted)),
-        }
+def wait_for_tasks(dead: Sighting, context: RecoveryContext) -> PhaseResult:
+    """Wait while a task may not be requeued yet: the record is the only trace of that task."""
+    return PhaseResult(may_continue=not any(held.decision.wait_s > 0 for held in dead.held.work))
 
-    def _marks(self, agent: Agent, others: Sequence[Agent], counted: bool) -> Iterable[Mark]:
-        """``.active-agent`` and its count.
 
-        Both are removed with the last agent. Otherwise they follow the agents that the plugin counted.
-        """
-        role_path, count_path = (self._paths.planning / name for name in (".active-agent", ".active-agent-count"))
-        role, count = read_or_none(role_path), read_or_none(count_path)
-        if not others:
-            for path, data in ((role_path, role), (count_path, count)):
-                if data is not None:
-                    yield Mark(path=path, judged=str(digest(data)), word=None)
-            return
-        if not counted:
-            return
-        number = int(count) if count is not None and count.strip().isdigit() and len(count) < 9 else None
-        known = {*plugin_agents.agent_pids(read_or_none(self._paths.planning / ".agent-pids") or b"")} - {agent.pid}
-        if count is not None and number is not None and number > max(1, len(known)):
-            yield Mark(path=count_path, judged=str(digest(count)), word=str(number - 1))
-        named = plugin_agents.normal_role(role.decode("utf-8", "replace")) if role is not None else None
-        if role is not None and named == agent.role and all(other.role != named for other in others):
-            newest = max(others, key=lambda other: other.since)
-            yield Mark(path=role_path, judged=str(digest(role)), word=newest.role)
+def report_unreadable(dead: Sighting, context: RecoveryContext) -> PhaseResult:
+    """Wait for files that may name more of its tasks and cannot be read, and report them."""
+    unreadable = dead.held.unreadable
+    if not unreadable:
+        return PhaseResult()
+    files = ", ".join(str(path) for path in unreadable)
+    alert = Escalate(
+        kind="task",
+        code=AlertCode.TASK_UNREADABLE,
+        key=unreadable[0].name,
+        reason=f"{dead.agent.name} is dead, and these files that may name its tasks cannot be read: "
+        f"repair or remove {files}",
+        evidence=dead.evidence,
+    )
+    return PhaseResult((alert,), may_continue=False)
+
+
+def clean_registry_files(dead: Sighting, context: RecoveryContext) -> PhaseResult:
+    """Remove its entries from the plugin's registry files."""
+    held, pid = dead.held, dead.agent.pid
+    reason, evidence = f"{dead.agent.name} is dead", dead.evidence
+    pids = frozenset({pid} if pid else ())
+    steps: list[Action] = []
+    if held.health and pid:
+        key = f".agent-health/{held.health.name}"
+        steps.append(DropHealth(key=key, path=held.health, pid=pid, reason=reason, evidence=evidence))
+    if held.panes:
+        steps.append(
+            DropPids(key=".agent-panes", path=held.panes, pids=pids, pid_lock=None, reason=reason, evidence=evidence)
+        )
+    steps += [
+        SetMarker(
+            key=marker.path.name,
+            path=marker.path,
+            judged=marker.judged,
+            word=marker.word,
+            reason=reason,
+            evidence=evidence,
+        )
+        for marker in held.markers
+    ]
+    if held.pids:
+        steps.append(DropPids(key=".agent-pids", path=held.pids, pids=pids, reason=reason, evidence=evidence))
+    return PhaseResult(tuple(steps))
+
+
+def deregister(dead: Sighting, context: RecoveryContext) -> PhaseResult:
+    """Remove the agent's record, the proof that something remains to be done."""
+    evidence = dead.evidence
+    if uncertain := dead.held.leftovers.uncertain:
+        evidence["left_alone"] = [process.pid for process in uncertain]
+    reason = "it stopped" if dead.stopped else "its recovery is complete"
+    forget = Forget(key=dead.agent.id, path=context.records / dead.record, reason=reason, evidence=evidence)
+    return PhaseResult((forget,), may_continue=False)
+
+
+RECOVERY_PHASES: tuple[Phase, ...] = (
+    announce,
+    requeue,
+    release,
+    hold,
+    report_crash,
+    kill_leftovers,
+    wait_for_tasks,
+    report_unreadable,
+    clean_registry_files,
+    deregister,
+)
+"""The order of a recovery. It is safety:
+
+- ``announce`` is first: a later entry in the journal refers to the death.
+- ``requeue``, ``release`` and ``hold`` come before everything that may take long or fail: other agents wait for the
+  tasks and leases. They also come before ``kill_leftovers``, which takes a grace period.
+- ``report_crash`` comes before ``kill_leftovers`` and ``clean_registry_files``: these remove what the report describes.
+- ``kill_leftovers``, ``wait_for_tasks`` and ``report_unreadable`` end the tick while something remains to be done.
+- ``clean_registry_files`` comes after them: the plugin counts the agent until its processes are gone.
+- ``deregister`` is last: after a crash in between, the record makes the next tick start again.
+"""
+
+
+def earliest_requeue_s(sightings: Iterable[Sighting]) -> float | None:
+    """The time until the first task of these agents may be requeued that has to wait now, None without one."""
+    waiting = (held.decision.wait_s for sighting in sightings for held in sighting.held.work)
+    return min((wait_s for wait_s in waiting if wait_s > 0), default=None)

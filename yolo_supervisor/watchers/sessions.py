@@ -58,7 +58,9 @@ class PaneEnd:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class SessionsObservation:
+    """The tmux sessions and panes of the project's agents."""
+
     sessions: tuple[SessionState, ...] = ()
     orphans: tuple[Agent, ...] = ()
     """Living agents whose pane no longer exists on a server that is alive and answers."""
@@ -73,13 +75,15 @@ class Look:
     """The pid of the plugin's watchdog, if that runs: it terminates by the same rule."""
 
 
-def remember(memory: Mapping[SessionKey, Watched], look: Look, now_s: float) -> dict[SessionKey, Watched]:
+def remember(
+    memory: Mapping[SessionKey, Watched], observation: SessionsObservation, now_s: float
+) -> dict[SessionKey, Watched]:
     """The remembered state of each session after this observation.
 
     ``now_s`` is monotonic.
     """
     after = {}
-    for session in look.sessions:
+    for session in observation.sessions:
         before = memory.get(session.key, Watched())
         if session.attached:
             after[session.key] = Watched(had_client=True)
@@ -87,13 +91,13 @@ def remember(memory: Mapping[SessionKey, Watched], look: Look, now_s: float) -> 
             since = before.empty_since_s if before.empty_since_s is not None else now_s
             after[session.key] = Watched(had_client=before.had_client, empty_since_s=since)
     for key, before in memory.items():
-        if key[0] in look.silent:  # one late answer must not erase that a client was attached
+        if key[0] in observation.silent:  # one late answer must not erase that a client was attached
             after[key] = Watched(had_client=before.had_client)
     return after
 
 
 def decide(
-    look: Look,
+    observation: SessionsObservation,
     memory: Mapping[SessionKey, Watched],
     now_s: float,
     policy: Policy,
@@ -102,58 +106,63 @@ def decide(
     mass_min: int,
 ) -> list[Remediation]:
     """Apply the policy to detached sessions and orphaned agents."""
-    remediations: list[Remediation] = [(_told(end),) for end in look.ended]
+    remediations: list[Remediation] = [(_pane_died(end),) for end in observation.ended]
     if policy == "keep":
         return remediations
-    for session in look.sessions:
-        known = memory.get(session.key, Watched())
-        if not known.had_client or known.empty_since_s is None:
+    for session in observation.sessions:
+        before = memory.get(session.key, Watched())
+        if not before.had_client or before.empty_since_s is None:
             continue
-        detached_s = round(now_s - known.empty_since_s, 1)  # observations are no more punctual than that
+        detached_s = round(now_s - before.empty_since_s, 1)  # observations are no more punctual than that
         if detached_s < LOOKS_APART_S or detached_s < detach_grace_s:
             continue
-        why = f"its tmux session {session.name} was left by the last person"
+        reason = f"its tmux session {session.name} was detached"
         evidence = {"session": session.name, "tmux": session.key[0], "detached_s": detached_s}
-        if policy == "notify" or look.watchdog is not None:
-            by_plugin = f": left to the plugin's own watchdog (process {look.watchdog})" if look.watchdog else ""
-            code = AlertCode.SESSION_LEFT_TO_PLUGIN if look.watchdog else AlertCode.SESSION_LEFT
-            alert = Escalate(kind="session", code=code, key=session.name, reason=why + by_plugin, evidence=evidence)
+        if policy == "notify" or observation.watchdog is not None:
+            code = AlertCode.SESSION_LEFT
+            if observation.watchdog:
+                code = AlertCode.SESSION_LEFT_TO_PLUGIN
+                reason = f"{reason}: the plugin's watchdog (process {observation.watchdog}) acts on it"
+            alert = Escalate(kind="session", code=code, key=session.name, reason=reason, evidence=evidence)
             remediations.append((alert,))
             continue
         remediations += [
-            _terminate(agent, why, evidence, grace_s)
+            _terminate(agent, reason, evidence, grace_s)
             for agent in session.agents
             if not (policy == "drain" and agent.id in session.at_work)
         ]
-    if len(look.orphans) * 2 > look.agents >= mass_min and not look.confirmed:
-        reason = f"the sessions of {len(look.orphans)} of {look.agents} agents seem to be gone at once: inconclusive"
+    if len(observation.orphans) * 2 > observation.agents >= mass_min and not observation.confirmed:
+        reason = (
+            f"the tmux sessions of {len(observation.orphans)} of {observation.agents} agents are missing at once: "
+            "nothing is done until a second observation agrees"
+        )
         return [*remediations, (Escalate(kind="session", code=AlertCode.MASS_DEATH, key="all", reason=reason),)]
-    for agent in look.orphans:
-        why = "its tmux session is gone"
+    for agent in observation.orphans:
+        reason = "its tmux session is gone"
         evidence = {"tmux": agent.pane.socket, "pane": agent.pane.pane} if agent.pane else {}
-        if policy == "notify" or look.watchdog is not None:
+        if policy == "notify" or observation.watchdog is not None:
             code = AlertCode.AGENT_ORPHANED
-            remediations.append((Escalate(kind="agent", code=code, key=agent.id, reason=why, evidence=evidence),))
+            remediations.append((Escalate(kind="agent", code=code, key=agent.id, reason=reason, evidence=evidence),))
         else:
-            remediations.append(_terminate(agent, why, evidence, grace_s))
+            remediations.append(_terminate(agent, reason, evidence, grace_s))
     return remediations
 
 
-def _told(end: PaneEnd) -> PaneDied:
+def _pane_died(end: PaneEnd) -> PaneDied:
     how = f"by signal {end.signal}" if end.signal is not None else f"with status {end.status}"
     evidence = {"agent": end.agent, "pane": end.pane, "status": end.status, "signal": end.signal}
     reason = f"{end.agent} in pane {end.pane} ended {how}"
     return PaneDied(key=end.session, agent=end.agent, pane=end.pane, reason=reason, evidence=evidence)
 
 
-def _terminate(agent: Agent, why: str, evidence: Mapping[str, object], grace_s: float) -> Remediation:
+def _terminate(agent: Agent, reason: str, evidence: Mapping[str, object], grace_s: float) -> Remediation:
     assert agent.process is not None
     return (
         Terminate(
             key=agent.id,
             roots=(agent.process,),
             grace_s=grace_s,
-            reason=why,
+            reason=reason,
             evidence={**evidence, "pid": agent.process.pid, "agent": agent.id},
         ),
     )
@@ -194,11 +203,11 @@ class SessionsWatcher:
 
     async def tick(self, now: datetime) -> Sequence[Remediation]:
         config = self._config()
-        look = self._twice_seen(await self.look(now, self.interval_s / 2))
+        observation = self._twice_seen(await self.observe(now, self.interval_s / 2))
         now_s = self._clock.monotonic()
-        self._memory = remember(self._memory, look, now_s)
+        self._memory = remember(self._memory, observation, now_s)
         return decide(
-            look,
+            observation,
             self._memory,
             now_s,
             config.sessions.on_detach,
@@ -207,16 +216,16 @@ class SessionsWatcher:
             config.agents.mass_death_min,
         )
 
-    def _twice_seen(self, look: Look) -> Look:
+    def _twice_seen(self, observation: SessionsObservation) -> SessionsObservation:
         """Confirm orphans by a second observation.
 
         One observation is not enough to call an agent an orphan. For many at once, two are not enough.
         """
-        now = {agent.id for agent in look.orphans}
+        now = {agent.id for agent in observation.orphans}
         before, self._orphans = self._orphans, now
-        confirmed = tuple(agent for agent in look.orphans if agent.id in before)
+        confirmed = tuple(agent for agent in observation.orphans if agent.id in before)
         many, self._many = self._many, frozenset(agent.id for agent in confirmed)
-        return replace(look, orphans=confirmed, confirmed=bool(confirmed) and self._many <= many)
+        return replace(observation, orphans=confirmed, confirmed=bool(confirmed) and self._many <= many)
 
     async def objection(self, action: Terminate) -> str | None:
         """Object if a client has attached again or the policy has changed.
@@ -227,24 +236,24 @@ class SessionsWatcher:
         if policy in ("keep", "notify"):
             return f"the policy is {policy} now"
         now = self._clock.now()
-        look = await self.look(now, 0.0)
-        if any(agent.id == action.key and agent.process in action.roots for agent in look.orphans):
+        observation = await self.observe(now, 0.0)
+        if any(agent.id == action.key and agent.process in action.roots for agent in observation.orphans):
             return None
-        for session in look.sessions:
+        for session in observation.sessions:
             if any(agent.id == action.key and agent.process in action.roots for agent in session.agents):
-                return f"somebody is attached to {session.name} again" if session.attached else None
+                return f"a client is attached to {session.name} again" if session.attached else None
         if all(self._processes.liveness(root) is Liveness.DEAD for root in action.roots):
             return None  # the agent has exited already: the rest of its tree remains to be ended
-        return "tmux does not answer, or shows it elsewhere: unknown"
+        return "its session is unknown: tmux does not answer, or shows the agent elsewhere"
 
-    async def look(self, now: datetime, fresh_s: float) -> Look:
+    async def observe(self, now: datetime, fresh_s: float) -> SessionsObservation:
         """Ask the servers that agents live in and observe.
 
         Answers may be ``fresh_s`` old.
         """
         placed = self.placed(now)
         sockets = {agent.pane.socket for agent in placed if agent.pane} | {socket for socket, _, _ in self._panes}
-        return self.look_at(placed, {socket: await self._tmux.look(socket, fresh_s) for socket in sockets})
+        return self.observation(placed, {socket: await self._tmux.look(socket, fresh_s) for socket in sockets})
 
     def placed(self, now: datetime) -> list[Agent]:
         """The living agents that run in a pane."""
@@ -254,10 +263,10 @@ class SessionsWatcher:
             if state is Liveness.ALIVE and agent.pane and agent.process and agent.lead is None
         ]
 
-    def look_at(self, placed: Sequence[Agent], answers: Mapping[str, Server | None]) -> Look:
+    def observation(self, placed: Sequence[Agent], answers: Mapping[str, Server | None]) -> SessionsObservation:
         """The sessions of these agents, from the answers of their servers."""
         self._registry.renew()
-        found: dict[SessionKey, list[Agent]] = {}
+        residents: dict[SessionKey, list[Agent]] = {}
         servers: dict[SessionKey, Server] = {}
         orphans: list[Agent] = []
         for agent in placed:
@@ -277,10 +286,10 @@ class SessionsWatcher:
             shown = pane.sessions if pane else ()  # a linked window is in several sessions: one with a client suffices
             for session in [s for s in shown if server.attached.get(s)] or shown:
                 key = (server.socket, server.pid, session)
-                found.setdefault(key, []).append(agent)
+                residents.setdefault(key, []).append(agent)
                 servers[key] = server
-        at_work = self._at_work(placed) if found else frozenset()
-        return Look(
+        at_work = self._at_work(placed) if residents else frozenset()
+        return SessionsObservation(
             sessions=tuple(
                 SessionState(
                     key=key,
@@ -289,7 +298,7 @@ class SessionsWatcher:
                     agents=tuple(agents),
                     at_work=at_work,
                 )
-                for key, agents in found.items()
+                for key, agents in residents.items()
             ),
             orphans=tuple(orphans),
             ended=tuple(self._ended(answers, {agent.id for agent in placed})),
@@ -362,7 +371,7 @@ class SessionsWatcher:
             return None
         try:
             argv = " ".join(self._processes.backend.argv(process.pid))
-            before = self._processes.backend.started_at(process.started) <= path.stat().st_mtime + 0.05
         except OSError:
             return None
-        return process.pid if before and ("watchdog" in argv or "yolo" in argv or "vbw" in argv) else None
+        is_watchdog = "watchdog" in argv or "yolo" in argv or "vbw" in argv
+        return process.pid if is_watchdog and self._processes.older_than_file(process, path) else None

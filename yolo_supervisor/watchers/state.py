@@ -74,23 +74,23 @@ class Sound:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class StateObservation:
     broken: tuple[Broken, ...] = ()
     sound: tuple[Sound, ...] = ()
     unreadable: tuple[tuple[str, str], ...] = ()
     """Files that cannot be read now, each with the reason."""
 
 
-def decide(look: Look, quarantine: Path) -> list[Remediation]:
+def decide(observation: StateObservation, quarantine: Path) -> list[Remediation]:
     """Keep new good versions, and quarantine and restore broken files.
 
     A person is asked where no restoration is certain.
     """
     remediations: list[Remediation] = [
         (*each.snap, SaveVersion(key=each.key, path=each.path, data=each.data, reason="it is whole"))
-        for each in look.sound
+        for each in observation.sound
     ]
-    remediations += [_mend(each, quarantine) for each in look.broken]
+    remediations += [_mend(each, quarantine) for each in observation.broken]
     remediations += [
         (
             Escalate(
@@ -100,7 +100,7 @@ def decide(look: Look, quarantine: Path) -> list[Remediation]:
                 reason=f"it cannot be read: {why}: mend it or put it away",
             ),
         )
-        for key, why in look.unreadable
+        for key, why in observation.unreadable
     ]
     return remediations
 
@@ -217,12 +217,12 @@ class StateWatcher:
         return self._config().state.settle_s if self._unsettled else until_next(self.interval_s)
 
     async def tick(self, now: datetime) -> Sequence[Remediation]:
-        return decide(self.look(now, self._config().state.settle_s), self._store.paths.quarantine)
+        return decide(self.observe(now, self._config().state.settle_s), self._store.paths.quarantine)
 
     async def objection(self, action: Terminate) -> str | None:
         return "no file is a reason to end a process"
 
-    def look(self, now: datetime, settle_s: float) -> Look:
+    def observe(self, now: datetime, settle_s: float) -> StateObservation:
         """All critical files that changed, or were broken for ``settle_s`` seconds without a change."""
         broken: list[Broken] = []
         sound: list[Sound] = []
@@ -250,7 +250,7 @@ class StateWatcher:
             else:
                 cures = tuple(self._cures(path, key, data, now))
                 broken.append(Broken(path=path, key=key, data=data, flaw=known.flaw, cures=cures))
-        return Look(broken=tuple(broken), sound=tuple(sound), unreadable=tuple(unreadable))
+        return StateObservation(broken=tuple(broken), sound=tuple(sound), unreadable=tuple(unreadable))
 
     def folders(self) -> set[Path]:
         """The folders that contain critical files, existing or not."""

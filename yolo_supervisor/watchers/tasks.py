@@ -43,12 +43,18 @@ class Silence:
     quiet_s: float
     looks: int
     owner: Agent | None = None
-    turn: RetryDecision = field(default_factory=RetryDecision)
+    decision: RetryDecision = field(default_factory=RetryDecision)
 
 
-def decide(
-    silences: Sequence[Silence], finished: Sequence[Task], letters: Path, idle_limit_s: float
-) -> list[Remediation]:
+@dataclass(frozen=True, kw_only=True)
+class TasksObservation:
+    """The tasks in progress without a change, and the finished ones with attempts in the index."""
+
+    silences: tuple[Silence, ...] = ()
+    finished: tuple[Task, ...] = ()
+
+
+def decide(observation: TasksObservation, letters: Path, idle_limit_s: float) -> list[Remediation]:
     """Requeue tasks without a working owner, and reset the attempts of finished ones.
 
     Where the owner lives, a person is alerted first.
@@ -56,26 +62,30 @@ def decide(
     remediations: list[Remediation] = [
         (
             FinishedByOwner(
-                key=task.id, reason=f"{task.owner or 'somebody'} finished it", evidence={"owner": task.owner}
+                key=task.id, reason=f"{task.owner or 'an unknown owner'} finished it", evidence={"owner": task.owner}
             ),
         )
-        for task in finished
+        for task in observation.finished
     ]
-    for each in silences:
-        if each.quiet_s < idle_limit_s or each.looks < 2:
+    for silence in observation.silences:
+        if silence.quiet_s < idle_limit_s or silence.looks < 2:
             continue
-        task = each.task
-        if each.owner is None:
-            who = f"its owner {task.owner} is nobody known here" if task.owner else "nobody has it"
-            reason = f"{who}, and nothing was heard of it for {each.quiet_s:.0f} s"
+        task, owner = silence.task, silence.owner
+        if owner is not None:
+            reason = f"its owner {owner.name} is alive, but shows no sign of life for {silence.quiet_s:.0f} s"
+        elif task.owner:
+            reason = f"its owner {task.owner} is not a known agent, and it is unchanged for {silence.quiet_s:.0f} s"
         else:
-            reason = f"its owner {each.owner.name} is alive, but shows no sign of life for {each.quiet_s:.0f} s"
-        evidence = {"owner": task.owner, "quiet_s": round(each.quiet_s, 1), "looks": each.looks}
-        steps = requeue_or_dead_letter(task, each.turn, letters, reason, evidence, replayable=False)
-        if steps and each.owner is not None:
-            told = f"{each.owner.name} seems to hang: its task {task.id} was given back; it is left alone, look at it"
+            reason = f"it has no owner, and it is unchanged for {silence.quiet_s:.0f} s"
+        evidence = {"owner": task.owner, "quiet_s": round(silence.quiet_s, 1), "looks": silence.looks}
+        steps = requeue_or_dead_letter(task, silence.decision, letters, reason, evidence, replayable=False)
+        if steps and owner is not None:
             alert = Escalate(
-                kind="agent", code=AlertCode.AGENT_SILENT, key=each.owner.id, reason=told, evidence=evidence
+                kind="agent",
+                code=AlertCode.AGENT_SILENT,
+                key=owner.id,
+                reason=f"{owner.name} seems to hang: its task {task.id} was requeued, the agent was not terminated",
+                evidence=evidence,
             )
             remediations.append((alert, *steps))
         elif steps:
@@ -125,13 +135,13 @@ class TasksWatcher:
 
     async def tick(self, now: datetime) -> Sequence[Remediation]:
         letters = self._store.paths.folder / "dead-letters"
-        silences = await self.look(now)
-        return decide(silences, self.finished(), letters, self._config().tasks.idle_limit_s)
+        observation = TasksObservation(silences=tuple(await self.silences(now)), finished=tuple(self.finished()))
+        return decide(observation, letters, self._config().tasks.idle_limit_s)
 
     async def objection(self, action: Terminate) -> str | None:
         return "no task is a reason to end a process"
 
-    async def look(self, now: datetime) -> list[Silence]:
+    async def silences(self, now: datetime) -> list[Silence]:
         """The tasks in progress, each with the time since it or its owner changed.
 
         A step of the wall clock changes nothing. Each silence starts from zero after a restart of the supervisor, and
@@ -150,7 +160,7 @@ class TasksWatcher:
         others = _by_owner(
             [*(agent for agent, state in known if state is not Liveness.ALIVE), *self._registry.elsewhere()]
         )
-        found: list[Silence] = []
+        silences: list[Silence] = []
         watched: dict[tuple[str, str | None], _Watched] = {}
         for number, task in enumerate(self._at_work()):
             if number % AT_ONCE == AT_ONCE - 1:
@@ -171,23 +181,23 @@ class TasksWatcher:
             watched[key] = before
             quiet_s = self._clock.monotonic() - before.since_s
             cause = UNKNOWN if owner is None else SILENT
-            turn = self._queue.turn(task, cause)
-            found.append(Silence(task=task, quiet_s=quiet_s, looks=before.looks, owner=owner, turn=turn))
+            decision = self._queue.turn(task, cause)
+            silences.append(Silence(task=task, quiet_s=quiet_s, looks=before.looks, owner=owner, decision=decision))
         self._watched = watched
-        return found
+        return silences
 
     def finished(self) -> list[Task]:
         """The finished tasks of which the index still holds earlier attempts."""
         memory = self._store.journal.memory
         remembered = {*memory.requeues, *memory.failures, *memory.claims} - memory.set_aside.keys()
         lists, plans = self._registry.task_lists(), self._registry.plans()  # once: the index may hold many
-        found = []
+        finished = []
         for ident in remembered:
             name, _, number = ident.rpartition("/")
             here = [self._registry.task(folder, number) for folder in lists if folder.name == name]
             here += [plan for plan in plans if plan.id == ident]
-            found += [task for task in here if task is not None and tasks.is_done(task)]
-        return found
+            finished += [task for task in here if task is not None and tasks.is_done(task)]
+        return finished
 
     def _at_work(self) -> Iterator[Task]:
         lists = self._registry.task_lists()
@@ -214,7 +224,7 @@ class TasksWatcher:
         """The processor time of the owner's process tree, in clock ticks: work increases it."""
         assert owner.process is not None
         ticks = 0
-        for process in (owner.process, *(each for each, _ in self._scanner.trees.get(owner.process, ()))):
+        for process in (owner.process, *(child for child, _ in self._scanner.trees.get(owner.process, ()))):
             with contextlib.suppress(OSError):
                 facts = self._scanner.processes.backend.facts(process.pid)
                 ticks += facts.cpu if facts is not None and facts.started == process.started else 0
@@ -246,18 +256,18 @@ class TasksWatcher:
 
 def _by_owner(agents: Iterable[Agent]) -> dict[str, list[Agent]]:
     """The agents by the names that tasks may use for them."""
-    found: dict[str, list[Agent]] = {}
+    by_owner: dict[str, list[Agent]] = {}
     for agent in agents:
         for name in {agent.name, agent.id}:
-            found.setdefault(name, []).append(agent)
-    return found
+            by_owner.setdefault(name, []).append(agent)
+    return by_owner
 
 
 def _by_pid(notes: Sequence[str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    by_pid: dict[str, list[str]] = {}
     for name in notes:
-        found.setdefault(name.partition(".")[2].partition(".")[0], []).append(name)
-    return found
+        by_pid.setdefault(name.partition(".")[2].partition(".")[0], []).append(name)
+    return by_pid
 
 
 def _writing(path: Path) -> int | None:

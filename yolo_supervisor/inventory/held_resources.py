@@ -1,0 +1,203 @@
+"""Finds the resources that a dead agent still holds: tasks, leases, processes, and entries in the plugin's registry
+files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from yolo_supervisor.formats import own as own_files
+from yolo_supervisor.formats.own import Trees
+from yolo_supervisor.formats.plugin import agents as plugin_agents
+from yolo_supervisor.formats.plugin import execution_state
+from yolo_supervisor.fs.read import digest, read_or_none
+from yolo_supervisor.inventory.agents import AgentRegistry
+from yolo_supervisor.inventory.crash_evidence import Crash
+from yolo_supervisor.inventory.process_scan import ProcessScanner
+from yolo_supervisor.models import Agent, Lease, ProcessId, Task
+from yolo_supervisor.policy.retry import RetryDecision, RetryPolicy
+from yolo_supervisor.store.paths import Paths
+from yolo_supervisor.system.processes import Leftovers, Processes
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldTask:
+    """A task that names a dead agent as its owner, and the reason why another agent may own it."""
+
+    task: Task
+    doubt: str | None = None
+    decision: RetryDecision = field(default_factory=RetryDecision)
+    """The decision about the task, if there is no doubt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaleMarker:
+    """A one-word file of the plugin: its content, and the content that it should have (None: it should not exist)."""
+
+    path: Path
+    judged: str
+    word: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldResources:
+    """The resources that a dead agent still holds."""
+
+    tasks: tuple[HeldTask, ...] = ()
+    plans: tuple[HeldTask, ...] = ()
+    leases: tuple[Lease, ...] = ()
+    leftovers: Leftovers = field(default_factory=Leftovers)
+    unreadable: tuple[Path, ...] = ()
+    """Unreadable files that may name work of the agent: tasks of its lists, its team, the plugin's plans."""
+    health: Path | None = None
+    panes: Path | None = None
+    pids: Path | None = None
+    markers: tuple[StaleMarker, ...] = ()
+
+    @property
+    def work(self) -> tuple[HeldTask, ...]:
+        """All that other agents could do instead: tasks and plans."""
+        return (*self.tasks, *self.plans)
+
+
+DIED = "died"
+"""The cause of a failed attempt whose agent is dead, or has stopped without finishing it."""
+
+TERMINATED = "terminated by the supervisor"
+"""The cause if the supervisor terminated the agent: the attempt is not charged."""
+
+NAMESAKE = "another agent of that name is alive and may be working on it"
+"""The doubt if two agents may own the task: the file holds no times and wall clocks jump, so no clock decides."""
+
+
+class HeldResourcesFinder:
+    """Finds the resources that dead agents of one project still hold. Read-only."""
+
+    def __init__(
+        self, registry: AgentRegistry, paths: Paths, processes: Processes, scanner: ProcessScanner, queue: RetryPolicy
+    ) -> None:
+        self._queue = queue
+        self._registry = registry
+        self._paths = paths
+        self._processes = processes
+        self._scanner = scanner
+        self._before: Trees | None = None
+        """The trees from the last daemon: they count until the scanner has seen more."""
+
+    def of(
+        self,
+        agent: Agent,
+        mates: Sequence[Agent],
+        living: Sequence[Agent],
+        crash: Crash | None = None,
+        terminated: bool = False,
+    ) -> HeldResources:
+        """The resources of one dead agent and of the teammates inside its process.
+
+        ``living`` are all other agents. ``crash`` is the investigated death, if known, and ``terminated`` says that the
+        supervisor ended the agent: the decision about its tasks depends on both.
+        """
+        failed = (crash.cause or DIED, crash.hold_s) if crash else (DIED, None)
+        if terminated:
+            failed = TERMINATED, 0.0
+        dead = [agent, *mates, *self._registry.aliases(agent)]
+        tasks, unreadable = self._tasks(dead, living, failed)
+        return HeldResources(
+            tasks=tasks,
+            plans=tuple(plan for gone in dead for plan in self._plans(gone, living, failed)),
+            leases=tuple(lease for gone in dead for lease in self._leases(gone, living)),
+            leftovers=self._leftovers(agent),
+            unreadable=(*unreadable, *self._registry.unreadable(agent)),
+            **self._registry_files(agent, living),
+        )
+
+    def _tasks(
+        self, dead: Sequence[Agent], others: Sequence[Agent], failed: tuple[str, float | None]
+    ) -> tuple[tuple[HeldTask, ...], tuple[Path, ...]]:
+        """The tasks that name a dead agent as owner, in every list that it worked on."""
+        tasks: dict[Path, HeldTask] = {}
+        unreadable: dict[Path, None] = {}
+        for agent in dead:
+            namesakes = [other for other in others if other.name == agent.name]
+            for folder in self._registry.lists_of(agent):
+                doubt = NAMESAKE if any(folder in self._registry.lists_of(other) for other in namesakes) else None
+                at_work, bad = self._registry.at_work(folder)
+                unreadable |= dict.fromkeys(bad)
+                for task in at_work:
+                    if agent.bears(task.owner):
+                        decision = self._queue.turn(task, *failed)
+                        tasks[task.path] = HeldTask(task=task, doubt=doubt, decision=decision)
+        return tuple(tasks.values()), tuple(unreadable)
+
+    def _plans(self, agent: Agent, others: Iterable[Agent], failed: tuple[str, float | None]) -> tuple[HeldTask, ...]:
+        return tuple(
+            HeldTask(task=plan, decision=self._queue.turn(plan, *failed))
+            for plan in self._registry.plans_of(agent)
+            if not any(execution_state.works_on(other.name, other.team, plan.number) for other in others)
+        )
+
+    def _leases(self, agent: Agent, others: Iterable[Agent]) -> tuple[Lease, ...]:
+        """The leases of the agent.
+
+        A lease names only its holder: while any agent of the project has that name, its leases stay (and may expire).
+        """
+        if any(other.name == agent.name for other in others):
+            return ()
+        return tuple(lease for lease in self._registry.leases() if agent.bears(lease.owner))
+
+    def _leftovers(self, agent: Agent) -> Leftovers:
+        if agent.process is None or agent.lead is not None:
+            return Leftovers()
+        return self._processes.leftovers(agent.process, self.trees([agent.process]).get(agent.process, ()))
+
+    def trees(self, wanted: Iterable[ProcessId]) -> Trees:
+        """The last known trees, from the process scan or from an earlier daemon.
+
+        Trees without descendants are left out.
+        """
+        if self._before is None:
+            self._before = own_files.load_trees(read_or_none(self._paths.trees) or b"")
+        before, now = self._before, self._scanner.trees
+        return {process: tree for process in wanted if (tree := now.get(process) or before.get(process))}
+
+    def _registry_files(self, agent: Agent, others: Sequence[Agent]) -> dict[str, Any]:
+        planning = self._paths.planning
+        pids = frozenset({agent.pid}) if agent.pid and all(o.pid != agent.pid for o in others) else frozenset[int]()
+        health = next((path for health, path in self._registry.healths() if health.pid in pids), None)
+        lists = {
+            name: planning / name
+            for name in (".agent-pids", ".agent-panes")
+            if plugin_agents.mentions_pid(read_or_none(planning / name) or b"", pids)
+        }
+        counted = ".agent-pids" in lists or health is not None
+        return {
+            "health": health,
+            "pids": lists.get(".agent-pids"),
+            "panes": lists.get(".agent-panes"),
+            "markers": tuple(self._markers(agent, others, counted)),
+        }
+
+    def _markers(self, agent: Agent, others: Sequence[Agent], counted: bool) -> Iterable[StaleMarker]:
+        """``.active-agent`` and its count.
+
+        Both are removed with the last agent. Otherwise they follow the agents that the plugin counted.
+        """
+        role_path, count_path = (self._paths.planning / name for name in (".active-agent", ".active-agent-count"))
+        role, count = read_or_none(role_path), read_or_none(count_path)
+        if not others:
+            for path, data in ((role_path, role), (count_path, count)):
+                if data is not None:
+                    yield StaleMarker(path=path, judged=str(digest(data)), word=None)
+            return
+        if not counted:
+            return
+        number = int(count) if count is not None and count.strip().isdigit() and len(count) < 9 else None
+        known = {*plugin_agents.agent_pids(read_or_none(self._paths.planning / ".agent-pids") or b"")} - {agent.pid}
+        if count is not None and number is not None and number > max(1, len(known)):
+            yield StaleMarker(path=count_path, judged=str(digest(count)), word=str(number - 1))
+        named = plugin_agents.normal_role(role.decode("utf-8", "replace")) if role is not None else None
+        if role is not None and named == agent.role and all(other.role != named for other in others):
+            newest = max(others, key=lambda other: other.since)
+            yield StaleMarker(path=role_path, judged=str(digest(role)), word=newest.role)
