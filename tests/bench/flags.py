@@ -1,6 +1,6 @@
-"""How often flags are switched off that are well, and how soon those that are not: the rule in ``evidence``, beside a
-threshold on the rate and a Wilson bound, all three looked at after every outcome. Then what a look costs after a
-million outcomes, and how much memory.
+"""How often sound flags are disabled, and how soon failing ones: the test in ``failure_rate`` beside a threshold on the
+rate and a Wilson bound, all three asked after every outcome. Then the time and memory of an observation after a
+million outcomes.
 
 python tests/bench/flags.py [--runs 2000] [--outcomes 2000] [--million 1000000]
 """
@@ -24,7 +24,7 @@ from yolo_supervisor.clock import SystemClock
 from yolo_supervisor.config import Config
 from yolo_supervisor.formats import plugin
 from yolo_supervisor.formats.plugin import event_log, execution_state
-from yolo_supervisor.inventory.flag_outcomes import Flags
+from yolo_supervisor.inventory.flag_outcomes import FlagOutcomes
 from yolo_supervisor.policy.failure_rate import EProcess, Rule
 from yolo_supervisor.store.store import Store
 
@@ -36,7 +36,7 @@ def quantile(values: list[int], share: float) -> int:
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
-# -- three rules: each is told the outcomes one by one, and says when it is enough ------------------------------------
+# -- three rules: each gets the outcomes one by one, and returns whether the evidence is enough -----------------------
 
 
 def sequential() -> Callable[[bool], bool]:
@@ -78,7 +78,7 @@ RULES = {"e-process": sequential, "naive": naive, "Wilson": wilson}
 
 
 def stopped(task: tuple[str, float, int, int, int]) -> int | None:
-    """After how many outcomes at this rate it was enough; ``good`` ones at 2 % came before."""
+    """The number of outcomes at this rate until it was enough; ``good`` ones at 2 % came before."""
     name, rate, outcomes, good, seed = task
     dice, enough = random.Random(f"{rate} {seed}"), RULES[name]()
     for number in range(1 - good, outcomes + 1):
@@ -111,7 +111,7 @@ def memory_kib() -> int:
 
 
 def million(number: int) -> None:
-    """From the plugin's metrics, as they would come: some, a look, some more."""
+    """Outcomes from the plugin's metrics, with an observation after each 500."""
     with tempfile.TemporaryDirectory() as name:
         project = Path(name).resolve() / "project"
         planning = project / plugin.PLANNING
@@ -123,22 +123,22 @@ def million(number: int) -> None:
         )
         with closing(Store(project)) as store:
             store.open()
-            flags = Flags(Config, store, SystemClock(), "here")
+            flags = FlagOutcomes(Config, store, SystemClock(), "here")
             dice, busy, quiet = random.Random(1), [], []
-            look(flags)
+            observe(flags)
             before = 0
             with (planning / event_log.METRICS).open("ab") as log:
                 for begun in range(0, number, 500):
                     log.write(b"".join(line(begun + each, dice.random() < 0.05) for each in range(500)))
                     log.flush()
                     since = time.perf_counter()
-                    look(flags)
+                    observe(flags)
                     busy.append(time.perf_counter() - since)
                     while flags.behind:
-                        look(flags)
-                    quiet.append(look(flags))
+                        observe(flags)
+                    quiet.append(observe(flags))
                     before = before or (memory_kib() if begun >= number // 10 else 0)
-            counted = {flag.name: flag.samples for flag in flags.look(datetime.now(UTC)).flags if flag.samples}
+            counted = {flag.name: flag.samples for flag in flags.observe(datetime.now(UTC)).flags if flag.samples}
     print(
         f"{number} outcomes: a quiet look {ms(quiet[-500:], 0.5):.2f} ms (p99 {ms(quiet[-500:], 0.99):.2f}), "
         f"with 500 lines {ms(busy, 0.5):.1f} ms; memory {before / 1024:.1f} MiB after a tenth, "
@@ -160,13 +160,13 @@ def line(number: int, failed: bool) -> bytes:
     return json.dumps(raw, separators=(",", ":")).encode() + b"\n"
 
 
-def look(flags: Flags) -> float:
-    """Look, and write down what is new; how long the look took."""
+def observe(flags: FlagOutcomes) -> float:
+    """Observe, and store the new outcomes; the time of the observation without the storing."""
     since = time.perf_counter()
-    count = flags.look(datetime.now(UTC)).count
+    flags.observe(datetime.now(UTC))
     took = time.perf_counter() - since
-    if count is not None and not flags.count(count):
-        raise SystemExit("somebody else holds the lock")
+    if not flags.save():
+        raise SystemExit("another process holds the lock")
     return took
 
 

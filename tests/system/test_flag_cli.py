@@ -13,7 +13,7 @@ from yolo_supervisor.clock import SystemClock
 from yolo_supervisor.config import Config
 from yolo_supervisor.formats import plugin
 from yolo_supervisor.formats.plugin import event_log
-from yolo_supervisor.inventory.flag_outcomes import Flags
+from yolo_supervisor.inventory.flag_outcomes import FlagOutcomes
 from yolo_supervisor.store.store import Store
 from yolo_supervisor.system.process_backend import backend
 
@@ -39,7 +39,7 @@ def record(cli: Cli, word: str) -> None:
     """As the command does: an outcome for each letter, an ``x`` is an error."""
     with closing(Store(cli.folder)) as store:
         store.open()
-        flags = Flags(Config, store, SystemClock(), backend().boot())
+        flags = FlagOutcomes(Config, store, SystemClock(), backend().boot())
         for letter in word:
             flags.record(ROUTING, letter == "x")
 
@@ -134,7 +134,7 @@ def test_a_flag_that_the_configuration_says_nothing_of_is_not_put_there(
     told = cli("flag", verb, name)
 
     assert told.returncode == 1
-    assert f"neither yes nor no to {name}, so nothing was written" in told.stderr
+    assert f"{name} is neither true nor false in" in told.stderr
     assert (f"did you mean {ROUTING}?" in told.stderr) == (name == "v3_smart_routin")
     assert config.read_text() == WRITTEN
 

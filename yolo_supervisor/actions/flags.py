@@ -2,33 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar
 
-from yolo_supervisor.actions.base import Action, Edit, Kind, Note
+from yolo_supervisor.actions.base import Edit, Kind, Note
 from yolo_supervisor.formats.plugin import config as plugin_config
-
-# -- feature flags ----------------------------------------------------------------------------------------------
-
-
-class FlagOutcome(NamedTuple):
-    """One outcome of what a flag switches on; where it was told, how far that was read then, and at what it failed."""
-
-    failed: bool
-    source: str = ""
-    position: int = 0
-    at: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CountOutcomes(Action):
-    """Write outcomes down, and how far their sources were read. Nobody is told: there may be many."""
-
-    kind: ClassVar[Kind] = "flag"
-    verb: ClassVar[str] = "counted"
-    outcomes: Mapping[str, Sequence[FlagOutcome]]
-    marks: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +34,7 @@ class Disable(Switch):
 
 @dataclass(frozen=True, kw_only=True)
 class Enable(Switch):
-    """Switch a flag on again; what was counted before does not count any more."""
+    """Switch a flag on; earlier outcomes no longer count."""
 
     verb: ClassVar[str] = "enabled"
     on: ClassVar[bool] = True
@@ -64,7 +42,7 @@ class Enable(Switch):
 
 @dataclass(frozen=True, kw_only=True)
 class FlagFoundOn(Note):
-    """A flag that was switched off here is on: somebody wants it to be, so it is judged anew."""
+    """A flag that was disabled here is enabled by a person: earlier outcomes no longer count."""
 
     kind: ClassVar[Kind] = "flag"
     verb: ClassVar[str] = "enabled"

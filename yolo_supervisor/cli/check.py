@@ -25,7 +25,6 @@ def command(options: Shared) -> None:
     import anyio
 
     from yolo_supervisor import config as configuration
-    from yolo_supervisor.actions.flags import CountOutcomes
     from yolo_supervisor.actions.state import SaveVersion
     from yolo_supervisor.cli.project_view import ProjectView
 
@@ -44,7 +43,7 @@ def command(options: Shared) -> None:
                     "evidence": dict(action.evidence),
                 }
                 for action in remediation
-                if not isinstance(action, SaveVersion | CountOutcomes)
+                if not isinstance(action, SaveVersion)
             ]
     if options.json:
         out_json({"version": 2, "project": str(project), "mode": view.config.mode, "actions": actions})

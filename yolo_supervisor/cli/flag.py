@@ -1,4 +1,4 @@
-"""``flag``: the plugin's feature flags, how what they switch on fares, and the switches themselves."""
+"""``flag``: the plugin's feature flags, their failure rates, and their switches."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from yolo_supervisor.formats.json import load_object
 from yolo_supervisor.formats.plugin import config as plugin_config
 from yolo_supervisor.inventory.flag_outcomes import Flag
 from yolo_supervisor.models import iso
+from yolo_supervisor.policy.failure_rate import Rule
 from yolo_supervisor.store.store import Outcome
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -23,7 +24,7 @@ BARS = "▁▂▃▄▅▆▇█"
 
 @click.group()
 def command() -> None:
-    """The plugin's feature flags. One under which too much fails is switched off, and you are told.
+    """The plugin's feature flags. A flag that fails too often is disabled, and you are alerted.
 
     \b
     Examples:
@@ -35,7 +36,7 @@ def command() -> None:
 
 def _flag_name(ctx: click.Context, param: click.Parameter, value: str) -> str:
     if not value.strip():
-        raise click.BadParameter("a flag has a name")
+        raise click.BadParameter("the name of the flag is missing")
     return value
 
 
@@ -46,15 +47,15 @@ FLAG = click.argument("name", callback=_flag_name)
 @shared
 @click.pass_obj
 def list_flags(options: Shared) -> None:
-    """All feature flags: how much has failed lately, what follows from that, and when they are looked at next.
+    """All feature flags, their recent failure rates and the verdict on each.
 
     \b
     Example:
       yolo-supervisor flag list --json | jq '.flags[] | select(.verdict == "disabled")'
     """
     view = project_view(options)
-    look = view.flags.look(view.now)
-    next_at = _next_look(view)
+    observation = view.flags.observe(view.now)
+    next_at = _next_tick(view)
     rows = [
         {
             "name": flag.name,
@@ -63,38 +64,47 @@ def list_flags(options: Shared) -> None:
             "samples": flag.samples,
             "error_rate": round(flag.errors / flag.samples, 4) if flag.samples else 0.0,
             "window_s": round(flag.length_s, 1),
-            "verdict": _verdict(flag, look.rule.min_samples, look.rule.limit),
-            "why": flag.off.reason if flag.off else None,
-            "disabled_at": flag.off.at if flag.off else None,
-            "probation_in_s": round(flag.off.left_s, 1) if flag.off and flag.off.left_s is not None else None,
+            "verdict": _verdict(flag, observation.rule),
+            "why": flag.disabled.reason if flag.disabled else None,
+            "disabled_at": flag.disabled.at if flag.disabled else None,
+            "probation_in_s": _probation_in_s(flag),
             "next_look_at": next_at,
             "rates": [round(rate, 3) for rate in flag.rates],
         }
-        for flag in look.flags
+        for flag in observation.flags
     ]
     if options.json:
         out_json({"version": 2, "project": str(view.project), "next_look_at": next_at, "flags": rows})
         return
     _show(rows)
     out()
-    out(f"next look: {next_at}" if next_at else "no daemon is running: nothing is switched off. yolo-supervisor run")
+    if next_at:
+        out(f"next check: {next_at}")
+    else:
+        out("no daemon is running, so no flag is disabled automatically. Start one: yolo-supervisor run")
 
 
-def _next_look(view: ProjectView) -> str | None:
-    """When the daemon looks at the latest: what is recorded makes it look at once. None if there is none."""
+def _probation_in_s(flag: Flag) -> float | None:
+    if flag.disabled is None or flag.disabled.probation_in_s is None:
+        return None
+    return round(flag.disabled.probation_in_s, 1)
+
+
+def _next_tick(view: ProjectView) -> str | None:
+    """The time of the daemon's next regular check; a recorded outcome wakes it earlier. None without a daemon."""
     if view.holder() is None:
         return None
     return iso(view.now + timedelta(seconds=until_next(view.config.flags.interval_s)))
 
 
-def _verdict(flag: Flag, min_samples: int, limit: float) -> str:
-    if not flag.enabled and (flag.off is not None or flag.enabled is False):
-        return "disabled" if flag.off is not None else "off"
-    if flag.crossed is not None:
+def _verdict(flag: Flag, rule: Rule) -> str:
+    if not flag.enabled and (flag.disabled is not None or flag.enabled is False):
+        return "disabled" if flag.disabled is not None else "off"
+    if flag.detection is not None:
         return "failing"
-    if flag.samples < min_samples:
+    if flag.samples < rule.min_samples:
         return "too few"
-    return "unsure" if flag.errors > limit * flag.samples else "well"
+    return "unsure" if flag.errors > rule.limit * flag.samples else "well"
 
 
 def _show(rows: list[dict[str, Any]]) -> None:
@@ -114,7 +124,7 @@ def _show(rows: list[dict[str, Any]]) -> None:
         out("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
     for row in rows:
         if row["verdict"] == "disabled":
-            out(f"{row['name']} is off since {row['disabled_at']}: {row['why']}")
+            out(f"{row['name']} was disabled at {row['disabled_at']}: {row['why']}")
 
 
 @command.command("record")
@@ -123,7 +133,7 @@ def _show(rows: list[dict[str, Any]]) -> None:
 @shared
 @click.pass_obj
 def record(options: Shared, name: str, outcome: str) -> None:
-    """Tell how something went that a flag has switched on: for scripts and hooks.
+    """Record a success or failure of what a flag switches on; for scripts and hooks.
 
     \b
     Examples:
@@ -146,7 +156,7 @@ def record(options: Shared, name: str, outcome: str) -> None:
 @shared
 @click.pass_obj
 def enable(options: Shared, name: str) -> None:
-    """Switch a flag on. What has failed under it until now does not count any more.
+    """Enable a flag. Its earlier outcomes no longer count.
 
     \b
     Example:
@@ -160,7 +170,7 @@ def enable(options: Shared, name: str) -> None:
 @shared
 @click.pass_obj
 def disable(options: Shared, name: str) -> None:
-    """Switch a flag off. Nothing but its value changes in the plugin's config.json.
+    """Disable a flag. Only its value changes in the plugin's config.json.
 
     \b
     Example:
@@ -176,39 +186,40 @@ def _switch(options: Shared, name: str, on: bool) -> None:
     if name not in switches:
         near = difflib.get_close_matches(name, [*switches], 1)
         hint = f": did you mean {near[0]}?" if near else ""
-        fail(EX_NO, f"{path} says neither yes nor no to {name}, so nothing was written{hint}")
+        fail(EX_NO, f"{name} is neither true nor false in {path}; nothing was written{hint}")
     view.store.open()
-    reason = f"a person switched it {'on' if on else 'off'}"
+    reason = f"a person {'enabled' if on else 'disabled'} it"
     if switches[name] is not on:
         kind = Enable if on else Disable
         outcome = view.store.commit(kind(key=name, path=path, reason=reason), "cli")
         if outcome is Outcome.BUSY or (outcome is Outcome.STALE and _switches(view).get(name) is not on):
-            fail(EX_TEMPFAIL, f"{path} is being written to: try again")
+            fail(EX_TEMPFAIL, f"{path} is being written to; try again")
     elif on:
-        view.store.note(FlagFoundOn(key=name, reason="a person wants it to be judged anew"), "cli")
-    vain = _in_vain({**_switches(view), name: on}, name)
+        view.store.note(FlagFoundOn(key=name, reason="a person enabled it: earlier outcomes no longer count"), "cli")
+    notes = _notes({**_switches(view), name: on}, name)
     result = "enabled" if on else "disabled"
-    answer = {"result": result, "name": name, "notes": vain}
+    answer = {"result": result, "name": name, "notes": notes}
     out_json(answer) if options.json else out(f"{name}: {result}")
     if not options.json:
-        for text in vain:
+        for text in notes:
             click.echo(f"yolo-supervisor: note: {text}", err=True)
 
 
 def _switches(view: ProjectView) -> dict[str, bool]:
-    """The switches in the plugin's configuration; ends the program where it cannot be read."""
+    """The switches in the plugin's configuration; ends the program if it cannot be read."""
     path = view.store.paths.planning / "config.json"
     data = view.store.disk.read(path)
     if data is None:
-        fail(EX_NO, f"there is no {path}: nothing was written")
+        fail(EX_NO, f"there is no {path}; nothing was written")
     if load_object(data) is None:
-        fail(EX_DATAERR, f"{path} cannot be read, so nothing was written: yolo-supervisor state verify tells more")
+        fail(EX_DATAERR, f"{path} cannot be read; nothing was written. See: yolo-supervisor state verify")
     return plugin_config.wishes(data)
 
 
-def _in_vain(switches: dict[str, bool], name: str) -> list[str]:
+def _notes(switches: dict[str, bool], name: str) -> list[str]:
+    """What does not work because one flag is enabled and another one, which it needs, is not."""
     return [
-        f"{wish} is on while {needed} is off: {vain}"
-        for (wish, needed), vain in plugin_config.IN_VAIN.items()
-        if name in (wish, needed) and switches.get(wish) and not switches.get(needed)
+        f"{flag} is on while {needed} is off: {consequence}"
+        for (flag, needed), consequence in plugin_config.IN_VAIN.items()
+        if name in (flag, needed) and switches.get(flag) and not switches.get(needed)
     ]

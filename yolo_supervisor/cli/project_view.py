@@ -111,7 +111,7 @@ class ProjectView:
         return [circuit_status(circuit, now) for circuit in open_circuits(self.store.paths.folder)]
 
     def flags_json(self) -> list[dict[str, Any]]:
-        """The feature flags, and how what they switch on has fared lately."""
+        """The feature flags, and their failure rates."""
         return [
             {
                 "name": flag.name,
@@ -120,7 +120,7 @@ class ProjectView:
                 "samples": flag.samples,
                 "error_rate": round(flag.errors / flag.samples, 4) if flag.samples else 0.0,
             }
-            for flag in self.flags.look(self.now).flags
+            for flag in self.flags.observe(self.now).flags
         ]
 
     def lease_ttl_s(self) -> int:

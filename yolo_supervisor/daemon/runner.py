@@ -18,7 +18,6 @@ import structlog
 from yolo_supervisor import __version__
 from yolo_supervisor.actions.agents import Terminate, WriteCrashReport
 from yolo_supervisor.actions.base import AlertCode, Edit, Escalate, Note
-from yolo_supervisor.actions.flags import CountOutcomes
 from yolo_supervisor.actions.leases import BreakLock
 from yolo_supervisor.actions.notes import DaemonNote
 from yolo_supervisor.actions.state import SaveVersion
@@ -37,7 +36,7 @@ from yolo_supervisor.store.atomic import write_atomic
 from yolo_supervisor.store.locks import Busy
 from yolo_supervisor.store.store import Outcome, Store, Unwritable
 from yolo_supervisor.system.processes import Ending
-from yolo_supervisor.watchers.base import Remediation, Watcher
+from yolo_supervisor.watchers.base import KeepsObservations, Remediation, Watcher
 
 RETRY_S = 0.05
 """First pause before a retry of a change that met another process's lock; the client holds one for a millisecond."""
@@ -120,7 +119,6 @@ class Runner:
         self.deaths, self.registry, self.investigator = parts.deaths, parts.registry, parts.investigator
         self.agents, self.tasks, self.state = parts.agents, parts.tasks, parts.state
         self.sessions, self.leases, self.flags = parts.sessions, parts.leases, parts.flags
-        self._outcomes = parts.flag_outcomes
         self.watchers = parts.watchers
         self.wakeups = {watcher.name: Wakeup() for watcher in self.watchers}
         self.watcher_health = {watcher.name: WatcherHealth() for watcher in self.watchers}
@@ -245,7 +243,8 @@ class Runner:
             with anyio.fail_after(TICK_LIMIT_S):
                 remediations = await watcher.tick(self.services.clock.now())
             present: set[tuple[object, ...]] = set()
-            done = [self._try(watcher, remediation, present) for remediation in remediations]
+            done = [self._save_observations(watcher)] if isinstance(watcher, KeepsObservations) else []
+            done += [self._try(watcher, remediation, present) for remediation in remediations]
             self._alerts.resolve(watcher.name, present)
             self._report()
         except OSError as error:
@@ -277,6 +276,18 @@ class Runner:
         if self._tasks is not None:
             self._tasks.start_soon(later)
 
+    def _save_observations(self, watcher: KeepsObservations) -> str | None:
+        """Store what a watcher observed: None if that is done, "" if it met a lock, else the error."""
+        try:
+            saved = watcher.save_observations()
+        except (OSError, Refused) as error:
+            self._failures.failed("status_file", error, file="flags")
+            return str(error)
+        if not saved:
+            return ""
+        self._failures.recovered("status_file", file="flags")
+        return None
+
     # -- carrying out --------------------------------------------------------------------------------------------
 
     def _try(self, watcher: Watcher, remediation: Remediation, present: set[tuple[object, ...]]) -> str | None:
@@ -302,10 +313,7 @@ class Runner:
         """Apply the steps in order; False if one met a lock, so that the rest has to wait."""
         for action in remediation:
             name = action.identity
-            if isinstance(action, CountOutcomes):  # an observation: it changes nothing, and is made in any mode
-                if not self._outcomes.count(action):
-                    return False
-            elif self.config.mode == "observe" or isinstance(action, Note):
+            if self.config.mode == "observe" or isinstance(action, Note):
                 present.add(name)
                 if self._alerts.is_new(watcher.name, action):
                     prefix = "would_" if self.config.mode == "observe" else ""

@@ -9,7 +9,7 @@ from yolo_supervisor.clock import Clock
 from yolo_supervisor.config import Config
 from yolo_supervisor.inventory.agents import AgentRegistry, claude_dirs
 from yolo_supervisor.inventory.crash_evidence import CrashInvestigator
-from yolo_supervisor.inventory.flag_outcomes import Flags
+from yolo_supervisor.inventory.flag_outcomes import FlagOutcomes
 from yolo_supervisor.inventory.leases import Leases
 from yolo_supervisor.inventory.process_scan import ProcessScanner
 from yolo_supervisor.inventory.stale_locks import StaleLocks
@@ -61,7 +61,7 @@ class ProjectParts:
             config, self.registry, store.paths, processes, scanner, self.deaths, clock, writes_reports=writes_reports
         )
         self.held_leases = Leases(store, clock, processes.boot)
-        self.flag_outcomes = Flags(config, store, clock, processes.boot)
+        self.flag_outcomes = FlagOutcomes(config, store, clock, processes.boot)
 
         self.agents = AgentsWatcher(
             config, self.registry, store, processes, scanner, self.deaths, self.retry_policy, self.investigator

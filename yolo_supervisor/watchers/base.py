@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from yolo_supervisor.actions.agents import Terminate
 from yolo_supervisor.actions.base import Action
@@ -34,4 +34,15 @@ class Watcher(Protocol):
         """Observe again right before a signal.
 
         Returns the reason why the decision no longer holds, or None if it holds.
+        """
+
+
+@runtime_checkable
+class KeepsObservations(Protocol):
+    """A watcher that stores what it observed. That changes no document, so it happens in every mode."""
+
+    def save_observations(self) -> bool:
+        """Store what the last tick observed; False if another process holds the lock: the next tick tries again.
+
+        OSError if it cannot be written.
         """

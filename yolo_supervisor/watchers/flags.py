@@ -1,4 +1,4 @@
-"""Watches the plugin's feature flags, and disables those under which too much fails."""
+"""Watches the plugin's feature flags, and disables those that fail too often."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from yolo_supervisor.actions.flags import Disable, Enable, FlagFoundOn
 from yolo_supervisor.clock import until_next
 from yolo_supervisor.config import Config
 from yolo_supervisor.formats.plugin import config as plugin_config
-from yolo_supervisor.inventory.flag_outcomes import Crossed, Flag, Flags, Look
+from yolo_supervisor.inventory.flag_outcomes import Flag, FlagOutcomes, FlagsObservation
+from yolo_supervisor.inventory.flag_record import Detection
 from yolo_supervisor.policy.failure_rate import Rule
 from yolo_supervisor.watchers.base import Remediation
 
@@ -22,87 +23,92 @@ SOON_S = 0.05
 """The pause while a log has more unread lines than one observation reads."""
 
 
-def decide(look: Look) -> list[Remediation]:
+def decide(observation: FlagsObservation) -> list[Remediation]:
     """Disable each flag that fails too often, after the flags that need it.
 
     A person is alerted, and only a person enables it again, unless a probation is configured.
     """
-    flags = {flag.name: flag for flag in look.flags}
-    counted: list[Remediation] = [(look.count,)] if look.count else []
-    return counted + [remediation for flag in look.flags if (remediation := _about(flag, flags, look))]
+    flags = {flag.name: flag for flag in observation.flags}
+    return [remediation for flag in observation.flags if (remediation := _remediation(flag, flags, observation))]
 
 
-def _about(flag: Flag, flags: Mapping[str, Flag], look: Look) -> Remediation:
+def _remediation(flag: Flag, flags: Mapping[str, Flag], observation: FlagsObservation) -> Remediation:
     if not plugin_config.is_flag(flag.name):
         return ()  # a setting of the plugin, not a feature flag: counted errors are no reason to change it
-    if flag.enabled and flag.off is not None:
-        return (
-            FlagFoundOn(key=flag.name, reason="it was switched off, and somebody has switched it on again by hand"),
-        )
-    if flag.crossed and flag.enabled and flag.name in plugin_config.OURS:
-        needed = f"the supervisor needs it itself ({plugin_config.OURS[flag.name]}), so that is left to you"
-        reason = f"{_why(flag.crossed, look.rule)}; {needed}: yolo-supervisor flag disable {flag.name}"
-        return (_tell(flag, AlertCode.FLAG_LEFT_ON, reason),)
-    if flag.crossed and flag.enabled:
-        return _switch_off(flag, flag.crossed, flags, look)
-    if flag.crossed and not look.readable:
-        reason = f"{_why(flag.crossed, look.rule)}; it stays as it is: the config.json cannot be read"
-        return (_tell(flag, AlertCode.FLAG_CONFIG_UNREADABLE, reason),)
-    if flag.off is not None and flag.off.by == NAME and flag.enabled is False:
-        if flag.off.left_s == 0.0 and all(
-            flags[n].enabled for d, n in plugin_config.IN_VAIN if d == flag.name and n in flags
-        ):
-            reason = "its probation begins: if it fails again, it is switched off again"
-            return (Enable(key=flag.name, path=look.config, reason=reason, evidence={"probation": True}),)
-        return (_tell(flag, AlertCode.FLAG_OFF, _off(flag.name, flag.off.reason)),)
+    if flag.enabled and flag.disabled is not None:
+        return (FlagFoundOn(key=flag.name, reason="it was disabled here and has been enabled by hand since"),)
+    if flag.detection and flag.enabled and flag.name in plugin_config.OURS:
+        needed = f"the supervisor needs it itself ({plugin_config.OURS[flag.name]}), so it stays enabled"
+        reason = f"{_why(flag.detection, observation.rule)}; {needed}. To disable it: {_command('disable', flag.name)}"
+        return (_alert(flag, AlertCode.FLAG_LEFT_ON, reason),)
+    if flag.detection and flag.enabled:
+        return _disable(flag, flag.detection, flags, observation)
+    if flag.detection and not observation.readable:
+        reason = f"{_why(flag.detection, observation.rule)}; it cannot be disabled: the config.json cannot be read"
+        return (_alert(flag, AlertCode.FLAG_CONFIG_UNREADABLE, reason),)
+    if flag.disabled is not None and flag.disabled.by == NAME and flag.enabled is False:
+        if flag.disabled.probation_in_s == 0.0 and _needs_are_met(flag.name, flags):
+            reason = "its probation begins: if it fails too often again, it is disabled again"
+            return (Enable(key=flag.name, path=observation.config_file, reason=reason, evidence={"probation": True}),)
+        return (_alert(flag, AlertCode.FLAG_OFF, _disabled(flag.name, flag.disabled.reason)),)
     return ()
 
 
-def _switch_off(flag: Flag, crossed: Crossed, flags: Mapping[str, Flag], look: Look) -> Remediation:
-    why = _why(crossed, look.rule)
+def _needs_are_met(name: str, flags: Mapping[str, Flag]) -> bool:
+    """Whether the flags that this one needs are enabled, as far as they exist."""
+    needed = (needed for dependent, needed in plugin_config.IN_VAIN if dependent == name)
+    return all(flags[other].enabled for other in needed if other in flags)
+
+
+def _disable(flag: Flag, detection: Detection, flags: Mapping[str, Flag], observation: FlagsObservation) -> Remediation:
+    """Disable the flags that need it first: the evidence is that of this flag."""
     dependents = [
-        (flags[name], vain)
-        for (name, needed), vain in plugin_config.IN_VAIN.items()
-        if needed == flag.name and name in flags
+        Disable(
+            key=name,
+            path=observation.config_file,
+            reason=f"{flag.name}, which it needs, is disabled: {consequence}",
+            evidence=_evidence(flags[name].errors, flags[name].samples, observation) | {"needs": flag.name},
+        )
+        for (name, needed), consequence in plugin_config.IN_VAIN.items()
+        if needed == flag.name and name in flags and flags[name].enabled
     ]
-    first = [
-        Disable(key=each.name, path=look.config, reason=f"{flag.name}, which it needs, is switched off: {vain}",
-                evidence=_evidence(each.errors, each.samples, look) | {"needs": flag.name})
-        for each, vain in dependents
-        if each.enabled
-    ]  # fmt: skip
-    evidence = _evidence(crossed.errors, crossed.samples, look) | {"e_value": min(crossed.value, 1e12)}
-    evidence |= {"of_window": [flag.errors, flag.samples]}
-    disable = Disable(key=flag.name, path=look.config, reason=why, evidence=evidence)
-    return (*first, disable, _tell(flag, AlertCode.FLAG_OFF, _off(flag.name, why)))
+    why = _why(detection, observation.rule)
+    evidence = _evidence(detection.errors, detection.samples, observation)
+    evidence |= {"e_value": min(detection.e_value, 1e12), "of_window": [flag.errors, flag.samples]}
+    disable = Disable(key=flag.name, path=observation.config_file, reason=why, evidence=evidence)
+    return (*dependents, disable, _alert(flag, AlertCode.FLAG_OFF, _disabled(flag.name, why)))
 
 
-def _evidence(errors: int, samples: int, look: Look) -> dict[str, object]:
+def _evidence(errors: int, samples: int, observation: FlagsObservation) -> dict[str, object]:
     rate = round(errors / samples, 3) if samples else 0.0
-    return {"errors": errors, "samples": samples, "error_rate": rate, "since_s": look.now_s, "boot": look.boot}
+    return {"errors": errors, "samples": samples, "error_rate": rate, **observation.now.fields()}
 
 
-def _why(crossed: Crossed, rule: Rule) -> str:
+def _why(detection: Detection, rule: Rule) -> str:
     return (
-        f"{crossed.errors} of its last {crossed.samples} outcomes were errors: more than {rule.limit:.0%} of them are, "
-        f"with a risk of {rule.alpha:.0%} to be wrong"
+        f"{detection.errors} of its last {detection.samples} outcomes were errors: its failure rate is above "
+        f"{rule.limit:.0%}, with a probability of at most {rule.alpha:.0%} that this is a false alarm"
     )
 
 
-def _off(name: str, why: str) -> str:
-    return f"it is switched off, since {why}; when that is mended: yolo-supervisor flag enable {shlex.quote(name)}"
+def _disabled(name: str, why: str) -> str:
+    return f"it is disabled, since {why}. Once the cause is fixed: {_command('enable', name)}"
 
 
-def _tell(flag: Flag, code: AlertCode, reason: str) -> Escalate:
+def _command(verb: str, name: str) -> str:
+    return f"yolo-supervisor flag {verb} {shlex.quote(name)}"
+
+
+def _alert(flag: Flag, code: AlertCode, reason: str) -> Escalate:
     return Escalate(kind="flag", code=code, key=flag.name, reason=reason)
 
 
 class FlagsWatcher:
     name = NAME
 
-    def __init__(self, config: Callable[[], Config], flags: Flags) -> None:
+    def __init__(self, config: Callable[[], Config], outcomes: FlagOutcomes) -> None:
         self._config = config
-        self._flags = flags
+        self._outcomes = outcomes
         self._due_s: float | None = None
         """Seconds until a probation begins, from the last observation."""
 
@@ -112,16 +118,21 @@ class FlagsWatcher:
 
     def rest_s(self) -> float:
         """A short pause while there is more to read, or until the next probation begins, if sooner."""
-        if self._flags.behind:
+        if self._outcomes.behind:
             return SOON_S
         rest_s = until_next(self.interval_s)
         return rest_s if self._due_s is None else min(rest_s, max(SOON_S, self._due_s))
 
     async def tick(self, now: datetime) -> Sequence[Remediation]:
-        look = self._flags.look(now)
-        waiting = (flag.off.left_s for flag in look.flags if flag.off is not None and flag.enabled is False)
-        self._due_s = min((left_s for left_s in waiting if left_s), default=None)
-        return decide(look)
+        observation = self._outcomes.observe(now)
+        disabled = (flag.disabled for flag in observation.flags if flag.enabled is False)
+        waits = (switch.probation_in_s for switch in disabled if switch is not None)
+        self._due_s = min((wait_s for wait_s in waits if wait_s), default=None)
+        return decide(observation)
+
+    def save_observations(self) -> bool:
+        """Store the new outcomes; they belong to the next observation in any case."""
+        return self._outcomes.save()
 
     async def objection(self, action: Terminate) -> str | None:
         return "no flag is a reason to end a process"
