@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import pwd
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ import msgspec
 
 from yolo_supervisor.formats.plugin import PLANNING
 from yolo_supervisor.fs.trust import other_writers
+from yolo_supervisor.user_dirs import config_dir, home
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
 Policy = Literal["terminate", "drain", "notify", "keep"]
@@ -120,31 +120,15 @@ class ConfigError(Exception):
     """What is wrong, one sentence a line, each with file and line."""
 
 
-def home(environment: Mapping[str, str] = os.environ) -> Path | None:
-    """The user's home: as the environment says, if that is a whole path, else as the machine says; None if neither."""
-    if os.path.isabs(told := environment.get("HOME", "")):
-        return Path(told)
-    try:
-        return Path(pwd.getpwuid(os.getuid()).pw_dir)
-    except KeyError:  # a container that runs as a number, say
-        return None
-
-
-def settings(environment: Mapping[str, str]) -> Path:
-    """The folder of the user's settings. One that is no whole path counts for nothing: so it is specified."""
-    told = environment.get("XDG_CONFIG_HOME", "")
-    return Path(told) if os.path.isabs(told) else (home(environment) or Path("/")) / ".config"
-
-
 def user_file(environment: Mapping[str, str]) -> Path:
-    return settings(environment) / "yolo-supervisor" / "supervisor.toml"
+    return config_dir(environment) / "yolo-supervisor" / "supervisor.toml"
 
 
 def expanded(name: str) -> Path:
     """The path with ``~`` put in; RuntimeError if nobody knows what it stands for."""
     path = Path(name)
-    if path.parts[:1] == ("~",) and (ours := home()) is not None:
-        return ours.joinpath(*path.parts[1:])
+    if path.parts[:1] == ("~",) and (folder := home()) is not None:
+        return folder.joinpath(*path.parts[1:])
     return path.expanduser()
 
 

@@ -19,6 +19,8 @@ from typing import Any, ClassVar, Literal, TextIO, cast
 
 import structlog
 
+from yolo_supervisor.user_dirs import state_dir
+
 LogFormat = Literal["json", "console"]
 
 
@@ -175,12 +177,9 @@ class _File:
         self._fd = fd
 
 
-def own_file(environment: Mapping[str, str]) -> Path:
-    """Where a copy of the log is kept that the user can read where systemd's journal cannot be."""
-    folder = environment.get("XDG_STATE_HOME", "")
-    if not os.path.isabs(folder):
-        folder = os.path.join(environment.get("HOME", "/"), ".local", "state")
-    return Path(folder) / "yolo-supervisor" / "log.jsonl"
+def user_copy(environment: Mapping[str, str]) -> Path:
+    """The copy of the log for a user who cannot read systemd's journal."""
+    return state_dir(environment) / "yolo-supervisor" / "log.jsonl"
 
 
 def journal_is_volatile() -> bool:
@@ -196,7 +195,7 @@ def _copy_for_the_user(environment: Mapping[str, str], stderr: _Stderr) -> _File
     """The file beside a journal that the user cannot read. That it cannot be made is told when it is written to."""
     if not journal_is_volatile():
         return None
-    path = own_file(environment)
+    path = user_copy(environment)
     with contextlib.suppress(OSError):
         os.makedirs(path.parent, 0o700, exist_ok=True)
     return _File(path, stderr)

@@ -727,7 +727,7 @@ def test_an_unknown_user_is_reported_in_one_sentence(
     users: dict[str, object] = {}
     nobody = {"getpwuid": lambda _: users["nobody"]}
     monkeypatch.setattr(manager, "pwd", SimpleNamespace(**nobody))
-    monkeypatch.setattr("yolo_supervisor.config.pwd", SimpleNamespace(**nobody))
+    monkeypatch.setattr("yolo_supervisor.user_dirs.pwd", SimpleNamespace(**nobody))
     monkeypatch.delenv("HOME")
     monkeypatch.setattr(os, "geteuid", lambda: 54321)
 

@@ -14,6 +14,7 @@ from support.cli import Cli
 from support.project import SAMPLES, new_store
 from yolo_supervisor.store.history import history
 from yolo_supervisor.store.paths import Paths
+from yolo_supervisor.store.store import Store
 
 SOUND: dict[str, Any] = {"phase": 5, "status": "running", "plans": [{"id": "05-01", "status": "pending"}]}
 OTHER: dict[str, Any] = {"phase": 5, "status": "complete", "plans": [{"id": "05-01", "status": "complete"}]}
@@ -99,8 +100,33 @@ def test_verify_is_for_people_too(cli: Cli, state: Path) -> None:
     assert told.returncode == 1
     assert told.stdout.splitlines() == [
         "BROKEN  .execution-state.json: it is empty",
-        "        recover would ask you: nothing is left from which it could be restored",
+        "        recover would ask you: there is nothing to restore it from",
     ]
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_verify_says_what_recover_does_with_a_log_without_a_whole_line(
+    cli: Cli, project: Path, planning: Path, saved: bool
+) -> None:
+    log = planning / ".events" / "event-log.jsonl"
+    log.parent.mkdir()
+    store = Store(project)
+    store.open()
+    if saved:
+        log.write_bytes(b'{"event":"x"}\n')
+        store.keep(log, log.read_bytes())
+    store.close()
+    log.write_bytes(b'{"torn')
+
+    (forecast,) = cli.json("state", "verify", code=1)["files"]
+    (result,) = cli.json("state", "recover")["files"]
+
+    if saved:
+        assert forecast["would"] == "restore it from the last good version"
+        assert (result["result"], log.read_bytes()) == ("restored", b'{"event":"x"}\n')
+    else:
+        assert forecast["would"] == "cut it off, with a copy in the quarantine"
+        assert (result["result"], log.read_bytes()) == ("repaired", b"")
 
 
 def test_verify_checks_the_journal(cli: Cli, project: Path) -> None:

@@ -78,6 +78,7 @@ def test_nested_value_is_replaced_in_any_message(
         (b'{"x":{"id":1,"id":2},"id":{"id":3}}\n', b'{"x":{"id":1,"id":2},"id":9}\n'),
         (b'{"x":"\\",\\"id\\":1","\\u0069d":null}\n', b'{"x":"\\",\\"id\\":1","\\u0069d":9}\n'),
         (b'{"n":123456789012345678901234567890,"id":[]}\n', b'{"n":123456789012345678901234567890,"id":9}\n'),
+        (b'{"id":1,"x":"\xed\xa0\xbd","id":2}\n', b'{"id":1,"x":"\xed\xa0\xbd","id":9}\n'),
     ],
 )
 def test_bytes_around_a_replaced_value_are_kept(before: bytes, after: bytes) -> None:

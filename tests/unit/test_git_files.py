@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from yolo_supervisor.system.git_files import find_root, git_dirs, head
+from yolo_supervisor.system.git_layout import WorkTree, work_trees
 
 COMMIT = "1" * 40
 
@@ -110,3 +111,29 @@ def test_circle_of_symbolic_refs_ends(root: Path) -> None:
 def test_unreadable_head_raises_os_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="HEAD"):
         head(str(tmp_path), str(tmp_path))
+
+
+# -- all work trees of a repository --------------------------------------------------------------------------------
+
+
+def test_every_work_tree_of_a_repository_is_found_from_each_of_them(root: Path) -> None:
+    tree, git_dir = linked(root)
+    (git_dir / "gitdir").write_text(f"{tree / '.git'}\n")
+    main, other = WorkTree(root, root / ".git"), WorkTree(tree, git_dir)
+
+    assert list(work_trees(root)) == [main, other]
+    assert list(work_trees(tree)) == [other, main]
+
+
+def test_a_work_tree_that_is_reached_through_a_link_is_found_once(root: Path, tmp_path: Path) -> None:
+    tree, git_dir = linked(root)
+    (git_dir / "gitdir").write_text(f"{tree / '.git'}\n")
+    (tmp_path / "link").symlink_to(root.parent)
+
+    for folder in (root, tree):
+        found = list(work_trees(tmp_path / "link" / folder.name))
+        assert sorted(os.path.realpath(each.git_dir) for each in found) == [str(root / ".git"), str(git_dir)]
+
+
+def test_a_folder_outside_of_a_repository_has_no_work_trees(tmp_path: Path) -> None:
+    assert list(work_trees(tmp_path)) == []

@@ -126,7 +126,7 @@ def test_a_file_without_a_repair_is_escalated_and_left() -> None:
         kind="state",
         code=AlertCode.FILE_NOT_RESTORABLE,
         key=".execution-state.json",
-        reason="it is no JSON, and nothing is left from which it could be restored: mend it or remove it",
+        reason="it is no JSON, and there is nothing to restore it from: repair it or remove it",
     )
 
 

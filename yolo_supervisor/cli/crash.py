@@ -9,7 +9,7 @@ import click
 
 from yolo_supervisor.cli.context import EX_NO, Shared, entries, fail, out, out_json, shared
 from yolo_supervisor.formats.crash_report import StoredReport, load
-from yolo_supervisor.formats.transcripts import moment
+from yolo_supervisor.formats.json import time_or_none
 from yolo_supervisor.fs.changes import names
 from yolo_supervisor.fs.read import read_or_none
 from yolo_supervisor.store.disk import Disk
@@ -73,7 +73,7 @@ def show(options: Shared, ident: str) -> None:
     if options.json:
         out_json({**report.document, "story": story})
         return
-    at = moment(report.at)
+    at = time_or_none(report.at)
     when = f"{at.astimezone():%Y-%m-%d %H:%M:%S}" if at else report.at
     out(f"{report.agent} died at {when}: {report.cause} ({report.confidence})")
     out(f"  {report.reason}")

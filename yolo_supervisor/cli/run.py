@@ -36,7 +36,7 @@ def command(options: Shared, observe: bool, log_format: str | None, log_file: Pa
         faulthandler.enable()  # the watchdog's SIGABRT, or a segmentation fault, says where it was
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it asks for a reload, never for the end, this early neither
     from yolo_supervisor import config as configuration
-    from yolo_supervisor import log
+    from yolo_supervisor import log, user_dirs
     from yolo_supervisor.daemon import daemon
 
     for project in options.projects:
@@ -50,7 +50,7 @@ def command(options: Shared, observe: bool, log_format: str | None, log_file: Pa
     projects: tuple[Path, ...] = options.projects
     if not projects and not config.projects:
         projects = (options.project(),)
-        home = Path(os.path.realpath(configuration.home() or "/"))
+        home = Path(os.path.realpath(user_dirs.home() or "/"))
         if home.is_relative_to(projects[0]) and not (projects[0] / PLANNING).is_dir():
             fail(EX_NO, f"{projects[0]} holds every agent of yours: go to a project, or name one with --project")
     log.configure(config.log.format, configuration.expanded(config.log.file) if config.log.file else None)

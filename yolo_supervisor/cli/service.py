@@ -15,7 +15,17 @@ import click
 
 from yolo_supervisor.cli.context import EX_CONFIG, EX_NO, EX_UNAVAILABLE, Shared, fail, out, out_json, shared
 from yolo_supervisor.fs.read import read_or_none
-from yolo_supervisor.service.manager import Manager, Refusal, Result, State, Systemd, lingers, put, take_away, user_name
+from yolo_supervisor.service.manager import (
+    Manager,
+    ManagerError,
+    Result,
+    State,
+    Systemd,
+    lingers,
+    put,
+    take_away,
+    user_name,
+)
 
 RELOAD_LIMIT_S = 30.0
 
@@ -62,7 +72,7 @@ def install(options: Shared, system: bool, name: str, linger: bool | None) -> No
         _enable(manager, done)
         if named:
             manager.start(anew=bool(obsolete) or any(result != "unchanged" for result in done.values()))
-    except Refusal as error:
+    except ManagerError as error:
         fail(EX_NO, f"{error}\nIts log: {_log(manager)}")
     notes = []
     if not named:
@@ -118,7 +128,7 @@ def uninstall(options: Shared, system: bool, name: str) -> None:
             manager.disable()
             gone = [] if others else take_away(paths, manager.files())
             manager.gone()
-        except Refusal as error:
+        except ManagerError as error:
             fail(EX_NO, str(error))
     if options.json:
         out_json({"version": 2, "unit": manager.unit, "removed": [str(path) for path in gone], "others": others})
@@ -225,12 +235,12 @@ def _refuse_strangers(manager: Manager) -> None:
 
 
 def _enable(manager: Manager, done: Mapping[Path, Result]) -> None:
-    """Refusal, and what was newly written is taken away again, where it lies out of the manager's sight, say."""
+    """ManagerError, and what was newly written is taken away again, where it lies out of the manager's sight, say."""
     try:
         manager.enable()
-    except Refusal:
+    except ManagerError:
         take_away([path for path, result in done.items() if result == "written"])
-        with contextlib.suppress(Refusal):
+        with contextlib.suppress(ManagerError):
             manager.gone()
         raise
 

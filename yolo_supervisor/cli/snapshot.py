@@ -11,12 +11,13 @@ import click
 from yolo_supervisor.actions.state import Quarantine, Restore
 from yolo_supervisor.cli.context import EX_DATAERR, EX_NO, EX_TEMPFAIL, Shared, fail, out, out_json, shared
 from yolo_supervisor.cli.project_view import ProjectView, carry_out, project_view
-from yolo_supervisor.formats.json import load_object
+from yolo_supervisor.formats.json import load_object, text_or_none
 from yolo_supervisor.formats.plugin import execution_state
 from yolo_supervisor.formats.plugin.snapshots import Snapshot
 from yolo_supervisor.fs.read import digest, read
 from yolo_supervisor.inventory.snapshots import Snapshots
 from yolo_supervisor.models import iso
+from yolo_supervisor.store.paths import quarantine_file
 from yolo_supervisor.store.store import Outcome
 from yolo_supervisor.watchers.base import Remediation
 
@@ -115,10 +116,9 @@ def restore(options: Shared, ident: str | None, role: str | None, phase: str | N
         if state is not None:
             aside = snapshots.save(state, view.now, f"before {wanted.name} was restored")[:1]
         else:
-            name = f"{execution_state.STATE_FILE.lstrip('.')}-{str(digest(before))[:12]}"
-            quarantine = view.store.paths.quarantine / name
+            copy = quarantine_file(view.store.paths.quarantine, path.name, before)
             why = f"it is broken, and {wanted.name} is wanted in its place"
-            aside = (Quarantine(key=execution_state.STATE_FILE, path=quarantine, data=before, reason=why),)
+            aside = (Quarantine(key=execution_state.STATE_FILE, path=copy, data=before, reason=why),)
         if carry_out(view.store, aside) is Outcome.BUSY:
             fail(EX_TEMPFAIL, "the store is being written to: try again")
     action = Restore(
@@ -153,7 +153,7 @@ def _row(path: Path, snapshot: Snapshot) -> dict[str, Any]:
         "trigger": snapshot.trigger,
         "status": str(snapshot.state.get("status")),
         "plans": len(listed),
-        "done": sum(plan.get("status") in ("complete", "completed", "done") for plan in listed),
+        "done": sum(text_or_none(plan.get("status")) in execution_state.COMPLETE for plan in listed),
     }
 
 

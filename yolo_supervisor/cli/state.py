@@ -9,9 +9,8 @@ import click
 from yolo_supervisor.actions.base import Escalate
 from yolo_supervisor.cli.context import EX_NO, EX_TEMPFAIL, Shared, fail, out, out_json, shared
 from yolo_supervisor.cli.project_view import carry_out, project_view
-from yolo_supervisor.policy.file_integrity import FlawCode
 from yolo_supervisor.store.store import Outcome
-from yolo_supervisor.watchers.state import Broken, StateObservation, decide
+from yolo_supervisor.watchers.state import Broken, StateObservation, decide, repair_of
 
 
 @click.group()
@@ -68,12 +67,12 @@ def verify(options: Shared) -> None:
 
 
 def _plan(broken: Broken) -> str:
-    if broken.flaw.code is FlawCode.HALF_WRITTEN:
+    repair = repair_of(broken)
+    if isinstance(repair, int):
         return "cut it off, with a copy in the quarantine"
-    if not broken.cures:
-        return "ask you: nothing is left from which it could be restored"
-    cure = broken.cures[0]
-    return f"remove it, {cure.text}" if cure.data is None else f"restore it from {cure.text}"
+    if repair is None:
+        return "ask you: there is nothing to restore it from"
+    return f"remove it, {repair.text}" if repair.data is None else f"restore it from {repair.text}"
 
 
 @command.command("recover")

@@ -5,8 +5,11 @@ from __future__ import annotations
 import functools
 import json
 import math
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
+
+from yolo_supervisor.models import from_iso
 
 
 def load_object(data: bytes) -> dict[str, Any] | None:
@@ -46,6 +49,14 @@ def dump_like(data: bytes, value: dict[str, Any]) -> bytes:
 def same_path(text: str) -> Path:
     """The path, and the same object for the same text: a thousand agents name the same few folders."""
     return Path(text)
+
+
+def time_or_none(value: object) -> datetime | None:
+    """The time of an ISO 8601 text, UTC if it names no zone; None for every other value."""
+    try:
+        return from_iso(value) if isinstance(value, str) else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def text_or_none(value: object) -> str | None:

@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from yolo_supervisor.formats.json_edit import value_span
+
 REPEATABLE = frozenset({
     "initialize", "server/discover", "ping", "tools/list", "prompts/list", "prompts/get", "resources/list",
     "resources/templates/list", "resources/read", "resources/subscribe", "resources/unsubscribe", "completion/complete",
@@ -33,7 +35,6 @@ _RESULT = rb'"(?:result|error)"'
 _ID_THEN_RESULT = re.compile(_BEGIN + rb'"id"\s*:\s*' + _ID + rb"\s*,\s*" + _RESULT)
 _RESULT_FIRST = re.compile(_BEGIN + _RESULT)
 _ID_AT_END = re.compile(rb'[,{]\s*"id"\s*:\s*' + _ID + rb'\s*(?:,\s*"jsonrpc"\s*:\s*"2\.0"\s*)?\}\s*\Z')
-_JSON_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\],:]|[^\s{}\[\],:"]+', re.DOTALL)
 
 
 def load(line: bytes) -> Any:
@@ -73,28 +74,9 @@ def id_key(ident: object) -> str:
 
 def with_value(line: bytes, path: tuple[str, ...], value: object) -> bytes:
     """Replace the value at a path of keys and keep every other byte. KeyError if the path does not exist."""
-    first, last = _span(line, line.index(b"{"), path)
-    return line[:first] + json.dumps(value).encode() + line[last:]
-
-
-def _span(line: bytes, start: int, path: tuple[str, ...]) -> tuple[int, int]:
-    """Start and end of the value at the path, within the object that begins at ``start``."""
-    depth, name, first, before = 0, b"", -1, b""
-    for token in _JSON_TOKEN.finditer(line, start):
-        text = token[0]
-        if depth == 1 and before == b":":
-            first = token.start()  # start of the value of ``name``
-        depth += (text in b"{[") - (text in b"}]")
-        if depth == 1 and first >= 0:  # end of that value
-            if json.loads(name) == path[0]:
-                return (first, token.end()) if len(path) == 1 else _span(line, first, path[1:])
-            first = -1
-        elif depth == 1 and before in (b"{", b","):
-            name = text
-        elif depth <= 0:
-            break
-        before = text
-    raise KeyError(path[0])
+    text = line.decode("utf-8", "surrogatepass")
+    start, end = value_span(text, path)
+    return (text[:start] + json.dumps(value) + text[end:]).encode("utf-8", "surrogatepass")
 
 
 # -- fields of a message --------------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from yolo_supervisor.formats.json import load_object, same_path, text_or_none
-from yolo_supervisor.models import Agent, Pane, ProcessId, from_iso, iso
+from yolo_supervisor.formats.json import load_object, same_path, text_or_none, time_or_none
+from yolo_supervisor.models import Agent, Pane, ProcessId, iso
 
 FOLDER = ".supervisor"
 VERSION = 2
@@ -88,11 +88,8 @@ def load_agent(data: bytes) -> Agent | None:
     if raw is None:
         return None
     ident, name, role = text_or_none(raw.get("id")), text_or_none(raw.get("name")), text_or_none(raw.get("role"))
-    try:
-        since = from_iso(str(raw.get("since")))
-    except ValueError:
-        return None
-    if not ident or not name or not role:
+    since = time_or_none(raw.get("since"))
+    if not ident or not name or not role or since is None:
         return None
     pane, folder = raw.get("pane"), text_or_none(raw.get("claude_dir"))
     process = load_process(raw.get("process"))

@@ -51,4 +51,4 @@ def with_state(task: Task, data: bytes, status: str, owner: str | None) -> bytes
 
 
 _AS_PLAN = {PENDING: "pending", AT_WORK: "running", DONE: "complete"}
-_AS_TASK = {"done": DONE, "complete": DONE, "completed": DONE} | dict.fromkeys(execution_state.RUNNING, AT_WORK)
+_AS_TASK = dict.fromkeys(execution_state.COMPLETE, DONE) | dict.fromkeys(execution_state.RUNNING, AT_WORK)

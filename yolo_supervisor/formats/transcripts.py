@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from yolo_supervisor.formats.json import load_object, text_or_none
-from yolo_supervisor.models import from_iso
+from yolo_supervisor.formats.json import load_object, text_or_none, time_or_none
 from yolo_supervisor.redaction import cut, redacted, redacted_all, shortened
 
 MAX_TURNS = 12
@@ -79,7 +78,7 @@ def tail(data: bytes, since: datetime | None = None) -> Tail:
     for line in data.split(b"\n"):
         if (raw := load_object(line)) is not None and not raw.get("isSidechain"):
             reader.read(raw)
-            if since is not None and (at := moment(raw.get("timestamp"))) is not None and at < since:
+            if since is not None and (at := time_or_none(raw.get("timestamp"))) is not None and at < since:
                 reader.forget_state()
     return reader.tail()
 
@@ -110,7 +109,7 @@ class _Reader:
         self.stop = text_or_none(message.get("stop_reason")) if kind == "assistant" else None
         for block in blocks:
             if isinstance(block, dict):
-                self._block(block, str(kind), moment(raw.get("timestamp")))
+                self._block(block, str(kind), time_or_none(raw.get("timestamp")))
 
     def _block(self, block: Mapping[str, object], kind: str, at: datetime | None) -> None:
         match block.get("type"):
@@ -138,7 +137,7 @@ class _Reader:
             text=redacted(shortened(f"{text} ({details})" if details else text, MAX_TEXT)),
             kind=text_or_none(raw.get("error")) or "",
             status=status if type(status) is int else None,
-            at=moment(raw.get("timestamp")),
+            at=time_or_none(raw.get("timestamp")),
         )
         self.open.clear()
         self._turn("API error", self.error.text)
@@ -150,7 +149,7 @@ class _Reader:
         self.error = ApiError(
             text=f"status {status}, attempt {attempt} of {raw.get('maxRetries')}",
             status=status if type(status) is int else None,
-            at=moment(raw.get("timestamp")),
+            at=time_or_none(raw.get("timestamp")),
             attempt=attempt if type(attempt) is int else 0,
         )
         self._turn("retries", self.error.text)
@@ -182,11 +181,3 @@ def _texts(blocks: Sequence[object]) -> Iterable[str]:
     for block in blocks:
         if isinstance(block, dict) and isinstance(text := block.get("text"), str):
             yield text
-
-
-def moment(value: object) -> datetime | None:
-    """The time of an ISO 8601 text, or None."""
-    try:
-        return from_iso(str(value))
-    except (ValueError, OverflowError):
-        return None

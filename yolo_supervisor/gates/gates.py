@@ -27,7 +27,7 @@ from yolo_supervisor.fs.read import digest, read, read_or_none
 from yolo_supervisor.fs.trust import Refused
 from yolo_supervisor.store.atomic import make_folder, refuse_links
 from yolo_supervisor.store.locks import Busy
-from yolo_supervisor.store.paths import Paths
+from yolo_supervisor.store.paths import Paths, quarantine_file
 from yolo_supervisor.store.store import Outcome, Store
 from yolo_supervisor.system import subprocesses
 from yolo_supervisor.system.git_layout import root_of
@@ -220,14 +220,14 @@ class Gates:
         before = store.disk.read(path)
         evidence: dict[str, Any] = {"plan": str(source)}
         if before:
-            name = f"{path.name}-{str(digest(before))[:12]}"
+            copy = quarantine_file(store.paths.quarantine, path.name, before)
+            evidence["copy"] = f"quarantine/{copy.name}"
             aside = Quarantine(
-                key=f"{contracts.FOLDER}/{path.name}", path=store.paths.quarantine / name, data=before,
-                reason=f"{why}: it is generated anew", evidence={"file": str(path), "copy": f"quarantine/{name}"},
+                key=f"{contracts.FOLDER}/{path.name}", path=copy, data=before,
+                reason=f"{why}: it is generated again", evidence={"file": str(path), "copy": evidence["copy"]},
             )  # fmt: skip
             if store.commit(aside, "cli") is Outcome.BUSY:
                 return "the store is being written to"
-            evidence["copy"] = f"quarantine/{name}"
         action = Regenerate(
             key=question.key, path=path, judged=digest(before), data=data, reason=why, evidence=evidence
         )

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from yolo_supervisor.config import Config, expanded, home
+from yolo_supervisor.config import Config, expanded
 from yolo_supervisor.formats import claude, tasks
 from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats.plugin import agents as plugin_agents
@@ -24,6 +24,7 @@ from yolo_supervisor.models import Agent, Lease, Liveness, Pane, ProcessId, Task
 from yolo_supervisor.store.paths import Paths
 from yolo_supervisor.system.processes import Processes
 from yolo_supervisor.system.tmux import pane_of
+from yolo_supervisor.user_dirs import home
 
 T = TypeVar("T")
 

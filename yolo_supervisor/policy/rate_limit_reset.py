@@ -12,8 +12,8 @@ from calendar import monthrange
 from datetime import UTC, datetime, timedelta
 
 from yolo_supervisor.formats.crash_report import Evidence
-from yolo_supervisor.formats.json import text_or_none
-from yolo_supervisor.formats.transcripts import ApiError, moment
+from yolo_supervisor.formats.json import text_or_none, time_or_none
+from yolo_supervisor.formats.transcripts import ApiError
 from yolo_supervisor.models import from_iso
 
 _EPOCH = re.compile(r"\|(\d{10})\b")
@@ -39,7 +39,7 @@ def window_end(e: Evidence, hold_s: float, hold_max_s: float) -> datetime:
     event, payload = e.last_hook
     error = e.tail.error
     if error is None and event == "StopFailure":
-        error = ApiError(text=f"{text_or_none(payload.get('error_details'))}", at=moment(payload.get("at")))
+        error = ApiError(text=f"{text_or_none(payload.get('error_details'))}", at=time_or_none(payload.get("at")))
     since = min((error.at if error else None) or e.at, e.at)
     named = reset_time(error.text, since) if error else None
     earliest, latest = since + timedelta(seconds=hold_s), e.at + timedelta(seconds=hold_max_s)

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from yolo_supervisor import config as configuration
 from yolo_supervisor import log
 from yolo_supervisor.fs.read import read, read_or_none
 from yolo_supervisor.store.atomic import make_folder, remove, write_atomic
 from yolo_supervisor.store.disk import Disk
+from yolo_supervisor.user_dirs import config_dir, home
 
 LIMIT_S = 90.0
 """How long a start or stop may take: more than the units themselves allow."""
@@ -73,8 +73,8 @@ class State:
     restarts: int | None = None
 
 
-class Refusal(Exception):
-    """The service manager has not done what it was asked for; what it said."""
+class ManagerError(Exception):
+    """A command of the service manager failed. The message is the command and its output."""
 
 
 class Systemd:
@@ -87,10 +87,10 @@ class Systemd:
         """Whom the system's manager runs it for; empty for the caller's own manager."""
         self.unit = f"yolo-supervisor@{user}.service" if user else "yolo-supervisor.service"
         self._template = "yolo-supervisor@.service" if user else self.unit
-        home = configuration.home(environment) or Path("/")
-        folder = Path("/etc/systemd/system") if user else configuration.settings(environment) / "systemd" / "user"
+        folder = Path("/etc/systemd/system") if user else config_dir(environment) / "systemd" / "user"
         self.folder = Path(os.path.realpath(folder))  # people keep their settings elsewhere, and link to them
-        self._usual = Path("/usr/local/bin/yolo-supervisor") if user else home / ".local/bin/yolo-supervisor"
+        local = Path("/usr/local") if user else (home(environment) or Path("/")) / ".local"
+        self._usual = local / "bin/yolo-supervisor"
         self._environment = dict(environment)
         bus = Path(f"/run/user/{os.getuid()}")
         if not environment.get("XDG_RUNTIME_DIR") and (bus / "bus").exists():
@@ -188,14 +188,14 @@ class Systemd:
         if file:
             return file
         if log.journal_is_volatile():
-            home = {"HOME": pwd.getpwnam(self.user).pw_dir} if self.user else self._environment
-            return str(log.own_file(home))
+            environment = {"HOME": pwd.getpwnam(self.user).pw_dir} if self.user else self._environment
+            return str(log.user_copy(environment))
         return f"journalctl {'-u' if self.user else '--user -u'} {self.unit.removesuffix('.service')}"
 
     def _do(self, *words: str) -> None:
         told = self._call(*words)
         if told.returncode != 0:
-            raise Refusal(f"{self.command} {' '.join(words)}: {told.stderr.strip() or f'exit {told.returncode}'}")
+            raise ManagerError(f"{self.command} {' '.join(words)}: {told.stderr.strip() or f'exit {told.returncode}'}")
 
     def _call(self, *words: str) -> subprocess.CompletedProcess[str]:
         scope = [] if self.user else ["--user"]
@@ -210,7 +210,7 @@ class Launchd:
     command = "launchctl"
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
-        self._home = configuration.home(environment) or Path("/")
+        self._home = home(environment) or Path("/")
         self.unit = LABEL
         self.folder = self._home / "Library" / "LaunchAgents"
         self._environment = dict(environment)
@@ -271,7 +271,7 @@ class Launchd:
     def _do(self, *words: str) -> None:
         told = self._call(*words)
         if told.returncode != 0:
-            raise Refusal(f"launchctl {' '.join(words)}: {told.stderr.strip() or f'exit {told.returncode}'}")
+            raise ManagerError(f"launchctl {' '.join(words)}: {told.stderr.strip() or f'exit {told.returncode}'}")
 
     def _call(self, *words: str) -> subprocess.CompletedProcess[str]:
         return _call(["launchctl", *words], self._environment)

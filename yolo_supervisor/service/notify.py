@@ -15,6 +15,7 @@ from yolo_supervisor.formats.json import load_object
 from yolo_supervisor.fs.read import read_or_none
 from yolo_supervisor.store.atomic import write_atomic
 from yolo_supervisor.store.disk import Disk
+from yolo_supervisor.system.cgroups import unit_members
 from yolo_supervisor.system.process_backend import ProcessBackend
 
 ANSWER = "reload.json"
@@ -105,7 +106,7 @@ def endangered(backend: ProcessBackend, daemon: int, agents: Collection[int]) ->
     try:
         if not main_of_unit(backend.environment(daemon), daemon):
             return
-        members = _cgroup_members(daemon)
+        members = unit_members(daemon)
     except OSError:
         return
     for pid in members:
@@ -115,14 +116,3 @@ def endangered(backend: ProcessBackend, daemon: int, agents: Collection[int]) ->
                 yield pid, "tmux server"
             elif pid != daemon and facts is not None and pid in agents:
                 yield pid, "agent"
-
-
-def _cgroup_members(pid: int) -> list[int]:
-    """The processes in the same cgroup. OSError if that cannot be told."""
-    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
-        number, controllers, path = line.split(":", 2)
-        if number == "0" or controllers == "name=systemd":
-            mount = Path("/sys/fs/cgroup", *(["systemd"] if controllers else []))
-            if path != "/" and (procs := mount / path[1:] / "cgroup.procs").exists():
-                return [int(word) for word in procs.read_text().split() if word != "0"]
-    return []

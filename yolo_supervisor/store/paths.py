@@ -8,6 +8,7 @@ from pathlib import Path
 
 from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats import plugin
+from yolo_supervisor.fs.read import digest
 from yolo_supervisor.fs.trust import Refused
 
 
@@ -56,6 +57,15 @@ class Paths:
     @property
     def holder(self) -> Path:
         return self.folder / "daemon.json"
+
+
+def quarantine_file(quarantine: Path, name: str, data: bytes) -> Path:
+    """Path in ``quarantine`` for a copy of the file ``name``: one for each content, so that no copy replaces another.
+
+    The name is cut, and has no leading dot: other names are derived from it, and people list the folder.
+    """
+    short = os.fsdecode(os.fsencode(name.lstrip("."))[:180])
+    return quarantine / f"{short}-{str(digest(data))[:12]}"
 
 
 def refuse_root(project: Path, found: os.stat_result | None) -> None:

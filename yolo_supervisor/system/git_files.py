@@ -43,7 +43,7 @@ def common_dir_of(git_dir: str) -> str:
     """
     try:
         with open(os.path.join(git_dir, "commondir")) as pointer:
-            return os.path.join(git_dir, pointer.read().strip())
+            return os.path.normpath(os.path.join(git_dir, pointer.read().strip()))
     except (FileNotFoundError, NotADirectoryError):
         return git_dir
 

@@ -47,7 +47,8 @@ def work_trees(project: Path) -> Iterator[WorkTree]:
     except (OSError, ValueError):
         return
     yield WorkTree(root, Path(git_dir))
-    yield from (tree for tree in checkouts(common) if tree.root != root)
+    own = os.path.realpath(git_dir)
+    yield from (tree for tree in checkouts(common) if os.path.realpath(tree.git_dir) != own)
 
 
 def checkouts(common: Path) -> Iterator[WorkTree]:

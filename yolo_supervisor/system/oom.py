@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from yolo_supervisor.models import ProcessId
+from yolo_supervisor.system.cgroups import cgroup_v2
 from yolo_supervisor.system.procfs import INITIAL_PIDS
 
 
@@ -56,14 +57,12 @@ class KernelLog:
 
 
 def memory_kills(pid: int, folder: Path | None = None) -> tuple[Path, int] | None:
-    """The cgroup (v2) of the process, or the one given, and how often it was short of memory so that something in it
-    was killed."""
+    """The process's cgroup, or the one given, and the number of OOM kills in it; None if they cannot be read."""
     try:
+        folder = folder or cgroup_v2(pid)
         if folder is None:
-            lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
-            name = next(line.removeprefix("0::") for line in lines if line.startswith("0::"))
-            folder = Path("/sys/fs/cgroup") / name.lstrip("/")
+            return None
         events = dict(line.split() for line in (folder / "memory.events").read_text().splitlines())
         return folder, int(events["oom_kill"])
-    except (OSError, ValueError, KeyError, StopIteration):
+    except (OSError, ValueError, KeyError):
         return None

@@ -7,7 +7,6 @@ import contextlib
 import difflib
 import fnmatch
 import functools
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,6 +29,7 @@ from yolo_supervisor.inventory.snapshots import Snapshots, phase_of
 from yolo_supervisor.models import RestoredFrom
 from yolo_supervisor.policy import file_integrity
 from yolo_supervisor.policy.file_integrity import Flaw, FlawCode
+from yolo_supervisor.store.paths import quarantine_file
 from yolo_supervisor.store.store import Store
 from yolo_supervisor.watchers.base import Remediation
 
@@ -90,7 +90,7 @@ def decide(observation: StateObservation, quarantine: Path) -> list[Remediation]
         (*each.snap, SaveVersion(key=each.key, path=each.path, data=each.data, reason="it is whole"))
         for each in observation.sound
     ]
-    remediations += [_mend(each, quarantine) for each in observation.broken]
+    remediations += [_repair(each, quarantine) for each in observation.broken]
     remediations += [
         (
             Escalate(
@@ -105,19 +105,29 @@ def decide(observation: StateObservation, quarantine: Path) -> list[Remediation]
     return remediations
 
 
-def _mend(broken: Broken, quarantine: Path) -> Remediation:
-    judged = str(digest(broken.data))
+def repair_of(broken: Broken) -> int | Cure | None:
+    """The size to which the file is cut, or the content that replaces it; None if only a person can repair it.
+
+    Whole lines before a half-written one are kept. A file without a whole line is restored, if there is a source.
+    """
     whole = file_integrity.torn_at(broken.data) if broken.path.suffix == ".jsonl" else None
     if whole or (whole is not None and not broken.cures):
-        aside = _aside(broken, broken.data[whole:], quarantine)
-        cut = CutTail(key=broken.key, path=broken.path, judged=judged, size=whole, reason=broken.flaw.text,
-                      evidence={"cut_bytes": len(broken.data) - whole, "kept_bytes": whole})  # fmt: skip
+        return whole
+    return broken.cures[0] if broken.cures else None
+
+
+def _repair(broken: Broken, quarantine: Path) -> Remediation:
+    judged = str(digest(broken.data))
+    cure = repair_of(broken)
+    if isinstance(cure, int):
+        aside = _aside(broken, broken.data[cure:], quarantine)
+        cut = CutTail(key=broken.key, path=broken.path, judged=judged, size=cure, reason=broken.flaw.text,
+                      evidence={"cut_bytes": len(broken.data) - cure, "kept_bytes": cure})  # fmt: skip
         return (*aside, cut)
     aside = _aside(broken, broken.data, quarantine)
-    if not broken.cures:
-        reason = f"{broken.flaw.text}, and nothing is left from which it could be restored: mend it or remove it"
+    if cure is None:
+        reason = f"{broken.flaw.text}, and there is nothing to restore it from: repair it or remove it"
         return (*aside, Escalate(kind="state", code=AlertCode.FILE_NOT_RESTORABLE, key=broken.key, reason=reason))
-    cure = broken.cures[0]
     evidence: dict[str, Any] = {"source": cure.text, "restored_from": cure.source, "flaw": broken.flaw.text,
                                 "diff": _diff(broken.data, cure.data)}  # fmt: skip
     if cure.inferred:
@@ -136,21 +146,16 @@ def _aside(broken: Broken, data: bytes, quarantine: Path) -> Remediation:
     """
     if not data:
         return ()
-    name = f"{_short(broken.path.name.lstrip('.'))}-{str(digest(data))[:12]}"
+    path = quarantine_file(quarantine, broken.path.name, data)
     return (
         Quarantine(
             key=broken.key,
-            path=quarantine / name,
+            path=path,
             data=data,
             reason=f"{broken.flaw.text}, and still so at a second look",
-            evidence={"file": str(broken.path), "copy": f"quarantine/{name}", "bytes": len(data)},
+            evidence={"file": str(broken.path), "copy": f"quarantine/{path.name}", "bytes": len(data)},
         ),
     )
-
-
-def _short(name: str) -> str:
-    """The name, cut to leave room for a digest, a pid and the other parts of a file name."""
-    return os.fsdecode(os.fsencode(name)[:180])
 
 
 def _diff(before: bytes, after: bytes | None) -> list[str]:

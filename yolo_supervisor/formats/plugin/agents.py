@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from yolo_supervisor.formats.json import load_object, text_or_none
-from yolo_supervisor.models import from_iso
+from yolo_supervisor.formats.json import load_object, text_or_none, time_or_none
 
 PID_LOCK = Path("/tmp/yolo-agent-pid-lock")
 """The plugin's lock over every ``.agent-pids`` on the machine: a folder, and no holder ever breaks a stale one."""
@@ -78,13 +77,6 @@ def health(data: bytes, stem: str) -> Health | None:
     return Health(
         int(pid),  # type: ignore[arg-type]  # is_pid has said that it is an int
         normal_role(text_or_none(raw.get("role")) or stem),
-        _moment(raw.get("started_at")),
+        time_or_none(raw.get("started_at")),
         idle if type(idle) is int else 0,
     )
-
-
-def _moment(value: object) -> datetime | None:
-    try:
-        return from_iso(value) if isinstance(value, str) else None
-    except ValueError:
-        return None

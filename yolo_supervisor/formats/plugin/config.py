@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 
 from yolo_supervisor.formats.json import load_object
-from yolo_supervisor.formats.json_edit import _members
+from yolo_supervisor.formats.json_edit import value_span
 from yolo_supervisor.formats.plugin.leases import DEFAULT_TTL_S, MAX_TTL_S
 
 # -- config.json ------------------------------------------------------------------------------------------------
@@ -65,13 +66,12 @@ def is_flag(key: str) -> bool:
 def with_flag(config: bytes, flag: str, on: bool) -> bytes:
     """The ``config.json`` with this one flag switched, every other byte as it was.
 
-    ValueError if it cannot be read, or says neither yes nor no to the flag.
+    ValueError if the file cannot be read, or the flag is neither true nor false in it.
     """
-    found = None
     if load_object(config) is not None:
         text = config.decode()
-        for key, start, end in _members(text):
-            found = (start, end) if key == flag else found  # of two of the same name readers take the last one
-        if found is not None and text[slice(*found)] in ("true", "false"):
-            return (text[: found[0]] + ("true" if on else "false") + text[found[1] :]).encode()
+        with contextlib.suppress(KeyError):
+            start, end = value_span(text, (flag,))
+            if text[start:end] in ("true", "false"):
+                return (text[:start] + ("true" if on else "false") + text[end:]).encode()
     raise ValueError(f"{flag} is neither on nor off there")

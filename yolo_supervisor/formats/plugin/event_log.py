@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from yolo_supervisor.formats.json import load_object, text_or_none
-from yolo_supervisor.formats.plugin.execution_state import _PLAN_ID
+from yolo_supervisor.formats.plugin.execution_state import PLAN_ID
 
 EVENT_LOG = Path(".events", "event-log.jsonl")
 METRICS = Path(".metrics", "run-metrics.jsonl")
@@ -38,7 +38,7 @@ def dump_event(
 
 def place(state: bytes, plan_id: str | None) -> tuple[int, int | None]:
     """The phase and plan of an event: from the plan's id, else the phase of the execution state, else 0."""
-    if plan_id is not None and (found := _PLAN_ID.fullmatch(plan_id)):
+    if plan_id is not None and (found := PLAN_ID.fullmatch(plan_id)):
         return int(found[1]), int(found[2])
     phase = (load_object(state) or {}).get("phase")
     return (phase if type(phase) is int and phase >= 0 else 0), None

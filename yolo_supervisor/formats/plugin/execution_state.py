@@ -18,12 +18,15 @@ EXECUTION_STATE = "execution-state"
 
 # -- .execution-state.json --------------------------------------------------------------------------------------
 
+COMPLETE = frozenset({"complete", "completed", "done"})
+"""The spellings of a finished plan that real files hold."""
+
 RUNNING = frozenset({"running", "in_progress", "executing"})
 """The spellings of a plan at work that real files hold."""
 
 _PLAN_TEAM = re.compile(r"yolo-phase-(\d{1,9})")
 _PLAN_DEV = re.compile(r"(?:yolo[:-])?dev-(\d{1,9})")
-_PLAN_ID = re.compile(r"(\d{1,9})-(\d{1,9})")
+PLAN_ID = re.compile(r"(\d{1,9})-(\d{1,9})")
 
 
 def plans(data: bytes, path: Path) -> list[Task] | None:
@@ -61,7 +64,7 @@ def works_on(agent_name: str, team: str | None, plan_id: str) -> bool:
     """Whether the plugin's naming gives the plan to the agent: ``dev-02`` has plan ``05-02``, and in a team
     ``yolo-phase-NN`` only where NN is 5 (newer clients name teams after sessions: then the number must do)."""
     dev, phase = _PLAN_DEV.fullmatch(agent_name), _PLAN_TEAM.fullmatch(team or "")
-    plan = _PLAN_ID.fullmatch(plan_id)
+    plan = PLAN_ID.fullmatch(plan_id)
     return bool(dev and plan and int(dev[1]) == int(plan[2]) and (not phase or int(phase[1]) == int(plan[1])))
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from yolo_supervisor.formats.json import load_object, text_or_none
-from yolo_supervisor.formats.plugin.agents import _moment
+from yolo_supervisor.formats.json import load_object, text_or_none, time_or_none
 from yolo_supervisor.formats.plugin.execution_state import dump
 from yolo_supervisor.models import Lease, from_iso
 
@@ -31,7 +30,7 @@ def lease(data: bytes, path: Path) -> Lease | None:
     if path.suffix == ".lease":
         ttl = raw.get("ttl_secs", DEFAULT_TTL_S)
         ttl_s = float(min(max(ttl, 0), MAX_TTL_S)) if isinstance(ttl, int | float) else DEFAULT_TTL_S
-        acquired_at = _moment(raw.get("acquired_at")) or datetime.fromtimestamp(0, tz=from_iso("1970-01-01").tzinfo)
+        acquired_at = time_or_none(raw.get("acquired_at")) or EPOCH
         try:
             expires_at = acquired_at + timedelta(seconds=ttl if isinstance(ttl, int | float) else DEFAULT_TTL_S)
         except (OverflowError, ValueError):

@@ -7,8 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from yolo_supervisor.formats.json import load_object
-from yolo_supervisor.formats.plugin.agents import _moment
+from yolo_supervisor.formats.json import load_object, time_or_none
 from yolo_supervisor.formats.plugin.execution_state import STATE_FILE
 from yolo_supervisor.models import RestoredFrom
 
@@ -116,7 +115,7 @@ def in_log_line(line: bytes) -> LogEvent | None:
     if not isinstance(event, str) or not (found := results(Source.PLUGIN_LOG, event, gate)):
         return None
     subject = "-".join(str(part) for part in (raw.get("phase"), raw.get("plan"), data.get("task")))
-    return LogEvent(_moment(raw.get("ts")), subject, found)
+    return LogEvent(time_or_none(raw.get("ts")), subject, found)
 
 
 def in_journal_entry(entry: Mapping[str, Any]) -> list[Result]:

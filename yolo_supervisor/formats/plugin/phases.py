@@ -14,12 +14,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from yolo_supervisor.formats.json import load_object, text_or_none
+from yolo_supervisor.formats.json import load_object, text_or_none, time_or_none
+from yolo_supervisor.formats.plugin.execution_state import COMPLETE
 from yolo_supervisor.formats.plugin.leases import EPOCH
-from yolo_supervisor.models import from_iso
-
-COMPLETE = frozenset({"complete", "completed", "done"})
-"""The spellings of a finished plan that real files hold."""
 
 OPEN = frozenset({"pending", "running", "stale"})
 """The plans that a phase still waits for; the earliest wave of them is the current one."""
@@ -112,7 +109,7 @@ def _event(line: bytes) -> Event | None:
         _number(more.get("plan"), _PLAN) if plan is None else plan,
         more.get("task_id") or more.get("task"),
         more,
-        _moment(raw.get("ts")),
+        time_or_none(raw.get("ts")),
     )
 
 
@@ -122,13 +119,6 @@ def _number(value: object, spelled: re.Pattern[str] = re.compile("([0-9]{1,9})")
         return value if 0 <= value < 10**9 else None
     match = spelled.fullmatch(value.strip()) if isinstance(value, str) else None
     return int(match[1]) if match else None
-
-
-def _moment(value: object) -> datetime | None:
-    try:
-        return from_iso(value) if isinstance(value, str) else None
-    except ValueError:
-        return None
 
 
 # -- .execution-state.json anew -----------------------------------------------------------------------------------

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from yolo_supervisor.formats.json import load_object, text_or_none
+from yolo_supervisor.formats.json import load_object, text_or_none, time_or_none
 from yolo_supervisor.formats.plugin import execution_state
 from yolo_supervisor.formats.plugin.agents import normal_role
-from yolo_supervisor.models import from_iso
 
 NOBODY = "unknown"
 """What the plugin writes where it does not know the agent or the trigger."""
@@ -48,7 +47,7 @@ def load(name: str, data: bytes) -> Snapshot | None:
     state = raw.get("execution_state")
     named = _NAME.fullmatch(name)
     phase = raw.get("phase", named and named[1])
-    at = _moment(named and named[2]) or _moment(raw.get("snapshot_ts")) or _moment(raw.get("timestamp"))
+    at = _time(named and named[2]) or _time(raw.get("snapshot_ts")) or _time(raw.get("timestamp"))
     if not isinstance(state, dict) or not state or type(phase) not in (str, int) or phase == "" or at is None:
         return None
     commits = raw.get("recent_commits")
@@ -68,13 +67,12 @@ def _known(value: object) -> str | None:
     return None if text == NOBODY else text
 
 
-def _moment(value: object) -> datetime | None:
+def _time(value: object) -> datetime | None:
     """A time as any part of a snapshot writes it: compact with or without its T, or ISO 8601."""
-    if not isinstance(value, str):
-        return None
+    at = time_or_none(_COMPACT.sub(r"\1T\2", value) if isinstance(value, str) else None)
     try:
-        return from_iso(_COMPACT.sub(r"\1T\2", value)).astimezone(UTC).replace(microsecond=0)
-    except (ValueError, OverflowError):
+        return at.astimezone(UTC).replace(microsecond=0) if at else None
+    except OverflowError:
         return None
 
 
@@ -125,6 +123,6 @@ def surplus(names: Iterable[str], phase: str, keep: int = 10) -> list[str]:
     ours = sorted(
         name
         for name in names
-        if (match := _NAME.fullmatch(name)) and (at := _moment(match[2])) and name == f"{phase}-{_stamp(at)}.json"
+        if (match := _NAME.fullmatch(name)) and (at := _time(match[2])) and name == f"{phase}-{_stamp(at)}.json"
     )
     return ours[: max(0, len(ours) - keep)]
