@@ -12,6 +12,23 @@ RestoredFrom = Literal["good_version", "snapshot", "rebuilt", "lease"]
 """Where the new content of a broken file comes from: ``lease`` removes a lease that cannot be read."""
 
 
+class FlawCode(StrEnum):
+    """The kind of damage of a critical file."""
+
+    HALF_WRITTEN = "half_written"
+    """The last line of a ``.jsonl`` is incomplete."""
+    LINES_GONE = "lines_gone"
+    """A ``.jsonl`` that had lines has none."""
+    EMPTY = "empty"
+    ONLY_ZEROS = "only_zeros"
+    HAS_ZEROS = "has_zeros"
+    NOT_TEXT = "not_text"
+    NOT_JSON = "not_json"
+    NOT_AN_OBJECT = "not_an_object"
+    NO_STATUS = "no_status"
+    PLANS_NOT_A_LIST = "plans_not_a_list"
+
+
 class Liveness(StrEnum):
     """What a probe may answer. UNKNOWN is never read as DEAD: it makes us do nothing."""
 

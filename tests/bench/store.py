@@ -15,10 +15,9 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
-from yolo_supervisor.actions.base import Edit, Kind
-from yolo_supervisor.actions.notes import DaemonNote
+from yolo_supervisor.actions import notes
+from yolo_supervisor.actions.base import Edit, Kind, Verb
 from yolo_supervisor.store.atomic import write_atomic
 from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.store.journal import seal
@@ -26,15 +25,15 @@ from yolo_supervisor.store.store import Outcome, Store
 
 SECONDS = 2.0
 DOCUMENT = b'{"id":"1","status":"in_progress","owner":"dev-1"}' * 6
-NOTE = DaemonNote(verb="reloaded", key="daemon", reason="asked to by somebody who wants to know how long it takes")
+NOTE = notes.daemon("reloaded", reason="asked to by somebody who wants to know how long it takes")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Put(Edit):
     """Make ``content`` the document."""
 
-    kind: ClassVar[Kind] = "state"
-    verb: ClassVar[str] = "repaired"
+    kind: Kind = "state"
+    verb: Verb = "repaired"
     reason: str = "a benchmark wants it so"
     content: bytes
 

@@ -19,11 +19,13 @@ import pytest
 
 from support.processes import Children
 from support.project import read_task, write_task
-from yolo_supervisor.actions.agents import Died, Forget, Register, Terminate
-from yolo_supervisor.actions.base import Action, AlertCode, Edit, Escalate, Note
+from yolo_supervisor.actions.agents import Register, Terminate
+from yolo_supervisor.actions.agents import died as died_note
+from yolo_supervisor.actions.agents import forget as forget_action
+from yolo_supervisor.actions.base import Action, AlertCode, Edit, Escalate, Note, RemoveFile
 from yolo_supervisor.actions.leases import Release
 from yolo_supervisor.actions.state import DropHealth, DropPids, SetMarker
-from yolo_supervisor.actions.tasks import Requeue, RequeuePlan
+from yolo_supervisor.actions.tasks import Requeue
 from yolo_supervisor.clock import SystemClock
 from yolo_supervisor.config import Config
 from yolo_supervisor.formats import own as own_files
@@ -90,13 +92,13 @@ def evidence(of: Agent = DEV) -> Mapping[str, Any]:
     return {"agent": of.id, "proof": "gone", "pid": of.pid}
 
 
-def died(of: Agent = DEV) -> Died:
+def died(of: Agent = DEV) -> Note:
     who = {"role": "dev", "team": "red", "source": "process", "pid": of.pid, "started": 7, "boot": "here"}
-    return Died(key=of.id, reason=f"{of.name} is dead: gone", evidence={**who, "proof": "gone"})
+    return died_note(key=of.id, reason=f"{of.name} is dead: gone", evidence={**who, "proof": "gone"})
 
 
-def forget(of: Agent = DEV, **more: Any) -> Forget:
-    return Forget(
+def forget(of: Agent = DEV, **more: Any) -> RemoveFile:
+    return forget_action(
         key=of.id, path=RECORDS / f"{of.name}.json", reason="its recovery is complete",
         evidence={**evidence(of), **more},
     )  # fmt: skip
@@ -108,7 +110,7 @@ def task(number: int, owner: str = "dev-1") -> Task:
 
 def requeued(number: int) -> Requeue:
     return Requeue(
-        key=f"red/{number}", path=Path(f"/red/{number}.json"), owner="dev-1", reason="its owner dev-1 is dead",
+        key=f"red/{number}", task=task(number), owner="dev-1", cause="", reason="its owner dev-1 is dead",
         evidence={"owner": "dev-1", **evidence()},
     )  # fmt: skip
 
@@ -125,7 +127,7 @@ def test_a_dead_agent_is_healed_in_order_and_its_record_goes_last() -> None:
         health=Path("/.agent-health/dev.json"),
         panes=Path("/.agent-panes"),
         pids=Path("/.agent-pids"),
-        markers=(StaleMarker(path=Path("/.active-agent"), judged="digest", word="qa"),),
+        markers=(StaleMarker(path=Path("/.active-agent"), expected_digest="digest", word="qa"),),
     )
     books: dict[str, Any] = {"reason": "dev-1 is dead", "evidence": evidence()}
     pids = frozenset({401})
@@ -135,13 +137,13 @@ def test_a_dead_agent_is_healed_in_order_and_its_record_goes_last() -> None:
             died(),
             requeued(1),
             requeued(2),
-            RequeuePlan(key=plan.id, path=plan.path, plan="05-01", reason="its owner dev-1 is dead",
-                        evidence={"owner": None, **evidence()}),
+            Requeue(key=plan.id, task=plan, owner=None, cause="", reason="its owner dev-1 is dead",
+                    evidence={"owner": None, **evidence()}),
             Release(key="src", path=Path("/src.lease"), owner="dev-1", reason="its holder dev-1 is dead",
                     evidence={"owner": "dev-1", **evidence()}),
             DropHealth(key=".agent-health/dev.json", path=Path("/.agent-health/dev.json"), pid=401, **books),
             DropPids(key=".agent-panes", path=Path("/.agent-panes"), pids=pids, pid_lock=None, **books),
-            SetMarker(key=".active-agent", path=Path("/.active-agent"), judged="digest", word="qa", **books),
+            SetMarker(key=".active-agent", path=Path("/.active-agent"), expected_digest="digest", data=b"qa", **books),
             DropPids(key=".agent-pids", path=Path("/.agent-pids"), pids=pids, **books),
             forget(),
         )
@@ -262,7 +264,7 @@ def test_nothing_is_cleaned_up_while_something_remains_to_be_done(held: Mapping[
 
     ((*steps,),) = decided(dead)
 
-    assert not [step for step in steps if isinstance(step, Forget | DropPids)]
+    assert not [step for step in steps if step.verb == "forgotten" or isinstance(step, DropPids)]
 
 
 def test_a_task_of_a_possibly_living_namesake_is_escalated_not_requeued() -> None:
@@ -291,7 +293,7 @@ def test_a_subagent_that_stopped_before_registration_is_ignored() -> None:
 
 def healed(remediations: list[Remediation]) -> list[str]:
     """Who is forgotten."""
-    return [action.key for remediation in remediations for action in remediation if isinstance(action, Forget)]
+    return [action.key for remediation in remediations for action in remediation if action.verb == "forgotten"]
 
 
 def team_of(absent: int, certain: int = 0) -> list[Sighting]:
@@ -701,8 +703,8 @@ def test_a_subagent_that_stopped_is_forgotten_while_its_session_goes_on(
     busy_session()
     told = world.turn()
 
-    assert [each.key for each in told if isinstance(each, Forget)] == ["sub-1"]
-    assert not any(isinstance(each, Died) for each in told)
+    assert [each.key for each in told if each.verb == "forgotten"] == ["sub-1"]
+    assert not any(each.verb == "died" for each in told)
     assert "dev-1@red" in world.records()
     assert "sub-1" not in world.records()
 
@@ -802,7 +804,9 @@ def test_a_forgotten_agent_is_discovered_again_by_its_command_line(
     known = own_files.load_agent(record.read_bytes())
     assert known is not None
 
-    assert world.store.commit(Forget(key=known.id, path=record, reason="a person said so"), "cli") is Outcome.DONE
+    assert (
+        world.store.commit(forget_action(key=known.id, path=record, reason="a person said so"), "cli") is Outcome.DONE
+    )
 
     assert world.look().sightings == (), "what has just been forgotten is not found at once"
     assert [seen.agent.id for seen in world.look().sightings] == [known.id]

@@ -177,12 +177,14 @@ def test_a_restart_of_the_supervisor_harms_no_agent(
 
 def test_a_task_that_was_finished_between_look_and_write_stays_finished(project: Path, claude_home: Path) -> None:
     from yolo_supervisor.actions.tasks import Requeue
+    from yolo_supervisor.models import Task
     from yolo_supervisor.store.store import Outcome, Store
 
     path = write_task(claude_home, "team", 1, "dev-1", "in_progress")
     store = Store(project)
     store.open()
-    action = Requeue(key="team/1", path=path, owner="dev-1", reason="its owner dev-1 is dead")
+    task = Task(list="team", number="1", status="in_progress", owner="dev-1", path=path)
+    action = Requeue(key=task.id, task=task, owner="dev-1", cause="died", reason="its owner dev-1 is dead")
     write_task(claude_home, "team", 1, "dev-1", "completed")
 
     assert store.commit(action, "agents") is Outcome.STALE

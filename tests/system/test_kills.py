@@ -10,12 +10,11 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 
 from support.budget import budget
-from yolo_supervisor.actions.base import Edit, Kind
+from yolo_supervisor.actions.base import Edit, Kind, Verb
 from yolo_supervisor.store.history import History
 from yolo_supervisor.store.store import Outcome, Store
 
@@ -30,8 +29,8 @@ pytestmark = pytest.mark.timeout(budget(quick=600, full=1200, soak=36_000))
 class Put(Edit):
     """Make ``content`` the document."""
 
-    kind: ClassVar[Kind] = "state"
-    verb: ClassVar[str] = "repaired"
+    kind: Kind = "state"
+    verb: Verb = "repaired"
     reason: str = "a test wants it so"
     content: bytes
 

@@ -31,10 +31,11 @@ import structlog.testing
 
 from support.budget import budget
 from support.project import write_task
-from yolo_supervisor.actions.agents import Forget, Register
+from yolo_supervisor.actions import tasks as task_actions
+from yolo_supervisor.actions.agents import Register, forget
 from yolo_supervisor.actions.leases import Release
 from yolo_supervisor.actions.state import DropPids
-from yolo_supervisor.actions.tasks import Claim, Complete, DropTask, Redrive, RemoveDeadLetter
+from yolo_supervisor.actions.tasks import Claim, Complete, EndDeadLetter
 from yolo_supervisor.config import Config, TasksConfig
 from yolo_supervisor.daemon.runner import Runner
 from yolo_supervisor.daemon.wiring import HostServices
@@ -794,7 +795,7 @@ class World:
         agent = own_files.load_agent(path.read_bytes()) if path else None
         if agent is None:
             return
-        self.person(lambda store: store.commit(Forget(key=agent.id, path=path, reason="asked"), "cli"))
+        self.person(lambda store: store.commit(forget(key=agent.id, path=path, reason="asked"), "cli"))
         for worker in self.workers:
             if worker.process.id == agent.process:
                 worker.forgotten = True
@@ -1024,7 +1025,7 @@ class World:
     def redrive(self, paper: Paper | None = None) -> None:
         """A person puts a dead letter back into the queue."""
         if paper := paper or self.some([paper for paper in self.legible() if paper.aside]):
-            action = Redrive(key=paper.key, task=self.task(paper), reason="asked")
+            action = task_actions.redrive(self.task(paper), "asked")
             if self.judged(f"a person redrives {paper.key}", self.commit_on(paper, action), True):
                 paper.said = {key: value for key, value in paper.said.items() if key != "owner"}
                 paper.attempts = 0
@@ -1032,14 +1033,14 @@ class World:
     def drop(self) -> None:
         """A person gives a dead letter up."""
         if paper := self.some([paper for paper in self.legible() if paper.aside]):
-            action = DropTask(key=paper.key, task=self.task(paper), reason="asked")
+            action = task_actions.drop(self.task(paper), "asked")
             if self.judged(f"a person drops {paper.key}", self.commit_on(paper, action), True):
                 self.papers.remove(paper)
                 self.dropped.append(paper.path)
                 self.paper(paper.path.parent.name)
 
-    def commit_on(self, paper: Paper, action: Redrive | DropTask) -> Outcome:
-        away = RemoveDeadLetter(key=paper.key, path=self.letter(paper), reason="asked")
+    def commit_on(self, paper: Paper, action: EndDeadLetter) -> Outcome:
+        away = task_actions.remove_dead_letter(key=paper.key, path=self.letter(paper), reason="asked")
 
         def deed(store: Store) -> Outcome:
             paper.changes()

@@ -12,7 +12,7 @@ import pytest
 from support.budget import budget
 from support.disks import MemoryDisk
 from test_crash_states import PATHS, PROJECT, Life, new_disk, opened, small_limits, told
-from yolo_supervisor.actions.notes import DaemonNote
+from yolo_supervisor.actions import notes
 from yolo_supervisor.fs.read import digest
 from yolo_supervisor.store.journal import unseal
 from yolo_supervisor.store.store import Store
@@ -136,7 +136,7 @@ def rots(disk: MemoryDisk, rotten: bytes, before: Any, unflushed: list[Any]) -> 
             recovery = store.recover()
             if not silent and not (recovery.damage or recovery.torn):
                 return "what was lost is not told by the recovery"
-            store.note(DaemonNote(verb="reloaded", key="after", reason="asked to"), "test")
+            store.note(notes.daemon("reloaded", key="after", reason="asked to"), "test")
         kept = journals(disk)
         for line in rotten.split(b"\n")[:-1]:
             if line not in kept and unseal(line) is not None:

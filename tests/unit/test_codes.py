@@ -29,15 +29,15 @@ from yolo_supervisor.formats import plugin
 from yolo_supervisor.formats.plugin import execution_state, outcome_table
 from yolo_supervisor.fs.read import digest
 from yolo_supervisor.inventory.process_scan import ProcessScanner
-from yolo_supervisor.models import Task
-from yolo_supervisor.policy.file_integrity import Flaw, FlawCode
+from yolo_supervisor.models import FlawCode, Task
+from yolo_supervisor.policy.file_integrity import Flaw
 from yolo_supervisor.policy.retry import Never, NeverCode, RetryDecision, requeue_or_dead_letter
 from yolo_supervisor.store.journal import entry
 from yolo_supervisor.store.store import Outcome, Store
 from yolo_supervisor.system.process_backend import backend
 from yolo_supervisor.system.processes import Processes, Refusal, RefusalCode
 from yolo_supervisor.system.tmux import Tmux
-from yolo_supervisor.watchers.state import Broken, Cure, StateObservation, decide
+from yolo_supervisor.watchers.state import Broken, Cure, StateObservation, Unreadable, decide
 
 SNAPSHOT_WORKED = [("v3_snapshot_resume", outcome_table.WORKED)]
 REBUILD_WORKED = [("v3_event_recovery", outcome_table.WORKED), ("v3_snapshot_resume", outcome_table.FAILED)]
@@ -143,7 +143,8 @@ def recovered(project: Path, evidence: dict[str, Any], replay: dict[str, bool]) 
     path.write_bytes(b"before")
     with closing(Store(project)) as store:
         store.open()
-        action = Requeue(key="red/1", path=path, owner="dev", reason="any", evidence=evidence)
+        task = Task(list="red", number="1", status="in_progress", owner="dev", path=path)
+        action = Requeue(key=task.id, task=task, owner="dev", cause="died", reason="any", evidence=evidence)
         write: dict[str, object] = {
             "path": str(path),
             "before": digest(b"before"),
@@ -237,11 +238,39 @@ def test_two_panes_of_one_session_are_noted_each(runner: Runner) -> None:
 def test_in_observe_mode_a_change_whose_reason_changes_is_noted_once(runner: Runner, tmp_path: Path) -> None:
     runner.config = msgspec.structs.replace(runner.config, mode="observe")
 
-    def requeue(owner: str, seconds: int) -> Requeue:
-        return Requeue(key="red/1", path=tmp_path / "1", owner=owner, reason=f"silent for {seconds} s")
+    def requeue(owner: str, seconds: int, cause: str = "silent") -> Requeue:
+        task = Task(list="red", number="1", status="in_progress", owner=owner, path=tmp_path / "1")
+        reason = f"silent for {seconds} s"
+        return Requeue(key=task.id, task=task, owner=owner, cause=cause, reason=reason)
 
     assert [look(runner, requeue("dev", n)) for n in range(3)] == [["would_requeued"], [], []]
     assert look(runner, requeue("qa", 3)) == ["would_requeued"]
+    assert look(runner, requeue("qa", 3, "oom")) == ["would_requeued"]
+
+
+def test_in_observe_mode_another_flaw_of_a_file_is_noted(runner: Runner) -> None:
+    runner.config = msgspec.structs.replace(runner.config, mode="observe")
+
+    def restoration(code: FlawCode, words: str) -> Action:
+        cure = Cure(data=b"{}", source="snapshot", text=words)
+        file = Broken(path=Path("/p/x.json"), key="x", data=b"", flaw=Flaw(code, words), cures=(cure,))
+        ((action,),) = decide(StateObservation(broken=(file,)), Path("/q"))
+        return action
+
+    assert look(runner, restoration(FlawCode.EMPTY, "some words")) == ["would_restored"]
+    assert look(runner, restoration(FlawCode.EMPTY, "other words")) == []
+    assert look(runner, restoration(FlawCode.ONLY_ZEROS, "other words")) == ["would_restored"]
+
+
+def test_an_unreadable_file_raises_an_alert_for_each_errno(runner: Runner) -> None:
+    def unreadable(code: str) -> Action:
+        ((action,),) = decide(
+            StateObservation(unreadable=(Unreadable(key="STATE.md", code=code, text="words"),)), Path("/q")
+        )
+        return action
+
+    assert [look(runner, unreadable("EACCES")) for _ in range(2)] == [["alert"], []]
+    assert look(runner, unreadable("EIO")) == ["alert", "alert_resolved"]
 
 
 def failures(runner: Runner, *met: tuple[str, Exception, str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import itertools
 import os
 import random
@@ -14,40 +15,18 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal, get_args, get_type_hints
+from unittest.mock import Mock
 
 import pytest
 
 from support.project import QuickDisk
 from yolo_supervisor.actions import agents, base, circuits, flags, leases, notes, state, tasks
-from yolo_supervisor.actions.agents import Forget, Register
-from yolo_supervisor.actions.base import Edit, Kind
-from yolo_supervisor.actions.circuits import CloseCircuit, HalfOpenCircuit, OpenCircuit
-from yolo_supervisor.actions.flags import Disable, Enable
-from yolo_supervisor.actions.leases import GrantLease, Release
-from yolo_supervisor.actions.notes import Regenerate
-from yolo_supervisor.actions.state import (
-    CutTail,
-    DropHealth,
-    DropPids,
-    DropSnapshot,
-    Quarantine,
-    Restore,
-    SaveSnapshot,
-    SetMarker,
-)
-from yolo_supervisor.actions.tasks import (
-    Claim,
-    Complete,
-    DropTask,
-    MoveToDeadLetters,
-    Redrive,
-    RemoveDeadLetter,
-    Requeue,
-    RequeueByHand,
-    RequeuePlan,
-    WriteDeadLetter,
-)
+from yolo_supervisor.actions.agents import Register
+from yolo_supervisor.actions.base import Edit, Kind, Note, Verb
+from yolo_supervisor.actions.leases import Release
+from yolo_supervisor.actions.state import DropHealth, DropPids, Restore, SetMarker
+from yolo_supervisor.actions.tasks import Claim, Complete, MoveToDeadLetters, Requeue, WriteDeadLetter
 from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.fs.read import digest
 from yolo_supervisor.models import Agent, Task
@@ -248,20 +227,23 @@ def _register(p: Path) -> Scene:
 
 def _forget(p: Path) -> Scene:
     path = p / ".supervisor" / "agents" / own_files.agent_file(AGENT)
-    return Scene(Forget(key=AGENT.id, path=path, reason="all is healed"), own_files.dump_agent(AGENT), None)
+    return Scene(agents.forget(key=AGENT.id, path=path, reason="all is healed"), own_files.dump_agent(AGENT), None)
 
 
 def _requeue(p: Path) -> Scene:
+    task = Task(list="team", number="1", status="in_progress", owner="dev-1", path=p / "tasks" / "1.json")
     return Scene(
-        Requeue(key="team/1", path=p / "tasks" / "1.json", owner="dev-1", reason="dev-1 is dead"),
+        Requeue(key="team/1", task=task, owner="dev-1", cause="died", reason="dev-1 is dead"),
         b'{\n  "id": "1",\n  "status": "in_progress",\n  "more": "Gr\xc3\xb6\xc3\x9fe",\n  "owner": "dev-1"\n}',
         b'{\n  "id": "1",\n  "status": "pending",\n  "more": "Gr\xc3\xb6\xc3\x9fe"\n}',
     )
 
 
 def _requeue_plan(p: Path) -> Scene:
+    path = p / ".execution-state.json"
+    plan = Task(list="execution-state", number="05-01", status="running", owner=None, path=path)
     return Scene(
-        RequeuePlan(key="execution-state/05-01", path=p / ".execution-state.json", plan="05-01", reason="dead"),
+        Requeue(key=plan.id, task=plan, owner=None, cause="died", reason="dead"),
         b'{"phase":5,"plans":[{"id":"05-01","status":"running"}]}',
         b'{"phase":5,"plans":[{"id":"05-01","status":"pending"}]}',
     )
@@ -283,26 +265,26 @@ def _drop_health(p: Path) -> Scene:
 
 
 def _set_mark(p: Path) -> Scene:
-    action = SetMarker(key="count", path=p / ".active-agent-count", judged=digest(b"2"), word="1", reason="one is dead")
+    path = p / ".active-agent-count"
+    action = SetMarker(key="count", path=path, expected_digest=digest(b"2"), data=b"1", reason="one is dead")
     return Scene(action, b"2", b"1")
 
 
 def _remove_mark(p: Path) -> Scene:
-    action = SetMarker(key="agent", path=p / ".active-agent", judged=digest(b"dev"), word=None, reason="dead")
+    action = SetMarker(key="agent", path=p / ".active-agent", expected_digest=digest(b"dev"), data=None, reason="dead")
     return Scene(action, b"dev", None)
 
 
 def _lend(p: Path) -> Scene:
-    action = GrantLease(
-        verb="acquired", key="r", path=p / ".locks" / "r.lease", judged=None, data=LEASE, reason="asked"
-    )
+    path = p / ".locks" / "r.lease"
+    action = leases.grant("acquired", key="r", path=path, expected_digest=None, data=LEASE, reason="asked")
     return Scene(action, None, LEASE)
 
 
 def _take_over(p: Path) -> Scene:
     path, taken = p / ".locks" / "r.lease", LEASE.replace(b"dev-1", b"dev-2")
     return Scene(
-        GrantLease(verb="taken_over", key="r", path=path, judged=digest(LEASE), data=taken, reason="it ran out"),
+        leases.grant("taken_over", key="r", path=path, expected_digest=digest(LEASE), data=taken, reason="it ran out"),
         LEASE,
         taken,
     )
@@ -310,48 +292,62 @@ def _take_over(p: Path) -> Scene:
 
 def _quarantine(p: Path) -> Scene:
     path = p / ".supervisor" / "quarantine" / "config.json-1"
-    return Scene(Quarantine(key="config.json", path=path, data=b"\xff\0", reason="it is torn"), None, b"\xff\0")
+    return Scene(state.quarantine(key="config.json", path=path, data=b"\xff\0", reason="it is torn"), None, b"\xff\0")
 
 
 def _restore(p: Path) -> Scene:
     torn, good = b'{"status":', b'{"status":"running"}'
     path = p / ".execution-state.json"
-    return Scene(Restore(key="state", path=path, judged=digest(torn), data=good, reason="it is torn"), torn, good)
+    return Scene(
+        Restore(key="state", path=path, expected_digest=digest(torn), data=good, flaw=None, reason="it is torn"),
+        torn,
+        good,
+    )
 
 
 def _restore_one_that_is_empty(p: Path) -> Scene:
     good = b"# State\n"
-    return Scene(Restore(key="md", path=p / "STATE.md", judged=digest(b""), data=good, reason="it is empty"), b"", good)
+    return Scene(
+        Restore(key="md", path=p / "STATE.md", expected_digest=digest(b""), data=good, flaw=None, reason="it is empty"),
+        b"",
+        good,
+    )
 
 
 def _restore_one_too_large_for_the_journal(p: Path) -> Scene:
     good = b'{"status":"' + b"x" * 2**19 + b'"}'
     path = p / ".execution-state.json"
-    return Scene(Restore(key="state", path=path, judged=digest(b"{"), data=good, reason="it is torn"), b"{", good)
+    return Scene(
+        Restore(key="state", path=path, expected_digest=digest(b"{"), data=good, flaw=None, reason="it is torn"),
+        b"{",
+        good,
+    )
 
 
 def _put_away(p: Path) -> Scene:
     path = p / ".locks" / "s.lease"
-    return Scene(Restore(key="s", path=path, judged=digest(b"{"), data=None, reason="it is torn"), b"{", None)
+    return Scene(
+        Restore(key="s", path=path, expected_digest=digest(b"{"), data=None, flaw=None, reason="it is torn"), b"{", None
+    )
 
 
 def _cut_tail(p: Path) -> Scene:
     whole, torn = b'{"event":"plan_start"}\n', b'{"event":"plan_start"}\n{"ev'
     path = p / ".events" / "event-log.jsonl"
-    action = CutTail(key="log", path=path, judged=digest(torn), size=len(whole), reason="it is torn")
+    action = state.cut_tail(key="log", path=path, expected_digest=str(digest(torn)), data=whole, reason="it is torn")
     return Scene(action, torn, whole)
 
 
 def _snap(p: Path) -> Scene:
     path = p / ".supervisor" / "snapshots" / "5-20261122T205510.json"
     return Scene(
-        SaveSnapshot(key="5", path=path, data=b'{"phase":"5"}', reason="it has changed"), None, b'{"phase":"5"}'
+        state.save_snapshot(key="5", path=path, data=b'{"phase":"5"}', reason="it has changed"), None, b'{"phase":"5"}'
     )
 
 
 def _drop_snapshot(p: Path) -> Scene:
     path = p / ".snapshots" / "5-20261122T205510.json"
-    return Scene(DropSnapshot(key="5", path=path, reason="it is old"), b'{"phase":"5"}', None)
+    return Scene(state.drop_snapshot(key="5", path=path, reason="it is old"), b'{"phase":"5"}', None)
 
 
 PENDING = b'{"id":"2","status":"pending"}'
@@ -388,19 +384,23 @@ def _complete(p: Path) -> Scene:
 
 
 def _set_aside(p: Path) -> Scene:
-    return Scene(MoveToDeadLetters(key="tasks/2", task=_task(p), owner="dev-1", reason="it failed"), AT_WORK, ASIDE)
+    return Scene(
+        MoveToDeadLetters(key="tasks/2", task=_task(p), owner="dev-1", cause="died", reason="it failed"), AT_WORK, ASIDE
+    )
 
 
 def _redrive(p: Path) -> Scene:
-    return Scene(Redrive(key="tasks/2", task=_task(p), reason="a person said so"), ASIDE, PENDING)
+    return Scene(tasks.redrive(_task(p), "a person said so"), ASIDE, PENDING)
 
 
 def _hand(p: Path) -> Scene:
-    return Scene(RequeueByHand(key="tasks/2", task=_task(p), reason="a person said so"), AT_WORK, PENDING)
+    task, why = _task(p), "a person said so"
+    action = Requeue(key="tasks/2", task=task, owner=None, cause="by hand", by_hand=True, reason=why)
+    return Scene(action, AT_WORK, PENDING)
 
 
 def _give_up(p: Path) -> Scene:
-    return Scene(DropTask(key="tasks/2", task=_task(p), reason="a person said so"), ASIDE, None)
+    return Scene(tasks.drop(_task(p), "a person said so"), ASIDE, None)
 
 
 def _letter(p: Path) -> Scene:
@@ -414,13 +414,21 @@ def _letter(p: Path) -> Scene:
 
 def _put_letter_away(p: Path) -> Scene:
     path = p / ".supervisor" / "dead-letters" / "tasks__2.json"
-    return Scene(RemoveDeadLetter(key="tasks/2", path=path, reason="it was redriven"), b'{"id":"tasks/2"}', None)
+    return Scene(
+        tasks.remove_dead_letter(key="tasks/2", path=path, reason="it was redriven"), b'{"id":"tasks/2"}', None
+    )
 
 
 def _regenerate(p: Path) -> Scene:
     path = p / ".contracts" / "5-1.json"
     return Scene(
-        Regenerate(key="contract_compliance/5-1-T1", path=path, judged=digest(b"{"), data=b"{}", reason="it is broken"),
+        notes.regenerate_contract(
+            key="contract_compliance/5-1-T1",
+            path=path,
+            expected_digest=digest(b"{"),
+            data=b"{}",
+            reason="it is broken",
+        ),
         b"{",
         b"{}",
     )
@@ -434,23 +442,25 @@ def _circuit(p: Path) -> dict[str, Any]:
 
 
 def _trip(p: Path) -> Scene:
-    return Scene(OpenCircuit(judged=None, data=OPEN, **_circuit(p)), None, OPEN)
+    return Scene(circuits.opened(expected_digest=None, data=OPEN, **_circuit(p)), None, OPEN)
 
 
 def _probe(p: Path) -> Scene:
-    return Scene(HalfOpenCircuit(judged=digest(OPEN), data=TRIED, **_circuit(p)), OPEN, TRIED)
+    return Scene(circuits.half_opened(expected_digest=digest(OPEN), data=TRIED, **_circuit(p)), OPEN, TRIED)
 
 
 def _close(p: Path) -> Scene:
-    return Scene(CloseCircuit(judged=digest(TRIED), data=None, **_circuit(p)), TRIED, None)
+    return Scene(circuits.closed(expected_digest=digest(TRIED), **_circuit(p)), TRIED, None)
 
 
 def _disable(p: Path) -> Scene:
-    return Scene(Disable(key="f", path=p / "config.json", reason="it fails"), b'{"f": true, "g": 1}', F_OFF)
+    return Scene(flags.disable(key="f", path=p / "config.json", reason="it fails"), b'{"f": true, "g": 1}', F_OFF)
 
 
 def _enable(p: Path) -> Scene:
-    return Scene(Enable(key="f", path=p / "config.json", reason="a person said so"), F_OFF, b'{"f": true, "g": 1}')
+    return Scene(
+        flags.enable(key="f", path=p / "config.json", reason="a person said so"), F_OFF, b'{"f": true, "g": 1}'
+    )
 
 
 F_OFF = b'{"f": false, "g": 1}'
@@ -467,15 +477,31 @@ STAGINGS: tuple[Staging, ...] = (
 every_action = pytest.mark.parametrize("staging", STAGINGS, ids=lambda staging: staging.__name__)
 
 
-def test_every_edit_that_there_is_has_its_scene() -> None:
-    edits = {
-        each.__name__
-        for module in (base, agents, circuits, flags, leases, notes, state, tasks)
-        for each in vars(module).values()
-        if isinstance(each, type) and issubclass(each, Edit) and not each.__subclasses__()
-    }
+ACTIONS = (base, agents, circuits, flags, leases, notes, state, tasks)
 
-    assert edits == {type(staging(Path()).action).__name__ for staging in STAGINGS}
+
+def made_by(constructor: Callable[..., Edit]) -> Edit:
+    """What the constructor makes of arguments that do not matter."""
+    hints = get_type_hints(constructor)
+    given = {name: Mock() for name in inspect.signature(constructor).parameters}
+    return constructor(**given | ({"verb": get_args(hints["verb"])[0]} if "verb" in hints else {}))
+
+
+def test_every_edit_that_there_is_has_its_scene() -> None:
+    own = [
+        member
+        for module in ACTIONS
+        for name, member in vars(module).items()
+        if getattr(member, "__module__", None) == module.__name__ and not name.startswith("_")
+    ]
+    classes = [each for each in own if isinstance(each, type) and issubclass(each, Edit) and not each.__subclasses__()]
+    constructors = [each for each in own if inspect.isfunction(each) and get_type_hints(each)["return"] is not Note]
+    staged = [staging(Path()).action for staging in STAGINGS]
+
+    assert {*classes} <= {type(action) for action in staged}
+    made = {(action.kind, action.verb) for action in map(made_by, constructors)}
+    assert made
+    assert made <= {(action.kind, action.verb) for action in staged}
 
 
 # -- the worlds --------------------------------------------------------------------------------------------------
@@ -569,7 +595,7 @@ def test_a_power_cut_at_any_moment_leaves_the_document_as_it_was_or_as_it_was_to
     assert n > 5
 
 
-DIED = agents.Died(key=AGENT.id, reason="its process has ended")
+DIED = agents.died(key=AGENT.id, reason="its process has ended")
 
 
 @every_action
@@ -661,6 +687,15 @@ def test_after_a_power_cut_the_checksum_file_matches_the_document(loss: Loss, tm
             break
 
 
+def test_recovery_cuts_a_log_in_place(tmp_path: Path) -> None:
+    _, project, scene = next(worlds(tmp_path, _cut_tail))
+    _cut_off_right_after_the_promise(project, scene)
+    inode = scene.action.path.stat().st_ino
+
+    with closing(recovered(project)):
+        assert (scene.now, scene.action.path.stat().st_ino) == (scene.after, inode)
+
+
 # -- promises that a crash left, and what others did meanwhile -----------------------------------------------------
 
 
@@ -747,7 +782,7 @@ def test_a_promise_that_a_later_change_has_overtaken_is_never_kept(tmp_path: Pat
     with closing(recovered(project)) as store:
         scene.time_passes()
         assert store.commit(scene.action, "test") is Outcome.DONE
-    scene.begin()  # an agent of the same name, alive, claims the task: byte for byte what was judged then
+    scene.begin()  # an agent of the same name, alive, claims the task: byte for byte the expected content
 
     with closing(recovered(project)):
         assert scene.now == scene.before
@@ -842,8 +877,8 @@ def test_a_disk_failure_at_any_operation_loses_nothing_and_is_recovered(
 class Put(Edit):
     """Make ``content`` the document."""
 
-    kind: ClassVar[Kind] = "state"
-    verb: ClassVar[str] = "repaired"
+    kind: Kind = "state"
+    verb: Verb = "repaired"
     reason: str = "a test wants it so"
     content: bytes
 
@@ -858,8 +893,8 @@ class Put(Edit):
 class Count(Edit):
     """Add one to the number that the document repeats many times, so that a torn one shows."""
 
-    kind: ClassVar[Kind] = "state"
-    verb: ClassVar[str] = "repaired"
+    kind: Kind = "state"
+    verb: Verb = "repaired"
     reason: str = "one more"
 
     @property

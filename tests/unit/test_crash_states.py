@@ -13,16 +13,16 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
 import yolo_supervisor
 from support.budget import budget
 from support.disks import CHANCES, CrashState, MemoryDisk, Model, crash_states
-from yolo_supervisor.actions.agents import Died, Terminate
-from yolo_supervisor.actions.base import Edit, Kind
-from yolo_supervisor.actions.notes import DaemonNote
+from yolo_supervisor.actions import notes
+from yolo_supervisor.actions.agents import Terminate, died
+from yolo_supervisor.actions.base import Edit, Kind, Verb, WriteMode
 from yolo_supervisor.fs.read import digest
 from yolo_supervisor.store import journal as journal_module
 from yolo_supervisor.store import store as store_module
@@ -62,12 +62,12 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Put(Edit):
-    """Make ``content`` the document if it is as it was judged."""
+    """Make ``content`` the document if it has the expected digest."""
 
-    kind: ClassVar[Kind] = "state"
-    verb: ClassVar[str] = "repaired"
+    kind: Kind = "state"
+    verb: Verb = "repaired"
     reason: str = "a test wants it so"
-    judged: str | None
+    expected_digest: str | None
     content: bytes | None
 
     @property
@@ -75,7 +75,7 @@ class Put(Edit):
         return (self.path.with_name(self.path.name + ".lock"), 0.0) if self.path.stem == "locked" else None
 
     def holds(self, before: bytes | None) -> bool:
-        return digest(before) == self.judged
+        return digest(before) == self.expected_digest
 
     def edit(self, before: bytes | None) -> bytes | None:
         return self.content
@@ -137,7 +137,9 @@ class Life:
             open=books.open | {key},
             undecided={**(books.undecided or {}), path: (key, content)},
         )
-        outcome = store.commit(Put(key=key, path=path, judged=digest(before), content=content), "test")
+        mode = WriteMode.TRUNCATE if path == LOG else WriteMode.REPLACE
+        action = Put(key=key, path=path, expected_digest=digest(before), content=content, write_mode=mode)
+        outcome = store.commit(action, "test")
         if outcome is Outcome.BUSY:
             self.write_note(**vars(books))
             raise Busy
@@ -151,13 +153,13 @@ class Life:
     def note(self, store: Store) -> None:
         key = self.key()
         self.write_note(open=self.books.open | {key})
-        store.note(DaemonNote(verb="reloaded", key=key, reason="asked to"), "test")
+        store.note(notes.daemon("reloaded", key=key, reason="asked to"), "test")
         self.acknowledged(key)
 
     def loose_note(self, store: Store) -> None:
         key = self.key()
         self.write_note(open=self.books.open | {key})
-        store.note(Died(key=key, reason="its process has ended"), "test")
+        store.note(died(key=key, reason="its process has ended"), "test")
         self.write_note(open=self.books.open - {key}, loose=self.books.loose | {key})
 
     def deed(self, store: Store) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from support.project import write_task
 from yolo_supervisor.actions.leases import Release
-from yolo_supervisor.actions.tasks import Requeue, RequeueByHand, RequeuePlan
+from yolo_supervisor.actions.tasks import Requeue
 from yolo_supervisor.formats import plugin
 from yolo_supervisor.formats.plugin import event_log, execution_state
 from yolo_supervisor.formats.plugin import leases as plugin_leases
@@ -45,7 +45,8 @@ def told(project: Path) -> list[dict[str, Any]]:
 
 def requeue_or_dead_letter(project: Path, claude: Path, number: int = 1) -> Requeue:
     path = write_task(claude, "team", number, owner="dev-1", status="in_progress")
-    return Requeue(key=f"team/{number}", path=path, owner="dev-1", reason="its owner dev-1 is dead",
+    task = Task(list="team", number=str(number), status="in_progress", owner="dev-1", path=path)
+    return Requeue(key=task.id, task=task, owner="dev-1", cause="died", reason="its owner dev-1 is dead",
                    evidence={"owner": "dev-1", "attempt": 1})  # fmt: skip
 
 
@@ -76,7 +77,8 @@ def test_a_plan_is_named_by_numbers(store: Store, project: Path) -> None:
     path = write_state(project, phase=7)
     switch(project, True)
 
-    store.commit(RequeuePlan(key="execution-state/05-02", path=path, plan="05-02", reason="r"), "agents")
+    plan = Task(list="execution-state", number="05-02", status="running", owner=None, path=path)
+    store.commit(Requeue(key=plan.id, task=plan, owner=None, cause="died", reason="r"), "agents")
 
     (event,) = told(project)
     assert (event["phase"], event["plan"]) == (5, 2)
@@ -178,6 +180,8 @@ def test_malformed_text_never_makes_an_unreadable_line(store: Store, project: Pa
     path = write_task(claude_home, "team", 1, owner="x", status="in_progress")
     task = Task(list="team", number="1", status="in_progress", owner="x", path=path)
 
-    store.commit(RequeueByHand(key="team/1", task=task, reason="so\ud800\n", evidence={"owner": "\udfff"}), "cli")
+    requeue = Requeue(key="team/1", task=task, owner="x", cause="by hand", by_hand=True, reason="so\ud800\n",
+                      evidence={"owner": "\udfff"})  # fmt: skip
+    store.commit(requeue, "cli")
 
     assert len(told(project)) == 1

@@ -18,9 +18,10 @@ from support.cli import Cli
 from support.daemon import RunningDaemon, StartDaemon
 from support.processes import Children
 from support.project import SAMPLES, FakeClock
+from yolo_supervisor.actions import flags as flag_actions
 from yolo_supervisor.actions.base import Action, Escalate
-from yolo_supervisor.actions.flags import Disable, Enable, FlagFoundOn
-from yolo_supervisor.actions.leases import GrantLease, Release
+from yolo_supervisor.actions.flags import Switch
+from yolo_supervisor.actions.leases import Release, grant
 from yolo_supervisor.clock import Instant, SystemClock
 from yolo_supervisor.config import Config, FlagsConfig
 from yolo_supervisor.formats import plugin
@@ -58,8 +59,8 @@ def observed(*flags: Flag, readable: bool = True) -> FlagsObservation:
     return FlagsObservation(flags=flags, config_file=CONFIG, now=now, rule=Rule(), readable=readable)
 
 
-def steps(remediations: list[tuple[Action, ...]]) -> list[tuple[type[Action], str]]:
-    return [(type(action), action.key) for remediation in remediations for action in remediation]
+def steps(remediations: list[tuple[Action, ...]]) -> list[tuple[str, str]]:
+    return [(action.verb, action.key) for remediation in remediations for action in remediation]
 
 
 def test_a_flag_that_fails_too_often_is_disabled_with_an_alert_that_gives_the_counts() -> None:
@@ -67,7 +68,8 @@ def test_a_flag_that_fails_too_often_is_disabled_with_an_alert_that_gives_the_co
 
     ((disable, escalate),) = decide(observed(flag))
 
-    assert isinstance(disable, Disable)
+    assert isinstance(disable, Switch)
+    assert not disable.on
     assert (disable.key, disable.path) == (ROUTING, CONFIG)
     assert disable.reason.startswith("5 of its last 5 outcomes were errors")
     assert {"errors": 5, "samples": 5, "error_rate": 1.0, "of_window": [5, 7]}.items() <= disable.evidence.items()
@@ -87,19 +89,19 @@ def test_a_flag_with_a_low_failure_rate_is_left_alone() -> None:
 def test_dependent_flags_are_disabled_first() -> None:
     flags = (Flag(name=CONTRACTS, enabled=True, detection=DETECTED), Flag(name=GATES, enabled=True))
 
-    assert steps(decide(observed(*flags))) == [(Disable, GATES), (Disable, CONTRACTS), (Escalate, CONTRACTS)]
-    assert steps(decide(observed(flags[0], Flag(name=GATES, enabled=False))))[0] == (Disable, CONTRACTS)
+    assert steps(decide(observed(*flags))) == [("disabled", GATES), ("disabled", CONTRACTS), ("escalated", CONTRACTS)]
+    assert steps(decide(observed(flags[0], Flag(name=GATES, enabled=False))))[0] == ("disabled", CONTRACTS)
 
 
 @pytest.mark.parametrize("name", plugin_config.OURS)
 def test_a_flag_that_the_supervisor_needs_is_only_reported(name: str) -> None:
-    assert steps(decide(observed(Flag(name=name, enabled=True, detection=DETECTED)))) == [(Escalate, name)]
+    assert steps(decide(observed(Flag(name=name, enabled=True, detection=DETECTED)))) == [("escalated", name)]
 
 
 def test_an_unreadable_configuration_raises_an_alert() -> None:
     flag = Flag(name=ROUTING, enabled=None, detection=DETECTED)
 
-    assert steps(decide(observed(flag, readable=False))) == [(Escalate, ROUTING)]
+    assert steps(decide(observed(flag, readable=False))) == [("escalated", ROUTING)]
 
 
 def disabled(probation_in_s: float | None = None, by: str = "flags") -> Disabled:
@@ -109,16 +111,16 @@ def disabled(probation_in_s: float | None = None, by: str = "flags") -> Disabled
 def test_a_disabled_flag_is_enabled_only_when_its_probation_is_due() -> None:
     for wait_s in (None, 0.1):
         assert steps(decide(observed(Flag(name=ROUTING, enabled=False, disabled=disabled(wait_s))))) == [
-            (Escalate, ROUTING)
+            ("escalated", ROUTING)
         ]
 
-    assert steps(decide(observed(Flag(name=ROUTING, enabled=False, disabled=disabled(0.0))))) == [(Enable, ROUTING)]
+    assert steps(decide(observed(Flag(name=ROUTING, enabled=False, disabled=disabled(0.0))))) == [("enabled", ROUTING)]
 
 
 def test_no_probation_begins_while_a_needed_flag_is_disabled() -> None:
     waiting, needed = Flag(name=GATES, enabled=False, disabled=disabled(0.0)), Flag(name=CONTRACTS, enabled=False)
 
-    assert steps(decide(observed(needed, waiting))) == [(Escalate, GATES)]
+    assert steps(decide(observed(needed, waiting))) == [("escalated", GATES)]
 
 
 def test_a_flag_that_a_person_disabled_is_left_alone() -> None:
@@ -127,7 +129,7 @@ def test_a_flag_that_a_person_disabled_is_left_alone() -> None:
 
 def test_a_flag_that_is_enabled_by_hand_starts_an_epoch() -> None:
     assert steps(decide(observed(Flag(name=ROUTING, enabled=True, detection=DETECTED, disabled=disabled())))) == [
-        (FlagFoundOn, ROUTING)
+        ("enabled", ROUTING)
     ]
 
 
@@ -182,7 +184,7 @@ def test_a_flag_is_found_in_every_style_of_json(before: bytes, after: bytes) -> 
     ],
 )
 def test_a_configuration_without_the_flag_or_without_json_is_left_alone(config: bytes) -> None:
-    action = Disable(key="f", path=CONFIG, reason="it fails")
+    action = flag_actions.disable(key="f", path=CONFIG, reason="it fails")
 
     assert not action.holds(config)
     with pytest.raises(ValueError, match="neither on nor off"):
@@ -464,7 +466,7 @@ def test_log_lines_from_before_the_epoch_do_not_count(world: World) -> None:
     """Also if nobody has read it by then."""
     world.append(world.gates("xxxxx"))
     world.clock.wait(2.0)
-    world.store.note(FlagFoundOn(key=CONTRACTS, reason="a person wants it to be judged anew"), "cli")
+    world.store.note(flag_actions.found_on(key=CONTRACTS, reason="a person wants it to be judged anew"), "cli")
     assert CONTRACTS not in world.count()
     world.clock.wait(2.0)
     world.append(world.gates("x.", 10))
@@ -698,10 +700,11 @@ def test_journal_entries_from_before_the_first_observation_do_not_count(world: W
 
 
 def test_switches_and_outcomes_survive_a_rotation_of_the_journal(world: World) -> None:
-    lend = GrantLease(key="one", path=write_lease(world, "one"), verb="taken_over", judged=None, data=b"{}", reason="x")
+    path = write_lease(world, "one")
+    lend = grant("taken_over", key="one", path=path, expected_digest=None, data=b"{}", reason="x")
     world.store.commit(lend, "cli")
     world.flags.record(ROUTING, True)
-    world.store.commit(Disable(key=ROUTING, path=world.planning / CONFIG, reason="it fails",
+    world.store.commit(flag_actions.disable(key=ROUTING, path=world.planning / CONFIG, reason="it fails",
                                evidence={"errors": 5, "samples": 5}), "flags")  # fmt: skip
     before = world.store.journal.memory
     world.store.journal.rotate()
@@ -718,7 +721,7 @@ def test_switches_and_outcomes_survive_a_rotation_of_the_journal(world: World) -
 # -- switching ----------------------------------------------------------------------------------------------------
 
 
-def switch(world: World, action: type[Disable] | type[Enable], by: str = "flags", **evidence: Any) -> None:
+def switch(world: World, action: Callable[..., Switch], by: str = "flags", **evidence: Any) -> None:
     made = action(key=ROUTING, path=world.planning / CONFIG, reason="because", evidence=evidence)
     assert world.store.commit(made, by) is Outcome.DONE
 
@@ -737,9 +740,9 @@ def test_enabling_a_flag_starts_an_epoch(world: World) -> None:
     for _ in range(5):
         world.flags.record(ROUTING, True)
     assert flag_in(world).detection is not None
-    switch(world, Disable, errors=5, samples=5, since_s=world.clock.s, boot="here")
+    switch(world, flag_actions.disable, errors=5, samples=5, since_s=world.clock.s, boot="here")
     world.flags.record(ROUTING, True)
-    switch(world, Enable, by="cli")
+    switch(world, flag_actions.enable, by="cli")
 
     assert (flag_in(world).samples, flag_in(world).detection, flag_in(world).disabled) == (0, None, None)
     world.flags.record(ROUTING, True)
@@ -749,7 +752,9 @@ def test_enabling_a_flag_starts_an_epoch(world: World) -> None:
 def test_a_switch_by_another_process_is_noticed(world: World, project: Path) -> None:
     with closing(Store(project)) as another:
         another.open()
-        another.commit(Disable(key=ROUTING, path=world.planning / CONFIG, reason="a person said so"), "cli")
+        another.commit(
+            flag_actions.disable(key=ROUTING, path=world.planning / CONFIG, reason="a person said so"), "cli"
+        )
 
     found = flag_in(world)
     assert (found.enabled, found.disabled and found.disabled.by) == (False, "cli")
@@ -759,14 +764,14 @@ def test_each_failed_probation_doubles_the_wait_until_a_person_decides(project: 
     with closing((world := World(project, probation_s=100.0)).store):
         waits = []
         for _ in range(3):
-            switch(world, Disable, errors=5, samples=5, since_s=world.clock.s, boot="here")
+            switch(world, flag_actions.disable, errors=5, samples=5, since_s=world.clock.s, boot="here")
             waits.append(probation_in_s(world))
-            switch(world, Enable, probation=True)
+            switch(world, flag_actions.enable, probation=True)
         assert waits == [100.0, 200.0, 400.0]
-        switch(world, Disable, by="cli")
+        switch(world, flag_actions.disable, by="cli")
         assert probation_in_s(world) is None
-        switch(world, Enable, by="cli")
-        switch(world, Disable, errors=5, samples=5, since_s=world.clock.s, boot="here")
+        switch(world, flag_actions.enable, by="cli")
+        switch(world, flag_actions.disable, errors=5, samples=5, since_s=world.clock.s, boot="here")
 
         world.clock.s += 40.0
         assert probation_in_s(world) == 60.0
@@ -774,7 +779,7 @@ def test_each_failed_probation_doubles_the_wait_until_a_person_decides(project: 
 
 def test_a_reboot_restarts_the_wait_for_probation(project: Path) -> None:
     with closing((world := World(project, probation_s=100.0)).store):
-        switch(world, Disable, errors=5, samples=5, since_s=99.0, boot="yesterday")
+        switch(world, flag_actions.disable, errors=5, samples=5, since_s=99.0, boot="yesterday")
         world.clock.s += 30.0
         assert probation_in_s(world) == 100.0
         world.clock.s += 30.0
@@ -802,7 +807,7 @@ def test_a_concurrent_save_by_a_person_is_not_lost(project: Path) -> None:
     mine = '{"v3_smart_routing": true, "effort": "fast"}'
     with closing(Store(project, disk=Interrupted(path, lambda path: path.write_text(mine)))) as store:
         store.open()
-        disable = Disable(key=ROUTING, path=path, reason="it fails")
+        disable = flag_actions.disable(key=ROUTING, path=path, reason="it fails")
 
         assert store.commit(disable, "flags") is Outcome.STALE
         assert path.read_text() == mine

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from support.project import SAMPLES
 from yolo_supervisor.formats.json import load_object
-from yolo_supervisor.policy.file_integrity import Flaw, FlawCode, flaw, torn_at
+from yolo_supervisor.models import FlawCode
+from yolo_supervisor.policy.file_integrity import Flaw, flaw, torn_at
 
 STATE, LOG, LEASE = ".execution-state.json", ".events/event-log.jsonl", ".locks/a.lease"
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from support.processes import Children
 from support.wait import wait_until
-from yolo_supervisor.actions.agents import Died
+from yolo_supervisor.actions.agents import died
 from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.store.history import History, history
 from yolo_supervisor.store.index import JournalState
@@ -543,7 +543,7 @@ def test_a_follower_hears_of_a_promise_when_it_is_kept(world: World) -> None:
 
 
 def test_an_entry_has_the_keys_that_history_promises() -> None:
-    action = Died(key="dev-1", reason="its process is over", evidence={"pid": 412})
+    action = died(key="dev-1", reason="its process is over", evidence={"pid": 412})
 
     assert entry(action, "agents", AT, Path("/x"), prefix="would_") == {
         "at": "2026-11-22T20:55:10.000000Z",

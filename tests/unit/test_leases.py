@@ -21,7 +21,8 @@ from support.cli import Cli
 from support.daemon import StartDaemon
 from support.project import EPOCH, FakeClock, QuickDisk
 from support.wait import LIMIT_S
-from yolo_supervisor.actions.leases import GrantLease, Release
+from yolo_supervisor.actions.base import WriteFile
+from yolo_supervisor.actions.leases import Release
 from yolo_supervisor.clock import SystemClock
 from yolo_supervisor.config import Config
 from yolo_supervisor.formats.plugin import config as plugin_config
@@ -275,8 +276,8 @@ def test_a_lease_that_the_plugin_gives_away_at_the_last_moment_is_not_ours(world
 
 def test_two_who_decided_at_the_same_time_do_not_both_get_it(world: World) -> None:
     first, second = (world.us.leases.lend(FILE, owner, 60, EPOCH) for owner in ("dev-1", "dev-2"))
-    assert isinstance(first, GrantLease)
-    assert isinstance(second, GrantLease)
+    assert isinstance(first, WriteFile)
+    assert isinstance(second, WriteFile)
 
     assert world.us.store.commit(first, "test") is Outcome.DONE
     assert world.start().store.commit(second, "test") is Outcome.STALE
@@ -502,7 +503,7 @@ def test_a_lease_has_one_holder_and_its_tokens_increase(
 def held_for(left_s: float) -> Held:
     lease = plugin_leases.lease(as_plugin("dev-1"), Path("src__a1.js.lease"))
     assert lease is not None
-    return Held(lease=lease, judged="its digest", left_s=left_s)
+    return Held(lease=lease, expected_digest="its digest", left_s=left_s)
 
 
 def test_a_lease_is_ended_at_its_deadline_and_not_before() -> None:
@@ -510,7 +511,7 @@ def test_a_lease_is_ended_at_its_deadline_and_not_before() -> None:
     assert decide([held_for(0.0)], []) == [
         (
             Release(
-                key=FILE, path=Path("src__a1.js.lease"), owner="dev-1", judged="its digest",
+                key=FILE, path=Path("src__a1.js.lease"), owner="dev-1", expected_digest="its digest",
                 reason="dev-1 let it run out: it held until 2026-11-22T20:56:10.000000Z",
                 evidence={"owner": "dev-1", "ttl_s": 60.0},
             ),

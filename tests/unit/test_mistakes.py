@@ -92,7 +92,7 @@ def a_torn_tail_stays(patch: Patch) -> None:
 
 
 def written_in_place(patch: Patch) -> None:
-    def replace(disk: Disk, path: Path, data: bytes, durable: bool = True, judged: bytes | None = None) -> None:
+    def replace(disk: Disk, path: Path, data: bytes, durable: bool = True, expected: bytes | None = None) -> None:
         fd = disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE_MODE)
         disk.write(fd, data)
         disk.sync(fd)
@@ -117,8 +117,8 @@ def acknowledged_before_it_is_written(patch: Patch) -> None:
     write, waiting = Store._write, list[Any]()
 
     def later(self: Store, *what: Any) -> None:
-        for path, _, after in waiting:
-            write(self, path, self.disk.read(path), after)
+        for path, _, after, mode in waiting:
+            write(self, path, self.disk.read(path), after, mode)
         waiting[:] = [what]
 
     patch.setattr(Store, "_write", later)

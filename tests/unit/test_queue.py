@@ -22,17 +22,9 @@ from hypothesis import strategies as st
 
 from support.project import FakeClock, QuickDisk, agent_of, given_back, read_task, write_record, write_task
 from support.wait import LIMIT_S
+from yolo_supervisor.actions import tasks as task_actions
 from yolo_supervisor.actions.base import Edit
-from yolo_supervisor.actions.tasks import (
-    Claim,
-    Complete,
-    MoveToDeadLetters,
-    Redrive,
-    Requeue,
-    RequeueByHand,
-    RequeuePlan,
-    WriteDeadLetter,
-)
+from yolo_supervisor.actions.tasks import Claim, Complete, MoveToDeadLetters, Requeue, WriteDeadLetter
 from yolo_supervisor.clock import Clock, SystemClock
 from yolo_supervisor.config import AgentsConfig, Config, TasksConfig
 from yolo_supervisor.daemon.runner import RateLimiter, Runner
@@ -125,7 +117,9 @@ class Desk:
 
     def by_hand(self) -> None:
         task = a_task(self.path)
-        assert self.commit(RequeueByHand(key=task.id, task=task, reason="a person said so")) is Outcome.DONE
+        why = "a person said so"
+        action = Requeue(key=task.id, task=task, owner=task.owner, cause="by hand", by_hand=True, reason=why)
+        assert self.commit(action) is Outcome.DONE
 
 
 def put(path: Path, status: str = "pending", owner: str | None = None) -> Path:
@@ -364,7 +358,7 @@ def test_a_dead_letter_accepts_no_heartbeat_before_or_after_redrive(desk: Desk) 
     assert not desk.beat(token)
 
     task = a_task(desk.path)
-    assert desk.commit(Redrive(key=task.id, task=task, reason="a person said so")) is Outcome.DONE
+    assert desk.commit(task_actions.redrive(task, "a person said so")) is Outcome.DONE
     assert not desk.beat(token)
 
 
@@ -395,9 +389,9 @@ def test_a_finished_task_has_all_its_attempts_again_and_so_has_one_that_was_redr
     desk.fails()
     assert desk.fails().never
     task = a_task(desk.path)
-    assert desk.commit(Redrive(key=task.id, task=task, reason="a person said so")) is Outcome.DONE
+    assert desk.commit(task_actions.redrive(task, "a person said so")) is Outcome.DONE
 
-    assert desk.turn() == RetryDecision(attempt=1, stamp=desk.turn().stamp)
+    assert desk.turn() == RetryDecision(cause=desk.turn().cause, attempt=1, stamp=desk.turn().stamp)
 
 
 def test_the_first_requeue_is_immediate_and_later_ones_are_delayed(desk: Desk) -> None:
@@ -556,7 +550,7 @@ def test_while_it_is_too_early_nothing_follows() -> None:
 
 def test_tasks_plans_and_dead_letters_are_requeued_each_in_its_format() -> None:
     stamp = {"cause": "died", "attempt": 2, "since_s": 1.0, "boot": "here"}
-    turn, told = RetryDecision(attempt=2, stamp=stamp), {"agent": "dev-1@red", **stamp}
+    turn, told = RetryDecision(cause="died", attempt=2, stamp=stamp), {"agent": "dev-1@red", **stamp}
     evidence = {"agent": "dev-1@red"}
     task = a_task()
     plan = Task(
@@ -569,10 +563,10 @@ def test_tasks_plans_and_dead_letters_are_requeued_each_in_its_format() -> None:
 
     assert isinstance(requeued, Requeue)
     assert requeued.owner == "dev-1"
-    assert isinstance(plan_requeued, RequeuePlan)
-    assert plan_requeued.plan == "05-01"
+    assert isinstance(plan_requeued, Requeue)
+    assert plan_requeued.task == plan
     assert isinstance(letter, WriteDeadLetter), "the story is written before the task is set aside"
-    assert aside == MoveToDeadLetters(key="red/3", task=task, owner="dev-1", reason="enough: it is dead",
+    assert aside == MoveToDeadLetters(key="red/3", task=task, owner="dev-1", cause="died", reason="enough: it is dead",
                              evidence={"owner": "dev-1", **told})  # fmt: skip
     for action, owner in ((requeued, "dev-1"), (plan_requeued, None), (aside, "dev-1")):
         assert action.evidence == {"owner": owner, **told}

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from support.project import SAMPLES, new_store
-from yolo_supervisor.actions.state import DropSnapshot, SaveSnapshot
+from yolo_supervisor.actions.base import RemoveFile, WriteFile
 from yolo_supervisor.formats.plugin import snapshots as formats
 from yolo_supervisor.inventory.snapshots import Snapshots
 from yolo_supervisor.store.paths import Paths
@@ -69,7 +69,7 @@ def test_a_snapshot_is_what_the_plugin_would_write(world: World) -> None:
 
     (action,) = world.snapshots.save(state(1), AT, "state changed", commits=("9721c34 Gates",))
 
-    assert isinstance(action, SaveSnapshot)
+    assert isinstance(action, WriteFile)
     assert action.path == world.ours / "5-20261122T205510.json"
     assert json.loads(action.data) == {
         "agent_role": "dev",
@@ -160,7 +160,7 @@ def test_a_state_that_is_nested_as_deep_as_can_be_read_can_be_saved(world: World
 
     (action,) = world.snapshots.save(deep, AT, "test")
 
-    assert isinstance(action, SaveSnapshot)
+    assert isinstance(action, WriteFile)
 
 
 # -- finding ------------------------------------------------------------------------------------------------------
@@ -290,5 +290,6 @@ def test_only_surplus_snapshots_are_dropped_and_no_others(world: World) -> None:
 
     remediation = world.snapshots.save(state(10), AT + timedelta(seconds=10), "test")
 
-    assert [type(action) for action in remediation] == [SaveSnapshot, DropSnapshot]
+    assert [action.verb for action in remediation] == ["snapshotted", "pruned"]
+    assert isinstance(remediation[1], RemoveFile)
     assert remediation[1].path == world.ours / "5-20261122T205510.json"

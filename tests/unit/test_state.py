@@ -23,22 +23,32 @@ from support.daemon import StartDaemon
 from support.processes import Children
 from support.project import SAMPLES
 from support.wait import wait_until
-from yolo_supervisor.actions.base import AlertCode, Edit, Escalate
-from yolo_supervisor.actions.state import CutTail, Quarantine, Restore, SaveSnapshot, SaveVersion
+from yolo_supervisor.actions.base import AlertCode, Edit, Escalate, WriteFile, WriteMode
+from yolo_supervisor.actions.state import Restore, SaveVersion, quarantine, save_snapshot
 from yolo_supervisor.config import Config
 from yolo_supervisor.formats.json import load_object
 from yolo_supervisor.formats.plugin import execution_state
 from yolo_supervisor.fs.read import digest
 from yolo_supervisor.inventory.agents import AgentRegistry, claude_dirs
 from yolo_supervisor.inventory.process_scan import ProcessScanner
-from yolo_supervisor.policy.file_integrity import Flaw, FlawCode
+from yolo_supervisor.models import FlawCode
+from yolo_supervisor.policy.file_integrity import Flaw
 from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.store.paths import Paths
 from yolo_supervisor.store.store import Outcome, Store
 from yolo_supervisor.system.process_backend import backend
 from yolo_supervisor.system.processes import Processes
 from yolo_supervisor.watchers.base import Remediation
-from yolo_supervisor.watchers.state import Broken, Cure, Sound, StateObservation, StateWatcher, decide, meaning
+from yolo_supervisor.watchers.state import (
+    Broken,
+    Cure,
+    Sound,
+    StateObservation,
+    StateWatcher,
+    Unreadable,
+    decide,
+    meaning,
+)
 
 EPOCH = datetime(2026, 11, 22, 20, 55, 10, tzinfo=UTC)
 Q = Path("/q")
@@ -66,9 +76,9 @@ def broken(data: bytes, *cures: Cure, path: Path = STATE, flaw: Flaw = EMPTY) ->
     return StateObservation(broken=(Broken(path=path, key=key, data=data, flaw=flaw, cures=cures),))
 
 
-def aside(data: bytes, flaw: Flaw, path: Path = STATE) -> Quarantine:
+def aside(data: bytes, flaw: Flaw, path: Path = STATE) -> WriteFile:
     name = f"{path.name.lstrip('.')}-{str(digest(data))[:12]}"
-    return Quarantine(
+    return quarantine(
         key=str(path.relative_to("/p")),
         path=Q / name,
         data=data,
@@ -90,8 +100,9 @@ def test_a_broken_file_is_quarantined_and_restored_with_a_diff() -> None:
             Restore(
                 key=".execution-state.json",
                 path=STATE,
-                judged=digest(b'{"a":'),
+                expected_digest=digest(b'{"a":'),
                 data=b'{"a":2}',
+                flaw=FlawCode.NOT_JSON,
                 reason="it is no JSON: restored from the last good version",
                 evidence={
                     "source": "the last good version",
@@ -125,6 +136,7 @@ def test_a_file_without_a_repair_is_escalated_and_left() -> None:
     assert asked == Escalate(
         kind="state",
         code=AlertCode.FILE_NOT_RESTORABLE,
+        detail=FlawCode.NOT_JSON,
         key=".execution-state.json",
         reason="it is no JSON, and there is nothing to restore it from: repair it or remove it",
     )
@@ -137,19 +149,19 @@ def test_a_log_loses_its_half_written_line_and_nothing_else() -> None:
     ((copy, cut),) = decide(look, Q)
 
     assert copy == aside(torn, TORN, LOG)
-    assert isinstance(cut, CutTail)
-    assert (cut.judged, cut.size) == (digest(EVENTS + torn), len(EVENTS))
-    assert cut.edit(EVENTS + torn) == EVENTS
+    assert isinstance(cut, WriteFile)
+    assert (cut.verb, cut.write_mode) == ("repaired", WriteMode.TRUNCATE)
+    assert (cut.expected_digest, cut.data) == (digest(EVENTS + torn), EVENTS)
 
 
 def test_a_log_in_which_no_line_is_whole_is_restored_at_once_where_it_can_be() -> None:
     look = broken(b"\0" * 64, good(EVENTS), path=LOG, flaw=TORN)
 
-    assert [type(action) for action in decide(look, Q)[0]] == [Quarantine, Restore]
+    assert [action.verb for action in decide(look, Q)[0]] == ["quarantined", "restored"]
 
 
 def test_a_sound_file_is_snapped_first_and_then_kept() -> None:
-    snap = SaveSnapshot(key="s", path=Path("/s"), data=b"x", reason="new")
+    snap = save_snapshot(key="s", path=Path("/s"), data=b"x", reason="new")
 
     assert decide(StateObservation(sound=(Sound(path=STATE, key="k", data=SOUND, snap=(snap,)),)), Q) == [
         (snap, SaveVersion(key="k", path=STATE, data=SOUND, reason="it is whole"))
@@ -157,11 +169,14 @@ def test_a_sound_file_is_snapped_first_and_then_kept() -> None:
 
 
 def test_an_unreadable_file_raises_an_alert() -> None:
-    assert decide(StateObservation(unreadable=(("STATE.md", "Permission denied"),)), Q) == [
+    unreadable = Unreadable(key="STATE.md", code="EACCES", text="Permission denied")
+
+    assert decide(StateObservation(unreadable=(unreadable,)), Q) == [
         (
             Escalate(
                 kind="state",
                 code=AlertCode.FILE_UNREADABLE,
+                detail="EACCES",
                 key="STATE.md",
                 reason="it cannot be read: Permission denied: mend it or put it away",
             ),
@@ -437,7 +452,7 @@ def test_an_unreadable_file_is_reported_until_it_is_readable(desk: Desk) -> None
 
     looks = [desk.look(1.0).unreadable for _ in range(3)]
 
-    assert [[key for key, _ in look] for look in looks] == [[".execution-state.json"]] * 3
+    assert [[each.key for each in look] for look in looks] == [[".execution-state.json"]] * 3
     desk.write(".execution-state.json", SOUND)
     assert desk.look(1.0).unreadable == ()
 
@@ -541,7 +556,7 @@ def test_without_anything_left_a_person_is_asked_once_and_the_file_stays(desk: D
     first = decide(desk.look(1.0), desk.paths.quarantine)
     desk.carry_out(first)
 
-    assert [type(action) for action in first[0]] == [Quarantine, Escalate]
+    assert [action.verb for action in first[0]] == ["quarantined", "escalated"]
     assert decide(desk.look(1.0), desk.paths.quarantine) == first
     assert desk.state.read_bytes() == b"{torn"
     assert desk.aside() == [b"{torn"]

@@ -16,23 +16,23 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
 from support.processes import Children
 from support.project import read_task, write_task
 from support.wait import LIMIT_S
-from yolo_supervisor.actions.agents import Died, Forget, Register, Terminate
-from yolo_supervisor.actions.base import Edit, Kind
+from yolo_supervisor.actions import notes
+from yolo_supervisor.actions.agents import Register, Terminate, died, forget
+from yolo_supervisor.actions.base import Edit, Kind, Verb, WriteMode
 from yolo_supervisor.actions.leases import Release
-from yolo_supervisor.actions.notes import DaemonNote
 from yolo_supervisor.actions.state import DropHealth, SetMarker
-from yolo_supervisor.actions.tasks import Requeue, RequeuePlan
+from yolo_supervisor.actions.tasks import Requeue
 from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.fs.read import digest
 from yolo_supervisor.fs.trust import Refused
-from yolo_supervisor.models import Agent
+from yolo_supervisor.models import Agent, Task
 from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.store.history import history
 from yolo_supervisor.store.journal import unseal
@@ -44,12 +44,15 @@ OUR_WORLD = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 SINCE = datetime(2026, 11, 22, 20, 31, 56, tzinfo=UTC)
 
 
+REPLACE, TRUNCATE = WriteMode
+
+
 @dataclass(frozen=True, kw_only=True)
 class Put(Edit):
     """Make ``content`` the document, whatever it was."""
 
-    kind: ClassVar[Kind] = "state"
-    verb: ClassVar[str] = "repaired"
+    kind: Kind = "state"
+    verb: Verb = "repaired"
     reason: str = "a test wants it so"
     content: bytes | None
 
@@ -64,8 +67,8 @@ class Put(Edit):
 class Count(Edit):
     """Add one to the number in the document."""
 
-    kind: ClassVar[Kind] = "state"
-    verb: ClassVar[str] = "repaired"
+    kind: Kind = "state"
+    verb: Verb = "repaired"
     reason: str = "one more"
 
     @property
@@ -80,7 +83,8 @@ class Count(Edit):
 
 
 def requeue(path: Path, owner: str = "dev-1") -> Requeue:
-    return Requeue(key=f"team/{path.stem}", path=path, owner=owner, reason="dev-1 is dead")
+    task = Task(list="team", number=path.stem, status="in_progress", owner=owner, path=path)
+    return Requeue(key=task.id, task=task, owner=owner, cause="died", reason="dev-1 is dead")
 
 
 def register(store: Store, name: str) -> Register:
@@ -143,19 +147,39 @@ class EditorsDisk(Disk):
 
 
 @pytest.mark.parametrize(
-    ("after", "at"), [(b'{"ours": 1}', 1), (b'{"ours": 1}', 2), (b'{\n  "id"', 1), (None, 1)],
+    ("after", "at", "mode"),
+    [(b'{"ours": 1}', 1, REPLACE), (b'{"ours": 1}', 2, REPLACE), (b'{\n  "id"', 1, TRUNCATE), (None, 1, REPLACE)],
     ids=["replaced, told", "replaced, written", "shortened, told", "removed, told"],
 )  # fmt: skip
 def test_a_concurrent_save_by_another_program_is_preserved(
-    store: Store, task: Path, after: bytes | None, at: int
+    store: Store, task: Path, after: bytes | None, at: int, mode: WriteMode
 ) -> None:
     store.disk = store.journal._disk = EditorsDisk(task, at)
 
-    assert store.commit(Put(key="it", path=task, content=after), "test") is Outcome.STALE
+    assert store.commit(Put(key="it", path=task, content=after, write_mode=mode), "test") is Outcome.STALE
 
     assert task.read_bytes() == b"theirs"
     assert told(store) == []
     assert os.listdir(task.parent) == ["1.json"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "after", "in_place"),
+    [(REPLACE, b"one\n", False), (TRUNCATE, b"one\n", True), (TRUNCATE, b"", True), (TRUNCATE, b"two\n", False)],
+)
+def test_a_document_is_cut_in_place_only_if_the_action_says_so(
+    store: Store, mode: WriteMode, after: bytes, in_place: bool
+) -> None:
+    path = store.paths.planning / "lines"
+    path.write_bytes(b"one\ntwo\n")
+    inode = path.stat().st_ino
+
+    assert store.commit(Put(key="it", path=path, content=after, write_mode=mode), "test") is Outcome.DONE
+
+    assert path.read_bytes() == after
+    assert (path.stat().st_ino == inode) is in_place
+    (promise,) = [line["write"] for line in journal_lines(store) if "write" in line]
+    assert promise.get("mode") == (None if mode is REPLACE else "truncate")
 
 
 @pytest.mark.parametrize("meanwhile", [{"status": "completed"}, {"owner": "dev-2"}, {"status": "pending"}])
@@ -281,7 +305,8 @@ def test_requeueing_a_plan_leaves_the_rest_of_the_state(store: Store) -> None:
     state = {"phase": 5, "plans": plans, "status": "running", "unknown": {"deep": [1.0]}}
     path.write_text(json.dumps(state, indent=2))
 
-    action = RequeuePlan(key="execution-state/05-01", path=path, plan="05-01", reason="its dev is dead")
+    plan = Task(list="execution-state", number="05-01", status="running", owner=None, path=path)
+    action = Requeue(key=plan.id, task=plan, owner=None, cause="died", reason="its dev is dead")
     assert store.commit(action, "agents") is Outcome.DONE
 
     plans[0] = {"id": "05-01", "status": "pending", "note": "kept"}
@@ -297,8 +322,8 @@ def _removals(planning: Path) -> list[tuple[Edit, bytes]]:
     return [
         (Release(key="r", path=lease, owner="dev-1", reason="it is dead"), LEASE),
         (DropHealth(key="dev", path=health, pid=4242, reason="it is dead"), b'{"pid":4242,"role":"dev"}'),
-        (SetMarker(key="dev", path=mark, judged=digest(b"dev"), word=None, reason="it is dead"), b"dev"),
-        (Forget(key="dev", path=agent, reason="it is dead"), b"{}"),
+        (SetMarker(key="dev", path=mark, expected_digest=digest(b"dev"), data=None, reason="it is dead"), b"dev"),
+        (forget(key="dev", path=agent, reason="it is dead"), b"{}"),
         (Put(key="odd", path=odd, content=None), "Größe\r\n\u2028\0".encode()),
     ]
 
@@ -432,7 +457,7 @@ def test_git_status_stays_clean_of_all_that_is_ours(project: Path) -> None:
 
 # -- notes and deeds ---------------------------------------------------------------------------------------------
 
-DIED = Died(key="dev-1@team", reason="its process has ended", evidence={"pid": 4242})
+DIED = died(key="dev-1@team", reason="its process has ended", evidence={"pid": 4242})
 TERMINATE = Terminate(key="dev-1@team", reason="its session is gone", evidence={"pane": "%1"}, roots=(), grace_s=10)
 
 
@@ -716,9 +741,9 @@ def test_of_several_that_release_one_lease_one_does_and_the_others_are_stale(sto
 def test_a_writer_sees_at_once_what_another_has_written(project: Path, store: Store) -> None:
     other = Store(project)
     other.open()
-    store.note(DaemonNote(verb="started", key="daemon", reason="asked to"), "daemon")
-    other.note(DaemonNote(verb="reloaded", key="daemon", reason="SIGHUP"), "cli")
-    store.note(DaemonNote(verb="stopped", key="daemon", reason="asked to"), "daemon")
+    store.note(notes.daemon("started", reason="asked to"), "daemon")
+    other.note(notes.daemon("reloaded", reason="SIGHUP"), "cli")
+    store.note(notes.daemon("stopped", reason="asked to"), "daemon")
     other.close()
 
     assert [line["seq"] for line in journal_lines(store)] == [1, 2, 3]

@@ -11,18 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yolo_supervisor.actions.tasks import (
-    Claim,
-    Complete,
-    DropTask,
-    MoveToDeadLetters,
-    Redrive,
-    RemoveDeadLetter,
-    RequeueByHand,
-    RequeuePlan,
-    TaskEdit,
-    WriteDeadLetter,
-)
+from yolo_supervisor.actions import tasks as task_actions
+from yolo_supervisor.actions.tasks import Claim, Complete, MoveToDeadLetters, Requeue, TaskEdit, WriteDeadLetter
 from yolo_supervisor.formats import claude, tasks
 from yolo_supervisor.formats.plugin import execution_state
 from yolo_supervisor.formats.tasks import AT_WORK, DONE, PENDING, SET_ASIDE
@@ -141,36 +131,41 @@ def every_action(task: Task) -> list[TaskEdit]:
     return [
         Claim(**common, owner="dev-1"),
         Complete(**common, owner="dev-1", token=1),
-        MoveToDeadLetters(**common, owner="dev-1"),
-        Redrive(**common),
-        RequeueByHand(**common),
-        DropTask(**common),
+        Requeue(**common, owner="dev-1", cause="died"),
+        MoveToDeadLetters(**common, owner="dev-1", cause="died"),
+        task_actions.redrive(task, "why"),
+        task_actions.drop(task, "why"),
     ]
 
 
-STATES: dict[tuple[str, str | None], set[type[TaskEdit]]] = {
-    (PENDING, None): {Claim, Complete},
-    (PENDING, "dev-1"): {Claim, RequeueByHand},
-    (PENDING, "dev-2"): {RequeueByHand},
-    (AT_WORK, None): {RequeueByHand},
-    (AT_WORK, "dev-1"): {Complete, MoveToDeadLetters, RequeueByHand},
-    (AT_WORK, "dev-2"): {RequeueByHand},
+def by_verb(task: Task) -> dict[str, TaskEdit]:
+    by_hand = Requeue(key=task.id, task=task, owner=None, cause="by hand", by_hand=True, reason="why")
+    return {action.verb: action for action in every_action(task)} | {"by hand": by_hand}
+
+
+STATES: dict[tuple[str, str | None], set[str]] = {
+    (PENDING, None): {"claimed", "completed"},
+    (PENDING, "dev-1"): {"claimed", "by hand"},
+    (PENDING, "dev-2"): {"by hand"},
+    (AT_WORK, None): {"by hand"},
+    (AT_WORK, "dev-1"): {"completed", "dead_lettered", "requeued", "by hand"},
+    (AT_WORK, "dev-2"): {"by hand"},
     (DONE, None): set(),
     (DONE, "dev-1"): set(),
     (DONE, SET_ASIDE): set(),
     ("deleted", None): set(),
     ("deleted", "dev-1"): set(),
-    (PENDING, SET_ASIDE): {Redrive, DropTask},
+    (PENDING, SET_ASIDE): {"redriven", "dropped"},
 }
 """By status and owner: what may be done to a task."""
 
 
 @pytest.mark.parametrize(("state", "may"), [pytest.param(*each, id=str(each[0])) for each in STATES.items()])
-def test_each_change_holds_in_its_states_only(state: tuple[str, str | None], may: set[type[TaskEdit]]) -> None:
+def test_each_change_holds_in_its_states_only(state: tuple[str, str | None], may: set[str]) -> None:
     status, owner = state
     data = json.dumps({"id": "3", "status": status, **({"owner": owner} if owner else {})}).encode()
 
-    assert {type(action) for action in every_action(TASK) if action.holds(data)} == may
+    assert {verb for verb, action in by_verb(TASK).items() if action.holds(data)} == may
 
 
 def test_no_edit_holds_once_the_task_file_is_gone() -> None:
@@ -181,20 +176,20 @@ def test_no_edit_holds_once_the_task_file_is_gone() -> None:
 def test_a_dead_letter_keeps_its_place_until_it_is_redriven(task: Task) -> None:
     at_work = {"id": task.number, "status": "in_progress", "owner": "dev-1", "blocks": ["4"]}
     data = json.dumps(at_work if task is TASK else {"plans": [at_work]}).encode()
-    by = {type(action): action for action in every_action(task)}
+    by = by_verb(task)
 
-    aside = by[MoveToDeadLetters].edit(data)
+    aside = by["dead_lettered"].edit(data)
 
     assert aside is not None
-    assert not by[Claim].holds(aside)
-    assert not by[RequeueByHand].holds(aside)
-    assert not by[MoveToDeadLetters].holds(aside)
+    assert not by["claimed"].holds(aside)
+    assert not by["by hand"].holds(aside)
+    assert not by["dead_lettered"].holds(aside)
     assert tasks.state(task, aside) == ("pending" if task is TASK else "failed", SET_ASIDE)
-    assert by[Redrive].holds(aside)
-    again = by[Redrive].edit(aside)
+    assert by["redriven"].holds(aside)
+    again = by["redriven"].edit(aside)
     assert again is not None
     assert tasks.state(task, again) == (PENDING, None)
-    assert by[Claim].holds(again)
+    assert by["claimed"].holds(again)
 
 
 def test_a_dead_letter_cannot_be_claimed_regardless_of_its_file() -> None:
@@ -235,7 +230,7 @@ def plan(**more: Any) -> bytes:
 
 def test_a_requeued_plan_has_no_owner() -> None:
     (requeue,) = requeue_or_dead_letter(PLAN, RetryDecision(), Path("/letters"), "it is dead", {})
-    assert isinstance(requeue, RequeuePlan)
+    assert isinstance(requeue, Requeue)
     after = requeue.edit(plan(owner="dev-1"))
 
     assert after is not None
@@ -244,7 +239,7 @@ def test_a_requeued_plan_has_no_owner() -> None:
 
 def test_a_plan_that_another_has_claimed_since_is_left_to_it() -> None:
     (requeue,) = requeue_or_dead_letter(PLAN, RetryDecision(), Path("/letters"), "it is dead", {})
-    assert isinstance(requeue, RequeuePlan)
+    assert isinstance(requeue, Requeue)
 
     assert requeue.holds(plan(owner="dev-1"))
     assert not requeue.holds(plan(owner="dev-2"))
@@ -253,7 +248,7 @@ def test_a_plan_that_another_has_claimed_since_is_left_to_it() -> None:
 @pytest.mark.parametrize("more", [{"status": "failed"}, {"status": "complete"}, {"status": "pending"}, {"id": "05-02"}])
 def test_only_a_running_plan_is_requeued(more: dict[str, str]) -> None:
     (requeue,) = requeue_or_dead_letter(replace(PLAN, owner=None), RetryDecision(), Path("/letters"), "it is dead", {})
-    assert isinstance(requeue, RequeuePlan)
+    assert isinstance(requeue, Requeue)
 
     assert requeue.holds(plan())
     assert not requeue.holds(plan(**more))
@@ -261,7 +256,7 @@ def test_only_a_running_plan_is_requeued(more: dict[str, str]) -> None:
 
 def test_a_dead_letter_is_written_once_and_removed_once() -> None:
     letter = WriteDeadLetter(key="red/3", path=Path("/letters/red__3.json"), data=b"{}", reason="why")
-    away = RemoveDeadLetter(key="red/3", path=letter.path, reason="why")
+    away = task_actions.remove_dead_letter(key="red/3", path=letter.path, reason="why")
 
     assert (letter.holds(None), letter.holds(b"{}")) == (True, False)
     assert (away.holds(None), away.holds(b"{}")) == (False, True)

@@ -1,24 +1,24 @@
-"""Actions on agents: register, report a death, terminate, forget."""
+"""Actions on agents: register, record a death, terminate, forget."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
-from yolo_supervisor.actions.base import Action, Edit, Kind, Note, Remove
+from yolo_supervisor.actions.base import NO_EVIDENCE, Action, Edit, Kind, Note, RemoveFile, Verb
 from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats.crash_report import Report
 from yolo_supervisor.models import Agent, ProcessId
-
-# -- agents -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class Register(Edit):
     """Begin to watch an agent."""
 
-    kind: ClassVar[Kind] = "agent"
-    verb: ClassVar[str] = "registered"
+    kind: Kind = "agent"
+    verb: Verb = "registered"
     agent: Agent
 
     def holds(self, before: bytes | None) -> bool:
@@ -29,48 +29,41 @@ class Register(Edit):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Died(Note):
-    """An agent's process is proven to be over."""
-
-    kind: ClassVar[Kind] = "agent"
-    verb: ClassVar[str] = "died"
-    durable: ClassVar[bool] = False
-
-
-@dataclass(frozen=True, kw_only=True)
 class WriteCrashReport(Action):
     """Write the crash report of an agent. The journal mentions it in the entry of the death."""
 
-    kind: ClassVar[Kind] = "agent"
-    verb: ClassVar[str] = "crash_reported"
+    kind: Kind = "agent"
+    verb: Verb = "crash_reported"
     report: Report
 
 
 @dataclass(frozen=True, kw_only=True)
 class PaneDied(Note):
-    """tmux tells how the process in an agent's pane ended."""
+    """Record how the process in an agent's pane ended, as tmux reports it."""
 
-    kind: ClassVar[Kind] = "session"
-    verb: ClassVar[str] = "died"
     distinct_by: ClassVar[tuple[str, ...]] = ("agent", "pane")
+    kind: Kind = "session"
+    verb: Verb = "died"
     agent: str
     pane: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Forget(Remove):
-    """End the watch over an agent: the last step, its record is the proof that something is left to do."""
-
-    kind: ClassVar[Kind] = "agent"
-    verb: ClassVar[str] = "forgotten"
-
-
-@dataclass(frozen=True, kw_only=True)
 class Terminate(Action):
-    """Ask the roots and all that is in their trees to leave, and kill what stays after the grace period."""
+    """End the roots and their process trees: SIGTERM, and SIGKILL after the grace period."""
 
-    kind: ClassVar[Kind] = "agent"
-    verb: ClassVar[str] = "terminated"
     distinct_by: ClassVar[tuple[str, ...]] = ("roots",)
+    kind: Kind = "agent"
+    verb: Verb = "terminated"
     roots: tuple[ProcessId, ...]
     grace_s: float
+
+
+def died(*, key: str, reason: str, evidence: Mapping[str, Any] = NO_EVIDENCE) -> Note:
+    """Record that an agent's process is proven to be gone."""
+    return Note(kind="agent", verb="died", key=key, reason=reason, evidence=evidence, durable=False)
+
+
+def forget(*, key: str, path: Path, reason: str, evidence: Mapping[str, Any] = NO_EVIDENCE) -> RemoveFile:
+    """Stop watching an agent. It is the last step: the agent's record is the evidence that work remains."""
+    return RemoveFile(kind="agent", verb="forgotten", key=key, path=path, reason=reason, evidence=evidence)

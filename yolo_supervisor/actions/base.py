@@ -1,4 +1,4 @@
-"""What all actions share. An ``Edit`` changes one document; a ``Note`` changes nothing and is written down."""
+"""The bases of all actions. An ``Edit`` changes one document; a ``Note`` changes nothing and is recorded."""
 
 from __future__ import annotations
 
@@ -6,24 +6,36 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Protocol
 
 from yolo_supervisor.fs.read import digest
 
 Kind = Literal["agent", "task", "lease", "flag", "session", "state", "commit", "gate", "command", "daemon"]
 
+Verb = Literal[
+    "acquired", "circuit_closed", "circuit_half_opened", "circuit_opened", "claimed", "completed",
+    "crash_reported", "dead_letter_removed", "dead_letter_written", "dead_lettered", "died", "disabled", "dropped",
+    "enabled", "escalated", "forgotten", "pruned", "quarantined", "rebased", "recovered", "redriven", "registered",
+    "released", "reloaded", "renewed", "repaired", "requeued", "restored", "snapshotted", "started", "stopped",
+    "taken_over", "terminated", "version_saved",
+]  # fmt: skip
+"""The verbs of the journal (docs/journal.md). They are a wire format: they do not change."""
+
+NO_EVIDENCE: Mapping[str, Any] = MappingProxyType({})
+
 
 class JournalFacts(Protocol):
-    """What an action may ask of the journal's index, under the store's lock."""
+    """The part of the journal's index that an action may read, under the store's lock."""
 
     claims: dict[str, dict[str, Any]]
     """The newest claim of each task: ``token``, ``owner`` and whether it is still ``live``."""
     set_aside: dict[str, str]
-    """The dead letters by task, with the reason of each."""
+    """The dead letters by task, with their reasons."""
 
 
 class AlertCode(StrEnum):
-    """The alerts there are. With ``kind`` and ``key`` the code is an alert's identity; its reason may vary."""
+    """The codes of alerts. With ``kind`` and ``key`` the code identifies an alert; the reason may vary."""
 
     AGENT_IDLE = "agent_idle"
     AGENT_ORPHANED = "agent_orphaned"
@@ -37,7 +49,7 @@ class AlertCode(StrEnum):
     FILE_UNREADABLE = "file_unreadable"
     FLAG_CONFIG_UNREADABLE = "flag_config_unreadable"
     FLAG_LEFT_ON = "flag_left_on"
-    """It fails too often, and the supervisor needs it."""
+    """The flag fails too often, and the supervisor needs it."""
     FLAG_OFF = "flag_off"
     GATE_FAILED = "gate_failed"
     LOCK_OF_UNKNOWN = "lock_of_unknown"
@@ -51,66 +63,78 @@ class AlertCode(StrEnum):
     TASK_UNREADABLE = "task_unreadable"
 
 
+class WriteMode(StrEnum):
+    """How the new content of a document reaches the disk."""
+
+    REPLACE = "replace"
+    """Atomically: readers and crashes see the old content or the new one."""
+    TRUNCATE = "truncate"
+    """Cut off the end in place: for logs that other programs append to. They would lose lines by a replacement."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Action:
-    """What is common to all: on what (``kind``, ``key``), what (``verb``), why, and on what evidence."""
+    """The parts of every action: its subject (``kind``, ``key``), its verb, its reason and its evidence."""
 
-    kind: ClassVar[Kind]
-    verb: ClassVar[str]
     distinct_by: ClassVar[tuple[str, ...]] = ()
-    """The fields that tell two such actions on one key apart."""
+    """The fields that distinguish two such actions on one key."""
+    kind: Kind
+    verb: Verb
     key: str
     reason: str
     evidence: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def identity(self) -> tuple[object, ...]:
-        """Equal for the same action at the next look, whatever its reason and the figures in its evidence are then."""
+        """Equal for the same action in the next tick: the reason and the evidence may change."""
         return (self.kind, self.key, self.verb, *(getattr(self, name) for name in self.distinct_by))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Edit(Action):
-    """A change of one document: asked again under the lock whether it still ``holds``, then made."""
+    """A change of one document. The store asks under the lock whether it still ``holds``, then makes it."""
 
     path: Path
     replayable: bool = True
-    """Whether a restart may make the change if a crash interrupted it; else it is decided again."""
+    """Whether recovery may make the change if a crash interrupted it. Otherwise a watcher decides again."""
+    write_mode: WriteMode = WriteMode.REPLACE
 
     @property
     def lock(self) -> tuple[Path, float] | None:
-        """The folder that the file's owners lock it with, and after how many seconds such a lock is abandoned."""
+        """The lock folder of the file's owner, and the age in seconds at which such a lock is stale."""
         return None
 
     def allowed(self, known: JournalFacts, before: bytes | None = None) -> bool:
-        """Whether what the journal knows lets it be: asked first, under the store's lock."""
+        """Whether the journal's index permits the change: asked first, under the store's lock."""
         return True
 
     def holds(self, before: bytes | None) -> bool:
-        """Whether the document is still as it was judged; ``before`` is None where there is none."""
+        """Whether the decision still fits the document; ``before`` is None where there is none."""
         raise NotImplementedError
 
     def edit(self, before: bytes | None) -> bytes | None:
-        """The document's new content, None to remove it. Only called where the decision holds."""
+        """The document's new content, None to remove it. Called only where the decision holds."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Make(Edit):
-    """Make a new document. One that is there stays as it is."""
+class WriteFile(Edit):
+    """Give a document another content, if it is still the expected one; None means no document."""
 
-    data: bytes
+    expected_digest: str | None
+    """The digest of the content that the decision is based on; None if there was no document."""
+    data: bytes | None
 
     def holds(self, before: bytes | None) -> bool:
-        return before is None
+        return digest(before) == self.expected_digest
 
     def edit(self, before: bytes | None) -> bytes | None:
         return self.data
 
 
 @dataclass(frozen=True, kw_only=True)
-class Remove(Edit):
-    """Remove a document. The journal keeps what it held."""
+class RemoveFile(Edit):
+    """Remove a document with any content. The journal keeps the content."""
 
     def holds(self, before: bytes | None) -> bool:
         return before is not None
@@ -120,33 +144,19 @@ class Remove(Edit):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Replace(Edit):
-    """Put another content in the place of the one that was judged; None is no document."""
-
-    judged: str | None
-    """The digest of the content that was judged; None if there was no document."""
-    data: bytes | None
-
-    def holds(self, before: bytes | None) -> bool:
-        return digest(before) == self.judged
-
-    def edit(self, before: bytes | None) -> bytes | None:
-        return self.data
-
-
-@dataclass(frozen=True, kw_only=True)
 class Note(Action):
-    """Something worth telling that changes nothing."""
+    """An entry in the journal that changes nothing else."""
 
-    durable: ClassVar[bool] = True
-    """Whether it must be on the device at once; what the next durable line brings along need not."""
+    durable: bool = True
+    """Whether the entry must be on the device at once, not only with the next durable line."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Escalate(Note):
-    """Tell a person what the supervisor must not or cannot mend by itself."""
+    """Ask for a person where the supervisor must not or cannot act."""
 
-    verb: ClassVar[str] = "escalated"
-    distinct_by: ClassVar[tuple[str, ...]] = ("code",)
+    distinct_by: ClassVar[tuple[str, ...]] = ("code", "detail")
+    verb: Verb = "escalated"
     code: AlertCode
-    kind: Kind  # type: ignore[misc]  # the only action that concerns every kind
+    detail: str | None = None
+    """The code of the condition (of a flaw, of an errno) where one alert code covers several."""

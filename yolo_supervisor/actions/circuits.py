@@ -1,51 +1,71 @@
-"""Actions on commands, calls and circuit breakers."""
+"""Actions on commands, MCP calls and circuit breakers."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypedDict
 
-from yolo_supervisor.actions.base import Kind, Note, Replace
-
-# -- commands --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class CommandTimedOut(Note):
-    """A command has had its time and was ended."""
-
-    kind: ClassVar[Kind] = "command"
-    verb: ClassVar[str] = "terminated"
+from yolo_supervisor.actions.base import NO_EVIDENCE, Note, Verb, WriteFile
 
 
-@dataclass(frozen=True, kw_only=True)
-class OpenCircuit(Replace):
-    """Open a circuit: what keeps failing is not tried for a while."""
+class Target(TypedDict):
+    """The file of a circuit, and the content that the decision is based on."""
 
-    kind: ClassVar[Kind] = "command"
-    verb: ClassVar[str] = "circuit_opened"
-
-
-@dataclass(frozen=True, kw_only=True)
-class HalfOpenCircuit(Replace):
-    """Say who tries whether an open circuit can be closed: one at a time."""
-
-    kind: ClassVar[Kind] = "command"
-    verb: ClassVar[str] = "circuit_half_opened"
+    key: str
+    path: Path
+    expected_digest: str | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class CloseCircuit(Replace):
-    """Close a circuit: what had failed is well again."""
+def opened(
+    *,
+    key: str,
+    path: Path,
+    expected_digest: str | None,
+    data: bytes,
+    reason: str,
+    evidence: Mapping[str, Any] = NO_EVIDENCE,
+) -> WriteFile:
+    """Open a circuit: calls are refused until the cool-down is over."""
+    return _circuit("circuit_opened", key, path, expected_digest, data, reason, evidence)
 
-    kind: ClassVar[Kind] = "command"
-    verb: ClassVar[str] = "circuit_closed"
+
+def half_opened(*, key: str, path: Path, expected_digest: str | None, data: bytes, reason: str) -> WriteFile:
+    """Half-open a circuit: one call probes."""
+    return _circuit("circuit_half_opened", key, path, expected_digest, data, reason)
 
 
-@dataclass(frozen=True, kw_only=True)
-class CallRecovered(Note):
-    """A call went well that had failed before."""
+def closed(*, key: str, path: Path, expected_digest: str | None, reason: str) -> WriteFile:
+    """Close a circuit: calls pass."""
+    return _circuit("circuit_closed", key, path, expected_digest, None, reason)
 
-    kind: ClassVar[Kind] = "command"
-    verb: ClassVar[str] = "recovered"
-    durable: ClassVar[bool] = False
+
+def _circuit(
+    verb: Verb,
+    key: str,
+    path: Path,
+    expected_digest: str | None,
+    data: bytes | None,
+    reason: str,
+    evidence: Mapping[str, Any] = NO_EVIDENCE,
+) -> WriteFile:
+    return WriteFile(
+        kind="command",
+        verb=verb,
+        key=key,
+        path=path,
+        expected_digest=expected_digest,
+        data=data,
+        reason=reason,
+        evidence=evidence,
+    )
+
+
+def command_timed_out(*, key: str, reason: str, evidence: Mapping[str, Any]) -> Note:
+    """Record that a command reached its time limit and was ended."""
+    return Note(kind="command", verb="terminated", key=key, reason=reason, evidence=evidence)
+
+
+def call_recovered(*, key: str, reason: str, evidence: Mapping[str, Any]) -> Note:
+    """Record that a call succeeded after a failure, or that a server was started again."""
+    return Note(kind="command", verb="recovered", key=key, reason=reason, evidence=evidence, durable=False)

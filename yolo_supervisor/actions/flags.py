@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import Any
 
-from yolo_supervisor.actions.base import Edit, Kind, Note
+from yolo_supervisor.actions.base import NO_EVIDENCE, Edit, Kind, Note
 from yolo_supervisor.formats.plugin import config as plugin_config
 
 
@@ -13,8 +15,8 @@ from yolo_supervisor.formats.plugin import config as plugin_config
 class Switch(Edit):
     """Change one flag in the plugin's ``config.json``; ``key`` is its name."""
 
-    kind: ClassVar[Kind] = "flag"
-    on: ClassVar[bool]
+    kind: Kind = "flag"
+    on: bool
 
     def holds(self, before: bytes | None) -> bool:
         return before is not None and plugin_config.wishes(before).get(self.key) is (not self.on)
@@ -24,25 +26,16 @@ class Switch(Edit):
         return plugin_config.with_flag(before, self.key, self.on)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Disable(Switch):
+def disable(*, key: str, path: Path, reason: str, evidence: Mapping[str, Any] = NO_EVIDENCE) -> Switch:
     """Switch a flag off."""
-
-    verb: ClassVar[str] = "disabled"
-    on: ClassVar[bool] = False
+    return Switch(verb="disabled", on=False, key=key, path=path, reason=reason, evidence=evidence)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Enable(Switch):
+def enable(*, key: str, path: Path, reason: str, evidence: Mapping[str, Any] = NO_EVIDENCE) -> Switch:
     """Switch a flag on; earlier outcomes no longer count."""
-
-    verb: ClassVar[str] = "enabled"
-    on: ClassVar[bool] = True
+    return Switch(verb="enabled", on=True, key=key, path=path, reason=reason, evidence=evidence)
 
 
-@dataclass(frozen=True, kw_only=True)
-class FlagFoundOn(Note):
-    """A flag that was disabled here is enabled by a person: earlier outcomes no longer count."""
-
-    kind: ClassVar[Kind] = "flag"
-    verb: ClassVar[str] = "enabled"
+def found_on(*, key: str, reason: str) -> Note:
+    """Record that a person enabled a flag that was disabled here: earlier outcomes no longer count."""
+    return Note(kind="flag", verb="enabled", key=key, reason=reason)

@@ -2,37 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from yolo_supervisor.actions.base import Action, Edit, Kind, Replace
+from yolo_supervisor.actions.base import NO_EVIDENCE, Action, Edit, Kind, Verb, WriteFile
 from yolo_supervisor.formats.plugin import leases as plugin_leases
 from yolo_supervisor.fs.read import digest
 
+Grant = Literal["acquired", "renewed", "taken_over"]
 
-@dataclass(frozen=True, kw_only=True)
-class GrantLease(Replace):
-    """Give a lease to its new owner, or to the same one for longer; its line's number is the fencing token."""
 
-    kind: ClassVar[Kind] = "lease"
-    verb: Literal["acquired", "renewed", "taken_over"]  # type: ignore[misc]  # one change of one file, three turns
+def grant(
+    verb: Grant,
+    *,
+    key: str,
+    path: Path,
+    expected_digest: str | None,
+    data: bytes,
+    reason: str,
+    evidence: Mapping[str, Any] = NO_EVIDENCE,
+) -> WriteFile:
+    """Give a lease to a new owner, or to its owner for longer. The journal's line number is the fencing token."""
+    return WriteFile(
+        kind="lease",
+        verb=verb,
+        key=key,
+        path=path,
+        expected_digest=expected_digest,
+        data=data,
+        reason=reason,
+        evidence=evidence,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Release(Edit):
-    """End a lease: its holder is gone, or has given it back, or has let it run out."""
+    """End a lease: its holder is gone, has given it back, or has let it expire."""
 
-    kind: ClassVar[Kind] = "lease"
-    verb: ClassVar[str] = "released"
     distinct_by: ClassVar[tuple[str, ...]] = ("owner",)
+    kind: Kind = "lease"
+    verb: Verb = "released"
     owner: str
-    judged: str | None = None
-    """The digest of the lease that ran out: one that was renewed meanwhile has not."""
+    expected_digest: str | None = None
+    """The digest of the expired lease: a lease that was renewed since has another. None: any lease of the owner."""
 
     def holds(self, before: bytes | None) -> bool:
         held = plugin_leases.lease(before, self.path) if before is not None else None
-        return held is not None and held.owner == self.owner and self.judged in (None, digest(before))
+        return held is not None and held.owner == self.owner and self.expected_digest in (None, digest(before))
 
     def edit(self, before: bytes | None) -> bytes | None:
         return None
@@ -40,9 +58,9 @@ class Release(Edit):
 
 @dataclass(frozen=True, kw_only=True)
 class BreakLock(Action):
-    """Remove a lock that is a folder, and that nobody has touched for so long that its holder must be gone."""
+    """Remove a lock that was unchanged for so long that its holder must be gone."""
 
-    kind: ClassVar[Kind] = "lease"
-    verb: ClassVar[str] = "released"
+    kind: Kind = "lease"
+    verb: Verb = "released"
     path: Path
     stale_s: float

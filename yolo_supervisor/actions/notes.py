@@ -1,40 +1,43 @@
-"""Actions of the commits program, the gates and the daemon itself."""
+"""Actions of the commits program, of the gates and of the daemon's life."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
 
-from yolo_supervisor.actions.base import Kind, Note, Replace
+from yolo_supervisor.actions.base import NO_EVIDENCE, Note, WriteFile
 
-# -- commits ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rebased(Note):
-    """Commits were put on top of what others had pushed before, and pushed."""
-
-    kind: ClassVar[Kind] = "commit"
-    verb: ClassVar[str] = "rebased"
+DaemonVerb = Literal["started", "stopped", "reloaded", "recovered"]
 
 
-# -- gates ------------------------------------------------------------------------------------------------------
+def rebased(*, key: str, reason: str, evidence: Mapping[str, Any]) -> Note:
+    """Record that commits were put on top of the upstream's, and pushed."""
+    return Note(kind="commit", verb="rebased", key=key, reason=reason, evidence=evidence)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Regenerate(Replace):
-    """Generate a contract anew from its plan."""
+def regenerate_contract(
+    *,
+    key: str,
+    path: Path,
+    expected_digest: str | None,
+    data: bytes,
+    reason: str,
+    evidence: Mapping[str, Any] = NO_EVIDENCE,
+) -> WriteFile:
+    """Generate a contract from its plan."""
+    return WriteFile(
+        kind="gate",
+        verb="repaired",
+        key=key,
+        path=path,
+        expected_digest=expected_digest,
+        data=data,
+        reason=reason,
+        evidence=evidence,
+    )
 
-    kind: ClassVar[Kind] = "gate"
-    verb: ClassVar[str] = "repaired"
 
-
-# -- the daemon itself ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class DaemonNote(Note):
-    """The supervisor's own life: started, stopped, reloaded, recovered."""
-
-    kind: ClassVar[Kind] = "daemon"
-    verb: str  # type: ignore[misc]  # one class for the four, they differ in nothing else
+def daemon(verb: DaemonVerb, *, key: str = "daemon", reason: str, evidence: Mapping[str, Any] = NO_EVIDENCE) -> Note:
+    """Record an event in the daemon's life."""
+    return Note(kind="daemon", verb=verb, key=key, reason=reason, evidence=evidence)

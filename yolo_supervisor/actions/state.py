@@ -1,31 +1,26 @@
-"""Actions on the plugin's state: its bookkeeping, good versions, quarantine, snapshots."""
+"""Actions on the plugin's files: registry files, critical files, quarantine, snapshots."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from yolo_supervisor.actions.base import Action, Edit, Kind, Make, Remove, Replace
+from yolo_supervisor.actions.base import NO_EVIDENCE, Action, Edit, Kind, RemoveFile, Verb, WriteFile, WriteMode
 from yolo_supervisor.formats.plugin import agents as plugin_agents
-from yolo_supervisor.fs.read import digest
+from yolo_supervisor.models import FlawCode
 
-# -- the plugin's own bookkeeping of agents ---------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Repair(Edit):
-    """Bring a bookkeeping file of the plugin into line with who is alive."""
-
-    kind: ClassVar[Kind] = "state"
-    verb: ClassVar[str] = "repaired"
+# -- the plugin's registry files --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
-class DropPids(Repair):
-    """Strike dead agents' lines from ``.agent-pids`` or ``.agent-panes``."""
+class DropPids(Edit):
+    """Remove the lines of dead agents from ``.agent-pids`` or ``.agent-panes``."""
 
     distinct_by: ClassVar[tuple[str, ...]] = ("pids",)
+    kind: Kind = "state"
+    verb: Verb = "repaired"
     pids: frozenset[int]
     pid_lock: Path | None = plugin_agents.PID_LOCK
 
@@ -42,96 +37,102 @@ class DropPids(Repair):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DropHealth(Repair):
-    """Remove a dead agent's health file, unless a successor of its role has taken it over."""
+class DropHealth(Edit):
+    """Remove a dead agent's health file, unless a successor in its role has taken it over."""
 
     distinct_by: ClassVar[tuple[str, ...]] = ("pid",)
+    kind: Kind = "state"
+    verb: Verb = "repaired"
     pid: int
 
     def holds(self, before: bytes | None) -> bool:
-        found = plugin_agents.health(before, self.path.stem) if before is not None else None
-        return found is not None and found.pid == self.pid
+        health = plugin_agents.health(before, self.path.stem) if before is not None else None
+        return health is not None and health.pid == self.pid
 
     def edit(self, before: bytes | None) -> bytes | None:
         return None
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetMarker(Repair):
-    """Rewrite (or, with None, remove) a one-word file of the plugin: ``.active-agent``, ``.active-agent-count``."""
+class SetMarker(WriteFile):
+    """Rewrite a one-word file of the plugin: ``.active-agent``, ``.active-agent-count``. None removes it."""
 
-    distinct_by: ClassVar[tuple[str, ...]] = ("word",)
-    judged: str | None
-    """The digest of the content that was judged."""
-    word: str | None
+    distinct_by: ClassVar[tuple[str, ...]] = ("data",)
+    kind: Kind = "state"
+    verb: Verb = "repaired"
 
     @property
     def lock(self) -> tuple[Path, float] | None:
         return self.path.with_name(".active-agent-count.lock"), plugin_agents.PID_LOCK_STALE_S
 
-    def holds(self, before: bytes | None) -> bool:
-        return before is not None and digest(before) == self.judged
 
-    def edit(self, before: bytes | None) -> bytes | None:
-        return None if self.word is None else self.word.encode()
-
-
-# -- the plugin's state ------------------------------------------------------------------------------------------
+# -- critical files ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class SaveVersion(Action):
-    """Remember a critical file's content as its newest good version. Nobody is told: neighbours write all day."""
+    """Keep a critical file's content as its newest good version. It makes no entry: there may be many."""
 
-    kind: ClassVar[Kind] = "state"
-    verb: ClassVar[str] = "version_saved"
+    kind: Kind = "state"
+    verb: Verb = "version_saved"
     path: Path
     data: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quarantine(Make):
-    """Put a copy of what cannot be right aside, before anything is done about it."""
+class Restore(WriteFile):
+    """Replace a critical file by a good content. None removes it."""
 
-    kind: ClassVar[Kind] = "state"
-    verb: ClassVar[str] = "quarantined"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Restore(Replace):
-    """Put a good content in the place of a broken one, or, with None, nothing."""
-
-    kind: ClassVar[Kind] = "state"
-    verb: ClassVar[str] = "restored"
+    distinct_by: ClassVar[tuple[str, ...]] = ("flaw",)
+    kind: Kind = "state"
+    verb: Verb = "restored"
+    flaw: FlawCode | None
+    """The damage of the replaced content; None if a person asked for the restoration."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class CutTail(Repair):
-    """Cut the half-written line from the end of a log."""
+def cut_tail(
+    *, key: str, path: Path, expected_digest: str, data: bytes, reason: str, evidence: Mapping[str, Any] = NO_EVIDENCE
+) -> WriteFile:
+    """Cut the half-written last line off a log; ``data`` is the part that remains."""
+    return WriteFile(
+        kind="state",
+        verb="repaired",
+        key=key,
+        path=path,
+        expected_digest=expected_digest,
+        data=data,
+        write_mode=WriteMode.TRUNCATE,
+        reason=reason,
+        evidence=evidence,
+    )
 
-    judged: str | None
-    size: int
-    """How many bytes of it are whole."""
 
-    def holds(self, before: bytes | None) -> bool:
-        return before is not None and digest(before) == self.judged
+def quarantine(
+    *, key: str, path: Path, data: bytes, reason: str, evidence: Mapping[str, Any] = NO_EVIDENCE
+) -> WriteFile:
+    """Save a copy of a broken content before it is changed."""
+    return WriteFile(
+        kind="state",
+        verb="quarantined",
+        key=key,
+        path=path,
+        expected_digest=None,
+        data=data,
+        reason=reason,
+        evidence=evidence,
+    )
 
-    def edit(self, before: bytes | None) -> bytes | None:
-        assert before is not None
-        return before[: self.size]
+
+# -- snapshots --------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class SaveSnapshot(Make):
+def save_snapshot(*, key: str, path: Path, data: bytes, reason: str) -> WriteFile:
     """Save the execution state as it is."""
+    return WriteFile(
+        kind="state", verb="snapshotted", key=key, path=path, expected_digest=None, data=data, reason=reason
+    )
 
-    kind: ClassVar[Kind] = "state"
-    verb: ClassVar[str] = "snapshotted"
 
-
-@dataclass(frozen=True, kw_only=True)
-class DropSnapshot(Remove):
-    """Remove a snapshot that newer ones have outlived."""
-
-    kind: ClassVar[Kind] = "state"
-    verb: ClassVar[str] = "pruned"
+def drop_snapshot(*, key: str, path: Path, reason: str) -> RemoveFile:
+    """Remove a snapshot above the limit."""
+    return RemoveFile(kind="state", verb="pruned", key=key, path=path, reason=reason)

@@ -2,65 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from yolo_supervisor.actions.base import Edit, JournalFacts, Kind, Make, Note, Remove
+from yolo_supervisor.actions.base import Edit, JournalFacts, Kind, Note, RemoveFile, Verb, WriteFile
 from yolo_supervisor.formats import claude, tasks
 from yolo_supervisor.formats.json import load_object
 from yolo_supervisor.formats.plugin import execution_state
 from yolo_supervisor.models import Task
 
-# -- tasks and leases -------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Requeue(Edit):
-    """Give a task in Claude Code's task list back, so that anyone may claim it."""
-
-    kind: ClassVar[Kind] = "task"
-    verb: ClassVar[str] = "requeued"
-    distinct_by: ClassVar[tuple[str, ...]] = ("owner",)
-    owner: str
-
-    @property
-    def lock(self) -> tuple[Path, float] | None:
-        return self.path.with_name(self.path.name + ".lock"), claude.LOCK_STALE_S
-
-    def holds(self, before: bytes | None) -> bool:
-        raw = load_object(before) if before is not None else None
-        return raw is not None and claude.is_claimed(raw, self.owner)
-
-    def edit(self, before: bytes | None) -> bytes | None:
-        assert before is not None
-        return claude.given_back(before)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RequeuePlan(Edit):
-    """Give a plan of the plugin's execution state back."""
-
-    kind: ClassVar[Kind] = "task"
-    verb: ClassVar[str] = "requeued"
-    distinct_by: ClassVar[tuple[str, ...]] = ("owner",)
-    plan: str
-    owner: str | None = None
-
-    def holds(self, before: bytes | None) -> bool:
-        raw = load_object(before) if before is not None else None
-        return raw is not None and execution_state.plan_is_running(raw, self.plan, self.owner)
-
-    def edit(self, before: bytes | None) -> bytes | None:
-        assert before is not None
-        return execution_state.plan_given_back(before, self.plan)
-
 
 @dataclass(frozen=True, kw_only=True)
 class TaskEdit(Edit):
-    """A change of a task's status and owner, wherever the task lives."""
+    """A change of a task's status and owner, in a client's task list or in the plugin's execution state."""
 
-    kind: ClassVar[Kind] = "task"
+    kind: Kind = "task"
     task: Task
     path: Path = field(init=False)
 
@@ -74,18 +32,19 @@ class TaskEdit(Edit):
         return self.path.with_name(self.path.name + ".lock"), claude.LOCK_STALE_S
 
     def holds(self, before: bytes | None) -> bool:
-        found = tasks.state(self.task, before) if before is not None else None
-        return found is not None and self.fits(*found)
+        state = tasks.state(self.task, before) if before is not None else None
+        return state is not None and self.fits(*state)
 
     def fits(self, status: str, owner: str | None) -> bool:
+        """Whether the decision still fits the task's status and owner."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim(TaskEdit):
-    """Give a task that nobody has to an owner; its line's number is the fencing token."""
+    """Give a free task to an owner; the number of the journal's line is the fencing token."""
 
-    verb: ClassVar[str] = "claimed"
+    verb: Verb = "claimed"
     owner: str
 
     def allowed(self, known: JournalFacts, before: bytes | None = None) -> bool:
@@ -100,9 +59,9 @@ class Claim(TaskEdit):
 
 @dataclass(frozen=True, kw_only=True)
 class Complete(TaskEdit):
-    """Finish a task by the claim with this token: also late, when it was given back and nobody has claimed it since."""
+    """Finish a task by the claim with this token; a requeued task, too, if it was not claimed since."""
 
-    verb: ClassVar[str] = "completed"
+    verb: Verb = "completed"
     owner: str
     token: int
 
@@ -110,7 +69,7 @@ class Complete(TaskEdit):
         claim = known.claims.get(self.key)
         if claim is None or (claim["token"], claim["owner"]) != (self.token, self.owner):
             return False
-        # given back, and at work again under the same name: a namesake has taken it up by the client
+        # after a requeue, an agent of the same name may have taken the task in the client, without a claim
         return bool(claim["live"]) or tasks.state(self.task, before or b"") != (tasks.AT_WORK, self.owner)
 
     def fits(self, status: str, owner: str | None) -> bool:
@@ -121,22 +80,66 @@ class Complete(TaskEdit):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinishedByOwner(Note):
-    """A task that had failed before, or was claimed here, has been finished by its owner's own hand: nothing of that
-    counts against the next task of this name."""
+class Requeue(TaskEdit):
+    """Give a task back to the queue: pending, without an owner."""
 
-    kind: ClassVar[Kind] = "task"
-    verb: ClassVar[str] = "completed"
-    durable: ClassVar[bool] = False
+    distinct_by: ClassVar[tuple[str, ...]] = ("owner", "cause")
+    verb: Verb = "requeued"
+    owner: str | None
+    cause: str
+    """The cause of the failed attempt, as a code."""
+    by_hand: bool = False
+    """Whether a person asked for it: then it is taken from any owner, also before the work has begun."""
+
+    def fits(self, status: str, owner: str | None) -> bool:
+        if self.by_hand:
+            return status == tasks.AT_WORK or (status == tasks.PENDING and owner not in (None, tasks.SET_ASIDE))
+        return status == tasks.AT_WORK and owner == self.owner
+
+    def edit(self, before: bytes | None) -> bytes | None:
+        return tasks.with_state(self.task, before or b"", tasks.PENDING, None)
+
+
+def finished_by_owner(*, key: str, reason: str, evidence: Mapping[str, Any]) -> Note:
+    """Record that the owner's own edit finished the task: earlier attempts do not count for the next task of the
+    name."""
+    return Note(kind="task", verb="completed", key=key, reason=reason, evidence=evidence, durable=False)
+
+
+# -- dead letters -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteDeadLetter(WriteFile):
+    """Write the story of a task that becomes a dead letter."""
+
+    kind: Kind = "task"
+    verb: Verb = "dead_letter_written"
+    expected_digest: str | None = None
+    data: bytes
+
+    def holds(self, before: bytes | None) -> bool:
+        """Whether the present story is of another failure: its task may not have become a dead letter after all."""
+        return before is None or _failure(before) != _failure(self.data)
+
+
+def _failure(letter: bytes) -> tuple[object, ...]:
+    """The identity of the failure. A story of version 0.1.0 has no code: it is written again."""
+    raw = load_object(letter) or {}
+    evidence = raw.get("evidence")
+    recorded = evidence if isinstance(evidence, dict) else {}
+    return raw.get("code"), raw.get("last_owner"), recorded.get("attempt"), recorded.get("cause")
 
 
 @dataclass(frozen=True, kw_only=True)
 class MoveToDeadLetters(TaskEdit):
-    """Take a task that keeps failing out of everybody's reach, until a person has looked at it."""
+    """Make a task a dead letter, so that no agent can claim it until a person decides."""
 
-    verb: ClassVar[str] = "dead_lettered"
-    distinct_by: ClassVar[tuple[str, ...]] = ("owner",)
+    distinct_by: ClassVar[tuple[str, ...]] = ("owner", "cause")
+    verb: Verb = "dead_lettered"
     owner: str | None
+    cause: str
+    """The cause of the last failed attempt, as a code."""
 
     def fits(self, status: str, owner: str | None) -> bool:
         return status == tasks.AT_WORK and owner == self.owner
@@ -146,67 +149,29 @@ class MoveToDeadLetters(TaskEdit):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Redrive(TaskEdit):
-    """Put a task that was set aside back into the queue, as if it had never failed."""
+class EndDeadLetter(TaskEdit):
+    """Carry out what a person decided about a dead letter."""
 
-    verb: ClassVar[str] = "redriven"
-
-    def fits(self, status: str, owner: str | None) -> bool:
-        return owner == tasks.SET_ASIDE and status in tasks.ASIDE
-
-    def edit(self, before: bytes | None) -> bytes | None:
-        return tasks.with_state(self.task, before or b"", tasks.PENDING, None)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RequeueByHand(TaskEdit):
-    """Give a task back because a person says so, whoever has it."""
-
-    verb: ClassVar[str] = "requeued"
-
-    def fits(self, status: str, owner: str | None) -> bool:
-        return status == tasks.AT_WORK or (status == tasks.PENDING and owner not in (None, tasks.SET_ASIDE))
-
-    def edit(self, before: bytes | None) -> bytes | None:
-        return tasks.with_state(self.task, before or b"", tasks.PENDING, None)
-
-
-@dataclass(frozen=True, kw_only=True)
-class WriteDeadLetter(Make):
-    """Write down the story of a task that is set aside."""
-
-    kind: ClassVar[Kind] = "task"
-    verb: ClassVar[str] = "dead_letter_written"
-
-    def holds(self, before: bytes | None) -> bool:
-        """Unless it is told already: an older one may be left of a task that was not set aside after all."""
-        return before is None or _gist(before) != _gist(self.data)
-
-
-def _gist(letter: bytes) -> tuple[object, ...]:
-    """What makes it the letter of this failure. A letter of version 0.1.0 has no code: it is written again."""
-    raw = load_object(letter) or {}
-    evidence = raw.get("evidence")
-    told = evidence if isinstance(evidence, dict) else {}
-    return raw.get("code"), raw.get("last_owner"), told.get("attempt"), told.get("cause")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DropTask(TaskEdit):
-    """Remove a task that was set aside, because a person says so; the journal keeps what it was."""
-
-    verb: ClassVar[str] = "dropped"
+    removes: bool
+    """Whether the task is removed. Otherwise it is pending, without an owner."""
 
     def fits(self, status: str, owner: str | None) -> bool:
         return owner == tasks.SET_ASIDE and status in tasks.ASIDE
 
     def edit(self, before: bytes | None) -> bytes | None:
-        return None
+        return None if self.removes else tasks.with_state(self.task, before or b"", tasks.PENDING, None)
 
 
-@dataclass(frozen=True, kw_only=True)
-class RemoveDeadLetter(Remove):
-    """Remove the story of a task that is not set aside any more; the journal keeps it."""
+def redrive(task: Task, reason: str) -> EndDeadLetter:
+    """Put a dead letter back into the queue, with its attempts reset."""
+    return EndDeadLetter(verb="redriven", removes=False, key=task.id, task=task, reason=reason)
 
-    kind: ClassVar[Kind] = "task"
-    verb: ClassVar[str] = "dead_letter_removed"
+
+def drop(task: Task, reason: str) -> EndDeadLetter:
+    """Remove the task of a dead letter. The journal keeps its content."""
+    return EndDeadLetter(verb="dropped", removes=True, key=task.id, task=task, reason=reason)
+
+
+def remove_dead_letter(*, key: str, path: Path, reason: str) -> RemoveFile:
+    """Remove the story of a task that is no dead letter any more. The journal keeps its content."""
+    return RemoveFile(kind="task", verb="dead_letter_removed", key=key, path=path, reason=reason)

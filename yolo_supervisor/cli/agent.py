@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 import click
 
 from yolo_supervisor import config as configuration
-from yolo_supervisor.actions.agents import Forget, Register
+from yolo_supervisor.actions.agents import Register
+from yolo_supervisor.actions.agents import forget as forget_action
 from yolo_supervisor.cli.context import EX_NO, EX_TEMPFAIL, Shared, fail, out, out_json, shared
 from yolo_supervisor.cli.project_view import ProjectView
 from yolo_supervisor.config import Config
@@ -148,5 +149,5 @@ def _config(options: Shared) -> Config:
 
 def _forget(store: Store, agent: Agent, reason: str) -> None:
     path = store.paths.agents / own_files.agent_file(agent)
-    if store.commit(Forget(key=agent.id, path=path, reason=reason), "cli") is Outcome.BUSY:
+    if store.commit(forget_action(key=agent.id, path=path, reason=reason), "cli") is Outcome.BUSY:
         fail(EX_TEMPFAIL, "the store is being written to: try again")

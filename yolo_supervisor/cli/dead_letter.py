@@ -7,8 +7,8 @@ from typing import Any, NoReturn
 
 import click
 
+from yolo_supervisor.actions import tasks as task_actions
 from yolo_supervisor.actions.base import Edit
-from yolo_supervisor.actions.tasks import DropTask, Redrive, RemoveDeadLetter
 from yolo_supervisor.cli.context import EX_NO, EX_TEMPFAIL, Shared, entries, fail, out, out_json, shared
 from yolo_supervisor.cli.project_view import ProjectView, project_view
 from yolo_supervisor.formats.json import load_object
@@ -98,7 +98,7 @@ def redrive(options: Shared, ident: str) -> None:
     letter = _letter(view, ident)
     task = _task(letter)
     view.store.open()
-    action = Redrive(key=task.id, task=task, reason="a person said so")
+    action = task_actions.redrive(task, "a person said so")
     if (outcome := view.store.commit(action, "cli")) is Outcome.BUSY:
         fail(EX_TEMPFAIL, f"{task.id} is being written to: try again")
     _remove(view, task, "it was redriven" if outcome is Outcome.DONE else "somebody has taken it up already")
@@ -127,7 +127,7 @@ def drop(options: Shared, ident: str) -> None:
     there = read_or_none(task.path) is not None
     outcome = Outcome.DONE
     if task.list != execution_state.EXECUTION_STATE:
-        outcome = _commit(view, DropTask(key=task.id, task=task, reason="a person gave it up"))
+        outcome = _commit(view, task_actions.drop(task, "a person gave it up"))
     _remove(view, task, "a person gave it up")
     if outcome is Outcome.STALE and there:
         _not_any_more(task)
@@ -137,7 +137,7 @@ def drop(options: Shared, ident: str) -> None:
 
 def _remove(view: ProjectView, task: Task, why: str) -> None:
     path = _folder(view) / letter_file(task.id)
-    _commit(view, RemoveDeadLetter(key=task.id, path=path, reason=why))
+    _commit(view, task_actions.remove_dead_letter(key=task.id, path=path, reason=why))
 
 
 def _not_any_more(task: Task) -> NoReturn:

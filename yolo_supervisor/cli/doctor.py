@@ -19,7 +19,7 @@ import click
 
 from yolo_supervisor import __version__
 from yolo_supervisor import config as configuration
-from yolo_supervisor.actions.state import Repair
+from yolo_supervisor.actions.state import DropHealth, DropPids
 from yolo_supervisor.cli.context import EX_NO, Shared, out, out_json, shared
 from yolo_supervisor.cli.project_view import ProjectView
 from yolo_supervisor.config import ConfigError
@@ -137,8 +137,8 @@ def _store(view: ProjectView, fix: bool) -> Iterator[Finding]:
     observation = view.state().observe(view.now, 0.0)
     for each in observation.broken:
         yield Finding("problem", f"{each.key}: {each.flaw.text}", "yolo-supervisor state recover")
-    for key, why in observation.unreadable:
-        yield Finding("problem", f"{key} cannot be read: {why}", "mend it or put it away")
+    for unreadable in observation.unreadable:
+        yield Finding("problem", f"{unreadable.key} cannot be read: {unreadable.text}", "mend it or put it away")
     holder = view.holder()
     cut_off = len(journal.pending) if holder is None else 0
     if cut_off:
@@ -293,6 +293,6 @@ def _repair(view: ProjectView) -> bool:
     )
     for remediation in remediations:
         for action in remediation:
-            if isinstance(action, Repair) and len(remediation) == 1:
+            if isinstance(action, DropPids | DropHealth) and len(remediation) == 1:
                 view.store.commit(action, "cli")
     return not view.agents.observe(view.now).dangling

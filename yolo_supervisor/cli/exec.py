@@ -108,14 +108,13 @@ def _report_timeout(project: Path, argv: tuple[str, ...], run: AttachedRun, is_r
     click.echo(f"yolo-supervisor: {printable(text)}{'; retrying' if is_retried else ''}", err=True)
     if not (project / plugin.PLANNING).is_dir():
         return
-    from yolo_supervisor.actions.circuits import (
-        CommandTimedOut,  # most commands end in time and do not pay for this import
-    )
+    from yolo_supervisor.actions import circuits  # most commands end in time and do not pay for this import
     from yolo_supervisor.store.store import write_note
 
     pids = [process.pid for process in (*ending.terminated, *ending.killed, *ending.survived)]
     evidence = {"command": list(argv), "limit_s": run.limit_s, **counts, "pids": pids}
-    note = CommandTimedOut(key=argv[0], reason=f"it exceeded its time limit of {run.limit_s:g} s", evidence=evidence)
+    reason = f"it exceeded its time limit of {run.limit_s:g} s"
+    note = circuits.command_timed_out(key=argv[0], reason=reason, evidence=evidence)
     try:
         write_note(project, note, "cli")
     except (OSError, Busy, Refused) as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from yolo_supervisor.actions.flags import Disable, Enable, FlagFoundOn
+from yolo_supervisor.actions import flags as flag_actions
 from yolo_supervisor.cli.context import EX_DATAERR, EX_NO, EX_TEMPFAIL, Shared, fail, out, out_json, shared
 from yolo_supervisor.cli.project_view import ProjectView, project_view
 from yolo_supervisor.clock import until_next
@@ -190,12 +190,13 @@ def _switch(options: Shared, name: str, on: bool) -> None:
     view.store.open()
     reason = f"a person {'enabled' if on else 'disabled'} it"
     if switches[name] is not on:
-        kind = Enable if on else Disable
-        outcome = view.store.commit(kind(key=name, path=path, reason=reason), "cli")
+        switch = flag_actions.enable if on else flag_actions.disable
+        outcome = view.store.commit(switch(key=name, path=path, reason=reason), "cli")
         if outcome is Outcome.BUSY or (outcome is Outcome.STALE and _switches(view).get(name) is not on):
             fail(EX_TEMPFAIL, f"{path} is being written to; try again")
     elif on:
-        view.store.note(FlagFoundOn(key=name, reason="a person enabled it: earlier outcomes no longer count"), "cli")
+        reason = "a person enabled it: earlier outcomes no longer count"
+        view.store.note(flag_actions.found_on(key=name, reason=reason), "cli")
     notes = _notes({**_switches(view), name: on}, name)
     result = "enabled" if on else "disabled"
     answer = {"result": result, "name": name, "notes": notes}

@@ -8,7 +8,8 @@ from typing import Any, NoReturn
 
 import click
 
-from yolo_supervisor.actions.leases import GrantLease, Release
+from yolo_supervisor.actions.base import WriteFile
+from yolo_supervisor.actions.leases import Release
 from yolo_supervisor.cli.context import EX_NO, EX_TEMPFAIL, Shared, fail, keep_others_out, out, out_json, shared
 from yolo_supervisor.cli.project_view import ProjectView, project_view
 from yolo_supervisor.formats.plugin import leases as plugin_leases
@@ -100,7 +101,7 @@ def _lend(options: Shared, resource: str, owner: str, ttl: int | None, only_own:
     fail(EX_TEMPFAIL, f"the lease on {resource} changes hands all the time: try again")
 
 
-def _tell(options: Shared, action: GrantLease, owner: str, expires_at: str, view: ProjectView) -> None:
+def _tell(options: Shared, action: WriteFile, owner: str, expires_at: str, view: ProjectView) -> None:
     result = "acquired" if action.verb == "taken_over" else action.verb
     token = view.store.journal.memory.lent[str(action.path)]["token"]
     answer = {"result": result, "resource": action.key, "owner": owner, "expires_at": expires_at, "token": token}

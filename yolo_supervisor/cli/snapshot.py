@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from yolo_supervisor.actions.state import Quarantine, Restore
+from yolo_supervisor.actions.state import Restore, quarantine
 from yolo_supervisor.cli.context import EX_DATAERR, EX_NO, EX_TEMPFAIL, Shared, fail, out, out_json, shared
 from yolo_supervisor.cli.project_view import ProjectView, carry_out, project_view
 from yolo_supervisor.formats.json import load_object, text_or_none
@@ -118,14 +118,15 @@ def restore(options: Shared, ident: str | None, role: str | None, phase: str | N
         else:
             copy = quarantine_file(view.store.paths.quarantine, path.name, before)
             why = f"it is broken, and {wanted.name} is wanted in its place"
-            aside = (Quarantine(key=execution_state.STATE_FILE, path=copy, data=before, reason=why),)
+            aside = (quarantine(key=execution_state.STATE_FILE, path=copy, data=before, reason=why),)
         if carry_out(view.store, aside) is Outcome.BUSY:
             fail(EX_TEMPFAIL, "the store is being written to: try again")
     action = Restore(
         key=execution_state.STATE_FILE,
         path=path,
-        judged=digest(before),
+        expected_digest=digest(before),
         data=execution_state.dump(wanted.state),
+        flaw=None,
         reason=f"a person wanted the snapshot {wanted.name}",
         evidence={"source": wanted.name},
     )

@@ -39,7 +39,9 @@ def verify(options: Shared) -> None:
     watcher = view.state()
     observation = watcher.observe(view.now, 0.0)
     flaws = {each.key: (each.flaw.text, _plan(each)) for each in observation.broken}
-    flaws |= {key: (f"cannot be read: {why}", "ask you to repair or remove it") for key, why in observation.unreadable}
+    flaws |= {
+        each.key: (f"cannot be read: {each.text}", "ask you to repair or remove it") for each in observation.unreadable
+    }
     keys = [str(path.relative_to(view.store.paths.planning)) for path in watcher.files()]
     files: list[dict[str, Any]] = [
         {"file": key, "flaw": flaws.get(key, (None, None))[0], "would": flaws.get(key, (None, None))[1]} for key in keys

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import click
 
 from yolo_supervisor.actions.base import AlertCode, Escalate
-from yolo_supervisor.actions.tasks import Claim, Complete, RequeueByHand, TaskEdit
+from yolo_supervisor.actions.tasks import Claim, Complete, Requeue, TaskEdit
 from yolo_supervisor.cli.context import EX_NO, EX_TEMPFAIL, Shared, fail, out, out_json, shared
 from yolo_supervisor.cli.project_view import ProjectView, project_view
 from yolo_supervisor.formats import tasks
@@ -20,6 +20,9 @@ from yolo_supervisor.store.store import Outcome
 IDENT = click.argument("ident", metavar="ID")
 OWNER = click.option("--owner", required=True, help="Who works on it: the name of an agent.")
 TOKEN = click.option("--token", type=int, required=True, help="The fencing token that claim has given out.")
+
+BY_HAND = "by hand"
+"""The cause of a requeue that a person asked for."""
 
 
 @click.group()
@@ -169,9 +172,8 @@ def requeue(options: Shared, ident: str) -> None:
       yolo-supervisor task requeue 3
     """
     view, task = _find(options, ident, "-")
-    action = RequeueByHand(
-        key=task.id, task=task, reason="a person said so", evidence={"owner": task.owner, "cause": "by hand"}
-    )
+    action = Requeue(key=task.id, task=task, owner=task.owner, cause=BY_HAND, by_hand=True, reason="a person said so",
+                     evidence={"owner": task.owner, "cause": BY_HAND})  # fmt: skip
     if _commit(view, action) is Outcome.STALE:
         _conflict(options, task, None, "nobody has it")
     answer = {"result": "requeued", "id": task.id}

@@ -13,7 +13,7 @@ import shlex
 
 import anyio
 
-from yolo_supervisor.actions.notes import Rebased
+from yolo_supervisor.actions import notes
 from yolo_supervisor.clock import pause_s
 from yolo_supervisor.commits.backup import LIMIT_S, back_up, own_folder
 from yolo_supervisor.commits.branch_update import Blocked, BranchUpdate, RolledBack
@@ -76,7 +76,7 @@ class Push:
             result.result = "rebased"
             reason = f"others had pushed first: {result.commit[:12]} became {rebased[:12]} and was pushed"
             rounds = {"rounds": result.rounds}
-            write_to_journal(git.folder, Rebased(key=str(git.folder), reason=reason, evidence=rounds))
+            write_to_journal(git.folder, notes.rebased(key=str(git.folder), reason=reason, evidence=rounds))
             before, result.commit = result.commit, rebased
             await self._update_branch(branch, before, rebased)
 

@@ -16,12 +16,12 @@ import anyio.abc
 import structlog
 
 from yolo_supervisor import __version__
+from yolo_supervisor.actions import notes
 from yolo_supervisor.actions.agents import Terminate, WriteCrashReport
-from yolo_supervisor.actions.base import AlertCode, Edit, Escalate, Note
+from yolo_supervisor.actions.base import NO_EVIDENCE, AlertCode, Edit, Escalate, Note
 from yolo_supervisor.actions.leases import BreakLock
-from yolo_supervisor.actions.notes import DaemonNote
 from yolo_supervisor.actions.state import SaveVersion
-from yolo_supervisor.actions.tasks import Requeue, RequeuePlan
+from yolo_supervisor.actions.tasks import Requeue
 from yolo_supervisor.clock import Clock
 from yolo_supervisor.config import Config
 from yolo_supervisor.daemon.alerts import AlertLog, FailureLog
@@ -159,9 +159,7 @@ class Runner:
                 "torn_bytes": recovery.torn,
             }
             self._carry_out_note(
-                DaemonNote(
-                    verb="recovered", key="journal", reason="the last run was cut off in the middle", evidence=what
-                )
+                notes.daemon("recovered", key="journal", reason="the last run was cut off in the middle", evidence=what)
             )
         self._prune_notes()
 
@@ -187,9 +185,9 @@ class Runner:
         for wakeup in self.wakeups.values():
             wakeup.ring()
 
-    def daemon_note(self, verb: str, reason: str, evidence: Mapping[str, Any] | None = None) -> None:
+    def daemon_note(self, verb: notes.DaemonVerb, reason: str, evidence: Mapping[str, Any] = NO_EVIDENCE) -> None:
         """Write a turn of the daemon's own life into this project's journal."""
-        self._carry_out_note(DaemonNote(verb=verb, key="daemon", reason=reason, evidence=evidence or {}))
+        self._carry_out_note(notes.daemon(verb, reason=reason, evidence=evidence))
 
     def edges(self) -> Iterator[tuple[Path, Wakeup]]:
         """The folders in which a change is a reason to look at once, and who is woken by it."""
@@ -320,9 +318,7 @@ class Runner:
                     self.store.note(action, watcher.name, prefix)
                     self._alerts.remember(watcher.name, action)
                     self._alerts.applied(action, prefix)
-            elif isinstance(action, Requeue | RequeuePlan) and not self._rate_limiter.take(
-                self.config.tasks.requeues_per_s
-            ):
+            elif isinstance(action, Requeue) and not self._rate_limiter.take(self.config.tasks.requeues_per_s):
                 return False  # not all of it in one breath
             elif isinstance(action, Edit):
                 outcome = self.store.commit(action, watcher.name)

@@ -7,9 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from yolo_supervisor.formats.json import dump_like, load_object, same_path, text_or_none
+from yolo_supervisor.formats.json import load_object, same_path, text_or_none
 from yolo_supervisor.models import Task
 
 LOCK_STALE_S = 10.0
@@ -166,22 +165,4 @@ def task(data: bytes, list_name: str, path: Path) -> Task | None:
         path=path,
         subject=text_or_none(raw.get("subject")) or "",
         blocked_by=tuple(each for each in blockers if isinstance(each, str)) if isinstance(blockers, list) else (),
-    )
-
-
-def is_claimed(raw: Mapping[str, Any], owner: str) -> bool:
-    """Whether the task is being worked on by ``owner``; "" is nobody: so the plugin leaves the tasks of its dead."""
-    return raw.get("status") == "in_progress" and (raw.get("owner") or "") == owner
-
-
-def given_back(data: bytes) -> bytes:
-    """The task as anyone may claim it: pending, without owner, everything else as it was.
-
-    ValueError if ``data`` is no task.
-    """
-    raw = load_object(data)
-    if raw is None:
-        raise ValueError("not a task: the file holds no JSON object")
-    return dump_like(
-        data, {key: "pending" if key == "status" else value for key, value in raw.items() if key != "owner"}
     )

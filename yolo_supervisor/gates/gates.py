@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from yolo_supervisor.actions import notes
 from yolo_supervisor.actions.base import AlertCode, Escalate
-from yolo_supervisor.actions.notes import Regenerate
-from yolo_supervisor.actions.state import Quarantine
+from yolo_supervisor.actions.state import quarantine
 from yolo_supervisor.clock import Clock
 from yolo_supervisor.formats.json import load_object, text_or_none
 from yolo_supervisor.formats.plugin import config as plugin_config
@@ -222,14 +222,14 @@ class Gates:
         if before:
             copy = quarantine_file(store.paths.quarantine, path.name, before)
             evidence["copy"] = f"quarantine/{copy.name}"
-            aside = Quarantine(
+            aside = quarantine(
                 key=f"{contracts.FOLDER}/{path.name}", path=copy, data=before,
                 reason=f"{why}: it is generated again", evidence={"file": str(path), "copy": evidence["copy"]},
             )  # fmt: skip
             if store.commit(aside, "cli") is Outcome.BUSY:
                 return "the store is being written to"
-        action = Regenerate(
-            key=question.key, path=path, judged=digest(before), data=data, reason=why, evidence=evidence
+        action = notes.regenerate_contract(
+            key=question.key, path=path, expected_digest=digest(before), data=data, reason=why, evidence=evidence
         )
         outcome = store.commit(action, "cli")
         return None if outcome is Outcome.DONE else f"the contract could not be written: {outcome}"

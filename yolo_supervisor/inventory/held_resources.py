@@ -37,7 +37,7 @@ class StaleMarker:
     """A one-word file of the plugin: its content, and the content that it should have (None: it should not exist)."""
 
     path: Path
-    judged: str
+    expected_digest: str
     word: str | None
 
 
@@ -189,15 +189,15 @@ class HeldResourcesFinder:
         if not others:
             for path, data in ((role_path, role), (count_path, count)):
                 if data is not None:
-                    yield StaleMarker(path=path, judged=str(digest(data)), word=None)
+                    yield StaleMarker(path=path, expected_digest=str(digest(data)), word=None)
             return
         if not counted:
             return
         number = int(count) if count is not None and count.strip().isdigit() and len(count) < 9 else None
         known = {*plugin_agents.agent_pids(read_or_none(self._paths.planning / ".agent-pids") or b"")} - {agent.pid}
         if count is not None and number is not None and number > max(1, len(known)):
-            yield StaleMarker(path=count_path, judged=str(digest(count)), word=str(number - 1))
+            yield StaleMarker(path=count_path, expected_digest=str(digest(count)), word=str(number - 1))
         named = plugin_agents.normal_role(role.decode("utf-8", "replace")) if role is not None else None
         if role is not None and named == agent.role and all(other.role != named for other in others):
             newest = max(others, key=lambda other: other.since)
-            yield StaleMarker(path=role_path, judged=str(digest(role)), word=newest.role)
+            yield StaleMarker(path=role_path, expected_digest=str(digest(role)), word=newest.role)

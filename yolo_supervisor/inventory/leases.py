@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from yolo_supervisor.actions.leases import GrantLease, Release
+from yolo_supervisor.actions.base import WriteFile
+from yolo_supervisor.actions.leases import Grant, Release, grant
 from yolo_supervisor.clock import Clock
 from yolo_supervisor.formats.plugin import leases as plugin_leases
 from yolo_supervisor.fs.changes import DirectoryScanner, names
@@ -26,11 +27,11 @@ WHOLE_S = 1.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Held:
-    """One lease in its present state. ``left_s`` is the time until it expires, negative if it has expired; ``judged``
-    is the digest of its content."""
+    """One lease in its present state. ``left_s`` is the time until it expires, negative if it has expired."""
 
     lease: Lease
-    judged: str
+    expected_digest: str
+    """The digest of its content."""
     left_s: float
 
 
@@ -104,24 +105,24 @@ class Leases:
         lease = plugin_leases.lease(data, path) if data is not None else None
         if data is None or lease is None:
             return None
-        judged = str(digest(data))
+        found = str(digest(data))
         known = self._deadlines.get(path)
-        if known is None or known[0] != judged:
-            known = self._deadlines[path] = judged, self._clock.monotonic() + self._first_left_s(lease, judged, now)
+        if known is None or known[0] != found:
+            known = self._deadlines[path] = found, self._clock.monotonic() + self._first_left_s(lease, found, now)
             heapq.heappush(self._order, (known[1], path))
-        return Held(lease=lease, judged=judged, left_s=known[1] - self._clock.monotonic())
+        return Held(lease=lease, expected_digest=found, left_s=known[1] - self._clock.monotonic())
 
     def token(self, held: Held) -> int | None:
         """The fencing token of a lease that was granted through the store."""
         lent = self._store.journal.memory.lent.get(str(held.lease.path), {})
-        return int(lent["token"]) if lent.get("judged") == held.judged else None
+        return int(lent["token"]) if lent.get("judged") == held.expected_digest else None
 
-    def _first_left_s(self, lease: Lease, judged: str, now: datetime) -> float:
+    def _first_left_s(self, lease: Lease, found: str, now: datetime) -> float:
         lent = self._store.journal.memory.lent.get(str(lease.path), {})
-        if lent.get("judged") != judged:  # another process may have granted it
+        if lent.get("judged") != found:  # another process may have granted it
             self._store.heed()
             lent = self._store.journal.memory.lent.get(str(lease.path), {})
-        if lent.get("judged") == judged and lent.get("boot") == self._boot:
+        if lent.get("judged") == found and lent.get("boot") == self._boot:
             return float(lent["since_s"]) + lease.ttl_s - self._clock.monotonic()
         assert lease.expires_at is not None
         left_s = (lease.expires_at - now).total_seconds() + WHOLE_S
@@ -129,7 +130,7 @@ class Leases:
             return lease.ttl_s
         return left_s
 
-    def lend(self, resource: str, owner: str, ttl_s: int, now: datetime) -> GrantLease | Held:
+    def lend(self, resource: str, owner: str, ttl_s: int, now: datetime) -> WriteFile | Held:
         """The action that grants the resource to the owner, or the lease of another holder.
 
         ValueError if the name cannot be a resource.
@@ -139,6 +140,7 @@ class Leases:
         held = self._judge(path, before, now)
         if held is not None and held.left_s > 0 and (held.lease.owner, held.lease.resource) != (owner, resource):
             return held
+        verb: Grant
         if held is None:
             verb, reason = "acquired", f"{owner} asked for it"
         elif (held.lease.owner, held.lease.resource) == (owner, resource):
@@ -148,11 +150,11 @@ class Leases:
                 "taken_over",
                 f"{held.lease.owner} let it run out {-held.left_s:.0f} s ago, {owner} asked for it",
             )
-        return GrantLease(
+        return grant(
+            verb,
             key=resource,
             path=path,
-            verb=verb,  # type: ignore[arg-type]  # one of the three
-            judged=digest(before),
+            expected_digest=digest(before),
             data=plugin_leases.dump_lease(resource, owner, now, ttl_s),
             reason=reason,
             evidence={"owner": owner, "ttl_s": ttl_s, "since_s": self._clock.monotonic(), "boot": self._boot}
@@ -167,7 +169,7 @@ def over(held: Held) -> Release:
         key=held.lease.resource,
         path=held.lease.path,
         owner=held.lease.owner,
-        judged=held.judged,
+        expected_digest=held.expected_digest,
         reason=f"{held.lease.owner} let it run out: it held until {ended}",
         evidence={"owner": held.lease.owner, "ttl_s": held.lease.ttl_s},
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from yolo_supervisor.actions.base import Edit
-from yolo_supervisor.actions.state import DropSnapshot, SaveSnapshot
+from yolo_supervisor.actions.state import drop_snapshot, save_snapshot
 from yolo_supervisor.formats.json import text_or_none
 from yolo_supervisor.formats.plugin import execution_state
 from yolo_supervisor.formats.plugin import snapshots as plugin_snapshots
@@ -81,14 +81,14 @@ class Snapshots:
         folder = self.folder
         taken = Snapshot(name, phase, at, role or self.active_role(), state, trigger, commits)
         reason = f"the state of phase {phase} as it is: {trigger}"
-        snap = SaveSnapshot(
+        snap = save_snapshot(
             key=f"{folder.name}/{name}", path=folder / name, data=plugin_snapshots.dump(taken), reason=reason
         )
         names = [path.name for path in self._paths_of_all() if path.parent == folder]
         return (
             snap,
             *(
-                DropSnapshot(key=f"{folder.name}/{old}", path=folder / old, reason=f"{KEPT} newer ones are kept")
+                drop_snapshot(key=f"{folder.name}/{old}", path=folder / old, reason=f"{KEPT} newer ones are kept")
                 for old in plugin_snapshots.surplus([*names, name], phase, KEPT)
             ),
         )

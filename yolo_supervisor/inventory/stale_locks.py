@@ -41,7 +41,7 @@ class StaleLock:
     holder: str | None = None
     lease: Lease | None = None
     """The content of the lock, if it is a file of the plugin."""
-    judged: str | None = None
+    expected_digest: str | None = None
     """The digest of that content."""
 
 
@@ -84,12 +84,12 @@ class StaleLocks:
         if not self._held:
             return
         there = [agent for agent, state in self._agents(now) if state is not Liveness.DEAD]
-        for lease, judged in self._held.values():
+        for lease, found in self._held.values():
             age_s = self._store.lock_age_s(lease.path)
             if age_s is not None and not any(agent.bears(lease.owner) for agent in there):
                 holder = "a subagent that nobody here knows" if there else None
                 yield StaleLock(
-                    path=lease.path, age_s=age_s, stale_s=stale_s, holder=holder, lease=lease, judged=judged
+                    path=lease.path, age_s=age_s, stale_s=stale_s, holder=holder, lease=lease, expected_digest=found
                 )
 
     def _of_git(self) -> Iterator[StaleLock]:

@@ -19,7 +19,8 @@ from typing import Any
 
 import msgspec
 
-from yolo_supervisor.actions.circuits import CloseCircuit, HalfOpenCircuit, OpenCircuit
+from yolo_supervisor.actions import circuits
+from yolo_supervisor.actions.base import WriteFile
 from yolo_supervisor.clock import Clock, Instant
 from yolo_supervisor.config import McpConfig
 from yolo_supervisor.formats.json import load_object
@@ -160,7 +161,7 @@ class CircuitBreaker:
         )  # fmt: skip
         summary = f"{circuit.failures} failures in a row, the last: {reason}"
         evidence = {"cool_down_s": circuit.cool_down_s, "failures": circuit.failures}
-        trip = OpenCircuit(**self._target(tool), data=circuit.dump(), reason=summary, evidence=evidence)
+        trip = circuits.opened(**self._target(tool), data=circuit.dump(), reason=summary, evidence=evidence)
         if self._write(trip, tool, circuit):
             self._failures.pop(tool)
 
@@ -172,7 +173,8 @@ class CircuitBreaker:
             if name in self._probing:
                 self._probing.discard(name)
                 if name in self._circuits:
-                    self._write(CloseCircuit(**self._target(name), data=None, reason="the probe succeeded"), name, None)
+                    close = circuits.closed(**self._target(name), reason="the probe succeeded")
+                    self._write(close, name, None)
 
     def release_probe(self, tool: str) -> None:
         """Let the next call probe: the one that was to do it has been cancelled."""
@@ -205,10 +207,10 @@ class CircuitBreaker:
         if circuit.boot != self._boot:  # a reboot ends the cool-down; a time of this boot must say the same
             since_s = self._clock.monotonic() - circuit.cool_down_s
             changed = msgspec.structs.replace(changed, boot=self._boot, since_s=since_s)
-        probe = HalfOpenCircuit(**self._target(circuit.tool), data=changed.dump(), reason=reason)
+        probe = circuits.half_opened(**self._target(circuit.tool), data=changed.dump(), reason=reason)
         return self._write(probe, circuit.tool, changed)
 
-    def _write(self, action: OpenCircuit | HalfOpenCircuit | CloseCircuit, tool: str, circuit: Circuit | None) -> bool:
+    def _write(self, action: WriteFile, tool: str, circuit: Circuit | None) -> bool:
         """Store the change. False if another relay was first; if it cannot be written, it holds for this relay."""
         known = self._digests.get(action.path.name)
         try:
@@ -226,7 +228,7 @@ class CircuitBreaker:
             self._circuits[tool] = circuit
         return True
 
-    def _commit(self, store: Store, action: OpenCircuit | HalfOpenCircuit | CloseCircuit) -> Outcome:
+    def _commit(self, store: Store, action: WriteFile) -> Outcome:
         if not self._store_opened or not store.paths.folder.exists():  # the state folder may be removed at any time
             store.close()
             store.open()
@@ -263,11 +265,11 @@ class CircuitBreaker:
                 self._circuits[tool] = unwritten
         self._folder_mtime_ns = mtime_ns if abs(time.time_ns() - mtime_ns) > MTIME_STEP_NS else None
 
-    def _target(self, tool: str) -> dict[str, Any]:
+    def _target(self, tool: str) -> circuits.Target:
         """The fields of an action that name its circuit, and the content on which it is decided."""
         path = self._path(tool)
         key = f"{self._name}/{tool}" if tool else self._name
-        return {"key": key, "path": path, "judged": self._digests.get(path.name)}
+        return {"key": key, "path": path, "expected_digest": self._digests.get(path.name)}
 
     def _path(self, tool: str) -> Path:
         suffix = str(digest(tool.encode("utf-8", "surrogatepass")))[:16] if tool else "server"

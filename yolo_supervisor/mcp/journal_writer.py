@@ -8,8 +8,8 @@ from typing import Any
 
 import anyio
 
+from yolo_supervisor.actions import circuits
 from yolo_supervisor.actions.base import AlertCode, Escalate, Note
-from yolo_supervisor.actions.circuits import CallRecovered
 from yolo_supervisor.fs.trust import Refused
 from yolo_supervisor.store.locks import Busy
 from yolo_supervisor.store.store import Store
@@ -33,7 +33,7 @@ class JournalWriter:
 
     def recovered(self, reason: str, evidence: Any) -> None:
         """Record a call, or the server, that works again after failures."""
-        self._enqueue(CallRecovered(key=self._server_name, reason=reason, evidence=evidence))
+        self._enqueue(circuits.call_recovered(key=self._server_name, reason=reason, evidence=evidence))
 
     def escalated(self, reason: str, evidence: Any) -> None:
         """Record a call that failed for good."""

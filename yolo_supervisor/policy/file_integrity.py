@@ -4,28 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import PurePath
 
 from yolo_supervisor.formats.json import load_object, text_or_none
 from yolo_supervisor.formats.plugin.execution_state import STATE_FILE
-
-
-class FlawCode(StrEnum):
-    """The kind of damage of a critical file."""
-
-    HALF_WRITTEN = "half_written"
-    """The last line of a ``.jsonl`` is incomplete."""
-    LINES_GONE = "lines_gone"
-    """A ``.jsonl`` that had lines has none."""
-    EMPTY = "empty"
-    ONLY_ZEROS = "only_zeros"
-    HAS_ZEROS = "has_zeros"
-    NOT_TEXT = "not_text"
-    NOT_JSON = "not_json"
-    NOT_AN_OBJECT = "not_an_object"
-    NO_STATUS = "no_status"
-    PLANS_NOT_A_LIST = "plans_not_a_list"
+from yolo_supervisor.models import FlawCode
 
 
 @dataclass(frozen=True, slots=True)

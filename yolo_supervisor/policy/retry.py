@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from yolo_supervisor.actions.base import Edit
-from yolo_supervisor.actions.tasks import MoveToDeadLetters, Requeue, RequeuePlan, WriteDeadLetter
+from yolo_supervisor.actions.tasks import MoveToDeadLetters, Requeue, WriteDeadLetter
 from yolo_supervisor.clock import Clock, pause_s
 from yolo_supervisor.config import Config
-from yolo_supervisor.formats.plugin import execution_state
 from yolo_supervisor.models import Task
 from yolo_supervisor.store.store import Store
 
@@ -43,6 +42,8 @@ class Never:
 class RetryDecision:
     """The decision about a task whose attempt failed. ``wait_s`` is the time until it may be requeued."""
 
+    cause: str = ""
+    """The cause of the failed attempt, as a code."""
     attempt: int = 1
     """The number of the failed attempt."""
     wait_s: float = 0.0
@@ -86,7 +87,7 @@ class RetryPolicy:
             never = Never(NeverCode.NOT_REDRIVEN, "it was set aside before, and begun again without being redriven")
         elif hold_s is not None:
             stamp = {"cause": cause, "charged": False}
-            return RetryDecision(attempt=attempt, wait_s=hold_s, stamp=stamp, reports=reports)
+            return RetryDecision(cause=cause, attempt=attempt, wait_s=hold_s, stamp=stamp, reports=reports)
         elif attempt >= config.max_attempts:
             never = Never(NeverCode.ATTEMPTS, f"attempt {attempt} of {config.max_attempts} has failed")
         elif last.get("cause") == cause and ago_s < config.poison_s:
@@ -94,7 +95,7 @@ class RetryPolicy:
             never = Never(NeverCode.POISON, text)
         wait_s = max(0.0, self._pause_s(task, attempt) - ago_s)
         return RetryDecision(
-            attempt=attempt, wait_s=0.0 if never else wait_s, never=never, stamp=stamp, reports=reports
+            cause=cause, attempt=attempt, wait_s=0.0 if never else wait_s, never=never, stamp=stamp, reports=reports
         )
 
     def _pause_s(self, task: Task, attempt: int) -> float:
@@ -123,24 +124,14 @@ def requeue_or_dead_letter(
         story = _story(task, turn.never.code, why, told)
         letter = WriteDeadLetter(key=task.id, path=letters / letter_file(task.id), data=story, reason=why)
         aside = MoveToDeadLetters(
-            key=task.id, task=task, owner=task.owner, reason=why, evidence=told, replayable=replayable
-        )
-        return letter, aside
-    if task.list == execution_state.EXECUTION_STATE:
-        requeue = RequeuePlan(
-            key=task.id,
-            path=task.path,
-            plan=task.number,
-            owner=task.owner,
-            reason=reason,
-            evidence=told,
+            key=task.id, task=task, owner=task.owner, cause=turn.cause, reason=why, evidence=told,
             replayable=replayable,
-        )
-        return (requeue,)
-    requeue_task = Requeue(
-        key=task.id, path=task.path, owner=task.owner or "", reason=reason, evidence=told, replayable=replayable
+        )  # fmt: skip
+        return letter, aside
+    requeue = Requeue(
+        key=task.id, task=task, owner=task.owner, cause=turn.cause, reason=reason, evidence=told, replayable=replayable
     )
-    return (requeue_task,)
+    return (requeue,)
 
 
 def letter_file(ident: str) -> str:

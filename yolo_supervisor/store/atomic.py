@@ -47,16 +47,16 @@ def flush(disk: Disk, fd: int) -> None:
         raise Unflushed(error.errno, f"it could not be flushed: {error.strerror}") from error
 
 
-def write_atomic(disk: Disk, path: Path, data: bytes, durable: bool = True, judged: bytes | None = None) -> None:
+def write_atomic(disk: Disk, path: Path, data: bytes, durable: bool = True, expected: bytes | None = None) -> None:
     """Make ``data`` the file's content in one step: readers and crashes see the old or the new, never a mixture.
 
     ``durable=False`` leaves out the flushing, for observations that are worthless after a power cut anyway.
-    OSError if it could not be done: then the old content stands; BlockingIOError if it is not ``judged`` any more.
+    OSError if it could not be done: then the old content stands; BlockingIOError if it is not ``expected``.
     """
     found = refuse_links(disk, path)
     with _written_beside(disk, path, data, stat.S_IMODE(found.st_mode) if found else FILE_MODE, durable) as temporary:
-        if judged is not None:  # flushing takes its time, and an editor heeds no lock of ours
-            refuse_changed(disk, path, judged)
+        if expected is not None:  # flushing takes time, and an editor does not use our locks
+            refuse_changed(disk, path, expected)
         disk.rename(temporary, path)
     if durable:
         sync_folder(disk, path.parent)
@@ -163,7 +163,7 @@ def refuse_links(disk: Disk, path: Path) -> os.stat_result | None:
     return found
 
 
-def refuse_changed(disk: Disk, path: Path, judged: bytes) -> None:
-    """BlockingIOError if the file does not hold what was ``judged`` any more."""
-    if disk.read(path) != judged:
+def refuse_changed(disk: Disk, path: Path, expected: bytes) -> None:
+    """BlockingIOError if the file does not hold the ``expected`` content."""
+    if disk.read(path) != expected:
         raise BlockingIOError(errno.EAGAIN, "somebody is writing to it", str(path))

@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from yolo_supervisor.actions.base import Action, Edit, Escalate, Note
+from yolo_supervisor.actions.base import Action, Edit, Escalate, Note, WriteMode
 from yolo_supervisor.actions.leases import BreakLock
 from yolo_supervisor.clock import Clock, SystemClock
 from yolo_supervisor.formats import claude
@@ -77,6 +77,11 @@ def _replayable(promise: Mapping[str, Any]) -> bool:
     """Whether ``recover`` may make this promised change. Version 0.1.0 did not write ``replay``: of its changes those
     made for a silent task, which have ``quiet_s`` in their evidence, are not made later."""
     return bool(promise["write"].get("replay", "quiet_s" not in promise.get("evidence", {})))
+
+
+def _write_mode(write: Mapping[str, Any]) -> WriteMode:
+    """The mode of a promised change; version 0.1.0 did not write it."""
+    return WriteMode.TRUNCATE if write.get("mode") == WriteMode.TRUNCATE else WriteMode.REPLACE
 
 
 def write_note(project: Path, action: Action, by: str) -> None:
@@ -177,6 +182,8 @@ class Store:
                 write["replay"] = action.replayable
                 if before is not None:
                     write["stamp"] = self._stamp(action.path)
+                if action.write_mode is not WriteMode.REPLACE:
+                    write["mode"] = action.write_mode
                 if action.lock:
                     write["lock"] = [str(action.lock[0]), action.lock[1]]
                 write |= self._told("content", after) if after is not None else self._told("removed", before)
@@ -184,7 +191,7 @@ class Store:
                 self._settle(action.path, before)
                 seq = self.journal.append({**told, "write": write})
                 try:
-                    self._write(action.path, before, after)
+                    self._write(action.path, before, after, action.write_mode)
                 except (FileExistsError, BlockingIOError):
                     self.journal.mark(seq, "failed", "somebody else has written to it meanwhile")
                     return Outcome.STALE
@@ -318,7 +325,7 @@ class Store:
                         overtaken.append(name)
                     elif digest(before) == write["before"] and self._stamp(path) == write.get("stamp"):
                         self.journal.flush()  # the marks of what this one is built on, for the next recovery
-                        self._write(path, before, self._promised(write))
+                        self._write(path, before, self._promised(write), _write_mode(write))
                         plugin_log.tell(self.disk, self.paths.planning, promise, seq)
                         self.journal.mark(seq, "done")
                         finished.append(name)
@@ -400,18 +407,20 @@ class Store:
     def _held(self) -> Path:
         return self.paths.folder / "held-lock.json"
 
-    def _write(self, path: Path, before: bytes | None, after: bytes | None) -> None:
-        """Make the change. FileExistsError, BlockingIOError if somebody has written to the document meanwhile."""
+    def _write(self, path: Path, before: bytes | None, after: bytes | None, mode: WriteMode) -> None:
+        """Make the change. FileExistsError, BlockingIOError if another process has written to the document."""
         if after is None:
             if before is not None:
                 refuse_changed(self.disk, path, before)
             remove(self.disk, path)
         elif before is None:
             create(self.disk, path, after)
-        elif before is not None and after and before.startswith(after) and before != after:
+        elif after == before:
+            return
+        elif mode is WriteMode.TRUNCATE and before.startswith(after):  # a promise may name another content
             shorten(self.disk, path, before, len(after))
-        elif after != before:
-            write_atomic(self.disk, path, after, judged=before)
+        else:
+            write_atomic(self.disk, path, after, expected=before)
             checksums.refresh(self.disk, path, str(digest(after)), make=False)
 
     def _make_sure(self, path: Path, write: Mapping[str, Any], now: bytes | None) -> None:

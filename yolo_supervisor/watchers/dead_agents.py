@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from yolo_supervisor.actions.agents import Died, Forget, Terminate, WriteCrashReport
+from yolo_supervisor.actions import agents as agent_actions
+from yolo_supervisor.actions.agents import Terminate, WriteCrashReport
 from yolo_supervisor.actions.base import Action, AlertCode, Escalate
 from yolo_supervisor.actions.leases import Release
 from yolo_supervisor.actions.state import DropHealth, DropPids, SetMarker
@@ -106,7 +107,7 @@ def announce(dead: Sighting, context: RecoveryContext) -> PhaseResult:
     crash = {**dead.crash.summary, "report": dead.crash.report.ident} if dead.crash else {}
     evidence = {**agent_facts(dead.agent), "proof": dead.proof, **crash}
     reason = f"{dead.agent.name} is dead: {dead.proof}"
-    return PhaseResult((Died(key=dead.agent.id, reason=reason, evidence=evidence),))
+    return PhaseResult((agent_actions.died(key=dead.agent.id, reason=reason, evidence=evidence),))
 
 
 def requeue(dead: Sighting, context: RecoveryContext) -> PhaseResult:
@@ -237,8 +238,8 @@ def clean_registry_files(dead: Sighting, context: RecoveryContext) -> PhaseResul
         SetMarker(
             key=marker.path.name,
             path=marker.path,
-            judged=marker.judged,
-            word=marker.word,
+            expected_digest=marker.expected_digest,
+            data=None if marker.word is None else marker.word.encode(),
             reason=reason,
             evidence=evidence,
         )
@@ -255,7 +256,8 @@ def deregister(dead: Sighting, context: RecoveryContext) -> PhaseResult:
     if uncertain := dead.held.leftovers.uncertain:
         evidence["left_alone"] = [process.pid for process in uncertain]
     reason = "it stopped" if dead.stopped else "its recovery is complete"
-    forget = Forget(key=dead.agent.id, path=context.records / dead.record, reason=reason, evidence=evidence)
+    path = context.records / dead.record
+    forget = agent_actions.forget(key=dead.agent.id, path=path, reason=reason, evidence=evidence)
     return PhaseResult((forget,), may_continue=False)
 
 

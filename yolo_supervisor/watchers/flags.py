@@ -8,7 +8,7 @@ from datetime import datetime
 
 from yolo_supervisor.actions.agents import Terminate
 from yolo_supervisor.actions.base import AlertCode, Escalate
-from yolo_supervisor.actions.flags import Disable, Enable, FlagFoundOn
+from yolo_supervisor.actions.flags import disable, enable, found_on
 from yolo_supervisor.clock import until_next
 from yolo_supervisor.config import Config
 from yolo_supervisor.formats.plugin import config as plugin_config
@@ -36,7 +36,7 @@ def _remediation(flag: Flag, flags: Mapping[str, Flag], observation: FlagsObserv
     if not plugin_config.is_flag(flag.name):
         return ()  # a setting of the plugin, not a feature flag: counted errors are no reason to change it
     if flag.enabled and flag.disabled is not None:
-        return (FlagFoundOn(key=flag.name, reason="it was disabled here and has been enabled by hand since"),)
+        return (found_on(key=flag.name, reason="it was disabled here and has been enabled by hand since"),)
     if flag.detection and flag.enabled and flag.name in plugin_config.OURS:
         needed = f"the supervisor needs it itself ({plugin_config.OURS[flag.name]}), so it stays enabled"
         reason = f"{_why(flag.detection, observation.rule)}; {needed}. To disable it: {_command('disable', flag.name)}"
@@ -49,7 +49,7 @@ def _remediation(flag: Flag, flags: Mapping[str, Flag], observation: FlagsObserv
     if flag.disabled is not None and flag.disabled.by == NAME and flag.enabled is False:
         if flag.disabled.probation_in_s == 0.0 and _needs_are_met(flag.name, flags):
             reason = "its probation begins: if it fails too often again, it is disabled again"
-            return (Enable(key=flag.name, path=observation.config_file, reason=reason, evidence={"probation": True}),)
+            return (enable(key=flag.name, path=observation.config_file, reason=reason, evidence={"probation": True}),)
         return (_alert(flag, AlertCode.FLAG_OFF, _disabled(flag.name, flag.disabled.reason)),)
     return ()
 
@@ -63,7 +63,7 @@ def _needs_are_met(name: str, flags: Mapping[str, Flag]) -> bool:
 def _disable(flag: Flag, detection: Detection, flags: Mapping[str, Flag], observation: FlagsObservation) -> Remediation:
     """Disable the flags that need it first: the evidence is that of this flag."""
     dependents = [
-        Disable(
+        disable(
             key=name,
             path=observation.config_file,
             reason=f"{flag.name}, which it needs, is disabled: {consequence}",
@@ -75,8 +75,8 @@ def _disable(flag: Flag, detection: Detection, flags: Mapping[str, Flag], observ
     why = _why(detection, observation.rule)
     evidence = _evidence(detection.errors, detection.samples, observation)
     evidence |= {"e_value": min(detection.e_value, 1e12), "of_window": [flag.errors, flag.samples]}
-    disable = Disable(key=flag.name, path=observation.config_file, reason=why, evidence=evidence)
-    return (*dependents, disable, _alert(flag, AlertCode.FLAG_OFF, _disabled(flag.name, why)))
+    switch = disable(key=flag.name, path=observation.config_file, reason=why, evidence=evidence)
+    return (*dependents, switch, _alert(flag, AlertCode.FLAG_OFF, _disabled(flag.name, why)))
 
 
 def _evidence(errors: int, samples: int, observation: FlagsObservation) -> dict[str, object]:

@@ -41,7 +41,16 @@ def _end(lock: StaleLock) -> Remediation:
         reason = f"{told} it was left behind"
         return (Escalate(kind="lease", code=AlertCode.LOCK_OF_UNKNOWN, key=name, reason=reason, evidence=evidence),)
     reason = f"it was left behind by {owner}: {unchanged}, and no agent is there any more"
-    return (Release(key=name, path=lock.path, owner=owner, judged=lock.judged, reason=reason, evidence=evidence),)
+    return (
+        Release(
+            key=name,
+            path=lock.path,
+            owner=owner,
+            expected_digest=lock.expected_digest,
+            reason=reason,
+            evidence=evidence,
+        ),
+    )
 
 
 class LeasesWatcher:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import fnmatch
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 
 from yolo_supervisor.actions.agents import Terminate
 from yolo_supervisor.actions.base import AlertCode, Escalate
-from yolo_supervisor.actions.state import CutTail, Quarantine, Restore, SaveVersion
+from yolo_supervisor.actions.state import Restore, SaveVersion, cut_tail, quarantine
 from yolo_supervisor.clock import Clock, until_next
 from yolo_supervisor.config import Config
 from yolo_supervisor.formats.json import load_object
@@ -26,9 +27,9 @@ from yolo_supervisor.fs.changes import DirectoryScanner, names
 from yolo_supervisor.fs.read import digest, read, read_or_none
 from yolo_supervisor.inventory.agents import AgentRegistry
 from yolo_supervisor.inventory.snapshots import Snapshots, phase_of
-from yolo_supervisor.models import RestoredFrom
+from yolo_supervisor.models import FlawCode, RestoredFrom
 from yolo_supervisor.policy import file_integrity
-from yolo_supervisor.policy.file_integrity import Flaw, FlawCode
+from yolo_supervisor.policy.file_integrity import Flaw
 from yolo_supervisor.store.paths import quarantine_file
 from yolo_supervisor.store.store import Store
 from yolo_supervisor.watchers.base import Remediation
@@ -74,14 +75,23 @@ class Sound:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Unreadable:
+    """A critical file that cannot be read: ``code`` is the name of the errno, ``text`` is for people."""
+
+    key: str
+    code: str | None
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class StateObservation:
     broken: tuple[Broken, ...] = ()
     sound: tuple[Sound, ...] = ()
-    unreadable: tuple[tuple[str, str], ...] = ()
-    """Files that cannot be read now, each with the reason."""
+    unreadable: tuple[Unreadable, ...] = ()
+    """The files that cannot be read now."""
 
 
-def decide(observation: StateObservation, quarantine: Path) -> list[Remediation]:
+def decide(observation: StateObservation, copies: Path) -> list[Remediation]:
     """Keep new good versions, and quarantine and restore broken files.
 
     A person is asked where no restoration is certain.
@@ -90,17 +100,18 @@ def decide(observation: StateObservation, quarantine: Path) -> list[Remediation]
         (*each.snap, SaveVersion(key=each.key, path=each.path, data=each.data, reason="it is whole"))
         for each in observation.sound
     ]
-    remediations += [_repair(each, quarantine) for each in observation.broken]
+    remediations += [_repair(each, copies) for each in observation.broken]
     remediations += [
         (
             Escalate(
                 kind="state",
                 code=AlertCode.FILE_UNREADABLE,
-                key=key,
-                reason=f"it cannot be read: {why}: mend it or put it away",
+                detail=each.code,
+                key=each.key,
+                reason=f"it cannot be read: {each.text}: mend it or put it away",
             ),
         )
-        for key, why in observation.unreadable
+        for each in observation.unreadable
     ]
     return remediations
 
@@ -116,18 +127,25 @@ def repair_of(broken: Broken) -> int | Cure | None:
     return broken.cures[0] if broken.cures else None
 
 
-def _repair(broken: Broken, quarantine: Path) -> Remediation:
-    judged = str(digest(broken.data))
+def _repair(broken: Broken, copies: Path) -> Remediation:
+    expected = str(digest(broken.data))
     cure = repair_of(broken)
     if isinstance(cure, int):
-        aside = _aside(broken, broken.data[cure:], quarantine)
-        cut = CutTail(key=broken.key, path=broken.path, judged=judged, size=cure, reason=broken.flaw.text,
-                      evidence={"cut_bytes": len(broken.data) - cure, "kept_bytes": cure})  # fmt: skip
+        aside = _aside(broken, broken.data[cure:], copies)
+        cut = cut_tail(
+            key=broken.key,
+            path=broken.path,
+            expected_digest=expected,
+            data=broken.data[:cure],
+            reason=broken.flaw.text,
+            evidence={"cut_bytes": len(broken.data) - cure, "kept_bytes": cure},
+        )
         return (*aside, cut)
-    aside = _aside(broken, broken.data, quarantine)
+    aside = _aside(broken, broken.data, copies)
     if cure is None:
         reason = f"{broken.flaw.text}, and there is nothing to restore it from: repair it or remove it"
-        return (*aside, Escalate(kind="state", code=AlertCode.FILE_NOT_RESTORABLE, key=broken.key, reason=reason))
+        code, flaw = AlertCode.FILE_NOT_RESTORABLE, broken.flaw.code
+        return (*aside, Escalate(kind="state", code=code, detail=flaw, key=broken.key, reason=reason))
     evidence: dict[str, Any] = {"source": cure.text, "restored_from": cure.source, "flaw": broken.flaw.text,
                                 "diff": _diff(broken.data, cure.data)}  # fmt: skip
     if cure.inferred:
@@ -135,20 +153,28 @@ def _repair(broken: Broken, quarantine: Path) -> Remediation:
     reason = f"{broken.flaw.text}: {'removed' if cure.data is None else 'restored from'} {cure.text}"
     return (
         *aside,
-        Restore(key=broken.key, path=broken.path, judged=judged, data=cure.data, reason=reason, evidence=evidence),
+        Restore(
+            key=broken.key,
+            path=broken.path,
+            expected_digest=expected,
+            data=cure.data,
+            flaw=broken.flaw.code,
+            reason=reason,
+            evidence=evidence,
+        ),
     )
 
 
-def _aside(broken: Broken, data: bytes, quarantine: Path) -> Remediation:
+def _aside(broken: Broken, data: bytes, copies: Path) -> Remediation:
     """The copy of removed content.
 
     An empty file has nothing to copy.
     """
     if not data:
         return ()
-    path = quarantine_file(quarantine, broken.path.name, data)
+    path = quarantine_file(copies, broken.path.name, data)
     return (
-        Quarantine(
+        quarantine(
             key=broken.key,
             path=path,
             data=data,
@@ -231,7 +257,7 @@ class StateWatcher:
         """All critical files that changed, or were broken for ``settle_s`` seconds without a change."""
         broken: list[Broken] = []
         sound: list[Sound] = []
-        unreadable: list[tuple[str, str]] = []
+        unreadable: list[Unreadable] = []
         self._unsettled = False
         self._doubtful.update(dict.fromkeys(self._changed()))
         for path in list(self._doubtful):
@@ -240,7 +266,8 @@ class StateWatcher:
                 found = self._judge(path, key)
             except OSError as error:
                 self._known.pop(path, None)  # it is read again in each tick: a mode can change without a write
-                unreadable.append((key, error.strerror or str(error)))
+                code = errno.errorcode.get(error.errno) if error.errno is not None else None
+                unreadable.append(Unreadable(key=key, code=code, text=error.strerror or str(error)))
                 continue
             if found is None:
                 del self._doubtful[path]

@@ -12,7 +12,7 @@ import anyio
 
 from yolo_supervisor.actions.agents import Terminate
 from yolo_supervisor.actions.base import AlertCode, Escalate
-from yolo_supervisor.actions.tasks import FinishedByOwner
+from yolo_supervisor.actions.tasks import finished_by_owner
 from yolo_supervisor.clock import Clock, until_next
 from yolo_supervisor.config import Config
 from yolo_supervisor.formats import own as own_files
@@ -61,7 +61,7 @@ def decide(observation: TasksObservation, letters: Path, idle_limit_s: float) ->
     """
     remediations: list[Remediation] = [
         (
-            FinishedByOwner(
+            finished_by_owner(
                 key=task.id, reason=f"{task.owner or 'an unknown owner'} finished it", evidence={"owner": task.owner}
             ),
         )

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from yolo_supervisor.formats.json import dump_like, load_object, text_or_none
+from yolo_supervisor.formats.json import load_object, text_or_none
 from yolo_supervisor.models import Task
 
 STATE_FILE = ".execution-state.json"
@@ -55,6 +55,12 @@ def _plan_objects(raw: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def plan(raw: Mapping[str, Any], plan_id: str) -> dict[str, Any] | None:
+    """The plan in an execution state; the first at work if several have the id."""
+    same = [p for p in _plan_objects(raw) if p["id"] == plan_id and text_or_none(p.get("status"))]
+    return next((p for p in same if p["status"] in RUNNING), same[0] if same else None)
+
+
 def may_have_plans(agent_name: str) -> bool:
     """Whether the plugin's naming could give any plan to an agent of this name."""
     return bool(_PLAN_DEV.fullmatch(agent_name))
@@ -68,29 +74,9 @@ def works_on(agent_name: str, team: str | None, plan_id: str) -> bool:
     return bool(dev and plan and int(dev[1]) == int(plan[2]) and (not phase or int(phase[1]) == int(plan[1])))
 
 
-def plan_is_running(raw: Mapping[str, Any], plan_id: str, owner: str | None = None) -> bool:
-    """Whether the plan is being worked on by ``owner``: None where it names nobody."""
-    return any(
-        p["id"] == plan_id and text_or_none(p.get("status")) in RUNNING and text_or_none(p.get("owner")) == owner
-        for p in _plan_objects(raw)
-    )
-
-
 def dump(value: dict[str, Any]) -> bytes:
     """An object as the plugin writes its files: sorted, two spaces, no final newline, UTF-8 as it is."""
     try:
         return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False).encode()
     except UnicodeEncodeError:  # lone surrogates can only be written as escapes
         return json.dumps(value, indent=2, sort_keys=True).encode()
-
-
-def plan_given_back(data: bytes, plan_id: str) -> bytes:
-    """The execution state with that plan pending again, and nobody's. ValueError if ``data`` is no execution state."""
-    raw = load_object(data)
-    if raw is None:
-        raise ValueError("not an execution state: the file holds no JSON object")
-    for plan in _plan_objects(raw):
-        if plan["id"] == plan_id and text_or_none(plan.get("status")) in RUNNING:
-            plan["status"] = "pending"
-            plan.pop("owner", None)
-    return dump_like(data, raw)
