@@ -29,7 +29,8 @@ from yolo_supervisor.actions.tasks import Requeue
 from yolo_supervisor.clock import SystemClock
 from yolo_supervisor.config import Config
 from yolo_supervisor.formats import own as own_files
-from yolo_supervisor.inventory.agents import AgentRegistry, claude_dirs
+from yolo_supervisor.inventory.agents import AgentRegistry
+from yolo_supervisor.inventory.claude_homes import default_homes
 from yolo_supervisor.inventory.held_resources import HeldResources, HeldTask, StaleMarker
 from yolo_supervisor.inventory.process_scan import ProcessScanner
 from yolo_supervisor.models import Agent, Lease, Liveness, ProcessId, Task
@@ -375,7 +376,7 @@ class World:
         self.paths = self.store.paths
         self.deaths = DeathWatch(self.processes.backend)
         self.registry = AgentRegistry(
-            self.paths, self.processes, self.scanner, lambda: claude_dirs(Config(), os.environ)
+            self.paths, self.processes, self.scanner, lambda: default_homes(Config(), os.environ)
         )
         queue = RetryPolicy(Config, self.store, SystemClock(), self.processes.boot)
         self.watcher = AgentsWatcher(
@@ -576,8 +577,9 @@ def test_the_teams_and_lists_of_a_project_further_in_are_ours_unless_that_is_sup
     world.team("ffffffff-e039", cwd=inner)
     lists = {write_task(world.claude, name, 1).parent for name in ("red", "85d6cfb4-e039")}
 
-    assert [team.name for team in world.registry.teams()] == ([] if supervised else ["red"])
-    assert set(world.registry.task_lists()) == (set() if supervised else lists)
+    snapshot = world.registry.snapshot()
+    assert [team.name for team in snapshot.teams] == ([] if supervised else ["red"])
+    assert set(world.registry.task_lists.tied(snapshot)) == (set() if supervised else lists)
 
 
 def test_a_session_is_found_by_its_file_if_that_names_its_very_process(world: World, children: Children) -> None:

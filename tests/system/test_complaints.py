@@ -110,7 +110,7 @@ def test_my_agent_was_killed_because_it_was_idle(team: Team, tmux: PrivateTmux) 
 
     assert team.alive(idle)
     assert team.running.did("terminated") == []
-    assert "nothing is done about silence" in team.running.did("escalated")[0]["reason"]
+    assert "the supervisor does nothing about it" in team.running.did("escalated")[0]["reason"]
 
 
 # -- 2: killed while working --------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from yolo_supervisor.config import Config, ConfigError, expanded, known_keys, load, project_file, user_file
-from yolo_supervisor.inventory.agents import claude_dirs
+from yolo_supervisor.inventory.claude_homes import default_homes
 from yolo_supervisor.service.manager import Systemd
 
 relaxed = settings(deadline=None, max_examples=80)
@@ -300,7 +300,7 @@ def test_units_and_configuration_lie_in_one_place_and_a_path_that_is_not_whole_c
 
     assert user_file(environment) == folder / "yolo-supervisor/supervisor.toml"
     assert Systemd("", environment).folder == Path(os.path.realpath(folder / "systemd/user"))
-    assert claude_dirs(Config(), environment) == [Path("/h" if "/h" in environment.values() else ours) / ".claude"]
+    assert default_homes(Config(), environment) == [Path("/h" if "/h" in environment.values() else ours) / ".claude"]
 
 
 def test_a_tilde_stands_for_the_same_home(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,8 @@ from yolo_supervisor.config import Config
 from yolo_supervisor.formats.json import load_object
 from yolo_supervisor.formats.plugin import execution_state
 from yolo_supervisor.fs.read import digest
-from yolo_supervisor.inventory.agents import AgentRegistry, claude_dirs
+from yolo_supervisor.inventory.agents import AgentRegistry
+from yolo_supervisor.inventory.claude_homes import default_homes
 from yolo_supervisor.inventory.process_scan import ProcessScanner
 from yolo_supervisor.models import FlawCode
 from yolo_supervisor.policy.file_integrity import Flaw
@@ -237,7 +238,7 @@ class Desk:
             self.paths,
             processes,
             ProcessScanner(processes),
-            lambda: claude_dirs(self.config, {"HOME": str(claude.parent)}),
+            lambda: default_homes(self.config, {"HOME": str(claude.parent)}),
         )
         self.restart()
 

@@ -101,7 +101,7 @@ def register(options: Shared, pid: int, role: str, name: str | None, team: str |
         pid=pid,
         pane=pane_of(environment),
         claude_dir=claude.config_dir(environment),
-        home=view.registry.home(),
+        home=view.registry.records_folder_id(),
     )
     known = [other for other in view.registry.records() if other.process == process and other.lead is None]
     action = Register(

@@ -85,8 +85,9 @@ class ProjectView:
         return age_s if age_s > 2 * usual_s + SILENT_S else None
 
     def tasks(self) -> list[Task]:
-        found = [task for folder in self.registry.task_lists() for task in self.registry.tasks(folder)]
-        return found + self.registry.plans()
+        lists = self.registry.task_lists
+        tied = lists.tied(self.registry.snapshot())
+        return [task for folder in tied for task in lists.tasks(folder)] + lists.plans()
 
     def tasks_json(self) -> list[dict[str, Any]]:
         """The tasks; ``attempts`` is how often each was given back, ``token`` that of its claim, if it has one."""

@@ -22,6 +22,7 @@ def command(options: Shared) -> None:
     """
     from yolo_supervisor import config as configuration
     from yolo_supervisor.cli.project_view import ProjectView
+    from yolo_supervisor.inventory.leases import readable_leases
     from yolo_supervisor.models import iso
 
     project = options.project()
@@ -47,7 +48,7 @@ def command(options: Shared) -> None:
                         "owner": lease.owner,
                         "expires_at": iso(lease.expires_at) if lease.expires_at else None,
                     }
-                    for lease in view.registry.leases()
+                    for lease in readable_leases(view.store.paths.planning)
                 ],
                 "tasks": view.tasks_json(),
                 "dead_letters": len(view.store.journal.memory.set_aside),

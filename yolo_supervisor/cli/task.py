@@ -78,7 +78,7 @@ def claim(options: Shared, ident: str, owner: str) -> None:
     blockers = [other.id for other in view.tasks() if other.list == task.list and other.number in task.blocked_by
                 and other.status not in (tasks.DONE, "deleted")]  # fmt: skip
     if task.blocked_by:
-        torn = view.registry.at_work(task.path.parent)[1]
+        torn = view.registry.task_lists.at_work(task.path.parent)[1]
         blockers += [f"{path}, which cannot be read now" for path in torn if path.stem in task.blocked_by]
     if blockers:
         _conflict(options, task, owner, f"it waits for {', '.join(blockers)}")

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from yolo_supervisor.clock import Clock
 from yolo_supervisor.config import Config
-from yolo_supervisor.inventory.agents import AgentRegistry, claude_dirs
+from yolo_supervisor.inventory.agents import AgentRegistry
+from yolo_supervisor.inventory.claude_homes import default_homes
 from yolo_supervisor.inventory.crash_evidence import CrashInvestigator
 from yolo_supervisor.inventory.flag_outcomes import FlagOutcomes
 from yolo_supervisor.inventory.leases import Leases
@@ -55,7 +56,7 @@ class ProjectParts:
     ) -> None:
         clock, processes, scanner = services.clock, services.processes, services.scanner
         self.deaths = DeathWatch(processes.backend)
-        self.registry = AgentRegistry(store.paths, processes, scanner, lambda: claude_dirs(config(), environment))
+        self.registry = AgentRegistry(store.paths, processes, scanner, lambda: default_homes(config(), environment))
         self.retry_policy = RetryPolicy(config, store, clock, processes.boot)
         self.investigator = CrashInvestigator(
             config, self.registry, store.paths, processes, scanner, self.deaths, clock, writes_reports=writes_reports

@@ -317,7 +317,7 @@ class CrashInvestigator:
 
         They are named by a hook, by its session, or by the agent's name in the transcript.
         """
-        folders = [folder / "projects" for folder in self._registry.claude_dirs()]
+        folders = [folder / "projects" for folder in self._registry.homes()]
         for _, payload in reversed(notes):
             path = Path(text_or_none(payload.get("transcript_path")) or "/")
             real = Path(os.path.realpath(path))

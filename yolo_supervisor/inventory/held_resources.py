@@ -13,9 +13,11 @@ from yolo_supervisor.formats.own import Trees
 from yolo_supervisor.formats.plugin import agents as plugin_agents
 from yolo_supervisor.formats.plugin import execution_state
 from yolo_supervisor.fs.read import digest, read_or_none
-from yolo_supervisor.inventory.agents import AgentRegistry
 from yolo_supervisor.inventory.crash_evidence import Crash
+from yolo_supervisor.inventory.leases import readable_leases
 from yolo_supervisor.inventory.process_scan import ProcessScanner
+from yolo_supervisor.inventory.project_snapshot import ProjectSnapshot
+from yolo_supervisor.inventory.task_lists import TaskLists
 from yolo_supervisor.models import Agent, Lease, ProcessId, Task
 from yolo_supervisor.policy.retry import RetryDecision, RetryPolicy
 from yolo_supervisor.store.paths import Paths
@@ -76,10 +78,10 @@ class HeldResourcesFinder:
     """Finds the resources that dead agents of one project still hold. Read-only."""
 
     def __init__(
-        self, registry: AgentRegistry, paths: Paths, processes: Processes, scanner: ProcessScanner, queue: RetryPolicy
+        self, lists: TaskLists, paths: Paths, processes: Processes, scanner: ProcessScanner, queue: RetryPolicy
     ) -> None:
         self._queue = queue
-        self._registry = registry
+        self._lists = lists
         self._paths = paths
         self._processes = processes
         self._scanner = scanner
@@ -89,6 +91,7 @@ class HeldResourcesFinder:
     def of(
         self,
         agent: Agent,
+        snapshot: ProjectSnapshot,
         mates: Sequence[Agent],
         living: Sequence[Agent],
         crash: Crash | None = None,
@@ -102,39 +105,43 @@ class HeldResourcesFinder:
         failed = (crash.cause or DIED, crash.hold_s) if crash else (DIED, None)
         if terminated:
             failed = TERMINATED, 0.0
-        dead = [agent, *mates, *self._registry.aliases(agent)]
-        tasks, unreadable = self._tasks(dead, living, failed)
+        dead = [agent, *mates, *snapshot.aliases(agent)]
+        tasks, unreadable = self._tasks(dead, living, failed, snapshot)
         return HeldResources(
             tasks=tasks,
             plans=tuple(plan for gone in dead for plan in self._plans(gone, living, failed)),
             leases=tuple(lease for gone in dead for lease in self._leases(gone, living)),
             leftovers=self._leftovers(agent),
-            unreadable=(*unreadable, *self._registry.unreadable(agent)),
-            **self._registry_files(agent, living),
+            unreadable=(*unreadable, *self._lists.unreadable(agent, snapshot)),
+            **self._registry_files(agent, living, snapshot),
         )
 
     def _tasks(
-        self, dead: Sequence[Agent], others: Sequence[Agent], failed: tuple[str, float | None]
+        self,
+        dead: Sequence[Agent],
+        others: Sequence[Agent],
+        failed: tuple[str, float | None],
+        snapshot: ProjectSnapshot,
     ) -> tuple[tuple[HeldTask, ...], tuple[Path, ...]]:
         """The tasks that name a dead agent as owner, in every list that it worked on."""
         tasks: dict[Path, HeldTask] = {}
         unreadable: dict[Path, None] = {}
         for agent in dead:
             namesakes = [other for other in others if other.name == agent.name]
-            for folder in self._registry.lists_of(agent):
-                doubt = NAMESAKE if any(folder in self._registry.lists_of(other) for other in namesakes) else None
-                at_work, bad = self._registry.at_work(folder)
+            for folder in self._lists.of(agent, snapshot):
+                shared = any(self._lists.works_on(other, folder, snapshot) for other in namesakes)
+                at_work, bad = self._lists.at_work(folder)
                 unreadable |= dict.fromkeys(bad)
                 for task in at_work:
                     if agent.bears(task.owner):
                         decision = self._queue.turn(task, *failed)
-                        tasks[task.path] = HeldTask(task=task, doubt=doubt, decision=decision)
+                        tasks[task.path] = HeldTask(task=task, doubt=NAMESAKE if shared else None, decision=decision)
         return tuple(tasks.values()), tuple(unreadable)
 
     def _plans(self, agent: Agent, others: Iterable[Agent], failed: tuple[str, float | None]) -> tuple[HeldTask, ...]:
         return tuple(
             HeldTask(task=plan, decision=self._queue.turn(plan, *failed))
-            for plan in self._registry.plans_of(agent)
+            for plan in self._lists.plans_of(agent)
             if not any(execution_state.works_on(other.name, other.team, plan.number) for other in others)
         )
 
@@ -145,7 +152,7 @@ class HeldResourcesFinder:
         """
         if any(other.name == agent.name for other in others):
             return ()
-        return tuple(lease for lease in self._registry.leases() if agent.bears(lease.owner))
+        return tuple(lease for lease in readable_leases(self._paths.planning) if agent.bears(lease.owner))
 
     def _leftovers(self, agent: Agent) -> Leftovers:
         if agent.process is None or agent.lead is not None:
@@ -162,10 +169,10 @@ class HeldResourcesFinder:
         before, now = self._before, self._scanner.trees
         return {process: tree for process in wanted if (tree := now.get(process) or before.get(process))}
 
-    def _registry_files(self, agent: Agent, others: Sequence[Agent]) -> dict[str, Any]:
+    def _registry_files(self, agent: Agent, others: Sequence[Agent], snapshot: ProjectSnapshot) -> dict[str, Any]:
         planning = self._paths.planning
         pids = frozenset({agent.pid}) if agent.pid and all(o.pid != agent.pid for o in others) else frozenset[int]()
-        health = next((path for health, path in self._registry.healths() if health.pid in pids), None)
+        health = next((path for health, path in snapshot.health_files if health.pid in pids), None)
         lists = {
             name: planning / name
             for name in (".agent-pids", ".agent-panes")

@@ -35,6 +35,17 @@ class Held:
     left_s: float
 
 
+def readable_leases(planning: Path) -> list[Lease]:
+    """The leases and locks in the plugin's folder that can be read, whatever their times."""
+    folder = planning / ".locks"
+    parsed = (
+        plugin_leases.lease(data, folder / name)
+        for name in names(folder)
+        if name.endswith((".lease", ".lock")) and (data := read_or_none(folder / name)) is not None
+    )
+    return [lease for lease in parsed if lease is not None]
+
+
 class Leases:
     """The leases of one project. ``boot`` identifies the boot in which monotonic times are comparable."""
 

@@ -19,6 +19,7 @@ from yolo_supervisor.clock import until_next
 from yolo_supervisor.formats import claude
 from yolo_supervisor.formats.json import same_path
 from yolo_supervisor.models import Liveness, Pane, ProcessId
+from yolo_supervisor.store.paths import Paths
 from yolo_supervisor.system import subprocesses
 from yolo_supervisor.system.process_backend import ProcessFacts
 from yolo_supervisor.system.process_table import Sweep, Tree
@@ -90,12 +91,12 @@ class ProcessScanner:
 
     async def sample_gently(self) -> None:
         """Sample without a long pause of the event loop, even with thousands of processes."""
-        found: dict[int, ProcessFacts] = {}
+        by_pid: dict[int, ProcessFacts] = {}
         for number, facts in enumerate(self.processes.each()):
-            found[facts.pid] = facts
+            by_pid[facts.pid] = facts
             if number % 64 == 63:
                 await anyio.sleep(0)
-        self._take(Sweep(self.processes.boot, found))
+        self._take(Sweep(self.processes.boot, by_pid))
 
     def _take(self, sweep: Sweep) -> None:
         alive = {sweep.id(pid) for pid, facts in sweep.facts.items() if not facts.zombie}
@@ -194,6 +195,17 @@ def _without_copies(seen: Mapping[ProcessId, AgentProcess], sweep: Sweep) -> dic
         if parent and above and agent.flags and above.flags == agent.flags:
             agents.pop(process if parent.comm == facts.comm else above.process, None)
     return agents
+
+
+def belongs_to(folder: Path, project: Path) -> bool:
+    """Whether an agent at work in the folder belongs to the project (both as the kernel spells them).
+
+    The folder must be in the project, and not in a supervised project further inside.
+    """
+    if folder == project or not within(folder, project):
+        return folder == project
+    between = [inner for inner in (folder, *folder.parents) if inner != project and within(inner, project)]
+    return not any(Paths(inner).folder.is_dir() for inner in between)
 
 
 def within(folder: Path, project: Path) -> bool:

@@ -16,12 +16,13 @@ from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats.crash_report import CrashCause
 from yolo_supervisor.formats.own import Trees
 from yolo_supervisor.formats.plugin import agents as plugin_agents
-from yolo_supervisor.fs.changes import names
 from yolo_supervisor.fs.read import read_or_none
+from yolo_supervisor.inventory.agent_sources import Rank, agent_key, merge
 from yolo_supervisor.inventory.agents import AgentRegistry
 from yolo_supervisor.inventory.crash_evidence import CrashInvestigator
 from yolo_supervisor.inventory.held_resources import HeldResourcesFinder
 from yolo_supervisor.inventory.process_scan import ProcessScanner
+from yolo_supervisor.inventory.project_snapshot import ProjectSnapshot, Records
 from yolo_supervisor.models import Agent, Liveness, ProcessId
 from yolo_supervisor.policy.retry import RetryPolicy
 from yolo_supervisor.store.store import Store
@@ -170,12 +171,10 @@ class KnownAgents:
         """The records of all agents in the process: a session, and subagents that hooks reported."""
         return self._names.get(process, ())
 
-    def has(self, agent: Agent) -> bool:
-        """Whether this same agent is known, from any source."""
-        known = [self.agents[name] for name in (self.names(agent.process) if agent.process else ())]
-        if agent.lead is None:
-            return any(other.lead is None for other in known)
-        return any(other.lead is not None and other.id == agent.id for other in known)
+    def __contains__(self, key: object) -> bool:
+        """Whether an agent with this key (``agent_key``) is known, from any source."""
+        process = key[0] if isinstance(key, tuple) else None
+        return process is not None and any(agent_key(self.agents[name]) == key for name in self.names(process))
 
 
 class AgentsWatcher:
@@ -201,13 +200,15 @@ class AgentsWatcher:
         self.investigator = investigator
         """Without an investigator, crash causes are not determined."""
         self._known = KnownAgents()
-        self._recorded: set[str] = set()
-        self._held_resources = HeldResourcesFinder(registry, store.paths, processes, scanner, queue)
+        self._recorded = Records(by_name={})
+        """The records in the last snapshot."""
+        self._merged: Mapping[Rank, Sequence[Agent]] = {}
+        """The sightings in the last snapshot. A source that returns the same object again needs no merging."""
+        self._held_resources = HeldResourcesFinder(registry.task_lists, store.paths, processes, scanner, queue)
         self._next_s: float | None = None
         """The time at which the next task may be requeued that is waiting now."""
-        self._teammates: Sequence[Agent] = ()
         self._again = False
-        """Whether the teammates that were seen before are processed again as new ones."""
+        """Whether unchanged sources are merged again: an agent may be missing whose record was removed by a person."""
         self._absent: frozenset[str] = frozenset()
         self._proofs: dict[str, tuple[str, bool]] = {}
         """How each death was first known: the kernel reports it only once."""
@@ -222,11 +223,12 @@ class AgentsWatcher:
 
     async def tick(self, now: datetime) -> Sequence[Remediation]:
         config = self._config()
-        attention = self._attention(now)
+        snapshot, sightings = self._meet()
+        attention = _attention(sightings)
         if self.investigator is not None:
             dead = {s.record: s.agent for s in attention if s.state is Liveness.DEAD}
             await self.investigator.collect(dead, now, self.trees())
-        observation = self._observe(attention)
+        observation = self._observe(attention, snapshot)
         return decide(observation, self._store.paths.agents, config.processes.grace_s, config.agents.mass_death_min)
 
     async def objection(self, action: Terminate) -> str | None:
@@ -244,10 +246,14 @@ class AgentsWatcher:
 
         Pids of unproven identity are unknown.
         """
-        found = [(s.agent, s.state) for s in self._states(now, everyone=True)]
-        known = [agent for agent, _ in found]
-        found += [(mate, state) for agent, state in found for mate in self._registry.in_process(agent, known)]
-        return found + [(agent, Liveness.UNKNOWN) for agent in self._registry.unproven(agent for agent, _ in found)]
+        snapshot, sightings = self._meet(everyone=True)
+        states = [(s.agent, s.state) for s in sightings]
+        known = [agent for agent, _ in states]
+        states += [
+            (mate, state) for agent, state in states for mate in self._registry.in_process(agent, known, snapshot)
+        ]
+        unproven = self._registry.unproven((agent for agent, _ in states), snapshot)
+        return states + [(agent, Liveness.UNKNOWN) for agent in unproven]
 
     def living(self, now: datetime) -> list[tuple[Agent, Liveness]]:
         """The agents known from the last observation, in their present state."""
@@ -264,24 +270,25 @@ class AgentsWatcher:
     # -- observing -----------------------------------------------------------------------------------------------
 
     def observe(self, now: datetime) -> AgentsObservation:
-        return self._observe(self._attention(now))
+        snapshot, sightings = self._meet()
+        return self._observe(_attention(sightings), snapshot)
 
-    def _attention(self, now: datetime) -> list[Sighting]:
-        """The agents that may need an action."""
-        return [s for s in self._states(now, everyone=False) if s.state is Liveness.DEAD or not s.recorded or s.stopped]
+    def _observe(self, attention: Sequence[Sighting], snapshot: ProjectSnapshot) -> AgentsObservation:
+        """Observe what follows from the sightings that may need an action.
 
-    def _observe(self, attention: Sequence[Sighting]) -> AgentsObservation:
+        If an agent is dead, the snapshot is taken again. It must be newer than the death: the agent may have joined a
+        team and begun a task after the first one.
+        """
         dead = [s for s in attention if s.state is Liveness.DEAD]
-        gone = {s.record for s in dead}
-        living = [agent for name, agent in self._known.agents.items() if name not in gone] if dead else []
-        living += [mate for agent in living if agent.session for mate in self._registry.in_process(agent, living)]
-        teams = {s.agent.team for s in dead} - {None}
-        living += [agent for agent in self._registry.elsewhere() if agent.team in teams] if teams else []
+        if dead:
+            snapshot = self._registry.snapshot()
+            self._discover(snapshot)
+        living = self._living_beside(dead, snapshot) if dead else []
         absent = frozenset(s.record for s in dead if not s.certain)
         confirmed = absent <= self._absent
         self._absent = absent
-        dangling = self._registry.dangling_pids() - {s.agent.pid for s in dead}
-        sightings = tuple(self._with_held_resources(s, living) for s in attention)
+        dangling = self._registry.dangling_pids(snapshot) - {s.agent.pid for s in dead}
+        sightings = tuple(self._with_held_resources(s, living, snapshot) for s in attention)
         self._next_s = earliest_requeue_s(sightings)
         return AgentsObservation(
             sightings=sightings,
@@ -289,51 +296,62 @@ class AgentsWatcher:
             observing=self._config().mode == "observe",
             confirmed=confirmed,
             dangling=dangling,
-            dangling_files=self._dangling_files(dangling),
-            damaged=tuple(self._registry.damaged_records()),
+            dangling_files=self._dangling_files(dangling, snapshot),
+            damaged=snapshot.records.damaged,
             clusters=self.investigator.bursts() if self.investigator else {},
-            idle=tuple((h.role, h.idle_count) for h, _ in self._registry.healths() if h.idle_count >= 3),
+            idle=tuple((h.role, h.idle_count) for h, _ in snapshot.health_files if h.idle_count >= 3),
         )
 
-    def _states(self, now: datetime, everyone: bool) -> list[Sighting]:
-        """The known agents.
+    def _living_beside(self, dead: Sequence[Sighting], snapshot: ProjectSnapshot) -> list[Agent]:
+        """All agents that may be at work on what the dead ones held."""
+        gone = {s.record for s in dead}
+        living = [agent for name, agent in self._known.agents.items() if name not in gone]
+        living += [
+            mate for agent in living if agent.session for mate in self._registry.in_process(agent, living, snapshot)
+        ]
+        teams = {s.agent.team for s in dead} - {None}
+        elsewhere = self._registry.elsewhere(snapshot) if teams else []
+        return living + [agent for agent in elsewhere if agent.team in teams]
 
-        Without ``everyone``, only those that are not both certainly alive and fully known.
+    def _meet(self, everyone: bool = False) -> tuple[ProjectSnapshot, list[Sighting]]:
+        """Take a snapshot, and see which of the known agents live.
+
+        Without ``everyone``, agents that are certainly alive and fully known are left out.
         """
-        self._registry.renew()
-        records = self._registry.record_files()
-        settled = self._recorded - records.keys()
-        for name in settled:
-            self._settle(name)
-        self._recorded = set(records)
-        for name in records.keys() - self._known.agents.keys():
-            self._known.add(name, records[name])
-        teammates = self._registry.teammates()
-        fresh = () if teammates is self._teammates and not self._again else teammates
-        self._again = bool(settled) and self._again
-        self._teammates = teammates
-        for agent in (*fresh, *self._registry.others(now)):
-            if (
-                not self._known.has(agent)
-                and (name := own_files.agent_file(agent)) not in settled
-                and self._runs(agent)
-            ):
-                self._known.add(name, agent)
+        snapshot = self._registry.snapshot()
+        self._discover(snapshot)
         ended = set(self._deaths.ended())
         for process in ended:
             self._known.exit_watched.difference_update(self._known.names(process))
-        stopped = self._stopped()
+        stopped = self._registry.stopped_subagents(snapshot)
         polled = self._known.agents.keys() - (() if everyone or stopped else self._known.exit_watched)
-        return [self._sight(name, self._known.agents[name], name in records, ended, stopped) for name in polled]
+        return snapshot, [self._sight(name, self._known.agents[name], ended, stopped) for name in polled]
+
+    def _discover(self, snapshot: ProjectSnapshot) -> None:
+        """Learn from the snapshot which agents there are."""
+        before, self._recorded = self._recorded, snapshot.records
+        records = snapshot.records.by_name
+        settled = before.by_name.keys() - records.keys() if before is not snapshot.records else set[str]()
+        for name in settled:
+            self._settle(name)
+        for name in records.keys() - self._known.agents.keys():
+            self._known.add(name, records[name])
+        sightings = self._registry.sightings(snapshot)
+        changed = {
+            rank: agents for rank, agents in sightings.items() if self._again or agents is not self._merged.get(rank)
+        }
+        self._merged, self._again = sightings, bool(settled) and self._again
+        for agent in merge(changed, self._known):
+            if (name := own_files.agent_file(agent)) not in settled and self._runs(agent):
+                self._known.add(name, agent)
 
     def _runs(self, agent: Agent) -> bool:
         """Whether a sighting is still true: the process scan may be a second old."""
         return agent.process is not None and self._processes.liveness(agent.process) is Liveness.ALIVE
 
-    def _sight(
-        self, name: str, agent: Agent, recorded: bool, ended: Collection[ProcessId], stopped: Collection[str | None]
-    ) -> Sighting:
+    def _sight(self, name: str, agent: Agent, ended: Collection[ProcessId], stopped: Collection[str]) -> Sighting:
         state, proof, certain = self._judge(agent, ended)
+        recorded = name in self._recorded.by_name
         if state is Liveness.DEAD:
             proof, certain = self._proofs.setdefault(name, (proof, certain))
         elif agent.process and not self._deaths.lives(agent.process):
@@ -384,30 +402,30 @@ class AgentsWatcher:
             return state, f"pid {process.pid} belongs to another process now", True
         return state, f"process {process.pid} no longer exists", False
 
-    def _stopped(self) -> set[str | None]:
-        """The subagents whose end a hook reported."""
-        folder = self._store.paths.hooks
-        return {
-            own_files.hook_note(read_or_none(folder / name) or b"", "SubagentStop").agent_id
-            for name in names(folder)
-            if name.startswith("SubagentStop.")
-        }
-
     # -- resources that the dead still hold ------------------------------------------------------------------------
 
-    def _with_held_resources(self, sighting: Sighting, living: Sequence[Agent]) -> Sighting:
+    def _with_held_resources(self, sighting: Sighting, living: Sequence[Agent], snapshot: ProjectSnapshot) -> Sighting:
         if sighting.state is not Liveness.DEAD:
             return sighting
-        mates = self._registry.in_process(sighting.agent, self._known.agents.values())
+        agent = sighting.agent
+        mates = self._registry.in_process(agent, self._known.agents.values(), snapshot)
         crash = self.investigator.crash(sighting.record) if self.investigator else None
-        ours = self._store.journal.memory.terminated(sighting.agent.id)
-        return replace(sighting, held=self._held_resources.of(sighting.agent, mates, living, crash, ours), crash=crash)
+        ours = self._store.journal.memory.terminated(agent.id)
+        held = self._held_resources.of(agent, snapshot, mates, living, crash, ours)
+        return replace(sighting, held=held, crash=crash)
 
-    def _dangling_files(self, dangling: frozenset[int]) -> tuple[tuple[Path, int | None], ...]:
+    def _dangling_files(
+        self, dangling: frozenset[int], snapshot: ProjectSnapshot
+    ) -> tuple[tuple[Path, int | None], ...]:
         if not dangling:
             return ()
-        found: list[tuple[Path, int | None]] = [(p, h.pid) for h, p in self._registry.healths() if h.pid in dangling]
+        files: list[tuple[Path, int | None]] = [(p, h.pid) for h, p in snapshot.health_files if h.pid in dangling]
         path = self._store.paths.planning / ".agent-pids"
         if plugin_agents.mentions_pid(read_or_none(path) or b"", dangling):
-            found.append((path, None))
-        return tuple(found)
+            files.append((path, None))
+        return tuple(files)
+
+
+def _attention(sightings: Sequence[Sighting]) -> list[Sighting]:
+    """The agents that may need an action."""
+    return [s for s in sightings if s.state is Liveness.DEAD or not s.recorded or s.stopped]

@@ -265,7 +265,6 @@ class SessionsWatcher:
 
     def observation(self, placed: Sequence[Agent], answers: Mapping[str, Server | None]) -> SessionsObservation:
         """The sessions of these agents, from the answers of their servers."""
-        self._registry.renew()
         residents: dict[SessionKey, list[Agent]] = {}
         servers: dict[SessionKey, Server] = {}
         orphans: list[Agent] = []
@@ -347,13 +346,14 @@ class SessionsWatcher:
     def _at_work(self, agents: Sequence[Agent]) -> frozenset[str]:
         if self._config().sessions.on_detach != "drain":
             return frozenset()
+        lists, snapshot = self._registry.task_lists, self._registry.snapshot()
         busy = set()
         for agent in agents:
-            for folder in self._registry.lists_of(agent):
-                tasks, unreadable = self._registry.at_work(folder)
+            for folder in lists.of(agent, snapshot):
+                tasks, unreadable = lists.at_work(folder)
                 if unreadable or any(agent.bears(task.owner) for task in tasks):
                     busy.add(agent.id)
-            if self._registry.plans_of(agent):
+            if lists.plans_of(agent):
                 busy.add(agent.id)
         return frozenset(busy)
 

@@ -26,6 +26,7 @@ from yolo_supervisor.formats.plugin import snapshots as plugin_snapshots
 from yolo_supervisor.fs.changes import DirectoryScanner, names
 from yolo_supervisor.fs.read import digest, read, read_or_none
 from yolo_supervisor.inventory.agents import AgentRegistry
+from yolo_supervisor.inventory.leases import readable_leases
 from yolo_supervisor.inventory.snapshots import Snapshots, phase_of
 from yolo_supervisor.models import FlawCode, RestoredFrom
 from yolo_supervisor.policy import file_integrity
@@ -437,7 +438,7 @@ class StateWatcher:
         current = phases.current_phase(dirs, events)
         if current is None:
             return None
-        leases = {lease.resource: lease.expires_at for lease in self._registry.leases()}
+        leases = {lease.resource: lease.expires_at for lease in readable_leases(self._planning)}
         return phases.rebuild(current, dirs[current], events, leases, now)
 
     def _phase_files(self, folder: Path) -> dict[str, bytes]:

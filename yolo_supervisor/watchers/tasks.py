@@ -18,10 +18,11 @@ from yolo_supervisor.config import Config
 from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats import tasks
 from yolo_supervisor.formats.plugin import execution_state
-from yolo_supervisor.fs.changes import QUIET, names
+from yolo_supervisor.fs.changes import QUIET
 from yolo_supervisor.fs.read import read_or_none
 from yolo_supervisor.inventory.agents import AgentRegistry
 from yolo_supervisor.inventory.process_scan import ProcessScanner
+from yolo_supervisor.inventory.project_snapshot import ProjectSnapshot
 from yolo_supervisor.models import Agent, Liveness, Task
 from yolo_supervisor.policy.retry import RetryDecision, RetryPolicy, requeue_or_dead_letter
 from yolo_supervisor.policy.waiting import WAITS_AFTER_FAILURE, WAITS_FOR_PERSON
@@ -117,12 +118,12 @@ class TasksWatcher:
     ) -> None:
         self._config = config
         self._registry = registry
+        self._lists = registry.task_lists
         self._agents = agents
         self._store = store
         self._scanner = scanner
         self._queue = queue
         self._clock = clock
-        self._notes: dict[str, list[str]] = {}
         self._watched: dict[tuple[str, str | None], _Watched] = {}
         self._looked_s = clock.monotonic()
 
@@ -135,13 +136,18 @@ class TasksWatcher:
 
     async def tick(self, now: datetime) -> Sequence[Remediation]:
         letters = self._store.paths.folder / "dead-letters"
-        observation = TasksObservation(silences=tuple(await self.silences(now)), finished=tuple(self.finished()))
-        return decide(observation, letters, self._config().tasks.idle_limit_s)
+        return decide(await self.observe(now), letters, self._config().tasks.idle_limit_s)
 
     async def objection(self, action: Terminate) -> str | None:
         return "no task is a reason to end a process"
 
-    async def silences(self, now: datetime) -> list[Silence]:
+    async def observe(self, now: datetime) -> TasksObservation:
+        snapshot = self._registry.snapshot()
+        folders = self._lists.tied(snapshot)
+        silences = await self._silences(now, snapshot, folders)
+        return TasksObservation(silences=tuple(silences), finished=tuple(self._finished(folders)))
+
+    async def _silences(self, now: datetime, snapshot: ProjectSnapshot, folders: Sequence[Path]) -> list[Silence]:
         """The tasks in progress, each with the time since it or its owner changed.
 
         A step of the wall clock changes nothing. Each silence starts from zero after a restart of the supervisor, and
@@ -150,31 +156,35 @@ class TasksWatcher:
         before_s, self._looked_s = self._looked_s, self._clock.monotonic()
         if self._looked_s - before_s > max(2 * self.interval_s, self._config().tasks.idle_limit_s / 2):
             self._watched = {}
-        self._registry.renew()
         self._store.heed()  # other processes write the heartbeats of claims
-        self._notes = _by_pid(names(self._store.paths.hooks))
         known = self._agents(now)
         living = [agent for agent, state in known if state is Liveness.ALIVE]
-        living += [mate for agent in living if agent.session for mate in self._registry.in_process(agent, living)]
+        living += [
+            mate for agent in living if agent.session for mate in self._registry.in_process(agent, living, snapshot)
+        ]
         ours = _by_owner(living)
-        others = _by_owner(
-            [*(agent for agent, state in known if state is not Liveness.ALIVE), *self._registry.elsewhere()]
-        )
+        not_living = [agent for agent, state in known if state is not Liveness.ALIVE]
+        others = _by_owner([*not_living, *self._registry.elsewhere(snapshot)])
+
+        def has(agent: Agent, task: Task) -> bool:
+            is_plan = task.list == execution_state.EXECUTION_STATE
+            return is_plan or self._lists.works_on(agent, task.path.parent, snapshot)
+
         silences: list[Silence] = []
         watched: dict[tuple[str, str | None], _Watched] = {}
-        for number, task in enumerate(self._at_work()):
+        for number, task in enumerate(self._at_work(folders)):
             if number % AT_ONCE == AT_ONCE - 1:
                 await anyio.sleep(0)  # this work is not urgent
-            if task.owner is None and any(task.path.parent in self._registry.lists_of(agent) for agent in living):
+            if task.owner is None and any(self._lists.works_on(agent, task.path.parent, snapshot) for agent in living):
                 continue  # a session names no owner of its tasks
-            if any(self._has(agent, task) for agent in others.get(str(task.owner), ())):
+            if any(has(agent, task) for agent in others.get(str(task.owner), ())):
                 continue  # AgentsWatcher recovers the dead; the state of the others is unknown
-            owner = next((agent for agent in ours.get(str(task.owner), ()) if self._has(agent, task)), None)
-            if owner is None and self._registry.unclear(task.path.parent):
+            owner = next((agent for agent in ours.get(str(task.owner), ()) if has(agent, task)), None)
+            if owner is None and self._lists.unclear(task.path.parent, snapshot):
                 continue  # an agent that cannot be identified may be at work on it
             key = task.id, task.owner
-            signs, before = self._signs(task, owner), self._watched.get(key)
-            if before is None or before.signs != signs or (owner is not None and self._waits(owner)):
+            signs, before = self._signs(task, owner, snapshot), self._watched.get(key)
+            if before is None or before.signs != signs or (owner is not None and self._waits(owner, snapshot)):
                 watched[key] = _Watched(signs, self._clock.monotonic())
                 continue
             before.looks += 1
@@ -186,37 +196,33 @@ class TasksWatcher:
         self._watched = watched
         return silences
 
-    def finished(self) -> list[Task]:
+    def _finished(self, folders: Sequence[Path]) -> list[Task]:
         """The finished tasks of which the index still holds earlier attempts."""
         memory = self._store.journal.memory
         remembered = {*memory.requeues, *memory.failures, *memory.claims} - memory.set_aside.keys()
-        lists, plans = self._registry.task_lists(), self._registry.plans()  # once: the index may hold many
+        plans = self._lists.plans()
         finished = []
         for ident in remembered:
             name, _, number = ident.rpartition("/")
-            here = [self._registry.task(folder, number) for folder in lists if folder.name == name]
+            here = [self._lists.task(folder, number) for folder in folders if folder.name == name]
             here += [plan for plan in plans if plan.id == ident]
             finished += [task for task in here if task is not None and tasks.is_done(task)]
         return finished
 
-    def _at_work(self) -> Iterator[Task]:
-        lists = self._registry.task_lists()
-        for folder in lists:
-            yield from self._registry.at_work(folder, quiet=max(1, QUIET // len(lists)))[0]
-        yield from (plan for plan in self._registry.plans() if plan.status in execution_state.RUNNING and plan.owner)
+    def _at_work(self, folders: Sequence[Path]) -> Iterator[Task]:
+        for folder in folders:
+            yield from self._lists.at_work(folder, quiet=max(1, QUIET // len(folders)))[0]
+        yield from (plan for plan in self._lists.plans() if plan.status in execution_state.RUNNING and plan.owner)
 
-    def _has(self, agent: Agent, task: Task) -> bool:
-        return task.list == execution_state.EXECUTION_STATE or task.path.parent in self._registry.lists_of(agent)
-
-    def _signs(self, task: Task, owner: Agent | None) -> tuple[object, ...]:
+    def _signs(self, task: Task, owner: Agent | None, snapshot: ProjectSnapshot) -> tuple[object, ...]:
         """All signs that an agent works on the task: any difference is a sign of life."""
         claim = self._store.journal.memory.claims.get(task.id, {})
         signs: list[object] = [_writing(task.path), claim.get("token"), claim.get("since_s")]
         if owner is not None and owner.process is not None:
             signs += [
                 self._cpu(owner),
-                self._registry.session_status(owner),
-                *map(self._written, self._notes_of(owner)),
+                snapshot.session_status(owner),
+                *map(self._written, snapshot.notes_of(owner)),
             ]
         return tuple(signs)
 
@@ -230,19 +236,15 @@ class TasksWatcher:
                 ticks += facts.cpu if facts is not None and facts.started == process.started else 0
         return ticks
 
-    def _notes_of(self, owner: Agent) -> list[str]:
-        """The hook notes about the owner's process."""
-        return self._notes.get(str(owner.pid), [])
-
     def _written(self, note: str) -> int:
         return _writing(self._store.paths.hooks / note) or 0
 
-    def _waits(self, owner: Agent) -> bool:
+    def _waits(self, owner: Agent, snapshot: ProjectSnapshot) -> bool:
         """Whether the owner waits on purpose: for a person, its quota, or work that it has started."""
-        if self._registry.session_status(owner) == "waiting":
+        if snapshot.session_status(owner) == "waiting":
             return True
         folder = self._store.paths.hooks
-        newest = max(self._notes_of(owner), key=self._written, default=None)
+        newest = max(snapshot.notes_of(owner), key=self._written, default=None)
         if newest is None:
             return False
         payload = own_files.hook_note(read_or_none(folder / newest) or b"", newest.partition(".")[0]).payload
@@ -261,13 +263,6 @@ def _by_owner(agents: Iterable[Agent]) -> dict[str, list[Agent]]:
         for name in {agent.name, agent.id}:
             by_owner.setdefault(name, []).append(agent)
     return by_owner
-
-
-def _by_pid(notes: Sequence[str]) -> dict[str, list[str]]:
-    by_pid: dict[str, list[str]] = {}
-    for name in notes:
-        by_pid.setdefault(name.partition(".")[2].partition(".")[0], []).append(name)
-    return by_pid
 
 
 def _writing(path: Path) -> int | None:

@@ -1,0 +1,62 @@
+"""The folders of Claude Code's state that a project's agents use, with the live sessions and the teams in them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+from yolo_supervisor import user_dirs
+from yolo_supervisor.config import Config, expanded
+from yolo_supervisor.formats import claude
+from yolo_supervisor.fs.changes import ParsedFileCache, names
+from yolo_supervisor.inventory.process_scan import belongs_to
+from yolo_supervisor.inventory.project_snapshot import LiveSession
+from yolo_supervisor.system.processes import Processes
+
+
+def default_homes(config: Config, environment: Mapping[str, str]) -> list[Path]:
+    """The folders of Claude Code's state: those of the daemon's user, unless configured."""
+    if config.claude_dir:
+        return [expanded(config.claude_dir)]
+    folder = claude.config_dir({**environment, "HOME": str(user_dirs.home(environment) or "")})
+    return [folder] if folder else []
+
+
+class ClaudeHomes:
+    """The homes of one project: the default ones, and those of all agents that it had."""
+
+    def __init__(self, project: Path, processes: Processes, defaults: Callable[[], Iterable[Path]]) -> None:
+        self._project = project
+        self._processes = processes
+        self._defaults = defaults
+        self._known: dict[Path, None] = {}
+        self._sessions = ParsedFileCache(lambda data, _: claude.session(data))
+        self._teams = ParsedFileCache(lambda data, path: claude.team(data, path.parent.name))
+
+    def with_those_of(self, agents: Iterable[Path]) -> tuple[Path, ...]:
+        """All homes. Those of ``agents`` are remembered: an agent's tasks outlive it."""
+        self._known.update(dict.fromkeys(agents))
+        return tuple(dict.fromkeys((*self._defaults(), *self._known)))
+
+    def sessions(self, homes: Iterable[Path]) -> Iterator[LiveSession]:
+        """The sessions whose process runs."""
+        for folder in (home / "sessions" for home in homes):
+            for name in names(folder):
+                session = self._sessions.get(folder / name) if name.endswith(".json") else None
+                process = self._processes.identify(session.pid) if session else None
+                if session and process and self._processes.backend.same_start(process.started, session.started):
+                    in_project = belongs_to(Path(session.cwd), self._project)
+                    yield LiveSession(session=session, process=process, home=folder.parent, in_project=in_project)
+
+    def teams(self, homes: Iterable[Path]) -> tuple[tuple[claude.Team, ...], frozenset[Path]]:
+        """The teams that have a member in this project, and the team files that cannot be read."""
+        teams, unreadable = [], []
+        for folder in (home / "teams" for home in homes):
+            for path in (folder / name / "config.json" for name in names(folder)):
+                team = self._teams.get(path)
+                if team is None:
+                    unreadable += [path] if os.path.isfile(path) else []
+                elif any(member.cwd and belongs_to(Path(member.cwd), self._project) for member in team.members):
+                    teams.append(team)
+        return tuple(teams), frozenset(unreadable)
