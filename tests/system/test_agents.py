@@ -33,6 +33,7 @@ from yolo_supervisor.inventory.agents import AgentRegistry
 from yolo_supervisor.inventory.claude_homes import default_homes
 from yolo_supervisor.inventory.held_resources import HeldResources, HeldTask, StaleMarker
 from yolo_supervisor.inventory.process_scan import ProcessScanner
+from yolo_supervisor.inventory.project_snapshot import ProjectSnapshot
 from yolo_supervisor.models import Agent, Lease, Liveness, ProcessId, Task
 from yolo_supervisor.policy.retry import RetryDecision, RetryPolicy
 from yolo_supervisor.store.paths import Paths
@@ -1002,6 +1003,27 @@ def test_lead_registered_before_its_team_keeps_its_tasks(world: World, children:
     world.turn()
 
     assert read_task(path)["status"] == "pending"
+
+
+def test_the_snapshot_is_newer_than_the_death(
+    world: World, children: Children, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lead = children.start("sleep", "600")
+    world.session(lead, "85d6cfb4-e039")
+    world.turn()
+    take_snapshot = world.registry.snapshot
+
+    def with_a_death_at_once() -> ProjectSnapshot:
+        snapshot = take_snapshot()
+        if lead.poll() is None:
+            world.team("85d6cfb4-e039")
+            write_task(world.claude, "red", 1, owner="team-lead", status="in_progress")
+            end(lead)
+        return snapshot
+
+    monkeypatch.setattr(world.registry, "snapshot", with_a_death_at_once)
+
+    assert claimed(world) == {"red/1": False}
 
 
 def test_a_teammate_with_a_process_that_looks_in_process_for_a_moment_is_no_second_agent(
