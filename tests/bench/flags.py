@@ -80,15 +80,15 @@ RULES = {"e-process": sequential, "naive": naive, "Wilson": wilson}
 def stopped(task: tuple[str, float, int, int, int]) -> int | None:
     """The number of outcomes at this rate until it was enough; ``good`` ones at 2 % came before."""
     name, rate, outcomes, good, seed = task
-    dice, enough = random.Random(f"{rate} {seed}"), RULES[name]()
+    rng, enough = random.Random(f"{rate} {seed}"), RULES[name]()
     for number in range(1 - good, outcomes + 1):
-        if enough(dice.random() < (rate if number > 0 else 0.02)):
+        if enough(rng.random() < (rate if number > 0 else 0.02)):
             return number
     return None
 
 
 def table(runs: int, outcomes: int) -> None:
-    print(f"{runs} flags for each rate, {outcomes} outcomes, looked at after each: switched off, after (median, p95)")
+    print(f"{runs} flags for each rate, {outcomes} outcomes, asked after each: disabled, after (median, p95)")
     print(f"{'true rate':>9}" + "".join(f"{name:>26}" for name in RULES) + f"{'e-process after 1000 at 2 %':>32}")
     with multiprocessing.Pool() as pool:
         for rate in RATES:
@@ -98,7 +98,7 @@ def table(runs: int, outcomes: int) -> None:
 
 
 def cell(found: list[int | None]) -> str:
-    times = [each for each in found if each is not None]
+    times = [number for number in found if number is not None]
     share = len(times) / len(found)
     return f"{share:7.2%}" + (f"  {quantile(times, 0.5):>5} {quantile(times, 0.95):>6}" if times else " " * 14)
 
@@ -110,7 +110,7 @@ def memory_kib() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def million(number: int) -> None:
+def million(total: int) -> None:
     """Outcomes from the plugin's metrics, with an observation after each 500."""
     with tempfile.TemporaryDirectory() as name:
         project = Path(name).resolve() / "project"
@@ -124,12 +124,12 @@ def million(number: int) -> None:
         with closing(Store(project)) as store:
             store.open()
             flags = FlagOutcomes(Config, store, SystemClock(), "here")
-            dice, busy, quiet = random.Random(1), [], []
+            rng, busy, quiet = random.Random(1), [], []
             observe(flags)
             before = 0
             with (planning / event_log.METRICS).open("ab") as log:
-                for begun in range(0, number, 500):
-                    log.write(b"".join(line(begun + each, dice.random() < 0.05) for each in range(500)))
+                for begun in range(0, total, 500):
+                    log.write(b"".join(line(begun + number, rng.random() < 0.05) for number in range(500)))
                     log.flush()
                     since = time.perf_counter()
                     observe(flags)
@@ -137,10 +137,10 @@ def million(number: int) -> None:
                     while flags.behind:
                         observe(flags)
                     quiet.append(observe(flags))
-                    before = before or (memory_kib() if begun >= number // 10 else 0)
+                    before = before or (memory_kib() if begun >= total // 10 else 0)
             counted = {flag.name: flag.samples for flag in flags.observe(datetime.now(UTC)).flags if flag.samples}
     print(
-        f"{number} outcomes: a quiet look {ms(quiet[-500:], 0.5):.2f} ms (p99 {ms(quiet[-500:], 0.99):.2f}), "
+        f"{total} outcomes: a quiet observation {ms(quiet[-500:], 0.5):.2f} ms (p99 {ms(quiet[-500:], 0.99):.2f}), "
         f"with 500 lines {ms(busy, 0.5):.1f} ms; memory {before / 1024:.1f} MiB after a tenth, "
         f"{memory_kib() / 1024:.1f} MiB at the end; in the windows {counted}"
     )

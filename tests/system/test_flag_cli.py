@@ -35,37 +35,37 @@ def cli(project: Path, claude_home: Path, config: Path) -> Cli:
     return Cli(project)
 
 
-def record(cli: Cli, word: str) -> None:
-    """As the command does: an outcome for each letter, an ``x`` is an error."""
+def record(cli: Cli, outcomes: str) -> None:
+    """As the command does; an ``x`` is an error."""
     with closing(Store(cli.folder)) as store:
         store.open()
         flags = FlagOutcomes(Config, store, SystemClock(), backend().boot())
-        for letter in word:
-            flags.record(ROUTING, letter == "x")
+        for outcome in outcomes:
+            flags.record(ROUTING, outcome == "x")
 
 
-def test_the_list_shows_the_feature_flags_and_how_they_fare(cli: Cli) -> None:
+def test_list_shows_every_feature_flag_with_its_failure_rate(cli: Cli) -> None:
     record(cli, "..x")
 
-    told = cli.json("flag", "list")
-    found = {flag["name"]: flag for flag in told["flags"]}
+    answer = cli.json("flag", "list")
+    found = {flag["name"]: flag for flag in answer["flags"]}
     assert list(found) == sorted([ROUTING, LOCKS, LEASES])
-    assert (told["version"], told["project"], told["next_look_at"]) == (2, str(cli.folder), None)
+    assert (answer["version"], answer["project"], answer["next_look_at"]) == (2, str(cli.folder), None)
     mine = found[ROUTING]
     assert (mine["enabled"], mine["errors"], mine["samples"], mine["error_rate"]) == (True, 1, 3, 0.3333)
     assert (mine["verdict"], mine["why"], mine["probation_in_s"]) == ("too few", None, None)
     assert (found[LOCKS]["enabled"], found[LOCKS]["error_rate"], found[LOCKS]["verdict"]) == (False, 0.0, "off")
 
 
-@pytest.mark.parametrize(("word", "verdict"), [(".....", "well"), ("..x.x", "unsure"), ("xxxxx", "failing")])
-def test_the_verdict_follows_from_the_outcomes(cli: Cli, word: str, verdict: str) -> None:
-    record(cli, word)
+@pytest.mark.parametrize(("outcomes", "verdict"), [(".....", "well"), ("..x.x", "unsure"), ("xxxxx", "failing")])
+def test_the_verdict_follows_from_the_outcomes(cli: Cli, outcomes: str, verdict: str) -> None:
+    record(cli, outcomes)
 
     (mine,) = (flag for flag in cli.json("flag", "list")["flags"] if flag["name"] == ROUTING)
     assert mine["verdict"] == verdict
 
 
-def test_people_see_a_table_with_a_small_picture(cli: Cli) -> None:
+def test_list_prints_a_table_with_bars(cli: Cli) -> None:
     cli("flag", "record", ROUTING, "error")
 
     head, *lines, _, last = cli("flag", "list").stdout.splitlines()
@@ -75,29 +75,29 @@ def test_people_see_a_table_with_a_small_picture(cli: Cli) -> None:
     assert "no daemon is running" in last
 
 
-def test_a_project_without_flags_says_so(cli: Cli, config: Path) -> None:
+def test_list_reports_a_project_without_flags(cli: Cli, config: Path) -> None:
     config.unlink()
 
     assert cli("flag", "list").stdout.startswith("there are no feature flags")
     assert cli.json("flag", "list")["flags"] == []
 
 
-def test_an_outcome_is_recorded_for_whatever_name_and_the_configuration_stays(cli: Cli, config: Path) -> None:
+def test_record_accepts_any_name_and_leaves_the_configuration_alone(cli: Cli, config: Path) -> None:
     names = ("auto_commit", "../odd /näme\n", "x" * 300, "\\", "marks")
     for name in names:
-        told = cli.json("flag", "record", name, "error")
-        assert (told["result"], told["name"], told["errors"], told["samples"]) == ("recorded", name, 1, 1)
+        answer = cli.json("flag", "record", name, "error")
+        assert (answer["result"], answer["name"], answer["errors"], answer["samples"]) == ("recorded", name, 1, 1)
 
     assert config.read_text() == WRITTEN
     assert set(names) < {flag["name"] for flag in cli.json("flag", "list")["flags"]}
 
 
-@pytest.mark.parametrize("words", [["", "ok"], [" ", "ok"], [ROUTING, "maybe"], [ROUTING], []])
-def test_what_is_no_outcome_of_a_flag_is_refused(cli: Cli, words: list[str]) -> None:
-    assert cli("flag", "record", *words).returncode == 2
+@pytest.mark.parametrize("arguments", [["", "ok"], [" ", "ok"], [ROUTING, "maybe"], [ROUTING], []])
+def test_record_refuses_an_empty_name_and_an_unknown_outcome(cli: Cli, arguments: list[str]) -> None:
+    assert cli("flag", "record", *arguments).returncode == 2
 
 
-def test_a_flag_is_switched_off_and_on_and_nothing_else_changes(cli: Cli, config: Path) -> None:
+def test_disable_and_enable_change_only_the_value_of_the_flag(cli: Cli, config: Path) -> None:
     assert cli.json("flag", "disable", ROUTING) == {"result": "disabled", "name": ROUTING, "notes": []}
     assert config.read_text() == WRITTEN.replace("true", "false", 1)
     assert cli.json("flag", "disable", ROUTING)["result"] == "disabled"
@@ -108,7 +108,7 @@ def test_a_flag_is_switched_off_and_on_and_nothing_else_changes(cli: Cli, config
     assert [(entry["action"], entry["by"]) for entry in story] == [("disabled", "cli"), ("enabled", "cli")]
 
 
-def test_enabling_a_flag_begins_its_window_anew_even_if_it_is_on(cli: Cli, config: Path) -> None:
+def test_enabling_an_enabled_flag_starts_an_epoch(cli: Cli, config: Path) -> None:
     cli("flag", "record", ROUTING, "error")
     assert cli("flag", "enable", ROUTING).returncode == 0
 
@@ -117,7 +117,7 @@ def test_enabling_a_flag_begins_its_window_anew_even_if_it_is_on(cli: Cli, confi
     assert config.read_text() == WRITTEN
 
 
-def test_a_flag_that_is_of_no_use_alone_is_told_of(cli: Cli) -> None:
+def test_a_note_names_the_flag_that_an_enabled_flag_needs(cli: Cli) -> None:
     (note,) = cli.json("flag", "enable", LEASES)["notes"]
 
     assert note.startswith(f"{LEASES} is on while {LOCKS} is off")
@@ -128,18 +128,16 @@ def test_a_flag_that_is_of_no_use_alone_is_told_of(cli: Cli) -> None:
 
 @pytest.mark.parametrize("verb", ["enable", "disable"])
 @pytest.mark.parametrize("name", ["v3_smart_routin", "v3_odd", "v9_new"])
-def test_a_flag_that_the_configuration_says_nothing_of_is_not_put_there(
-    cli: Cli, config: Path, verb: str, name: str
-) -> None:
-    told = cli("flag", verb, name)
+def test_a_flag_that_is_not_in_the_configuration_is_not_added(cli: Cli, config: Path, verb: str, name: str) -> None:
+    result = cli("flag", verb, name)
 
-    assert told.returncode == 1
-    assert f"{name} is neither true nor false in" in told.stderr
-    assert (f"did you mean {ROUTING}?" in told.stderr) == (name == "v3_smart_routin")
+    assert result.returncode == 1
+    assert f"{name} is neither true nor false in" in result.stderr
+    assert (f"did you mean {ROUTING}?" in result.stderr) == (name == "v3_smart_routin")
     assert config.read_text() == WRITTEN
 
 
-def test_a_configuration_that_cannot_be_read_is_left_alone(cli: Cli, config: Path) -> None:
+def test_an_unreadable_configuration_is_left_alone(cli: Cli, config: Path) -> None:
     config.write_text("{ // mine\n" + WRITTEN[1:])
     before = config.read_bytes()
 
@@ -150,25 +148,25 @@ def test_a_configuration_that_cannot_be_read_is_left_alone(cli: Cli, config: Pat
     assert not config.exists()
 
 
-def test_check_tells_what_would_be_switched_off(cli: Cli, config: Path) -> None:
+def test_check_shows_which_flag_would_be_disabled(cli: Cli, config: Path) -> None:
     record(cli, "xxxxx")
 
-    told = [each for each in cli.json("check")["actions"] if each["kind"] == "flag"]
-    assert [(each["action"], each["key"], each["by"]) for each in told] == [
+    actions = [action for action in cli.json("check")["actions"] if action["kind"] == "flag"]
+    assert [(action["action"], action["key"], action["by"]) for action in actions] == [
         ("would_disabled", ROUTING, "flags"),
         ("would_escalated", ROUTING, "flags"),
     ]
-    assert told[0]["evidence"]["errors"] == 5
+    assert actions[0]["evidence"]["errors"] == 5
     assert config.read_text() == WRITTEN
 
 
-def test_only_looking_writes_nothing(cli: Cli, project: Path) -> None:
+def test_commands_that_only_show_write_nothing(cli: Cli, project: Path) -> None:
     metrics = project / plugin.PLANNING / event_log.METRICS
     metrics.parent.mkdir()
     metrics.write_text(json.dumps({"event": "gate_pass", "data": {}}) + "\n")
     before = sorted(project.rglob("*"))
 
-    for words in (["flag", "list"], ["status"], ["check"], ["doctor"]):
-        cli(*words)
+    for argv in (["flag", "list"], ["status"], ["check"], ["doctor"]):
+        cli(*argv)
 
     assert sorted(project.rglob("*")) == before

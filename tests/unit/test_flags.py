@@ -133,7 +133,7 @@ def test_a_flag_that_is_enabled_by_hand_starts_an_epoch() -> None:
     ]
 
 
-# -- the one value in the configuration ---------------------------------------------------------------------------
+# -- the value in config.json -------------------------------------------------------------------------------------
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -204,7 +204,7 @@ def test_every_flag_of_the_real_configurations_can_be_switched_there_and_back() 
     assert switched > 50
 
 
-# -- documents ----------------------------------------------------------------------------------------------------
+# -- stored records -----------------------------------------------------------------------------------------------
 
 
 def record_of(outcomes: str, now_s: float = 10.0) -> FlagRecord:
@@ -305,9 +305,11 @@ class World:
             assert self.flags.save()
         return {flag.name: (flag.errors, flag.samples) for flag in observation.flags if flag.samples}
 
-    def gates(self, word: str, first: int = 1) -> bytes:
-        """Lines of the metrics, one for each letter: an ``x`` is a contract that was refused."""
-        return b"".join(metric(letter == "x", first + number, self.clock.wall) for number, letter in enumerate(word))
+    def gates(self, outcomes: str, first: int = 1) -> bytes:
+        """Lines of the metrics, one for each outcome: an ``x`` is a contract that was refused."""
+        return b"".join(
+            metric(outcome == "x", first + number, self.clock.wall) for number, outcome in enumerate(outcomes)
+        )
 
     def append(self, data: bytes) -> None:
         with self.metrics.open("ab") as log:
@@ -448,8 +450,8 @@ def test_a_rotated_truncated_or_copied_log_counts_nothing_twice(
 
 @pytest.mark.parametrize("restarted", [True, False])
 def test_an_edited_log_counts_nothing_twice(world: World, restarted: bool) -> None:
-    for second, word in enumerate((".", "xx", "x.", "x")):
-        world.append(world.gates(word, 10 * second))
+    for second, outcomes in enumerate((".", "xx", "x.", "x")):
+        world.append(world.gates(outcomes, 10 * second))
         world.clock.wait(1.0)
     assert world.count()[CONTRACTS] == (4, 6)
     lines = world.metrics.read_bytes().splitlines(keepends=True)
@@ -463,10 +465,10 @@ def test_an_edited_log_counts_nothing_twice(world: World, restarted: bool) -> No
 
 
 def test_log_lines_from_before_the_epoch_do_not_count(world: World) -> None:
-    """Also if nobody has read it by then."""
+    """Also if they were not read by then."""
     world.append(world.gates("xxxxx"))
     world.clock.wait(2.0)
-    world.store.note(flag_actions.found_on(key=CONTRACTS, reason="a person wants it to be judged anew"), "cli")
+    world.store.note(flag_actions.found_on(key=CONTRACTS, reason="a person enabled it"), "cli")
     assert CONTRACTS not in world.count()
     world.clock.wait(2.0)
     world.append(world.gates("x.", 10))
@@ -604,11 +606,11 @@ def test_concurrent_records_of_many_processes_all_count(world: World, children: 
     go = project / "go"
     recorders = [children.python(RECORDER, str(project), str(number), str(go)) for number in range(6)]
     go.touch()
-    assert [each.wait(60) for each in recorders] == [0] * 6
+    assert [recorder.wait(60) for recorder in recorders] == [0] * 6
 
-    told = json.loads((world.folder / flag_file(ROUTING)).read_bytes())
-    assert told["ever"] == 300
-    found = load_record(json.dumps(told).encode(), "here", 1e9)
+    stored = (world.folder / flag_file(ROUTING)).read_bytes()
+    assert json.loads(stored)["ever"] == 300
+    found = load_record(stored, "here", 1e9)
     assert found is not None
     assert all(5 * p.errors <= 2 * p.samples for p in found.e_process.buckets)
 
@@ -628,34 +630,34 @@ def test_an_unreadable_record_is_an_error_and_not_an_empty_one(world: World) -> 
         world.flags.record(ROUTING, False)
 
 
-# -- what we did ourselves ----------------------------------------------------------------------------------------
+# -- outcomes among our actions and leases ------------------------------------------------------------------------
 
 
-def entry(kind: str, action: str, by: str = "leases", key: str = "src", **evidence: Any) -> Mapping[str, Any]:
+def journal_entry(kind: str, action: str, by: str = "leases", key: str = "src", **evidence: Any) -> Mapping[str, Any]:
     return {"kind": kind, "key": key, "action": action, "by": by, "evidence": evidence}
 
 
 @pytest.mark.parametrize(
-    ("told", "means"),
+    ("entry", "results"),
     [
-        (entry("lease", "released", ttl_s=60.0, owner="dev-1"), [("v3_lease_locks", True)]),
-        (entry("lease", "taken_over", by="cli", previous_owner="dev-1"), [("v3_lease_locks", True)]),
-        (entry("lease", "released", by="cli", owner="dev-1"), [("v3_lease_locks", False)]),
-        (entry("lease", "released", by="agents", owner="dev-1"), []),
-        (entry("lease", "renewed", by="cli"), []),
-        (entry("lease", "would_released", ttl_s=60.0), []),
-        (entry("state", "restored", key=execution_state.STATE_FILE, source="the last good version"), []),
-        (entry("state", "restored", key=execution_state.STATE_FILE, source="the snapshot 1-2.json"),
+        (journal_entry("lease", "released", ttl_s=60.0, owner="dev-1"), [("v3_lease_locks", True)]),
+        (journal_entry("lease", "taken_over", by="cli", previous_owner="dev-1"), [("v3_lease_locks", True)]),
+        (journal_entry("lease", "released", by="cli", owner="dev-1"), [("v3_lease_locks", False)]),
+        (journal_entry("lease", "released", by="agents", owner="dev-1"), []),
+        (journal_entry("lease", "renewed", by="cli"), []),
+        (journal_entry("lease", "would_released", ttl_s=60.0), []),
+        (journal_entry("state", "restored", key=execution_state.STATE_FILE, source="the last good version"), []),
+        (journal_entry("state", "restored", key=execution_state.STATE_FILE, source="the snapshot 1-2.json"),
          [("v3_snapshot_resume", False)]),
-        (entry("state", "restored", key=execution_state.STATE_FILE, source="plans, summaries and events"),
+        (journal_entry("state", "restored", key=execution_state.STATE_FILE, source="plans, summaries and events"),
          [("v3_event_recovery", False), ("v3_snapshot_resume", True)]),
-        (entry("state", "restored", key="STATE.md", source="the snapshot 1-2.json"), []),
+        (journal_entry("state", "restored", key="STATE.md", source="the snapshot 1-2.json"), []),
     ],
 )  # fmt: skip
 def test_journal_entries_are_outcomes_as_the_table_lists(
-    told: Mapping[str, Any], means: list[tuple[str, bool]]
+    entry: Mapping[str, Any], results: list[tuple[str, bool]]
 ) -> None:
-    assert outcome_table.in_journal_entry(told) == means
+    assert outcome_table.in_journal_entry(entry) == results
 
 
 def write_lease(world: World, name: str) -> Path:
@@ -718,7 +720,7 @@ def test_switches_and_outcomes_survive_a_rotation_of_the_journal(world: World) -
         assert after.flags[ROUTING]["off"]
 
 
-# -- switching ----------------------------------------------------------------------------------------------------
+# -- switches and epochs ------------------------------------------------------------------------------------------
 
 
 def switch(world: World, action: Callable[..., Switch], by: str = "flags", **evidence: Any) -> None:
@@ -847,14 +849,14 @@ def test_a_failing_flag_is_disabled_and_nothing_else_changes(project: Path, daem
     fail(project, "v4_other", 3, failed=False)
     fail(project, ROUTING)
 
-    told = wait_for(running, "disabled")
+    entry = wait_for(running, "disabled")
     assert config.read_text() == WRITTEN.replace('routing":true', 'routing":false')
-    assert (told["kind"], told["by"]) == ("flag", "flags")
-    assert told["evidence"]["errors"] == told["evidence"]["samples"] >= 5
+    assert (entry["kind"], entry["by"]) == ("flag", "flags")
+    assert entry["evidence"]["errors"] == entry["evidence"]["samples"] >= 5
     assert "yolo-supervisor flag enable" in wait_for(running, "escalated")["reason"]
     (event,) = map(json.loads, (project / plugin.PLANNING / event_log.EVENT_LOG).read_text().splitlines())
     assert (event["event"], event["data"]["flag"]) == ("error", ROUTING)
-    assert event["data"]["errors"] == str(told["evidence"]["errors"])
+    assert event["data"]["errors"] == str(entry["evidence"]["errors"])
 
 
 def test_a_flag_enabled_by_command_starts_an_epoch(project: Path, daemon: StartDaemon, config: Path) -> None:
@@ -869,7 +871,7 @@ def test_a_flag_enabled_by_command_starts_an_epoch(project: Path, daemon: StartD
     assert (mine["name"], mine["errors"], mine["verdict"]) == (ROUTING, 4, "too few")
     assert config.read_text() == WRITTEN
     fail(project, ROUTING, 1)
-    running.wait(lambda: len(running.did("disabled", ROUTING)) == 2, "it to be switched off again")
+    running.wait(lambda: len(running.did("disabled", ROUTING)) == 2, "the flag to be disabled again")
 
 
 def test_a_flag_enabled_in_the_file_by_hand_stays_enabled(project: Path, daemon: StartDaemon, config: Path) -> None:
@@ -892,7 +894,7 @@ def test_observe_mode_reports_a_proposal_once_and_counts_outcomes(
     fail(project, ROUTING)
     fail(project, "v4_other")
     wait_for(running, "would_disabled", "v4_other")
-    running.wait((running.folder / "flags" / "marks").exists, "it to be written down how far it has read")
+    running.wait((running.folder / "flags" / "marks").exists, "the read positions to be saved")
 
     assert config.read_text() == WRITTEN
     assert len(running.did("would_disabled", ROUTING)) == 1
@@ -917,12 +919,14 @@ def test_gates_that_let_nothing_pass_are_disabled_by_the_plugins_metrics(project
     path.write_bytes(execution_state.dump({GATES: True, CONTRACTS: True}))
     metrics = project / plugin.PLANNING / event_log.METRICS
     running = daemon()
-    running.wait((project / plugin.PLANNING / ".supervisor" / "flags" / "marks").exists, "it to have looked")
+    running.wait(
+        (project / plugin.PLANNING / ".supervisor" / "flags" / "marks").exists, "the first observation to be saved"
+    )
     metrics.parent.mkdir()
     metrics.write_bytes(b"".join(metric(True, number, datetime.now(UTC)) for number in range(8)))
 
     running.wait(
-        lambda: plugin_config.wishes(path.read_bytes()) == {GATES: False, CONTRACTS: False}, "both to be switched off"
+        lambda: plugin_config.wishes(path.read_bytes()) == {GATES: False, CONTRACTS: False}, "both flags to be disabled"
     )
     wait_for(running, "escalated", CONTRACTS)
     assert [entry["key"] for entry in running.did("disabled")] == [GATES, CONTRACTS]
