@@ -87,7 +87,7 @@ def _evidence(errors: int, samples: int, observation: FlagsObservation) -> dict[
 def _why(detection: Detection, rule: Rule) -> str:
     return (
         f"{detection.errors} of its last {detection.samples} outcomes were errors: its failure rate is above "
-        f"{rule.limit:.0%}, with a probability of at most {rule.alpha:.0%} that this is a false alarm"
+        f"{rule.limit:.0%} (risk of a false alarm: at most {rule.alpha:.0%})"
     )
 
 
