@@ -8,7 +8,7 @@ import os
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import anyio
 import msgspec
@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from structlog.testing import capture_logs
 
 from yolo_supervisor.actions.agents import PaneDied
-from yolo_supervisor.actions.base import Action, AlertCode, Escalate
+from yolo_supervisor.actions.base import Action, AlertCode, Escalate, Verb
 from yolo_supervisor.actions.tasks import Requeue, WriteDeadLetter
 from yolo_supervisor.cli import agent, state
 from yolo_supervisor.clock import SystemClock
@@ -168,6 +168,13 @@ def test_a_change_says_in_the_journal_whether_it_may_be_repeated(project: Path, 
         lines = [json.loads(line) for line in store.paths.journal.read_text().splitlines()]
 
     assert [line["write"]["replay"] for line in lines if "write" in line] == [False]
+
+
+def test_every_verb_is_documented() -> None:
+    verbs = {*get_args(Verb)}
+    documented = (Path(__file__).parents[2] / "docs" / "journal.md").read_text().partition("## Lines in the file")[0]
+
+    assert {verb for verb in verbs if f"`{verb}`" not in documented} == set()
 
 
 # -- dead letters ------------------------------------------------------------------------------------------------

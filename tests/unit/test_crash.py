@@ -15,7 +15,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Literal, get_args, get_type_hints
 from unittest.mock import Mock
 
 import pytest
@@ -437,20 +437,21 @@ def _regenerate(p: Path) -> Scene:
 OPEN, TRIED = b'{"tool": "echo"}', b'{"tool": "echo", "probed_s": 1.0}'
 
 
-def _circuit(p: Path) -> dict[str, Any]:
-    return {"key": "server/echo", "path": p / ".supervisor" / "circuits" / "1-2.json", "reason": "it keeps failing"}
+def _circuit(p: Path, now: bytes | None) -> circuits.Target:
+    path = p / ".supervisor" / "circuits" / "1-2.json"
+    return {"key": "server/echo", "path": path, "expected_digest": digest(now)}
 
 
 def _trip(p: Path) -> Scene:
-    return Scene(circuits.opened(expected_digest=None, data=OPEN, **_circuit(p)), None, OPEN)
+    return Scene(circuits.opened(_circuit(p, None), OPEN, "it keeps failing", {}), None, OPEN)
 
 
 def _probe(p: Path) -> Scene:
-    return Scene(circuits.half_opened(expected_digest=digest(OPEN), data=TRIED, **_circuit(p)), OPEN, TRIED)
+    return Scene(circuits.half_opened(_circuit(p, OPEN), TRIED, "one call probes"), OPEN, TRIED)
 
 
 def _close(p: Path) -> Scene:
-    return Scene(circuits.closed(expected_digest=digest(TRIED), **_circuit(p)), TRIED, None)
+    return Scene(circuits.closed(_circuit(p, TRIED), "the probe succeeded"), TRIED, None)
 
 
 def _disable(p: Path) -> Scene:
@@ -483,7 +484,8 @@ ACTIONS = (base, agents, circuits, flags, leases, notes, state, tasks)
 def made_by(constructor: Callable[..., Edit]) -> Edit:
     """What the constructor makes of arguments that do not matter."""
     hints = get_type_hints(constructor)
-    given = {name: Mock() for name in inspect.signature(constructor).parameters}
+    given = {name: _circuit(Path(), None) if hint is circuits.Target else Mock() for name, hint in hints.items()}
+    del given["return"]
     return constructor(**given | ({"verb": get_args(hints["verb"])[0]} if "verb" in hints else {}))
 
 

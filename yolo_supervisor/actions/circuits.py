@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
-from yolo_supervisor.actions.base import NO_EVIDENCE, Note, Verb, WriteFile
+from yolo_supervisor.actions.base import Note, WriteFile
 
 
 class Target(TypedDict):
@@ -17,48 +17,19 @@ class Target(TypedDict):
     expected_digest: str | None
 
 
-def opened(
-    *,
-    key: str,
-    path: Path,
-    expected_digest: str | None,
-    data: bytes,
-    reason: str,
-    evidence: Mapping[str, Any] = NO_EVIDENCE,
-) -> WriteFile:
+def opened(circuit: Target, data: bytes, reason: str, evidence: Mapping[str, Any]) -> WriteFile:
     """Open a circuit: calls are refused until the cool-down is over."""
-    return _circuit("circuit_opened", key, path, expected_digest, data, reason, evidence)
+    return WriteFile(kind="command", verb="circuit_opened", **circuit, data=data, reason=reason, evidence=evidence)
 
 
-def half_opened(*, key: str, path: Path, expected_digest: str | None, data: bytes, reason: str) -> WriteFile:
+def half_opened(circuit: Target, data: bytes, reason: str) -> WriteFile:
     """Half-open a circuit: one call probes."""
-    return _circuit("circuit_half_opened", key, path, expected_digest, data, reason)
+    return WriteFile(kind="command", verb="circuit_half_opened", **circuit, data=data, reason=reason)
 
 
-def closed(*, key: str, path: Path, expected_digest: str | None, reason: str) -> WriteFile:
+def closed(circuit: Target, reason: str) -> WriteFile:
     """Close a circuit: calls pass."""
-    return _circuit("circuit_closed", key, path, expected_digest, None, reason)
-
-
-def _circuit(
-    verb: Verb,
-    key: str,
-    path: Path,
-    expected_digest: str | None,
-    data: bytes | None,
-    reason: str,
-    evidence: Mapping[str, Any] = NO_EVIDENCE,
-) -> WriteFile:
-    return WriteFile(
-        kind="command",
-        verb=verb,
-        key=key,
-        path=path,
-        expected_digest=expected_digest,
-        data=data,
-        reason=reason,
-        evidence=evidence,
-    )
+    return WriteFile(kind="command", verb="circuit_closed", **circuit, data=None, reason=reason)
 
 
 def command_timed_out(*, key: str, reason: str, evidence: Mapping[str, Any]) -> Note:

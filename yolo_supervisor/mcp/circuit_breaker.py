@@ -161,7 +161,7 @@ class CircuitBreaker:
         )  # fmt: skip
         summary = f"{circuit.failures} failures in a row, the last: {reason}"
         evidence = {"cool_down_s": circuit.cool_down_s, "failures": circuit.failures}
-        trip = circuits.opened(**self._target(tool), data=circuit.dump(), reason=summary, evidence=evidence)
+        trip = circuits.opened(self._target(tool), circuit.dump(), summary, evidence)
         if self._write(trip, tool, circuit):
             self._failures.pop(tool)
 
@@ -173,7 +173,7 @@ class CircuitBreaker:
             if name in self._probing:
                 self._probing.discard(name)
                 if name in self._circuits:
-                    close = circuits.closed(**self._target(name), reason="the probe succeeded")
+                    close = circuits.closed(self._target(name), "the probe succeeded")
                     self._write(close, name, None)
 
     def release_probe(self, tool: str) -> None:
@@ -207,7 +207,7 @@ class CircuitBreaker:
         if circuit.boot != self._boot:  # a reboot ends the cool-down; a time of this boot must say the same
             since_s = self._clock.monotonic() - circuit.cool_down_s
             changed = msgspec.structs.replace(changed, boot=self._boot, since_s=since_s)
-        probe = circuits.half_opened(**self._target(circuit.tool), data=changed.dump(), reason=reason)
+        probe = circuits.half_opened(self._target(circuit.tool), changed.dump(), reason)
         return self._write(probe, circuit.tool, changed)
 
     def _write(self, action: WriteFile, tool: str, circuit: Circuit | None) -> bool:
