@@ -31,7 +31,7 @@ from support.team import Team
 from support.tmux import PrivateTmux
 from support.wait import LIMIT_S, wait_until
 from yolo_supervisor import __version__
-from yolo_supervisor.cli.app import COMMANDS
+from yolo_supervisor.cli.app import COMMANDS, GROUPS
 from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.hook import PAYLOAD_LIMIT
 from yolo_supervisor.models import ProcessId, iso
@@ -81,6 +81,16 @@ def test_the_programs_own_help_names_every_command(cli: Cli) -> None:
 
     assert told.returncode == 0
     assert all(re.search(rf"^  {name}\s", told.stdout, re.MULTILINE) for name in COMMANDS)
+    assert re.findall(r"^(\w+):$", told.stdout, re.MULTILINE) == ["Options", *GROUPS]
+
+
+@pytest.mark.parametrize(
+    "command", ["", "agent", "task", "lease", "dead-letter", "crash", "state", "snapshot", "gate", "service"]
+)
+def test_no_one_line_help_is_truncated(cli: Cli, command: str) -> None:
+    listed = cli(*command.split(), "--help").stdout.rpartition("Options:")[2]
+
+    assert "..." not in listed
 
 
 def test_version_is_printed(cli: Cli) -> None:
@@ -125,7 +135,7 @@ def test_a_missing_project_is_reported(cli: Cli, tmp_path: Path) -> None:
         told = cli(*words, "--project", str(tmp_path / "nowhere"))
 
         assert (told.returncode, told.stdout) == (1, ""), words
-        assert told.stderr == f"yolo-supervisor: {tmp_path / 'nowhere'}: there is no such folder\n"
+        assert told.stderr == f"yolo-supervisor: {tmp_path / 'nowhere'}: no such folder\n"
 
 
 # -- wrong usage --------------------------------------------------------------------------------------------------
@@ -137,12 +147,12 @@ WRONG = {
     "status too many": "unexpected extra argument",
     "status --project": "requires an argument",
     "status --project . --project ..": "give --project once",
-    "status --project ''": "an empty name is no folder",
-    "run --project ''": "an empty name is no folder",
-    "--project '' run": "an empty name is no folder",
-    "run --config ''": "an empty name is no folder",
+    "status --project ''": "the path is empty",
+    "run --project ''": "the path is empty",
+    "--project '' run": "the path is empty",
+    "run --config ''": "the path is empty",
     "history bogus": "'bogus' is not one of",
-    "history --since yesterday": "'yesterday' is neither a time like",
+    "history --since yesterday": "'yesterday' is neither a time",
     "history --since 15x": "neither a time",
     "explain": "Missing argument",
     "explain task": "Missing argument",
@@ -150,7 +160,7 @@ WRONG = {
     "agent": "",
     "agent lsit": "No such command",
     "agent register": "Missing option",
-    "agent register --pid 1 --role dev": "--pid 1: that is no process anybody could register",
+    "agent register --pid 1 --role dev": "--pid 1: no process of an agent",
     "agent register --pid 0 --role dev": "no process",
     "agent register --pid -1 --role dev": "no process",
     "agent register --pid 4294967295 --role dev": "no process",
@@ -191,16 +201,16 @@ def test_an_empty_role_or_name_is_not_registered(cli: Cli, project: Path, childr
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["explain", "task", "9"], "nothing was ever done about task 9"),
-        (["agent", "forget", "nobody"], "no agent nobody is registered"),
-        (["agent", "register", "--pid", "4194304", "--role", "dev"], "there is no process 4194304"),
+        (["explain", "task", "9"], "the journal of PROJECT has no entries about task 9"),
+        (["agent", "forget", "nobody"], "no agent nobody; see: yolo-supervisor agent list"),
+        (["agent", "register", "--pid", "4194304", "--role", "dev"], "no process 4194304"),
     ],
 )
 def test_an_answer_that_is_no_exits_with_1(cli: Cli, words: list[str], sentence: str) -> None:
     told = cli(*words)
 
     assert (told.returncode, told.stdout) == (1, "")
-    assert told.stderr.startswith(f"yolo-supervisor: {sentence}")
+    assert told.stderr.startswith(f"yolo-supervisor: {sentence.replace('PROJECT', str(cli.folder))}")
     assert len(told.stderr.splitlines()) == 1
 
 
@@ -643,7 +653,7 @@ def test_check_of_a_sound_project_has_nothing_to_do(cli: Cli) -> None:
 
     assert (told.returncode, told.stderr) == (0, "")
     assert "the configuration is valid" in told.stdout
-    assert "nothing is to be done" in told.stdout
+    assert "nothing to do" in told.stdout
 
 
 # -- history and explain ------------------------------------------------------------------------------------------
@@ -667,6 +677,12 @@ def healed(cli: Cli, daemon: StartDaemon, project: Path, claude_home: Path) -> R
 def entries(told: Answer) -> list[dict[str, Any]]:
     assert told.returncode == 0, told.stderr
     return [json.loads(line) for line in told.stdout.splitlines()]
+
+
+def test_without_entries_history_says_so(cli: Cli, project: Path) -> None:
+    assert cli("history").stdout == f"no entries in the journal of {project}\n"
+    assert cli("history", "task").stdout == f"no matching entries in the journal of {project}\n"
+    assert cli("history", "--json").stdout == ""
 
 
 @pytest.mark.usefixtures("healed")
@@ -892,7 +908,7 @@ def test_the_doctor_says_of_each_problem_what_to_do(cli: Cli, project: Path) -> 
 
     assert told["healthy"] is False
     problems = {finding["what"]: finding["do"] for finding in told["findings"] if finding["level"] == "problem"}
-    for words in ("can be entered by others", "no pid (0, -1, 4294967295)", "(4194303)", "count.lock was left by"):
+    for words in ("other users can read", "no pids (0, -1, 4294967295)", "(4194303)", "count.lock belongs to"):
         (what,) = [what for what in problems if words in what]
         assert problems[what]
 
@@ -909,7 +925,7 @@ def test_the_doctor_says_which_tmux_server_cannot_be_asked_and_why(team: Team, t
     assert not any("tmux server" in each["what"] for each in team.cli.json("doctor")["findings"])
     Path(tmux.socket).rename(f"{tmux.socket}-away")
     ((what, do),) = problems().items()
-    assert f"tmux server {server} cannot be asked: its socket {tmux.socket} is gone" in what
+    assert f"tmux server {server} cannot be reached: its socket {tmux.socket} is gone" in what
     assert do.startswith(f"kill -USR1 {server}")
     tmux.server.send_signal(signal.SIGUSR1)
     wait_until(Path(tmux.socket).exists, "the socket to be made anew")
@@ -937,8 +953,8 @@ def test_status_reports_a_hung_daemon(team: Team) -> None:
     long_ago = time.time() - 100
     os.utime(team.own.holder, (long_ago, long_ago))
 
-    assert "has said nothing for 100 s" in team.cli("status").stdout
-    assert any("has said nothing" in each["what"] for each in team.cli.json("doctor", code=1)["findings"])
+    assert "has reported nothing for 100 s" in team.cli("status").stdout
+    assert any("has reported nothing" in each["what"] for each in team.cli.json("doctor", code=1)["findings"])
 
 
 def test_doctor_repairs_what_is_safe(cli: Cli, project: Path) -> None:
@@ -1018,7 +1034,7 @@ def test_a_home_folder_does_not_become_a_project_by_accident(cli: Cli, claude_ho
     told = cli("run", cwd=folder, timeout=SOON_S)
 
     assert (told.returncode, told.stdout) == (1, "")
-    assert told.stderr.startswith(f"yolo-supervisor: {folder} holds every agent of yours")
+    assert told.stderr.startswith(f"yolo-supervisor: {folder} contains your home folder")
     assert len(told.stderr.splitlines()) == 1
     assert not Paths(folder).planning.exists()
     assert tree(home) == before

@@ -135,7 +135,7 @@ def test_an_unknown_dead_letter_is_not_found(cli: Cli, claude_home: Path, word: 
     told = cli("dead-letter", word, ident)
 
     assert told.returncode == 1
-    assert "there is no dead letter" in told.stderr
+    assert "no dead letter" in told.stderr
     assert path.read_bytes() == before
 
 
@@ -152,7 +152,7 @@ def test_an_ambiguous_short_name_of_a_dead_letter_is_reported(cli: Cli, claude_h
 
 def test_where_there_are_none_that_is_said(cli: Cli) -> None:
     assert ids(cli) == []
-    assert cli("dead-letter", "list").stdout == "there are no dead letters\n"
+    assert cli("dead-letter", "list").stdout == f"no dead letters in {cli.folder}\n"
 
 
 # -- redrive ---------------------------------------------------------------------------------------------------------
@@ -202,7 +202,7 @@ def test_changes_by_the_lead_to_a_dead_letter_stand(
     told = cli("dead-letter", word, "3")
 
     assert told.returncode == 1
-    assert "left as it is" in told.stderr
+    assert "the task was not changed" in told.stderr
     assert path.read_bytes() == before
     assert ids(cli) == []
     assert not letters(cli.folder)

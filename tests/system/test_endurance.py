@@ -103,7 +103,7 @@ def test_with_64_descriptors_and_more_agents_than_that_all_are_healed(
     team.wait_sessions_looked_at()
     tmux.leave(client)
     running.wait(lambda: not team.alive(pane), "tmux to be asked, and the agent in the session that was left to end")
-    assert "the daemon has no file descriptors to spare" in team.cli("doctor").stdout
+    assert "the daemon has no file descriptors for more agents" in team.cli("doctor").stdout
 
     for child in crowd.values():
         child.kill()

@@ -447,7 +447,7 @@ def test_an_answer_is_given_also_where_nothing_can_be_written_down(world: World)
 
     assert told.returncode == 1
     assert json.loads(told.stdout)["repaired"] is False
-    assert "nobody could be told" in told.stderr
+    assert "the failure could not be reported" in told.stderr
 
 
 # -- required_checks ----------------------------------------------------------------------------------------------

@@ -252,7 +252,7 @@ def test_a_ttl_that_is_given_wins(cli: Cli) -> None:
 
 def test_without_leases_the_list_says_so(cli: Cli) -> None:
     assert cli.json("lease", "list")["leases"] == []
-    assert cli("lease", "list").stdout == "there are no leases\n"
+    assert cli("lease", "list").stdout == f"no leases in {cli.folder}\n"
 
 
 def test_list_shows_our_leases_and_the_plugins_and_changes_nothing(cli: Cli) -> None:
@@ -313,7 +313,7 @@ def test_explain_shows_the_history_of_a_lease(cli: Cli) -> None:
     told = cli("explain", "lease", FILE)
 
     assert told.returncode == 0
-    assert told.stdout.index("dev-1 asked for it") < told.stdout.index("dev-1 gave it back")
+    assert told.stdout.index("dev-1 asked for it") < told.stdout.index("dev-1 released it")
 
 
 def test_a_lease_ends_at_its_time_without_any_daemon(cli: Cli) -> None:

@@ -734,7 +734,9 @@ def test_an_unknown_user_is_reported_in_one_sentence(
     told = CliRunner().invoke(service.command, words)
 
     assert told.exit_code == 69
-    assert told.stderr == "yolo-supervisor: this machine knows no user 54321: no service can be run for one\n"
+    assert told.stderr == (
+        "yolo-supervisor: user id 54321 has no name on this machine: no service can be installed for it\n"
+    )
 
 
 def test_where_no_systemd_runs_install_says_so_and_what_to_do_instead(cli: Cli, claude_home: Path) -> None:
@@ -848,10 +850,10 @@ def test_the_doctor_notices_a_daemon_of_another_version(cli: Cli, project: Path,
 
     def found() -> list[Any]:
         findings = json.loads(cli("doctor", "--json").stdout)["findings"]
-        return [each for each in findings if each["what"].startswith("the daemon is version")]
+        return [each for each in findings if each["what"].startswith("the daemon is ")]
 
     (finding,) = wait_until(found, "the doctor to notice")
     running.terminate()
     running.wait()
-    assert finding["what"] == f"the daemon is version 0.0.1, this program is {__version__}"
+    assert finding["what"] == f"the daemon is version 0.0.1, this program is version {__version__}"
     assert "start it again" in finding["do"]

@@ -88,7 +88,7 @@ def test_verify_names_each_broken_file_what_is_wrong_and_what_recover_would_do(
     assert files["config.json"][0].startswith("it is no JSON")
     assert files["config.json"][1].startswith("ask you")
     assert files["STATE.md"] == (None, None)
-    assert files[".events/event-log.jsonl"][1] == "cut it off, with a copy in the quarantine"
+    assert files[".events/event-log.jsonl"][1] == "cut off its last line, with a copy in quarantine/"
     assert files[".locks/a.lease"][1].startswith("remove it")
 
 
@@ -125,7 +125,7 @@ def test_verify_says_what_recover_does_with_a_log_without_a_whole_line(
         assert forecast["would"] == "restore it from the last good version"
         assert (result["result"], log.read_bytes()) == ("restored", b'{"event":"x"}\n')
     else:
-        assert forecast["would"] == "cut it off, with a copy in the quarantine"
+        assert forecast["would"] == "cut off its last line, with a copy in quarantine/"
         assert (result["result"], log.read_bytes()) == ("repaired", b"")
 
 
@@ -148,7 +148,7 @@ def test_verify_reports_unreadable_files(cli: Cli, state: Path) -> None:
 
 
 def test_where_there_is_nothing_nothing_is_broken(cli: Cli) -> None:
-    assert cli("state", "verify").stdout == "there are no critical files here\n"
+    assert cli("state", "verify").stdout == f"no critical files in {cli.folder}\n"
     assert cli.json("state", "recover")["files"] == []
 
 
@@ -322,7 +322,7 @@ def test_restore_of_a_missing_snapshot_is_refused(cli: Cli, state: Path, words: 
     told = cli("snapshot", "restore", *words)
 
     assert (told.returncode, told.stdout) == (1, "")
-    assert "no such snapshot" in told.stderr
+    assert "no snapshot" in told.stderr
     assert json.loads(state.read_bytes()) == SOUND
 
 

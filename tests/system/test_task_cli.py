@@ -136,7 +136,7 @@ def test_a_task_waits_for_all_that_it_is_blocked_by(cli: Cli, claude_home: Path)
 
     answer = cli.json("task", "claim", "3", "--owner", "dev-1", code=1)
 
-    assert answer["reason"] == "it waits for red/2"
+    assert answer["reason"] == "it is blocked by red/2"
     assert read_task(path)["status"] == "pending"
     write_task(claude_home, "red", 2, "dev-2", "completed")
     assert claim(cli, "3") > 0
@@ -166,14 +166,14 @@ def test_dependency_cycles_are_reported(cli: Cli, claude_home: Path) -> None:
 
     for number, other in ((1, 2), (2, 1), (3, 3)):
         answer = cli.json("task", "claim", str(number), "--owner", "dev-1", code=1)
-        assert answer["reason"] == f"it waits for red/{other}"
+        assert answer["reason"] == f"it is blocked by red/{other}"
 
 
 def test_a_dead_letters_dependents_wait_for_it(cli: Cli, claude_home: Path) -> None:
     write_task(claude_home, "red", 1, SET_ASIDE)
     write_task(claude_home, "red", 3, blockedBy=["1"])
 
-    assert "waits for red/1" in cli("task", "claim", "3", "--owner", "dev-1").stderr
+    assert "is blocked by red/1" in cli("task", "claim", "3", "--owner", "dev-1").stderr
 
 
 @pytest.mark.parametrize("owner", ["", "  ", SET_ASIDE])
@@ -195,7 +195,7 @@ def test_a_name_that_no_task_has_is_not_found(cli: Cli, claude_home: Path, ident
     told = cli("task", "claim", ident, "--owner", "dev-1")
 
     assert told.returncode == 1
-    assert "there is no task" in told.stderr
+    assert "no task" in told.stderr
     assert path.read_bytes() == before
 
 

@@ -101,7 +101,7 @@ def test_only_the_code_of_a_refusal_lets_an_ancestor_be_registered(
 def test_recovery_plan_follows_the_code_of_the_flaw(text: str) -> None:
     torn = Broken(path=Path("/p/x.jsonl"), key="x.jsonl", data=b"{", flaw=Flaw(FlawCode.HALF_WRITTEN, text))
 
-    assert state._plan(torn) == "cut it off, with a copy in the quarantine"
+    assert state._plan(torn) == "cut off its last line, with a copy in quarantine/"
     assert state._plan(replace(torn, data=b"", flaw=Flaw(FlawCode.LINES_GONE, text))).startswith("ask you")
 
 

@@ -1,4 +1,4 @@
-"""``agent``: list, register, forget."""
+"""``agent``: list, register and forget agents."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 from yolo_supervisor import config as configuration
 from yolo_supervisor.actions.agents import Register
 from yolo_supervisor.actions.agents import forget as forget_action
-from yolo_supervisor.cli.context import EX_NO, EX_TEMPFAIL, Shared, fail, out, out_json, shared
+from yolo_supervisor.cli.context import EX_NO, Shared, fail, fail_busy, out, out_json, print_result, shared
 from yolo_supervisor.cli.project_view import ProjectView
 from yolo_supervisor.config import Config
 from yolo_supervisor.formats import claude
@@ -37,7 +37,7 @@ def command() -> None:
 @shared
 @click.pass_obj
 def list_agents(options: Shared) -> None:
-    """The agents of the project, from every source.
+    """List the agents of the project, from every source.
 
     \b
     Example:
@@ -54,32 +54,32 @@ def list_agents(options: Shared) -> None:
             f"  since {agent['since']}"
         )
     if not agents:
-        out("no agents are known here")
+        out(f"no agents in {project}")
 
 
 @command.command("register")
-@click.option("--pid", type=int, required=True, help="The agent's process; its identity is taken down at once.")
-@click.option("--role", required=True, help="What it is: dev, qa, lead, …")
-@click.option("--name", help="What tasks name as their owner (default: the role).")
+@click.option("--pid", type=int, required=True, help="The agent's process; its identity is recorded now.")
+@click.option("--role", required=True, help="Its role: dev, qa, lead, …")
+@click.option("--name", help="The name that its tasks have as their owner (default: the role).")
 @click.option("--team", help="The task list it works on.")
 @shared
 @click.pass_obj
 def register(options: Shared, pid: int, role: str, name: str | None, team: str | None) -> None:
-    """Have an agent watched that is not found by itself.
+    """Register an agent that is not discovered.
 
     \b
     Example:
       yolo-supervisor agent register --pid 4711 --role dev --name dev-1 --team my-team
     """
     if not plugin_agents.is_pid(pid):
-        raise click.UsageError(f"--pid {pid}: that is no process anybody could register")
+        raise click.UsageError(f"--pid {pid}: no process of an agent can have this pid")
     if not role.strip() or (name is not None and not name.strip()):
         raise click.UsageError("--role and --name must not be empty")
     project = options.project()
     view = ProjectView(project, _config(options))
     process = view.processes.identify(pid)
     if process is None:
-        fail(EX_NO, f"there is no process {pid}")
+        fail(EX_NO, f"no process {pid}")
     refusal = view.processes.refusal(process)
     if refusal is not None and refusal.code is not RefusalCode.ANCESTOR:  # a script may register the shell it runs in
         fail(EX_NO, f"process {pid} cannot be registered: {refusal.text}")
@@ -103,22 +103,23 @@ def register(options: Shared, pid: int, role: str, name: str | None, team: str |
         claude_dir=claude.config_dir(environment),
         home=view.registry.records_folder_id(),
     )
-    known = [other for other in view.registry.records() if other.process == process and other.lead is None]
+    others = [other for other in view.registry.records() if other.process == process and other.lead is None]
     action = Register(
         key=ident,
         path=view.store.paths.agents / own_files.agent_file(agent),
         agent=agent,
-        reason="a person or a script registered it",
+        reason="registered on the command line",
         evidence={"pid": pid, "started": process.started, "boot": process.boot, "role": role, "team": team},
     )
     outcome = view.store.commit(action, "cli")
     if outcome is Outcome.BUSY:
-        fail(EX_TEMPFAIL, "the store is being written to: try again")
-    for other in known:  # it was found before it was registered: what the person says of it counts
+        fail_busy("the store")
+    for other in others:  # discovered under another id: the registration overrides that
         if other.id != ident:
-            _forget(view.store, other, f"registered as {ident} now")
-    answer = {"result": "registered" if outcome is Outcome.DONE else "known", "id": ident, "pid": pid}
-    out_json(answer) if options.json else out(f"{ident}: {answer['result']}, process {pid} is watched")
+            _forget(view.store, other, f"registered as {ident}")
+    result = "registered" if outcome is Outcome.DONE else "known"
+    document = {"result": result, "id": ident, "pid": pid}
+    print_result(options, document, f"{ident}: {result}, process {pid} is watched")
 
 
 @command.command("forget")
@@ -126,21 +127,23 @@ def register(options: Shared, pid: int, role: str, name: str | None, team: str |
 @shared
 @click.pass_obj
 def forget(options: Shared, ident: str) -> None:
-    """Stop watching an agent. Nothing is done to it, its tasks or its leases. One that runs is found again if
-    its command line or its session tells what it is.
+    """Stop watching an agent.
+
+    The agent, its tasks and its leases are not touched. An agent that runs is discovered again if its command line or
+    its session identifies it.
 
     \b
     Example:
       yolo-supervisor agent forget dev-1@my-team
     """
     view = ProjectView(options.project(), _config(options))
-    found = [agent for agent in view.registry.records() if agent.id == ident]
-    if not found:
-        fail(EX_NO, f"no agent {ident} is registered: yolo-supervisor agent list shows those that are")
+    agents = [agent for agent in view.registry.records() if agent.id == ident]
+    if not agents:
+        fail(EX_NO, f"no agent {ident}; see: yolo-supervisor agent list")
     view.store.open()
-    for agent in found:
-        _forget(view.store, agent, "a person said so")
-    out_json({"result": "forgotten", "id": ident}) if options.json else out(f"{ident}: forgotten")
+    for agent in agents:
+        _forget(view.store, agent, "forgotten on the command line")
+    print_result(options, {"result": "forgotten", "id": ident}, f"{ident}: forgotten")
 
 
 def _config(options: Shared) -> Config:
@@ -150,4 +153,4 @@ def _config(options: Shared) -> Config:
 def _forget(store: Store, agent: Agent, reason: str) -> None:
     path = store.paths.agents / own_files.agent_file(agent)
     if store.commit(forget_action(key=agent.id, path=path, reason=reason), "cli") is Outcome.BUSY:
-        fail(EX_TEMPFAIL, "the store is being written to: try again")
+        fail_busy("the store")

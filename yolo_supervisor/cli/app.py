@@ -1,4 +1,4 @@
-"""The program: its commands, found by name and imported only when they are called."""
+"""The program: its commands are found by name, and imported only when they are called."""
 
 from __future__ import annotations
 
@@ -8,45 +8,54 @@ import io
 import os
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from yolo_supervisor import __version__
-
-if TYPE_CHECKING:
-    pass
-
 from yolo_supervisor.cli.context import EX_CONFIG, EX_DATAERR, EX_NO, EX_TEMPFAIL, fail, printable, shared
 
-COMMANDS = {
-    "run": "Watch projects and heal what agents leave behind (the daemon, in the foreground).",
-    "status": "What is supervised and how it fares.",
-    "check": "Validate the configuration and show what would be done now; change nothing.",
-    "history": "What was done, when, why, on what evidence.",
-    "explain": "The story of one agent, task, lease, session or file.",
-    "agent": "List, register and forget agents.",
-    "task": "List, claim, finish and requeue tasks.",
-    "dead-letter": "List, show, redrive and drop tasks that kept failing.",
-    "crash": "List and show the reports on what agents died of.",
-    "lease": "Acquire, renew, release and list leases.",
-    "flag": "List, record, enable and disable feature flags; those that fail too often are switched off.",
-    "state": "Verify the plugin's critical files; recover those that are broken.",
-    "snapshot": "Save, list and restore snapshots of the execution state.",
-    "commit": "git commit that recovers: locks left behind, others who pushed before, never a forced thing.",
-    "exec": "Run a command with a hard limit; end all that it has started when that is over.",
-    "mcp": "Stand before an MCP server and heal its calls: retries, limits, a circuit breaker, restarts.",
-    "gate": "Ask the plugin's hard gates; mend what one complains of, in two attempts at most.",
-    "hook": "For Claude Code's hooks: note an event. Always succeeds, prints nothing.",
-    "doctor": "Find what is wrong with the installation and the state.",
-    "service": "Install the daemon as a service, remove it, tell how it fares.",
-    "drill": "Fire drill: break a scratch team on purpose and watch it being healed.",
+GROUPS = {
+    "Daemon": {
+        "run": "Supervise projects: the daemon, in the foreground.",
+        "service": "Install the daemon as a service, show it or remove it.",
+        "hook": "Note an event of Claude Code (a command for its hooks).",
+    },
+    "Inspect": {
+        "status": "Show what is supervised, and its condition.",
+        "check": "Validate the configuration; show what would be done now.",
+        "history": "List what was done, when, why, on what evidence.",
+        "explain": "Show the history of one agent, task, lease or file.",
+        "crash": "List and show crash reports: what agents died of.",
+    },
+    "Work": {
+        "agent": "List, register and forget agents.",
+        "task": "List, claim, finish and requeue tasks.",
+        "lease": "Acquire, renew, release and list leases.",
+        "flag": "List, record, enable and disable feature flags.",
+    },
+    "Recovery": {
+        "doctor": "Find problems of the installation and the state.",
+        "dead-letter": "List, show, redrive and drop tasks that kept failing.",
+        "state": "Verify the plugin's critical files; restore broken ones.",
+        "snapshot": "Save, list and restore the execution state.",
+        "gate": "Check the plugin's hard gates; repair what one reports.",
+        "drill": "Run a fire drill: inject faults into a scratch team.",
+    },
+    "Wrappers": {
+        "commit": "Run git commit, and recover if it or its push fails.",
+        "exec": "Run a command with a time limit for all it starts.",
+        "mcp": "Relay to an MCP server: retries, limits, restarts.",
+    },
 }
+"""The commands with their one-line help, by the heading under which ``--help`` lists them."""
+
+COMMANDS = {name: text for commands in GROUPS.values() for name, text in commands.items()}
 
 
 @contextlib.contextmanager
 def _printable_mistakes() -> Iterator[None]:
-    """What click tells of a wrong usage quotes the words that were typed, or pasted."""
+    """Escape control characters in click's usage errors, which quote the command line."""
     try:
         yield
     except click.UsageError as error:
@@ -55,7 +64,7 @@ def _printable_mistakes() -> Iterator[None]:
 
 
 class Program(click.Group):
-    """Knows its commands' names and one-line help; a command's module is only imported to run it."""
+    """The top-level group. It imports the module of a command only to run it."""
 
     def make_context(self, *arguments: Any, **options: Any) -> click.Context:
         with _printable_mistakes():
@@ -87,36 +96,39 @@ class Program(click.Group):
             raise click.UsageError(error.message + (f" Did you mean '{near[0]}'?" if near else ""), ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        widest = max(map(len, COMMANDS))
+        for heading, commands in GROUPS.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name.ljust(widest), text) for name, text in commands.items()])
 
 
 @click.command(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="yolo-supervisor")
 @shared
 def _program() -> None:
-    """Watch over teams of AI coding agents: notice crashed, orphaned and detached ones, heal what they leave behind.
+    """Supervise teams of AI coding agents: detect agents that crash, hang or lose their terminal, requeue their tasks
+    and clean up after them.
 
     \b
     Examples:
-      yolo-supervisor drill                       see it save a team, on a scratch project
-      yolo-supervisor run --project ~/code/shop   watch a project
-      yolo-supervisor run --observe               only tell what would be done
-      yolo-supervisor explain task dev/3          why a task went back to the queue
+      yolo-supervisor drill                       watch it recover a scratch team
+      yolo-supervisor run --project ~/code/shop   supervise a project
+      yolo-supervisor run --observe               only record what would be done
+      yolo-supervisor explain task dev/3          see why a task was requeued
     """
 
 
 def program() -> NoReturn:
-    """Run the command line. Whatever a user does wrong ends in one sentence and an exit code, never in a traceback."""
+    """Run the command line. A user's mistake ends with one sentence and an exit code, never with a traceback."""
     from yolo_supervisor.fs.trust import Refused, TooNew
     from yolo_supervisor.store.locks import Busy
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # there are names in every script
+            stream.reconfigure(errors="backslashreplace")  # names may be in any encoding
     try:
         _program(prog_name="yolo-supervisor")
-    except SystemExit:  # as all that goes well: nothing below is asked for then
+    except SystemExit:  # the normal end: the exception types below need not be imported
         raise
     except (Refused, OSError) as error:
         if isinstance(error, BrokenPipeError):
@@ -131,7 +143,7 @@ def program() -> NoReturn:
 
 
 def _config_error() -> type[Exception]:
-    """Asked for only where something has failed: importing it takes a quarter of a short command's time."""
+    """``ConfigError``, imported only after a failure: the import takes a quarter of a short command's time."""
     from yolo_supervisor.config import ConfigError
 
     return ConfigError

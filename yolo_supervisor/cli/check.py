@@ -13,9 +13,10 @@ from yolo_supervisor.cli.context import Shared, out, out_json, shared
 @shared
 @click.pass_obj
 def command(options: Shared) -> None:
-    """Validate the configuration, ask every watcher once and print what it would do. Changes nothing.
+    """Validate the configuration and show what would be done now, without changing anything.
 
-    One look cannot know for how long a session has been detached: what needs patience is not shown.
+    Every watcher is asked once. Actions that need a condition to last, such as a session that stays detached, are not
+    shown.
 
     \b
     Examples:
@@ -49,7 +50,7 @@ def command(options: Shared) -> None:
         out_json({"version": 2, "project": str(project), "mode": view.config.mode, "actions": actions})
         return
     out(f"{project}: the configuration is valid (mode {view.config.mode})")
-    for each in actions:
-        out(f"  {each['action']:<16} {each['kind']} {each['key']}: {each['reason']}")
+    for action in actions:
+        out(f"  {action['action']:<16} {action['kind']} {action['key']}: {action['reason']}")
     if not actions:
-        out("  nothing is to be done")
+        out("  nothing to do")

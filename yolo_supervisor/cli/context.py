@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -22,17 +22,17 @@ EX_NO, EX_DATAERR, EX_UNAVAILABLE, EX_TEMPFAIL, EX_CONFIG = 1, 65, 69, 75, 78
 KINDS = {"file": "state"} | {
     kind: kind for kind in ("agent", "task", "lease", "flag", "session", "state", "commit", "gate", "command", "daemon")
 }
-"""What a person calls the kinds of things in the journal."""
+"""The kinds of journal entries, by the names that the command line accepts for them."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Named(click.Path):
-    """A path that has a name: an unset variable in a script must not mean the current folder."""
+class NonEmptyPath(click.Path):
+    """A path that is not empty: an unset variable in a script must not mean the current folder."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "":
-            self.fail("an empty name is no folder", param, ctx)
+            self.fail("the path is empty", param, ctx)
         return super().convert(value, param, ctx)
 
 
@@ -45,40 +45,43 @@ class Shared:
         self.json = False
 
     def project(self) -> Path:
-        """The one project a command is about: the option, else the nearest parent folder that is one."""
+        """The project of a command: the option's, else the current folder or its nearest parent that is a project."""
         if len(self.projects) > 1:
-            raise click.UsageError("this command is about one project: give --project once")
+            raise click.UsageError("this command takes one project: give --project once")
         if self.projects:
             path = Path(os.path.realpath(self.projects[0]))
             if not path.is_dir():
-                fail(EX_NO, f"{path}: there is no such folder")
+                fail(EX_NO, f"{path}: no such folder")
             return path
         here = Path(os.path.realpath(Path.cwd()))
         return next((folder for folder in (here, *here.parents) if (folder / PLANNING).is_dir()), here)
 
 
 def shared(command: F) -> F:
-    """Give a command ``--project``, ``--config`` and ``--json``, and the values of both places."""
+    """Give a command the options ``--project``, ``--config`` and ``--json``."""
 
-    def take(ctx: click.Context, param: click.Parameter, value: Any) -> None:
-        found = ctx.ensure_object(Shared)
+    def store_value(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+        options = ctx.ensure_object(Shared)
         if param.name == "project" and value:
-            found.projects = (*found.projects, *value)
+            options.projects = (*options.projects, *value)
         elif param.name == "config" and value:
-            found.config = value
+            options.config = value
         elif param.name == "json" and value:
-            found.json = True
+            options.json = True
 
-    folder = Named(path_type=Path)
+    path = NonEmptyPath(path_type=Path)
     for option in (
-        click.option("--json", is_flag=True, expose_value=False, callback=take, help="One JSON document on stdout."),
         click.option(
-            "--config", type=folder, metavar="FILE", expose_value=False, callback=take,
-            help="A configuration file that wins over the user's and the project's.",
+            "--json", is_flag=True, expose_value=False, callback=store_value,
+            help="Print one JSON document on stdout, and nothing else.",
         ),
         click.option(
-            "--project", type=folder, metavar="DIR", multiple=True, expose_value=False, callback=take,
-            help=f"The project (default: here, or the nearest parent with a {PLANNING} folder).",
+            "--config", type=path, metavar="FILE", expose_value=False, callback=store_value,
+            help="A configuration file that overrides the user's and the project's.",
+        ),
+        click.option(
+            "--project", type=path, metavar="DIR", multiple=True, expose_value=False, callback=store_value,
+            help=f"The project (default: the current folder, or its nearest parent with {PLANNING}).",
         ),
     ):  # fmt: skip
         command = option(command)
@@ -86,27 +89,32 @@ def shared(command: F) -> F:
 
 
 def fail(code: int, message: str) -> NoReturn:
-    """End with this code, the message on stderr."""
+    """End the program with this exit code, and print the message to stderr."""
     for line in message.splitlines():
         click.echo(f"yolo-supervisor: {printable(line)}", err=True)
     sys.exit(code)
 
 
+def fail_busy(what: str) -> NoReturn:
+    """End the program because another program is writing to something."""
+    fail(EX_TEMPFAIL, f"{what} is being written to: try again")
+
+
 def entries(history: History) -> list[dict[str, Any]]:
-    """What the journal has to tell since it was last asked; ends the program with exit code 65 if it cannot be read."""
+    """The journal's entries since the last call; ends the program with exit code 65 if it cannot be read."""
     try:
         return sorted(history.news(), key=lambda entry: int(entry["seq"]))
     except OSError as error:
-        fail(EX_DATAERR, f"the journal cannot be read: {error}; yolo-supervisor doctor tells more")
+        fail(EX_DATAERR, f"the journal cannot be read: {error}; see: yolo-supervisor doctor")
 
 
-def keep_others_out() -> None:
-    """Without a umask everybody could write into the plugin's folders that we make."""
+def restrict_umask() -> None:
+    """Let no other user write to the folders that we create for the plugin, even if the umask would."""
     os.umask(os.umask(0o077) | 0o002)
 
 
 def printable(text: str) -> str:
-    """The text without control characters: what neighbours write must not drive the reader's terminal."""
+    """Escape control characters: text from other programs must not control the reader's terminal."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -118,4 +126,13 @@ def out(text: str = "") -> None:
 
 
 def out_json(value: Any) -> None:
+    """Print one JSON document."""
     click.echo(json.dumps(value, default=str))
+
+
+def print_result(options: Shared, document: Mapping[str, Any], text: str) -> None:
+    """Print the result of a command: the document with ``--json``, else the text."""
+    if options.json:
+        out_json(document)
+    else:
+        out(text)

@@ -22,7 +22,7 @@ BRIEF = ("id", "at", "agent", "class", "confidence", "why")
 
 @click.group()
 def command() -> None:
-    """Why agents died: one report for each death, without secrets. The newest 200 are kept.
+    """Crash reports: what agents died of, with secrets redacted. The newest 200 are kept.
 
     \b
     Examples:
@@ -58,7 +58,9 @@ def list_reports(options: Shared) -> None:
 @shared
 @click.pass_obj
 def show(options: Shared, ident: str) -> None:
-    """Show one report, and the recovery that followed. An agent as ID means its newest report.
+    """Show one report, and the recovery that followed.
+
+    ID is the id of a report, or an agent: then its newest report is shown.
 
     \b
     Example:
@@ -75,10 +77,10 @@ def show(options: Shared, ident: str) -> None:
         return
     at = time_or_none(report.at)
     when = f"{at.astimezone():%Y-%m-%d %H:%M:%S}" if at else report.at
-    out(f"{report.agent} died at {when}: {report.cause} ({report.confidence})")
+    out(f"{report.agent} died at {when}: {report.cause} (confidence {report.confidence})")
     out(f"  {report.reason}")
     for finding in report.others:
-        out(f"  or {finding.cause} ({finding.confidence}): {finding.reason}")
+        out(f"  or {finding.cause} (confidence {finding.confidence}): {finding.reason}")
     _section("exit", _fields(report.exit))
     _section("end of the transcript", report.turns)
     _section("hooks", report.hooks)

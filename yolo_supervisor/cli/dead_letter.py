@@ -1,4 +1,4 @@
-"""``dead-letter``: tasks that were set aside because they kept failing."""
+"""``dead-letter``: tasks that kept failing, and that no agent can claim."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 from yolo_supervisor.actions import tasks as task_actions
 from yolo_supervisor.actions.base import Edit
-from yolo_supervisor.cli.context import EX_NO, EX_TEMPFAIL, Shared, entries, fail, out, out_json, shared
+from yolo_supervisor.cli.context import EX_NO, Shared, entries, fail, fail_busy, out, out_json, print_result, shared
 from yolo_supervisor.cli.project_view import ProjectView, project_view
 from yolo_supervisor.formats.json import load_object
 from yolo_supervisor.formats.plugin import execution_state
@@ -20,12 +20,12 @@ from yolo_supervisor.store.history import History
 from yolo_supervisor.store.store import Outcome
 
 OWN_ACTIONS = ("dead_letter_written", "dead_letter_removed", "told", "put_away")
-"""The journal's verbs for the report itself, which are no part of the task's history; the last two are of 0.1.0."""
+"""The journal's verbs for the document of a dead letter, which ``show`` leaves out; the last two are of 0.1.0."""
 
 
 @click.group()
 def command() -> None:
-    """Tasks that were set aside because they kept failing. Nobody can claim them; nothing happens to them by itself.
+    """Dead letters: tasks that kept failing. No agent can claim one until you redrive it.
 
     \b
     Examples:
@@ -39,21 +39,21 @@ def command() -> None:
 @shared
 @click.pass_obj
 def list_letters(options: Shared) -> None:
-    """All dead letters, and why each is one.
+    """List the dead letters, and the reason for each.
 
     \b
     Example:
       yolo-supervisor dead-letter list --json
     """
     view = project_view(options)
-    letters = [{"id": each["id"], "subject": each.get("subject"), "why": each.get("why")} for each in _letters(view)]
+    letters = [{key: letter.get(key) for key in ("id", "subject", "why")} for letter in _letters(view)]
     if options.json:
         out_json({"version": 2, "project": str(view.project), "dead_letters": letters})
         return
     for letter in letters:
         out(f"{letter['id']}  {letter['subject']}: {letter['why']}")
     if not letters:
-        out("there are no dead letters")
+        out(f"no dead letters in {view.project}")
 
 
 @command.command("show")
@@ -61,7 +61,7 @@ def list_letters(options: Shared) -> None:
 @shared
 @click.pass_obj
 def show(options: Shared, ident: str) -> None:
-    """The story of one: its attempts, their owners, how they ended.
+    """Show one dead letter: its attempts, and how they ended.
 
     \b
     Example:
@@ -69,8 +69,11 @@ def show(options: Shared, ident: str) -> None:
     """
     view = project_view(options)
     letter = _letter(view, ident)
-    told = [entry for entry in entries(History(view.store.paths.journal)) if entry["action"] not in OWN_ACTIONS]
-    story = [entry for entry in told if (entry["kind"], entry["key"]) == ("task", letter["id"])]
+    story = [
+        entry
+        for entry in entries(History(view.store.paths.journal))
+        if (entry["kind"], entry["key"]) == ("task", letter["id"]) and entry["action"] not in OWN_ACTIONS
+    ]
     if options.json:
         out_json({**letter, "story": story})
         return
@@ -79,8 +82,8 @@ def show(options: Shared, ident: str) -> None:
     for entry in story:
         out(f"  {entry['at']}  {entry['action']}: {entry['reason']}")
     for report in letter.get("evidence", {}).get("reports", ()):
-        out(f"  what it died of: yolo-supervisor crash show {report}")
-    out(f"  give it back: yolo-supervisor dead-letter redrive {letter['id']}")
+        out(f"  crash report: yolo-supervisor crash show {report}")
+    out(f"  to requeue it: yolo-supervisor dead-letter redrive {letter['id']}")
 
 
 @command.command("redrive")
@@ -88,7 +91,7 @@ def show(options: Shared, ident: str) -> None:
 @shared
 @click.pass_obj
 def redrive(options: Shared, ident: str) -> None:
-    """Put it back into the queue, as if it had never failed.
+    """Put a dead letter back into the queue, with its attempts reset.
 
     \b
     Example:
@@ -98,14 +101,11 @@ def redrive(options: Shared, ident: str) -> None:
     letter = _letter(view, ident)
     task = _task(letter)
     view.store.open()
-    action = task_actions.redrive(task, "a person said so")
-    if (outcome := view.store.commit(action, "cli")) is Outcome.BUSY:
-        fail(EX_TEMPFAIL, f"{task.id} is being written to: try again")
-    _remove(view, task, "it was redriven" if outcome is Outcome.DONE else "somebody has taken it up already")
+    outcome = _commit(view, task_actions.redrive(task, "redriven on the command line"))
+    _remove(view, task, "it was redriven" if outcome is Outcome.DONE else "its task is no dead letter any more")
     if outcome is Outcome.STALE:
-        _not_any_more(task)
-    answer = {"result": "redriven", "id": task.id}
-    out_json(answer) if options.json else out(f"{task.id}: back in the queue")
+        _fail_stale(task)
+    print_result(options, {"result": "redriven", "id": task.id}, f"{task.id}: back in the queue")
 
 
 @command.command("drop")
@@ -113,9 +113,10 @@ def redrive(options: Shared, ident: str) -> None:
 @shared
 @click.pass_obj
 def drop(options: Shared, ident: str) -> None:
-    """Give the task up: it is removed from its list, and what waits for it waits no more.
+    """Give a task up: remove it from its task list.
 
-    The journal keeps what it was. A plan of the plugin stays in the execution state, as failed.
+    Tasks that it blocks are not blocked any more. The journal keeps its content. A plan of the plugin stays in the
+    execution state, as failed.
 
     \b
     Example:
@@ -124,57 +125,56 @@ def drop(options: Shared, ident: str) -> None:
     view = project_view(options)
     task = _task(_letter(view, ident))
     view.store.open()
-    there = read_or_none(task.path) is not None
+    exists = read_or_none(task.path) is not None
     outcome = Outcome.DONE
     if task.list != execution_state.EXECUTION_STATE:
-        outcome = _commit(view, task_actions.drop(task, "a person gave it up"))
-    _remove(view, task, "a person gave it up")
-    if outcome is Outcome.STALE and there:
-        _not_any_more(task)
-    answer = {"result": "dropped", "id": task.id}
-    out_json(answer) if options.json else out(f"{task.id}: dropped")
+        outcome = _commit(view, task_actions.drop(task, "dropped on the command line"))
+    _remove(view, task, "it was dropped")
+    if outcome is Outcome.STALE and exists:
+        _fail_stale(task)
+    print_result(options, {"result": "dropped", "id": task.id}, f"{task.id}: dropped")
 
 
-def _remove(view: ProjectView, task: Task, why: str) -> None:
+def _remove(view: ProjectView, task: Task, reason: str) -> None:
+    """Remove the document of a dead letter."""
     path = _folder(view) / letter_file(task.id)
-    _commit(view, task_actions.remove_dead_letter(key=task.id, path=path, reason=why))
+    _commit(view, task_actions.remove_dead_letter(key=task.id, path=path, reason=reason))
 
 
-def _not_any_more(task: Task) -> NoReturn:
-    fail(EX_NO, f"{task.id} was not set aside any more: it is left as it is, and the letter is put away")
+def _fail_stale(task: Task) -> NoReturn:
+    fail(EX_NO, f"{task.id} is no dead letter any more: the task was not changed, and its dead letter was removed")
 
 
 def _commit(view: ProjectView, action: Edit) -> Outcome:
     if (outcome := view.store.commit(action, "cli")) is Outcome.BUSY:
-        fail(EX_TEMPFAIL, f"{action.key} is being written to: try again")
+        fail_busy(action.key)
     return outcome
 
 
 def _letters(view: ProjectView) -> list[dict[str, Any]]:
-    """The stories of all that is set aside; of one whose story cannot be read, what the task itself tells.
+    """The documents of all dead letters, made from the task where the document cannot be read.
 
-    A story without a dead letter is left by a task that was finished, or taken up, in the last moment.
+    A document without a dead letter belongs to a task that was completed or claimed while it was written.
     """
-    found = [load_object(read_or_none(path) or b"") for path in sorted(_folder(view).glob("*.json"))]
-    stories = {each["id"]: each for each in found if each is not None and isinstance(each.get("id"), str)}
-    aside = view.store.journal.memory.set_aside
+    loaded = [load_object(read_or_none(path) or b"") for path in sorted(_folder(view).glob("*.json"))]
+    letters = {letter["id"]: letter for letter in loaded if letter is not None and isinstance(letter.get("id"), str)}
+    reasons = view.store.journal.memory.set_aside
     for task in view.tasks():
-        if task.id in aside and task.id not in stories:
-            stories[task.id] = {
+        if task.id in reasons and task.id not in letters:
+            letters[task.id] = {
                 "id": task.id, "list": task.list, "number": task.number, "path": str(task.path),
-                "subject": task.subject, "why": aside[task.id],
+                "subject": task.subject, "why": reasons[task.id],
             }  # fmt: skip
-    return [stories[ident] for ident in sorted(stories) if ident in aside]
+    return [letters[ident] for ident in sorted(letters) if ident in reasons]
 
 
 def _letter(view: ProjectView, ident: str) -> dict[str, Any]:
-    found = [each for each in _letters(view) if ident in (each["id"], each["id"].rpartition("/")[2])]
-    if len(found) != 1:
-        several = f"{ident} may be {' or '.join(each['id'] for each in found)}: say which"
-        fail(
-            EX_NO, several if found else f"there is no dead letter {ident}: yolo-supervisor dead-letter list shows all"
-        )
-    return found[0]
+    matches = [letter for letter in _letters(view) if ident in (letter["id"], letter["id"].rpartition("/")[2])]
+    if not matches:
+        fail(EX_NO, f"no dead letter {ident}; see: yolo-supervisor dead-letter list")
+    if len(matches) > 1:
+        fail(EX_NO, f"{ident} is ambiguous: {' or '.join(letter['id'] for letter in matches)}")
+    return matches[0]
 
 
 def _task(letter: dict[str, Any]) -> Task:

@@ -108,7 +108,7 @@ def _report_timeout(project: Path, argv: tuple[str, ...], run: AttachedRun, is_r
     click.echo(f"yolo-supervisor: {printable(text)}{'; retrying' if is_retried else ''}", err=True)
     if not (project / plugin.PLANNING).is_dir():
         return
-    from yolo_supervisor.actions import circuits  # most commands end in time and do not pay for this import
+    from yolo_supervisor.actions import circuits  # slow to import, and most commands end in time
     from yolo_supervisor.store.store import write_note
 
     pids = [process.pid for process in (*ending.terminated, *ending.killed, *ending.survived)]

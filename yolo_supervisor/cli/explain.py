@@ -1,4 +1,4 @@
-"""``explain``: the story of one thing, for a person."""
+"""``explain``: the history of one agent, task or file, for a person."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from yolo_supervisor.models import from_iso
 @shared
 @click.pass_obj
 def command(options: Shared, kind: str, key: str) -> None:
-    """The story of one agent, task, lease, flag, session, file, …: what was done to it, why, on what evidence.
+    """Show what was done to one agent, task, lease or file, why, on what evidence.
 
     \b
     Examples:
@@ -38,27 +38,25 @@ def command(options: Shared, kind: str, key: str) -> None:
         out_json({"version": 2, "kind": kind, "key": key, "project": str(project), "story": story})
     else:
         for entry in story:
-            _tell(entry)
-    if not options.json and (reports := [e["evidence"]["report"] for e in story if _reported(e)]):
-        out(f"what it died of: yolo-supervisor crash show {reports[-1]}")
+            _print_entry(entry)
+    if not options.json and (reports := [e["evidence"]["report"] for e in story if _has_report(e)]):
+        out(f"crash report: yolo-supervisor crash show {reports[-1]}")
     if not story:
-        fail(
-            EX_NO, f"nothing was ever done about {kind} {key} in {project}: yolo-supervisor status lists what there is"
-        )
+        fail(EX_NO, f"the journal of {project} has no entries about {kind} {key}; see: yolo-supervisor status")
 
 
-def _reported(entry: dict[str, Any]) -> bool:
+def _has_report(entry: dict[str, Any]) -> bool:
     return entry["action"] == "died" and isinstance(entry["evidence"].get("report"), str)
 
 
-def _tell(entry: dict[str, Any]) -> None:
+def _print_entry(entry: dict[str, Any]) -> None:
     at = from_iso(entry["at"]).astimezone()
     out(f"{at:%Y-%m-%d %H:%M:%S.%f}"[:-3] + f"  {entry['kind']} {entry['key']} {entry['action'].replace('_', ' ')}")
     out(f"    because {entry['reason']} (decided by {entry['by']})")
     for name, value in entry["evidence"].items():
-        if isinstance(value, list) and any(isinstance(each, str) and " " in each for each in value):
+        if isinstance(value, list) and any(isinstance(item, str) and " " in item for item in value):
             out(f"    {name}:")
-            for each in value:
-                out(f"      {each}")
+            for item in value:
+                out(f"      {item}")
         else:
-            out(f"    {name}: {', '.join(str(each) for each in value) if isinstance(value, list) else value}")
+            out(f"    {name}: {', '.join(str(item) for item in value) if isinstance(value, list) else value}")

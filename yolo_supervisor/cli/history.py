@@ -1,4 +1,4 @@
-"""``history``: the journal, for people and programs."""
+"""``history``: the entries of the journal, for people and programs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def since_moment(text: str) -> datetime:
-    """The moment that ``--since`` names: an ISO 8601 time, or how long ago (``90s``, ``15m``, ``2h``, ``7d``)."""
+    """Parse ``--since``: an ISO 8601 time, or a duration before now (``90s``, ``15m``, ``2h``, ``7d``)."""
     if ago := re.fullmatch(r"(\d{1,9})([smhd])", text):
         try:
             return datetime.now(UTC) - timedelta(seconds=int(ago[1]) * UNITS_S[ago[2]])
@@ -25,18 +25,20 @@ def since_moment(text: str) -> datetime:
     try:
         return from_iso(text)
     except ValueError:
-        raise click.BadParameter(f"{text!r} is neither a time like 2026-11-22T20:00Z nor a length like 15m") from None
+        raise click.BadParameter(f"{text!r} is neither a time (2026-11-22T20:00Z) nor a duration (15m)") from None
 
 
 @click.command()
 @click.argument("kind", required=False, type=click.Choice(list(KINDS)))
 @click.argument("key", required=False)
-@click.option("--since", metavar="T", help="Only from then on: a time, or how long ago (90s, 15m, 2h, 7d).")
-@click.option("--follow", is_flag=True, help="Go on with what is still to come, until Ctrl-C.")
+@click.option("--since", metavar="T", help="Only entries since a time, or since a duration ago (90s, 15m, 2h, 7d).")
+@click.option("--follow", is_flag=True, help="Print new entries as they come, until Ctrl-C.")
 @shared
 @click.pass_obj
 def command(options: Shared, kind: str | None, key: str | None, since: str | None, follow: bool) -> None:
-    """What was done, when, why, on what evidence: all of it, or that of one KIND (agent, task, …), or of one KEY.
+    """List what was done, when, why, on what evidence.
+
+    KIND (agent, task, …) and KEY restrict the list. KEY may be short: 3 for dev/3, dev-1 for dev-1@shop.
 
     \b
     Examples:
@@ -48,30 +50,34 @@ def command(options: Shared, kind: str | None, key: str | None, since: str | Non
     from yolo_supervisor.store.paths import Paths
 
     project = options.project()
-    from_then = since_moment(since) if since else None
+    start = since_moment(since) if since else None
     journal = History(Paths(project).journal)
+    is_empty = True
     try:
         while True:
             for entry in entries(journal):
-                if _wanted(entry, kind, key) and (from_then is None or from_iso(entry["at"]) >= from_then):
-                    _show(entry, options.json)
+                if _is_selected(entry, kind, key) and (start is None or from_iso(entry["at"]) >= start):
+                    _print_entry(entry, options.json)
+                    is_empty = False
             if not follow:
-                return
+                break
             time.sleep(0.2)
     except KeyboardInterrupt:
         return
+    if is_empty and not options.json:
+        out(f"no {'matching ' if kind or start else ''}entries in the journal of {project}")
 
 
-def _wanted(entry: dict[str, Any], kind: str | None, key: str | None) -> bool:
+def _is_selected(entry: dict[str, Any], kind: str | None, key: str | None) -> bool:
     return (kind is None or KINDS[kind] == entry["kind"]) and (key is None or matches(str(entry["key"]), key))
 
 
-def matches(found: str, asked: str) -> bool:
-    """Whether a key is the one asked for, in full or by its short form (``3`` for ``dev/3``, ``dev`` for ``dev@x``)."""
-    return asked == found or found.rpartition("/")[2] == asked or found.partition("@")[0] == asked
+def matches(key: str, pattern: str) -> bool:
+    """Whether the pattern is the key, or its short form (``3`` for ``dev/3``, ``dev`` for ``dev@x``)."""
+    return pattern == key or key.rpartition("/")[2] == pattern or key.partition("@")[0] == pattern
 
 
-def _show(entry: dict[str, Any], as_json: bool) -> None:
+def _print_entry(entry: dict[str, Any], as_json: bool) -> None:
     if as_json:
         out_json({"version": 2, **entry})
     else:

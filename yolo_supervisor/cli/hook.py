@@ -1,4 +1,4 @@
-"""``hook``: only its help. The command itself is ``yolo_supervisor.hook``, which imports next to nothing."""
+"""``hook``: its help. ``yolo_supervisor.hook`` does the work, with as few imports as possible."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import click
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("event")
 def command(event: str) -> None:
-    """Note an event of Claude Code: its JSON on stdin. Always succeeds and prints nothing, whatever happens.
+    """Note an event of Claude Code, whose JSON is on stdin.
+
+    The exit code is always 0, and nothing is printed, so that no agent is disturbed.
 
     \b
     Example (in ~/.claude/settings.json):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 
 import anyio
 import click
 
 from yolo_supervisor.cli.context import EX_UNAVAILABLE, Shared, fail, shared
+from yolo_supervisor.cli.signals import cancelled_by_signal
 from yolo_supervisor.formats.plugin import PLANNING
 
 LAST_WRITE_S = 2.0
@@ -51,17 +51,10 @@ def command(options: Shared, argv: tuple[str, ...]) -> None:
 
     async def run() -> int:
         relay = Relay(argv, name, config.mcp, breaker, journal)
+        code = 0
         async with anyio.create_task_group() as tasks:
-
-            async def cancel_on_signal() -> None:
-                with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-                    async for _ in signals:
-                        work.cancel()
-
-            tasks.start_soon(cancel_on_signal)
             tasks.start_soon(journal.run)
-            code = 0
-            with anyio.CancelScope() as work:
+            async with cancelled_by_signal():
                 code = await relay.run()
             tasks.cancel_scope.cancel()
         with anyio.move_on_after(LAST_WRITE_S):

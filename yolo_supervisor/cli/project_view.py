@@ -1,4 +1,4 @@
-"""One look at a project for the commands that show something: the daemon's own rooms, and nothing is changed."""
+"""A project as the command line sees it: the daemon's parts, read once, without a daemon."""
 
 from __future__ import annotations
 
@@ -36,15 +36,14 @@ if TYPE_CHECKING:
 
 
 PATIENCE_S = 5.0
-"""How long a command waits for others that write: it has nothing else to do."""
-
+"""How long a command waits for other writers of the store."""
 
 SILENT_S = 20.0
-"""How long a daemon may be silent beyond twice its usual time."""
+"""A daemon hangs if it has reported nothing for this long beyond twice its usual interval."""
 
 
 class ProjectView:
-    """A project as it is now, for reading only."""
+    """A project as it is now. Reading it changes nothing."""
 
     def __init__(self, project: Path, config: Config) -> None:
         self.project = project
@@ -58,7 +57,7 @@ class ProjectView:
         self.store = Store(project, self.clock, journal_size=size, lock_limit_s=PATIENCE_S)
         self.store.journal.load()
         services = HostServices(self.clock, self.processes, self.scanner, Tmux(self.clock))
-        # a command has no time to wait: a file that is being written is broken for it
+        # a command cannot wait for a file to settle: one that is being written is broken
         state = msgspec.structs.replace(config.state, settle_s=0.0)
         asked_once = msgspec.structs.replace(config, state=state)
         self._parts = ProjectParts(self.store, services, lambda: asked_once, os.environ, writes_reports=False)
@@ -66,13 +65,13 @@ class ProjectView:
         self.leases, self.flags = self._parts.held_leases, self._parts.flag_outcomes
 
     def holder(self) -> own_files.Holder | None:
-        """The daemon that supervises the project now, if one does."""
+        """The daemon that supervises the project now; None if there is none."""
         holder = own_files.load_holder(read_or_none(self.store.paths.holder) or b"")
         alive = holder is not None and self.processes.liveness(holder.process) is Liveness.ALIVE
         return holder if alive else None
 
     def silent_s(self) -> float | None:
-        """For how long the daemon has said nothing, if that is too long: it hangs, or is stopped."""
+        """Seconds since the daemon's last report if that is too long: it hangs or is stopped."""
         holder = self.holder()
         if holder is None:
             return None
@@ -90,7 +89,7 @@ class ProjectView:
         return [task for folder in tied for task in lists.tasks(folder)] + lists.plans()
 
     def tasks_json(self) -> list[dict[str, Any]]:
-        """The tasks; ``attempts`` is how often each was given back, ``token`` that of its claim, if it has one."""
+        """The tasks; ``attempts`` counts the requeues, ``token`` is that of the claim, if there is one."""
         memory = self.store.journal.memory
         claims = {key: claim for key, claim in memory.claims.items() if claim["live"]}
         return [
@@ -107,12 +106,12 @@ class ProjectView:
         ]
 
     def circuits_json(self) -> list[dict[str, Any]]:
-        """The MCP servers and tools that are switched off."""
+        """The open circuits of MCP servers and tools."""
         now = Instant(self.processes.boot, self.clock.monotonic())
         return [circuit_status(circuit, now) for circuit in open_circuits(self.store.paths.folder)]
 
     def flags_json(self) -> list[dict[str, Any]]:
-        """The feature flags, and their failure rates."""
+        """The feature flags, and their recent outcomes."""
         return [
             {
                 "name": flag.name,
@@ -125,7 +124,7 @@ class ProjectView:
         ]
 
     def lease_ttl_s(self) -> int:
-        """How long a claim holds without a sign of life."""
+        """How long a claim lasts without a heartbeat."""
         return plugin_config.lease_ttl_s(read_or_none(self.store.paths.planning / "config.json") or b"")
 
     def agents_json(self) -> list[dict[str, Any]]:
@@ -144,12 +143,12 @@ class ProjectView:
         ]
 
     def watchers(self) -> tuple[Watcher, ...]:
-        """Every watcher, asked for what it sees; nothing of it is carried out."""
+        """Every watcher of the project."""
         parts = self._parts
         return parts.agents, parts.sessions, parts.tasks, parts.leases, parts.state, parts.flags
 
     def state(self) -> StateWatcher:
-        """The watcher of the critical files; it does not wait for a file to settle."""
+        """The watcher of critical files, which does not wait for a file to settle."""
         return self._parts.state
 
     def sessions(self) -> SessionsWatcher:
@@ -157,7 +156,7 @@ class ProjectView:
         return self._parts.sessions
 
     def sessions_json(self) -> list[dict[str, Any]]:
-        """The tmux sessions that agents of the project live in. Nothing is asked where there are none."""
+        """The tmux sessions of the project's agents; tmux is asked only if there are any."""
         sessions = self.sessions()
         placed = sessions.placed(self.now)
         sockets = dict.fromkeys(agent.pane.socket for agent in placed if agent.pane)
@@ -174,7 +173,7 @@ class ProjectView:
 
 
 def project_view(options: Shared) -> ProjectView:
-    """The project that the command line means. ConfigError if its configuration cannot be used."""
+    """The view of the project that the command line names. ``ConfigError`` if its configuration is invalid."""
     project = options.project()
     return ProjectView(project, configuration.load(project, options.config))
 

@@ -1,4 +1,4 @@
-"""``service``: the daemon under the machine's service manager."""
+"""``service``: the daemon as a service of systemd or launchd."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ RELOAD_LIMIT_S = 30.0
 
 @click.group(no_args_is_help=True)
 def command() -> None:
-    """Run the daemon as a service: a systemd user unit, a system service for a user, or a launchd agent on a Mac.
+    """Run the daemon as a service.
+
+    It is a systemd user unit, a systemd system unit for one user (--system), or a launchd agent on a Mac.
 
     \b
     Examples:
@@ -42,18 +44,26 @@ def command() -> None:
     """
 
 
-system = click.option("--system", is_flag=True, help="Under the system's service manager: no login is needed. By root.")
-user = click.option("--user", "name", metavar="NAME", default="", help="With --system: whose agents it watches.")
+system = click.option(
+    "--system", is_flag=True, help="Use the system's service manager: no login is needed. For root only."
+)
+user = click.option(
+    "--user", "name", metavar="NAME", default="", help="With --system: the user whose agents are supervised."
+)
 
 
 @command.command()
 @system
 @user
-@click.option("--linger/--no-linger", default=None, help="Let the user's services run without a login; or do not ask.")
+@click.option(
+    "--linger/--no-linger", default=None, help="Whether to let the user's services run without a login (default: ask)."
+)
 @shared
 @click.pass_obj
 def install(options: Shared, system: bool, name: str, linger: bool | None) -> None:
-    """Put the service's files where they belong, enable it, and start it if projects are named. Can be repeated.
+    """Install and enable the service, or update it.
+
+    It is started if the configuration names projects.
 
     \b
     Examples:
@@ -62,33 +72,33 @@ def install(options: Shared, system: bool, name: str, linger: bool | None) -> No
       sudo yolo-supervisor service install --system --user alice
     """
     manager = _manager(system, name)
-    _refuse_strangers(manager)
-    if why := manager.missing():
-        fail(EX_UNAVAILABLE, why)
-    named, where = _projects(manager)
+    _check_user(manager)
+    if reason := manager.missing():
+        fail(EX_UNAVAILABLE, reason)
+    projects, file = _projects(manager)
     try:
         done = put(manager.files())
         obsolete = take_away(manager.obsolete())
         _enable(manager, done)
-        if named:
+        if projects:
             manager.start(anew=bool(obsolete) or any(result != "unchanged" for result in done.values()))
     except ManagerError as error:
         fail(EX_NO, f"{error}\nIts log: {_log(manager)}")
     notes = []
-    if not named:
-        notes.append(f"It is not started: no projects are named in {where}. Name them, then: {_start(manager)}")
-    stays = _see_to_lingering(manager, linger, quiet=options.json)
-    if stays is False:
-        notes.append("Without lingering it ends when you log out, and tmux in its unit with it: loginctl enable-linger")
+    if not projects:
+        notes.append(f"It is not started: {file} names no projects. Add them, then: {_start(manager)}")
+    survives_logout = _configure_lingering(manager, linger, quiet=options.json)
+    if survives_logout is False:
+        notes.append("It ends when you log out, and so does a tmux that a service started: loginctl enable-linger")
     state = manager.state()
     if options.json:
         files = [{"path": str(path), "result": result} for path, result in done.items()]
         out_json(
             {
-                **_described(manager, state, stays),
+                **_description(manager, state, survives_logout),
                 "files": files,
                 "removed": [str(path) for path in obsolete],
-                "projects": named,
+                "projects": projects,
                 "notes": notes,
             }
         )
@@ -108,7 +118,7 @@ def install(options: Shared, system: bool, name: str, linger: bool | None) -> No
 @shared
 @click.pass_obj
 def uninstall(options: Shared, system: bool, name: str) -> None:
-    """Stop the service and remove its files. Agents are not touched, nor is what the supervisor knows of them.
+    """Stop the service and remove its files. Agents and state folders are not touched.
 
     \b
     Examples:
@@ -116,29 +126,29 @@ def uninstall(options: Shared, system: bool, name: str) -> None:
       sudo yolo-supervisor service uninstall --system --user alice
     """
     manager = _manager(system, name)
-    _refuse_strangers(manager)
-    if why := manager.missing():
-        fail(EX_UNAVAILABLE, why)
+    _check_user(manager)
+    if reason := manager.missing():
+        fail(EX_UNAVAILABLE, reason)
     paths = [*manager.files(), *manager.obsolete()]
     installed = any(map(os.path.lexists, paths))
-    gone: list[Path] = []
+    removed: list[Path] = []
     others = manager.others()
     if installed:
         try:
             manager.disable()
-            gone = [] if others else take_away(paths, manager.files())
+            removed = [] if others else take_away(paths, manager.files())
             manager.gone()
         except ManagerError as error:
             fail(EX_NO, str(error))
     if options.json:
-        out_json({"version": 2, "unit": manager.unit, "removed": [str(path) for path in gone], "others": others})
+        out_json({"version": 2, "unit": manager.unit, "removed": [str(path) for path in removed], "others": others})
     else:
-        for path in gone:
+        for path in removed:
             out(f"removed    {path}")
         if others:
-            out(f"The files stay: {', '.join(others)} need them.")
-        elif not gone:
-            out("Nothing was installed.")
+            out(f"The files were not removed: {', '.join(others)} need them.")
+        elif not removed:
+            out("It was not installed.")
 
 
 @command.command()
@@ -147,7 +157,7 @@ def uninstall(options: Shared, system: bool, name: str) -> None:
 @shared
 @click.pass_obj
 def status(options: Shared, system: bool, name: str) -> None:
-    """Whether the service is installed, enabled and running. Exit code 1 if it does not run.
+    """Show whether the service is installed, enabled and running. Exit code 1 if it does not run.
 
     \b
     Examples:
@@ -155,17 +165,17 @@ def status(options: Shared, system: bool, name: str) -> None:
       yolo-supervisor service status --system --user alice --json
     """
     manager = _manager(system, name)
-    if why := manager.missing():
-        fail(EX_UNAVAILABLE, why)
+    if reason := manager.missing():
+        fail(EX_UNAVAILABLE, reason)
     state = manager.state()
-    stays = lingers(_me()) if isinstance(manager, Systemd) and not manager.user else None
+    survives_logout = lingers(_me()) if isinstance(manager, Systemd) and not manager.user else None
     changed = (
         [str(path) for path, data in manager.files().items() if read_or_none(path) != data] if state.installed else []
     )
     if options.json:
         out_json(
             {
-                **_described(manager, state, stays),
+                **_description(manager, state, survives_logout),
                 "text": state.text,
                 "restarts": state.restarts,
                 "changed": changed,
@@ -178,8 +188,8 @@ def status(options: Shared, system: bool, name: str) -> None:
         out(f"{manager.unit}: {state.text}")
         out(f"{'enabled' if state.enabled else 'not enabled'}" + (f", process {state.pid}" if state.pid else ""))
         for path in changed:
-            out(f"{path} is not as this version ships it: yolo-supervisor service install")
-        if stays is False:
+            out(f"{path} differs from this version's file: yolo-supervisor service install")
+        if survives_logout is False:
             out("It ends when you log out: loginctl enable-linger")
         out(f"Its log: {_log(manager)}")
     sys.exit(0 if state.active else EX_NO)
@@ -187,18 +197,18 @@ def status(options: Shared, system: bool, name: str) -> None:
 
 @command.command(hidden=True)
 def reload() -> None:
-    """For the unit's ExecReload: ask the daemon to reload, and wait until it has."""
+    """Reload the daemon and wait until it has done so (for the unit's ExecReload)."""
     from yolo_supervisor.service.notify import reload_and_wait
 
     pid, folder = os.environ.get("MAINPID", ""), os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     if not pid.isdigit() or int(pid) <= 1 or not folder:
-        raise click.UsageError("this is for the service manager; you want: systemctl --user reload yolo-supervisor")
+        raise click.UsageError("only for the service manager; use: systemctl --user reload yolo-supervisor")
     try:
         refused = reload_and_wait(int(pid), Path(folder), RELOAD_LIMIT_S)
     except TimeoutError as error:
         fail(EX_NO, str(error))
     if refused:
-        fail(EX_CONFIG, f"{refused}\nThe daemon goes on with the configuration that it has.")
+        fail(EX_CONFIG, f"{refused}\nThe daemon keeps its old configuration.")
 
 
 # -- whose service -------------------------------------------------------------------------------------------------
@@ -209,33 +219,33 @@ def _manager(system: bool, name: str) -> Manager:
         from yolo_supervisor.service.manager import Launchd
 
         if system or name:
-            raise click.UsageError("launchd runs it as an agent of the user: leave out --system")
+            raise click.UsageError("launchd runs it as your agent: omit --system and --user")
         return Launchd()
     if not system:
         if name:
-            raise click.UsageError("--user goes with --system; without it, the service is your own")
+            raise click.UsageError("--user needs --system: a user service is always your own")
         _me()
         return Systemd()
     name = name or os.environ.get("SUDO_USER", "") or ("" if os.geteuid() == 0 else _me())
     if not name:
-        raise click.UsageError("say whose agents it is to watch: --user NAME")
+        raise click.UsageError("name the user whose agents are to be supervised: --user NAME")
     try:
         pwd.getpwnam(name)
     except KeyError:
-        fail(EX_NO, f"there is no user {name!r}")
+        fail(EX_NO, f"no user {name!r}")
     return Systemd(name)
 
 
-def _refuse_strangers(manager: Manager) -> None:
-    """Root is asked for where root is needed, and else not welcome by mere accident."""
+def _check_user(manager: Manager) -> None:
+    """End the program if root is needed and missing, or if sudo would install root's user service by mistake."""
     if manager.user and os.geteuid() != 0:
-        fail(EX_NO, "only root may change the system's services: sudo yolo-supervisor service ... --system")
+        fail(EX_NO, "--system needs root: sudo yolo-supervisor service ... --system")
     if not manager.user and os.geteuid() == 0 and os.environ.get("SUDO_UID", "0") != "0":
-        fail(EX_NO, "sudo would make it root's service: leave out sudo, or say --system --user NAME")
+        fail(EX_NO, "sudo would make it root's service: omit sudo, or add --system --user NAME")
 
 
 def _enable(manager: Manager, done: Mapping[Path, Result]) -> None:
-    """ManagerError, and what was newly written is taken away again, where it lies out of the manager's sight, say."""
+    """Enable the service; if that fails, remove the files that were newly written and raise ``ManagerError``."""
     try:
         manager.enable()
     except ManagerError:
@@ -247,43 +257,43 @@ def _enable(manager: Manager, done: Mapping[Path, Result]) -> None:
 
 def _me() -> str:
     if (name := user_name()) is None:
-        fail(EX_UNAVAILABLE, f"this machine knows no user {os.geteuid()}: no service can be run for one")
+        fail(EX_UNAVAILABLE, f"user id {os.geteuid()} has no name on this machine: no service can be installed for it")
     return name
 
 
 def _environment(manager: Manager) -> dict[str, str]:
-    """Where the service looks for its configuration."""
+    """The environment variables by which the service finds its configuration."""
     return {"HOME": pwd.getpwnam(manager.user).pw_dir} if manager.user else dict(os.environ)
 
 
 def _projects(manager: Manager) -> tuple[list[str], Path]:
-    """The projects that the service will watch, and the file that names them. ConfigError if that cannot be used."""
+    """The projects that the service will supervise, and the file that names them. ``ConfigError`` if it is invalid."""
     from yolo_supervisor import config as configuration
 
     environment = _environment(manager)
     return list(configuration.load(environment=environment).projects), configuration.user_file(environment)
 
 
-def _see_to_lingering(manager: Manager, wanted: bool | None, quiet: bool) -> bool | None:
-    """Whether the service outlives a logout; None where that is no question."""
+def _configure_lingering(manager: Manager, wanted: bool | None, quiet: bool) -> bool | None:
+    """Enable lingering if that is wanted; whether the service survives a logout, None if logouts do not matter."""
     if manager.user or not isinstance(manager, Systemd):
         return None
     me = _me()
     if lingers(me):
         return True
     if wanted is None and not quiet and sys.stdin.isatty():
-        out("When you log out, systemd ends your services, and tmux if one has started it, unless you let them linger.")
-        wanted = click.confirm("Let them linger?", default=True, err=True)
+        out("At logout systemd ends your services, and a tmux that one of them started, unless lingering is enabled.")
+        wanted = click.confirm("Enable lingering?", default=True, err=True)
     if wanted:
-        told = subprocess.run(
+        ended = subprocess.run(
             ["loginctl", "enable-linger", me], capture_output=True, text=True, timeout=60, check=False
         )
-        if told.returncode != 0:
-            fail(EX_NO, f"loginctl enable-linger: {told.stderr.strip()}; the service is installed")
+        if ended.returncode != 0:
+            fail(EX_NO, f"the service is installed, but loginctl enable-linger failed: {ended.stderr.strip()}")
     return lingers(me)
 
 
-def _described(manager: Manager, state: State, stays: bool | None) -> dict[str, Any]:
+def _description(manager: Manager, state: State, survives_logout: bool | None) -> dict[str, Any]:
     return {
         "version": 2,
         "manager": manager.name,
@@ -293,7 +303,7 @@ def _described(manager: Manager, state: State, stays: bool | None) -> dict[str, 
         "enabled": state.enabled,
         "active": state.active,
         "pid": state.pid,
-        "linger": stays,
+        "linger": survives_logout,
     }
 
 
@@ -304,10 +314,12 @@ def _start(manager: Manager) -> str:
 
 
 def _log(manager: Manager) -> str:
-    """Where its log can be read."""
+    """The file or command that shows the service's log."""
     from yolo_supervisor import config as configuration
 
     try:
         return manager.log(configuration.load(environment=_environment(manager)).log.file)
-    except configuration.ConfigError:  # it tells of that before it knows of any file
+    except (
+        configuration.ConfigError
+    ):  # an invalid configuration names no log file: the daemon reports it to the default log
         return manager.log("")

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from yolo_supervisor.actions.state import Restore, quarantine
-from yolo_supervisor.cli.context import EX_DATAERR, EX_NO, EX_TEMPFAIL, Shared, fail, out, out_json, shared
+from yolo_supervisor.cli.context import EX_DATAERR, EX_NO, Shared, fail, fail_busy, out, out_json, print_result, shared
 from yolo_supervisor.cli.project_view import ProjectView, carry_out, project_view
 from yolo_supervisor.formats.json import load_object, text_or_none
 from yolo_supervisor.formats.plugin import execution_state
@@ -26,7 +26,7 @@ GIT_LIMIT_S = 2.0
 
 @click.group()
 def command() -> None:
-    """Save, list and restore snapshots of the execution state: ours and the plugin's, in the plugin's own format.
+    """Save, list and restore snapshots of the execution state, in the plugin's format.
 
     \b
     Examples:
@@ -37,11 +37,11 @@ def command() -> None:
 
 
 @command.command("save")
-@click.option("--role", help="For whom it is (default: the agent that the plugin says is active).")
+@click.option("--role", help="The agent that it is for (default: the one that the plugin says is active).")
 @shared
 @click.pass_obj
 def save(options: Shared, role: str | None) -> None:
-    """Save the execution state as it is now; ten of a phase are kept.
+    """Save the execution state as a snapshot. Ten of a phase are kept.
 
     \b
     Example:
@@ -50,46 +50,50 @@ def save(options: Shared, role: str | None) -> None:
     view = project_view(options)
     state = _state(view)
     if state is None:
-        fail(EX_DATAERR, "the execution state is missing or broken: yolo-supervisor state verify tells more")
+        fail(EX_DATAERR, "the execution state is missing or broken; see: yolo-supervisor state verify")
     snapshots = Snapshots(view.store.paths)
     view.store.open()
     remediation = snapshots.save(state, view.now, "manual", role, _commits(view.project))
     if carry_out(view.store, remediation[:1]) is Outcome.BUSY or carry_out(view.store, remediation[1:]) is Outcome.BUSY:
-        fail(EX_TEMPFAIL, "the store is being written to: try again")
+        fail_busy("the store")
     path = remediation[0].path
-    out_json({"result": "saved", "id": path.name, "path": str(path)}) if options.json else out(str(path))
+    print_result(options, {"result": "saved", "id": path.name, "path": str(path)}, str(path))
 
 
 @command.command("list")
 @shared
 @click.pass_obj
 def list_snapshots(options: Shared) -> None:
-    """All snapshots, the newest first, wherever the plugin or we keep them.
+    """List all snapshots, the newest first.
+
+    The plugin's snapshots are among them.
 
     \b
     Example:
       yolo-supervisor snapshot list --json
     """
     view = project_view(options)
-    found = [_row(path, each) for path, each in reversed(Snapshots(view.store.paths).all())]
+    rows = [_row(path, snapshot) for path, snapshot in reversed(Snapshots(view.store.paths).all())]
     if options.json:
-        out_json({"version": 2, "project": str(view.project), "snapshots": found})
+        out_json({"version": 2, "project": str(view.project), "snapshots": rows})
         return
-    for row in found:
+    for row in rows:
         plans = f"{row['done']}/{row['plans']} plans"
         out(f"{row['id']}  phase {row['phase']}  {row['status']}  {plans}  by {row['role'] or '-'}")
-    if not found:
-        out("there are no snapshots")
+    if not rows:
+        out(f"no snapshots in {view.project}")
 
 
 @command.command("restore")
 @click.argument("ident", metavar="[ID]", required=False)
-@click.option("--role", help="Without ID: the newest of this role, else the newest.")
-@click.option("--phase", help="Without ID: of this phase only.")
+@click.option("--role", help="Without ID: the newest of this role, or the newest if it has none.")
+@click.option("--phase", help="Without ID: only of this phase.")
 @shared
 @click.pass_obj
 def restore(options: Shared, ident: str | None, role: str | None, phase: str | None) -> None:
-    """Put a snapshot's state in the place of the execution state. What was there is saved as a snapshot before.
+    """Replace the execution state by a snapshot (default: the newest).
+
+    The present state is saved as a snapshot first.
 
     \b
     Examples:
@@ -102,39 +106,37 @@ def restore(options: Shared, ident: str | None, role: str | None, phase: str | N
     if ident is None:
         wanted = snapshots.best(phase, role or snapshots.active_role())
     else:
-        wanted = next((each for path, each in snapshots.all() if ident in (path.name, path.stem)), None)
+        wanted = next((snapshot for path, snapshot in snapshots.all() if ident in (path.name, path.stem)), None)
     if wanted is None:
-        fail(
-            EX_NO, f"there is no such snapshot{f': {ident}' if ident else ''}; yolo-supervisor snapshot list shows all"
-        )
+        fail(EX_NO, f"no snapshot {ident or 'matches'}; see: yolo-supervisor snapshot list")
     path = view.store.paths.planning / execution_state.STATE_FILE
     before = read(path)
     state = _state(view)
     view.store.open()
     if before:
-        aside: Remediation
+        copy: Remediation
         if state is not None:
-            aside = snapshots.save(state, view.now, f"before {wanted.name} was restored")[:1]
+            copy = snapshots.save(state, view.now, f"before {wanted.name} was restored")[:1]
         else:
-            copy = quarantine_file(view.store.paths.quarantine, path.name, before)
-            why = f"it is broken, and {wanted.name} is wanted in its place"
-            aside = (quarantine(key=execution_state.STATE_FILE, path=copy, data=before, reason=why),)
-        if carry_out(view.store, aside) is Outcome.BUSY:
-            fail(EX_TEMPFAIL, "the store is being written to: try again")
+            file = quarantine_file(view.store.paths.quarantine, path.name, before)
+            reason = f"it is broken, and is being replaced by the snapshot {wanted.name}"
+            copy = (quarantine(key=execution_state.STATE_FILE, path=file, data=before, reason=reason),)
+        if carry_out(view.store, copy) is Outcome.BUSY:
+            fail_busy("the store")
     action = Restore(
         key=execution_state.STATE_FILE,
         path=path,
         expected_digest=digest(before),
         data=execution_state.dump(wanted.state),
         flaw=None,
-        reason=f"a person wanted the snapshot {wanted.name}",
+        reason=f"replaced by the snapshot {wanted.name} on the command line",
         evidence={"source": wanted.name},
     )
     outcome = view.store.commit(action, "cli")
     if outcome is not Outcome.DONE:
-        fail(EX_TEMPFAIL, "the execution state is being written to: try again")
-    answer = {"result": "restored", "id": wanted.name, "path": str(path)}
-    out_json(answer) if options.json else out(f"restored {path} from {wanted.name}")
+        fail_busy("the execution state")
+    document = {"result": "restored", "id": wanted.name, "path": str(path)}
+    print_result(options, document, f"restored {path} from {wanted.name}")
 
 
 def _state(view: ProjectView) -> dict[str, Any] | None:
@@ -159,12 +161,12 @@ def _row(path: Path, snapshot: Snapshot) -> dict[str, Any]:
 
 
 def _commits(project: Path) -> tuple[str, ...]:
-    """The newest commits, as the plugin notes them; none without git."""
+    """The newest commits in the plugin's form; none without git."""
     try:
-        answer = subprocess.run(
+        log = subprocess.run(
             ["git", "-C", str(project), "log", "--oneline", "-5"],
             capture_output=True, text=True, errors="replace", timeout=GIT_LIMIT_S, check=False,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return ()
-    return tuple(answer.stdout.splitlines()) if answer.returncode == 0 else ()
+    return tuple(log.stdout.splitlines()) if log.returncode == 0 else ()

@@ -1,4 +1,4 @@
-"""``status``: what is supervised and how it fares."""
+"""``status``: what is supervised, and its condition."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from yolo_supervisor.cli.context import Shared, out, out_json, shared
 @shared
 @click.pass_obj
 def command(options: Shared) -> None:
-    """What is supervised and how it fares. Works with the daemon down too, and says that it is.
+    """Show what is supervised, and its condition. Works without a daemon too, and says so.
 
     \b
     Examples:
@@ -28,7 +28,7 @@ def command(options: Shared) -> None:
     project = options.project()
     view = ProjectView(project, configuration.load(project, options.config))
     holder = view.holder()
-    answer: dict[str, Any] = {
+    document: dict[str, Any] = {
         "version": 2,
         "at": iso(view.now),
         "daemon": {
@@ -60,19 +60,19 @@ def command(options: Shared) -> None:
         ],
     }
     if options.json:
-        out_json(answer)
+        out_json(document)
     else:
-        _show(answer)
+        _print_status(document)
 
 
-def _show(answer: dict[str, Any]) -> None:
-    daemon, project = answer["daemon"], answer["projects"][0]
+def _print_status(document: dict[str, Any]) -> None:
+    daemon, project = document["daemon"], document["projects"][0]
     if daemon["running"]:
         out(f"{project['path']}: supervised by process {daemon['pid']} since {daemon['started_at']} ({daemon['mode']})")
         if daemon["silent_s"] is not None:
-            out(f"  it has said nothing for {daemon['silent_s']:.0f} s: it hangs, or is stopped")
+            out(f"  it has reported nothing for {daemon['silent_s']:.0f} s: it hangs or is stopped")
     else:
-        out(f"{project['path']}: not supervised: no daemon is running. Start one: yolo-supervisor run")
+        out(f"{project['path']}: not supervised, no daemon is running. Start one: yolo-supervisor run")
     for title, rows in (
         (
             "agents",
@@ -85,14 +85,14 @@ def _show(answer: dict[str, Any]) -> None:
         ),
         ("leases", [(x["resource"], x["owner"], f"until {x['expires_at'] or 'released'}") for x in project["leases"]]),
         (
-            "switched off",
+            "open circuits",
             [
                 (
                     c["server"],
                     c["tool"] or "the whole server",
                     f"since {c['since']}",
                     c["why"],
-                    f"tried in {c['retry_in_s']:g} s",
+                    f"next try in {c['retry_in_s']:g} s",
                 )
                 for c in project["circuits"]
             ],
@@ -113,7 +113,7 @@ def _show(answer: dict[str, Any]) -> None:
         (
             "watchers",
             [
-                (w["name"], f"every {w['interval_s']:g} s", f"last {w['last_tick_at']}", w["last_error"] or "well")
+                (w["name"], f"every {w['interval_s']:g} s", f"last {w['last_tick_at']}", w["last_error"] or "ok")
                 for w in project["watchers"]
             ],
         ),
@@ -126,4 +126,4 @@ def _show(answer: dict[str, Any]) -> None:
                 out("  " + "  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     if not project["agents"]:
         out()
-        out("no agents are known here")
+        out("no agents")
