@@ -96,7 +96,7 @@ def with_leases(project: Path, name: str, until_s: float, tell: Callable[[Claim]
             if store.commit(action, name) is not Outcome.DONE:
                 continue
             since = time.monotonic()
-            token = store.journal.memory.lent[str(action.path)]["token"]
+            token = store.index.leases[str(action.path)].token
             requeue_or_dead_letter = Release(key="r", path=action.path, owner=name, reason="done")
             to = time.monotonic()
             while (outcome := store.commit(requeue_or_dead_letter, name)) is Outcome.BUSY:

@@ -16,11 +16,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from yolo_supervisor.actions import notes
 from yolo_supervisor.actions.base import Edit, Kind, Verb
 from yolo_supervisor.store.atomic import write_atomic
 from yolo_supervisor.store.disk import Disk
-from yolo_supervisor.store.journal import seal
+from yolo_supervisor.store.lines import dump, entry
 from yolo_supervisor.store.store import Outcome, Store
 
 SECONDS = 2.0
@@ -118,8 +120,8 @@ def start(folder: Path, records: int) -> str:
     """How long a start takes, and what it needs, with so many lines in the newest segment."""
     project = folder / f"start-{records}"
     with closing(opened(project)) as store:
-        line = {"kind": "task", "key": "team/1", "action": "requeued", "reason": "x" * 100}
-        lines = (seal({"seq": number, **line}) for number in range(1, records + 1))
+        line = entry(NOTE, "bench", store.clock.now(), project)
+        lines = (dump(replace(line, seq=number)) for number in range(1, records + 1))
         store.paths.journal.write_bytes(b"".join(lines))
         size = store.paths.journal.stat().st_size
     told = subprocess.run([sys.executable, "-c", START, project], check=True, capture_output=True, text=True).stdout

@@ -171,7 +171,7 @@ class Ours:
 
     def token(self, resource: str = FILE) -> int:
         path = self.store.paths.planning / ".locks" / plugin_leases.lease_file(resource)
-        token: int = self.store.journal.memory.lent[str(path)]["token"]
+        token: int = self.store.index.leases[str(path)].token
         return token
 
     async def tick(self) -> list[str]:

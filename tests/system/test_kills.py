@@ -131,7 +131,7 @@ def test_killed_writers_lose_nothing_acknowledged(tmp_path: Path) -> None:
             assert recovery.damage == ()
             assert store.journal.pending == {}
             assert not store.recover()
-        told = [entry["key"] for entry in followed.news()]
+        told = [entry.key for entry in followed.new_entries()]
         for child, count in acknowledged.items():
             [found] = set(child.document.read_bytes().split())
             assert count <= int(found) <= count + 1

@@ -970,7 +970,7 @@ class World:
             paper.changes()
             if not self.judged(f"{worker} claims {paper.key}", store.commit(action, "cli"), may):
                 return None
-            token = int(store.journal.memory.claims[paper.key]["token"])
+            token = store.index.claims[paper.key].token
             if token <= paper.token:
                 self.wrong(f"{paper.key} had token {paper.token}, and now {token}")
             self.writes(paper, worker, {**paper.said, "status": "in_progress", "owner": worker.name})
@@ -1092,7 +1092,7 @@ class World:
             if isinstance(action, Held) is free and sure:
                 self.wrong(f"{worker} asked for {grant}, and was answered {action}")
             if not isinstance(action, Held) and self.judged(f"{worker} borrows", store.commit(action, "cli"), True):
-                token = int(store.journal.memory.lent[str(grant.path)]["token"])
+                token = store.index.leases[str(grant.path)].token
                 if token != before if before is not None else token <= grant.token:
                     self.wrong(f"{grant.resource} had token {grant.token}, and now {token}")
                 grant.token = token
@@ -1436,11 +1436,11 @@ class World:
         journal = Journal(self.paths.journal, Disk(), self.paths.folder / "quarantine")
         journal.load()
         attempts = self.attempts_told(entries)
-        if attempts != journal.requeues:
-            self.wrong(f"the journal tells {attempts} and counts {journal.requeues}")
+        if attempts != journal.index.requeues:
+            self.wrong(f"the journal tells {attempts} and counts {journal.index.requeues}")
         aside = {paper.key for paper in self.papers if paper.aside}
-        if aside != journal.memory.set_aside.keys():
-            self.wrong(f"{aside} are set aside, and the journal knows {journal.memory.set_aside}")
+        if aside != journal.index.dead_letters.keys():
+            self.wrong(f"{aside} are set aside, and the journal knows {journal.index.dead_letters}")
         told = Counter(entry["key"] for entry in entries if entry["action"] == "requeued")
         for paper in self.papers:
             if not paper.given_back - paper.untold <= told[paper.key] <= paper.given_back:

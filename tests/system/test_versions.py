@@ -142,7 +142,7 @@ def test_a_garbage_version_file_is_rewritten(project: Path, garbage: bytes) -> N
     Store(project).open()
 
     assert own_files.load_version(path.read_bytes()) == own_files.VERSION
-    assert list(History(Paths(project).journal).news()) == []
+    assert list(History(Paths(project).journal).new_entries()) == []
 
 
 def test_the_version_is_there_before_anything_that_it_is_about(project: Path) -> None:

@@ -11,10 +11,11 @@ import pytest
 
 from support.budget import budget
 from support.disks import MemoryDisk
+from support.journal import an_entry
 from test_crash_states import PATHS, PROJECT, Life, new_disk, opened, small_limits, told
 from yolo_supervisor.actions import notes
 from yolo_supervisor.fs.read import digest
-from yolo_supervisor.store.journal import unseal
+from yolo_supervisor.store.lines import Entry, Write, load
 from yolo_supervisor.store.store import Store
 
 __all__ = ["small_limits"]
@@ -33,9 +34,9 @@ def a_life() -> MemoryDisk:
         for deed in (life.keep, life.keep, life.note):
             deed(store)
         for n in range(3):
-            told = {"kind": "task", "key": f"team/{n}", "action": "requeued"}
-            store.journal.append({**told, "write": {"path": f"/p/docs/{n}", "before": None, "after": None}})
-            store.journal.append(told)
+            write = Write(path=f"/p/docs/{n}", before=None, after=None, replay=True)
+            store.journal.append(an_entry("requeued", f"team/{n}", write=write))
+            store.journal.append(an_entry("requeued", f"team/{n}"))
     disk.settle()
     return disk
 
@@ -106,16 +107,16 @@ MUTATIONS_OF_A_FILE: tuple[tuple[Mutation, int], ...] = (
 
 def memory(store: Store) -> Any:
     journal = store.journal
-    return dict(journal.pending), dict(journal.requeues), journal.memory.good
+    return dict(journal.pending), dict(journal.index.requeues), journal.index.good_versions
 
 
 def requeues_in(disk: MemoryDisk) -> set[str]:
     """The tasks that were requeued by lines that can be read, as far as these are in order."""
     data = disk.content(PROJECT / ".yolo-planning" / ".supervisor" / "journal.jsonl") or b""
-    lines = [line for each in data.split(b"\n")[:-1] if (line := unseal(each)) is not None]
-    if sorted(lines, key=lambda line: int(line["seq"])) != lines:
+    lines = [line for each in data.split(b"\n")[:-1] if (line := load(each)) is not None]
+    if sorted(lines, key=lambda line: line.seq) != lines:
         return set()
-    return {line["key"] for line in lines if line.get("action") == "requeued" and "write" not in line}
+    return {line.key for line in lines if type(line) is Entry and line.action == "requeued"}
 
 
 def journals(disk: MemoryDisk) -> bytes:
@@ -131,7 +132,7 @@ def rots(disk: MemoryDisk, rotten: bytes, before: Any, unflushed: list[Any]) -> 
                 return f"silently another memory: {now} instead of {before}"
             if any(digest(data) not in now[2][str(PATHS[0])] for data in store.versions(PATHS[0])):
                 return "a version that never was good"
-            if unread := requeues_in(disk) - store.journal.requeues.keys():
+            if unread := requeues_in(disk) - store.index.requeues.keys():
                 return f"lines that are whole were not read: {unread}"
             recovery = store.recover()
             if not silent and not (recovery.damage or recovery.torn):
@@ -139,7 +140,7 @@ def rots(disk: MemoryDisk, rotten: bytes, before: Any, unflushed: list[Any]) -> 
             store.note(notes.daemon("reloaded", key="after", reason="asked to"), "test")
         kept = journals(disk)
         for line in rotten.split(b"\n")[:-1]:
-            if line not in kept and unseal(line) is not None:
+            if line not in kept and load(line) is not None:
                 return f"a line that was whole is gone: {line!r}"
         if told(disk).count("after") != 1:
             return "what was written after it is not told"

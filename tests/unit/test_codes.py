@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 from structlog.testing import capture_logs
 
+from support.journal import an_entry
 from yolo_supervisor.actions.agents import PaneDied
 from yolo_supervisor.actions.base import Action, AlertCode, Escalate, Verb
 from yolo_supervisor.actions.tasks import Requeue, WriteDeadLetter
@@ -32,7 +33,7 @@ from yolo_supervisor.inventory.process_scan import ProcessScanner
 from yolo_supervisor.models import FlawCode, Task
 from yolo_supervisor.policy.file_integrity import Flaw
 from yolo_supervisor.policy.retry import Never, NeverCode, RetryDecision, requeue_or_dead_letter
-from yolo_supervisor.store.journal import entry
+from yolo_supervisor.store.lines import Entry, entry, fields, seal
 from yolo_supervisor.store.store import Outcome, Store
 from yolo_supervisor.system.process_backend import backend
 from yolo_supervisor.system.processes import Processes, Refusal, RefusalCode
@@ -46,8 +47,8 @@ REBUILD_WORKED = [("v3_event_recovery", outcome_table.WORKED), ("v3_snapshot_res
 # -- the source of a restored file -------------------------------------------------------------------------------
 
 
-def restored(**evidence: str) -> dict[str, Any]:
-    return {"kind": "state", "action": "restored", "key": execution_state.STATE_FILE, "evidence": evidence}
+def restored(**evidence: str) -> Entry:
+    return an_entry("restored", execution_state.STATE_FILE, "state", evidence=evidence)
 
 
 @pytest.mark.parametrize(
@@ -145,14 +146,9 @@ def recovered(project: Path, evidence: dict[str, Any], replay: dict[str, bool]) 
         store.open()
         task = Task(list="red", number="1", status="in_progress", owner="dev", path=path)
         action = Requeue(key=task.id, task=task, owner="dev", cause="died", reason="any", evidence=evidence)
-        write: dict[str, object] = {
-            "path": str(path),
-            "before": digest(b"before"),
-            "after": digest(b"after"),
-            "content": "after",
-        }
-        write |= {"stamp": store._stamp(path), **replay}
-        store.journal.append({**entry(action, "tasks", store.clock.now(), project), "write": write})
+        write = {"path": str(path), "before": digest(b"before"), "after": digest(b"after"), "content": "after"}
+        record = fields(entry(action, "tasks", store.clock.now(), project)) | {"seq": 1}
+        store.paths.journal.write_bytes(seal({**record, "write": {**write, "stamp": store._stamp(path), **replay}}))
         store.recover()
     return path.read_bytes() == b"after"
 

@@ -375,7 +375,7 @@ class Claimed(Scene):
             store.open()
             evidence = {"owner": "dev-1"}
             assert store.commit(replace(claim.action, evidence=evidence), "staging") is Outcome.DONE
-            assert store.journal.memory.claims["tasks/2"]["token"] == 3
+            assert store.index.claims["tasks/2"].token == 3
 
 
 def _complete(p: Path) -> Scene:

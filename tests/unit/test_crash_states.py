@@ -237,7 +237,7 @@ def opened(disk: Disk) -> Store:
 def told(disk: Disk) -> list[str]:
     history = History(PROJECT / ".yolo-planning" / ".supervisor" / "journal.jsonl")
     history._disk = disk
-    return [entry["key"] for entry in sorted(history.news(), key=lambda entry: int(entry["seq"]))]
+    return [entry.key for entry in sorted(history.new_entries(), key=lambda entry: entry.seq)]
 
 
 def wrongs(disk: MemoryDisk, books: Books, gone_is_wrong: bool = True) -> Iterator[str]:

@@ -558,7 +558,7 @@ def test_rate_limits_charge_no_attempt_and_are_never_poison(failing: FailingTask
     for _ in range(10):
         assert failing.fails("rate_limited", hold_s=0.0).never is None
 
-    assert failing.store.journal.memory.requeues["red/3"] == 0
+    assert failing.store.index.requeues["red/3"] == 0
     assert failing.fails("signal").attempt == 1
 
 

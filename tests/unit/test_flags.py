@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from support.cli import Cli
 from support.daemon import RunningDaemon, StartDaemon
+from support.journal import an_entry
 from support.processes import Children
 from support.project import SAMPLES, FakeClock
 from yolo_supervisor.actions import flags as flag_actions
@@ -41,6 +42,7 @@ from yolo_supervisor.inventory.flag_record import (
 )
 from yolo_supervisor.policy.failure_rate import Rule
 from yolo_supervisor.store.disk import Disk
+from yolo_supervisor.store.lines import Entry
 from yolo_supervisor.store.store import Outcome, Store
 from yolo_supervisor.system.process_backend import backend
 from yolo_supervisor.watchers.flags import decide
@@ -633,8 +635,8 @@ def test_an_unreadable_record_is_an_error_and_not_an_empty_one(world: World) -> 
 # -- outcomes among our actions and leases ------------------------------------------------------------------------
 
 
-def journal_entry(kind: str, action: str, by: str = "leases", key: str = "src", **evidence: Any) -> Mapping[str, Any]:
-    return {"kind": kind, "key": key, "action": action, "by": by, "evidence": evidence}
+def journal_entry(kind: str, action: str, by: str = "leases", key: str = "src", **evidence: Any) -> Entry:
+    return an_entry(action, key, kind, by, evidence)
 
 
 @pytest.mark.parametrize(
@@ -654,9 +656,7 @@ def journal_entry(kind: str, action: str, by: str = "leases", key: str = "src", 
         (journal_entry("state", "restored", key="STATE.md", source="the snapshot 1-2.json"), []),
     ],
 )  # fmt: skip
-def test_journal_entries_are_outcomes_as_the_table_lists(
-    entry: Mapping[str, Any], results: list[tuple[str, bool]]
-) -> None:
+def test_journal_entries_are_outcomes_as_the_table_lists(entry: Entry, results: list[tuple[str, bool]]) -> None:
     assert outcome_table.in_journal_entry(entry) == results
 
 
@@ -708,16 +708,16 @@ def test_switches_and_outcomes_survive_a_rotation_of_the_journal(world: World) -
     world.flags.record(ROUTING, True)
     world.store.commit(flag_actions.disable(key=ROUTING, path=world.planning / CONFIG, reason="it fails",
                                evidence={"errors": 5, "samples": 5}), "flags")  # fmt: skip
-    before = world.store.journal.memory
+    before = world.store.index
     world.store.journal.rotate()
 
     again = Store(world.store.paths.project)
     with closing(again):
         again.open()
-        after = again.journal.memory
+        after = again.index
         assert after is not before
-        assert (after.flags, after.outcomes, after.releases) == (before.flags, before.outcomes, before.releases)
-        assert after.flags[ROUTING]["off"]
+        assert after.checkpoint() == before.checkpoint()
+        assert after.flags[ROUTING].off
 
 
 # -- switches and epochs ------------------------------------------------------------------------------------------
@@ -813,7 +813,7 @@ def test_a_concurrent_save_by_a_person_is_not_lost(project: Path) -> None:
 
         assert store.commit(disable, "flags") is Outcome.STALE
         assert path.read_text() == mine
-        assert store.journal.memory.flags == {}
+        assert store.index.flags == {}
         assert store.commit(disable, "flags") is Outcome.DONE
         assert path.read_text() == mine.replace("true", "false")
 

@@ -14,13 +14,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from support.journal import an_entry
 from support.processes import Children
 from support.wait import wait_until
 from yolo_supervisor.actions.agents import died
 from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.store.history import History, history
-from yolo_supervisor.store.index import JournalState
-from yolo_supervisor.store.journal import SEGMENTS, SIZE, Damage, Journal, entry, seal, segments, unseal
+from yolo_supervisor.store.index import Index
+from yolo_supervisor.store.journal import SEGMENTS, SIZE, Damage, Journal, segments
+from yolo_supervisor.store.lines import Entry, GoodVersion, Version, Write, dump, entry, fields, load, seal, unseal
 from yolo_supervisor.store.locks import file_lock
 
 AT = datetime(2026, 11, 22, 20, 55, 10, tzinfo=UTC)
@@ -39,12 +41,11 @@ records = st.builds(
 )
 
 
-def told(action: str, key: str = TASK, kind: str = "task", **more: Any) -> dict[str, Any]:
-    """What the journal is to tell, in short."""
-    return {"kind": kind, "key": key, "action": action, **more}
+def told(action: str, key: str = TASK, kind: str = "task", **more: Any) -> Entry:
+    return an_entry(action, key, kind, **more)
 
 
-PROMISE: dict[str, Any] = {"write": {"path": "/x", "before": None, "after": None}}
+PROMISE: dict[str, Any] = {"write": Write(path="/x", before=None, after=None, replay=True)}
 
 
 class World:
@@ -94,7 +95,7 @@ def test_a_record_survives_a_round_trip(record: dict[str, Any]) -> None:
 
     assert line.endswith(b"\n")
     assert line.splitlines(keepends=True) == [line]
-    assert unseal(line[:-1]) == record
+    assert json.loads(unseal(line[:-1]) or b"") == record
 
 
 @given(records.filter(lambda record: "crc" not in record))
@@ -107,7 +108,7 @@ def test_a_journal_line_is_plain_json(record: dict[str, Any]) -> None:
 
 
 def test_values_unknown_to_json_are_written_as_text() -> None:
-    assert unseal(seal({"seq": 1, "path": Path("/x")})[:-1]) == {"seq": 1, "path": "/x"}
+    assert json.loads(unseal(seal({"seq": 1, "path": Path("/x")})[:-1]) or b"") == {"seq": 1, "path": "/x"}
 
 
 @given(st.binary() | records.map(lambda record: json.dumps(record).encode()))
@@ -121,7 +122,7 @@ def test_an_unsealed_line_is_ignored(line: bytes) -> None:
 
 @pytest.mark.parametrize("record", [{}, {"seq": "1"}, {"seq": True}, {"seq": 1.0}, {"seq": None}, {"sequence": 1}])
 def test_a_line_without_a_number_is_none(record: dict[str, Any]) -> None:
-    assert unseal(seal({"x": 1, **record})[:-1]) is None
+    assert load(seal({"x": 1, **record})[:-1]) is None
 
 
 @given(record=records, at=st.integers(0))
@@ -134,7 +135,7 @@ def test_a_cut_line_is_noticed(record: dict[str, Any], at: int) -> None:
 
 def test_any_single_flipped_bit_of_a_line_is_noticed() -> None:
     for seq in range(1, 30):  # between them their checksums hold every digit in many places
-        line = seal({"seq": seq, **told("requeued")})[:-1]
+        line = dump(told("requeued", seq=seq))[:-1]
         unnoticed = [flipped for _, flipped in _flips(line) if unseal(flipped) is not None]
         assert unnoticed == []
 
@@ -164,12 +165,12 @@ def test_a_flipped_bit_costs_only_its_lines_and_is_reported(world: World) -> Non
         reader = world.reader()
         found = {entry["seq"]: entry for entry in history(world.path)}
         assert {1, 2, 3} - touched <= found.keys()
-        assert all(entry == {"seq": seq, **told("died" if seq == 2 else "requeued")} for seq, entry in found.items())
+        assert all(entry == fields(told("died" if seq == 2 else "requeued", seq=seq)) for seq, entry in found.items())
         assert found.keys() == {1, 2, 3} or reader.damage or not flipped.endswith(b"\n")
 
 
 def test_every_cut_of_a_journal_leaves_a_true_beginning_and_keeps_the_rest_aside(tmp_path: Path) -> None:
-    whole = b"".join(seal({"seq": n, **told("requeued")}) for n in (1, 2))
+    whole = b"".join(dump(told("requeued", seq=n)) for n in (1, 2))
     for end in range(len(whole) + 1):
         (folder := tmp_path / str(end)).mkdir()
         world = World(folder)
@@ -179,7 +180,7 @@ def test_every_cut_of_a_journal_leaves_a_true_beginning_and_keeps_the_rest_aside
         journal = world.journal()
 
         assert world.path.read_bytes() == kept
-        assert journal.seq == journal.requeues[TASK] == kept.count(b"\n")
+        assert journal.seq == journal.index.requeues[TASK] == kept.count(b"\n")
         assert journal.damage == []
         assert b"".join(path.read_bytes() for path in world.quarantine.iterdir()) == whole[len(kept) : end]
         assert journal.append(told("died"), durable=False) == journal.seq
@@ -197,13 +198,13 @@ def test_lines_torn_at_the_same_place_are_all_kept_aside(world: World) -> None:
 
 
 def test_a_damaged_line_is_reported_and_later_lines_are_kept(world: World) -> None:
-    lines = [seal({"seq": n, **told("requeued")}) for n in (1, 2, 3)]
+    lines = [dump(told("requeued", seq=n)) for n in (1, 2, 3)]
     world.path.write_bytes(lines[0] + b"\0" * 50 + b"\n" + lines[2])
 
     journal = world.journal()
 
     assert journal.damage == [Damage(len(lines[0]), "a line of 51 bytes cannot be read")]
-    assert (journal.seq, journal.requeues[TASK], world.seqs()) == (3, 2, [1, 3])
+    assert (journal.seq, journal.index.requeues[TASK], world.seqs()) == (3, 2, [1, 3])
     assert world.path.stat().st_size == 2 * len(lines[0]) + 51
 
 
@@ -217,7 +218,7 @@ def test_each_program_reports_damage_once(world: World) -> None:
     assert journal.damage == world.reader().damage == [Damage(0, "a line of 5 bytes cannot be read")]
 
 
-@given(st.lists(st.binary(max_size=30) | st.integers(1, 5).map(lambda n: seal({"seq": n, **told("requeued")}))))
+@given(st.lists(st.binary(max_size=30) | st.integers(1, 5).map(lambda n: dump(told("requeued", seq=n)))))
 @relaxed
 def test_any_file_can_be_opened_and_written_on(tmp_path_factory: pytest.TempPathFactory, parts: list[bytes]) -> None:
     world = World(tmp_path_factory.mktemp("journal"))
@@ -249,13 +250,15 @@ def test_programs_that_take_turns_see_each_others_lines(
 
     for journal in journals:
         journal.catch_up()
-        assert (journal.seq, journal.requeues[TASK], journal.damage) == (len(turns), len(turns), [])
+        assert (journal.seq, journal.index.requeues[TASK], journal.damage) == (len(turns), len(turns), [])
     world.close()
 
 
-WRITER = """
+WRITER = f"""
 import os, sys
 from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+from support.journal import an_entry
 from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.store.locks import file_lock
 from yolo_supervisor.store.journal import Journal
@@ -266,7 +269,7 @@ print("ready", flush=True)
 for _ in range(100):
     with file_lock(Disk(), lock, 30):
         journal.catch_up()
-        journal.append({"kind": "task", "key": sys.argv[2], "action": "requeued"}, durable=False)
+        journal.append(an_entry("requeued", sys.argv[2]), durable=False)
 """
 
 
@@ -280,7 +283,7 @@ def test_processes_that_write_under_a_lock_lose_nothing(world: World, children: 
     journal = world.journal()
 
     assert world.seqs() == [*range(1, 201)]
-    assert (journal.requeues["left"], journal.requeues["right"], journal.damage) == (100, 100, [])
+    assert (journal.index.requeues["left"], journal.index.requeues["right"], journal.damage) == (100, 100, [])
 
 
 # -- what it remembers --------------------------------------------------------------------------------------------
@@ -292,19 +295,19 @@ def test_requeues_are_counted_since_the_task_was_redriven(world: World) -> None:
         journal.append(told(action), durable=False)
     journal.append(told("requeued", "session-85d6cfb4/2"), durable=False)
 
-    assert journal.requeues == world.reader().requeues == {TASK: 1, "session-85d6cfb4/2": 1}
+    assert journal.index.requeues == world.reader().index.requeues == {TASK: 1, "session-85d6cfb4/2": 1}
 
 
 def test_a_promised_requeue_counts_when_it_is_done_and_only_then(world: World) -> None:
     journal = world.journal()
     kept, broken, open_ = (journal.append(told("requeued", **PROMISE), durable=False) for _ in range(3))
-    assert journal.requeues[TASK] == 0
+    assert journal.index.requeues[TASK] == 0
 
     journal.mark(kept, "done")
     journal.mark(broken, "failed", "no room")
 
     for each in (journal, world.reader()):
-        assert each.requeues[TASK] == 1
+        assert each.index.requeues[TASK] == 1
         assert each.pending.keys() == {open_}
 
 
@@ -313,7 +316,7 @@ def test_a_promised_requeue_counts_when_it_is_done_and_only_then(world: World) -
 def test_a_begun_action_is_pending_until_it_ends(world: World, begun: dict[str, Any], ending: Any) -> None:
     journal = world.journal()
     seq = journal.append(told("terminated", **begun), durable=False)
-    assert world.reader().pending == journal.pending == {seq: {"seq": seq, **told("terminated", **begun)}}
+    assert world.reader().pending == journal.pending == {seq: told("terminated", seq=seq, **begun)}
 
     journal.mark(seq, ending)
 
@@ -325,18 +328,18 @@ def test_a_death_is_known_until_the_agent_is_registered_again(world: World) -> N
     seen = []
     for action in ("registered", "died", "registered", "died"):
         journal.append(told(action, "dev-1", "agent"), durable=False)
-        seen.append(journal.memory.told("dev-1", "died", since="registered"))
+        seen.append(journal.index.recorded("dev-1", "died", since="registered"))
 
     assert seen == [False, True, False, True]
-    assert not journal.memory.told("dev-2", "died", since="registered")
+    assert not journal.index.recorded("dev-2", "died", since="registered")
 
 
 def test_a_line_that_stands_in_two_segments_counts_once() -> None:
-    memory = JournalState()
+    index = Index()
     for _ in range(2):
-        memory.learn({"seq": 1, **told("requeued")})
+        index.apply(told("requeued", seq=1))
 
-    assert memory.requeues[TASK] == 1
+    assert index.requeues[TASK] == 1
 
 
 def test_alerts_of_an_agent_are_dropped_with_it(world: World) -> None:
@@ -344,7 +347,7 @@ def test_alerts_of_an_agent_are_dropped_with_it(world: World) -> None:
     for action in ("registered", "died", "forgotten"):
         journal.append(told(action, "dev-1", "agent"), durable=False)
 
-    assert not journal.memory.told("dev-1", "died", since="registered")
+    assert not journal.index.recorded("dev-1", "died", since="registered")
 
 
 def test_the_newest_line_of_an_action_is_its_end(world: World) -> None:
@@ -354,7 +357,7 @@ def test_the_newest_line_of_an_action_is_its_end(world: World) -> None:
     journal.append(told("terminated", "dev-1", "agent"), durable=False)
     journal.mark(begun, "done")
 
-    assert journal.memory.told("dev-1", "terminated", since="registered")
+    assert journal.index.recorded("dev-1", "terminated", since="registered")
 
 
 def test_an_old_promise_kept_late_does_not_hide_a_newer_line(world: World) -> None:
@@ -364,7 +367,7 @@ def test_an_old_promise_kept_late_does_not_hide_a_newer_line(world: World) -> No
     journal.append(told("died", "dev-1", "agent"), durable=False)
     journal.mark(old, "done")
 
-    assert journal.memory.told("dev-1", "died", since="registered")
+    assert journal.index.recorded("dev-1", "died", since="registered")
 
 
 # -- a disk that refuses, a file that goes ------------------------------------------------------------------------
@@ -390,7 +393,7 @@ def test_a_failed_write_leaves_the_journal_unchanged(world: World) -> None:
     disk.room = 20
     with pytest.raises(OSError, match="No space left"):
         journal.append(told("requeued"))
-    assert (world.path.read_bytes(), journal.seq, journal.requeues[TASK]) == (before, 1, 0)
+    assert (world.path.read_bytes(), journal.seq, journal.index.requeues[TASK]) == (before, 1, 0)
 
     disk.room = 10**6
     assert journal.append(told("requeued")) == 2
@@ -410,12 +413,12 @@ def test_a_mark_for_which_there_is_no_room_is_done_without(world: World) -> None
 
 
 def _replace(path: Path) -> None:
-    path.with_name("other").write_bytes(b"".join(seal({"seq": seq, **told("died")}) for seq in range(1, 41)))
+    path.with_name("other").write_bytes(b"".join(dump(told("died", seq=seq)) for seq in range(1, 41)))
     path.with_name("other").rename(path)
 
 
 def _cut(path: Path) -> None:
-    path.write_bytes(seal({"seq": 1, **told("requeued")}))
+    path.write_bytes(dump(told("requeued", seq=1)))
 
 
 @pytest.mark.parametrize(("change", "seq", "requeues"), [(_replace, 40, 0), (_cut, 1, 1)])
@@ -431,7 +434,7 @@ def test_a_replaced_journal_is_read_again(
     change(world.path)
     journal.catch_up()
 
-    assert (journal.seq, journal.requeues[TASK], journal.pending, journal.damage) == (seq, requeues, {}, [])
+    assert (journal.seq, journal.index.requeues[TASK], journal.pending, journal.damage) == (seq, requeues, {}, [])
     assert journal.append(told("died"), durable=False) == seq + 1
     assert world.seqs()[-1] == seq + 1
 
@@ -445,7 +448,7 @@ def test_a_journal_deleted_underneath_is_not_written_to_any_more(world: World) -
         journal.catch_up()
 
     journal.catch_up()
-    assert (journal.seq, journal.requeues) == (0, {})
+    assert (journal.seq, journal.index.requeues) == (0, {})
     assert journal.append(told("died"), durable=False) == 1
     assert world.seqs() == [1]
 
@@ -473,7 +476,7 @@ def test_a_link_is_no_journal(world: World) -> None:
 
 
 def test_a_reader_changes_nothing(world: World) -> None:
-    data = seal({"seq": 1, **told("requeued")}) + b"junk\n" + b'{"seq":2,"torn'
+    data = dump(told("requeued", seq=1)) + b"junk\n" + b'{"seq":2,"torn'
     world.path.write_bytes(data)
 
     reader = world.reader()
@@ -496,7 +499,7 @@ def test_a_reader_that_looks_again_reads_on(world: World) -> None:
     journal.append(told("requeued"), durable=False)
     reader.load()
 
-    assert (reader.seq, reader.requeues[TASK]) == (2, 2)
+    assert (reader.seq, reader.index.requeues[TASK]) == (2, 2)
 
 
 # -- history ------------------------------------------------------------------------------------------------------
@@ -513,8 +516,8 @@ def test_history_lists_completed_actions_only(world: World) -> None:
     journal.mark(begun, "done")
 
     assert history(world.path) == [
-        {"seq": done, **told("requeued")},
-        {"seq": ended, **told("terminated", evidence={"gone": [412]})},
+        fields(told("requeued", seq=done)),
+        fields(told("terminated", seq=ended, evidence={"gone": [412]})),
     ]
 
 
@@ -524,10 +527,10 @@ def test_history_can_be_followed_from_where_it_was_left(world: World) -> None:
     seen = []
     for action in ("requeued", "died", "requeued"):
         journal.append(told(action), durable=False)
-        seen.append([entry["seq"] for entry in followed.news()])
+        seen.append([entry.seq for entry in followed.new_entries()])
 
     assert seen == [[1], [2], [3]]
-    assert [*followed.news()] == []
+    assert [*followed.new_entries()] == []
 
 
 def test_a_follower_hears_of_a_promise_when_it_is_kept(world: World) -> None:
@@ -535,17 +538,18 @@ def test_a_follower_hears_of_a_promise_when_it_is_kept(world: World) -> None:
     followed = History(world.path)
     promised = journal.append(told("requeued", **PROMISE), durable=False)
     journal.append(told("died"), durable=False)
-    before = [entry["seq"] for entry in followed.news()]
+    before = [entry.seq for entry in followed.new_entries()]
 
     journal.mark(promised, "done")
 
-    assert (before, [entry["seq"] for entry in followed.news()]) == ([2], [1])
+    assert (before, [entry.seq for entry in followed.new_entries()]) == ([2], [1])
 
 
 def test_an_entry_has_the_keys_that_history_promises() -> None:
     action = died(key="dev-1", reason="its process is over", evidence={"pid": 412})
 
-    assert entry(action, "agents", AT, Path("/x"), prefix="would_") == {
+    assert fields(entry(action, "agents", AT, Path("/x"), prefix="would_")) == {
+        "seq": 0,
         "at": "2026-11-22T20:55:10.000000Z",
         "kind": "agent",
         "key": "dev-1",
@@ -562,7 +566,13 @@ def test_an_entry_has_the_keys_that_history_promises() -> None:
 
 def remembered(journal: Journal) -> tuple[object, ...]:
     """All that must never be forgotten."""
-    return journal.seq, journal.pending, journal.requeues, journal.memory.good, journal.memory.told("a", "died", "x")
+    return (
+        journal.seq,
+        journal.pending,
+        journal.index.requeues,
+        journal.index.good_versions,
+        journal.index.recorded("a", "died", "x"),
+    )
 
 
 def live(journal: Journal, lines: int = 30) -> list[dict[str, Any]]:
@@ -573,7 +583,7 @@ def live(journal: Journal, lines: int = 30) -> list[dict[str, Any]]:
             case 0:
                 entries.append({"seq": journal.append(told("requeued", f"red/{n % 4}"), durable=False)})
             case 1:
-                journal.append({"good": [f"/x/{n % 4}", f"{n:064x}"]}, durable=False)
+                journal.append(GoodVersion(good=Version(f"/x/{n % 4}", f"{n:064x}")), durable=False)
             case 2:
                 seq = journal.append(told("released", **PROMISE), durable=False)
                 journal.mark(seq, "done")
@@ -594,10 +604,10 @@ def test_small_segments_lose_nothing(world: World, segment: int) -> None:
     live(expected), live(parted)
 
     for journal in (parted, world.journal(), world.reader()):
-        assert journal.requeues == expected.requeues
-        assert journal.memory.good == expected.memory.good
-        assert journal.memory.told("a", "died", "x")
-        assert [told["action"] for told in journal.pending.values()] == ["restored", "terminated"] * 5
+        assert journal.index.requeues == expected.index.requeues
+        assert journal.index.good_versions == expected.index.good_versions
+        assert journal.index.recorded("a", "died", "x")
+        assert [told.action for told in journal.pending.values()] == ["restored", "terminated"] * 5
         assert journal.damage == []
     whole.close()
 
@@ -619,16 +629,16 @@ def test_a_follower_misses_nothing_and_hears_nothing_twice_over_the_segments(wor
     for _ in range(40):
         written.append(journal.append(told("died"), durable=False))
         if journal.seq % 3 == 0:
-            heard += [entry["seq"] for entry in followed.news()]
+            heard += [entry.seq for entry in followed.new_entries()]
 
-    assert heard + [entry["seq"] for entry in followed.news()] == written
+    assert heard + [entry.seq for entry in followed.new_entries()] == written
     assert len(segments(Disk(), world.path)) > 2
 
 
 def test_a_follower_that_reads_in_the_very_moment_of_a_rotation_misses_nothing(world: World) -> None:
     journal, followed = world.journal(), History(world.path)
     journal.append(told("died"), durable=False)
-    heard = [entry["seq"] for entry in followed.news()]
+    heard = [entry.seq for entry in followed.new_entries()]
 
     class Meanwhile(Disk):
         def read(self, path: Path, limit: int = 0) -> bytes | None:
@@ -643,7 +653,7 @@ def test_a_follower_that_reads_in_the_very_moment_of_a_rotation_misses_nothing(w
 
     followed._disk = Meanwhile()
     for _ in range(2):
-        heard += [entry["seq"] for entry in followed.news()]
+        heard += [entry.seq for entry in followed.new_entries()]
 
     assert heard == world.seqs()
     assert len(heard) == 7
@@ -656,10 +666,10 @@ def test_a_promise_survives_segments_and_keeps_its_number(world: World) -> None:
         journal.rotate()
 
     other = world.journal()
-    assert other.pending[promised]["write"] == PROMISE["write"]
+    assert other.pending[promised] == told("requeued", seq=promised, **PROMISE)
     other.mark(promised, "done")
 
-    assert (world.reader().requeues[TASK], world.reader().pending) == (1, {})
+    assert (world.reader().index.requeues[TASK], world.reader().pending) == (1, {})
     assert world.seqs() == [promised]
 
 
@@ -686,7 +696,7 @@ def test_writers_notice_that_another_has_begun_a_new_segment(world: World) -> No
 
     one.catch_up()
     assert remembered(one) == remembered(other)
-    assert one.requeues[TASK] == 6
+    assert one.index.requeues[TASK] == 6
     assert len(world.seqs()) == 6
 
 
@@ -777,7 +787,7 @@ def test_a_rotation_that_fails_leaves_the_segment_in_use(world: World) -> None:
     for _ in range(3):
         journal.append(told("requeued"), durable=False)
 
-    assert len(world.seqs()) == world.journal().requeues[TASK] == 6
+    assert len(world.seqs()) == world.journal().index.requeues[TASK] == 6
     assert len(segments(Disk(), world.path)) > 1
 
 
@@ -824,7 +834,7 @@ def test_a_journal_that_was_restored_from_an_older_copy_loses_no_line_at_its_nex
     after.rotate()
 
     assert new in world.seqs()
-    assert world.reader().requeues[TASK] == 1
+    assert world.reader().index.requeues[TASK] == 1
 
 
 # -- the watermark ------------------------------------------------------------------------------------------------
@@ -887,7 +897,7 @@ def test_writes_succeed_without_a_watermark_file(world: World, make: Callable[[P
     journal = world.journal()
 
     assert journal.append(told("requeued")) == 1
-    assert world.reader().requeues[TASK] == 1
+    assert world.reader().index.requeues[TASK] == 1
 
 
 # -- a flush that fails -------------------------------------------------------------------------------------------
@@ -916,7 +926,7 @@ def test_after_a_flush_that_failed_nothing_is_written_to_that_segment_any_more(w
     assert journal.append(told("requeued")) > 1
 
     assert world.path.stat().st_ino != spoiled
-    assert len(world.seqs()) == world.journal().requeues[TASK] == 2
+    assert len(world.seqs()) == world.journal().index.requeues[TASK] == 2
 
 
 def test_while_flushes_go_on_failing_nothing_is_acknowledged_and_all_is_well_when_they_do_not(world: World) -> None:
@@ -932,5 +942,5 @@ def test_while_flushes_go_on_failing_nothing_is_acknowledged_and_all_is_well_whe
     disk.failing = 0
 
     journal.append(told("requeued"))
-    assert len(world.seqs()) == world.journal().requeues[TASK] == 2
+    assert len(world.seqs()) == world.journal().index.requeues[TASK] == 2
     assert world.journal().damage == []

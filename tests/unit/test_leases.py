@@ -85,7 +85,7 @@ class Process:
             return action.lease.owner
         if (outcome := self.store.commit(action, "test")) is not Outcome.DONE:
             return str(outcome)
-        token: int = self.store.journal.memory.lent[str(action.path)]["token"]
+        token: int = self.store.index.leases[str(action.path)].token
         return token
 
     def release(self, owner: str, resource: str = FILE) -> Outcome:
@@ -306,7 +306,7 @@ def _compete(project: Path, name: str, resources: int, told: int) -> None:
                 if isinstance(action, Held):
                     break
                 if store.commit(action, name) is Outcome.DONE:
-                    got = store.journal.memory.lent[str(action.path)]["token"]
+                    got = store.index.leases[str(action.path)].token
                     os.write(told, f"{number} {name} {got}\n".encode())
                     break
 

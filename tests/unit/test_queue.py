@@ -20,6 +20,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from support.journal import an_entry
 from support.project import FakeClock, QuickDisk, agent_of, given_back, read_task, write_record, write_task
 from support.wait import LIMIT_S
 from yolo_supervisor.actions import tasks as task_actions
@@ -42,8 +43,17 @@ from yolo_supervisor.policy.retry import (
     requeue_or_dead_letter,
 )
 from yolo_supervisor.store.history import history
-from yolo_supervisor.store.index import JournalState
-from yolo_supervisor.store.journal import seal, unseal
+from yolo_supervisor.store.index import Index
+from yolo_supervisor.store.lines import (
+    CheckpointLine,
+    ClaimState,
+    FailureState,
+    Heartbeat,
+    Line,
+    SignOfLife,
+    dump,
+    load,
+)
 from yolo_supervisor.store.locks import Busy
 from yolo_supervisor.store.store import Outcome, Store
 from yolo_supervisor.system.process_backend import backend
@@ -104,7 +114,7 @@ class Desk:
         evidence = {"owner": owner, "since_s": self.clock.s, "boot": self.boot}
         if self.commit(Claim(key=task.id, task=task, owner=owner, reason="asked", evidence=evidence)) is Outcome.STALE:
             return None
-        token = self.store.journal.memory.claims[task.id]["token"]
+        token = self.store.index.claims[task.id].token
         assert isinstance(token, int)
         return token
 
@@ -184,7 +194,7 @@ def compete(project: Path, owner: str, paths: list[Path], told: int) -> None:
         while (outcome := store.commit(action, owner)) is Outcome.BUSY:
             pass
         if outcome is Outcome.DONE:
-            token = store.journal.memory.claims[task.id]["token"]
+            token = store.index.claims[task.id].token
             os.write(told, f"{task.id} {owner} {token}\n".encode())
 
 
@@ -345,9 +355,9 @@ def test_a_heartbeat_is_remembered_over_a_restart_and_a_rotation(desk: Desk) -> 
     assert desk.beat(token)
     desk.store.journal.rotate()
 
-    claim = desk.again().store.journal.memory.claims["red/3"]
+    claim = desk.again().store.index.claims["red/3"]
 
-    assert claim == {"token": token, "owner": "dev-1", "live": True, "since_s": 5060.0, "boot": "here"}
+    assert claim == ClaimState(token=token, owner="dev-1", live=True, since_s=5060.0, boot="here")
 
 
 def test_a_dead_letter_accepts_no_heartbeat_before_or_after_redrive(desk: Desk) -> None:
@@ -413,12 +423,12 @@ def test_the_first_requeue_is_immediate_and_later_ones_are_delayed(desk: Desk) -
 
 def test_pauses_differ_from_task_to_task_and_are_never_longer_than_the_longest(desk: Desk) -> None:
     desk.set(backoff_max_s=20.0)
-    memory = desk.store.journal.memory
+    index = desk.store.index
     found = []
     for number in range(50):
         task = a_task(Path(f"/red/{number}.json"))
-        memory.requeues[task.id] = 9
-        memory.failures[task.id] = {"cause": "died", "since_s": desk.clock.s, "boot": "here"}
+        index.requeues[task.id] = 9
+        index.failures[task.id] = FailureState(cause="died", since_s=desk.clock.s, boot="here")
         found.append(desk.queue.turn(task, "died").wait_s)
 
     assert len(set(found)) > 40
@@ -428,7 +438,7 @@ def test_pauses_differ_from_task_to_task_and_are_never_longer_than_the_longest(d
 
 @pytest.mark.parametrize("attempts", [1022, 1023, 1030, 10**6])
 def test_a_task_requeued_often_by_a_person_is_delayed(desk: Desk, attempts: int) -> None:
-    desk.store.journal.memory.requeues["red/3"] = attempts
+    desk.store.index.requeues["red/3"] = attempts
 
     assert desk.turn().never
 
@@ -515,11 +525,11 @@ def test_a_task_with_any_name_is_retried_and_dead_lettered(desk: Desk, name: str
     plan = Task(
         list=execution_state.EXECUTION_STATE, number=name, status="running", owner="dev-1", path=Path("/state.json")
     )
-    memory = desk.store.journal.memory
-    memory.requeues[plan.id] = 1
-    memory.failures[plan.id] = {"cause": "died", "since_s": desk.clock.s, "boot": "here"}
+    index = desk.store.index
+    index.requeues[plan.id] = 1
+    index.failures[plan.id] = FailureState(cause="died", since_s=desk.clock.s, boot="here")
     assert desk.queue.turn(plan, "died").wait_s > 0
-    memory.requeues[plan.id] = 2
+    index.requeues[plan.id] = 2
     letters = desk.store.paths.folder / "dead-letters"
 
     letter, _ = requeue_or_dead_letter(plan, desk.queue.turn(plan, "died"), letters, "it is dead", {})
@@ -603,24 +613,24 @@ def test_a_task_completed_between_observation_and_action_stays_completed(desk: D
     st.integers(0, 30),
 )
 def test_a_checkpoint_gives_the_same_index_as_a_full_replay(turns: list[tuple[str, str, int]], at: int) -> None:
-    def record(seq: int, action: str, key: str, number: int) -> dict[str, Any]:
+    def record(seq: int, action: str, key: str, number: int) -> Line:
         if action == "beat":
-            return {"seq": seq, "beat": [key, number, float(seq), "here"]}
+            return Heartbeat(seq=seq, beat=SignOfLife(key, number, float(seq), "here"))
         evidence = {"owner": f"dev-{number}", "cause": "died", "since_s": float(seq), "boot": "here"}
-        return {"seq": seq, "kind": "task", "key": key, "action": action, "reason": "why", "evidence": evidence}
+        return an_entry(action, key, evidence=evidence, seq=seq)
 
     records = [record(seq, *turn) for seq, turn in enumerate(turns, 1)]
-    whole, early, late = JournalState(), JournalState(), JournalState()
+    whole, early, late = Index(), Index(), Index()
     for each in records:
-        whole.learn(each)
+        whole.apply(each)
     for each in records[:at]:
-        early.learn(each)
-    line = unseal(seal({"seq": early.seq, "checkpoint": early.checkpoint()})[:-1])
+        early.apply(each)
+    line = load(dump(CheckpointLine(seq=early.seq or 1, checkpoint=early.checkpoint()))[:-1])
     assert line is not None
-    late.learn({**line, "seq": early.seq or 1})
+    late.apply(line)
     late.seq = early.seq
     for each in records[at:]:
-        late.learn(each)
+        late.apply(each)
 
     assert late.checkpoint() == whole.checkpoint()
 
@@ -764,9 +774,9 @@ def test_observe_mode_reports_and_counts_nothing(project: Path, claude_home: Pat
     assert path.read_bytes() == before
     assert not list((watch.runner.store.paths.folder / "dead-letters").iterdir())
     assert len(watch.did("would_dead_lettered")) == 1
-    memory = watch.runner.store.journal.memory
-    assert not memory.set_aside
-    assert not memory.requeues
+    index = watch.runner.store.index
+    assert not index.dead_letters
+    assert not index.requeues
 
 
 def test_a_plan_set_aside_is_not_requeued(project: Path, claude_home: Path) -> None:
@@ -823,5 +833,5 @@ def test_a_crash_before_the_task_is_set_aside_is_recovered_by_the_next_run(proje
 
     watch.run(deed)
     assert read_task(path)["owner"] == tasks.SET_ASIDE
-    assert watch.runner.store.journal.memory.set_aside.keys() == {"red/1"}
+    assert watch.runner.store.index.dead_letters.keys() == {"red/1"}
     assert len(list((watch.runner.store.paths.folder / "dead-letters").iterdir())) == 1

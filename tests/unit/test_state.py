@@ -548,7 +548,7 @@ def test_d20_finished_phases_whose_plans_and_summaries_are_spelled_differently_a
         desk.state.unlink()
         for path in (desk.paths.folder / "snapshots").iterdir():
             path.unlink()
-        desk.store.journal.memory.good.clear()
+        desk.store.index.good_versions.clear()
 
 
 def test_without_anything_left_a_person_is_asked_once_and_the_file_stays(desk: Desk) -> None:

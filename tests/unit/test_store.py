@@ -35,7 +35,7 @@ from yolo_supervisor.fs.trust import Refused
 from yolo_supervisor.models import Agent, Task
 from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.store.history import history
-from yolo_supervisor.store.journal import unseal
+from yolo_supervisor.store.lines import load
 from yolo_supervisor.store.store import Outcome, Store
 
 OUR_WORLD = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -99,9 +99,9 @@ def told(store: Store) -> list[tuple[str, str]]:
 
 
 def journal_lines(store: Store) -> list[dict[str, Any]]:
-    lines = [unseal(line) for line in store.paths.journal.read_bytes().splitlines()]
-    assert None not in lines, "a line of the journal cannot be read"
-    return [line for line in lines if line is not None]
+    lines = store.paths.journal.read_bytes().splitlines()
+    assert None not in map(load, lines), "a line of the journal cannot be read"
+    return [json.loads(line) for line in lines]
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from yolo_supervisor.formats.plugin import execution_state
 from yolo_supervisor.formats.tasks import AT_WORK, DONE, PENDING, SET_ASIDE
 from yolo_supervisor.models import Task
 from yolo_supervisor.policy.retry import RetryDecision, requeue_or_dead_letter
-from yolo_supervisor.store.index import JournalState
+from yolo_supervisor.store.index import Index
+from yolo_supervisor.store.lines import ClaimState
 
 STATE = Path("/project/.yolo-planning/.execution-state.json")
 FILE = Path("/home/.claude/tasks/red/3.json")
@@ -193,30 +194,30 @@ def test_a_dead_letter_keeps_its_place_until_it_is_redriven(task: Task) -> None:
 
 
 def test_a_dead_letter_cannot_be_claimed_regardless_of_its_file() -> None:
-    memory, claim = JournalState(), every_action(TASK)[0]
-    assert claim.allowed(memory)
+    index, claim = Index(), every_action(TASK)[0]
+    assert claim.allowed(index)
 
-    memory.set_aside["red/3"] = "it kept failing"
+    index.dead_letters["red/3"] = "it kept failing"
 
-    assert not claim.allowed(memory)
+    assert not claim.allowed(index)
 
 
 @pytest.mark.parametrize(
     ("claim", "allowed"),
     [
-        ({"token": 1, "owner": "dev-1", "live": True}, True),
-        ({"token": 1, "owner": "dev-1", "live": False}, True),
-        ({"token": 2, "owner": "dev-1", "live": True}, False),
-        ({"token": 1, "owner": "dev-2", "live": True}, False),
+        (ClaimState(token=1, owner="dev-1", live=True), True),
+        (ClaimState(token=1, owner="dev-1", live=False), True),
+        (ClaimState(token=2, owner="dev-1", live=True), False),
+        (ClaimState(token=1, owner="dev-2", live=True), False),
         (None, False),
     ],
 )
-def test_only_the_newest_claim_finishes_a_task(claim: dict[str, Any] | None, allowed: bool) -> None:
-    memory = JournalState()
+def test_only_the_newest_claim_finishes_a_task(claim: ClaimState | None, allowed: bool) -> None:
+    index = Index()
     if claim:
-        memory.claims["red/3"] = claim
+        index.claims["red/3"] = claim
 
-    assert every_action(TASK)[1].allowed(memory) is allowed
+    assert every_action(TASK)[1].allowed(index) is allowed
 
 
 def test_a_task_is_changed_under_the_clients_lock_and_a_plan_has_none() -> None:

@@ -25,13 +25,28 @@ Verb = Literal[
 NO_EVIDENCE: Mapping[str, Any] = MappingProxyType({})
 
 
+class ClaimFacts(Protocol):
+    """The newest claim of a task."""
+
+    @property
+    def token(self) -> int: ...
+    @property
+    def owner(self) -> str | None: ...
+    @property
+    def live(self) -> bool:
+        """Whether the task was not given back since."""
+
+
 class JournalFacts(Protocol):
     """The part of the journal's index that an action may read, under the store's lock."""
 
-    claims: dict[str, dict[str, Any]]
-    """The newest claim of each task: ``token``, ``owner`` and whether it is still ``live``."""
-    set_aside: dict[str, str]
-    """The dead letters by task, with their reasons."""
+    @property
+    def claims(self) -> Mapping[str, ClaimFacts]:
+        """The newest claim of each task."""
+
+    @property
+    def dead_letters(self) -> Mapping[str, str]:
+        """The dead letters by task, with the reason of each."""
 
 
 class AlertCode(StrEnum):

@@ -48,7 +48,7 @@ class Claim(TaskEdit):
     owner: str
 
     def allowed(self, known: JournalFacts, before: bytes | None = None) -> bool:
-        return self.key not in known.set_aside
+        return self.key not in known.dead_letters
 
     def fits(self, status: str, owner: str | None) -> bool:
         return status == tasks.PENDING and owner in (None, self.owner)
@@ -67,10 +67,10 @@ class Complete(TaskEdit):
 
     def allowed(self, known: JournalFacts, before: bytes | None = None) -> bool:
         claim = known.claims.get(self.key)
-        if claim is None or (claim["token"], claim["owner"]) != (self.token, self.owner):
+        if claim is None or (claim.token, claim.owner) != (self.token, self.owner):
             return False
         # after a requeue, an agent of the same name may have taken the task in the client, without a claim
-        return bool(claim["live"]) or tasks.state(self.task, before or b"") != (tasks.AT_WORK, self.owner)
+        return claim.live or tasks.state(self.task, before or b"") != (tasks.AT_WORK, self.owner)
 
     def fits(self, status: str, owner: str | None) -> bool:
         return (status == tasks.AT_WORK and owner == self.owner) or (status == tasks.PENDING and owner is None)

@@ -15,6 +15,7 @@ from yolo_supervisor.formats.plugin import PLANNING
 
 if TYPE_CHECKING:
     from yolo_supervisor.store.history import History
+    from yolo_supervisor.store.lines import Entry
 
 
 EX_NO, EX_DATAERR, EX_UNAVAILABLE, EX_TEMPFAIL, EX_CONFIG = 1, 65, 69, 75, 78
@@ -100,10 +101,10 @@ def fail_busy(what: str) -> NoReturn:
     fail(EX_TEMPFAIL, f"{what} is being written to: try again")
 
 
-def entries(history: History) -> list[dict[str, Any]]:
+def entries(history: History) -> list[Entry]:
     """The journal's entries since the last call; ends the program with exit code 65 if it cannot be read."""
     try:
-        return sorted(history.news(), key=lambda entry: int(entry["seq"]))
+        return sorted(history.new_entries(), key=lambda entry: entry.seq)
     except OSError as error:
         fail(EX_DATAERR, f"the journal cannot be read: {error}; see: yolo-supervisor doctor")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import click
 
@@ -14,6 +13,7 @@ from yolo_supervisor.fs.changes import names
 from yolo_supervisor.fs.read import read_or_none
 from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.store.journal import refuse_newer
+from yolo_supervisor.store.lines import Entry, fields
 from yolo_supervisor.store.paths import Paths
 
 BRIEF = ("id", "at", "agent", "class", "confidence", "why")
@@ -73,7 +73,7 @@ def show(options: Shared, ident: str) -> None:
     report = matches[-1]
     story = _story(paths, report)
     if options.json:
-        out_json({**report.document, "story": story})
+        out_json({**report.document, "story": [fields(entry) for entry in story]})
         return
     at = time_or_none(report.at)
     when = f"{at.astimezone():%Y-%m-%d %H:%M:%S}" if at else report.at
@@ -87,7 +87,7 @@ def show(options: Shared, ident: str) -> None:
     _section("processes", report.processes)
     _section("repository", _fields(report.repository))
     _section("end of the screen", report.pane)
-    _section("recovery", [f"{e['at']}  {e['kind']} {e['key']} {e['action']}: {e['reason']}" for e in story])
+    _section("recovery", [f"{e.at}  {e.kind} {e.key} {e.action}: {e.reason}" for e in story])
 
 
 def _fields(values: Mapping[str, object]) -> list[str]:
@@ -109,11 +109,11 @@ def _reports(paths: Paths) -> list[StoredReport]:
     return sorted((report for report in loaded if report is not None), key=lambda report: report.at)
 
 
-def _story(paths: Paths, report: StoredReport) -> list[dict[str, Any]]:
+def _story(paths: Paths, report: StoredReport) -> list[Entry]:
     """The journal entries about this death, and about the tasks of the agent."""
     from yolo_supervisor.store.history import History
 
     history = entries(History(paths.journal))
-    about = [entry for entry in history if entry["evidence"].get("report") == report.ident]
-    tasks = {entry["key"] for entry in about if entry["kind"] == "task"}
-    return [entry for entry in history if entry in about or (entry["kind"] == "task" and entry["key"] in tasks)]
+    about = [entry for entry in history if entry.evidence.get("report") == report.ident]
+    tasks = {entry.key for entry in about if entry.kind == "task"}
+    return [entry for entry in history if entry in about or (entry.kind == "task" and entry.key in tasks)]

@@ -17,6 +17,7 @@ from yolo_supervisor.fs.read import read_or_none
 from yolo_supervisor.models import Task
 from yolo_supervisor.policy.retry import letter_file
 from yolo_supervisor.store.history import History
+from yolo_supervisor.store.lines import fields
 from yolo_supervisor.store.store import Outcome
 
 OWN_ACTIONS = ("dead_letter_written", "dead_letter_removed", "told", "put_away")
@@ -72,15 +73,15 @@ def show(options: Shared, ident: str) -> None:
     story = [
         entry
         for entry in entries(History(view.store.paths.journal))
-        if (entry["kind"], entry["key"]) == ("task", letter["id"]) and entry["action"] not in OWN_ACTIONS
+        if (entry.kind, entry.key) == ("task", letter["id"]) and entry.action not in OWN_ACTIONS
     ]
     if options.json:
-        out_json({**letter, "story": story})
+        out_json({**letter, "story": [fields(entry) for entry in story]})
         return
     out(f"{letter['id']}  {letter.get('subject')}")
     out(f"  {letter.get('why')}")
     for entry in story:
-        out(f"  {entry['at']}  {entry['action']}: {entry['reason']}")
+        out(f"  {entry.at}  {entry.action}: {entry.reason}")
     for report in letter.get("evidence", {}).get("reports", ()):
         out(f"  crash report: yolo-supervisor crash show {report}")
     out(f"  to requeue it: yolo-supervisor dead-letter redrive {letter['id']}")
@@ -158,7 +159,7 @@ def _letters(view: ProjectView) -> list[dict[str, Any]]:
     """
     loaded = [load_object(read_or_none(path) or b"") for path in sorted(_folder(view).glob("*.json"))]
     letters = {letter["id"]: letter for letter in loaded if letter is not None and isinstance(letter.get("id"), str)}
-    reasons = view.store.journal.memory.set_aside
+    reasons = view.store.index.dead_letters
     for task in view.tasks():
         if task.id in reasons and task.id not in letters:
             letters[task.id] = {

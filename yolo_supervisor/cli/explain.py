@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from yolo_supervisor.cli.context import EX_NO, KINDS, Shared, entries, fail, out, out_json, shared
 from yolo_supervisor.models import from_iso
+
+if TYPE_CHECKING:
+    from yolo_supervisor.store.lines import Entry
 
 
 @click.command()
@@ -25,35 +28,37 @@ def command(options: Shared, kind: str, key: str) -> None:
     """
     from yolo_supervisor.cli.history import matches
     from yolo_supervisor.store.history import History
+    from yolo_supervisor.store.lines import fields
     from yolo_supervisor.store.paths import Paths
 
     project = options.project()
     story = [
         entry
         for entry in entries(History(Paths(project).journal))
-        if (entry["kind"] == KINDS[kind] and matches(str(entry["key"]), key))
-        or (kind == "agent" and matches(str(entry["evidence"].get("agent", "")), key))
+        if (entry.kind == KINDS[kind] and matches(entry.key, key))
+        or (kind == "agent" and matches(str(entry.evidence.get("agent", "")), key))
     ]
     if options.json:
-        out_json({"version": 2, "kind": kind, "key": key, "project": str(project), "story": story})
+        listed = [fields(entry) for entry in story]
+        out_json({"version": 2, "kind": kind, "key": key, "project": str(project), "story": listed})
     else:
         for entry in story:
             _print_entry(entry)
-    if not options.json and (reports := [e["evidence"]["report"] for e in story if _has_report(e)]):
+    if not options.json and (reports := [e.evidence["report"] for e in story if _has_report(e)]):
         out(f"crash report: yolo-supervisor crash show {reports[-1]}")
     if not story:
         fail(EX_NO, f"the journal of {project} has no entries about {kind} {key}; see: yolo-supervisor status")
 
 
-def _has_report(entry: dict[str, Any]) -> bool:
-    return entry["action"] == "died" and isinstance(entry["evidence"].get("report"), str)
+def _has_report(entry: Entry) -> bool:
+    return entry.action == "died" and isinstance(entry.evidence.get("report"), str)
 
 
-def _print_entry(entry: dict[str, Any]) -> None:
-    at = from_iso(entry["at"]).astimezone()
-    out(f"{at:%Y-%m-%d %H:%M:%S.%f}"[:-3] + f"  {entry['kind']} {entry['key']} {entry['action'].replace('_', ' ')}")
-    out(f"    because {entry['reason']} (decided by {entry['by']})")
-    for name, value in entry["evidence"].items():
+def _print_entry(entry: Entry) -> None:
+    at = from_iso(entry.at).astimezone()
+    out(f"{at:%Y-%m-%d %H:%M:%S.%f}"[:-3] + f"  {entry.kind} {entry.key} {entry.action.replace('_', ' ')}")
+    out(f"    because {entry.reason} (decided by {entry.by})")
+    for name, value in entry.evidence.items():
         if isinstance(value, list) and any(isinstance(item, str) and " " in item for item in value):
             out(f"    {name}:")
             for item in value:

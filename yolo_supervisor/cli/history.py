@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import time
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from yolo_supervisor.cli.context import KINDS, Shared, entries, out, out_json, shared
 from yolo_supervisor.models import from_iso
+
+if TYPE_CHECKING:
+    from yolo_supervisor.store.lines import Entry
 
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -56,7 +59,7 @@ def command(options: Shared, kind: str | None, key: str | None, since: str | Non
     try:
         while True:
             for entry in entries(journal):
-                if _is_selected(entry, kind, key) and (start is None or from_iso(entry["at"]) >= start):
+                if _is_selected(entry, kind, key) and (start is None or from_iso(entry.at) >= start):
                     _print_entry(entry, options.json)
                     is_empty = False
             if not follow:
@@ -68,8 +71,8 @@ def command(options: Shared, kind: str | None, key: str | None, since: str | Non
         out(f"no {'matching ' if kind or start else ''}entries in the journal of {project}")
 
 
-def _is_selected(entry: dict[str, Any], kind: str | None, key: str | None) -> bool:
-    return (kind is None or KINDS[kind] == entry["kind"]) and (key is None or matches(str(entry["key"]), key))
+def _is_selected(entry: Entry, kind: str | None, key: str | None) -> bool:
+    return (kind is None or KINDS[kind] == entry.kind) and (key is None or matches(entry.key, key))
 
 
 def matches(key: str, pattern: str) -> bool:
@@ -77,9 +80,11 @@ def matches(key: str, pattern: str) -> bool:
     return pattern == key or key.rpartition("/")[2] == pattern or key.partition("@")[0] == pattern
 
 
-def _print_entry(entry: dict[str, Any], as_json: bool) -> None:
+def _print_entry(entry: Entry, as_json: bool) -> None:
+    from yolo_supervisor.store.lines import fields
+
     if as_json:
-        out_json({"version": 2, **entry})
+        out_json({"version": 2, **fields(entry)})
     else:
-        at = from_iso(entry["at"]).astimezone()
-        out(f"{at:%Y-%m-%d %H:%M:%S}  {entry['action']:<12} {entry['kind']} {entry['key']}: {entry['reason']}")
+        at = from_iso(entry.at).astimezone()
+        out(f"{at:%Y-%m-%d %H:%M:%S}  {entry.action:<12} {entry.kind} {entry.key}: {entry.reason}")

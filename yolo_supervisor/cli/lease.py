@@ -116,7 +116,7 @@ def _grant(options: Shared, resource: str, owner: str, ttl: int | None, renew_on
 
 def _print_grant(options: Shared, action: WriteFile, owner: str, expires_at: str, view: ProjectView) -> None:
     result = "acquired" if action.verb == "taken_over" else action.verb
-    token = view.store.journal.memory.lent[str(action.path)]["token"]
+    token = view.store.index.leases[str(action.path)].token
     document = {"result": result, "resource": action.key, "owner": owner, "expires_at": expires_at, "token": token}
     if action.verb == "taken_over":
         document["taken_over"] = True

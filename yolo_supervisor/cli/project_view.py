@@ -90,15 +90,15 @@ class ProjectView:
 
     def tasks_json(self) -> list[dict[str, Any]]:
         """The tasks; ``attempts`` counts the requeues, ``token`` is that of the claim, if there is one."""
-        memory = self.store.journal.memory
-        claims = {key: claim for key, claim in memory.claims.items() if claim["live"]}
+        index = self.store.index
+        tokens = {key: claim.token for key, claim in index.claims.items() if claim.live}
         return [
             {
                 "id": task.id,
                 "status": task.status,
                 "owner": task.owner,
-                "attempts": memory.requeues[task.id],
-                "token": claims.get(task.id, {}).get("token"),
+                "attempts": index.requeues[task.id],
+                "token": tokens.get(task.id),
                 "list": task.list,
                 "subject": task.subject,
             }

@@ -51,7 +51,7 @@ def command(options: Shared) -> None:
                     for lease in readable_leases(view.store.paths.planning)
                 ],
                 "tasks": view.tasks_json(),
-                "dead_letters": len(view.store.journal.memory.set_aside),
+                "dead_letters": len(view.store.index.dead_letters),
                 "flags": view.flags_json(),
                 "circuits": view.circuits_json(),
                 "sessions": view.sessions_json(),

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any, NoReturn
 
 import click
+import msgspec
 
 from yolo_supervisor.actions.base import AlertCode, Escalate
 from yolo_supervisor.actions.tasks import Claim, Complete, Requeue, TaskEdit
@@ -91,9 +92,9 @@ def claim(options: Shared, ident: str, owner: str) -> None:
         key=task.id, task=task, owner=owner, reason=f"{owner} claimed it", evidence={"owner": owner, **clock}
     )
     if _commit(view, action) is Outcome.STALE:
-        reason = view.store.journal.memory.set_aside.get(task.id)
+        reason = view.store.index.dead_letters.get(task.id)
         _conflict(options, task, owner, f"it is a dead letter: {reason}" if reason else _state(task))
-    token = view.store.journal.memory.claims[task.id]["token"]
+    token = view.store.index.claims[task.id].token
     until = iso(view.now + timedelta(seconds=view.lease_ttl_s()))
     document = {"result": "claimed", "id": task.id, "owner": owner, "token": token, "lease_expires_at": until}
     print_result(options, document, str(token))
@@ -114,11 +115,8 @@ def heartbeat(options: Shared, ident: str, owner: str, token: int) -> None:
     """
     view, task = _find(options, ident, owner)
     view.store.open()
-    claim = view.store.journal.memory.claims.get(task.id, {})
-    is_owner = claim.get("owner") == owner and tasks.state(task, read_or_none(task.path) or b"") == (
-        tasks.AT_WORK,
-        owner,
-    )
+    claim, state = view.store.index.claims.get(task.id), tasks.state(task, read_or_none(task.path) or b"")
+    is_owner = claim is not None and claim.owner == owner and state == (tasks.AT_WORK, owner)
     if not is_owner or not view.store.beat(task.id, token, view.clock.monotonic(), view.processes.boot):
         _conflict(options, task, owner, f"the claim with token {token} has ended: {_state(task)}")
     until = iso(view.now + timedelta(seconds=view.lease_ttl_s()))
@@ -145,11 +143,11 @@ def done(options: Shared, ident: str, owner: str, token: int) -> None:
     action = Complete(key=task.id, task=task, owner=owner, token=token, reason=f"{owner} completed it",
                       evidence={"owner": owner, "token": token})  # fmt: skip
     if _commit(view, action) is Outcome.STALE:
-        newest = view.store.journal.memory.claims.get(task.id, {})
-        if newest.get("token", 0) > token:
-            other = f"{newest['owner']} works on it with token {newest['token']}"
+        newest = view.store.index.claims.get(task.id)
+        if newest is not None and newest.token > token:
+            other = f"{newest.owner} works on it with token {newest.token}"
             reason = f"{owner} completed it with token {token}, while {other}"
-            _escalate(view, task, reason, newest)
+            _escalate(view, task, reason, msgspec.to_builtins(newest))
             _conflict(options, task, owner, reason)
         state = tasks.state(task, read_or_none(task.path) or b"")
         if state is not None and state[0] in (tasks.AT_WORK, tasks.DONE) and state[1] not in (None, owner):

@@ -28,7 +28,7 @@ from yolo_supervisor.inventory.flag_record import Detection, FlagOutcome, FlagRe
 from yolo_supervisor.inventory.log_tail import LogPosition, LogTail
 from yolo_supervisor.models import from_iso
 from yolo_supervisor.policy.failure_rate import Rule
-from yolo_supervisor.store.index import JournalState
+from yolo_supervisor.store.index import Index
 from yolo_supervisor.store.locks import Busy
 from yolo_supervisor.store.store import Store
 
@@ -123,17 +123,17 @@ class _JournalCounts:
     Without stored positions, the outcomes so far are history and do not count.
     """
 
-    def __init__(self, positions: ReadPositions, journal: JournalState) -> None:
-        self._seen = {key: (number, 0) for key, number in journal.outcomes.items()}
+    def __init__(self, positions: ReadPositions, index: Index) -> None:
+        self._seen = {key: (number, 0) for key, number in index.flag_outcomes.items()}
         """For each flag and result, the number of outcomes in the journal and the position of that number."""
         self._seen |= {(flag, failed): (number, position) for flag, failed, number, position in positions.journal}
 
     def positions(self) -> list[tuple[str, bool, int, int]]:
         return [(flag, failed, *seen) for (flag, failed), seen in self._seen.items()]
 
-    def new(self, journal: JournalState, window: int) -> Iterator[_Collected]:
+    def new(self, index: Index, window: int) -> Iterator[_Collected]:
         """The new outcomes, of each flag and result at most as many as its window holds."""
-        for (flag, failed), number in journal.outcomes.items():
+        for (flag, failed), number in index.flag_outcomes.items():
             seen, before = self._seen.get((flag, failed), (0, 0))
             position = before + max(0, number - seen)
             self._seen[flag, failed] = number, position
@@ -167,10 +167,10 @@ class _LeaseFiles:
         except OSError:
             self._present = 0, frozenset()
 
-    def new(self, journal: JournalState) -> Iterator[_Collected]:
+    def new(self, index: Index) -> Iterator[_Collected]:
         """The outcomes since the folder was last compared."""
-        before, releases = self._seen, journal.releases - self._releases
-        self._seen, self._releases = self._present, journal.releases
+        before, releases = self._seen, index.releases - self._releases
+        self._seen, self._releases = self._present, index.releases
         if before is None:
             return
         gone = len(before[1] - self._present[1])
@@ -264,26 +264,26 @@ class FlagOutcomes:
 
     def _collect(self, enabled: Mapping[str, bool], now: datetime) -> None:
         """Collect the new outcomes of enabled flags."""
-        journal = self._store.journal.memory
+        index = self._store.index
         if self._logs is None or self._journal is None:
             stored = self._records.load_positions()
             self._logs = _PluginLogs(self._store.paths.planning, stored)
-            self._journal = _JournalCounts(stored, journal)
+            self._journal = _JournalCounts(stored, index)
             self._leases.returned = stored.returned
             self._saved = self._positions()
         for flag, at, outcome in itertools.chain(
             self._logs.new(now, self.rule.window_s),
-            self._journal.new(journal, self.rule.window),
-            self._leases.new(journal),
+            self._journal.new(index, self.rule.window),
+            self._leases.new(index),
         ):
             if enabled.get(flag) and not self._before_epoch(flag, at):
                 self._pending.setdefault(flag, []).append(outcome)
 
     def _before_epoch(self, flag: str, at: datetime | None) -> bool:
         """Whether the time is before the last switch of the flag."""
-        switched = self._store.journal.memory.flags.get(flag, {}).get("at")
+        switch = self._store.index.flags.get(flag)
         try:
-            return at is not None and switched is not None and at <= from_iso(str(switched))
+            return at is not None and switch is not None and at <= from_iso(switch.at)
         except ValueError:
             return False
 
@@ -311,15 +311,13 @@ class FlagOutcomes:
         )
 
     def _disabled(self, name: str, now_s: float) -> Disabled | None:
-        switch = self._store.journal.memory.flags.get(name)
-        if switch is None or not switch["off"]:
+        switch = self._store.index.flags.get(name)
+        if switch is None or not switch.off:
             self._disabled_since.pop(name, None)
             return None
         probation_in_s, first_s = None, self._config().flags.probation_s
-        if first_s and switch["times"]:
-            known = switch.get("boot") == self._boot and "since_s" in switch
-            since_s = switch["since_s"] if known else self._disabled_since.setdefault(name, now_s)
-            probation_in_s = max(0.0, since_s + first_s * 2.0 ** min(switch["times"] - 1, 10) - now_s)
-        return Disabled(
-            by=str(switch["by"]), at=str(switch["at"]), reason=str(switch["reason"]), probation_in_s=probation_in_s
-        )
+        if first_s and switch.times:
+            age_s = switch.switched.age(Instant(self._boot, now_s)) if switch.switched is not None else None
+            off_s = age_s if age_s is not None else now_s - self._disabled_since.setdefault(name, now_s)
+            probation_in_s = max(0.0, first_s * 2.0 ** min(switch.times - 1, 10) - off_s)
+        return Disabled(by=switch.by, at=switch.at, reason=switch.reason, probation_in_s=probation_in_s)

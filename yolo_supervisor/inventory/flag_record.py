@@ -264,9 +264,9 @@ class FlagRecords:
             disk.close(fd)
 
     def _updated(self, record: FlagRecord, outcomes: Sequence[FlagOutcome], rule: Rule) -> FlagRecord:
-        epoch = self._store.journal.memory.flags.get(record.name, {}).get("epoch", 0)
-        if record.epoch < epoch:
-            record.start_epoch(epoch)
+        switch = self._store.index.flags.get(record.name)
+        if switch is not None and record.epoch < switch.epoch:
+            record.start_epoch(switch.epoch)
         now_s = self._clock.monotonic()
         for outcome in outcomes:
             record.add(outcome, now_s, rule)

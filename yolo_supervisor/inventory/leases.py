@@ -14,11 +14,12 @@ from pathlib import Path
 
 from yolo_supervisor.actions.base import WriteFile
 from yolo_supervisor.actions.leases import Grant, Release, grant
-from yolo_supervisor.clock import Clock
+from yolo_supervisor.clock import Clock, Instant
 from yolo_supervisor.formats.plugin import leases as plugin_leases
 from yolo_supervisor.fs.changes import DirectoryScanner, names
 from yolo_supervisor.fs.read import digest, read_or_none
 from yolo_supervisor.models import Lease, iso
+from yolo_supervisor.store.lines import LeaseState
 from yolo_supervisor.store.store import Store
 
 WHOLE_S = 1.0
@@ -125,16 +126,22 @@ class Leases:
 
     def token(self, held: Held) -> int | None:
         """The fencing token of a lease that was granted through the store."""
-        lent = self._store.journal.memory.lent.get(str(held.lease.path), {})
-        return int(lent["token"]) if lent.get("judged") == held.expected_digest else None
+        granted = self._granted(held.lease, held.expected_digest)
+        return granted.token if granted is not None else None
+
+    def _granted(self, lease: Lease, digest: str) -> LeaseState | None:
+        """The grant of exactly this lease, if it was made through the store."""
+        state = self._store.index.leases.get(str(lease.path))
+        return state if state is not None and state.digest == digest else None
 
     def _first_left_s(self, lease: Lease, found: str, now: datetime) -> float:
-        lent = self._store.journal.memory.lent.get(str(lease.path), {})
-        if lent.get("judged") != found:  # another process may have granted it
+        granted = self._granted(lease, found)
+        if granted is None:  # another process may have granted it
             self._store.heed()
-            lent = self._store.journal.memory.lent.get(str(lease.path), {})
-        if lent.get("judged") == found and lent.get("boot") == self._boot:
-            return float(lent["since_s"]) + lease.ttl_s - self._clock.monotonic()
+            granted = self._granted(lease, found)
+        age_s = granted.granted.age(Instant(self._boot, self._clock.monotonic())) if granted is not None else None
+        if age_s is not None:
+            return lease.ttl_s - age_s
         assert lease.expires_at is not None
         left_s = (lease.expires_at - now).total_seconds() + WHOLE_S
         if left_s > lease.ttl_s + WHOLE_S:  # a lease from the future holds for its whole time, and no longer

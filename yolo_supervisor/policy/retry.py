@@ -14,7 +14,7 @@ from typing import Any
 
 from yolo_supervisor.actions.base import Edit
 from yolo_supervisor.actions.tasks import MoveToDeadLetters, Requeue, WriteDeadLetter
-from yolo_supervisor.clock import Clock, pause_s
+from yolo_supervisor.clock import Clock, Instant, pause_s
 from yolo_supervisor.config import Config
 from yolo_supervisor.models import Task
 from yolo_supervisor.store.store import Store
@@ -76,21 +76,22 @@ class RetryPolicy:
         ``cause`` is a word, so that two failures can be compared. With ``hold_s`` the attempt failed at a rate limit
         that stops all agents for so long: it is not charged.
         """
-        config, memory = self._config().tasks, self._store.journal.memory
-        attempt = memory.requeues[task.id] + 1
-        last = memory.failures.get(task.id, {})
-        ago_s = self._clock.monotonic() - last["since_s"] if last.get("boot") == self._boot else float("inf")
-        stamp = {"cause": cause, "attempt": attempt, "since_s": self._clock.monotonic(), "boot": self._boot}
+        config, index = self._config().tasks, self._store.index
+        attempt = index.requeues[task.id] + 1
+        last, now = index.failures.get(task.id), Instant(self._boot, self._clock.monotonic())
+        age_s = last.failed.age(now) if last is not None and last.failed is not None else None
+        ago_s = age_s if age_s is not None else float("inf")
+        stamp = {"cause": cause, "attempt": attempt, **now.fields()}
         never = None
-        reports = tuple(str(each) for each in last.get("reports", ()))
-        if task.id in memory.set_aside:  # the client lets any agent take it by name
+        reports = last.reports if last is not None else ()
+        if task.id in index.dead_letters:  # the client lets any agent take it by name
             never = Never(NeverCode.NOT_REDRIVEN, "it was set aside before, and begun again without being redriven")
         elif hold_s is not None:
             stamp = {"cause": cause, "charged": False}
             return RetryDecision(cause=cause, attempt=attempt, wait_s=hold_s, stamp=stamp, reports=reports)
         elif attempt >= config.max_attempts:
             never = Never(NeverCode.ATTEMPTS, f"attempt {attempt} of {config.max_attempts} has failed")
-        elif last.get("cause") == cause and ago_s < config.poison_s:
+        elif last is not None and last.cause == cause and ago_s < config.poison_s:
             text = f"two attempts in a row ended in the same way ({cause}) within {ago_s:.0f} s"
             never = Never(NeverCode.POISON, text)
         wait_s = max(0.0, self._pause_s(task, attempt) - ago_s)

@@ -1,198 +1,240 @@
-"""What follows from the journal's lines so far, and what a checkpoint carries on."""
+"""The index: the state that follows from the journal's lines so far."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
+
+import msgspec
 
 from yolo_supervisor.formats.plugin import outcome_table
+from yolo_supervisor.store.lines import (
+    Begun,
+    Checkpoint,
+    CheckpointLine,
+    ClaimState,
+    Done,
+    Ended,
+    Entry,
+    Failed,
+    FailureState,
+    FlagState,
+    GoodVersion,
+    Heartbeat,
+    LeaseState,
+    Line,
+    Promise,
+    SignOfLife,
+    Version,
+)
 
 VERSIONS = 5
 """How many good versions of a document are remembered."""
 
 
-class JournalState:
-    """What follows from the lines so far, and what a checkpoint carries on."""
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """What the index takes from the evidence of entries."""
+
+    owner: str | None = None
+    since_s: float | None = None
+    boot: str | None = None
+    cause: str | None = None
+    charged: bool = True
+    reports: tuple[str, ...] | None = None
+    errors: int | None = None
+    samples: int | None = None
+    probation: bool = False
+
+
+class Index:
+    """Claims, leases, attempts, dead letters, flags and good versions, as the lines so far say."""
 
     def __init__(self) -> None:
         self.seq = 0
-        self.pending: dict[int, dict[str, Any]] = {}
-        """Lines that promise a change or begin a deed and have no mark yet, by their number."""
+        self.pending: dict[int, Promise | Begun] = {}
+        """Promises and beginnings that have no mark yet, by their numbers."""
         self.requeues: Counter[str] = Counter()
-        """How often each task was given back since it was last redriven."""
-        self.good: dict[str, list[str]] = {}
+        """The number of charged attempts of each task since it was last redriven."""
+        self.good_versions: dict[str, list[str]] = {}
         """The digests of each document's good versions, the newest last."""
-        self.lent: dict[str, dict[str, Any]] = {}
-        """Of each lease given through the store and not given back: the digest of its file, since when by the
-        monotonic clock of which boot, and its fencing token, which is the number of its line."""
-        self.claims: dict[str, dict[str, Any]] = {}
-        """Of each task the newest claim made through the store: ``token`` (the number of its line), ``owner``, the
-        last sign of life ``since_s`` by the monotonic clock of ``boot``, and whether it was not given back since."""
-        self.failures: dict[str, dict[str, Any]] = {}
-        """Of each task how its newest attempt failed: ``cause``, ``since_s`` and ``boot`` of when it was given back,
-        and the ``reports`` of the attempts before and of that one."""
-        self.set_aside: dict[str, str] = {}
-        """The dead letters, and why each is one."""
-        self.flags: dict[str, dict[str, Any]] = {}
-        """Of each feature flag that was ever switched here the newest time: ``epoch`` (the number of its line),
-        ``off``, ``by`` whom, why, when, and how many ``times`` in a row it was switched off for its errors."""
-        self.outcomes: Counter[tuple[str, bool]] = Counter()
-        """How often our actions were an outcome of a flag: a success, or (True) a failure."""
+        self.leases: dict[str, LeaseState] = {}
+        """The leases granted through the store, by the path of the lease's file."""
+        self.claims: dict[str, ClaimState] = {}
+        """The newest claim of each task."""
+        self.failures: dict[str, FailureState] = {}
+        """The newest failed attempt of each task."""
+        self.dead_letters: dict[str, str] = {}
+        """The dead letters by task, with the reason of each."""
+        self.flags: dict[str, FlagState] = {}
+        """The newest switch of each feature flag."""
+        self.flag_outcomes: Counter[tuple[str, bool]] = Counter()
+        """The number of outcomes of each flag that follow from entries, failures under True."""
         self.releases = 0
-        """How many leases' files were removed by us."""
-        self._deaths: dict[str, dict[str, int]] = {}
-        """The newest line for each action on an agent that is not forgotten yet."""
+        """The number of leases' files that the store removed."""
+        self._agents: dict[str, dict[str, int]] = {}
+        """The newest line of each action on an agent that is not forgotten."""
 
-    def told(self, agent: str, action: str, since: str) -> bool:
-        """Whether ``action`` was written of this agent after the newest line with the action ``since``."""
-        told = self._deaths.get(agent, {})
-        return told.get(action, 0) > told.get(since, 0)
+    def recorded(self, agent: str, action: str, since: str) -> bool:
+        """Whether the agent has an entry with ``action`` after its newest entry with the action ``since``."""
+        newest = self._agents.get(agent, {})
+        return newest.get(action, 0) > newest.get(since, 0)
 
     def terminated(self, agent: str) -> bool:
-        """Whether we have ended the agent ourselves, or are at it; what it left behind when it was dead is another
-        thing."""
-        told = self._deaths.get(agent, {})
-        begun = [seq for seq, each in self.pending.items() if "begun" in each and each.get("key") == agent]
-        ours = max([told.get("terminated", 0), *begun])
-        registered, died = told.get("registered", 0), told.get("died", 0)
+        """Whether the supervisor ended the agent, or has begun to. To end a dead agent's processes does not count."""
+        newest = self._agents.get(agent, {})
+        begun = [seq for seq, line in self.pending.items() if isinstance(line, Begun) and line.key == agent]
+        ours = max([newest.get("terminated", 0), *begun])
+        registered, died = newest.get("registered", 0), newest.get("died", 0)
         return ours > registered and not registered < died < ours
 
-    def learn(self, record: Mapping[str, Any]) -> None:
-        """Take in one more line; one that stands in two segments counts once."""
-        if record["seq"] <= self.seq:
+    def apply(self, line: Line) -> None:
+        """Apply one more line. One that stands in two segments counts once."""
+        if line.seq <= self.seq:
             return
-        if "checkpoint" in record:
-            self._take_up(record["checkpoint"])
-        self.seq = record["seq"]
-        for ending in ("done", "failed"):
-            if ending in record:
-                started = self.pending.pop(record[ending], None)
-                if ending == "done" and started is not None:
-                    self.count(started)
-                if "action" not in record:  # else it is the end of a deed, and tells how it went
-                    return
-        if "good" in record:
-            self._keep(*record["good"])
-        elif "beat" in record:
-            self._beat(*record["beat"])
-        elif "write" in record or "begun" in record:
-            self.pending[record["seq"]] = dict(record)
-            if "begun" in record:
-                return
-        elif "action" in record:
-            self.count(record)
+        self.seq = line.seq
+        match line:
+            case Promise() | Begun():
+                self.pending[line.seq] = line
+            case Ended():
+                self._end(line.done, done=True)
+                self.count(line)
+            case Entry():
+                self.count(line)
+            case Done():
+                self._end(line.done, done=True)
+            case Failed():
+                self._end(line.failed, done=False)
+            case GoodVersion():
+                self._keep(line.good)
+            case Heartbeat():
+                self._beat(line.beat)
+            case CheckpointLine():
+                self._load(line.checkpoint)
 
-    def _keep(self, path: str, digest: str) -> None:
-        versions = self.good.setdefault(path, [])
-        if digest in versions:
-            versions.remove(digest)
-        versions.append(digest)
-        del versions[:-VERSIONS]
+    def _end(self, seq: int, done: bool) -> None:
+        started = self.pending.pop(seq, None)
+        if done and started is not None:
+            self.count(started)
 
-    def _beat(self, key: str, token: int, since_s: float, boot: str) -> None:
-        claim = self.claims.get(key)
-        if claim is not None and claim["token"] == token:
-            claim |= {"since_s": since_s, "boot": boot}
+    def _keep(self, version: Version) -> None:
+        digests = self.good_versions.setdefault(version.path, [])
+        if version.digest in digests:
+            digests.remove(version.digest)
+        digests.append(version.digest)
+        del digests[:-VERSIONS]
 
-    def count(self, record: Mapping[str, Any]) -> None:
-        """Take in what is done."""
-        kind, key, action = str(record.get("kind")), str(record.get("key")), str(record.get("action"))
-        if kind == "agent" and action == "forgotten":
-            self._deaths.pop(key, None)
-        elif kind == "agent":
-            told = self._deaths.setdefault(key, {})
-            told[action] = max(record["seq"], told.get(action, 0))
-        if kind == "lease" and "write" in record:
-            self._lend(record)
-        if kind == "task":
-            self._count_task(key, action, record)
-        if kind == "flag" and action in ("disabled", "enabled"):
-            self._switch(key, action == "disabled", record)
-        write = record.get("write", {})
-        self.releases += write.get("after", "") is None and str(write.get("path")).endswith(".lease")
-        self.outcomes.update(outcome_table.in_journal_entry(record))
+    def _beat(self, beat: SignOfLife) -> None:
+        claim = self.claims.get(beat.task)
+        if claim is not None and claim.token == beat.token:
+            self.claims[beat.task] = msgspec.structs.replace(claim, since_s=beat.since_s, boot=beat.boot)
 
-    def _switch(self, flag: str, off: bool, record: Mapping[str, Any]) -> None:
-        evidence = record.get("evidence", {})
-        times = self.flags.get(flag, {}).get("times", 0)
-        told = {name: evidence[name] for name in ("errors", "samples", "since_s", "boot") if name in evidence}
-        told |= {"by": record.get("by"), "at": record.get("at"), "reason": record.get("reason")}
-        if "errors" in told:
+    def count(self, entry: Entry) -> None:
+        """Apply an entry about something that is done."""
+        write = entry.write if isinstance(entry, Promise) else None
+        match entry.kind:
+            case "agent" if entry.action == "forgotten":
+                self._agents.pop(entry.key, None)
+            case "agent":
+                newest = self._agents.setdefault(entry.key, {})
+                newest[entry.action] = max(entry.seq, newest.get(entry.action, 0))
+            case "lease" if isinstance(entry, Promise):
+                self._lend(entry, _evidence(entry))
+            case "task":
+                self._count_task(entry, _evidence(entry))
+            case "flag" if entry.action in ("disabled", "enabled"):
+                self._switch(entry, _evidence(entry))
+        self.releases += write is not None and write.after is None and write.path.endswith(".lease")
+        self.flag_outcomes.update(outcome_table.in_journal_entry(entry))
+
+    def _switch(self, entry: Entry, evidence: Evidence) -> None:
+        before = self.flags.get(entry.key)
+        times = before.times if before else 0
+        if evidence.errors is not None:
             times += 1
-        elif "probation" not in evidence:  # a person has decided
+        elif not evidence.probation:  # a person has decided
             times = 0
-        self.flags[flag] = {"epoch": record["seq"], "off": off, "times": times, **told}
+        self.flags[entry.key] = FlagState(
+            epoch=entry.seq, off=entry.action == "disabled", times=times, by=entry.by, at=entry.at, reason=entry.reason,
+            errors=evidence.errors, samples=evidence.samples, since_s=evidence.since_s, boot=evidence.boot,
+        )  # fmt: skip
 
-    def _count_task(self, key: str, action: str, record: Mapping[str, Any]) -> None:
-        evidence = record.get("evidence", {})
-        clock = {name: evidence[name] for name in ("since_s", "boot") if name in evidence}
-        if action == "claimed":
-            self.claims[key] = {"token": record["seq"], "owner": evidence.get("owner"), "live": True, **clock}
-        elif action == "requeued":
-            reports = {"reports": evidence["reports"]} if "reports" in evidence else {}
-            if evidence.get("charged", True):
-                self.requeues[key] += 1
-                self.failures[key] = {"cause": evidence.get("cause"), **clock, **reports}
-            elif reports:
-                self.failures[key] = {**self.failures.get(key, {}), **reports}
-            if key in self.claims:
-                self.claims[key]["live"] = False
-        elif action == "dead_lettered":
-            self.set_aside[key] = str(record.get("reason"))
-            if key in self.claims:
-                self.claims[key]["live"] = False
-        elif action in (
-            "redriven",
-            "dropped",
-            "completed",
-            "dead_letter_removed",
-            "put_away",
-        ):  # the last one stands in a journal of 0.1.0
-            for memory in (self.requeues, self.failures, self.set_aside):
-                memory.pop(key, None)
-            if action in ("dropped", "completed"):
-                self.claims.pop(key, None)
+    def _count_task(self, entry: Entry, evidence: Evidence) -> None:
+        key = entry.key
+        match entry.action:
+            case "claimed":
+                self.claims[key] = ClaimState(
+                    token=entry.seq, owner=evidence.owner, live=True, since_s=evidence.since_s, boot=evidence.boot
+                )
+            case "requeued":
+                if evidence.charged:
+                    self.requeues[key] += 1
+                    self.failures[key] = FailureState(
+                        cause=evidence.cause, since_s=evidence.since_s, boot=evidence.boot,
+                        reports=evidence.reports or (),
+                    )  # fmt: skip
+                elif evidence.reports is not None:
+                    before = self.failures.get(key, FailureState())
+                    self.failures[key] = msgspec.structs.replace(before, reports=evidence.reports)
+                self._end_claim(key)
+            case "dead_lettered":
+                self.dead_letters[key] = entry.reason
+                self._end_claim(key)
+            case "redriven" | "dropped" | "completed" | "dead_letter_removed" | "put_away":  # the last one: 0.1.0
+                self.requeues.pop(key, None)
+                self.failures.pop(key, None)
+                self.dead_letters.pop(key, None)
+                if entry.action in ("dropped", "completed"):
+                    self.claims.pop(key, None)
 
-    def _lend(self, record: Mapping[str, Any]) -> None:
-        write, evidence = record["write"], record["evidence"]
-        if write["after"] is None or "since_s" not in evidence:
-            self.lent.pop(write["path"], None)
-        else:
-            before = self.lent.get(write["path"], {})
-            if record["action"] != "renewed" or before.get("judged") != write["before"]:
-                before = {}  # what is renewed was not given by us: its holder's token is not the one that we know
-            self.lent[write["path"]] = {
-                "judged": write["after"],
-                "since_s": evidence["since_s"],
-                "boot": evidence["boot"],
-                "token": before.get("token", record["seq"]),  # who renews goes on with the token that it has
-            }
+    def _end_claim(self, key: str) -> None:
+        if (claim := self.claims.get(key)) is not None:
+            self.claims[key] = msgspec.structs.replace(claim, live=False)
 
-    def checkpoint(self) -> dict[str, Any]:
-        return {
-            "pending": list(self.pending.values()),
-            "requeues": dict(self.requeues),
-            "good": self.good,
-            "lent": self.lent,
-            "claims": self.claims,
-            "failures": self.failures,
-            "set_aside": self.set_aside,
-            "flags": self.flags,
-            "outcomes": [[flag, failed, number] for (flag, failed), number in self.outcomes.items()],
-            "releases": self.releases,
-            "agents": self._deaths,
-        }
+    def _lend(self, entry: Promise, evidence: Evidence) -> None:
+        write = entry.write
+        if write.after is None or evidence.since_s is None or evidence.boot is None:
+            self.leases.pop(write.path, None)
+            return
+        before = self.leases.get(write.path)
+        # a renewal keeps its token, unless the lease that is renewed was not granted here: then that token is unknown
+        renewed = before is not None and entry.action == "renewed" and before.digest == write.before
+        self.leases[write.path] = LeaseState(
+            digest=write.after, since_s=evidence.since_s, boot=evidence.boot,
+            token=before.token if before is not None and renewed else entry.seq,
+        )  # fmt: skip
 
-    def _take_up(self, checkpoint: Mapping[str, Any]) -> None:
-        self.pending = {record["seq"]: record for record in checkpoint["pending"]}
-        self.requeues = Counter(checkpoint["requeues"])
-        self.good = {path: list(digests) for path, digests in checkpoint["good"].items()}
-        self.lent = {path: dict(lent) for path, lent in checkpoint.get("lent", {}).items()}
-        self.claims = {task: dict(claim) for task, claim in checkpoint.get("claims", {}).items()}
-        self.failures = {task: dict(failure) for task, failure in checkpoint.get("failures", {}).items()}
-        self.set_aside = dict(checkpoint.get("set_aside", {}))
-        self.flags = {flag: dict(told) for flag, told in checkpoint.get("flags", {}).items()}
-        self.outcomes = Counter({(flag, failed): number for flag, failed, number in checkpoint.get("outcomes", ())})
-        self.releases = checkpoint.get("releases", 0)
-        self._deaths = {agent: dict(told) for agent, told in checkpoint["agents"].items()}
+    def checkpoint(self) -> Checkpoint:
+        """The index for the first line of the next segment."""
+        return Checkpoint(
+            pending=tuple(self.pending.values()),
+            requeues=dict(self.requeues),
+            good=self.good_versions,
+            leases=self.leases,
+            claims=self.claims,
+            failures=self.failures,
+            dead_letters=self.dead_letters,
+            flags=self.flags,
+            outcomes=tuple((flag, failed, number) for (flag, failed), number in self.flag_outcomes.items()),
+            releases=self.releases,
+            agents=self._agents,
+        )
+
+    def _load(self, checkpoint: Checkpoint) -> None:
+        self.pending = {line.seq: line for line in checkpoint.pending}
+        self.requeues = Counter(checkpoint.requeues)
+        self.good_versions = checkpoint.good
+        self.leases = checkpoint.leases
+        self.claims = checkpoint.claims
+        self.failures = checkpoint.failures
+        self.dead_letters = checkpoint.dead_letters
+        self.flags = checkpoint.flags
+        self.flag_outcomes = Counter({(flag, failed): number for flag, failed, number in checkpoint.outcomes})
+        self.releases = checkpoint.releases
+        self._agents = checkpoint.agents
+
+
+def _evidence(entry: Entry) -> Evidence:
+    """The evidence in types; empty where it has others."""
+    try:
+        return msgspec.convert(entry.evidence, Evidence)
+    except msgspec.ValidationError:
+        return Evidence()

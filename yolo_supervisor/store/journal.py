@@ -14,25 +14,24 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import re
 import stat
 import zlib
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from yolo_supervisor.actions.base import Action
+import msgspec
+
 from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.fs.trust import TooNew
-from yolo_supervisor.models import iso
+from yolo_supervisor.store import lines
 from yolo_supervisor.store.atomic import append, flush, sync_folder, write_atomic
 from yolo_supervisor.store.disk import Disk, Unflushed
-from yolo_supervisor.store.index import JournalState
+from yolo_supervisor.store.index import Index
+from yolo_supervisor.store.lines import Begun, CheckpointLine, Done, Failed, Line, Promise
 
 FileStamp = tuple[int, int]
 Ending = Literal["done", "failed"]
@@ -46,39 +45,7 @@ SIZE = 64 * 2**20
 SEGMENTS = 7
 """How many closed segments are kept beside the newest: each has an eighth of the size."""
 
-_BEGIN = b'{"seq":'
-_CRC = b',"crc":"'
 _CLOSED = re.compile(r"journal-(\d{12})\.jsonl")
-
-
-def seal(record: Mapping[str, Any]) -> bytes:
-    """The record as a line of the journal."""
-    body = json.dumps(record, separators=(",", ":"), default=str).encode()[:-1]
-    return body + _CRC + b'%08x"}\n' % zlib.crc32(body)
-
-
-def unseal(line: bytes) -> dict[str, Any] | None:
-    """The record of a line (without its newline); None if it is not exactly what ``seal`` made."""
-    body, mark, tail = line.rpartition(_CRC)
-    if not mark or len(tail) != 10 or tail[8:] != b'"}':
-        return None
-    try:
-        if tail[:8] != b"%08x" % zlib.crc32(body):
-            return None
-        record = json.loads(body + b"}")
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) and type(record.get("seq")) is int else None
-
-
-def unseal_last(line: bytes) -> tuple[dict[str, Any] | None, int]:
-    """The record at the end of a line, and how much before it cannot be read: something torn has no end of its own."""
-    at = 0
-    while at >= 0:
-        if (record := unseal(line[at:])) is not None:
-            return record, at
-        at = line.find(_BEGIN, at + 1)
-    return None, len(line) + 1
 
 
 def refuse_newer(disk: Disk, folder: Path) -> int | None:
@@ -95,20 +62,6 @@ def refuse_newer(disk: Disk, folder: Path) -> int | None:
     return version
 
 
-def entry(action: Action, by: str, at: datetime, project: Path, prefix: str = "") -> dict[str, Any]:
-    """The action as the journal tells it, in the keys that ``history --json`` promises."""
-    return {
-        "at": iso(at),
-        "kind": action.kind,
-        "key": action.key,
-        "action": prefix + action.verb,
-        "by": by,
-        "reason": action.reason,
-        "evidence": dict(action.evidence),
-        "project": str(project),
-    }
-
-
 @dataclass(frozen=True, slots=True)
 class Damage:
     """Something of the journal that could not be read: where, and what is known of it."""
@@ -122,7 +75,7 @@ class Journal:
 
     def __init__(self, path: Path, disk: Disk, quarantine: Path, size: int = SIZE) -> None:
         self.path = path
-        self.memory = JournalState()
+        self.index = Index()
         self.damage: list[Damage] = []
         self.unreadable: str | None = None
         """Why ``load`` could not read it at all."""
@@ -130,7 +83,7 @@ class Journal:
         """How many bytes of a half-written line have been cut off and kept aside."""
         self._spoiled = False
         """A flush of the segment has failed: nobody knows what of it is on the device, so it is to be closed."""
-        self._owed: list[dict[str, Any]] = []
+        self._owed: list[Done | Failed] = []
         """Marks for which there was no room: they come before the next line."""
         self._disk = disk
         self._quarantine = quarantine
@@ -143,15 +96,11 @@ class Journal:
 
     @property
     def seq(self) -> int:
-        return self.memory.seq
+        return self.index.seq
 
     @property
-    def pending(self) -> dict[int, dict[str, Any]]:
-        return self.memory.pending
-
-    @property
-    def requeues(self) -> Counter[str]:
-        return self.memory.requeues
+    def pending(self) -> dict[int, Promise | Begun]:
+        return self.index.pending
 
     def close(self) -> None:
         opened, self._fd, self._mark_fd = (self._fd, self._mark_fd), -1, -1
@@ -184,23 +133,23 @@ class Journal:
         if opened:
             self._read_mark()
 
-    def append(self, record: Mapping[str, Any], durable: bool = True) -> int:
-        """Write one record and return its number. It is on the device when this returns, if ``durable``.
+    def append(self, line: Line, durable: bool = True) -> int:
+        """Write one line and return its number. It is on the device when this returns, if ``durable``.
 
         OSError if it could not be written; then the journal is as it was.
         """
         if self._spoiled:
             self.rotate()
-        while self._owed and record is not self._owed[0]:
+        while self._owed and line is not self._owed[0]:
             self.append(self._owed[0], durable=False)
             self._owed.pop(0)
-        line = seal({"seq": self.seq + 1, **record})
+        data = lines.dump(msgspec.structs.replace(line, seq=self.seq + 1))
         try:
-            append(self._disk, self._fd, line, self._offset, durable)
+            append(self._disk, self._fd, data, self._offset, durable)
         except Unflushed:
             self._spoiled = True
             raise
-        self._take(line)
+        self._take(data)
         seq = self.seq  # a new segment's checkpoint has a number too
         if durable:
             self._write_mark()
@@ -211,21 +160,21 @@ class Journal:
 
     def mark(self, seq: int, ending: Ending, why: str | None = None) -> None:
         """Say how the promise or deed of line ``seq`` ended."""
-        record = {ending: seq, **({"why": why} if why else {})}
+        line = Done(done=seq, why=why) if ending == "done" else Failed(failed=seq, why=why)
         try:
-            self.append(record, durable=False)
+            self.append(line, durable=False)
         except OSError:
-            self._owed.append(record)  # no room for a mark: the next recovery finds out by looking
+            self._owed.append(line)  # no room for a mark: the next recovery finds out by looking
             started = self.pending.pop(seq, None)
             if ending == "done" and started is not None:
-                self.memory.count(started)
+                self.index.count(started)
 
     def rotate(self) -> None:
         """Close the segment and begin the next. At every moment ``journal.jsonl`` is there and whole.
 
         OSError if it cannot be done: then the segment goes on.
         """
-        line = seal({"seq": self.seq + 1, "checkpoint": self.memory.checkpoint()})
+        line = lines.dump(CheckpointLine(seq=self.seq + 1, checkpoint=self.index.checkpoint()))
         with contextlib.suppress(OSError):  # what the closed one tells must not go on differently after a crash
             self.flush()
         # a copy, not a link: after a flush that failed, ours or another's, nobody knows what of it is on the device
@@ -264,18 +213,18 @@ class Journal:
         with contextlib.suppress(OSError):
             if self._mark_fd < 0:
                 self._mark_fd = self._disk.open(self._mark, os.O_RDWR | os.O_CREAT)
-            self._disk.write_at(self._mark_fd, seal({"seq": self.seq}).rjust(48), 0)
+            self._disk.write_at(self._mark_fd, lines.seal({"seq": self.seq}).rjust(48), 0)
 
     def _read_mark(self) -> None:
         """Find out whether the end of the journal is gone: no line is ever given a number that was acknowledged."""
         try:
-            found = unseal((self._disk.read(self._mark) or b"").strip())
+            newest = lines.load((self._disk.read(self._mark) or b"").strip())
         except OSError:
             return
-        if found is not None and found["seq"] > self.seq:
-            what = f"lines {self.seq + 1} to {found['seq']} were written and are gone"
+        if newest is not None and newest.seq > self.seq:
+            what = f"lines {self.seq + 1} to {newest.seq} were written and are gone"
             self.damage.append(Damage(self._offset, what))
-            self.memory.seq = found["seq"]
+            self.index.seq = newest.seq
 
     @property
     def _mark(self) -> Path:
@@ -321,7 +270,7 @@ class Journal:
             raise
         self._spoiled = self._spoiled and self._file == (found.st_dev, found.st_ino)
         self._fd, self._file = fd, (found.st_dev, found.st_ino)
-        self.memory = JournalState()
+        self.index = Index()
         self._offset = self._first = 0
         self.damage.clear()
         return True
@@ -335,27 +284,30 @@ class Journal:
 
     def _take(self, data: bytes) -> None:
         whole = True
-        for line in data.splitlines(keepends=True):
-            expected = self.seq + 1 if whole else 2**63  # what cannot be read is told already
-            record, lost = unseal_last(line.rstrip(b"\n"))
+        for data_line in data.splitlines(keepends=True):
+            expected = self.seq + 1 if whole else 2**63  # what cannot be read is reported already
+            line, lost = lines.load_last(data_line.rstrip(b"\n"))
             if lost:
                 self.damage.append(Damage(self._offset, f"a line of {lost} bytes cannot be read"))
-                if self._offset == 0:
-                    self._take_older()
-            if record is not None:
-                if not lost and record["seq"] > expected and "checkpoint" not in record:
-                    what = f"lines {expected} to {record['seq'] - 1} are not there"
+            if line is not None:
+                if type(line) is Line:
+                    self.damage.append(Damage(self._offset, f"line {line.seq} has a form that is not known"))
+                if not lost and line.seq > expected and not isinstance(line, CheckpointLine):
+                    what = f"lines {expected} to {line.seq - 1} are not there"
                     self.damage.append(Damage(self._offset, what))
-                self._first = self._first or record["seq"]
-                self.memory.learn(record)
-            whole = record is not None
-            self._offset += len(line)
+            if self._offset == 0 and (lost or type(line) is Line):
+                self._take_older()
+            if line is not None:
+                self._first = self._first or line.seq
+                self.index.apply(line)
+            whole = line is not None
+            self._offset += len(data_line)
 
     def _take_older(self) -> None:
         """The checkpoint cannot be read: what it carried on stands in the closed segments."""
         for older in segments(self._disk, self.path):
-            for record in _records(self._disk.read(older, LIMIT) or b""):
-                self.memory.learn(record)
+            for line in read_lines(self._disk.read(older, LIMIT) or b""):
+                self.index.apply(line)
 
 
 def segments(disk: Disk, path: Path) -> list[Path]:
@@ -363,7 +315,8 @@ def segments(disk: Disk, path: Path) -> list[Path]:
     return [path.with_name(name) for name in sorted(disk.names(path.parent)) if _CLOSED.fullmatch(name)]
 
 
-def _records(data: bytes) -> Iterator[dict[str, Any]]:
-    for line in data[: data.rfind(b"\n") + 1].splitlines():
-        if (record := unseal_last(line)[0]) is not None:
-            yield record
+def read_lines(data: bytes) -> Iterator[Line]:
+    """The readable lines of a segment."""
+    for data_line in data[: data.rfind(b"\n") + 1].splitlines():
+        if (line := lines.load_last(data_line)[0]) is not None:
+            yield line

@@ -6,9 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from yolo_supervisor.formats.plugin import config as plugin_config
 from yolo_supervisor.formats.plugin import event_log, execution_state
@@ -16,6 +14,7 @@ from yolo_supervisor.fs.trust import Refused
 from yolo_supervisor.models import from_iso
 from yolo_supervisor.store.atomic import make_folder, refuse_links
 from yolo_supervisor.store.disk import Disk
+from yolo_supervisor.store.lines import Entry
 
 NAMES = {
     ("task", "claimed"): "task_claimed",
@@ -38,39 +37,39 @@ TAIL = 64 * 1024
 """How far back, in bytes, an event is looked for that may have been told already."""
 
 
-def tell(disk: Disk, planning: Path, record: Mapping[str, Any], seq: int) -> None:
-    """Add the event that follows from a line of the journal, once: also after a crash in between."""
-    name = NAMES.get((record["kind"], record["action"]))
-    if name is None or ((record["kind"], record["action"]) in OWN and record["by"] == "cli"):
+def tell(disk: Disk, planning: Path, entry: Entry) -> None:
+    """Add the event that follows from an entry, once: also after a crash in between."""
+    name = NAMES.get((entry.kind, entry.action))
+    if name is None or ((entry.kind, entry.action) in OWN and entry.by == "cli"):
         return
-    if record["kind"] == "state" and record["key"] != execution_state.STATE_FILE:
+    if entry.kind == "state" and entry.key != execution_state.STATE_FILE:
         return
     with contextlib.suppress(OSError, Refused):
         if not plugin_config.enabled(disk.read(planning / "config.json") or b"", "v3_event_log"):
             return
         state = disk.read(planning / execution_state.STATE_FILE) or b""
-        ident = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{record['project']}#{seq}"))
+        ident = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{entry.project}#{entry.seq}"))
         line = event_log.dump_event(
-            name, from_iso(record["at"]), ident, event_log.correlation(state), _place(record, state), _data(record)
+            name, from_iso(entry.at), ident, event_log.correlation(state), _place(entry, state), _data(entry)
         )
         _append(disk, planning / event_log.EVENT_LOG, line, ident.encode())
 
 
-def _place(record: Mapping[str, Any], state: bytes) -> tuple[int, int | None]:
-    if record["kind"] == "gate":
-        return record["evidence"].get("phase", 0), record["evidence"].get("plan")
-    return event_log.place(state, record["key"].partition("/")[2] if record["kind"] == "task" else None)
+def _place(entry: Entry, state: bytes) -> tuple[int, int | None]:
+    if entry.kind == "gate":
+        return entry.evidence.get("phase", 0), entry.evidence.get("plan")
+    return event_log.place(state, entry.key.partition("/")[2] if entry.kind == "task" else None)
 
 
-def _data(record: Mapping[str, Any]) -> dict[str, object]:
-    if record["kind"] == "gate":
-        more = {key: value for key, value in record["evidence"].items() if key not in ("phase", "plan")}
-        return {**more, "reason": record["reason"]}
+def _data(entry: Entry) -> dict[str, object]:
+    if entry.kind == "gate":
+        more = {key: value for key, value in entry.evidence.items() if key not in ("phase", "plan")}
+        return {**more, "reason": entry.reason}
     subjects = {"task": "task", "lease": "resource", "flag": "flag"}
-    evidence, subject = record["evidence"], subjects.get(record["kind"], "file")
+    evidence, subject = entry.evidence, subjects.get(entry.kind, "file")
     was = evidence.get("previous_owner", evidence.get("owner"))
-    who = {"owner": was} if record["action"] in ("claimed", "completed") else {"previous_owner": was}
-    return {subject: record["key"], **who, "attempt": evidence.get("attempt"), "reason": record["reason"],
+    who = {"owner": was} if entry.action in ("claimed", "completed") else {"previous_owner": was}
+    return {subject: entry.key, **who, "attempt": evidence.get("attempt"), "reason": entry.reason,
             **({name: evidence.get(name) for name in ("errors", "samples")} if subject == "flag" else {})}  # fmt: skip
 
 

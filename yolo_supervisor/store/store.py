@@ -13,6 +13,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from yolo_supervisor.actions.base import Action, Edit, Escalate, Note, WriteMode
 from yolo_supervisor.actions.leases import BreakLock
 from yolo_supervisor.clock import Clock, SystemClock
@@ -34,7 +36,21 @@ from yolo_supervisor.store.atomic import (
     write_atomic,
 )
 from yolo_supervisor.store.disk import FILE_MODE, FOLDER_MODE, Disk
-from yolo_supervisor.store.journal import SIZE, Journal, entry, refuse_newer
+from yolo_supervisor.store.index import Index
+from yolo_supervisor.store.journal import SIZE, Journal, refuse_newer
+from yolo_supervisor.store.lines import (
+    Begun,
+    Ended,
+    Entry,
+    GoodVersion,
+    Heartbeat,
+    Promise,
+    SignOfLife,
+    Version,
+    Write,
+    entry,
+    fields,
+)
 from yolo_supervisor.store.locks import Busy, LockAges, file_lock, folder_lock, put_aside
 from yolo_supervisor.store.paths import Paths, refuse_root
 
@@ -73,15 +89,9 @@ class Unwritable(OSError):
     """A document could not be written after its change had been promised: each further try costs two lines."""
 
 
-def _replayable(promise: Mapping[str, Any]) -> bool:
-    """Whether ``recover`` may make this promised change. Version 0.1.0 did not write ``replay``: of its changes those
-    made for a silent task, which have ``quiet_s`` in their evidence, are not made later."""
-    return bool(promise["write"].get("replay", "quiet_s" not in promise.get("evidence", {})))
-
-
-def _write_mode(write: Mapping[str, Any]) -> WriteMode:
-    """The mode of a promised change; version 0.1.0 did not write it."""
-    return WriteMode.TRUNCATE if write.get("mode") == WriteMode.TRUNCATE else WriteMode.REPLACE
+def _ended(begun: Entry, seq: int, evidence: Mapping[str, Any]) -> Ended:
+    """The end of the deed that began with line ``seq``, with further evidence."""
+    return Ended(**{**fields(begun), "evidence": {**begun.evidence, **evidence}}, done=seq)
 
 
 def write_note(project: Path, action: Action, by: str) -> None:
@@ -117,6 +127,11 @@ class Store:
         self._lock_ages = LockAges()
         self._hidden: bool | None = None
         """Whether git does not see the sidecars that we make; None before that was seen to."""
+
+    @property
+    def index(self) -> Index:
+        """The state that follows from the journal, as far as it was read."""
+        return self.journal.index
 
     def open(self) -> None:
         """Make our folder where it is missing, private to the user and invisible to git.
@@ -175,21 +190,22 @@ class Store:
                 self.journal.catch_up()
                 refuse_links(self.disk, action.path)
                 before = self.disk.read(action.path)
-                if not action.allowed(self.journal.memory, before) or not action.holds(before):
+                if not action.allowed(self.index, before) or not action.holds(before):
                     return Outcome.STALE
                 after = action.edit(before)
-                write: dict[str, Any] = {"path": str(action.path), "before": digest(before), "after": digest(after)}
-                write["replay"] = action.replayable
-                if before is not None:
-                    write["stamp"] = self._stamp(action.path)
-                if action.write_mode is not WriteMode.REPLACE:
-                    write["mode"] = action.write_mode
-                if action.lock:
-                    write["lock"] = [str(action.lock[0]), action.lock[1]]
-                write |= self._told("content", after) if after is not None else self._told("removed", before)
-                told = entry(action, by, self.clock.now(), self.paths.project)
+                done = entry(action, by, self.clock.now(), self.paths.project)
+                write = Write(
+                    path=str(action.path),
+                    before=digest(before),
+                    after=digest(after),
+                    replay=action.replayable,
+                    stamp=self._stamp(action.path),
+                    mode=action.write_mode,
+                    lock=(str(action.lock[0]), action.lock[1]) if action.lock else None,
+                    **(self._content("content", after) if after is not None else self._content("removed", before)),
+                )
                 self._settle(action.path, before)
-                seq = self.journal.append({**told, "write": write})
+                seq = self.journal.append(Promise(**fields(done), write=write))
                 try:
                     self._write(action.path, before, after, action.write_mode)
                 except (FileExistsError, BlockingIOError):
@@ -199,7 +215,7 @@ class Store:
                     if self._surely_not(action.path, digest(after)):  # else ``recover`` finds out
                         self.journal.mark(seq, "failed", str(error))
                     raise Unwritable(getattr(error, "errno", None), str(error), str(action.path)) from error
-                plugin_log.tell(self.disk, self.paths.planning, told, seq)
+                plugin_log.tell(self.disk, self.paths.planning, structs.replace(done, seq=seq))
                 self.journal.mark(seq, "done")
                 return Outcome.DONE
         except Busy:
@@ -209,10 +225,10 @@ class Store:
         """Write down a sign of life of the claim with this token; False if it is not the task's claim any more."""
         with self._locked():
             self.journal.catch_up()
-            claim = self.journal.memory.claims.get(key)
-            if claim is None or claim["token"] != token or not claim["live"]:
+            claim = self.index.claims.get(key)
+            if claim is None or claim.token != token or not claim.live:
                 return False
-            self.journal.append({"beat": [key, token, since_s, boot]}, durable=False)
+            self.journal.append(Heartbeat(beat=SignOfLife(key, token, since_s, boot)), durable=False)
             return True
 
     def lock_age_s(self, path: Path) -> float | None:
@@ -230,8 +246,8 @@ class Store:
         """
         with self._locked():
             self.journal.catch_up()
-            told = entry(action, by, self.clock.now(), self.paths.project)
-            begun = self.journal.append({**told, "begun": True})
+            done = entry(action, by, self.clock.now(), self.paths.project)
+            begun = self.journal.append(Begun(**fields(done)))
             try:
                 if is_folder(self.disk, action.path):
                     with folder_lock(self.disk, action.path, action.stale_s, self._lock_ages):
@@ -242,7 +258,7 @@ class Store:
             except (Busy, OSError) as error:
                 self.journal.mark(begun, "failed", str(error))
                 return Outcome.STALE
-            self.journal.append({**told, "done": begun})
+            self.journal.append(Ended(**fields(done), done=begun))
             return Outcome.DONE
 
     def note(self, action: Action, by: str, prefix: str = "") -> None:
@@ -250,23 +266,23 @@ class Store:
         durable = not isinstance(action, Note) or action.durable
         with self._locked():
             self.journal.catch_up()
-            told = entry(action, by, self.clock.now(), self.paths.project, prefix)
-            seq = self.journal.append(told, durable)
+            note = entry(action, by, self.clock.now(), self.paths.project, prefix)
+            seq = self.journal.append(note, durable)
             if isinstance(action, Escalate):  # what others do by their own hand is for them to tell
-                plugin_log.tell(self.disk, self.paths.planning, told, seq)
+                plugin_log.tell(self.disk, self.paths.planning, structs.replace(note, seq=seq))
 
     def begin(self, action: Action, by: str) -> int:
         """Write down that a deed is about to be done; the number is for ``end``."""
         with self._locked():
             self.journal.catch_up()
-            return self.journal.append({**entry(action, by, self.clock.now(), self.paths.project), "begun": True})
+            return self.journal.append(Begun(**fields(entry(action, by, self.clock.now(), self.paths.project))))
 
     def end(self, begun: int, action: Action, by: str, evidence: Mapping[str, Any]) -> None:
         """Write down how the deed went."""
         with self._locked():
             self.journal.catch_up()
-            told = entry(action, by, self.clock.now(), self.paths.project)
-            self.journal.append({**told, "evidence": {**told["evidence"], **evidence}, "done": begun})
+            done = entry(action, by, self.clock.now(), self.paths.project)
+            self.journal.append(_ended(done, begun, evidence))
 
     def abandon(self, begun: int, why: str) -> None:
         """Write down that the deed came to nothing."""
@@ -294,18 +310,17 @@ class Store:
             if self.journal.pending:
                 self.journal.flush()  # nothing is done that the journal has not certainly heard of
             for seq, promise in sorted(self.journal.pending.items()):
-                if "write" not in promise:
-                    told = {key: value for key, value in promise.items() if key not in ("seq", "begun", "crc")}
+                if isinstance(promise, Begun):
                     cut = {"interrupted": "the supervisor ended in the middle of it, and did not see how it went"}
-                    self.journal.append({**told, "evidence": {**told["evidence"], **cut}, "done": seq})
+                    self.journal.append(_ended(promise, seq, cut))
                     continue
-                write, name = promise["write"], f"{promise.get('action')} {promise.get('key')}"
+                write, name = promise.write, f"{promise.action} {promise.key}"
                 if not self._concerns_us(write):
                     self.journal.mark(seq, "failed", "it is about another project's file: the journal came from there")
                     overtaken.append(name)
                     continue
-                path = Path(write["path"])
-                lock = (Path(write["lock"][0]), write["lock"][1]) if "lock" in write else None
+                path = Path(write.path)
+                lock = (Path(write.lock[0]), write.lock[1]) if write.lock else None
                 with contextlib.suppress(Busy, OSError, Refused), self._neighbours_lock(lock):  # left for the next time
                     try:
                         refuse_links(self.disk, path)
@@ -314,19 +329,19 @@ class Store:
                         self.journal.mark(seq, "failed", str(error))
                         overtaken.append(name)
                         continue
-                    if digest(before) == write["after"]:
+                    if digest(before) == write.after:
                         self._make_sure(path, write, before)
-                        if write["after"] is not None:
-                            checksums.refresh(self.disk, path, write["after"], make=False)
-                        plugin_log.tell(self.disk, self.paths.planning, promise, seq)
+                        if write.after is not None:
+                            checksums.refresh(self.disk, path, write.after, make=False)
+                        plugin_log.tell(self.disk, self.paths.planning, promise)
                         self.journal.mark(seq, "done")
-                    elif not _replayable(promise):  # it may be over without a trace in there
+                    elif not write.replay:  # it may be over without a trace in there
                         self.journal.mark(seq, "failed", "it was for silence: whoever sees to that looks again")
                         overtaken.append(name)
-                    elif digest(before) == write["before"] and self._stamp(path) == write.get("stamp"):
+                    elif digest(before) == write.before and self._stamp(path) == write.stamp:
                         self.journal.flush()  # the marks of what this one is built on, for the next recovery
-                        self._write(path, before, self._promised(write), _write_mode(write))
-                        plugin_log.tell(self.disk, self.paths.planning, promise, seq)
+                        self._write(path, before, self._promised(write), write.mode)
+                        plugin_log.tell(self.disk, self.paths.planning, promise)
                         self.journal.mark(seq, "done")
                         finished.append(name)
                     else:
@@ -337,21 +352,20 @@ class Store:
                 self.journal.rotate()  # what is damaged is kept, and told once
             return Recovery(tuple(finished), tuple(overtaken), damage, torn)
 
-    def _concerns_us(self, write: Mapping[str, Any]) -> bool:
+    def _concerns_us(self, write: Write) -> bool:
         """Whether a promise to write may be ours. A journal that came with a clone, or a copy, may promise anything;
         whoever promises here means a file of the project's (not git's), or a task that is there in a client's list."""
         try:
-            path, lock = Path(write["path"]), Path(write["lock"][0]) if "lock" in write else None
+            path, lock = Path(write.path), Path(write.lock[0]) if write.lock else None
             folder, project = Path(os.path.realpath(path.parent)), Path(os.path.realpath(self.paths.project))
-            limit_s = float(write["lock"][1]) if "lock" in write else 0.0
-        except (KeyError, IndexError, TypeError, ValueError):
+        except ValueError:
             return False
-        if not path.is_absolute() or ".." in path.parts or limit_s < 0:
+        if not path.is_absolute() or ".." in path.parts or (write.lock is not None and write.lock[1] < 0):
             return False
         inside = folder.is_relative_to(project)
         if inside and ".git" in map(str.lower, (*folder.parts[len(project.parts) :], path.name)):
             return False
-        if not inside and (write.get("before") is None or not claude.is_task_path(path)):
+        if not inside and (write.before is None or not claude.is_task_path(path)):
             return False
         return lock in (None, plugin_agents.PID_LOCK, path.with_name(f"{path.name}.lock")) or (
             inside and lock is not None and Path(os.path.realpath(lock.parent)) == folder
@@ -423,13 +437,13 @@ class Store:
             write_atomic(self.disk, path, after, expected=before)
             checksums.refresh(self.disk, path, str(digest(after)), make=False)
 
-    def _make_sure(self, path: Path, write: Mapping[str, Any], now: bytes | None) -> None:
+    def _make_sure(self, path: Path, write: Write, now: bytes | None) -> None:
         """Flush a change that is made but was not acknowledged: its writer may have been killed before, or failed.
 
         What was changed in its place is written anew: a flush that has failed once must not be tried again.
         """
         found = self._stamp(path)
-        if now is not None and found is not None and found[0] == (write.get("stamp") or [None])[0]:
+        if now is not None and found is not None and write.stamp is not None and found[0] == write.stamp[0]:
             write_atomic(self.disk, path, now)
         else:
             sync_folder(self.disk, path.parent)
@@ -437,21 +451,21 @@ class Store:
     def _settle(self, path: Path, now: bytes | None) -> None:
         """A later decision about a document ends all earlier promises about it: none may come true after it."""
         for seq, promise in list(self.journal.pending.items()):
-            if promise.get("write", {}).get("path") == str(path):
-                made = promise["write"]["after"] == digest(now)
+            if isinstance(promise, Promise) and promise.write.path == str(path):
+                made = promise.write.after == digest(now)
                 if made:
-                    self._make_sure(path, promise["write"], now)
+                    self._make_sure(path, promise.write, now)
                 self.journal.mark(seq, "done" if made else "failed", "overtaken by a later decision")
 
     # -- good versions ---------------------------------------------------------------------------------------------
 
     def good(self, path: Path) -> str | None:
         """The digest of the document's newest good version; None if none is known."""
-        return next(reversed(self.journal.memory.good.get(str(path), ())), None)
+        return next(reversed(self.index.good_versions.get(str(path), ())), None)
 
     def versions(self, path: Path) -> Iterator[bytes]:
         """The document's good versions that are still whole, the newest first."""
-        for told in reversed(self.journal.memory.good.get(str(path), ())):
+        for told in reversed(self.index.good_versions.get(str(path), ())):
             data = self._glance(self.paths.backups / told)
             if data is not None and digest(data) == told:
                 yield data
@@ -463,10 +477,10 @@ class Store:
             self._hidden = checksums.hide(self.disk, self.paths.project)
         with self._locked():
             self.journal.catch_up()
-            before = self.journal.memory.good.get(str(path), ())
+            before = self.index.good_versions.get(str(path), ())
             self._put(self.paths.backups, data)
-            self.journal.append({"good": [str(path), told]}, durable=False)
-            self._prune(set(before) - set(self.journal.memory.good[str(path)]))
+            self.journal.append(GoodVersion(good=Version(str(path), told)), durable=False)
+            self._prune(set(before) - set(self.index.good_versions[str(path)]))
             checksums.refresh(self.disk, path, told, make=self._hidden and path.parent == self.paths.planning)
 
     def _put(self, folder: Path, data: bytes) -> str:
@@ -481,15 +495,15 @@ class Store:
 
         Of what the journal does not know nothing is removed: it may be all that is left of a journal that was deleted.
         """
-        needed = {told for versions in self.journal.memory.good.values() for told in versions}
-        needed |= {str(promise.get("write", {}).get("content_in")) for promise in self.journal.pending.values()}
+        needed = {version for versions in self.index.good_versions.values() for version in versions}
+        needed |= {str(line.write.content_in) for line in self.journal.pending.values() if isinstance(line, Promise)}
         for name in outdated - needed:
             with contextlib.suppress(OSError):
                 self.disk.unlink(self.paths.backups / name)
 
     # -- contents in the journal -------------------------------------------------------------------------------------
 
-    def _told(self, key: str, data: bytes | None) -> dict[str, str]:
+    def _content(self, key: str, data: bytes | None) -> dict[str, str]:
         """The content as a line of the journal holds it; one that is too large for that is put beside it."""
         if data is None:
             return {}
@@ -500,17 +514,17 @@ class Store:
         except UnicodeDecodeError:
             return {f"{key}_base64": base64.b64encode(data).decode()}
 
-    def _promised(self, write: Mapping[str, Any]) -> bytes | None:
+    def _promised(self, write: Write) -> bytes | None:
         """The content that a line of the journal promises. OSError if it was put beside it, and is not there."""
-        if "content" in write:
-            return str(write["content"]).encode()
-        if "content_base64" in write:
-            return base64.b64decode(write["content_base64"])
-        if "content_in" not in write:
+        if write.content is not None:
+            return write.content.encode()
+        if write.content_base64 is not None:
+            return base64.b64decode(write.content_base64)
+        if write.content_in is None:
             return None
-        data = self.disk.read(self.paths.backups / write["content_in"])
-        if digest(data) != write["content_in"]:
-            raise OSError(errno.ENODATA, "the promised content is gone", str(self.paths.backups / write["content_in"]))
+        data = self.disk.read(self.paths.backups / write.content_in)
+        if digest(data) != write.content_in:
+            raise OSError(errno.ENODATA, "the promised content is gone", str(self.paths.backups / write.content_in))
         return data
 
     # -- looking -----------------------------------------------------------------------------------------------------
@@ -528,7 +542,7 @@ class Store:
         except OSError:
             return False
 
-    def _stamp(self, path: Path) -> list[int] | None:
+    def _stamp(self, path: Path) -> tuple[int, int] | None:
         """Which writing of the file this is; None where there is no file."""
         found = self.disk.status(path)
-        return [found.st_ino, found.st_mtime_ns] if found else None
+        return (found.st_ino, found.st_mtime_ns) if found else None

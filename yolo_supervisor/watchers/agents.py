@@ -368,7 +368,7 @@ class AgentsWatcher:
             recorded=recorded,
             proof=proof,
             certain=certain,
-            death_recorded=state is Liveness.DEAD and self._store.journal.memory.told(agent.id, "died", "registered"),
+            death_recorded=state is Liveness.DEAD and self._store.index.recorded(agent.id, "died", "registered"),
             stopped=agent.lead is not None and agent.id in stopped,
         )
 
@@ -410,7 +410,7 @@ class AgentsWatcher:
         agent = sighting.agent
         mates = self._registry.in_process(agent, self._known.agents.values(), snapshot)
         crash = self.investigator.crash(sighting.record) if self.investigator else None
-        ours = self._store.journal.memory.terminated(agent.id)
+        ours = self._store.index.terminated(agent.id)
         held = self._held_resources.of(agent, snapshot, mates, living, crash, ours)
         return replace(sighting, held=held, crash=crash)
 

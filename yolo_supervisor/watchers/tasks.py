@@ -198,8 +198,8 @@ class TasksWatcher:
 
     def _finished(self, folders: Sequence[Path]) -> list[Task]:
         """The finished tasks of which the index still holds earlier attempts."""
-        memory = self._store.journal.memory
-        remembered = {*memory.requeues, *memory.failures, *memory.claims} - memory.set_aside.keys()
+        index = self._store.index
+        remembered = {*index.requeues, *index.failures, *index.claims} - index.dead_letters.keys()
         plans = self._lists.plans()
         finished = []
         for ident in remembered:
@@ -216,8 +216,8 @@ class TasksWatcher:
 
     def _signs(self, task: Task, owner: Agent | None, snapshot: ProjectSnapshot) -> tuple[object, ...]:
         """All signs that an agent works on the task: any difference is a sign of life."""
-        claim = self._store.journal.memory.claims.get(task.id, {})
-        signs: list[object] = [_writing(task.path), claim.get("token"), claim.get("since_s")]
+        claim = self._store.index.claims.get(task.id)
+        signs: list[object] = [_writing(task.path), *((claim.token, claim.since_s) if claim else (None, None))]
         if owner is not None and owner.process is not None:
             signs += [
                 self._cpu(owner),

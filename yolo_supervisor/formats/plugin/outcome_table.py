@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from yolo_supervisor.formats.json import load_object, time_or_none
 from yolo_supervisor.formats.plugin.execution_state import STATE_FILE
@@ -118,21 +118,35 @@ def in_log_line(line: bytes) -> LogEvent | None:
     return LogEvent(time_or_none(raw.get("ts")), subject, found)
 
 
-def in_journal_entry(entry: Mapping[str, Any]) -> list[Result]:
+class JournalEntry(Protocol):
+    """What the outcomes of an action follow from."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def key(self) -> str: ...
+    @property
+    def action(self) -> str: ...
+    @property
+    def by(self) -> str: ...
+    @property
+    def evidence(self) -> Mapping[str, Any]: ...
+
+
+def in_journal_entry(entry: JournalEntry) -> list[Result]:
     """The outcomes that follow from a finished action of the supervisor."""
-    event = f"{entry.get('kind')} {entry.get('action')}"
+    event = f"{entry.kind} {entry.action}"
     if (Source.JOURNAL, event) not in _ROWS:
         return []
     return results(Source.JOURNAL, event, _detail(entry))
 
 
-def _detail(entry: Mapping[str, Any]) -> str | None:
-    evidence = entry.get("evidence", {})
-    if entry.get("kind") == "lease":
-        if "ttl_s" in evidence:
+def _detail(entry: JournalEntry) -> str | None:
+    if entry.kind == "lease":
+        if "ttl_s" in entry.evidence:
             return "expired"
-        return "returned" if entry.get("by") == "cli" else None
-    return _restored_from(evidence) if entry.get("key") == STATE_FILE else None
+        return "returned" if entry.by == "cli" else None
+    return _restored_from(entry.evidence) if entry.key == STATE_FILE else None
 
 
 def _restored_from(evidence: Mapping[str, Any]) -> RestoredFrom | None:
