@@ -142,7 +142,7 @@ class Life:
         outcome = store.commit(action, "test")
         if outcome is Outcome.BUSY:
             self.write_note(**vars(books))
-            raise Busy
+            raise Busy("the store is locked", path)
         assert outcome is Outcome.DONE, outcome
         self.write_note(
             documents={**self.books.documents, path: (content,)},

@@ -359,11 +359,11 @@ def test_a_lock_that_another_process_holds_is_busy_until_that_process_dies(child
     holder = children.python(HOLDER, str(tmp_path / "lock"))
     fd = os.open(tmp_path / "lock", os.O_RDWR)
 
-    with pytest.raises(Busy), file_lock(Disk(), fd, 0.02):
+    with pytest.raises(Busy), file_lock(Disk(), fd, tmp_path / "lock", 0.02):
         pass
     holder.kill()
     holder.wait()
-    with file_lock(Disk(), fd, 0.0):
+    with file_lock(Disk(), fd, tmp_path / "lock", 0.0):
         pass
 
     os.close(fd)
@@ -375,13 +375,13 @@ def test_a_lock_that_comes_free_within_the_limit_is_had(tmp_path: Path) -> None:
 
     def wait() -> None:
         try:
-            with file_lock(Disk(), second, 30.0):
+            with file_lock(Disk(), second, tmp_path / "lock", 30.0):
                 had.set()
         except Busy:
             refused.set()
 
     waiter = threading.Thread(target=wait)
-    with file_lock(Disk(), first, 0.0):
+    with file_lock(Disk(), first, tmp_path / "lock", 0.0):
         waiter.start()
         assert not had.is_set()
     waiter.join()
@@ -395,10 +395,10 @@ def test_a_lock_that_comes_free_within_the_limit_is_had(tmp_path: Path) -> None:
 def test_a_lock_is_given_up_when_the_work_under_it_fails(tmp_path: Path) -> None:
     first, second = (os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT) for _ in range(2))
 
-    with pytest.raises(ZeroDivisionError), file_lock(Disk(), first, 0.0):
+    with pytest.raises(ZeroDivisionError), file_lock(Disk(), first, tmp_path / "lock", 0.0):
         raise ZeroDivisionError
 
-    with file_lock(Disk(), second, 0.0):
+    with file_lock(Disk(), second, tmp_path / "lock", 0.0):
         os.close(first)
     os.close(second)
 

@@ -267,15 +267,16 @@ lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
 journal = Journal(folder / "journal.jsonl", Disk(), folder / "quarantine")
 print("ready", flush=True)
 for _ in range(100):
-    with file_lock(Disk(), lock, 30):
+    with file_lock(Disk(), lock, folder / "lock", 30):
         journal.catch_up()
         journal.append(an_entry("requeued", sys.argv[2]), durable=False)
 """
 
 
 def test_processes_that_write_under_a_lock_lose_nothing(world: World, children: Children) -> None:
-    lock = os.open(world.path.with_name("lock"), os.O_RDWR | os.O_CREAT)
-    with file_lock(Disk(), lock, 1):  # nobody gets a head start
+    path = world.path.with_name("lock")
+    lock = os.open(path, os.O_RDWR | os.O_CREAT)
+    with file_lock(Disk(), lock, path, 1):  # nobody gets a head start
         writers = [children.python(WRITER, str(world.path.parent), name) for name in ("left", "right")]
     os.close(lock)
     wait_until(lambda: all(writer.poll() is not None for writer in writers), "both to have written")

@@ -10,7 +10,11 @@ from pathlib import Path
 
 
 class Refused(Exception):
-    """The path is not one that we write to: a link, say, or no ordinary file."""
+    """The path is not one that the supervisor writes to: a link, say, or no ordinary file."""
+
+    def __init__(self, message: str, path: Path) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class TooNew(Refused):

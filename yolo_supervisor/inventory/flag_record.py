@@ -256,9 +256,10 @@ class FlagRecords:
         """Hold the lock of the documents; ``Busy`` if other processes hold it for ``limit_s`` seconds."""
         disk = self._store.disk
         make_folder(disk, self.folder)
-        fd = disk.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, FILE_MODE)
+        path = self.folder / LOCK
+        fd = disk.open(path, os.O_RDWR | os.O_CREAT, FILE_MODE)
         try:
-            with file_lock(disk, fd, limit_s):
+            with file_lock(disk, fd, path, limit_s):
                 yield
         finally:
             disk.close(fd)

@@ -236,7 +236,7 @@ class CircuitBreaker:
         make_folder(store.disk, action.path.parent)
         outcome = store.commit(action, "mcp")
         if outcome is Outcome.BUSY:
-            raise Busy("the store is being written to")
+            raise Busy(f"{action.path} is being written to", action.path)
         return outcome
 
     def _refresh(self) -> None:

@@ -159,7 +159,7 @@ def refuse_links(disk: Disk, path: Path) -> os.stat_result | None:
     """What is at the path, None if nothing. ``Refused`` if it is a symbolic link."""
     found = disk.status(path)
     if found is not None and stat.S_ISLNK(found.st_mode):
-        raise Refused(f"{path} is a symbolic link: it is not followed, and not replaced")
+        raise Refused(f"{path} is a symbolic link: it is not followed, and not replaced", path)
     return found
 
 

@@ -57,7 +57,8 @@ def refuse_newer(disk: Disk, folder: Path) -> int | None:
     if version is not None and version > own_files.VERSION:
         raise TooNew(
             f"{folder} was written by a newer yolo-supervisor (format {version}, this one knows {own_files.VERSION}): "
-            "upgrade this one; nothing was changed"
+            "upgrade this one; nothing was changed",
+            folder,
         )
     return version
 

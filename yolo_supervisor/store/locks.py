@@ -15,17 +15,21 @@ from yolo_supervisor.store.disk import Disk
 
 
 class Busy(Exception):
-    """Somebody else holds the lock; nothing was changed, and the next look tries again."""
+    """Another process holds the lock at ``path``, or took what it protects; nothing was changed."""
+
+    def __init__(self, message: str, path: Path) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 # -- locks ------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def file_lock(disk: Disk, fd: int, limit_s: float) -> Iterator[None]:
-    """Hold the exclusive flock of an open file; ``Busy`` if it is not had within ``limit_s`` seconds.
+def file_lock(disk: Disk, fd: int, path: Path, limit_s: float) -> Iterator[None]:
+    """Hold the exclusive flock of the open file at ``path``; ``Busy`` if it is not free within ``limit_s`` seconds.
 
-    The kernel gives it up when its holder dies, so it is never stale.
+    The kernel releases it when its holder dies, so it is never stale.
     """
     deadline, pause_s = time.monotonic() + limit_s, 0.0001
     while True:
@@ -34,7 +38,7 @@ def file_lock(disk: Disk, fd: int, limit_s: float) -> Iterator[None]:
             break
         except BlockingIOError:
             if time.monotonic() >= deadline:
-                raise Busy("another process is writing to the store") from None
+                raise Busy("another process is writing to the store", path) from None
             time.sleep(pause_s)
             pause_s = min(0.002, pause_s * 1.5)
     try:
@@ -94,12 +98,12 @@ def put_aside(disk: Disk, path: Path, aside: Path, stale_s: float, ages: LockAge
     """
     found = refuse_links(disk, path)
     if found is None or ages.age_s(path, found) < stale_s:
-        raise Busy(f"{path} changed hands")
+        raise Busy(f"{path} changed hands", path)
     disk.rename(path, aside)
     if _life(disk, aside) != (found.st_ino, found.st_mtime_ns):
         with contextlib.suppress(OSError):
             disk.link(aside, path)  # a newer one than that stands
-        raise Busy(f"{path} changed hands")
+        raise Busy(f"{path} changed hands", path)
     sync_folder(disk, path.parent)
 
 
@@ -116,23 +120,23 @@ def _take_over(disk: Disk, path: Path, stale_s: float, ages: LockAges | None) ->
         disk.lock(fd)
         found = disk.status(path)
         if found is None:
-            raise Busy(f"{path} changed hands")
+            raise Busy(f"{path} changed hands", path)
         age_s = ages.age_s(path, found) if ages is not None else time.time() - found.st_mtime
         if not stat.S_ISDIR(found.st_mode) or age_s < stale_s:
-            raise Busy(f"{path} is held")
+            raise Busy(f"{path} is held", path)
         aside = path.with_name(f"{path.name}.{os.getpid()}.stale")
         disk.rename(path, aside)
         if _life(disk, aside) != (found.st_ino, found.st_mtime_ns):
             disk.rename(aside, path)
-            raise Busy(f"{path} is held")
+            raise Busy(f"{path} is held", path)
         with contextlib.suppress(OSError):
             disk.rmdir(aside)
         disk.mkdir(path, 0o777)
     except BlockingIOError:
-        raise Busy(f"{path} is being taken over") from None
+        raise Busy(f"{path} is being taken over", path) from None
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.ENOTEMPTY):
-            raise Busy(f"{path} changed hands") from None
+            raise Busy(f"{path} changed hands", path) from None
         raise
     finally:
         disk.close(fd)

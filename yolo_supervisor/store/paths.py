@@ -71,4 +71,6 @@ def quarantine_file(quarantine: Path, name: str, data: bytes) -> Path:
 def refuse_root(project: Path, found: os.stat_result | None) -> None:
     """``Refused`` where root would make itself at home in another user's project, and lock that user out of it."""
     if found is not None and found.st_uid != 0 and os.geteuid() == 0:
-        raise Refused(f"{project} belongs to user {found.st_uid}: run as that user, or tell root to: run --allow-root")
+        raise Refused(
+            f"{project} belongs to user {found.st_uid}: run as that user, or tell root to: run --allow-root", project
+        )

@@ -162,9 +162,11 @@ class Store:
         try:
             found = refuse_links(self.disk, folder)
         except Refused:
-            raise Refused(f"{folder} is a symbolic link: remove it, the supervisor's folder must be its own") from None
+            raise Refused(
+                f"{folder} is a symbolic link: remove it, the supervisor's folder must be its own", folder
+            ) from None
         if found is not None and (why := other_writers(folder, found)):
-            raise Refused(f"{why}: what it tells cannot be trusted; chmod 700 {folder}")
+            raise Refused(f"{why}: what it tells cannot be trusted; chmod 700 {folder}", folder)
 
     def _make_private(self, folder: Path) -> None:
         """Nobody else's, also if it came as part of a clone."""
@@ -379,7 +381,7 @@ class Store:
         if self._lock_fd >= 0 and not os.path.samestat(self.disk.status_of(self._lock_fd), there):
             self.close()
             self._lock_fd = self.disk.open(path, os.O_RDWR | os.O_CREAT, FILE_MODE)
-        with file_lock(self.disk, self._lock_fd, self._lock_limit_s):
+        with file_lock(self.disk, self._lock_fd, path, self._lock_limit_s):
             self._break_orphaned_lock()
             yield
 
