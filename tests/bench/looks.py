@@ -114,7 +114,7 @@ async def main() -> None:
 
 
 async def measure(runner: Runner, home: Path, looks: int) -> str:
-    watchers = (runner.tasks, runner.leases, runner.state)
+    watchers = (runner.parts.tasks, runner.parts.leases, runner.parts.state)
     for watcher in watchers:
         for _ in range(2):
             await watcher.tick(datetime.now(UTC))
@@ -122,10 +122,10 @@ async def measure(runner: Runner, home: Path, looks: int) -> str:
     task = home / ".claude" / "tasks" / "t0" / "1.json"
     busy = task.read_bytes().replace(b"pending", b"in_progress")
     free = busy.replace(b"in_progress", b"pending")
-    task_ms = await change_ms(runner.tasks, [(task, data) for data in (busy, free) * 4])
+    task_ms = await change_ms(runner.parts.tasks, [(task, data) for data in (busy, free) * 4])
     lease = runner.project / ".yolo-planning" / ".locks" / "r0.lease"
     given = [(lease, plugin_leases.dump_lease("r0", "dev", datetime.now(UTC), 80000 + number)) for number in range(8)]
-    lease_ms = await change_ms(runner.leases, given)
+    lease_ms = await change_ms(runner.parts.leases, given)
     parts = " + ".join(f"{name} {ms:.2f}" for name, ms in quiet.items())
     return f"nothing changed {parts} ms; one task changed {task_ms:.2f} ms, one lease {lease_ms:.2f} ms"
 

@@ -27,7 +27,6 @@ from support.project import given_back, health_of, read_task, write_task
 from support.team import Team
 from support.tmux import PrivateTmux
 from support.wait import LIMIT_S, wait_until
-from yolo_supervisor.actions.agents import Terminate
 from yolo_supervisor.clock import SystemClock, until_next
 from yolo_supervisor.config import Config
 from yolo_supervisor.daemon.runner import Runner
@@ -627,9 +626,6 @@ class Sluggish:
         elif len(self.looks) == 12:
             self.enough.set()
         return ()
-
-    async def objection(self, action: Terminate) -> str | None:
-        return None
 
 
 async def test_after_a_stall_all_looks_that_it_had_missed_came_at_once(project: Path, claude_home: Path) -> None:

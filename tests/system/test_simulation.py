@@ -403,7 +403,7 @@ class Supervision:
         runner.store.disk = runner.store.journal._disk = self.disk
 
         def sampled(changed: bool) -> None:
-            runner.keep_trees()
+            runner.write_trees()
             if changed:
                 runner.wakeups["agents"].ring()
 

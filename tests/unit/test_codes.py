@@ -17,23 +17,26 @@ from click.testing import CliRunner
 from structlog.testing import capture_logs
 
 from support.journal import an_entry
-from yolo_supervisor.actions.agents import PaneDied
+from yolo_supervisor.actions.agents import PaneDied, Terminate
 from yolo_supervisor.actions.base import Action, AlertCode, Escalate, Verb
 from yolo_supervisor.actions.tasks import Requeue, WriteDeadLetter
 from yolo_supervisor.cli import agent, state
 from yolo_supervisor.clock import SystemClock
 from yolo_supervisor.config import Config
 from yolo_supervisor.daemon.alerts import failure_identity
+from yolo_supervisor.daemon.executor import Progress, apply_action
 from yolo_supervisor.daemon.runner import Runner
 from yolo_supervisor.daemon.wiring import HostServices
 from yolo_supervisor.formats import plugin
 from yolo_supervisor.formats.plugin import execution_state, outcome_table
 from yolo_supervisor.fs.read import digest
+from yolo_supervisor.fs.trust import Refused
 from yolo_supervisor.inventory.process_scan import ProcessScanner
 from yolo_supervisor.models import FlawCode, Task
 from yolo_supervisor.policy.file_integrity import Flaw
 from yolo_supervisor.policy.retry import Never, NeverCode, RetryDecision, requeue_or_dead_letter
 from yolo_supervisor.store.lines import Entry, entry, fields, seal
+from yolo_supervisor.store.locks import Busy
 from yolo_supervisor.store.store import Outcome, Store
 from yolo_supervisor.system.process_backend import backend
 from yolo_supervisor.system.processes import Processes, Refusal, RefusalCode
@@ -212,11 +215,9 @@ def runner(project: Path, claude_home: Path) -> Any:
 
 def look(runner: Runner, *actions: Action) -> list[str]:
     """What one look that decides on these actions logs."""
-    present: set[tuple[object, ...]] = set()
     with capture_logs() as lines:
-        for action in actions:
-            assert runner._try(runner.tasks, (action,), present) is None
-        runner._alerts.resolve(runner.tasks.name, present)
+        results = runner.executor.apply("tasks", [(action,) for action in actions])
+    assert all(result.progress is Progress.DONE for result in results)
     return [line["event"] for line in lines]
 
 
@@ -239,7 +240,7 @@ def test_two_panes_of_one_session_are_noted_each(runner: Runner) -> None:
 
 
 def test_in_observe_mode_a_change_whose_reason_changes_is_noted_once(runner: Runner, tmp_path: Path) -> None:
-    runner.config = msgspec.structs.replace(runner.config, mode="observe")
+    runner.reload(msgspec.structs.replace(runner.config, mode="observe"))
 
     def requeue(owner: str, seconds: int, cause: str = "silent") -> Requeue:
         task = Task(list="red", number="1", status="in_progress", owner=owner, path=tmp_path / "1")
@@ -252,7 +253,7 @@ def test_in_observe_mode_a_change_whose_reason_changes_is_noted_once(runner: Run
 
 
 def test_in_observe_mode_another_flaw_of_a_file_is_noted(runner: Runner) -> None:
-    runner.config = msgspec.structs.replace(runner.config, mode="observe")
+    runner.reload(msgspec.structs.replace(runner.config, mode="observe"))
 
     def restoration(code: FlawCode, words: str) -> Action:
         cure = Cure(data=b"{}", source="snapshot", text=words)
@@ -318,3 +319,40 @@ def test_the_identity_of_a_failure_is_its_number_and_file_not_its_text() -> None
 
     assert failure_identity("x", one) == failure_identity("y", OSError(errno.EACCES, "other words", "/a"))
     assert failure_identity("x", one) != failure_identity("x", OSError(errno.ENOENT, "some words", "/a"))
+
+
+def test_one_held_lock_that_stops_many_actions_is_one_failure(runner: Runner) -> None:
+    lock = Path("/project/.yolo-planning/.supervisor/store.lock")
+
+    assert failures(runner, *((name, Busy(f"{name} waits", lock), name) for name in "abc")) == ["a"]
+    assert resolved(runner, *"abc") == ["c"]
+    both = [("a", Busy("held", lock), "held"), ("b", Busy("held", lock.with_name("b.lock")), "held")]
+    assert failures(runner, *both) == ["a", "b"]
+
+
+def test_a_refused_path_is_another_failure_than_a_held_lock_there() -> None:
+    path = Path("/a")
+
+    assert failure_identity("x", Refused("a link", path)) == failure_identity("y", Refused("no file", path))
+    assert failure_identity("x", Refused("a link", path)) != failure_identity("x", Busy("held", path))
+
+
+def test_a_command_cannot_apply_what_only_the_daemon_can(runner: Runner) -> None:
+    action = Terminate(key="dev", roots=(), grace_s=1.0, reason="its session was left")
+
+    with pytest.raises(TypeError, match="Terminate"):
+        apply_action(action, runner.store, "cli")
+
+
+def test_a_remediation_that_meets_a_lock_waits_and_takes_no_later_step(runner: Runner, tmp_path: Path) -> None:
+    path = tmp_path / "1.json"
+    path.write_text('{"id": "1", "status": "in_progress", "owner": "dev"}')
+    path.with_name("1.json.lock").mkdir()
+    task = Task(list="red", number="1", status="in_progress", owner="dev", path=path)
+    requeue = Requeue(key=task.id, task=task, owner="dev", cause="died", reason="its owner is dead")
+
+    with capture_logs() as lines:
+        results = runner.executor.apply("tasks", [(requeue, silent(1)), (silent(2, AlertCode.AGENT_IDLE),)])
+
+    assert [result.progress for result in results] == [Progress.WAITS, Progress.DONE]
+    assert [line["event"] for line in lines] == ["alert"]

@@ -611,8 +611,8 @@ EXCEPTIONS = {
     ("hook.py", "leave_note", "os.open"),  # a hook is to be quick: it imports nothing of ours
     ("hook.py", "leave_note", "os.write"),
     ("hook.py", "leave_note", "os.rename"),
-    ("daemon/project.py", "close", "self.runner.store.paths.holder.unlink"),  # an observation
-    ("daemon/runner.py", "_prune_notes", "each.unlink"),  # hooks' notes that were read
+    ("daemon/status_files.py", "remove_holder", "self._store.paths.holder.unlink"),  # an observation
+    ("daemon/status_files.py", "prune", "outdated.unlink"),  # hooks' notes that were read
     ("log.py", "_put", "os.write"),  # the standard error
     ("log.py", "_terminal_of_our_own", "os.open"),
     (

@@ -28,7 +28,8 @@ from yolo_supervisor.actions.base import Edit
 from yolo_supervisor.actions.tasks import Claim, Complete, MoveToDeadLetters, Requeue, WriteDeadLetter
 from yolo_supervisor.clock import Clock, SystemClock
 from yolo_supervisor.config import AgentsConfig, Config, TasksConfig
-from yolo_supervisor.daemon.runner import RateLimiter, Runner
+from yolo_supervisor.daemon.executor import RateLimiter
+from yolo_supervisor.daemon.runner import Runner
 from yolo_supervisor.daemon.wiring import HostServices
 from yolo_supervisor.formats import tasks
 from yolo_supervisor.formats.plugin import execution_state

@@ -9,14 +9,14 @@ import click
 from yolo_supervisor import config as configuration
 from yolo_supervisor.actions.agents import Register
 from yolo_supervisor.actions.agents import forget as forget_action
-from yolo_supervisor.cli.context import EX_NO, Shared, fail, fail_busy, out, out_json, print_result, shared
+from yolo_supervisor.cli.context import EX_NO, Shared, fail, out, out_json, print_result, shared
 from yolo_supervisor.cli.project_view import ProjectView
 from yolo_supervisor.config import Config
 from yolo_supervisor.formats import claude
 from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats.plugin import agents as plugin_agents
 from yolo_supervisor.models import Agent
-from yolo_supervisor.store.store import Outcome, Store
+from yolo_supervisor.store.store import Outcome
 from yolo_supervisor.system.processes import RefusalCode
 from yolo_supervisor.system.tmux import pane_of
 
@@ -111,12 +111,10 @@ def register(options: Shared, pid: int, role: str, name: str | None, team: str |
         reason="registered on the command line",
         evidence={"pid": pid, "started": process.started, "boot": process.boot, "role": role, "team": team},
     )
-    outcome = view.store.commit(action, "cli")
-    if outcome is Outcome.BUSY:
-        fail_busy("the store")
+    outcome = view.carry_out(action)
     for other in others:  # discovered under another id: the registration overrides that
         if other.id != ident:
-            _forget(view.store, other, f"registered as {ident}")
+            _forget(view, other, f"registered as {ident}")
     result = "registered" if outcome is Outcome.DONE else "known"
     document = {"result": result, "id": ident, "pid": pid}
     print_result(options, document, f"{ident}: {result}, process {pid} is watched")
@@ -142,7 +140,7 @@ def forget(options: Shared, ident: str) -> None:
         fail(EX_NO, f"no agent {ident}; see: yolo-supervisor agent list")
     view.store.open()
     for agent in agents:
-        _forget(view.store, agent, "forgotten on the command line")
+        _forget(view, agent, "forgotten on the command line")
     print_result(options, {"result": "forgotten", "id": ident}, f"{ident}: forgotten")
 
 
@@ -150,7 +148,6 @@ def _config(options: Shared) -> Config:
     return configuration.load(options.project(), options.config)
 
 
-def _forget(store: Store, agent: Agent, reason: str) -> None:
-    path = store.paths.agents / own_files.agent_file(agent)
-    if store.commit(forget_action(key=agent.id, path=path, reason=reason), "cli") is Outcome.BUSY:
-        fail_busy("the store")
+def _forget(view: ProjectView, agent: Agent, reason: str) -> None:
+    path = view.store.paths.agents / own_files.agent_file(agent)
+    view.carry_out(forget_action(key=agent.id, path=path, reason=reason))

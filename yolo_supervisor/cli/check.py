@@ -26,26 +26,24 @@ def command(options: Shared) -> None:
     import anyio
 
     from yolo_supervisor import config as configuration
-    from yolo_supervisor.actions.state import SaveVersion
     from yolo_supervisor.cli.project_view import ProjectView
+    from yolo_supervisor.daemon.executor import PROPOSED, proposals
 
     project = options.project()
     view = ProjectView(project, configuration.load(project, options.config))
     actions: list[dict[str, Any]] = []
     for watcher in view.watchers():
-        for remediation in anyio.run(watcher.tick, view.now):
-            actions += [
-                {
-                    "by": watcher.name,
-                    "kind": action.kind,
-                    "key": action.key,
-                    "action": f"would_{action.verb}",
-                    "reason": action.reason,
-                    "evidence": dict(action.evidence),
-                }
-                for action in remediation
-                if not isinstance(action, SaveVersion)
-            ]
+        actions += [
+            {
+                "by": watcher.name,
+                "kind": action.kind,
+                "key": action.key,
+                "action": f"{PROPOSED}{action.verb}",
+                "reason": action.reason,
+                "evidence": dict(action.evidence),
+            }
+            for action in proposals(anyio.run(watcher.tick, view.now))
+        ]
     if options.json:
         out_json({"version": 2, "project": str(project), "mode": view.config.mode, "actions": actions})
         return

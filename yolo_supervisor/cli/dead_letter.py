@@ -8,8 +8,7 @@ from typing import Any, NoReturn
 import click
 
 from yolo_supervisor.actions import tasks as task_actions
-from yolo_supervisor.actions.base import Edit
-from yolo_supervisor.cli.context import EX_NO, Shared, entries, fail, fail_busy, out, out_json, print_result, shared
+from yolo_supervisor.cli.context import EX_NO, Shared, entries, fail, out, out_json, print_result, shared
 from yolo_supervisor.cli.project_view import ProjectView, project_view
 from yolo_supervisor.formats.json import load_object
 from yolo_supervisor.formats.plugin import execution_state
@@ -102,7 +101,7 @@ def redrive(options: Shared, ident: str) -> None:
     letter = _letter(view, ident)
     task = _task(letter)
     view.store.open()
-    outcome = _commit(view, task_actions.redrive(task, "redriven on the command line"))
+    outcome = view.carry_out(task_actions.redrive(task, "redriven on the command line"))
     _remove(view, task, "it was redriven" if outcome is Outcome.DONE else "its task is no dead letter any more")
     if outcome is Outcome.STALE:
         _fail_stale(task)
@@ -129,7 +128,7 @@ def drop(options: Shared, ident: str) -> None:
     exists = read_or_none(task.path) is not None
     outcome = Outcome.DONE
     if task.list != execution_state.EXECUTION_STATE:
-        outcome = _commit(view, task_actions.drop(task, "dropped on the command line"))
+        outcome = view.carry_out(task_actions.drop(task, "dropped on the command line"))
     _remove(view, task, "it was dropped")
     if outcome is Outcome.STALE and exists:
         _fail_stale(task)
@@ -139,17 +138,11 @@ def drop(options: Shared, ident: str) -> None:
 def _remove(view: ProjectView, task: Task, reason: str) -> None:
     """Remove the document of a dead letter."""
     path = _folder(view) / letter_file(task.id)
-    _commit(view, task_actions.remove_dead_letter(key=task.id, path=path, reason=reason))
+    view.carry_out(task_actions.remove_dead_letter(key=task.id, path=path, reason=reason))
 
 
 def _fail_stale(task: Task) -> NoReturn:
     fail(EX_NO, f"{task.id} is no dead letter any more: the task was not changed, and its dead letter was removed")
-
-
-def _commit(view: ProjectView, action: Edit) -> Outcome:
-    if (outcome := view.store.commit(action, "cli")) is Outcome.BUSY:
-        fail_busy(action.key)
-    return outcome
 
 
 def _letters(view: ProjectView) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ from yolo_supervisor.actions.state import DropHealth, DropPids
 from yolo_supervisor.cli.context import EX_NO, Shared, out, out_json, shared
 from yolo_supervisor.cli.project_view import ProjectView
 from yolo_supervisor.config import ConfigError
+from yolo_supervisor.daemon.executor import apply_remediation
 from yolo_supervisor.formats import plugin
 from yolo_supervisor.formats.plugin import agents as plugin_agents
 from yolo_supervisor.formats.plugin import config as plugin_config
@@ -303,7 +304,6 @@ def _repair(view: ProjectView) -> bool:
         observation, view.store.paths.agents, view.config.processes.grace_s, view.config.agents.mass_death_min
     )
     for remediation in remediations:
-        for action in remediation:
-            if isinstance(action, DropPids | DropHealth) and len(remediation) == 1:
-                view.store.commit(action, "cli")
+        if len(remediation) == 1 and isinstance(remediation[0], DropPids | DropHealth):
+            apply_remediation(remediation, view.store, "cli")
     return not view.agents.observe(view.now).dangling

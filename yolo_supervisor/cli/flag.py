@@ -191,12 +191,11 @@ def _switch(options: Shared, name: str, on: bool) -> None:
     reason = f"a person {'enabled' if on else 'disabled'} it"
     if switches[name] is not on:
         switch = flag_actions.enable if on else flag_actions.disable
-        outcome = view.store.commit(switch(key=name, path=path, reason=reason), "cli")
-        if outcome is Outcome.BUSY or (outcome is Outcome.STALE and _switches(view).get(name) is not on):
+        outcome = view.carry_out(switch(key=name, path=path, reason=reason))
+        if outcome is Outcome.STALE and _switches(view).get(name) is not on:
             fail(EX_TEMPFAIL, f"{path} is being written to; try again")
     elif on:
-        reason = "a person enabled it: earlier outcomes no longer count"
-        view.store.note(flag_actions.found_on(key=name, reason=reason), "cli")
+        view.carry_out(flag_actions.found_on(key=name, reason="a person enabled it: earlier outcomes no longer count"))
     notes = _notes({**_switches(view), name: on}, name)
     result = "enabled" if on else "disabled"
     answer = {"result": result, "name": name, "notes": notes}

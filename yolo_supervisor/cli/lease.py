@@ -15,7 +15,6 @@ from yolo_supervisor.cli.context import (
     EX_TEMPFAIL,
     Shared,
     fail,
-    fail_busy,
     out,
     out_json,
     print_result,
@@ -23,6 +22,7 @@ from yolo_supervisor.cli.context import (
     shared,
 )
 from yolo_supervisor.cli.project_view import ProjectView, project_view
+from yolo_supervisor.daemon.executor import apply_action
 from yolo_supervisor.formats.plugin import leases as plugin_leases
 from yolo_supervisor.inventory.leases import Held
 from yolo_supervisor.models import iso
@@ -108,7 +108,7 @@ def _grant(options: Shared, resource: str, owner: str, ttl: int | None, renew_on
         action = view.leases.lend(resource, owner, ttl_s, now)
         if isinstance(action, Held):
             _refuse(options, resource, owner, action, "conflict")
-        if view.store.commit(action, "cli") is Outcome.DONE:
+        if apply_action(action, view.store, "cli") is Outcome.DONE:  # a held lock is tried again
             _print_grant(options, action, owner, iso(now.replace(microsecond=0) + timedelta(seconds=ttl_s)), view)
             return
     fail(EX_TEMPFAIL, f"the lease on {resource} is being changed by other programs: try again")
@@ -157,10 +157,7 @@ def release(options: Shared, resource: str, owner: str) -> None:
     view.store.open()
     action = Release(key=resource, path=held.lease.path, owner=owner, reason=f"{owner} released it",
                      evidence={"owner": owner})  # fmt: skip
-    outcome = view.store.commit(action, "cli")
-    if outcome is Outcome.BUSY:
-        fail_busy("the store")
-    if outcome is Outcome.STALE:
+    if view.carry_out(action) is Outcome.STALE:
         _refuse(options, resource, owner, view.leases.of(resource, view.now), "not_owner")
     document = {"result": "released", "resource": resource, "owner": owner}
     print_result(options, document, f"{resource}: released by {owner}")

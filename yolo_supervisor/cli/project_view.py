@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from yolo_supervisor import config as configuration
-from yolo_supervisor.actions.base import Edit, Note
-from yolo_supervisor.actions.state import SaveVersion
-from yolo_supervisor.cli.context import Shared
+from yolo_supervisor.actions.base import Action
+from yolo_supervisor.cli.context import Shared, fail_busy
 from yolo_supervisor.clock import Instant, SystemClock
 from yolo_supervisor.config import Config
-from yolo_supervisor.daemon.runner import REPORT_LOOKS
+from yolo_supervisor.daemon.executor import apply_remediation
+from yolo_supervisor.daemon.status_files import REPORT_TICKS
 from yolo_supervisor.daemon.wiring import HostServices, ProjectParts
 from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats.plugin import config as plugin_config
@@ -32,7 +32,7 @@ from yolo_supervisor.watchers.sessions import SessionsWatcher
 from yolo_supervisor.watchers.state import StateWatcher
 
 if TYPE_CHECKING:
-    from yolo_supervisor.watchers.base import Remediation, Watcher
+    from yolo_supervisor.watchers.base import Watcher
 
 
 PATIENCE_S = 5.0
@@ -80,7 +80,7 @@ class ProjectView:
         except OSError:
             return None
         intervals = [w["interval_s"] for w in holder.watchers if isinstance(w.get("interval_s"), int | float)]
-        usual_s = REPORT_LOOKS * min(intervals, default=0.0)
+        usual_s = REPORT_TICKS * min(intervals, default=0.0)
         return age_s if age_s > 2 * usual_s + SILENT_S else None
 
     def tasks(self) -> list[Task]:
@@ -142,6 +142,16 @@ class ProjectView:
             for agent, state in self.agents.agents(self.now)
         ]
 
+    def carry_out(self, *actions: Action) -> Outcome:
+        """Apply actions that a command decided on, and return the outcome of the last one.
+
+        A held lock ends the program: trying again is for the person, or for the script.
+        """
+        outcome = apply_remediation(actions, self.store, "cli")
+        if outcome is Outcome.BUSY:
+            fail_busy(actions[-1].key)
+        return outcome
+
     def watchers(self) -> tuple[Watcher, ...]:
         """Every watcher of the project."""
         parts = self._parts
@@ -176,18 +186,3 @@ def project_view(options: Shared) -> ProjectView:
     """The view of the project that the command line names. ``ConfigError`` if its configuration is invalid."""
     project = options.project()
     return ProjectView(project, configuration.load(project, options.config))
-
-
-def carry_out(store: Store, remediation: Remediation) -> Outcome:
-    """Take the steps of a remedy that a command has decided on; how the last of them went. BUSY stops it."""
-    outcome = Outcome.DONE
-    for action in remediation:
-        if isinstance(action, Edit):
-            outcome = store.commit(action, "cli")
-            if outcome is Outcome.BUSY:
-                return outcome
-        elif isinstance(action, SaveVersion):
-            store.keep(action.path, action.data)
-        elif isinstance(action, Note):
-            store.note(action, "cli")
-    return outcome

@@ -10,7 +10,7 @@ import click
 
 from yolo_supervisor.actions.state import Restore, quarantine
 from yolo_supervisor.cli.context import EX_DATAERR, EX_NO, Shared, fail, fail_busy, out, out_json, print_result, shared
-from yolo_supervisor.cli.project_view import ProjectView, carry_out, project_view
+from yolo_supervisor.cli.project_view import ProjectView, project_view
 from yolo_supervisor.formats.json import load_object, text_or_none
 from yolo_supervisor.formats.plugin import execution_state
 from yolo_supervisor.formats.plugin.snapshots import Snapshot
@@ -54,8 +54,7 @@ def save(options: Shared, role: str | None) -> None:
     snapshots = Snapshots(view.store.paths)
     view.store.open()
     remediation = snapshots.save(state, view.now, "manual", role, _commits(view.project))
-    if carry_out(view.store, remediation[:1]) is Outcome.BUSY or carry_out(view.store, remediation[1:]) is Outcome.BUSY:
-        fail_busy("the store")
+    view.carry_out(*remediation)
     path = remediation[0].path
     print_result(options, {"result": "saved", "id": path.name, "path": str(path)}, str(path))
 
@@ -121,8 +120,7 @@ def restore(options: Shared, ident: str | None, role: str | None, phase: str | N
             file = quarantine_file(view.store.paths.quarantine, path.name, before)
             reason = f"it is broken, and is being replaced by the snapshot {wanted.name}"
             copy = (quarantine(key=execution_state.STATE_FILE, path=file, data=before, reason=reason),)
-        if carry_out(view.store, copy) is Outcome.BUSY:
-            fail_busy("the store")
+        view.carry_out(*copy)
     action = Restore(
         key=execution_state.STATE_FILE,
         path=path,
@@ -132,8 +130,7 @@ def restore(options: Shared, ident: str | None, role: str | None, phase: str | N
         reason=f"replaced by the snapshot {wanted.name} on the command line",
         evidence={"source": wanted.name},
     )
-    outcome = view.store.commit(action, "cli")
-    if outcome is not Outcome.DONE:
+    if view.carry_out(action) is not Outcome.DONE:
         fail_busy("the execution state")
     document = {"result": "restored", "id": wanted.name, "path": str(path)}
     print_result(options, document, f"restored {path} from {wanted.name}")

@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from yolo_supervisor.actions.base import Escalate
-from yolo_supervisor.cli.context import EX_NO, Shared, fail_busy, out, out_json, shared
-from yolo_supervisor.cli.project_view import carry_out, project_view
+from yolo_supervisor.cli.context import EX_NO, Shared, out, out_json, shared
+from yolo_supervisor.cli.project_view import project_view
 from yolo_supervisor.store.store import Outcome
 from yolo_supervisor.watchers.state import Broken, StateObservation, decide, repair_of
 
@@ -100,9 +100,7 @@ def recover(options: Shared) -> None:
     done: list[dict[str, Any]] = []
     restorable = StateObservation(broken=observation.broken, unreadable=observation.unreadable)
     for remediation in decide(restorable, view.store.paths.quarantine):
-        outcome, last = carry_out(view.store, remediation), remediation[-1]
-        if outcome is Outcome.BUSY:
-            fail_busy(last.key)
+        outcome, last = view.carry_out(*remediation), remediation[-1]
         left = isinstance(last, Escalate) or outcome is Outcome.STALE
         done.append({"file": last.key, "result": "left" if left else last.verb, "reason": last.reason})
     if options.json:

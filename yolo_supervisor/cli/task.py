@@ -11,7 +11,7 @@ import msgspec
 
 from yolo_supervisor.actions.base import AlertCode, Escalate
 from yolo_supervisor.actions.tasks import Claim, Complete, Requeue, TaskEdit
-from yolo_supervisor.cli.context import EX_NO, Shared, fail, fail_busy, out, out_json, print_result, shared
+from yolo_supervisor.cli.context import EX_NO, Shared, fail, out, out_json, print_result, shared
 from yolo_supervisor.cli.project_view import ProjectView, project_view
 from yolo_supervisor.formats import tasks
 from yolo_supervisor.fs.read import read_or_none
@@ -161,7 +161,7 @@ def done(options: Shared, ident: str, owner: str, token: int) -> None:
 
 def _escalate(view: ProjectView, task: Task, reason: str, evidence: Mapping[str, Any]) -> None:
     code, text = AlertCode.TASK_DONE_TWICE, f"{reason}: compare the two results"
-    view.store.note(Escalate(kind="task", code=code, key=task.id, reason=text, evidence=evidence), "cli")
+    view.carry_out(Escalate(kind="task", code=code, key=task.id, reason=text, evidence=evidence))
 
 
 @command.command("requeue")
@@ -200,10 +200,7 @@ def _find(options: Shared, ident: str, owner: str) -> tuple[ProjectView, Task]:
 
 def _commit(view: ProjectView, action: TaskEdit) -> Outcome:
     view.store.open()
-    outcome = view.store.commit(action, "cli")
-    if outcome is Outcome.BUSY:
-        fail_busy(action.key)
-    return outcome
+    return view.carry_out(action)
 
 
 def _state(task: Task) -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import structlog
 
 from yolo_supervisor.actions.base import Action, Escalate
+from yolo_supervisor.fs.trust import Refused
+from yolo_supervisor.store.locks import Busy
 
 FailureKind = Literal["watcher", "action", "termination", "journal", "crash_report", "status_file"]
 """What can fail; the log events are ``KIND_failed`` and ``KIND_recovered``."""
@@ -22,10 +26,18 @@ Name = tuple[str, ...]
 
 
 def failure_identity(name: object, error: Exception) -> tuple[object, ...]:
-    """Equal for errors that are one failure: by number and file, whatever ``name`` it stops; else by name and type."""
-    if not isinstance(error, OSError) or error.errno is None:
+    """Equal for errors that are one failure, however many things it stops.
+
+    An error about a file is identified by its number, or its type where it has none, and the file; a shared one by its
+    number alone; any other by ``name``, which is what it stops, and its type.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    if number in SHARED_FAILURES:
+        return (number,)
+    path = error.filename if isinstance(error, OSError) else error.path if isinstance(error, Busy | Refused) else None
+    if number is None and path is None:
         return name, type(error)
-    return (error.errno,) if error.errno in SHARED_FAILURES else (error.errno, str(error.filename))
+    return number if number is not None else type(error), str(path)
 
 
 class FailureLog:
@@ -76,9 +88,27 @@ class AlertLog:
         self._log = log
         self._lasting: dict[str, dict[tuple[object, ...], Escalate | None]] = {}
         """What each watcher's last tick reported, by the identity of the action; for an alert the action, too."""
+        self._present: dict[str, set[tuple[object, ...]]] = {}
+        """What each watcher's present tick reports."""
+
+    @contextlib.contextmanager
+    def tick(self, watcher: str) -> Iterator[None]:
+        """The time in which one tick's actions are applied.
+
+        At its end ``alert_resolved`` is logged for each alert of the watcher that this tick did not report; not if it
+        was cut off by an exception, since the rest is unknown then.
+        """
+        present = self._present[watcher] = set()
+        yield
+        lasting = self._lasting.get(watcher, {})
+        for identity in lasting.keys() - present:
+            alert = lasting.pop(identity)
+            if alert is not None:
+                self._log.info("alert_resolved", kind=alert.kind, key=alert.key, reason=alert.reason)
 
     def is_new(self, watcher: str, action: Action) -> bool:
-        """Whether the watcher's ticks so far did not report the action."""
+        """Whether the watcher's ticks so far did not report the action; this tick does."""
+        self._present.setdefault(watcher, set()).add(action.identity)
         return action.identity not in self._lasting.get(watcher, {})
 
     def remember(self, watcher: str, action: Action) -> None:
@@ -86,17 +116,26 @@ class AlertLog:
         lasting = self._lasting.setdefault(watcher, {})
         lasting[action.identity] = action if isinstance(action, Escalate) else None
 
-    def resolve(self, watcher: str, present: set[tuple[object, ...]]) -> None:
-        """Log ``alert_resolved`` for each alert of the watcher that is not ``present``, once."""
-        lasting = self._lasting.get(watcher, {})
-        for identity in lasting.keys() - present:
-            alert = lasting.pop(identity)
-            if alert is not None:
-                self._log.info("alert_resolved", kind=alert.kind, key=alert.key, reason=alert.reason)
-
     def applied(self, action: Action, prefix: str = "", **more: Any) -> None:
         """Log an applied action, with the prefix ``would_`` a proposed one; an escalation is an ``alert``."""
         alert = isinstance(action, Escalate)
         event = "alert" if alert and not prefix else prefix + action.verb
         level = self._log.warning if alert else self._log.info
         level(event, kind=action.kind, key=action.key, reason=action.reason, **more)
+
+
+class FdLimitLog:
+    """Logs when there are too few file descriptors to watch all agents, and when there are enough again."""
+
+    def __init__(self, log: structlog.stdlib.BoundLogger) -> None:
+        self._log = log
+        self._reached = False
+
+    def update(self, reached: bool, late_s: float) -> None:
+        """Log a change; ``late_s`` is how late the death of an unwatched agent is seen."""
+        if reached and not self._reached:
+            error = f"there are too few to watch all agents: some deaths are seen up to {late_s:g} s later"
+            self._log.warning("fd_limit_reached", error=f"{error}; raise LimitNOFILE=, or ulimit -Hn")
+        elif self._reached and not reached:
+            self._log.info("fd_limit_cleared")
+        self._reached = reached

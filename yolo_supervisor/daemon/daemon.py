@@ -8,8 +8,7 @@ import resource
 import shutil
 import signal
 import sys
-import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,13 @@ from typing import Any
 import anyio
 import anyio.abc
 import structlog
-import watchfiles
 
 from yolo_supervisor import config as configuration
 from yolo_supervisor.clock import SystemClock, until_next
 from yolo_supervisor.config import Config, ConfigError
+from yolo_supervisor.daemon.file_events import FileEvents, Wakeup
 from yolo_supervisor.daemon.project import Held, Project
-from yolo_supervisor.daemon.runner import Wakeup
+from yolo_supervisor.daemon.runner import Runner
 from yolo_supervisor.daemon.wiring import HostServices
 from yolo_supervisor.fs.trust import Refused, TooNew
 from yolo_supervisor.inventory.process_scan import ProcessScanner
@@ -32,14 +31,12 @@ from yolo_supervisor.store.locks import Busy
 from yolo_supervisor.system.process_backend import backend
 from yolo_supervisor.system.processes import Processes
 from yolo_supervisor.system.tmux import Tmux
+from yolo_supervisor.watchers.agents import AgentsWatcher
 
 EX_OK, EX_NO, EX_DATAERR, EX_OSERR, EX_TEMPFAIL = 0, 1, 65, 71, 75
 
 STOP_LIMIT_S = 8.0
 """How long a termination under way may take to its end at a clean stop."""
-
-WATCH_AGAIN_S, WATCH_AGAIN_MAX_S = 0.1, 10.0
-"""First and longest pause before folders are watched again after an error, in seconds; it doubles."""
 
 MANAGER_S = 0.5
 """Shortest time between two reports to the service manager, in seconds, whatever its watchdog asks."""
@@ -72,10 +69,13 @@ class Daemon:
         self._endangered: dict[int, str] = {}
         self._log = structlog.get_logger()
         self._stopping = anyio.Event()
-        self._unwatch = anyio.Event()
+        self._file_events = FileEvents(self._edges)
 
     def _load(self, project: Path | None) -> Config:
         return configuration.load(project, self.options.config, self.options.overrides)
+
+    def _project(self, path: Path, config: Config) -> Project:
+        return Project(path, config, self.services, self._file_events.renew, self.options.allow_root)
 
     def wanted(self, config: Config) -> list[Path]:
         """The projects to supervise: the command line's, else the configuration's."""
@@ -97,8 +97,7 @@ class Daemon:
                 for project in self.projects.values():
                     tasks.start_soon(project.run)
                 tasks.start_soon(self.services.scanner.run, self._sample_s, self._sampled)
-                tasks.start_soon(self._wake_at_changes)
-                tasks.start_soon(self._unwatch_at_the_end)
+                tasks.start_soon(self._file_events.run)
                 tasks.start_soon(self._keep_manager_informed)
                 self.notifier.ready(self._status())
                 await self._stopping.wait()
@@ -119,7 +118,7 @@ class Daemon:
             except ConfigError as error:
                 wrong[path] = error
                 continue
-            project = self.projects[path] = Project(path, config, self.services, self._rewatch, self.options.allow_root)
+            project = self.projects[path] = self._project(path, config)
             try:
                 project.open()
             except (OSError, Held, Refused, Busy) as error:
@@ -133,20 +132,17 @@ class Daemon:
             raise next(iter(wrong.values()))
         for path, mistake in wrong.items():
             self._log.error("project_unavailable", project=str(path), error=str(mistake))
-        if any(project.runner for project in self.projects.values()):
-            return EX_OK
-        return code
+        return EX_OK if self._runners() else code
 
     def _sample_s(self) -> float:
         """As often as the most demanding project wants."""
         return min((p.config.processes.sample_s for p in self.projects.values()), default=1.0)
 
     def _sampled(self, changed: bool) -> None:
-        for project in self.projects.values():
-            if project.runner is not None:
-                project.runner.keep_trees()
-                if changed:
-                    project.runner.wakeups["agents"].ring()
+        for runner in self._runners():
+            runner.write_trees()
+            if changed:
+                runner.wakeups[AgentsWatcher.name].ring()
 
     def _callback_failed(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Log a failure of the event loop; end without memory, since the loop would fail and log for ever."""
@@ -184,76 +180,32 @@ class Daemon:
                 if path in self.projects:
                     self.projects[path].reload(each)
                 else:
-                    self.projects[path] = Project(path, each, self.services, self._rewatch, self.options.allow_root)
+                    self.projects[path] = self._project(path, each)
                     tasks.start_soon(self.projects[path].run)
-            self._rewatch()
+            self._file_events.renew()
             self._log.info("reloaded", projects=len(configs), mode=config.mode)
         finally:
             self.notifier.reloaded(self._status(), self._refused)
 
     async def _let_terminations_end(self) -> None:
         with anyio.move_on_after(STOP_LIMIT_S):
-            while any(p.runner is not None and p.runner.terminating for p in self.projects.values()):
+            while any(runner.terminating for runner in self._runners()):
                 await anyio.sleep(0.05)
 
-    def _rewatch(self) -> None:
-        """Another set of folders is to be watched."""
-        self._unwatch.set()
+    def _runners(self) -> list[Runner]:
+        """The runners of the projects that are watched now."""
+        return [project.runner for project in self.projects.values() if project.runner is not None]
 
-    # -- edges ---------------------------------------------------------------------------------------------------
-
-    async def _unwatch_at_the_end(self) -> None:
-        """End the thread that waits for changes; without this a stop would wait for its time-out."""
-        try:
-            await anyio.sleep_forever()
-        finally:
-            self._unwatch.set()
-
-    async def _wake_at_changes(self) -> None:
-        """Look at once when something was registered or a critical file has changed; the interval is the safety net."""
-        told, pause_s = "", WATCH_AGAIN_S
-        while not self._stopping.is_set():
-            self._unwatch = anyio.Event()
-            wakeups: dict[Path, list[Wakeup]] = {}
-            for runner in (project.runner for project in self.projects.values() if project.runner is not None):
-                for folder, wakeup in runner.edges():
-                    wakeups.setdefault(folder, []).append(wakeup)
-            folders = {folder for folder in wakeups if folder.is_dir()}
-            if not folders:
-                await self._unwatch.wait()
-                continue
-            failed, began_s = False, time.monotonic()
-            try:
-                async for changes in watchfiles.awatch(
-                    *folders, watch_filter=None, step=200, rust_timeout=60_000, recursive=False,
-                    stop_event=self._unwatch,
-                ):  # fmt: skip
-                    changed = {Path(name) for _, name in changes}
-                    for folder in {path.parent for path in changed} & folders:
-                        for wakeup in wakeups[folder]:
-                            wakeup.ring()
-                    if moved := changed & wakeups.keys():  # a folder to be watched has come or gone, and what is in it
-                        for wakeup in (wakeup for folder in moved for wakeup in wakeups[folder]):
-                            wakeup.ring()
-                        break
-            except* Exception as errors:  # noqa: BLE001 - a file whose name is no text, say, must not end the daemon
-                failed = True
-                if told != (told := str(errors.exceptions[0])):
-                    self._log.warning("file_events_failed", error=told)
-            if failed:
-                for wakeup in (wakeup for listed in wakeups.values() for wakeup in listed):
-                    wakeup.ring()
-                lived_s = time.monotonic() - began_s
-                pause_s = WATCH_AGAIN_S if lived_s > WATCH_AGAIN_MAX_S else min(2 * pause_s, WATCH_AGAIN_MAX_S)
-                with anyio.move_on_after(pause_s):
-                    await self._unwatch.wait()
+    def _edges(self) -> Iterator[tuple[Path, Wakeup]]:
+        for runner in self._runners():
+            yield from runner.edges()
 
     # -- the service manager ---------------------------------------------------------------------------------------
 
     def _status(self) -> str:
-        watched = [p for p in self.projects.values() if p.runner is not None]
-        agents = sum(len(p.runner.agents.processes()) for p in watched if p.runner is not None)
-        text = f"{len(watched)} projects, {agents} agents" + (", observing" if self.config.mode == "observe" else "")
+        runners = self._runners()
+        agents = sum(len(runner.parts.agents.processes()) for runner in runners)
+        text = f"{len(runners)} projects, {agents} agents" + (", observing" if self.config.mode == "observe" else "")
         text += "".join(f"; {p.trouble}" for p in self.projects.values() if p.trouble)
         text += f"; the last reload was refused: {self._refused}" if self._refused else ""
         return " ".join(text.split())  # a line feed would begin another assignment
@@ -273,7 +225,7 @@ class Daemon:
     async def _keep_manager_informed(self) -> None:
         every_s = max(MANAGER_S, min(10.0, (self.notifier.watchdog_s or 30.0) / 3))
         while True:
-            stuck = [name for p in self.projects.values() if p.runner is not None for name in p.runner.stuck()]
+            stuck = [name for runner in self._runners() for name in runner.stuck()]
             if stuck:
                 self.notifier.status(f"stuck: {', '.join(stuck)}")
             else:

@@ -153,7 +153,7 @@ class Project:
     def close(self) -> None:
         if self.runner is not None:
             self.runner.daemon_note("stopped", "asked to")
-            self.runner.store.paths.holder.unlink(missing_ok=True)
+            self.runner.remove_report()
             self.runner.close()
             self.runner = None
         self._claim.release()

@@ -20,7 +20,7 @@ from yolo_supervisor.system.death_watch import DeathWatch
 from yolo_supervisor.system.processes import Processes
 from yolo_supervisor.system.tmux import Tmux
 from yolo_supervisor.watchers.agents import AgentsWatcher
-from yolo_supervisor.watchers.base import Watcher
+from yolo_supervisor.watchers.base import KeepsObservations, Objection, Terminator, Watcher
 from yolo_supervisor.watchers.flags import FlagsWatcher
 from yolo_supervisor.watchers.leases import LeasesWatcher
 from yolo_supervisor.watchers.sessions import SessionsWatcher
@@ -73,6 +73,23 @@ class ProjectParts:
         self.leases = LeasesWatcher(config, self.held_leases, StaleLocks(store, processes.backend, living))
         self.tasks = TasksWatcher(config, self.registry, living, store, scanner, self.retry_policy, clock)
         self.flags = FlagsWatcher(config, self.flag_outcomes)
+
+    @property
+    def objections(self) -> Mapping[str, Objection]:
+        """The re-check of each watcher that decides terminations, by the watcher's name."""
+        terminators: tuple[Terminator, ...] = self.agents, self.sessions
+        return {watcher.name: watcher.objection for watcher in terminators}
+
+    @property
+    def keepers(self) -> Mapping[str, KeepsObservations]:
+        """The watchers that store what they observed, by name."""
+        keepers: tuple[KeepsObservations, ...] = (self.flags,)
+        return {watcher.name: watcher for watcher in keepers}
+
+    def close(self) -> None:
+        """Stop watching processes."""
+        self.deaths.close()
+        self.investigator.close()
 
     @property
     def watchers(self) -> tuple[Watcher, ...]:

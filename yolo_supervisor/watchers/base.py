@@ -1,10 +1,10 @@
-"""The watcher protocol: a watcher observes and decides, and changes nothing. The runner applies its decisions."""
+"""The watcher protocol: a watcher observes and decides, and changes nothing. The executor applies its decisions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from yolo_supervisor.actions.agents import Terminate
 from yolo_supervisor.actions.base import Action
@@ -12,6 +12,9 @@ from yolo_supervisor.actions.base import Action
 Remediation = tuple[Action, ...]
 """Actions that belong together, in order. A step is taken only when the one before it is done, and the last one removes
 the evidence of the condition. Remediations do not wait for each other."""
+
+Objection = Callable[[Terminate], Awaitable[str | None]]
+"""Observes again right before a signal. Returns the reason why the decision no longer holds, or None if it holds."""
 
 
 class Watcher(Protocol):
@@ -30,15 +33,15 @@ class Watcher(Protocol):
         Asked again, it returns the same until the condition is gone.
         """
 
+
+class Terminator(Watcher, Protocol):
+    """A watcher that decides terminations. No other watcher may return a ``Terminate``."""
+
     async def objection(self, action: Terminate) -> str | None:
-        """Observe again right before a signal.
-
-        Returns the reason why the decision no longer holds, or None if it holds.
-        """
+        """Observe again right before a signal, see ``Objection``."""
 
 
-@runtime_checkable
-class KeepsObservations(Protocol):
+class KeepsObservations(Watcher, Protocol):
     """A watcher that stores what it observed. That changes no document, so it happens in every mode."""
 
     def save_observations(self) -> bool:

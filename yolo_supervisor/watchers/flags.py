@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
-from yolo_supervisor.actions.agents import Terminate
 from yolo_supervisor.actions.base import AlertCode, Escalate
 from yolo_supervisor.actions.flags import disable, enable, found_on
 from yolo_supervisor.clock import until_next
@@ -133,6 +132,3 @@ class FlagsWatcher:
     def save_observations(self) -> bool:
         """Store the new outcomes; they belong to the next observation in any case."""
         return self._outcomes.save()
-
-    async def objection(self, action: Terminate) -> str | None:
-        return "no flag is a reason to end a process"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from yolo_supervisor.actions.agents import Terminate
 from yolo_supervisor.actions.base import AlertCode, Escalate
 from yolo_supervisor.actions.leases import BreakLock, Release
 from yolo_supervisor.clock import until_next
@@ -79,6 +78,3 @@ class LeasesWatcher:
         next_s = min([*soon, *([] if left_s is None else [left_s])], default=None)
         self._next_s = None if next_s is None else self._leases.monotonic() + next_s
         return decide(due, locks)
-
-    async def objection(self, action: Terminate) -> str | None:
-        return "no lease is a reason to end a process"

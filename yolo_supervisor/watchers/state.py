@@ -14,7 +14,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from yolo_supervisor.actions.agents import Terminate
 from yolo_supervisor.actions.base import AlertCode, Escalate
 from yolo_supervisor.actions.state import Restore, SaveVersion, cut_tail, quarantine
 from yolo_supervisor.clock import Clock, until_next
@@ -250,9 +249,6 @@ class StateWatcher:
 
     async def tick(self, now: datetime) -> Sequence[Remediation]:
         return decide(self.observe(now, self._config().state.settle_s), self._store.paths.quarantine)
-
-    async def objection(self, action: Terminate) -> str | None:
-        return "no file is a reason to end a process"
 
     def observe(self, now: datetime, settle_s: float) -> StateObservation:
         """All critical files that changed, or were broken for ``settle_s`` seconds without a change."""

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import anyio
 
-from yolo_supervisor.actions.agents import Terminate
 from yolo_supervisor.actions.base import AlertCode, Escalate
 from yolo_supervisor.actions.tasks import finished_by_owner
 from yolo_supervisor.clock import Clock, until_next
@@ -137,9 +136,6 @@ class TasksWatcher:
     async def tick(self, now: datetime) -> Sequence[Remediation]:
         letters = self._store.paths.folder / "dead-letters"
         return decide(await self.observe(now), letters, self._config().tasks.idle_limit_s)
-
-    async def objection(self, action: Terminate) -> str | None:
-        return "no task is a reason to end a process"
 
     async def observe(self, now: datetime) -> TasksObservation:
         snapshot = self._registry.snapshot()

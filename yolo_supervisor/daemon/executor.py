@@ -1,0 +1,290 @@
+"""Applies remediations: the one place that knows what each type of action needs, in the daemon and for commands."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import singledispatch, singledispatchmethod
+
+import anyio
+import anyio.abc
+
+from yolo_supervisor.actions.agents import Terminate, WriteCrashReport
+from yolo_supervisor.actions.base import Action, Edit, Note
+from yolo_supervisor.actions.leases import BreakLock
+from yolo_supervisor.actions.state import SaveVersion
+from yolo_supervisor.actions.tasks import Requeue
+from yolo_supervisor.clock import Clock
+from yolo_supervisor.config import Config
+from yolo_supervisor.daemon.alerts import AlertLog, FailureLog
+from yolo_supervisor.daemon.terminations import Terminations
+from yolo_supervisor.fs.trust import Refused
+from yolo_supervisor.inventory.crash_evidence import CrashInvestigator
+from yolo_supervisor.store import crash_reports
+from yolo_supervisor.store.locks import Busy
+from yolo_supervisor.store.store import Outcome, Store, Unwritable
+from yolo_supervisor.watchers.base import KeepsObservations, Remediation
+
+REST_S = 30.0
+"""How long a remediation rests whose document could not be written: each attempt is two lines in the journal."""
+
+PROPOSED = "would_"
+"""The prefix of a verb that was decided on and not carried out."""
+
+UNREPORTED = (SaveVersion,)
+"""Actions that are neither logged nor proposed: they are many, and change nothing that a person works with."""
+
+
+def proposals(remediations: Iterable[Remediation]) -> Iterator[Action]:
+    """The actions that a dry run shows."""
+    return (action for steps in remediations for action in steps if not isinstance(action, UNREPORTED))
+
+
+# -- for the daemon and for commands -----------------------------------------------------------------------------
+
+
+@singledispatch
+def apply_action(action: Action, store: Store, by: str) -> Outcome:
+    """Apply one action for which the store is enough. TypeError for one that only the daemon can carry out."""
+    raise TypeError(f"only the daemon can carry out {type(action).__name__}")
+
+
+@apply_action.register
+def _(action: Edit, store: Store, by: str) -> Outcome:
+    return store.commit(action, by)
+
+
+@apply_action.register
+def _(action: Note, store: Store, by: str) -> Outcome:
+    store.note(action, by)
+    return Outcome.DONE
+
+
+@apply_action.register
+def _(action: BreakLock, store: Store, by: str) -> Outcome:
+    return store.break_lock(action, by)
+
+
+@apply_action.register
+def _(action: SaveVersion, store: Store, by: str) -> Outcome:
+    store.keep(action.path, action.data)
+    return Outcome.DONE
+
+
+def apply_remediation(remediation: Remediation, store: Store, by: str) -> Outcome:
+    """Apply the steps in order and return the outcome of the last one. A step that meets a lock ends it with BUSY."""
+    outcome = Outcome.DONE
+    for action in remediation:
+        outcome = apply_action(action, store, by)
+        if outcome is Outcome.BUSY:
+            break
+    return outcome
+
+
+# -- for the daemon ----------------------------------------------------------------------------------------------
+
+
+class Progress(StrEnum):
+    DONE = "done"
+    """Every step is done, or its condition no longer held."""
+    WAITS = "waits"
+    """A step met a lock or the batch limit: the rest follows in a later tick."""
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The result of one remediation in one tick."""
+
+    progress: Progress
+    error: str | None = None
+    """The message of the failure."""
+
+
+DONE, WAITS = Result(Progress.DONE), Result(Progress.WAITS)
+
+
+class RateLimiter:
+    """Limits actions to a number per second."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._taken: deque[float] = deque()
+
+    def take(self, per_s: float) -> bool:
+        """Whether one more may be done now."""
+        now_s = self._clock.monotonic()
+        while self._taken and now_s - self._taken[0] >= max(1.0, 1.0 / per_s):
+            self._taken.popleft()
+        if len(self._taken) >= max(1, int(per_s)):
+            return False
+        self._taken.append(now_s)
+        return True
+
+
+class Executor:
+    """Applies the remediations of one project's watchers, logs what was applied, and remembers what failed."""
+
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        clock: Clock,
+        keepers: Mapping[str, KeepsObservations],
+        reports: CrashReports,
+        terminations: Terminations,
+        alerts: AlertLog,
+        failures: FailureLog,
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._keepers = keepers
+        """The watchers that store what they observed, by name."""
+        self._reports = reports
+        self._terminations = terminations
+        self._alerts = alerts
+        self._failures = failures
+        self._requeues = RateLimiter(clock)
+        self._rests: dict[tuple[str, str], float] = {}
+        """Until when (monotonic) a remediation rests, by kind and key of its last action."""
+
+    def configure(self, config: Config) -> None:
+        """Continue with another configuration; the batch limit still counts the requeues of the last second."""
+        self._config = config
+        self._terminations.configure(config)
+
+    def start(self, tasks: anyio.abc.TaskGroup) -> None:
+        """From now on terminate processes and write crash reports in the background."""
+        self._reports.tasks = self._terminations.tasks = tasks
+
+    @property
+    def terminating(self) -> bool:
+        """Whether a termination is under way."""
+        return bool(self._terminations)
+
+    def apply(self, by: str, remediations: Sequence[Remediation]) -> list[Result]:
+        """Apply the remediations of one tick of the watcher ``by``; end its alerts that it no longer reports."""
+        results = [self._save(self._keepers[by])] if by in self._keepers else []
+        with self._alerts.tick(by):
+            return results + [self._apply(by, remediation) for remediation in remediations]
+
+    def _save(self, keeper: KeepsObservations) -> Result:
+        """Store what the watcher observed; a failure stops no remediation."""
+        try:
+            saved = keeper.save_observations()
+        except (OSError, Refused) as error:
+            self._failures.failed("status_file", error, file=keeper.name)
+            return Result(Progress.FAILED, str(error))
+        if not saved:
+            return WAITS
+        self._failures.recovered("status_file", file=keeper.name)
+        return DONE
+
+    def _apply(self, by: str, remediation: Remediation) -> Result:
+        last = remediation[-1]
+        name = (last.kind, last.key)
+        if time.monotonic() < self._rests.get(name, 0.0):
+            error = self._failures.message("action", kind=last.kind, key=last.key)
+            return Result(Progress.FAILED, error)
+        try:
+            for action in remediation:
+                if self._step(action, by) is Outcome.BUSY:
+                    return WAITS  # a held lock says nothing about the earlier error, so the error stays reported
+        except (OSError, Refused, Busy) as error:
+            if isinstance(error, Unwritable):
+                self._rests[name] = time.monotonic() + REST_S
+            self._failures.failed("action", error, kind=last.kind, key=last.key)
+            return Result(Progress.FAILED, str(error))
+        self._failures.recovered("action", kind=last.kind, key=last.key)
+        self._rests.pop(name, None)
+        return DONE
+
+    def _step(self, action: Action, by: str) -> Outcome:
+        if self._config.mode != "observe":
+            return self._take(action, by)
+        return Outcome.DONE if isinstance(action, UNREPORTED) else self._report_once(action, by, PROPOSED)
+
+    @singledispatchmethod
+    def _take(self, action: Action, by: str) -> Outcome:
+        return self._apply_and_log(action, by)
+
+    @_take.register
+    def _(self, action: Note, by: str) -> Outcome:
+        return self._report_once(action, by)
+
+    @_take.register
+    def _(self, action: Requeue, by: str) -> Outcome:
+        if not self._requeues.take(self._config.tasks.requeues_per_s):
+            return Outcome.BUSY
+        return self._apply_and_log(action, by)
+
+    @_take.register
+    def _(self, action: WriteCrashReport, by: str) -> Outcome:
+        self._reports.start(action)
+        return Outcome.DONE
+
+    @_take.register
+    def _(self, action: Terminate, by: str) -> Outcome:
+        self._terminations.start(action, by)
+        return Outcome.DONE
+
+    def _apply_and_log(self, action: Action, by: str) -> Outcome:
+        outcome = apply_action(action, self._store, by)
+        if outcome is Outcome.DONE and not isinstance(action, UNREPORTED):
+            self._alerts.applied(action)
+        return outcome
+
+    def _report_once(self, action: Action, by: str, prefix: str = "") -> Outcome:
+        """Write the action into the journal and the log, unless the watcher's earlier ticks did."""
+        if self._alerts.is_new(by, action):
+            self._store.note(action, by, prefix)
+            self._alerts.remember(by, action)
+            self._alerts.applied(action, prefix)
+        return Outcome.DONE
+
+
+class CrashReports:
+    """Writes crash reports after all tasks of a tick were requeued, one at a time: each takes some milliseconds."""
+
+    def __init__(
+        self, store: Store, investigator: CrashInvestigator, failures: FailureLog, written: Callable[[], None]
+    ) -> None:
+        self._store = store
+        self._investigator = investigator
+        self._failures = failures
+        self._written = written
+        self._started: set[str] = set()
+        self._lock = anyio.Lock()
+        self.tasks: anyio.abc.TaskGroup | None = None
+        """Where reports are written in the background; without it, at once."""
+
+    def start(self, action: WriteCrashReport) -> None:
+        """Write the report, unless that is under way."""
+        if action.report.ident in self._started:
+            return
+        self._started.add(action.report.ident)
+        if self.tasks is None:
+            self._write(action)
+        else:
+            self.tasks.start_soon(self._write_in_turn, action)
+
+    async def _write_in_turn(self, action: WriteCrashReport) -> None:
+        async with self._lock:
+            await anyio.sleep(0)
+            self._write(action)
+        self._written()
+
+    def _write(self, action: WriteCrashReport) -> None:
+        """Save the report; a failure is logged and stops nothing."""
+        try:
+            crash_reports.save(self._store.disk, self._store.paths.crashes, action.report)
+        except Exception as error:  # noqa: BLE001 - a failing crash report must not block recovery
+            self._failures.failed("crash_report", error)
+        else:
+            self._failures.recovered("crash_report")
+        finally:
+            self._investigator.report_written(action.report.ident)
+            self._started.discard(action.report.ident)

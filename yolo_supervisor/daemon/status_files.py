@@ -1,0 +1,88 @@
+"""The observations that the daemon keeps beside the journal: a power cut may lose them."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from yolo_supervisor.daemon.alerts import FailureLog
+from yolo_supervisor.formats import own as own_files
+from yolo_supervisor.formats.own import Trees
+from yolo_supervisor.fs.changes import names
+from yolo_supervisor.fs.read import read_part
+from yolo_supervisor.fs.trust import Refused
+from yolo_supervisor.inventory.agents import AgentRegistry
+from yolo_supervisor.store.atomic import write_atomic
+from yolo_supervisor.store.store import Store
+
+REPORT_TICKS = 6
+"""The holder file is written once in so many ticks of the watcher with the shortest interval."""
+
+NOTES, NOTE_SIZE = 1000, 64 * 1024
+"""How many hook notes are examined at once, and how much of one, in bytes."""
+
+
+class StatusFiles:
+    """The holder file (who supervises the project, for ``status``) and the process trees of its agents."""
+
+    def __init__(self, store: Store, failures: FailureLog) -> None:
+        self._store = store
+        self._failures = failures
+        self._written_trees: Trees = {}
+
+    def write_trees(self, trees: Trees) -> None:
+        """Save the process trees of the agents if they changed: after a crash the next supervisor needs them."""
+        if trees != self._written_trees and self._write(self._store.paths.trees, own_files.dump_trees(trees)):
+            self._written_trees = trees
+
+    def write_holder(self, holder: own_files.Holder) -> None:
+        """Write down who supervises the project, and how the watchers are."""
+        self._write(self._store.paths.holder, own_files.dump_holder(holder))
+
+    def remove_holder(self) -> None:
+        """Remove the holder file at a clean end."""
+        self._store.paths.holder.unlink(missing_ok=True)
+
+    def _write(self, path: Path, data: bytes) -> bool:
+        """Write a file; a failure is logged and stops nothing."""
+        try:
+            write_atomic(self._store.disk, path, data, durable=False)
+        except (OSError, Refused) as error:
+            self._failures.failed("status_file", error, file=path.name)
+            return False
+        self._failures.recovered("status_file", file=path.name)
+        return True
+
+
+class HookNotes:
+    """The notes that hooks left for one project."""
+
+    def __init__(self, folder: Path, registry: AgentRegistry) -> None:
+        self._folder = folder
+        self._registry = registry
+        self._names: list[str] = []
+        """The names of the notes that are still to be examined, the last ones first."""
+        self._begun: dict[str | None, list[Path]] = {}
+        """The notes of subagents' starts, until the note of the end is met."""
+
+    def prune(self) -> None:
+        """Remove the notes that no longer matter: of agents that are gone, of subagents that ended.
+
+        If there are very many, the rest follows the next time. The note of a start has a smaller name than that of its
+        end, and is removed with it.
+        """
+        if not self._names:
+            self._names = sorted((n for n in names(self._folder) if not n.startswith(".")), reverse=True)
+            self._begun = {}
+        recorded = {agent.id for agent in self._registry.records()}
+        for _ in range(min(NOTES, len(self._names))):
+            path = self._folder / (name := self._names.pop())
+            note = own_files.hook_note(read_part(path, 0, NOTE_SIZE) or b"", name.partition(".")[0])
+            gone = [path] if self._registry.hook_process(note) is None else []
+            if note.event == "SubagentStart":
+                self._begun.setdefault(note.agent_id, []).append(path)
+            elif note.event == "SubagentStop" and note.agent_id not in recorded:
+                gone = [*self._begun.pop(note.agent_id, []), path]
+            for outdated in gone:
+                with contextlib.suppress(OSError):
+                    outdated.unlink()
