@@ -95,7 +95,7 @@ def test_dependent_flags_are_disabled_first() -> None:
     assert steps(decide(observed(flags[0], Flag(name=GATES, enabled=False))))[0] == ("disabled", CONTRACTS)
 
 
-@pytest.mark.parametrize("name", plugin_config.OURS)
+@pytest.mark.parametrize("name", plugin_config.NEEDED_BY_SUPERVISOR)
 def test_a_flag_that_the_supervisor_needs_is_only_reported(name: str) -> None:
     assert steps(decide(observed(Flag(name=name, enabled=True, detection=DETECTED)))) == [("escalated", name)]
 
@@ -198,9 +198,9 @@ def test_every_flag_of_the_real_configurations_can_be_switched_there_and_back() 
     assert configs
     switched = 0
     for config in configs:
-        for flag, on in plugin_config.wishes(config).items():
+        for flag, on in plugin_config.switches(config).items():
             other = plugin_config.with_flag(config, flag, not on)
-            assert plugin_config.wishes(other) == {**plugin_config.wishes(config), flag: not on}
+            assert plugin_config.switches(other) == {**plugin_config.switches(config), flag: not on}
             assert plugin_config.with_flag(other, flag, on) == config
             switched += 1
     assert switched > 50
@@ -286,7 +286,7 @@ class World:
         self.config = Config(flags=FlagsConfig(**config))
         self.store = Store(project, self.clock)
         self.store.open()
-        names = (GATES, CONTRACTS, ROUTING, *plugin_config.OURS, "v3_lease_locks")
+        names = (GATES, CONTRACTS, ROUTING, *plugin_config.NEEDED_BY_SUPERVISOR, "v3_lease_locks")
         (self.planning / CONFIG).write_bytes(execution_state.dump(dict.fromkeys(names, True)))
         self.metrics = self.planning / event_log.METRICS
         self.metrics.parent.mkdir(exist_ok=True)
@@ -926,7 +926,8 @@ def test_gates_that_let_nothing_pass_are_disabled_by_the_plugins_metrics(project
     metrics.write_bytes(b"".join(metric(True, number, datetime.now(UTC)) for number in range(8)))
 
     running.wait(
-        lambda: plugin_config.wishes(path.read_bytes()) == {GATES: False, CONTRACTS: False}, "both flags to be disabled"
+        lambda: plugin_config.switches(path.read_bytes()) == {GATES: False, CONTRACTS: False},
+        "both flags to be disabled",
     )
     wait_for(running, "escalated", CONTRACTS)
     assert [entry["key"] for entry in running.did("disabled")] == [GATES, CONTRACTS]

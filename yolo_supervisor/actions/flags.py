@@ -19,7 +19,7 @@ class Switch(Edit):
     on: bool
 
     def holds(self, before: bytes | None) -> bool:
-        return before is not None and plugin_config.wishes(before).get(self.key) is (not self.on)
+        return before is not None and plugin_config.switches(before).get(self.key) is (not self.on)
 
     def edit(self, before: bytes | None) -> bytes | None:
         assert before is not None

@@ -223,9 +223,9 @@ def _plugin(view: ProjectView, fix: bool) -> Iterator[Finding]:
                 "problem", f"{lock} belongs to a hook that was killed {age_s:.0f} s ago, and blocks every registration",
                 f"rmdir {lock}", fixed,
             )  # fmt: skip
-    wishes = plugin_config.wishes(read_or_none(planning / "config.json") or b"")
-    for (flag, needed), effect in plugin_config.IN_VAIN.items():
-        if wishes.get(flag) and not wishes.get(needed):
+    switches = plugin_config.switches(read_or_none(planning / "config.json") or b"")
+    for (flag, needed), effect in plugin_config.NEEDS.items():
+        if switches.get(flag) and not switches.get(needed):
             what = f"{flag} is on while {needed} is off: {effect}"
             yield Finding("note", what, f"set {needed} to true in config.json")
     entries = (read_or_none(planning / ".agent-pids") or b"").split()

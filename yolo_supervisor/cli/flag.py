@@ -47,7 +47,7 @@ FLAG = click.argument("name", callback=_flag_name)
 @shared
 @click.pass_obj
 def list_flags(options: Shared) -> None:
-    """All feature flags, their recent failure rates and the verdict on each.
+    """Show every flag, its failure rate and the verdict.
 
     \b
     Example:
@@ -133,7 +133,7 @@ def _show(rows: list[dict[str, Any]]) -> None:
 @shared
 @click.pass_obj
 def record(options: Shared, name: str, outcome: str) -> None:
-    """Record a success or failure of what a flag switches on; for scripts and hooks.
+    """Record a success or failure, from a script or a hook.
 
     \b
     Examples:
@@ -213,13 +213,13 @@ def _switches(view: ProjectView) -> dict[str, bool]:
         fail(EX_NO, f"there is no {path}; nothing was written")
     if load_object(data) is None:
         fail(EX_DATAERR, f"{path} cannot be read; nothing was written. See: yolo-supervisor state verify")
-    return plugin_config.wishes(data)
+    return plugin_config.switches(data)
 
 
 def _notes(switches: dict[str, bool], name: str) -> list[str]:
     """What does not work because one flag is enabled and another one, which it needs, is not."""
     return [
         f"{flag} is on while {needed} is off: {consequence}"
-        for (flag, needed), consequence in plugin_config.IN_VAIN.items()
+        for (flag, needed), consequence in plugin_config.NEEDS.items()
         if name in (flag, needed) and switches.get(flag) and not switches.get(needed)
     ]

@@ -193,7 +193,7 @@ class FlagOutcomes:
         self._boot = boot
         self._config_file = store.paths.planning / "config.json"
         self._enabled = ParsedFileCache(
-            lambda data, _: plugin_config.wishes(data) if load_object(data) is not None else None
+            lambda data, _: plugin_config.switches(data) if load_object(data) is not None else None
         )
         self._records = FlagRecords(store, clock, boot)
         self._leases = _LeaseFiles(store.paths.planning / ".locks")

@@ -36,8 +36,8 @@ def _remediation(flag: Flag, flags: Mapping[str, Flag], observation: FlagsObserv
         return ()  # a setting of the plugin, not a feature flag: counted errors are no reason to change it
     if flag.enabled and flag.disabled is not None:
         return (found_on(key=flag.name, reason="it was disabled here and has been enabled by hand since"),)
-    if flag.detection and flag.enabled and flag.name in plugin_config.OURS:
-        needed = f"the supervisor needs it itself ({plugin_config.OURS[flag.name]}), so it stays enabled"
+    if flag.detection and flag.enabled and flag.name in plugin_config.NEEDED_BY_SUPERVISOR:
+        needed = f"the supervisor needs it ({plugin_config.NEEDED_BY_SUPERVISOR[flag.name]}), so it stays enabled"
         reason = f"{_why(flag.detection, observation.rule)}; {needed}. To disable it: {_command('disable', flag.name)}"
         return (_alert(flag, AlertCode.FLAG_LEFT_ON, reason),)
     if flag.detection and flag.enabled:
@@ -55,7 +55,7 @@ def _remediation(flag: Flag, flags: Mapping[str, Flag], observation: FlagsObserv
 
 def _needs_are_met(name: str, flags: Mapping[str, Flag]) -> bool:
     """Whether the flags that this one needs are enabled, as far as they exist."""
-    needed = (needed for dependent, needed in plugin_config.IN_VAIN if dependent == name)
+    needed = (needed for dependent, needed in plugin_config.NEEDS if dependent == name)
     return all(flags[other].enabled for other in needed if other in flags)
 
 
@@ -68,7 +68,7 @@ def _disable(flag: Flag, detection: Detection, flags: Mapping[str, Flag], observ
             reason=f"{flag.name}, which it needs, is disabled: {consequence}",
             evidence=_evidence(flags[name].errors, flags[name].samples, observation) | {"needs": flag.name},
         )
-        for (name, needed), consequence in plugin_config.IN_VAIN.items()
+        for (name, needed), consequence in plugin_config.NEEDS.items()
         if needed == flag.name and name in flags and flags[name].enabled
     ]
     why = _why(detection, observation.rule)

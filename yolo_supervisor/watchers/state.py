@@ -376,7 +376,7 @@ class StateWatcher:
 
     def _wished(self, flag: str) -> bool:
         """Whether the project's configuration permits it: only an explicit no forbids it."""
-        return plugin_config.wishes(read_or_none(self._planning / "config.json") or b"").get(flag, True)
+        return plugin_config.switches(read_or_none(self._planning / "config.json") or b"").get(flag, True)
 
     # -- sources for the restoration of a broken file, the best first -----------------------------------------------
 
