@@ -168,7 +168,7 @@ WRONG = {
     "agent register --pid 4194304": "Missing option '--role'",
     "agent forget": "Missing argument",
     "run --log-format xml": "'xml' is not one of",
-    "drill --faults volcano": "there is no fault volcano; there are agent-killed",
+    "drill --faults volcano": "no fault volcano; the faults are agent-killed",
     "drill --rounds 0": "0 is not in the range",
 }
 

@@ -128,14 +128,14 @@ def test_a_supervisor_killed_in_the_middle_of_healing_finishes_it_after_its_rest
 
 def test_a_supervisor_that_only_observes_fails_the_drill(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "LIMIT_S", 3.0)
-    with sandbox.scene() as stage:
-        file = stage.project / ".yolo-planning" / "supervisor.toml"
+    with sandbox.new_sandbox() as scratch:
+        file = scratch.project / ".yolo-planning" / "supervisor.toml"
         file.write_text("mode = 'observe'\n" + file.read_text())
-        stage.start_daemon()
-        played = trial.play(stage, faults.FAULTS["agent-killed"], random.Random(1))
+        scratch.start_daemon()
+        result = trial.run_trial(scratch, faults.FAULTS["agent-killed"], random.Random(1))
 
-    assert played.heal_s is None
-    assert "not healed in time" in played.why
+    assert result.heal_s is None
+    assert "not recovered in time" in result.failure
 
 
 def test_an_unknown_fault_is_refused_with_those_there_are(tmp_path: Path) -> None:

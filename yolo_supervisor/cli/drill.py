@@ -1,4 +1,4 @@
-"""``drill``: the fire drill."""
+"""``drill``: run the fire drill and report."""
 
 from __future__ import annotations
 
@@ -8,23 +8,29 @@ import signal
 import statistics
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from yolo_supervisor.cli.context import EX_NO, EX_UNAVAILABLE, Shared, fail, out, out_json, shared
 
+if TYPE_CHECKING:
+    from yolo_supervisor.drill.trial import Trial
+
 
 @click.command()
-@click.option("--faults", metavar="A,B", help="Only these faults (default: all).")
-@click.option("--rounds", type=click.IntRange(1, 1000), default=1, show_default=True, help="How often each.")
-@click.option("--seed", type=int, help="Repeat the choices of an earlier drill.")
+@click.option("--faults", metavar="A,B", help="Inject only these faults (default: all).")
+@click.option(
+    "--rounds", type=click.IntRange(1, 1000), default=1, show_default=True, help="How often to inject each fault."
+)
+@click.option("--seed", type=int, help="Repeat the random choices of an earlier drill.")
 @shared
 @click.pass_obj
 def command(options: Shared, faults: str | None, rounds: int, seed: int | None) -> None:
-    """A fire drill: a scratch project with real processes in a private tmux, the real daemon, and faults on purpose.
-    Tells for each fault when it was noticed, when it was healed and whether anything was lost. Nothing of yours is
-    touched. Exit code 1 if anything was not healed.
+    """Run a fire drill: the real daemon on a scratch team in a private tmux, with injected faults.
+
+    For each fault it reports after what time it was detected and healed, and what was lost. Nothing of yours is
+    touched. Exit code 1 if a fault was not healed.
 
     \b
     Examples:
@@ -33,36 +39,36 @@ def command(options: Shared, faults: str | None, rounds: int, seed: int | None) 
     """
     if shutil.which("tmux") is None:
         fail(EX_UNAVAILABLE, "tmux is not installed: the drill needs it")
-    for number in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal, a timeout: the stage is cleared all the same
-        signal.signal(number, lambda got, _frame: sys.exit(128 + got))
+    for number in (signal.SIGTERM, signal.SIGHUP):  # also after a signal the sandbox is removed
+        signal.signal(number, lambda arrived, _frame: sys.exit(128 + arrived))
     from libtmux.exc import LibTmuxException
 
     from yolo_supervisor.drill.faults import FAULTS
-    from yolo_supervisor.drill.sandbox import scene
-    from yolo_supervisor.drill.trial import Round, play
+    from yolo_supervisor.drill.sandbox import new_sandbox
+    from yolo_supervisor.drill.trial import run_trial
 
     names = [name.strip() for name in faults.split(",")] if faults else list(FAULTS)
     if unknown := [name for name in names if name not in FAULTS]:
-        raise click.UsageError(f"there is no fault {', '.join(unknown)}; there are {', '.join(FAULTS)}")
+        raise click.UsageError(f"no fault {', '.join(unknown)}; the faults are {', '.join(FAULTS)}")
     seed = random.randrange(2**32) if seed is None else seed
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     _progress(options, f"fire drill, seed {seed}: {len(names)} faults, {rounds} round{'s' * (rounds > 1)} each\n")
     rows = []
     for name in names:
-        played: list[Round] = []
+        trials: list[Trial] = []
         try:
-            with scene() as stage:
+            with new_sandbox() as sandbox:
                 _progress(options, f"  {name} …", last=False)
-                stage.start_daemon()
+                sandbox.start_daemon()
                 for _ in range(rounds):
-                    played.append(play(stage, FAULTS[name], dice))
-                    _progress(options, "." if not played[-1].why else "!", last=False)
+                    trials.append(run_trial(sandbox, FAULTS[name], rng))
+                    _progress(options, "." if not trials[-1].failure else "!", last=False)
         except LibTmuxException as error:
             fail(EX_UNAVAILABLE, f"the drill cannot use tmux here: {error}")
         _progress(options, "", wipe=True)
-        rows.append(_row(name, played))
+        rows.append(_row(name, trials))
         if not options.json:
-            _show(rows[-1], FAULTS[name].__doc__ or "", [each.why for each in played if each.why])
+            _show(rows[-1], FAULTS[name].__doc__ or "", [trial.failure for trial in trials if trial.failure])
     injected, healed = sum(row["injected"] for row in rows), sum(row["healed"] for row in rows)
     lost = sum(row["lost"] for row in rows)
     if options.json:
@@ -83,15 +89,15 @@ def _progress(options: Shared, text: str, last: bool = True, wipe: bool = False)
         click.echo(text, nl=last)
 
 
-def _row(name: str, played: Sequence[Any]) -> dict[str, Any]:
+def _row(name: str, trials: Sequence[Trial]) -> dict[str, Any]:
     return {
         "fault": name,
-        "injected": len(played),
-        "detected": sum(each.detect_s is not None for each in played),
-        "healed": sum(each.heal_s is not None and not each.why for each in played),
-        "lost": sum(each.lost for each in played),
-        "detect_s": _quantiles([each.detect_s for each in played if each.detect_s is not None]),
-        "heal_s": _quantiles([each.heal_s for each in played if each.heal_s is not None]),
+        "injected": len(trials),
+        "detected": sum(trial.detect_s is not None for trial in trials),
+        "healed": sum(trial.heal_s is not None and not trial.failure for trial in trials),
+        "lost": sum(trial.lost for trial in trials),
+        "detect_s": _quantiles([trial.detect_s for trial in trials if trial.detect_s is not None]),
+        "heal_s": _quantiles([trial.heal_s for trial in trials if trial.heal_s is not None]),
     }
 
 
@@ -105,15 +111,15 @@ def _quantiles(values: Sequence[float]) -> dict[str, float | None]:
     }
 
 
-def _show(row: dict[str, Any], story: str, troubles: Sequence[str]) -> None:
+def _show(row: dict[str, Any], description: str, failures: Sequence[str]) -> None:
     good = row["healed"] == row["injected"] and not row["lost"]
     sign = click.style("healed", fg="green") if good else click.style("NOT HEALED", fg="red", bold=True)
     click.echo(
-        f"  {row['fault']:<23} {sign}  noticed after {_span(row['detect_s']['p50']):>7}, "
-        f"healed after {_span(row['heal_s']['p50']):>7}, lost {row['lost']}   {story.splitlines()[0]}"
+        f"  {row['fault']:<23} {sign}  detected after {_span(row['detect_s']['p50']):>7}, "
+        f"healed after {_span(row['heal_s']['p50']):>7}, lost {row['lost']}   {description.splitlines()[0]}"
     )
-    for trouble in troubles:
-        out(f"      {trouble}")
+    for failure in failures:
+        out(f"      {failure}")
 
 
 def _span(seconds: float | None) -> str:

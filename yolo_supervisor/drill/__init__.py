@@ -1,4 +1,5 @@
-"""The fire drill: a scratch team with real processes in a real tmux, faults on purpose, and the real daemon to heal it.
+"""The fire drill: the real daemon on a scratch team with real processes in a real tmux, and injected faults.
 
-``scene`` sets the stage, ``agent`` is the program that plays an agent, ``faults`` are what happens to it.
+``sandbox`` builds the team, ``fake_agent`` is the program that its agents run, ``faults`` are what happens to it, and
+``trial`` injects one fault and measures the recovery.
 """

@@ -1,9 +1,9 @@
-"""A process that plays a coding agent: it claims a task as the client does, and runs a tool in a session of its own.
+"""A fake coding agent: it claims a task as Claude Code does, and runs a tool in a separate session.
 
     python -m yolo_supervisor.drill.fake_agent --agent-id dev-1@team --agent-name dev-1 --team-name team \\
         --task FILE --ready FILE [--ignore-sigterm] [--busy] [--dies WAY]
 
-With ``--dies`` it dies in that way by its own hand, once it gets SIGUSR1.
+With ``--dies`` it dies in that way when it gets SIGUSR1.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def claim(path: Path, owner: str) -> None:
-    """Take the task under the client's own lock: a folder beside the file, written in place as the client does."""
+    """Claim the task as Claude Code does: under a lock folder beside the file, which is written in place."""
     lock = path.with_name(path.name + ".lock")
     while True:
         with contextlib.suppress(FileExistsError):
@@ -74,52 +74,52 @@ def claim(path: Path, owner: str) -> None:
 # -- ways to die --------------------------------------------------------------------------------------------------
 
 
-def break_down(_: argparse.Namespace) -> None:
-    """By a segmentation fault, without a core."""
+def segfault(_: argparse.Namespace) -> None:
+    """Die by a segmentation fault, without a core dump."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     ctypes.string_at(0)
 
 
-def starve(_: argparse.Namespace) -> None:
-    """Of memory, under a limit of its own."""
+def run_out_of_memory(_: argparse.Namespace) -> None:
+    """Allocate more memory than a limit of this process allows."""
     limit = 512 * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     bytearray(2 * limit)
 
 
-def meet_errors(options: argparse.Namespace) -> None:
-    """The model's server is overloaded."""
+def fail_on_overload(options: argparse.Namespace) -> None:
+    """Give up because the API is overloaded."""
     _give_up(options, "API Error: 529 Overloaded. This is a server-side issue, usually temporary", "server_error", 529)
 
 
-def meet_limit(options: argparse.Namespace) -> None:
-    """It has used up the rate of its requests."""
+def fail_on_rate_limit(options: argparse.Namespace) -> None:
+    """Give up because a rate limit is reached."""
     _give_up(options, "API Error: Request rejected (429) · Please try again later.", "rate_limit", 429)
 
 
 def _give_up(options: argparse.Namespace, text: str, error: str, status: int) -> None:
-    """As the client does: the error is the last line of its transcript."""
+    """Exit as Claude Code does: the error is the last line of the transcript."""
     folder = Path(os.environ["CLAUDE_CONFIG_DIR"]) / "projects" / transcripts.slug(Path.cwd())
     folder.mkdir(parents=True, exist_ok=True)
     at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    who = {"isSidechain": False, "timestamp": at, "teamName": options.team_name, "agentName": options.agent_name}
-    told = [
-        {**who, "type": "user", "message": {"role": "user", "content": "fix the bug"}},
+    sender = {"isSidechain": False, "timestamp": at, "teamName": options.team_name, "agentName": options.agent_name}
+    turns = [
+        {**sender, "type": "user", "message": {"role": "user", "content": "fix the bug"}},
         {
-            **who, "type": "assistant", "error": error, "isApiErrorMessage": True, "apiErrorStatus": status,
+            **sender, "type": "assistant", "error": error, "isApiErrorMessage": True, "apiErrorStatus": status,
             "message": {"role": "assistant", "content": [{"type": "text", "text": text}]},
         },
     ]  # fmt: skip
-    lines = "".join(json.dumps(each, separators=(",", ":")) + "\n" for each in told)
+    lines = "".join(json.dumps(turn, separators=(",", ":")) + "\n" for turn in turns)
     (folder / f"{options.agent_name}.jsonl").write_text(lines)
     os._exit(1)
 
 
 WAYS: dict[str, Callable[[argparse.Namespace], None]] = {
-    "segfault": break_down,
-    "oom": starve,
-    "api-errors": meet_errors,
-    "rate-limited": meet_limit,
+    "segfault": segfault,
+    "oom": run_out_of_memory,
+    "api-errors": fail_on_overload,
+    "rate-limited": fail_on_rate_limit,
 }
 
 

@@ -1,4 +1,4 @@
-"""The client's side of an MCP connection, as small as it can be."""
+"""A minimal MCP client."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import subprocess
 from typing import Any
 
 
-class Client:
-    """Speaks to a server, or to the relay before one, over the pipes of its process."""
+class McpClient:
+    """Speaks to a server, or to the relay in front of it, over the pipes of its process."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None
@@ -17,15 +17,16 @@ class Client:
         self._process = process
         self._read = b""
         self._number = 0
-        self.answers: dict[int, dict[str, Any]] = {}
+        self._responses: dict[int, dict[str, Any]] = {}
 
-    def ask(self, method: str, **params: Any) -> int:
-        """Send a request; its number is for ``answer``."""
+    def request(self, method: str, **params: Any) -> int:
+        """Send a request; the number is its id for ``response``."""
         self._number += 1
         self._send({"jsonrpc": "2.0", "id": self._number, "method": method, "params": params})
         return self._number
 
-    def tell(self, method: str) -> None:
+    def notify(self, method: str) -> None:
+        """Send a notification."""
         self._send({"jsonrpc": "2.0", "method": method})
 
     def _send(self, message: dict[str, Any]) -> None:
@@ -33,17 +34,17 @@ class Client:
         self._process.stdin.write(json.dumps(message).encode() + b"\n")
         self._process.stdin.flush()
 
-    def answer(self, number: int) -> dict[str, Any] | None:
-        """The answer to that request, if it has come."""
+    def response(self, number: int) -> dict[str, Any] | None:
+        """The response to a request; None if it has not come yet."""
         assert self._process.stdout is not None
         while part := self._process.stdout.read(65536):
             *lines, self._read = (self._read + part).split(b"\n")
             for line in lines:
                 message = json.loads(line)
                 if "id" in message and "method" not in message:
-                    self.answers[message["id"]] = message
-        return self.answers.get(number)
+                    self._responses[message["id"]] = message
+        return self._responses.get(number)
 
-    def well(self, number: int) -> bool:
-        """Whether the request was answered with a result."""
-        return "result" in (self.answer(number) or {})
+    def succeeded(self, number: int) -> bool:
+        """Whether the response to a request is a result."""
+        return "result" in (self.response(number) or {})

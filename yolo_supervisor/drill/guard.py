@@ -1,9 +1,9 @@
-"""Clears a drill away that was killed before it could do so itself.
+"""Clean up after a drill that was killed.
 
     python -m yolo_supervisor.drill.guard FOLDER
 
-Waits for the end of its input, the drill's end of a pipe, and does nothing if the drill has written that it has cleared
-the folder.
+It waits for the end of its input, a pipe from the drill, and does nothing if the drill wrote that it has cleaned up
+itself.
 """
 
 from __future__ import annotations

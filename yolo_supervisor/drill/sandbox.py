@@ -1,4 +1,4 @@
-"""The stage of a drill: a scratch project, a client's state folder, a private tmux server, the daemon as a process."""
+"""The sandbox of a drill: a scratch project, Claude Code's state folder, a private tmux server, the daemon."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from typing import Any
 import libtmux
 import tomli_w
 
-from yolo_supervisor.drill.fake_mcp_client import Client
+from yolo_supervisor.drill.fake_mcp_client import McpClient
 from yolo_supervisor.formats.json import load_object
 from yolo_supervisor.formats.own import load_holder
 from yolo_supervisor.fs.read import read_or_none
@@ -35,12 +35,12 @@ from yolo_supervisor.system.subprocesses import undisturbed
 
 TEAM = "drill"
 LIMIT_S = 120.0
-"""A fault that is not healed by then counts as not healed. Only a hang takes so long, also on a busy machine."""
+"""The time limit of a recovery. Only a hang takes so long, also on a busy machine."""
 
 
 @dataclass(frozen=True)
-class Actor:
-    """One scratch agent: its process, the tool that it runs in a session of its own, and its task."""
+class FakeAgent:
+    """A fake agent: its process, the tool that it runs in a separate session, and its task."""
 
     name: str
     process: ProcessId
@@ -48,8 +48,8 @@ class Actor:
     task: Path
 
 
-class Scene:
-    """Everything a fault may touch. All of it is private to the drill and goes with it."""
+class Sandbox:
+    """Everything that a fault may touch. It is private to the drill, and removed at its end."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -57,14 +57,14 @@ class Scene:
         self.claude = folder / "home" / ".claude"
         self.socket = folder / "tmux.sock"
         self.processes = Processes(backend())
-        self.actors: list[Actor] = []
+        self.agents: list[FakeAgent] = []
         self._daemon: subprocess.Popen[bytes] | None = None
-        settings_of_tmux = folder / "tmux.conf"
-        settings_of_tmux.write_text("set -g default-shell /bin/sh\n")  # a user's may be nologin
-        self._server = libtmux.Server(socket_path=self.socket, config_file=str(settings_of_tmux))
+        tmux_config = folder / "tmux.conf"
+        tmux_config.write_text("set -g default-shell /bin/sh\n")  # the user's shell may be nologin
+        self._server = libtmux.Server(socket_path=self.socket, config_file=str(tmux_config))
         self._viewer: subprocess.Popen[bytes] | None = None
         self._viewer_terminal = -1
-        self._strangers: list[subprocess.Popen[bytes]] = []
+        self._other_processes: list[subprocess.Popen[bytes]] = []
         self._skew = folder / "skew"
         self._count = 0
         (self.project / ".yolo-planning").mkdir(parents=True)
@@ -74,7 +74,7 @@ class Scene:
             "agents": {"interval_s": 1.0},
             "sessions": {"interval_s": 0.5, "detach_grace_s": 1.0, "on_detach": "terminate"},
             "mcp": {"attempt_s": 0.5, "retry_s": 1.0, "cool_down_s": 1.0, "restarts": 100},
-            "tasks": {"max_attempts": 1000, "poison_s": 0.0, "backoff_s": 0.0},  # the same few are killed all the time
+            "tasks": {"max_attempts": 1000, "poison_s": 0.0, "backoff_s": 0.0},  # a few tasks fail often
         }
         self._write_settings()
 
@@ -82,15 +82,15 @@ class Scene:
         (self.project / ".yolo-planning" / "supervisor.toml").write_bytes(tomli_w.dumps(self._settings).encode())
 
     def planning(self, folder: str = "") -> Path:
-        """A folder of the plugin's in the project."""
-        found = self.project / ".yolo-planning" / folder
-        found.mkdir(exist_ok=True)
-        return found
+        """A folder of the plugin in the project, created if it is missing."""
+        path = self.project / ".yolo-planning" / folder
+        path.mkdir(exist_ok=True)
+        return path
 
     # -- the daemon ----------------------------------------------------------------------------------------------
 
     def start_daemon(self) -> None:
-        """Start the real daemon, and return when it watches."""
+        """Start the daemon, and wait until it supervises the project."""
         with (self.folder / "daemon.log").open("ab") as log:
             self._daemon = subprocess.Popen(
                 [sys.executable, "-m", "yolo_supervisor.drill.daemon_under_test", str(self._skew), "run", "--project",
@@ -104,95 +104,100 @@ class Scene:
         )
 
     def _environment(self) -> dict[str, str]:
-        home, hidden = self.claude.parent, ("TMUX", "TMUX_PANE", "NOTIFY_SOCKET")
-        own = {"HOME": str(home), "XDG_CONFIG_HOME": str(home / ".config"), "CLAUDE_CONFIG_DIR": str(self.claude)}
-        own |= {f"GIT_{who}_{what}": "drill@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-        return {name: value for name, value in os.environ.items() if name not in hidden} | own
+        home, omitted = self.claude.parent, ("TMUX", "TMUX_PANE", "NOTIFY_SOCKET")
+        added = {"HOME": str(home), "XDG_CONFIG_HOME": str(home / ".config"), "CLAUDE_CONFIG_DIR": str(self.claude)}
+        added |= {
+            f"GIT_{who}_{what}": "drill@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
+        }
+        return {name: value for name, value in os.environ.items() if name not in omitted} | added
 
     def set_wall_clock(self, ahead_s: float) -> None:
-        """Have the daemon's wall clock jump: from now on it is so far ahead of the machine's, or behind."""
+        """Let the daemon's wall clock jump to this offset from the machine's."""
         temporary = self._skew.with_suffix(".tmp")
         temporary.write_text(str(ahead_s))
         temporary.rename(self._skew)
 
-    def command(self, *words: str) -> dict[str, Any]:
-        """What the supervisor's command answers. TimeoutError if it says no."""
-        child = self.begin(*words, "--json")
+    def run_command(self, *arguments: str) -> dict[str, Any]:
+        """Run a command of the supervisor; its ``--json`` document. ``TimeoutError`` if its exit code is not 0."""
+        child = self.start_command(*arguments, "--json")
         out, errors = child.communicate()
         if child.returncode != 0:
-            raise TimeoutError(f"yolo-supervisor {shlex.join(words)}: {(errors or out).decode().strip()}")
-        answer: dict[str, Any] = json.loads(out)
-        return answer
+            raise TimeoutError(f"yolo-supervisor {shlex.join(arguments)}: {(errors or out).decode().strip()}")
+        document: dict[str, Any] = json.loads(out)
+        return document
 
-    def begin(
-        self, *words: str, stdin: int = subprocess.DEVNULL, folder: Path | None = None, tools: Path | None = None
+    def start_command(
+        self, *arguments: str, stdin: int = subprocess.DEVNULL, folder: Path | None = None, tools: Path | None = None
     ) -> subprocess.Popen[bytes]:
-        """Begin a command of the supervisor's. What is in the folder ``tools`` comes before all other programs."""
+        """Start a command of the supervisor. The folder ``tools`` is put first in its PATH."""
         environment = self._environment()
         if tools is not None:
             environment["PATH"] = f"{tools}:{environment.get('PATH', os.defpath)}"
         child = subprocess.Popen(
-            [sys.executable, "-m", "yolo_supervisor", "--project", str(self.project), *words],
+            [sys.executable, "-m", "yolo_supervisor", "--project", str(self.project), *arguments],
             stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment,
             cwd=folder or self.folder,
         )  # fmt: skip
-        self._strangers.append(child)
+        self._other_processes.append(child)
         return child
 
-    def client(self, *words: str) -> Client:
-        """A client that has been introduced to an MCP server through the relay."""
-        client = Client(self.begin("mcp", "--", *words, stdin=subprocess.PIPE))
-        hello = client.ask("initialize", protocolVersion="2025-06-18", capabilities={}, clientInfo={"name": "drill"})
-        self.wait(lambda: client.well(hello), "the relay did not begin")
-        client.tell("notifications/initialized")
-        tools = client.ask("tools/list")
-        self.wait(lambda: client.well(tools), "the relay did not answer")
+    def mcp_client(self, *argv: str) -> McpClient:
+        """An MCP client that is connected to a server through the relay."""
+        client = McpClient(self.start_command("mcp", "--", *argv, stdin=subprocess.PIPE))
+        initialize = client.request(
+            "initialize", protocolVersion="2025-06-18", capabilities={}, clientInfo={"name": "drill"}
+        )
+        self.wait(lambda: client.succeeded(initialize), "the relay did not start")
+        client.notify("notifications/initialized")
+        tools = client.request("tools/list")
+        self.wait(lambda: client.succeeded(tools), "the relay did not answer")
         return client
 
     def configure(self, **settings: dict[str, Any]) -> None:
-        """Have the daemon go on under other settings."""
+        """Change settings, and wait until the daemon has reloaded them."""
         assert self._daemon is not None
         for section, values in settings.items():
             self._settings.setdefault(section, {}).update(values)
         self._write_settings()
         before = self._count_of("reloaded")
         self._daemon.send_signal(signal.SIGHUP)
-        self.wait(lambda: self._count_of("reloaded") > before, "the daemon did not take up its new settings")
+        self.wait(lambda: self._count_of("reloaded") > before, "the daemon did not reload its settings")
 
     def _count_of(self, action: str) -> int:
         return sum(entry["action"] == action for entry in self.entries())
 
     def kill_daemon(self) -> None:
+        """Kill the daemon with SIGKILL."""
         assert self._daemon is not None
         self._daemon.kill()
         self._daemon.wait()
 
     def stop_daemon(self) -> None:
-        """As the service manager stops it. TimeoutError if it does not end."""
+        """Stop the daemon with SIGTERM. ``TimeoutError`` if it does not end."""
         assert self._daemon is not None
         self._daemon.terminate()
         self.wait(lambda: not self.daemon_runs(), "the daemon did not end")
 
     def starve_daemon(self) -> None:
-        """Leave the daemon no memory."""
+        """Let the daemon use up its memory."""
         assert self._daemon is not None
         self._daemon.send_signal(signal.SIGUSR1)
 
     def daemon_runs(self) -> bool:
         return self._daemon is not None and self._daemon.poll() is None
 
-    def daemon_said(self) -> int:
-        """How much is in the daemon's log, in bytes."""
+    def daemon_log_size(self) -> int:
+        """The size of the daemon's log, in bytes."""
         return (self.folder / "daemon.log").stat().st_size
 
     def entries(self) -> list[dict[str, Any]]:
-        """The journal so far."""
+        """The entries of the journal."""
         return history(Paths(self.project).journal)
 
     # -- the team ------------------------------------------------------------------------------------------------
 
     def session(self) -> libtmux.Session:
-        """A new tmux session, with nothing in it but its first, idle window."""
+        """A new tmux session with an idle window."""
         self._count += 1
         return self._server.new_session(
             session_name=f"team-{self._count}", start_directory=str(self.project), window_command="sleep 3600"
@@ -215,16 +220,16 @@ class Scene:
         busy: bool = False,
         task: Path | None = None,
         dies: str | None = None,
-    ) -> Actor:
-        """A new agent in a window of its own, at work on a task of its own or on this one, and known to the daemon.
+    ) -> FakeAgent:
+        """A new fake agent in a new window, which works on ``task`` or a new one, and is known to the daemon.
 
-        One that ``dies`` in some way by its own hand does so when it gets SIGUSR1; its screen stays, as a client's.
+        With ``dies`` it dies in that way when it gets SIGUSR1; its screen remains.
         """
         task = task or self.task()
         self._count += 1
         name = f"dev-{self._count}"
         ready = self.folder / f"{name}.ready"
-        words = [
+        argv = [
             sys.executable,
             "-m",
             "yolo_supervisor.drill.fake_agent",
@@ -245,24 +250,24 @@ class Scene:
         environment = {"HOME": str(self.claude.parent), "CLAUDE_CONFIG_DIR": str(self.claude)}
         window = session.new_window(
             window_name=name, attach=False, start_directory=str(self.project), environment=environment,
-            window_shell="exec " + shlex.join(words),
+            window_shell="exec " + shlex.join(argv),
         )  # fmt: skip
         if dies:
             window.cmd("set-option", "-w", "remain-on-exit", "on")
         self.wait(ready.exists, f"{name} did not start")
-        told = json.loads(ready.read_text())
-        process, tool = self.processes.identify(told["pid"]), self.processes.identify(told["tool"])
+        pids = json.loads(ready.read_text())
+        process, tool = self.processes.identify(pids["pid"]), self.processes.identify(pids["tool"])
         assert process is not None
         assert tool is not None
-        actor = Actor(name, process, tool, task)
-        self.actors.append(actor)
+        agent = FakeAgent(name, process, tool, task)
+        self.agents.append(agent)
         key = f"{name}@{TEAM}"
         self.wait(
             lambda: any(e["action"].endswith("registered") and e["key"] == key for e in self.entries()),
-            f"{name} was not found by the daemon",
+            f"the daemon did not discover {name}",
         )
-        self.wait(lambda: str(tool.pid) in self._trees(), f"the tool of {name} was not found by the daemon")
-        return actor
+        self.wait(lambda: str(tool.pid) in self._trees(), f"the daemon did not sample the tool of {name}")
+        return agent
 
     def _trees(self) -> str:
         try:
@@ -270,12 +275,11 @@ class Scene:
         except OSError:
             return ""
 
-    def server_pid(self) -> int:
-        answer = self._server.cmd("display-message", "-p", "#{pid}")
-        return int(answer.stdout[0])
+    def tmux_server_pid(self) -> int:
+        return int(self._server.cmd("display-message", "-p", "#{pid}").stdout[0])
 
     def attach(self, session: libtmux.Session) -> None:
-        """A person looks at the session, through a terminal of their own."""
+        """Attach a person to the session: a tmux client with a terminal."""
         self._viewer_terminal, terminal = pty.openpty()
         self._viewer = subprocess.Popen(
             ["tmux", "-S", str(self.socket), "attach", "-t", f"={session.name}"],
@@ -283,107 +287,107 @@ class Scene:
             env={**{k: v for k, v in os.environ.items() if k != "TMUX"}, "TERM": "xterm"},
         )  # fmt: skip
         os.close(terminal)
-        self.wait(lambda: session.cmd("list-clients", "-F", "#{client_pid}").stdout, "nobody could attach")
-        attached_at = self._last_look()
-        self.wait(lambda: self._last_look() > attached_at, "the daemon did not look at the sessions")
+        self.wait(lambda: session.cmd("list-clients", "-F", "#{client_pid}").stdout, "no client could attach")
+        attached_at = self._last_session_tick()
+        self.wait(lambda: self._last_session_tick() > attached_at, "the daemon did not observe the sessions")
 
-    def _last_look(self) -> str:
-        """When the daemon last looked at the sessions, as it tells itself."""
+    def _last_session_tick(self) -> str:
+        """When the daemon's sessions watcher last ran, by the daemon's own status file."""
         holder = load_holder(read_or_none(Paths(self.project).holder) or b"")
-        looks = [w["last_tick_at"] for w in holder.watchers if w["name"] == "sessions"] if holder else []
-        return looks[0] or "" if looks else ""
+        ticks = [w["last_tick_at"] for w in holder.watchers if w["name"] == "sessions"] if holder else []
+        return ticks[0] or "" if ticks else ""
 
     def detach(self) -> None:
-        """The person closes the terminal."""
+        """Detach the person: the client ends."""
         assert self._viewer is not None
         self._viewer.terminate()
         self._viewer.wait()
         os.close(self._viewer_terminal)
         self._viewer = None
 
-    def stranger(self, *words: str, folder: Path | None = None) -> ProcessId:
-        """A process of the same user that nobody may touch: it waits for its input for ever."""
-        command = words or (sys.executable, "-c", "import sys; sys.stdin.read()")
+    def bystander_process(self, *argv: str, folder: Path | None = None) -> ProcessId:
+        """A process of the user that the supervisor must not touch: it waits for its input for ever."""
+        command = argv or (sys.executable, "-c", "import sys; sys.stdin.read()")
         child = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             cwd=folder or self.project,
             start_new_session=True,
-        )  # a Ctrl-C is for us, who clear the stage
-        self._strangers.append(child)
+        )  # in a separate session: Ctrl-C is for the drill, which then removes the sandbox
+        self._other_processes.append(child)
         process = self.processes.identify(child.pid)
         assert process is not None
         return process
 
-    # -- looking -------------------------------------------------------------------------------------------------
+    # -- observing -----------------------------------------------------------------------------------------------
 
-    def wait(self, seen: Callable[[], Any], otherwise: str, limit_s: float | None = None) -> None:
-        """Until it is so. TimeoutError with the sentence if that takes too long."""
+    def wait(self, condition: Callable[[], Any], error: str, limit_s: float | None = None) -> None:
+        """Wait for the condition. ``TimeoutError`` with the text ``error`` if that takes too long."""
         deadline = time.monotonic() + (limit_s or LIMIT_S)
-        while not seen():
+        while not condition():
             if time.monotonic() > deadline:
-                raise TimeoutError(otherwise)
+                raise TimeoutError(error)
             time.sleep(0.002)
 
     def alive(self, process: ProcessId) -> bool:
         return self.processes.liveness(process) is Liveness.ALIVE
 
-    def free(self, task: Path) -> bool:
-        """Whether anyone may claim the task."""
-        found = load_object(task.read_bytes())
-        return found is not None and found.get("status") == "pending" and not found.get("owner")
+    def is_pending(self, task: Path) -> bool:
+        """Whether the task is pending without an owner."""
+        content = load_object(task.read_bytes())
+        return content is not None and content.get("status") == "pending" and not content.get("owner")
 
     def owner(self, task: Path) -> object:
         return (load_object(task.read_bytes()) or {}).get("owner")
 
-    def intact(self, actor: Actor) -> bool:
-        """Whether an agent that nothing happened to lives, works and owns its task."""
-        task = load_object(actor.task.read_bytes())
-        owns = task is not None and task.get("status") == "in_progress" and task.get("owner") == actor.name
-        return owns and self.alive(actor.process) and self.alive(actor.tool)
+    def is_unharmed(self, agent: FakeAgent) -> bool:
+        """Whether a bystander and its tool still run, and it still owns its task."""
+        task = load_object(agent.task.read_bytes())
+        owns = task is not None and task.get("status") == "in_progress" and task.get("owner") == agent.name
+        return owns and self.alive(agent.process) and self.alive(agent.tool)
 
     def repository(self) -> Path:
-        """The project as a git repository with a commit."""
+        """The project, made a git repository with a commit."""
         if not (self.project / ".git").exists():
             self.git("init", "-q")
             self.git("commit", "-q", "--allow-empty", "-m", "first")
         return self.project
 
     def upstream(self) -> Path:
-        """What the project's repository pushes to, up to date with it; somebody else's clone of it is ``other``."""
+        """The repository that the project pushes to; ``other_clone`` is another user's clone of it."""
         bare = self.folder / "upstream.git"
         self.repository()
         if not bare.exists():
             self.git("init", "-q", "--bare", str(bare))
             self.git("remote", "add", "origin", str(bare))
             self.git("push", "-q", "-u", "origin", "HEAD")
-            self.git("clone", "-q", str(bare), str(self.other))
+            self.git("clone", "-q", str(bare), str(self.other_clone))
         return bare
 
     @property
-    def other(self) -> Path:
+    def other_clone(self) -> Path:
         return self.folder / "other"
 
-    def git(self, *words: str, folder: Path | None = None) -> str:
-        """What git answers in the project. TimeoutError if it says no, or is not there."""
+    def git(self, *arguments: str, folder: Path | None = None) -> str:
+        """Run git in the project; its output. ``TimeoutError`` if it fails or is not installed."""
         try:
-            answer = subprocess.run(
-                ["git", *words], cwd=folder or self.project, check=True, capture_output=True,
+            ended = subprocess.run(
+                ["git", *arguments], cwd=folder or self.project, check=True, capture_output=True,
                 stdin=subprocess.DEVNULL, timeout=LIMIT_S, env=self._environment(),
             )  # fmt: skip
         except (OSError, subprocess.SubprocessError) as error:
-            raise TimeoutError(f"git {words[0]}: {getattr(error, 'stderr', None) or error!s}") from error
-        return answer.stdout.decode(errors="replace").strip()
+            raise TimeoutError(f"git {arguments[0]}: {getattr(error, 'stderr', None) or error!s}") from error
+        return ended.stdout.decode(errors="replace").strip()
 
-    def lost(self) -> int:
-        """How many tasks cannot be read any more."""
+    def unreadable_tasks(self) -> int:
+        """The number of task files that cannot be read."""
         return sum(load_object(path.read_bytes()) is None for path in (self.claude / "tasks" / TEAM).glob("*.json"))
 
     # -- the end -------------------------------------------------------------------------------------------------
 
     def clear(self) -> None:
-        """End all that was started, by identity."""
+        """End every process that was started, by identity."""
         if self._viewer is not None:
             self.detach()
         if self._daemon is not None and self._daemon.poll() is None:
@@ -395,57 +399,57 @@ class Scene:
                 self._daemon.wait()
         with contextlib.suppress(libtmux.exc.LibTmuxException):
             self._server.kill()
-        for stranger in self._strangers:
-            stranger.kill()
-            stranger.communicate()
+        for bystander_process in self._other_processes:
+            bystander_process.kill()
+            bystander_process.communicate()
         end_all_in(self.folder, self.processes)
 
-    def workplace(self) -> Path:
-        """A new folder in which somebody may be at work."""
+    def new_folder(self) -> Path:
+        """A new folder for the processes of a fault to work in."""
         self._count += 1
         folder = self.folder / f"work-{self._count}"
         folder.mkdir()
         return folder
 
-    def anybody_in(self, folder: Path) -> list[ProcessId]:
+    def processes_in(self, folder: Path) -> list[ProcessId]:
         return processes_in(folder, self.processes)
 
 
 def processes_in(folder: Path, processes: Processes) -> list[ProcessId]:
-    """The processes whose working directory is in the folder: nothing outside the drill knows of it."""
-    found = []
+    """The processes whose working directory is in the folder. They are the drill's: no other program knows it."""
+    processes_there = []
     for pid, facts in processes.sweep().facts.items():
         with contextlib.suppress(OSError):
             inside = within(Path(processes.backend.folder(pid)), folder)
             if inside and not facts.zombie and pid != os.getpid() and (process := processes.identify(pid)):
-                found.append(process)
-    return found
+                processes_there.append(process)
+    return processes_there
 
 
 def end_all_in(folder: Path, processes: Processes) -> None:
     """Kill the processes in the folder. Repeat, because one that was just starting may start another."""
     for _ in range(100):
-        for process in (here := processes_in(folder, processes)):
+        for process in (left := processes_in(folder, processes)):
             if (handle := processes.backend.hold(process)) is not None:
                 handle.signal(signal.SIGKILL)
                 handle.close()
-        if not here:
+        if not left:
             break
         time.sleep(0.01)
 
 
 @contextlib.contextmanager
-def scene() -> Iterator[Scene]:
-    """A stage in a new temporary folder, cleared away at the end, by the guard if this process is killed."""
-    stage = Scene(Path(os.path.realpath(tempfile.mkdtemp(prefix="yolo-drill-"))))
+def new_sandbox() -> Iterator[Sandbox]:
+    """A sandbox in a new temporary folder. At the end it is removed, by the guard if this process is killed."""
+    sandbox = Sandbox(Path(os.path.realpath(tempfile.mkdtemp(prefix="yolo-drill-"))))
     guard = subprocess.Popen(
-        [sys.executable, "-m", "yolo_supervisor.drill.guard", str(stage.folder)], stdin=subprocess.PIPE, cwd="/",
+        [sys.executable, "-m", "yolo_supervisor.drill.guard", str(sandbox.folder)], stdin=subprocess.PIPE, cwd="/",
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     try:
-        yield stage
+        yield sandbox
     finally:
         with undisturbed():
-            stage.clear()
-            shutil.rmtree(stage.folder, ignore_errors=True)
+            sandbox.clear()
+            shutil.rmtree(sandbox.folder, ignore_errors=True)
             guard.communicate(b"cleared")

@@ -1,4 +1,4 @@
-"""One fault, done once: what it wants to see healed, who must not be touched, and how it went."""
+"""A trial: one fault is injected once, and its recovery is measured."""
 
 from __future__ import annotations
 
@@ -10,69 +10,73 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from yolo_supervisor.drill.sandbox import TEAM, Actor, Scene
+from yolo_supervisor.drill.sandbox import TEAM, FakeAgent, Sandbox
 from yolo_supervisor.models import ProcessId, from_iso
 
 
 @dataclass
-class Round:
-    """How one fault went once. Times are seconds since the fault."""
+class Trial:
+    """The result of one trial. Times are seconds since the fault."""
 
     detect_s: float | None = None
     heal_s: float | None = None
     lost: int = 0
-    why: str = ""
-    """What went wrong, where something did."""
+    failure: str = ""
+    """What went wrong; empty if nothing did."""
 
 
 @dataclass
-class Watch:
-    """What a fault wants to see: what must be healed, and who must not be touched."""
+class Expectation:
+    """What must be recovered after a fault, and what must not be touched."""
 
     healed: Callable[[], bool]
     keys: frozenset[str]
-    """What the journal calls the victims."""
-    told: tuple[str, ...]
-    """The journal's actions about a victim of which the first counts as noticing the fault."""
-    bystanders: list[Actor] = field(default_factory=list)
-    strangers: list[ProcessId] = field(default_factory=list)
-    kept: list[Path] = field(default_factory=list)
-    """Files that must be there afterwards."""
+    """The keys of the victims in the journal."""
+    verbs: tuple[str, ...]
+    """The first journal entry about a victim with one of these verbs counts as the detection."""
+    bystanders: list[FakeAgent] = field(default_factory=list)
+    bystander_processes: list[ProcessId] = field(default_factory=list)
+    kept_files: list[Path] = field(default_factory=list)
+    """Files that must exist afterwards."""
     ahead_s: float = 0.0
-    """How far the daemon's wall clock is ahead of ours."""
+    """The offset of the daemon's wall clock from ours."""
 
 
-Fault = Callable[[Scene, random.Random], Watch]
+Fault = Callable[[Sandbox, random.Random], Expectation]
 
 
-def play(scene: Scene, fault: Fault, dice: random.Random) -> Round:
-    """Do the fault once and watch it being healed."""
-    result = Round()
-    before = len(scene.entries())
+def run_trial(sandbox: Sandbox, fault: Fault, rng: random.Random) -> Trial:
+    """Inject the fault once, and wait until it is recovered."""
+    result = Trial()
+    before = len(sandbox.entries())
     try:
-        watch = fault(scene, dice)
+        expected = fault(sandbox, rng)
         began = time.time()
-        scene.wait(watch.healed, "it was not healed in time")
+        sandbox.wait(expected.healed, "it was not recovered in time")
         healed = time.time()
         result.heal_s = max(0.0, healed - began)
-        scene.wait(lambda: _told(scene, watch, before), "the journal does not tell of it")
-        result.detect_s = max(0.0, _first(_told(scene, watch, before)) - watch.ahead_s - began)
-        touched = [actor.name for actor in watch.bystanders if not scene.intact(actor)]
-        touched += [f"process {stranger.pid}" for stranger in watch.strangers if not scene.alive(stranger)]
-        touched += [path.name for path in watch.kept if not path.exists()]
+        sandbox.wait(lambda: _entries_about(sandbox, expected, before), "the journal has no entry about it")
+        result.detect_s = max(0.0, _first(_entries_about(sandbox, expected, before)) - expected.ahead_s - began)
+        touched = [agent.name for agent in expected.bystanders if not sandbox.is_unharmed(agent)]
+        touched += [
+            f"process {bystander_process.pid}"
+            for bystander_process in expected.bystander_processes
+            if not sandbox.alive(bystander_process)
+        ]
+        touched += [path.name for path in expected.kept_files if not path.exists()]
         if touched:
-            result.why = f"harmed: {', '.join(touched)}"
+            result.failure = f"harmed: {', '.join(touched)}"
             result.lost = len(touched)
-    except OSError as error:  # what is not healed in time, too
-        result.why = str(error)
-    scene.set_wall_clock(0.0)
-    result.lost += scene.lost()
+    except OSError as error:  # TimeoutError if it was not recovered in time
+        result.failure = str(error)
+    sandbox.set_wall_clock(0.0)
+    result.lost += sandbox.unreadable_tasks()
     return result
 
 
-def _told(scene: Scene, watch: Watch, before: int) -> list[dict[str, Any]]:
-    """What the journal tells of the victims since this fault began."""
-    return [e for e in scene.entries()[before:] if e["key"] in watch.keys and e["action"] in watch.told]
+def _entries_about(sandbox: Sandbox, expected: Expectation, before: int) -> list[dict[str, Any]]:
+    """The journal's entries about the victims since the trial began."""
+    return [e for e in sandbox.entries()[before:] if e["key"] in expected.keys and e["action"] in expected.verbs]
 
 
 def _first(entries: Iterable[dict[str, Any]]) -> float:
@@ -80,22 +84,23 @@ def _first(entries: Iterable[dict[str, Any]]) -> float:
 
 
 def agents_gone(
-    scene: Scene, victims: list[Actor], bystanders: Sequence[Actor] = (), told: tuple[str, ...] = ("died",)
-) -> Watch:
-    """Agents that are gone: all that they left has to be taken care of."""
+    sandbox: Sandbox, victims: list[FakeAgent], bystanders: Sequence[FakeAgent] = (), verbs: tuple[str, ...] = ("died",)
+) -> Expectation:
+    """Expect that everything that dead agents held is recovered."""
     keys = frozenset(f"{victim.name}@{TEAM}" for victim in victims)
-    return Watch(lambda: all(taken_care_of(scene, victim) for victim in victims), keys, told, list(bystanders))
+    return Expectation(lambda: all(is_recovered(sandbox, victim) for victim in victims), keys, verbs, list(bystanders))
 
 
-def taken_care_of(scene: Scene, victim: Actor) -> bool:
-    """The task may be claimed again, nothing of the agent runs, and the supervisor has closed the case."""
+def is_recovered(sandbox: Sandbox, victim: FakeAgent) -> bool:
+    """Whether the task is pending, no process of the agent runs, and the supervisor has forgotten it."""
     return (
-        scene.free(victim.task)
-        and not scene.alive(victim.process)
-        and not scene.alive(victim.tool)
-        and any(e["action"] == "forgotten" and e["key"] == f"{victim.name}@{TEAM}" for e in scene.entries())
+        sandbox.is_pending(victim.task)
+        and not sandbox.alive(victim.process)
+        and not sandbox.alive(victim.tool)
+        and any(e["action"] == "forgotten" and e["key"] == f"{victim.name}@{TEAM}" for e in sandbox.entries())
     )
 
 
 def send(process: ProcessId, number: int) -> None:
-    os.kill(process.pid, number)  # our own children's children, whose identity the scene holds
+    """Send a signal to a process of the sandbox."""
+    os.kill(process.pid, number)

@@ -1,4 +1,4 @@
-"""What can happen to a team: each fault is done for real, and says what being healed means for it."""
+"""The faults of the drill. Each is injected for real, and says what must be recovered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commits that are in the way of others, or of a full disk."""
+"""Commits that meet a lock, another user's push, a crash or a full disk."""
 
 from __future__ import annotations
 
@@ -7,111 +7,113 @@ import shutil
 import time
 from collections.abc import Callable
 
-from yolo_supervisor.drill.sandbox import Scene
-from yolo_supervisor.drill.trial import Fault, Watch
+from yolo_supervisor.drill.sandbox import Sandbox
+from yolo_supervisor.drill.trial import Expectation, Fault
 
 
-def _change(scene: Scene, name: str, text: str, theirs: bool = False) -> str:
-    """Change a file in the project, and have it staged; or, as somebody else, commit and push it."""
-    folder = scene.other if theirs else scene.project
+def _change(sandbox: Sandbox, name: str, text: str, theirs: bool = False) -> str:
+    """Change and stage a file in the project; or, as another user, commit and push it."""
+    folder = sandbox.other_clone if theirs else sandbox.project
     if theirs:
-        scene.git("pull", "-q", "--rebase", folder=folder)
+        sandbox.git("pull", "-q", "--rebase", folder=folder)
     (folder / name).write_text(text)
-    scene.git("add", name, folder=folder)
+    sandbox.git("add", name, folder=folder)
     if theirs:
-        scene.git("commit", "-q", "-m", f"theirs: {text}", folder=folder)
-        scene.git("push", "-q", folder=folder)
+        sandbox.git("commit", "-q", "-m", f"theirs: {text}", folder=folder)
+        sandbox.git("push", "-q", folder=folder)
     return f"ours: {text}"
 
 
-def _pushed(scene: Scene, message: str) -> int:
-    """How often a commit with that message is upstream."""
-    return scene.git("log", "--format=%s", folder=scene.upstream()).splitlines().count(message)
+def _pushed(sandbox: Sandbox, message: str) -> int:
+    """The number of commits with this message upstream."""
+    return sandbox.git("log", "--format=%s", folder=sandbox.upstream()).splitlines().count(message)
 
 
-def _race(scene: Scene, dice: random.Random, theirs: str, ours: str) -> tuple[str, Callable[[], bool]]:
-    """Somebody else has pushed a change of one file before, ours of another is staged, and a third is still being
-    written. The message to commit with, and whether that third file is as it was."""
-    scene.upstream()
-    _change(scene, theirs, str(dice.random()), theirs=True)
-    message = _change(scene, ours, str(dice.random()))
-    unfinished, words = scene.project / "unfinished.txt", str(dice.random())
-    unfinished.write_text(words)
-    return message, lambda: unfinished.read_text() == words
+def _race(sandbox: Sandbox, rng: random.Random, theirs: str, ours: str) -> tuple[str, Callable[[], bool]]:
+    """Let another user push a change of one file, stage a change of another, and begin a third.
+
+    Returns the message for the commit, and a function that checks that the third file is unchanged.
+    """
+    sandbox.upstream()
+    _change(sandbox, theirs, str(rng.random()), theirs=True)
+    message = _change(sandbox, ours, str(rng.random()))
+    unfinished, content = sandbox.project / "unfinished.txt", str(rng.random())
+    unfinished.write_text(content)
+    return message, lambda: unfinished.read_text() == content
 
 
-def commit_index_lock(scene: Scene, dice: random.Random) -> Watch:
-    """A killed git has left index.lock behind, and somebody wants to commit."""
-    scene.repository()
-    (scene.project / ".git" / "index.lock").touch()
-    child = scene.begin("commit", "-q", "--allow-empty", "-m", "locked")
-    return Watch(lambda: child.poll() == 0, frozenset({"index.lock"}), ("released",))
+def commit_index_lock(sandbox: Sandbox, rng: random.Random) -> Expectation:
+    """A killed git has left an index.lock, and a commit meets it."""
+    sandbox.repository()
+    (sandbox.project / ".git" / "index.lock").touch()
+    child = sandbox.start_command("commit", "-q", "--allow-empty", "-m", "locked")
+    return Expectation(lambda: child.poll() == 0, frozenset({"index.lock"}), ("released",))
 
 
-def commit_non_fast_forward(scene: Scene, dice: random.Random) -> Watch:
-    """Somebody else was quicker to push: our commit goes on top of theirs, unfinished work stays as it is."""
-    message, untouched = _race(scene, dice, "theirs.txt", "ours.txt")
-    child = scene.begin("commit", "--push", "-q", "-m", message)
-    return Watch(
-        lambda: child.poll() == 0 and _pushed(scene, message) == 1 and untouched(),
-        frozenset({str(scene.project)}), ("rebased",),
+def commit_non_fast_forward(sandbox: Sandbox, rng: random.Random) -> Expectation:
+    """Another user has pushed first: the commit is rebased onto theirs, uncommitted changes stay."""
+    message, untouched = _race(sandbox, rng, "theirs.txt", "ours.txt")
+    child = sandbox.start_command("commit", "--push", "-q", "-m", message)
+    return Expectation(
+        lambda: child.poll() == 0 and _pushed(sandbox, message) == 1 and untouched(),
+        frozenset({str(sandbox.project)}), ("rebased",),
     )  # fmt: skip
 
 
-def commit_conflict(scene: Scene, dice: random.Random) -> Watch:
-    """Somebody else has pushed another change of the same line: everything stays as it was, and a person is told."""
-    message, untouched = _race(scene, dice, "same.txt", "same.txt")
-    child = scene.begin("commit", "--push", "-q", "-m", message)
+def commit_conflict(sandbox: Sandbox, rng: random.Random) -> Expectation:
+    """Another user has pushed a conflicting change: nothing is changed, and a person is alerted."""
+    message, untouched = _race(sandbox, rng, "same.txt", "same.txt")
+    child = sandbox.start_command("commit", "--push", "-q", "-m", message)
 
     def settled() -> bool:
         if child.poll() is None:
             return False
-        kept = scene.git("log", "-1", "--format=%s") == message and untouched()
-        told = any(e["action"] == "escalated" and e["key"] == str(scene.project) for e in scene.entries())
-        if kept and told:  # the person decides, so that the next fault finds a project that can be pushed
-            scene.git("reset", "-q", "--hard", "@{upstream}")
-        return child.returncode == 1 and kept and told
+        kept = sandbox.git("log", "-1", "--format=%s") == message and untouched()
+        alerted = any(e["action"] == "escalated" and e["key"] == str(sandbox.project) for e in sandbox.entries())
+        if kept and alerted:  # the person decides, so that the next fault finds a project that can be pushed
+            sandbox.git("reset", "-q", "--hard", "@{upstream}")
+        return child.returncode == 1 and kept and alerted
 
-    return Watch(settled, frozenset({str(scene.project)}), ("escalated",))
+    return Expectation(settled, frozenset({str(sandbox.project)}), ("escalated",))
 
 
-def commit_killed_midway(scene: Scene, dice: random.Random) -> Watch:
-    """The commit is killed in the middle of going on top of somebody else's, and made again."""
-    message, untouched = _race(scene, dice, "theirs.txt", "ours.txt")
-    first = scene.begin("commit", "--push", "-q", "-m", message)
-    time.sleep(dice.random() * 0.4)  # not a wait: the random moment of the crash
+def commit_killed_midway(sandbox: Sandbox, rng: random.Random) -> Expectation:
+    """A commit is killed while it is rebased onto another user's, and made again."""
+    message, untouched = _race(sandbox, rng, "theirs.txt", "ours.txt")
+    first = sandbox.start_command("commit", "--push", "-q", "-m", message)
+    time.sleep(rng.random() * 0.4)  # not a wait: the random moment of the crash
     first.kill()
     first.wait()
-    tries = [scene.begin("commit", "--push", "-q", "--allow-empty", "-m", "again")]
+    tries = [sandbox.start_command("commit", "--push", "-q", "--allow-empty", "-m", "again")]
 
     def landed() -> bool:
-        if tries[-1].poll() not in (None, 0):  # what the killed one had begun may still be ending
-            tries.append(scene.begin("commit", "--push", "-q", "--allow-empty", "-m", "again"))
+        if tries[-1].poll() not in (None, 0):  # a git of the killed commit may still be running
+            tries.append(sandbox.start_command("commit", "--push", "-q", "--allow-empty", "-m", "again"))
         done = tries[-1].poll() == 0 and untouched()
-        return done and _pushed(scene, message) <= 1 and scene.git("diff", "HEAD", "@{upstream}") == ""
+        return done and _pushed(sandbox, message) <= 1 and sandbox.git("diff", "HEAD", "@{upstream}") == ""
 
-    return Watch(landed, frozenset({str(scene.project)}), ("rebased",))
+    return Expectation(landed, frozenset({str(sandbox.project)}), ("rebased",))
 
 
-def commit_disk_full(scene: Scene, dice: random.Random) -> Watch:
-    """There is no room for the commit: nothing is half done, and it goes well when there is room again."""
-    scene.repository()
-    message = _change(scene, "ours.txt", str(dice.random()))
-    tools = scene.workplace()
-    narrow = tools / "git"
-    narrow.write_text(f"#!/bin/sh\ntrap '' XFSZ\nulimit -f 0\nexec {shutil.which('git')} \"$@\"\n")
-    narrow.chmod(0o755)
-    before = scene.git("rev-parse", "HEAD")
-    tries = [scene.begin("commit", "-q", "-m", message, tools=tools)]
+def commit_disk_full(sandbox: Sandbox, rng: random.Random) -> Expectation:
+    """The disk is full: the commit fails without a trace, and succeeds when there is room."""
+    sandbox.repository()
+    message = _change(sandbox, "ours.txt", str(rng.random()))
+    tools = sandbox.new_folder()
+    limited_git = tools / "git"
+    limited_git.write_text(f"#!/bin/sh\ntrap '' XFSZ\nulimit -f 0\nexec {shutil.which('git')} \"$@\"\n")
+    limited_git.chmod(0o755)
+    before = sandbox.git("rev-parse", "HEAD")
+    tries = [sandbox.start_command("commit", "-q", "-m", message, tools=tools)]
 
     def healed() -> bool:
         if len(tries) == 1 and tries[0].poll() is not None:
-            if scene.git("rev-parse", "HEAD") != before or tries[0].returncode == 0:
+            if sandbox.git("rev-parse", "HEAD") != before or tries[0].returncode == 0:
                 return False
-            tries.append(scene.begin("commit", "-q", "-m", message))
-        return len(tries) == 2 and tries[1].poll() == 0 and scene.git("log", "-1", "--format=%s") == message
+            tries.append(sandbox.start_command("commit", "-q", "-m", message))
+        return len(tries) == 2 and tries[1].poll() == 0 and sandbox.git("log", "-1", "--format=%s") == message
 
-    return Watch(healed, frozenset({str(scene.project)}), ("escalated",))
+    return Expectation(healed, frozenset({str(sandbox.project)}), ("escalated",))
 
 
 FAULTS: tuple[Fault, ...] = (

@@ -5,51 +5,51 @@ from __future__ import annotations
 import random
 import sys
 
-from yolo_supervisor.drill.fake_mcp_client import Client
-from yolo_supervisor.drill.sandbox import Scene
-from yolo_supervisor.drill.trial import Fault, Watch
+from yolo_supervisor.drill.fake_mcp_client import McpClient
+from yolo_supervisor.drill.sandbox import Sandbox
+from yolo_supervisor.drill.trial import Expectation, Fault
 
 SERVER = "yolo_supervisor.drill.fake_mcp_server"
-"""What the relay calls the scratch server, by its command."""
+"""The relay's name for the fake server, from its command."""
 
 
-def _mcp(scene: Scene, dice: random.Random, trouble: str, times: int) -> Client:
-    notebook = scene.folder / f"notebook-{dice.randrange(10**9)}"
-    notebook.touch()
-    return scene.client(sys.executable, "-m", SERVER, str(notebook), trouble, str(times))
+def _connect(sandbox: Sandbox, rng: random.Random, failure: str, times: int) -> McpClient:
+    counter = sandbox.folder / f"calls-{rng.randrange(10**9)}"
+    counter.touch()
+    return sandbox.mcp_client(sys.executable, "-m", SERVER, str(counter), failure, str(times))
 
 
-def _call(client: Client) -> Watch:
-    number = client.ask("tools/call", name="echo", arguments={})
-    return Watch(lambda: client.well(number), frozenset({SERVER}), ("recovered",))
+def _call(client: McpClient) -> Expectation:
+    number = client.request("tools/call", name="echo", arguments={})
+    return Expectation(lambda: client.succeeded(number), frozenset({SERVER}), ("recovered",))
 
 
-def mcp_error(scene: Scene, dice: random.Random) -> Watch:
-    """An MCP server answers one to three times in a row that something went wrong inside it."""
-    return _call(_mcp(scene, dice, "error", dice.randint(1, 3)))
+def mcp_error(sandbox: Sandbox, rng: random.Random) -> Expectation:
+    """An MCP server returns an internal error one to three times in a row."""
+    return _call(_connect(sandbox, rng, "error", rng.randint(1, 3)))
 
 
-def mcp_hang(scene: Scene, dice: random.Random) -> Watch:
-    """An MCP server does not answer a call at all."""
-    return _call(_mcp(scene, dice, "hang", 1))
+def mcp_hang(sandbox: Sandbox, rng: random.Random) -> Expectation:
+    """An MCP server does not answer a call."""
+    return _call(_connect(sandbox, rng, "hang", 1))
 
 
-def mcp_crash(scene: Scene, dice: random.Random) -> Watch:
-    """An MCP server dies in the middle of a call."""
-    return _call(_mcp(scene, dice, "crash", dice.randint(1, 3)))
+def mcp_crash(sandbox: Sandbox, rng: random.Random) -> Expectation:
+    """An MCP server dies during a call, one to three times in a row."""
+    return _call(_connect(sandbox, rng, "crash", rng.randint(1, 3)))
 
 
-def mcp_flapping(scene: Scene, dice: random.Random) -> Watch:
-    """An MCP server dies at every call: it is switched off, tried again later, and is well by then."""
-    client = _mcp(scene, dice, "crash", 5)
-    numbers = [client.ask("tools/call", name="echo", arguments={})]
+def mcp_flapping(sandbox: Sandbox, rng: random.Random) -> Expectation:
+    """An MCP server dies at every call: its circuit opens, and a later probe succeeds."""
+    client = _connect(sandbox, rng, "crash", 5)
+    numbers = [client.request("tools/call", name="echo", arguments={})]
 
     def healed() -> bool:
-        if (answer := client.answer(numbers[-1])) is not None and "error" in answer:
-            numbers.append(client.ask("tools/call", name="echo", arguments={}))
-        return client.well(numbers[-1])
+        if (answer := client.response(numbers[-1])) is not None and "error" in answer:
+            numbers.append(client.request("tools/call", name="echo", arguments={}))
+        return client.succeeded(numbers[-1])
 
-    return Watch(healed, frozenset({SERVER, f"{SERVER}/echo"}), ("circuit_opened",))
+    return Expectation(healed, frozenset({SERVER, f"{SERVER}/echo"}), ("circuit_opened",))
 
 
 FAULTS: tuple[Fault, ...] = (

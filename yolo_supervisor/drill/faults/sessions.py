@@ -1,4 +1,4 @@
-"""tmux sessions, and the server, that go away."""
+"""tmux sessions that are closed or detached, and a tmux server that is killed."""
 
 from __future__ import annotations
 
@@ -6,33 +6,33 @@ import os
 import random
 import signal
 
-from yolo_supervisor.drill.sandbox import Scene
-from yolo_supervisor.drill.trial import Fault, Watch, agents_gone
+from yolo_supervisor.drill.sandbox import Sandbox
+from yolo_supervisor.drill.trial import Expectation, Fault, agents_gone
 
 
-def session_killed(scene: Scene, dice: random.Random) -> Watch:
-    """A tmux session is closed with an agent in it, another goes on."""
-    session, other = scene.session(), scene.session()
-    victim, bystander = scene.agent(session), scene.agent(other)
+def session_killed(sandbox: Sandbox, rng: random.Random) -> Expectation:
+    """A tmux session with an agent is closed; another session is not affected."""
+    session, other = sandbox.session(), sandbox.session()
+    victim, bystander = sandbox.agent(session), sandbox.agent(other)
     session.kill()
-    return agents_gone(scene, [victim], [bystander])
+    return agents_gone(sandbox, [victim], [bystander])
 
 
-def session_detached(scene: Scene, dice: random.Random) -> Watch:
-    """The last person leaves a session; a session that nobody ever looked at goes on."""
-    session, other = scene.session(), scene.session()
-    victim, bystander = scene.agent(session), scene.agent(other)
-    scene.attach(session)
-    scene.detach()
-    return agents_gone(scene, [victim], [bystander], told=("terminated", "died"))
+def session_detached(sandbox: Sandbox, rng: random.Random) -> Expectation:
+    """The last person detaches from a session; a session that never had one is not affected."""
+    session, other = sandbox.session(), sandbox.session()
+    victim, bystander = sandbox.agent(session), sandbox.agent(other)
+    sandbox.attach(session)
+    sandbox.detach()
+    return agents_gone(sandbox, [victim], [bystander], verbs=("terminated", "died"))
 
 
-def tmux_server_killed(scene: Scene, dice: random.Random) -> Watch:
-    """The tmux server itself is killed, and with it every terminal."""
-    session = scene.session()
-    victims = [scene.agent(session) for _ in range(2)]
-    os.kill(scene.server_pid(), signal.SIGKILL)
-    return agents_gone(scene, victims)
+def tmux_server_killed(sandbox: Sandbox, rng: random.Random) -> Expectation:
+    """The tmux server is killed, and every terminal with it."""
+    session = sandbox.session()
+    victims = [sandbox.agent(session) for _ in range(2)]
+    os.kill(sandbox.tmux_server_pid(), signal.SIGKILL)
+    return agents_gone(sandbox, victims)
 
 
 FAULTS: tuple[Fault, ...] = (
