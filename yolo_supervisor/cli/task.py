@@ -169,7 +169,7 @@ def _escalate(view: ProjectView, task: Task, reason: str, evidence: Mapping[str,
 @shared
 @click.pass_obj
 def requeue(options: Shared, ident: str) -> None:
-    """Requeue a task, whoever owns it.
+    """Requeue a task, also one that has an owner.
 
     The present owner can still complete it until it is claimed again.
 

@@ -217,7 +217,7 @@ class Retries:
         self.end(call)
         if call.tool is not None:
             self._breaker.record_failure(call.tool, call.failures[-1])
-        evidence = {"attempts": call.attempt, "troubles": call.failures}
+        evidence = {"attempts": call.attempt, "failures": call.failures}
         self._journal.escalated(f"{call.label} of {self._server.name} failed: {reason}", evidence)
         if response is not None:
             self._client.send(response)

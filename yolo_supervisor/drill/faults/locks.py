@@ -29,7 +29,11 @@ def lock_ownerless(sandbox: Sandbox, rng: random.Random) -> Expectation:
     left = project / ".git" / "index.lock"
     left.touch()
     return Expectation(
-        lambda: not left.exists(), frozenset({left.name}), ("released",), bystander_processes=[holder], kept_files=[held]
+        lambda: not left.exists(),
+        frozenset({left.name}),
+        ("released",),
+        bystander_processes=[holder],
+        kept_files=[held],
     )
 
 
