@@ -386,7 +386,7 @@ class World:
 
     def look(self) -> AgentsObservation:
         self.scanner.sample()
-        return self.watcher.observe(datetime.now(UTC))
+        return self.watcher.observe()
 
     def found(self) -> dict[str, Sighting]:
         """Those that need attention now, by their ids."""
@@ -408,7 +408,7 @@ class World:
     def shown(self) -> dict[str, tuple[str, Liveness]]:
         """Everybody, as people see it: by id the source and the state."""
         self.scanner.sample()
-        return {each.id: (each.source, state) for each, state in self.watcher.agents(datetime.now(UTC))}
+        return {each.id: (each.source, state) for each, state in self.watcher.agents()}
 
     def records(self) -> set[str]:
         loaded = [own_files.load_agent(path.read_bytes()) for path in self.paths.agents.iterdir()]

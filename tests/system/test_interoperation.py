@@ -150,7 +150,7 @@ class Ours:
         self.store.open()
         self._clock = clock
         self._leases = Leases(self.store, clock, "here")
-        locks = StaleLocks(self.store, backend(), lambda now: [], project / "pid-lock")
+        locks = StaleLocks(self.store, backend(), list, project / "pid-lock")
         self._watcher = LeasesWatcher(Config, self._leases, locks)
 
     def acquire(self, resource: str, owner: str, ttl: int = 300) -> str:

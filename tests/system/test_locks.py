@@ -55,7 +55,7 @@ class World:
         self._s = 1000.0
         now = SimpleNamespace(monotonic=lambda: self._s, time=time.time, sleep=time.sleep)
         monkeypatch.setattr(lock_files, "time", now)
-        locks = StaleLocks(self.store, backend(), lambda _: self.living, project / "pid-lock")
+        locks = StaleLocks(self.store, backend(), lambda: self.living, project / "pid-lock")
         self.watcher = LeasesWatcher(Config, Leases(self.store, SystemClock(), "here"), locks)
 
     async def look(self) -> list[Remediation]:

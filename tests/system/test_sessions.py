@@ -327,7 +327,7 @@ class Scene:
             Terminate(key=to.id, roots=(to.process,), grace_s=1.0, reason="it was left")
         )
 
-    def _known(self, now: datetime) -> list[tuple[Agent, Liveness]]:
+    def _known(self) -> list[tuple[Agent, Liveness]]:
         return [(each, self.processes.liveness(each.process)) for each in self.agents if each.process]
 
 

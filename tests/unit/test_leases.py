@@ -74,7 +74,7 @@ class Process:
         self.leases = Leases(self.store, clock, boot)
         self.living: list[Agent] = []
         locks = StaleLocks(
-            self.store, backend(), lambda now: [(each, Liveness.ALIVE) for each in self.living], project / "pid-lock"
+            self.store, backend(), lambda: [(each, Liveness.ALIVE) for each in self.living], project / "pid-lock"
         )
         self.watcher = LeasesWatcher(Config, self.leases, locks)
 

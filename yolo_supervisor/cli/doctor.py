@@ -234,7 +234,7 @@ def _plugin(view: ProjectView, fix: bool) -> Iterator[Finding]:
         shown = ", ".join(entry.decode("utf-8", "replace")[:20] for entry in impossible[:5])
         yield Finding("problem", f".agent-pids contains entries that are no pids ({shown}): other programs may signal "
                       "the wrong processes", f"remove these lines from {planning / '.agent-pids'}")  # fmt: skip
-    observation = view.agents.observe(view.now)
+    observation = view.agents.observe()
     if observation.dangling:
         fixed = fix and _repair(view)
         pids = ", ".join(str(pid) for pid in sorted(observation.dangling))
@@ -265,7 +265,7 @@ def _team(view: ProjectView) -> Iterator[Finding]:
 
 def _servers(view: ProjectView) -> Iterator[Finding]:
     """Check that the tmux servers of agents answer: otherwise nothing is known of their sessions."""
-    placed = view.sessions().placed(view.now)
+    placed = view.sessions().placed()
     servers = {(agent.pane.socket, agent.pane.server_pid) for agent in placed if agent.pane}
     for socket, pid in sorted(servers):
         if ask_now(socket) is not None:
@@ -299,11 +299,11 @@ def _repair(view: ProjectView) -> bool:
     from yolo_supervisor.watchers.agents import decide
 
     view.store.open()
-    observation = view.agents.observe(view.now)
+    observation = view.agents.observe()
     remediations = decide(
         observation, view.store.paths.agents, view.config.processes.grace_s, view.config.agents.mass_death_min
     )
     for remediation in remediations:
         if len(remediation) == 1 and isinstance(remediation[0], DropPids | DropHealth):
             apply_remediation(remediation, view.store, "cli")
-    return not view.agents.observe(view.now).dangling
+    return not view.agents.observe().dangling

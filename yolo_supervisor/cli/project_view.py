@@ -139,7 +139,7 @@ class ProjectView:
                 "source": agent.source,
                 "since": iso(agent.since),
             }
-            for agent, state in self.agents.agents(self.now)
+            for agent, state in self.agents.agents()
         ]
 
     def carry_out(self, *actions: Action) -> Outcome:
@@ -168,7 +168,7 @@ class ProjectView:
     def sessions_json(self) -> list[dict[str, Any]]:
         """The tmux sessions of the project's agents; tmux is asked only if there are any."""
         sessions = self.sessions()
-        placed = sessions.placed(self.now)
+        placed = sessions.placed()
         sockets = dict.fromkeys(agent.pane.socket for agent in placed if agent.pane)
         observation = sessions.observation(placed, {socket: ask_now(socket) for socket in sockets})
         return [

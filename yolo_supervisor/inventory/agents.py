@@ -121,9 +121,9 @@ class AgentRegistry:
             if seen.flags and seen.claude_dir in snapshot.homes
         ]
 
-    def in_process(self, lead: Agent, known: Iterable[Agent], snapshot: ProjectSnapshot) -> list[Agent]:
-        """The teammates that live inside this lead's process. A teammate with a separate process is not in-process."""
-        mates = snapshot.in_process(lead)
+    def in_process(self, leads: Iterable[Agent], known: Iterable[Agent], snapshot: ProjectSnapshot) -> list[Agent]:
+        """The teammates that live inside these leads' processes. One of the known agents with a process does not."""
+        mates = [mate for lead in leads for mate in snapshot.in_process(lead)]
         ids = {mate.id for mate in mates}
         with_process = {
             agent.id

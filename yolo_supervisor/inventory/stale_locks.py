@@ -8,7 +8,6 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 from yolo_supervisor.formats.plugin import agents as plugin_agents
@@ -52,7 +51,7 @@ class StaleLocks:
         self,
         store: Store,
         backend: ProcessBackend,
-        agents: Callable[[datetime], list[tuple[Agent, Liveness]]],
+        agents: Callable[[], list[tuple[Agent, Liveness]]],
         pid_lock: Path = plugin_agents.PID_LOCK,
     ) -> None:
         self._store = store
@@ -63,19 +62,19 @@ class StaleLocks:
         self._files = DirectoryScanner(self._place, lambda name: name.endswith(".lock"))
         self._held: dict[str, tuple[Lease, str | None]] = {}
 
-    def all(self, now: datetime, file_stale_s: float) -> list[StaleLock]:
+    def all(self, file_stale_s: float) -> list[StaleLock]:
         """Every lock.
 
         The plugin's files count as stale when they have not changed for ``file_stale_s``.
         """
-        return [*self._of_hooks(), *self._of_agents(now, file_stale_s), *self._of_git()]
+        return [*self._of_hooks(), *self._of_agents(file_stale_s), *self._of_git()]
 
     def _of_hooks(self) -> Iterator[StaleLock]:
         for path in self._folders:
             if (age_s := self._store.lock_age_s(path)) is not None:
                 yield StaleLock(path=path, age_s=age_s, stale_s=plugin_agents.PID_LOCK_STALE_S)
 
-    def _of_agents(self, now: datetime, stale_s: float) -> Iterator[StaleLock]:
+    def _of_agents(self, stale_s: float) -> Iterator[StaleLock]:
         for name in self._files.look():
             self._held.pop(name, None)
             data = read_or_none(self._place / name)
@@ -83,7 +82,7 @@ class StaleLocks:
                 self._held[name] = lease, digest(data)
         if not self._held:
             return
-        there = [agent for agent, state in self._agents(now) if state is not Liveness.DEAD]
+        there = [agent for agent, state in self._agents() if state is not Liveness.DEAD]
         for lease, found in self._held.values():
             age_s = self._store.lock_age_s(lease.path)
             if age_s is not None and not any(agent.bears(lease.owner) for agent in there):

@@ -241,7 +241,7 @@ class AgentsWatcher:
             return "the process is a known agent"
         return None
 
-    def agents(self, now: datetime) -> list[tuple[Agent, Liveness]]:
+    def agents(self) -> list[tuple[Agent, Liveness]]:
         """Every known agent and its state, for people.
 
         Pids of unproven identity are unknown.
@@ -250,12 +250,12 @@ class AgentsWatcher:
         states = [(s.agent, s.state) for s in sightings]
         known = [agent for agent, _ in states]
         states += [
-            (mate, state) for agent, state in states for mate in self._registry.in_process(agent, known, snapshot)
+            (mate, state) for agent, state in states for mate in self._registry.in_process([agent], known, snapshot)
         ]
         unproven = self._registry.unproven((agent for agent, _ in states), snapshot)
         return states + [(agent, Liveness.UNKNOWN) for agent in unproven]
 
-    def living(self, now: datetime) -> list[tuple[Agent, Liveness]]:
+    def living(self) -> list[tuple[Agent, Liveness]]:
         """The agents known from the last observation, in their present state."""
         return [(agent, self._judge(agent, ())[0]) for agent in self._known.agents.values()]
 
@@ -269,7 +269,7 @@ class AgentsWatcher:
 
     # -- observing -----------------------------------------------------------------------------------------------
 
-    def observe(self, now: datetime) -> AgentsObservation:
+    def observe(self) -> AgentsObservation:
         snapshot, sightings = self._meet()
         return self._observe(_attention(sightings), snapshot)
 
@@ -306,9 +306,7 @@ class AgentsWatcher:
         """All agents that may be at work on what the dead ones held."""
         gone = {s.record for s in dead}
         living = [agent for name, agent in self._known.agents.items() if name not in gone]
-        living += [
-            mate for agent in living if agent.session for mate in self._registry.in_process(agent, living, snapshot)
-        ]
+        living += self._registry.in_process(living, living, snapshot)
         teams = {s.agent.team for s in dead} - {None}
         elsewhere = self._registry.elsewhere(snapshot) if teams else []
         return living + [agent for agent in elsewhere if agent.team in teams]
@@ -408,7 +406,7 @@ class AgentsWatcher:
         if sighting.state is not Liveness.DEAD:
             return sighting
         agent = sighting.agent
-        mates = self._registry.in_process(agent, self._known.agents.values(), snapshot)
+        mates = self._registry.in_process([agent], self._known.agents.values(), snapshot)
         crash = self.investigator.crash(sighting.record) if self.investigator else None
         ours = self._store.index.terminated(agent.id)
         held = self._held_resources.of(agent, snapshot, mates, living, crash, ours)

@@ -73,7 +73,7 @@ class LeasesWatcher:
 
     async def tick(self, now: datetime) -> Sequence[Remediation]:
         due, left_s = self._leases.due(now)
-        locks = self._locks.all(now, self._config().tasks.idle_limit_s)
+        locks = self._locks.all(self._config().tasks.idle_limit_s)
         soon = [lock.stale_s - lock.age_s for lock in locks if lock.age_s < lock.stale_s]
         next_s = min([*soon, *([] if left_s is None else [left_s])], default=None)
         self._next_s = None if next_s is None else self._leases.monotonic() + next_s

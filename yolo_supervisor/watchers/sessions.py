@@ -175,7 +175,7 @@ class SessionsWatcher:
         self,
         config: Callable[[], Config],
         registry: AgentRegistry,
-        agents: Callable[[datetime], list[tuple[Agent, Liveness]]],
+        agents: Callable[[], list[tuple[Agent, Liveness]]],
         paths: Paths,
         processes: Processes,
         tmux: Tmux,
@@ -203,7 +203,7 @@ class SessionsWatcher:
 
     async def tick(self, now: datetime) -> Sequence[Remediation]:
         config = self._config()
-        observation = self._twice_seen(await self.observe(now, self.interval_s / 2))
+        observation = self._twice_seen(await self.observe(self.interval_s / 2))
         now_s = self._clock.monotonic()
         self._memory = remember(self._memory, observation, now_s)
         return decide(
@@ -235,8 +235,7 @@ class SessionsWatcher:
         policy = self._config().sessions.on_detach
         if policy in ("keep", "notify"):
             return f"the policy is {policy} now"
-        now = self._clock.now()
-        observation = await self.observe(now, 0.0)
+        observation = await self.observe(0.0)
         if any(agent.id == action.key and agent.process in action.roots for agent in observation.orphans):
             return None
         for session in observation.sessions:
@@ -246,20 +245,20 @@ class SessionsWatcher:
             return None  # the agent has exited already: the rest of its tree remains to be ended
         return "its session is unknown: tmux does not answer, or shows the agent elsewhere"
 
-    async def observe(self, now: datetime, fresh_s: float) -> SessionsObservation:
+    async def observe(self, fresh_s: float) -> SessionsObservation:
         """Ask the servers that agents live in and observe.
 
         Answers may be ``fresh_s`` old.
         """
-        placed = self.placed(now)
+        placed = self.placed()
         sockets = {agent.pane.socket for agent in placed if agent.pane} | {socket for socket, _, _ in self._panes}
         return self.observation(placed, {socket: await self._tmux.look(socket, fresh_s) for socket in sockets})
 
-    def placed(self, now: datetime) -> list[Agent]:
+    def placed(self) -> list[Agent]:
         """The living agents that run in a pane."""
         return [
             agent
-            for agent, state in self._agents(now)
+            for agent, state in self._agents()
             if state is Liveness.ALIVE and agent.pane and agent.process and agent.lead is None
         ]
 

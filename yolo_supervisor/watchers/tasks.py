@@ -109,7 +109,7 @@ class TasksWatcher:
         self,
         config: Callable[[], Config],
         registry: AgentRegistry,
-        agents: Callable[[datetime], list[tuple[Agent, Liveness]]],
+        agents: Callable[[], list[tuple[Agent, Liveness]]],
         store: Store,
         scanner: ProcessScanner,
         queue: RetryPolicy,
@@ -135,15 +135,15 @@ class TasksWatcher:
 
     async def tick(self, now: datetime) -> Sequence[Remediation]:
         letters = self._store.paths.folder / "dead-letters"
-        return decide(await self.observe(now), letters, self._config().tasks.idle_limit_s)
+        return decide(await self.observe(), letters, self._config().tasks.idle_limit_s)
 
-    async def observe(self, now: datetime) -> TasksObservation:
+    async def observe(self) -> TasksObservation:
         snapshot = self._registry.snapshot()
         folders = self._lists.tied(snapshot)
-        silences = await self._silences(now, snapshot, folders)
+        silences = await self._silences(snapshot, folders)
         return TasksObservation(silences=tuple(silences), finished=tuple(self._finished(folders)))
 
-    async def _silences(self, now: datetime, snapshot: ProjectSnapshot, folders: Sequence[Path]) -> list[Silence]:
+    async def _silences(self, snapshot: ProjectSnapshot, folders: Sequence[Path]) -> list[Silence]:
         """The tasks in progress, each with the time since it or its owner changed.
 
         A step of the wall clock changes nothing. Each silence starts from zero after a restart of the supervisor, and
@@ -153,11 +153,9 @@ class TasksWatcher:
         if self._looked_s - before_s > max(2 * self.interval_s, self._config().tasks.idle_limit_s / 2):
             self._watched = {}
         self._store.heed()  # other processes write the heartbeats of claims
-        known = self._agents(now)
+        known = self._agents()
         living = [agent for agent, state in known if state is Liveness.ALIVE]
-        living += [
-            mate for agent in living if agent.session for mate in self._registry.in_process(agent, living, snapshot)
-        ]
+        living += self._registry.in_process(living, living, snapshot)
         ours = _by_owner(living)
         not_living = [agent for agent, state in known if state is not Liveness.ALIVE]
         others = _by_owner([*not_living, *self._registry.elsewhere(snapshot)])
