@@ -19,9 +19,10 @@ class Clock(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Instant:
-    """A moment on the monotonic clock of one boot. It cannot be compared with a moment of another boot.
+    """A moment on the monotonic clock of one boot.
 
-    On disk and in the journal's evidence it is two fields: ``since_s`` and ``boot``.
+    It cannot be compared with a moment of another boot. On disk and in the journal's evidence it is two fields:
+    ``since_s`` and ``boot``.
     """
 
     boot_id: str
@@ -45,10 +46,10 @@ class Instant:
 
 
 def until_next(every_s: float) -> float:
-    """How long it is, in seconds, to the next multiple of ``every_s`` by the monotonic clock.
+    """Seconds to the next multiple of ``every_s`` on the monotonic clock.
 
-    All who wait so wake together: a wake-up by itself costs more than most looks, and dozens of timers of their own
-    would cost an idle machine dozens of them.
+    Tasks that wait in this way wake together. A wake-up costs more than most ticks, and dozens of separate timers would
+    cost an idle machine dozens of wake-ups.
     """
     return every_s - time.monotonic() % every_s
 
@@ -62,7 +63,7 @@ class SystemClock:
 
 
 class Backoff:
-    """Pauses between attempts, in seconds: ``first_s``, then twice as long each time, at most ``most_s``."""
+    """Doubling pauses between attempts, from ``first_s`` to at most ``most_s`` seconds."""
 
     def __init__(self, first_s: float, most_s: float) -> None:
         self._first_s = self._pause_s = min(first_s, most_s)
@@ -79,9 +80,10 @@ class Backoff:
 
 
 def pause_s(first_s: float, number: int, most_s: float, chance: float) -> float:
-    """The pause before retry ``number`` (from 1) in seconds, doubled each time and shortened at random.
+    """The pause before retry ``number`` (from 1), doubled each time and shortened at random.
 
-    ``chance`` (from 0 to 1) decides the jitter: up to half of the pause is left out, so that several who failed at the
-    same moment do not try again at the same moment. It needs no state, so a pause can be computed from a stored count.
+    ``chance`` (from 0 to 1) decides the jitter: up to half of the pause is left out, so that several clients that
+    failed at the same moment do not retry at the same moment. It needs no state, so a pause can be computed from a
+    stored count.
     """
     return min(most_s, first_s * 2.0 ** min(number - 1, 100)) * (0.5 + chance / 2)

@@ -1,5 +1,7 @@
-"""The configuration: defaults, then the user's file, the project's file, the command line. Each default lives here,
-and ``config/supervisor.toml`` explains it."""
+"""The configuration: defaults, the user's file, the project's file, the command line.
+
+The defaults are set here and explained in ``config/supervisor.toml``.
+"""
 
 from __future__ import annotations
 
@@ -117,7 +119,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ConfigError(Exception):
-    """What is wrong, one sentence a line, each with file and line."""
+    """The configuration is invalid.
+
+    The message has one sentence a line, each with file and line.
+    """
 
 
 def user_file(environment: Mapping[str, str]) -> Path:
@@ -125,7 +130,7 @@ def user_file(environment: Mapping[str, str]) -> Path:
 
 
 def expanded(name: str) -> Path:
-    """The path with ``~`` put in; RuntimeError if nobody knows what it stands for."""
+    """The path with ``~`` expanded; RuntimeError if the home directory is unknown."""
     path = Path(name)
     if path.parts[:1] == ("~",) and (folder := home()) is not None:
         return folder.joinpath(*path.parts[1:])
@@ -142,10 +147,10 @@ def load(
     overrides: Mapping[str, Any] | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> Config:
-    """The configuration of a project (None: of the daemon itself). A later layer wins key by key.
+    """The configuration of a project (None: of the daemon itself).
 
-    ``extra`` is the file named on the command line, which must exist; ``overrides`` are its options.
-    ConfigError for a file that cannot be read, an unknown key, a wrong type or value.
+    A later layer wins key by key. ``extra`` is the file named on the command line, which must exist; ``overrides`` are
+    its options. ConfigError for a file that cannot be read, an unknown key, a wrong type or value.
     """
     merged: dict[str, Any] = {}
     layers = [(user_file(environment), False)]
@@ -173,8 +178,8 @@ def _read(path: Path, needed: bool) -> dict[str, Any]:
         if path.exists() and not path.is_file():
             raise ConfigError(f"{path}: cannot be read: it is no ordinary file")
         for place in (path, path.parent):
-            if path.exists() and (why := other_writers(place, place.stat())):
-                raise ConfigError(f"{path}: not trusted: {why}; chmod go-w {place}")
+            if path.exists() and (reason := other_writers(place, place.stat())):
+                raise ConfigError(f"{path}: not trusted: {reason}; chmod go-w {place}")
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         if needed:
@@ -187,9 +192,9 @@ def _read(path: Path, needed: bool) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8 text") from error
     except tomllib.TOMLDecodeError as error:
-        found = re.fullmatch(r"(.*) \(at (?:line (\d+), column \d+|end of document)\)", str(error))
-        line = (found[2] if found else None) or str(len(path.read_text(encoding="utf-8").splitlines()))
-        where, what = f"{path}:{line}", found[1] if found else str(error)
+        match = re.fullmatch(r"(.*) \(at (?:line (\d+), column \d+|end of document)\)", str(error))
+        line = (match[2] if match else None) or str(len(path.read_text(encoding="utf-8").splitlines()))
+        where, what = f"{path}:{line}", match[1] if match else str(error)
         raise ConfigError(f"{where}: not valid TOML: {what}") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
@@ -204,7 +209,7 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _check(raw: Mapping[str, Any], path: Path) -> None:
-    """Raise one ConfigError with everything that is wrong in one file."""
+    """Raise one ConfigError for all errors in a file."""
     problems = [
         f"{_where(path, *key)}: unknown key '{'.'.join(key)}'{_nearest(key)}" for key in _unknown_keys(raw, Config)
     ]
@@ -251,7 +256,7 @@ def _values(
 
 
 def known_keys(model: Any = Config, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Every key there is, tables first."""
+    """All keys, tables before their members."""
     for name, kind in _fields(model).items():
         yield (*above, name)
         if _is_table(kind):
@@ -269,7 +274,10 @@ def _nearest(key: Sequence[str]) -> str:
 
 
 def _where(path: Path, *key: str) -> str:
-    """``file:line`` of a key, found in the text: the parser keeps no positions. Without the line if it hides well."""
+    """``file:line`` of a key, or ``file`` if the line is not found.
+
+    The line is searched, since the parser keeps no positions.
+    """
     table: tuple[str, ...] = ()
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -281,9 +289,9 @@ def _where(path: Path, *key: str) -> str:
             if table == key:
                 return f"{path}:{number}"
         elif (name := re.match(r"\s*([\w.\"' -]+?)\s*=", line)) and key[: len(table)] == table:
-            found = (*table, *(_bare(part) for part in name[1].split(".")))
-            inline = key[: len(found)] == found and "{" in line and key[-1] in line
-            if found == key or inline:
+            here = (*table, *(_bare(part) for part in name[1].split(".")))
+            inline = key[: len(here)] == here and "{" in line and key[-1] in line
+            if here == key or inline:
                 return f"{path}:{number}"
     return str(path)
 

@@ -1,8 +1,8 @@
-"""``hook EVENT``: leaves a note for the supervisor, and gets out of the agent's way.
+"""``hook EVENT``: write a note about a hook event for the daemon, quickly and silently.
 
-The client waits for its hooks, so this imports next to nothing, prints nothing and always succeeds: a hook that exits 2
-would block its event. The payload names no pid; who the agent is follows from this command's own ancestry, which is
-written down as it is, for the daemon to judge.
+The client waits for its hooks, so this module imports almost nothing, prints nothing and always succeeds: a hook that
+exits 2 would block its event. The payload contains no pid. The daemon identifies the agent by the ancestry of this
+command, which the note contains.
 """
 
 import os
@@ -10,40 +10,40 @@ import sys
 
 PAYLOAD_LIMIT = 4_194_304
 NOTES_LIMIT = 1_000
-"""Nobody reads the notes while no daemon runs: beyond this many, new ones are not kept."""
+"""The largest number of notes. New ones are dropped above it, since no daemon may be running that reads them."""
 
 LASTING = ("SessionStart", "SessionEnd", "SubagentStart", "SubagentStop")
-"""Each of these tells of another life; of all other events only the newest of an agent is kept."""
+"""Events that are all kept, because each is about another session or subagent; of the others only the newest is."""
 
 
 def main() -> None:
-    """Leave the note and end the process; return only if the command line is not ``hook``'s."""
+    """Write the note and end the process; return only if the command is not ``hook``."""
     try:
-        command, event, project = _words(sys.argv[1:])
+        command, event, project = _parse(sys.argv[1:])
         if command != "hook" and not sys.argv[0].endswith("-hook"):
             return
         leave_note(event, project)
-    except BaseException:  # noqa: BLE001, S110 - whatever happens here must never reach the agent
+    except BaseException:  # noqa: BLE001, S110 - no error may reach the agent
         pass
     os._exit(0)
 
 
-def _words(words: list[str]) -> tuple[str, str, str | None]:
-    """The command, its event, and the project that was named, wherever among them its option stands."""
-    named, plain, option = None, [], ""
-    for word in words:
+def _parse(arguments: list[str]) -> tuple[str, str, str | None]:
+    """The command, its event, and the value of ``--project``, which may stand anywhere."""
+    project, plain, option = None, [], ""
+    for argument in arguments:
         if option:
-            named, option = (word if option == "--project" else named), ""
-        elif word in ("--project", "--config"):
-            option = word
-        elif word.startswith("--project="):
-            named = word.partition("=")[2]
-        elif not word.startswith("-"):
-            plain.append(word)
+            project, option = (argument if option == "--project" else project), ""
+        elif argument in ("--project", "--config"):
+            option = argument
+        elif argument.startswith("--project="):
+            project = argument.partition("=")[2]
+        elif not argument.startswith("-"):
+            plain.append(argument)
     if sys.argv[0].endswith("-hook"):
         plain.insert(0, "hook")
     command, event = [*plain, "", ""][:2]
-    return command, event, named
+    return command, event, project
 
 
 def leave_note(event: str, project: str | None = None) -> None:
@@ -55,9 +55,8 @@ def leave_note(event: str, project: str | None = None) -> None:
     if folder is None or not event.isalnum() or len(os.listdir(folder)) > NOTES_LIMIT:
         return
     chain = _ancestry()
-    agent = next(
-        (pid for pid, _, _, sid in chain if sid != chain[0][3]), os.getppid()
-    )  # hooks run in their own session
+    # hooks run in a separate session, so the first ancestor in another one is the agent
+    agent = next((pid for pid, _, _, sid in chain if sid != chain[0][3]), os.getppid())
     name = f"{event}.{agent}"
     if event in LASTING:
         name += f".{os.getpid()}-{chain[0][1]}"
@@ -94,7 +93,9 @@ def _ancestry() -> list[tuple[int, int, str, int]]:
         head, _, tail = data.rpartition(b")")
         fields = tail.split()
         comm = head.partition(b"(")[2].decode("ascii", "replace").replace(":", "_").replace(" ", "_")
-        session = 0 if fields[4] != b"0" else int(fields[3])  # with a terminal: typed by a person, not run by a client
+        session = (
+            0 if fields[4] != b"0" else int(fields[3])
+        )  # a process with a terminal was started by a person, not by a client
         chain.append((pid, int(fields[19]), comm, session))
         pid = int(fields[1])
     return chain or [(os.getpid(), 0, "", 0), (os.getppid(), 0, "", 0)]

@@ -1,5 +1,7 @@
-"""The structured log: one JSON object, or one line for people, per event on stderr, or in a bounded file of our own;
-fields in systemd's journal."""
+"""The structured log, on stderr, in a bounded file, or in systemd's journal.
+
+An event is one JSON object or one line for people; the journal gets its fields.
+"""
 
 from __future__ import annotations
 
@@ -33,17 +35,17 @@ def _printable(_logger: object, _method: str, event: MutableMapping[str, Any]) -
 
 
 class _Stderr:
-    """stderr as the log needs it: a reader that is gone, or reads no more, or a full disk must never stop us.
+    """stderr without waiting: a reader that is gone or stopped, or a full disk, must not stop the daemon.
 
-    The descriptor is shared with others, who need it blocking. What finds no room is dropped, and counted.
+    The descriptor is shared with other programs, which need it blocking. Lines without room are dropped and counted.
     """
 
     ROOM = 4096
-    """What fits into a pipe that has any room (PIPE_BUF)."""
+    """The bytes that can be written without waiting to a pipe that is writable (PIPE_BUF)."""
 
     def __init__(self, log_format: LogFormat) -> None:
         self._format = log_format
-        self._terminal = _terminal_of_our_own()
+        self._terminal = _open_terminal()
         self._dropped = 0
         self._torn = False
 
@@ -56,7 +58,7 @@ class _Stderr:
                 self._dropped += 1
 
     def _put(self, fd: int, data: bytes) -> bool:
-        """Whether all of it was written."""
+        """Write the data. False if not all of it was written."""
         data = b"\n" * self._torn + data
         while data and _has_room(fd):
             written = os.write(fd, data[: self.ROOM])
@@ -69,7 +71,7 @@ class _Stderr:
         return (json.dumps(lost) if self._format == "json" else f"log_lost lines={self._dropped}") + "\n"
 
     def flush(self) -> None:
-        """Nothing is held back: what could not be written would be tried again at the end, and spoil the exit code."""
+        """Do nothing: text that is buffered until exit could change the exit code by an error."""
 
 
 def _has_room(fd: int) -> bool:
@@ -78,28 +80,34 @@ def _has_room(fd: int) -> bool:
     return bool(watched.poll(0))
 
 
-def _terminal_of_our_own() -> int | None:
-    """The terminal that stderr is, opened once more: it may have less room than a line, and here we need not wait."""
+def _open_terminal() -> int | None:
+    """A second descriptor of stderr's terminal, which does not block; None if stderr is no terminal.
+
+    A terminal may have less room than a line, although it is writable.
+    """
     with contextlib.suppress(OSError, ValueError, AttributeError):
         return os.open(os.ttyname(sys.stderr.fileno()), os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     return None
 
 
 class _Journal:
-    """systemd's journal. What is written to stderr becomes text there; what is sent to it natively has fields."""
+    """systemd's journal. Lines on stderr are plain text there; messages to its socket have fields."""
 
     ADDRESS = "/run/systemd/journal/socket"
     PRIORITIES: ClassVar = {"critical": 2, "exception": 3, "error": 3, "warning": 4}
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.there = False
-        """Whether it is what our stderr leads to."""
+        """Whether stderr leads to the journal."""
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            found = os.fstat(sys.stderr.fileno())
-            self.there = environment.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+            status = os.fstat(sys.stderr.fileno())
+            self.there = environment.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
     def send(self, text: str, method: str, event: Mapping[str, Any]) -> bool:
-        """Whether the journal has it: ``text`` as its message, each field of the event as ``YOLO_NAME``."""
+        """Send ``text`` as message, and each field of the event as ``YOLO_NAME``.
+
+        False if that failed.
+        """
         if not self.there:
             return False
         fields = {f"YOLO_{re.sub(r'[^A-Z0-9]', '_', key.upper())[:50]}": str(value) for key, value in event.items()}
@@ -113,16 +121,16 @@ class _Journal:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
                 sender.settimeout(1)
                 sender.sendto(message, self.ADDRESS)
-        except OSError:  # too long for a datagram, say
+        except OSError:  # too long for a datagram, for example
             return False
         return True
 
 
 class _File:
-    """A file for the user alone that has a bound: a full one becomes ``FILE.1``, in the place of an older one.
+    """A bounded log file that only the user can read; a full one replaces ``FILE.1``.
 
-    It may be moved or removed by others at any time. The standard library's handlers would follow a symbolic link, and
-    make it readable for others.
+    Other programs may move or remove it at any time. The standard library's handlers would follow a symbolic link, and
+    make the file readable for other users.
     """
 
     SIZE = 4 * 2**20
@@ -134,7 +142,7 @@ class _File:
         self._failing = False
 
     def wrote(self, text: str) -> bool:
-        """Whether the line stands there, as a whole. Why it does not is told once on stderr."""
+        """Append a line; False if that failed. The reason is reported once on stderr."""
         try:
             self._append(text.encode(errors="backslashreplace")[: self.SIZE - 1] + b"\n")
         except OSError as error:
@@ -160,10 +168,10 @@ class _File:
         if self._fd < 0:
             return False
         try:
-            found = os.lstat(self._path)
+            status = os.lstat(self._path)
         except FileNotFoundError:
             return False
-        return os.path.samestat(found, os.fstat(self._fd))
+        return os.path.samestat(status, os.fstat(self._fd))
 
     def _open(self) -> None:
         if self._fd >= 0:
@@ -173,17 +181,17 @@ class _File:
         fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | careful, 0o600)
         if not stat.S_ISREG(os.fstat(fd).st_mode):  # a device must not be renamed
             os.close(fd)
-            raise OSError(errno.EINVAL, "It is no ordinary file")
+            raise OSError(errno.EINVAL, "not an ordinary file")
         self._fd = fd
 
 
 def user_copy(environment: Mapping[str, str]) -> Path:
-    """The copy of the log for a user who cannot read systemd's journal."""
+    """The path of the copy of the log for a user without access to systemd's journal."""
     return state_dir(environment) / "yolo-supervisor" / "log.jsonl"
 
 
 def journal_is_volatile() -> bool:
-    """Whether systemd keeps its journal in memory: only root may read it then, and it ends with the machine."""
+    """Whether systemd keeps its journal in memory: only root may read it, and a reboot ends it."""
     try:
         machine = Path("/etc/machine-id").read_text().strip()
     except OSError:
@@ -192,7 +200,7 @@ def journal_is_volatile() -> bool:
 
 
 def _copy_for_the_user(environment: Mapping[str, str], stderr: _Stderr) -> _File | None:
-    """The file beside a journal that the user cannot read. That it cannot be made is told when it is written to."""
+    """The copy of the log if the user cannot read the journal. An error is reported by the first write."""
     if not journal_is_volatile():
         return None
     path = user_copy(environment)
@@ -202,7 +210,7 @@ def _copy_for_the_user(environment: Mapping[str, str], stderr: _Stderr) -> _File
 
 
 def configure(log_format: LogFormat, path: Path | None = None) -> None:
-    """Send the program's log to the file, or to stderr where there is none or it cannot be written, in the given form.
+    """Send the log to the file, or to stderr without a file or if it cannot be written.
 
     Tracebacks never show local variables (secrets).
     """

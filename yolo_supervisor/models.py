@@ -1,4 +1,4 @@
-"""What the rooms hand to each other: plain frozen facts, no behaviour beyond naming them."""
+"""Plain frozen facts that the packages exchange."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 RestoredFrom = Literal["good_version", "snapshot", "rebuilt", "lease"]
-"""Where the new content of a broken file comes from: ``lease`` removes a lease that cannot be read."""
+"""The source of a broken file's new content; ``lease`` means that an unreadable lease is removed."""
 
 
 class FlawCode(StrEnum):
@@ -30,7 +30,7 @@ class FlawCode(StrEnum):
 
 
 class Liveness(StrEnum):
-    """What a probe may answer. UNKNOWN is never read as DEAD: it makes us do nothing."""
+    """The answers of a probe. UNKNOWN is never treated as DEAD: nothing is done."""
 
     ALIVE = "alive"
     DEAD = "dead"
@@ -39,10 +39,10 @@ class Liveness(StrEnum):
 
 @dataclass(frozen=True, order=True, slots=True)
 class ProcessId:
-    """One process, for ever: a bare pid gets reused, this does not.
+    """A process identity. Unlike a bare pid it is never reused.
 
     ``started`` is field 22 of ``/proc/PID/stat`` (clock ticks since boot; elsewhere the start time in hundredths
-    of a second). ``boot`` names the world in which pid and ticks mean something: machine, boot and pid namespace.
+    of a second). ``boot`` names the machine, boot and pid namespace in which pid and ticks are comparable.
     """
 
     pid: int
@@ -52,7 +52,7 @@ class ProcessId:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pane:
-    """Where in tmux an agent lives, as its own environment tells (``TMUX``, ``TMUX_PANE``)."""
+    """The tmux pane of an agent, by its environment (``TMUX``, ``TMUX_PANE``)."""
 
     socket: str
     server_pid: int
@@ -61,11 +61,11 @@ class Pane:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Agent:
-    """One coding agent, however it was found.
+    """One coding agent from any source.
 
-    ``team`` names the task list it works on. ``process`` is None where no identity could be proven: then ``pid`` is
-    only a number somebody wrote down, and nothing is ever sent to it. An in-process teammate has neither; its life
-    is that of ``lead``.
+    ``team`` names the task list it works on. ``process`` is None if no identity could be proven: then ``pid`` is
+    only a number in a file, and never gets a signal. An in-process teammate has neither, and lives as long as its
+    ``lead``.
     """
 
     id: str
@@ -81,16 +81,16 @@ class Agent:
     session: str | None = None
     claude_dir: Path | None = None
     home: int | None = field(default=None, compare=False)
-    """The inode of the folder that its record was made in: a copied project has other records' copies in it."""
+    """The inode of the folder in which its record was written, since a copied project contains copies of records."""
 
     def bears(self, owner: str | None) -> bool:
-        """Whether a task, plan or lease with this owner names the agent: by its short name, or by its id."""
+        """Whether this owner of a task, plan or lease is the agent, by its short name or its id."""
         return owner in (self.name, self.id)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """One task as its file tells it: ``list`` is the folder's name, or ``execution-state``."""
+    """One task as it is in its file. ``list`` is the folder's name, or ``execution-state``."""
 
     list: str
     number: str
@@ -99,7 +99,7 @@ class Task:
     path: Path
     subject: str = ""
     blocked_by: tuple[str, ...] = ()
-    """The numbers of the tasks in its list that have to be finished before."""
+    """The numbers of the tasks in its list that must be finished before it."""
 
     @property
     def id(self) -> str:
@@ -108,7 +108,10 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lease:
-    """A claim on a resource in the plugin's ``.locks/``; ``expires_at`` is None for a lock without a time limit."""
+    """A lease on a resource in the plugin's ``.locks/``.
+
+    ``expires_at`` is None for a lock without a time limit.
+    """
 
     resource: str
     owner: str
@@ -118,15 +121,15 @@ class Lease:
 
 
 def iso(moment: datetime) -> str:
-    """The moment as ISO 8601 in UTC with ``Z``, to the microsecond, as all our JSON tells times."""
+    """The moment as ISO 8601 in UTC with ``Z``, to the microsecond, as in all our JSON."""
     try:
         moment = moment.astimezone(UTC)
-    except OverflowError:  # the first or last day there is: nobody minds the zone
+    except OverflowError:  # the first or last day of the calendar: the zone does not matter
         moment = moment.replace(tzinfo=UTC)
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def from_iso(text: str) -> datetime:
-    """The moment that ``iso`` or a neighbour wrote; ValueError if it is no time. One without a zone is UTC."""
+    """The time of an ISO 8601 text, UTC if it names no zone. ValueError if it is no time."""
     moment = datetime.fromisoformat(text)
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""Hides secrets in what is written to disk: an agent's screen and transcript may contain any it has come across.
+"""Hide secrets in what is written to disk: screens and transcripts may contain any.
 
 Too much is hidden rather than too little. Repetitions are possessive (``{…}+``) or bounded: other programs write the
 text, and no text may make a match slow.
@@ -14,7 +14,7 @@ from typing import NamedTuple
 HIDDEN = "[hidden]"
 
 MAX_ITEMS, MAX_DEPTH = 60, 20
-"""How many items of a list (the last ones) or an object, and how many levels of a JSON value are kept."""
+"""The number of items of a list (the last ones) or an object, and of levels of a JSON value, that are kept."""
 
 _KEY = (
     r"api[ _-]?key|token|secret(?: (?:access )?key)?|passw(?:or)?d|passphrase|credential|cookie|dsn(?![a-z])"
@@ -41,7 +41,7 @@ _BETWEEN = (
     r"(?::\s{0,9}+[A-Za-z_][0-9A-Za-z_.\[\]<>|]{0,40}+(?: \| \w{1,40}+){0,3}+\s{0,9}+=(?!=)|[:!=]?={1,3}>?|:(?!:))"
     r"\s{0,9}+"
 )
-"""What stands between name and value.
+"""The text between name and value.
 
 For example in ``: password = "``, ``"password": "``, ``password: str = "``, ``:password => "``, ``Password for bob: ``.
 """
@@ -205,7 +205,7 @@ def redacted(text: str) -> str:
 
 
 def shortened(text: str, limit: int) -> str:
-    """The beginning of the text, up to the last whole word: half a secret could not be recognised."""
+    """The beginning of the text, up to a whole word, since half a secret is not recognised."""
     if len(text) <= limit:
         return text
     return re.sub(r"\S{1,200}\Z", "", text[:limit]) + "…"
@@ -217,7 +217,7 @@ def cut_fields(fields: Mapping[str, object], limit: int) -> dict[str, object]:
 
 
 def cut(value: object, limit: int, depth: int = MAX_DEPTH) -> object:
-    """A JSON value with texts of at most ``limit`` characters, and ``MAX_ITEMS`` and ``MAX_DEPTH`` kept."""
+    """A JSON value cut to ``limit`` characters a text, ``MAX_ITEMS`` and ``MAX_DEPTH``."""
     if isinstance(value, str):
         return shortened(value, limit)
     if isinstance(value, Mapping):
@@ -233,7 +233,10 @@ def redacted_fields(fields: Mapping[str, object]) -> dict[str, object]:
 
 
 def redacted_all(value: object, under_secret: bool = False) -> object:
-    """A JSON value with every text redacted; a key that names a secret hides everything under it."""
+    """A JSON value with every text redacted.
+
+    A key that names a secret hides everything under it.
+    """
     if isinstance(value, Mapping):
         return {
             redacted(str(key)): redacted_all(item, under_secret or _SECRET_NAME.search(str(key)) is not None)

@@ -1,4 +1,4 @@
-"""The user's home, configuration and state directories, by the environment and the XDG base directory specification."""
+"""The user's home and XDG base directories."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from pathlib import Path
 
 
 def home(environment: Mapping[str, str] = os.environ) -> Path | None:
-    """The home directory: ``HOME`` if it is an absolute path, else the user database's; None if neither names one."""
+    """The home directory: ``HOME`` if it is an absolute path, else the user database's.
+
+    None if neither names one.
+    """
     if os.path.isabs(path := environment.get("HOME", "")):
         return Path(path)
     try:

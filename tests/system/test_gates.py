@@ -338,7 +338,7 @@ async def test_a_file_that_says_it_is_another_plan_is_not_believed(world: World)
 
     outcome = await world.repair()
 
-    assert outcome.hindrance == "05-01-PLAN.md does not say that it is plan 5-1"
+    assert outcome.hindrance == "05-01-PLAN.md does not contain the numbers of plan 5-1"
     assert not world.contract.parent.exists()
 
 
@@ -609,11 +609,13 @@ async def test_a_gate_fails_when_git_gives_no_answer(
 ) -> None:
     repository.sign()
     shadow("git", "echo 'fatal: bad index' >&2; exit 128")
-    assert await repository.says("protected_file") == ("fail", "git cannot tell what is staged: fatal: bad index")
-    assert await repository.says("commit_hygiene") == ("fail", "git cannot tell the last commit: fatal: bad index")
+    assert await repository.says("protected_file") == ("fail", "git cannot list the staged files: fatal: bad index")
+    assert await repository.says("commit_hygiene") == ("fail", "git cannot show the last commit: fatal: bad index")
 
     monkeypatch.setenv("PATH", "/nowhere")
-    assert (await repository.says("protected_file"))[1].startswith("git cannot tell what is staged: git cannot be run")
+    assert (await repository.says("protected_file"))[1].startswith(
+        "git cannot list the staged files: git cannot be run"
+    )
 
 
 # -- commit_hygiene -----------------------------------------------------------------------------------------------

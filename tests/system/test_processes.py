@@ -644,7 +644,7 @@ async def test_one_that_no_hold_is_had_on_is_refused(
 
     ending = await processes.terminate([process], 0.1, agree)
 
-    refusal = Refusal(RefusalCode.NO_HANDLE, "no hold on it could be had (Too many open files)")
+    refusal = Refusal(RefusalCode.NO_HANDLE, "it could not be opened (Too many open files)")
     assert Ending(refused={process: refusal}) == ending
     assert child.poll() is None
 

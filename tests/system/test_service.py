@@ -272,7 +272,7 @@ def test_install_can_be_repeated_and_uninstall_leaves_nothing(person: Person) ->
 
 
 @pytest.mark.parametrize("linked", ["systemd", "systemd/user"])
-def test_settings_may_be_kept_elsewhere_and_linked_to(person: Person, linked: str) -> None:
+def test_settings_may_be_kept_program_conf_and_linked_to(person: Person, linked: str) -> None:
     person.name_project()
     real, link = f"{person.home}/my dots", f"{person.home}/.config/{linked}"
     person.run("sh", "-c", 'mkdir -p "$1" "${2%/*}" && ln -s "$1" "$2"', "sh", real, link)
@@ -685,7 +685,7 @@ def test_on_a_mac_install_writes_the_agent_and_hands_it_to_launchd(
     assert launchd.missing() is None
     done = manager.put(launchd.files())
     launchd.enable()
-    launchd.start(anew=True)
+    launchd.start(restart=True)
 
     (path,) = done
     assert path == tmp_path / "Library" / "LaunchAgents" / f"{manager.LABEL}.plist"
@@ -694,9 +694,9 @@ def test_on_a_mac_install_writes_the_agent_and_hands_it_to_launchd(
 
 
 def test_files_generated_by_each_installation_are_not_backed_up(tmp_path: Path) -> None:
-    files = {tmp_path / "x.service.d" / "10-program.conf": manager._elsewhere(("/a/yolo-supervisor",)).encode()}
+    files = {tmp_path / "x.service.d" / "10-program.conf": manager._program_conf(("/a/yolo-supervisor",)).encode()}
     manager.put(files)
-    others = dict.fromkeys(files, manager._elsewhere(("/b/yolo-supervisor",)).encode())
+    others = dict.fromkeys(files, manager._program_conf(("/b/yolo-supervisor",)).encode())
 
     assert list(manager.put(others).values()) == ["replaced"]
     assert manager.take_away(list(files), files) == list(files)
@@ -789,7 +789,7 @@ def test_a_configuration_that_others_may_write_is_refused(cli: Cli, project: Pat
     told = cli("check")
 
     assert told.returncode == 78
-    assert f"{path} can be written by everybody" in told.stderr
+    assert f"{path} can be written by all users" in told.stderr
     assert f"chmod go-w {path}" in told.stderr
     path.chmod(0o644)
     assert cli("check").returncode == 0
@@ -802,7 +802,7 @@ def test_a_configuration_in_a_folder_that_others_may_write_to_is_refused(cli: Cl
 
     told = cli("check")
 
-    assert (told.returncode, f"{folder} can be written by everybody" in told.stderr) == (78, True)
+    assert (told.returncode, f"{folder} can be written by all users" in told.stderr) == (78, True)
     folder.chmod(0o1777)  # there nobody can replace another's file
     assert cli("check").returncode == 0
 
@@ -826,7 +826,7 @@ def test_a_state_folder_that_others_may_write_to_is_refused(team: Team) -> None:
     told = team.cli("run")
 
     assert told.returncode == 1
-    assert f"{folder} can be written by everybody" in told.stderr
+    assert f"{folder} can be written by all users" in told.stderr
     assert not (folder / "journal.jsonl").exists()
     folder.chmod(0o700)
     team.supervise()

@@ -175,7 +175,7 @@ def test_a_folder_of_ours_that_others_may_write_to_is_refused(project: Path, nam
     new_store(project)
     (Paths(project).folder / name).chmod(0o777)
 
-    with pytest.raises(Refused, match="can be written by everybody"):
+    with pytest.raises(Refused, match="can be written by all users"):
         Store(project).open()
 
 

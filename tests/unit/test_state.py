@@ -179,7 +179,7 @@ def test_an_unreadable_file_raises_an_alert() -> None:
                 code=AlertCode.FILE_UNREADABLE,
                 detail="EACCES",
                 key="STATE.md",
-                reason="it cannot be read: Permission denied: mend it or put it away",
+                reason="it cannot be read: Permission denied: repair it or remove it",
             ),
         )
     ]

@@ -81,7 +81,7 @@ def install(options: Shared, system: bool, name: str, linger: bool | None) -> No
         obsolete = take_away(manager.obsolete())
         _enable(manager, done)
         if projects:
-            manager.start(anew=bool(obsolete) or any(result != "unchanged" for result in done.values()))
+            manager.start(restart=bool(obsolete) or any(result != "unchanged" for result in done.values()))
     except ManagerError as error:
         fail(EX_NO, f"{error}\nIts log: {_log(manager)}")
     notes = []

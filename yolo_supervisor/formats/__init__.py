@@ -1,1 +1,1 @@
-"""Files of other programs and of ours: one module a format, parse and dump side by side."""
+"""Parse and dump files, of other programs and the supervisor's: one module for each format."""

@@ -1,5 +1,8 @@
-"""Claude Code's files and command lines, as version 2.1.197 writes them. None of them is a published interface:
-everything is parsed leniently, unknown keys survive a rewrite, and what cannot be read is unknown, never empty."""
+"""Claude Code's files and command lines, as version 2.1.197 writes them.
+
+None of them is a published interface: everything is parsed leniently, unknown keys survive a rewrite, and what cannot
+be read is unknown, never empty.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,12 @@ LOCK_STALE_S = 10.0
 
 
 def config_dir(environment: Mapping[str, str]) -> Path | None:
-    """The folder that a client with this environment keeps its state in; None if it has neither name nor home."""
-    if named := environment.get("CLAUDE_CONFIG_DIR"):
-        return same_path(named)
+    """The state folder of a client with this environment.
+
+    None if the environment names neither it nor a home.
+    """
+    if folder := environment.get("CLAUDE_CONFIG_DIR"):
+        return same_path(folder)
     home = environment.get("HOME")
     return same_path(f"{home.rstrip('/')}/.claude") if home else None
 
@@ -28,7 +34,7 @@ def config_dir(environment: Mapping[str, str]) -> Path | None:
 
 @dataclass(frozen=True, slots=True)
 class Flags:
-    """What a teammate's command line says of it."""
+    """The options on a teammate's command line that identify it."""
 
     agent_id: str
     name: str
@@ -37,13 +43,13 @@ class Flags:
 
 
 def flags(argv: Sequence[str]) -> Flags | None:
-    """The teammate that a process with this command line is; None for every other process."""
-    found = {key: value for key, value in zip(argv, argv[1:], strict=False) if key.startswith("--") and value}
-    agent_id, team = found.get("--agent-id"), found.get("--team-name")
+    """The teammate's options on a command line; None if the process is no teammate."""
+    options = {key: value for key, value in zip(argv, argv[1:], strict=False) if key.startswith("--") and value}
+    agent_id, team = options.get("--agent-id"), options.get("--team-name")
     if not agent_id or not team:
         return None
-    name = found.get("--agent-name") or agent_id.partition("@")[0]
-    return Flags(agent_id, name, team, found.get("--agent-type"))
+    name = options.get("--agent-name") or agent_id.partition("@")[0]
+    return Flags(agent_id, name, team, options.get("--agent-type"))
 
 
 def looks_like_agent(argv: Sequence[str], executable: str) -> bool:
@@ -73,7 +79,7 @@ class Session:
 
 
 def session(data: bytes) -> Session | None:
-    """The session that a ``sessions/<pid>.json`` tells of; None if it does not say who and where it is."""
+    """The session of a ``sessions/<pid>.json``; None if its pid, id, folder or start is missing."""
     raw = load_object(data)
     if raw is None:
         return None
@@ -85,7 +91,7 @@ def session(data: bytes) -> Session | None:
 
 
 def team_of_session(session_id: str) -> str:
-    """The name of the team that the session leads: its task list bears it too."""
+    """The name of the team that the session leads, and of the team's task list."""
     return f"session-{session_id[:8]}"
 
 
@@ -103,7 +109,10 @@ class Member:
 
     @property
     def in_process(self) -> bool:
-        """Whether the member lives inside its lead's process. The lead itself says so too: it is no teammate."""
+        """Whether the member runs inside its lead's process.
+
+        It is also true of the lead, which is no teammate.
+        """
         return self.backend == "in-process" or self.pane in ("in-process", "")
 
 
@@ -116,7 +125,7 @@ class Team:
 
 
 def team(data: bytes, name: str) -> Team | None:
-    """The team of a ``config.json`` in the folder ``name``; members that make no sense are left out."""
+    """The team of a ``config.json`` in the folder ``name``, without members that lack an id."""
     raw = load_object(data)
     if raw is None:
         return None
@@ -142,17 +151,20 @@ _TASK_FILE = re.compile(r"[0-9A-Za-z_-]+\.json")
 
 
 def is_task_file(name: str) -> bool:
-    """Whether a file in a task folder is a task (not ``.lock``, ``.highwatermark``, a temporary file)."""
+    """Whether a file in a task folder is a task (not ``.lock``, for instance, or temporary)."""
     return _TASK_FILE.fullmatch(name) is not None
 
 
 def is_task_path(path: Path) -> bool:
-    """Whether the path is that of a task in some list of a client's."""
+    """Whether the path is that of a task file of Claude Code."""
     return path.parent.parent.name == "tasks" and is_task_file(path.name)
 
 
 def task(data: bytes, list_name: str, path: Path) -> Task | None:
-    """The task in a file of the list; None if it cannot be read (half written, say) or has no status."""
+    """The task in a file of the list.
+
+    None if it cannot be read, half written for instance, or has no status.
+    """
     raw = load_object(data)
     if raw is None or not isinstance(raw.get("status"), str):
         return None
@@ -164,5 +176,7 @@ def task(data: bytes, list_name: str, path: Path) -> Task | None:
         owner=text_or_none(raw.get("owner")),
         path=path,
         subject=text_or_none(raw.get("subject")) or "",
-        blocked_by=tuple(each for each in blockers if isinstance(each, str)) if isinstance(blockers, list) else (),
+        blocked_by=tuple(number for number in blockers if isinstance(number, str))
+        if isinstance(blockers, list)
+        else (),
     )

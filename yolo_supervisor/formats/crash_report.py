@@ -1,4 +1,4 @@
-"""``crashes/<id>.json``: the evidence of an agent's death, the verdict about it, and the report of both.
+"""``crashes/<id>.json``: the report about an agent's death, with evidence and verdict.
 
 ``Report`` is what is written, ``StoredReport`` what is read back. Secrets are removed when a report is dumped.
 """
@@ -49,15 +49,15 @@ FAULT_SIGNALS = frozenset(
 """Signals that a process causes itself; other processes do not send them."""
 
 HookEvent = tuple[str, Mapping[str, object]]
-"""The event of a hook and its payload."""
+"""A hook event: its name and its payload."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What is known of a death."""
+    """The known facts about a death."""
 
     at: datetime
-    """When it was noticed."""
+    """The time at which it was noticed."""
     observed: bool = True
     """Whether it was noticed when it happened, so that ``at`` is the time of the death."""
     status: int | None = None
@@ -67,7 +67,7 @@ class Evidence:
     oom: str | None = None
     """The kernel's record of an OOM kill."""
     oom_ambiguous: bool = False
-    """Whether that record may mean another process, one in the same cgroup."""
+    """Whether that record may be about another process in the same cgroup."""
     pane: tuple[str, ...] = ()
     """The last lines on its screen."""
     tail: Tail = field(default_factory=Tail)
@@ -88,7 +88,7 @@ class Evidence:
 
     @property
     def faulted(self) -> bool:
-        """Whether the process crashed on its own: a signal that other processes do not send."""
+        """Whether the process crashed by itself: other processes do not send such a signal."""
         return self.fatal_signal in FAULT_SIGNALS
 
     @property
@@ -116,7 +116,7 @@ class Verdict(Finding):
 
     others: tuple[Finding, ...] = ()
     until: datetime | None = None
-    """When the rate-limit window ends that other agents run into, too; None if there is none."""
+    """The end of the rate-limit window, which stops other agents, too; None if there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +131,7 @@ class Report:
 
     @property
     def ident(self) -> str:
-        """The name of the report: time and agent record, so that a second life of the same name has another."""
+        """The name of the report: the time, and the agent's record name, which no other agent has."""
         life = own_files.agent_file(self.agent).removesuffix(".json")
         return f"{self.evidence.at:%Y%m%dT%H%M%S}Z-{life}"
 

@@ -1,4 +1,4 @@
-"""Git's error messages, and the cause that each of them stands for.
+"""Git's error messages and their causes.
 
 Git is always run with ``LC_MESSAGES=C``, so the patterns are English.
 """
@@ -12,7 +12,7 @@ from enum import StrEnum
 
 
 class Cause(StrEnum):
-    """Why a commit or a push failed. The value is the ``cause`` of ``commit --json``."""
+    """The reason why a commit or a push failed. The value is the ``cause`` of ``commit --json``."""
 
     LOCKED = "locked"
     """Another git process holds a lock, or left one when it was killed."""
@@ -171,4 +171,4 @@ ADVICE = {
     Cause.INTERRUPTED: "a signal interrupted it: the next commit in this repository continues",
     Cause.UNKNOWN: "see git's output",
 }
-"""What a person can do, one sentence for each cause."""
+"""The advice for a person, one sentence for each cause."""

@@ -1,4 +1,4 @@
-"""The neighbours' files: one module per neighbour, parse and dump side by side. Here: what all their JSON shares."""
+"""Read the JSON of other programs leniently, and write it in their style."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from yolo_supervisor.models import from_iso
 
 
 def load_object(data: bytes) -> dict[str, Any] | None:
-    """The JSON object in ``data``, or None if it holds anything else: empty, torn, binary, too deep, another type.
+    """The JSON object in ``data``.
 
-    None means *unreadable*; a caller must never take it for an empty object.
+    None if it is anything else: empty, torn, binary, too deep, another type. None means *unreadable*. A caller must
+    never treat it as an empty object.
     """
     try:
         value = json.loads(data.decode("utf-8-sig"), parse_constant=_refuse, parse_float=_finite)
@@ -36,7 +37,7 @@ def _finite(text: str) -> float:
 
 
 def dump_like(data: bytes, value: dict[str, Any]) -> bytes:
-    """``value`` as JSON in the style of the ``data`` it came from: indented or compact, final newline or none."""
+    """``value`` as JSON in the style of ``data``: its indentation and its final newline."""
     text = data.decode("utf-8", "replace")
     ascii_only = text.isascii() or "\\ud" in text.lower()  # lone surrogates can only be written as escapes
     compact = "\n" not in text.strip()
@@ -47,7 +48,10 @@ def dump_like(data: bytes, value: dict[str, Any]) -> bytes:
 
 @functools.lru_cache(maxsize=256)
 def same_path(text: str) -> Path:
-    """The path, and the same object for the same text: a thousand agents name the same few folders."""
+    """The path of a text: the same object for equal texts, to save memory.
+
+    A thousand agents name the same few folders.
+    """
     return Path(text)
 
 
@@ -60,5 +64,5 @@ def time_or_none(value: object) -> datetime | None:
 
 
 def text_or_none(value: object) -> str | None:
-    """``value`` if it is a non-empty string."""
+    """``value`` if it is a non-empty string, else None."""
     return value if isinstance(value, str) and value else None

@@ -51,7 +51,9 @@ def load(line: bytes) -> Any:
 
 
 def answered_id(line: bytes) -> str | None:
-    """The id (see ``id_key``) that a large response answers, read from its ends only; None if that is ambiguous.
+    """The id (see ``id_key``) that a large response answers; None if it is ambiguous.
+
+    Only the ends of the line are read.
 
     A line without a newline may be half a response. A request of the server must not match, as servers and clients
     number their requests alike.
@@ -73,7 +75,10 @@ def id_key(ident: object) -> str:
 
 
 def with_value(line: bytes, path: tuple[str, ...], value: object) -> bytes:
-    """Replace the value at a path of keys and keep every other byte. KeyError if the path does not exist."""
+    """Replace the value at a path of keys and keep every other byte.
+
+    KeyError if the path does not exist.
+    """
     text = line.decode("utf-8", "surrogatepass")
     start, end = value_span(text, path)
     return (text[:start] + json.dumps(value) + text[end:]).encode("utf-8", "surrogatepass")
@@ -94,14 +99,17 @@ def called_tool(message: Mapping[str, Any]) -> str | None:
 
 
 def progress_token(message: Mapping[str, Any]) -> str | None:
-    """The request's progress token (see ``id_key``); None if the client wants no progress notifications."""
+    """The request's progress token (see ``id_key``).
+
+    None if the client wants no progress notifications.
+    """
     meta = params(message).get("_meta")
     token = meta.get("progressToken") if isinstance(meta, dict) else None
     return None if token is None else id_key(token)
 
 
 def request_meta(message: Mapping[str, Any]) -> dict[str, Any]:
-    """The ``_meta`` params that every request of this client carries, such as the protocol version of 2026-07-28.
+    """The ``_meta`` params of all this client's requests, such as the protocol version.
 
     A request that the relay makes for the client has to carry them too.
     """
@@ -111,7 +119,10 @@ def request_meta(message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def repeatable_tools(result: object) -> tuple[dict[str, bool], str | None]:
-    """Whether each tool of a ``tools/list`` result is declared read-only or idempotent, and the next page's cursor."""
+    """The tools of a ``tools/list`` result, true if repeatable, and the next page's cursor.
+
+    A tool is repeatable if it is declared read-only or idempotent.
+    """
     repeatable: dict[str, bool] = {}
     if not isinstance(result, dict):
         return repeatable, None

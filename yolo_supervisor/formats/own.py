@@ -1,4 +1,4 @@
-"""Our own documents under ``.yolo-planning/.supervisor/``: agent records, tree samples, who runs, hook notes."""
+"""The supervisor's documents in ``.supervisor/``: agent records, trees, the holder, hook notes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from yolo_supervisor.models import Agent, Pane, ProcessId, iso
 
 FOLDER = ".supervisor"
 VERSION = 2
-"""Of all that is in the folder: it grows when an older program would misunderstand what is written there."""
+"""The version of the folder. It grows when an older program would misread the files in it."""
 
 
 def _dump(value: Mapping[str, Any]) -> bytes:
     return json.dumps({"version": VERSION, **value}, indent=2).encode() + b"\n"
 
 
-# -- version.json: which program may use the folder ------------------------------------------------------------------
+# -- version.json: the programs that may use the folder ---------------------------------------------------------------
 
 VERSION_FILE = "version.json"
 
@@ -33,7 +33,7 @@ def dump_version() -> bytes:
 
 
 def load_version(data: bytes) -> int | None:
-    """The version of the folder; None if the file does not say. What no program has written is of none of them."""
+    """The version of the folder; None if the file does not contain one."""
     version = (load_object(data) or {}).get("version")
     return version if type(version) is int else None
 
@@ -42,7 +42,10 @@ def load_version(data: bytes) -> int | None:
 
 
 def agent_file(agent: Agent) -> str:
-    """The name of the agent's record: one life, one file, also when a successor bears the same id."""
+    """The file name of the agent's record.
+
+    It contains the process, so a successor with the same id has another.
+    """
     life = f"~{agent.process.pid}-{agent.process.started}" if agent.process else ""
     name = quote(agent.id, safe="@", errors="surrogatepass")
     if len(name) > 150:
@@ -117,10 +120,10 @@ def _load_pane(raw: object) -> Pane | None:
     return Pane(socket=socket, server_pid=server, pane=pane) if socket and pane and type(server) is int else None
 
 
-# -- trees.json: who was in whose process tree at the last sample -------------------------------------------------
+# -- trees.json: the agents' process trees at the last sample -------------------------------------------------
 
 Trees = Mapping[ProcessId, tuple[tuple[ProcessId, int], ...]]
-"""For each agent its descendants, each with its parent's pid, parents before children."""
+"""For each agent its descendants with their parents' pids, parents before children."""
 
 
 def dump_trees(trees: Trees) -> bytes:
@@ -145,13 +148,16 @@ def dump_trees(trees: Trees) -> bytes:
 
 
 def load_trees(data: bytes) -> dict[ProcessId, tuple[tuple[ProcessId, int], ...]]:
-    """The sampled trees; empty if the file cannot be read, which only makes us leave leftovers alone."""
+    """The sampled trees.
+
+    Empty if the file cannot be read: then leftover processes are not signalled.
+    """
     raw = load_object(data) or {}
     trees: dict[ProcessId, tuple[tuple[ProcessId, int], ...]] = {}
     try:
-        for world in raw["trees"]:
-            boot = str(world["boot"])
-            for pid, started, tree in world["agents"]:
+        for of_boot in raw["trees"]:
+            boot = str(of_boot["boot"])
+            for pid, started, tree in of_boot["agents"]:
                 trees[ProcessId(int(pid), int(started), boot)] = tuple(
                     (ProcessId(int(p), int(s), boot), int(parent)) for p, s, parent in tree
                 )
@@ -160,19 +166,19 @@ def load_trees(data: bytes) -> dict[ProcessId, tuple[tuple[ProcessId, int], ...]
     return trees
 
 
-# -- daemon.json: who supervises the project ----------------------------------------------------------------------
+# -- daemon.json: the daemon that supervises the project ----------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """The daemon that holds a project, and how its watchers fared when it last said so."""
+    """The daemon that holds a project, and the last reported health of its watchers."""
 
     process: ProcessId
     started_at: str
     mode: str
     watchers: tuple[Mapping[str, Any], ...] = ()
     program: str = ""
-    """The version of the program that the daemon runs; empty if it is too old to say."""
+    """The daemon's program version; empty if it is too old to write one."""
 
 
 def dump_holder(holder: Holder) -> bytes:
@@ -197,11 +203,14 @@ def load_holder(data: bytes) -> Holder | None:
     return Holder(process, str(raw.get("started_at")), str(raw.get("mode")), watchers, str(raw.get("program") or ""))
 
 
-# -- held-lock.json: which of a neighbour's locks a writer of ours holds now -----------------------------------------
+# -- held-lock.json: the lock of another program that the store holds now -----------------------------------------
 
 
 def dump_held_lock(path: Path, inode: int, made: int) -> bytes:
-    """The note of a lock folder that we have made; ``made`` is its time stamp in nanoseconds."""
+    """The note about a lock folder that the store created.
+
+    ``made`` is its modification time in nanoseconds.
+    """
     return _dump({"path": str(path), "inode": inode, "made": made})
 
 
@@ -211,14 +220,14 @@ def load_held_lock(data: bytes) -> tuple[Path, int, int] | None:
     return (Path(path), inode, made) if path and type(inode) is int and type(made) is int else None
 
 
-# -- hooks/<event>-<pid>: what the hook command left ---------------------------------------------------------------
+# -- hooks/<event>-<pid>: the notes of the hook command ---------------------------------------------------------------
 
 _ANCESTOR = re.compile(rb"(\d{1,20}):(\d{1,20}):([^\s:]*):(\d{1,20})")
 
 
 @dataclass(frozen=True, slots=True)
 class HookNote:
-    """One hook event: its payload as the client gave it, and the ancestry of the command that it ran, nearest first."""
+    """One hook event: the client's payload, and the ancestry of the hook command, nearest first."""
 
     event: str
     ancestry: tuple[tuple[int, int, str, int], ...]
@@ -231,7 +240,7 @@ class HookNote:
 
 
 def hook_note(data: bytes, event: str) -> HookNote:
-    """The note that ``yolo_supervisor.hook`` wrote: one line of ancestry, then the payload."""
+    """Parse a note of ``yolo_supervisor.hook``: one line of ancestry, then the payload."""
     first, _, payload = data.partition(b"\n")
     ancestry = tuple(
         (int(pid), int(started), comm.decode("utf-8", "replace"), int(sid))

@@ -1,4 +1,4 @@
-"""Status and owner of a task: of a file in Claude Code's task list, or of a plan in the plugin's execution state."""
+"""Status and owner of a task: of Claude Code's task file, or of a plan of the plugin."""
 
 from __future__ import annotations
 
@@ -11,29 +11,35 @@ PENDING, AT_WORK, DONE = "pending", "in_progress", "completed"
 
 SET_ASIDE = "dead-letter"
 """The owner of a dead letter. The client (2.1.197) gives a task with an owner to no other agent, and its dependents
-go on waiting for it; the plugin takes up no plan that has ``failed``."""
+keep waiting for it; the plugin never resumes a plan that has ``failed``."""
 
 ASIDE = frozenset({PENDING, "failed"})
-"""The statuses of a dead letter: with any other one it was changed since."""
+"""The statuses of a dead letter: any other one shows that the task was changed since."""
 
 
 def state(task: Task, data: bytes) -> tuple[str, str | None] | None:
-    """The task's status, in the client's words, and its owner; None if the document does not say."""
+    """The task's status, as the client spells it, and its owner.
+
+    None if the document does not have the task.
+    """
     if task.list != execution_state.EXECUTION_STATE:
-        found = claude.task(data, task.list, task.path)
-        return (found.status, found.owner) if found else None
+        current = claude.task(data, task.list, task.path)
+        return (current.status, current.owner) if current else None
     raw = load_object(data)
     plan = execution_state.plan(raw, task.number) if raw is not None else None
     return (_AS_TASK.get(plan["status"], plan["status"]), text_or_none(plan.get("owner"))) if plan else None
 
 
 def is_done(task: Task) -> bool:
-    """Whether the task is finished, in the words of the file's owner."""
+    """Whether the task is finished, by the spelling of the program that it belongs to."""
     return task.status == DONE if task.list != execution_state.EXECUTION_STATE else _AS_TASK.get(task.status) == DONE
 
 
 def with_state(task: Task, data: bytes, status: str, owner: str | None) -> bytes:
-    """The document with this status and owner of the task, all else unchanged. ValueError if it has no such task."""
+    """The document with this status and owner of the task, all else unchanged.
+
+    ValueError if it has no such task.
+    """
     raw = load_object(data)
     if raw is None:
         raise ValueError(f"{task.path} holds no JSON object")

@@ -1,4 +1,4 @@
-"""The end of a transcript (``projects/<slug>/<session>.jsonl``), as Claude Code 2.1.197 writes it.
+"""The end of a Claude Code (2.1.197) transcript, ``projects/<slug>/<session>.jsonl``.
 
 The format is not documented by its publisher, so a line of unknown content is skipped. Secrets are hidden on reading.
 """
@@ -17,15 +17,15 @@ from yolo_supervisor.formats.json import load_object, text_or_none, time_or_none
 from yolo_supervisor.redaction import cut, redacted, redacted_all, shortened
 
 MAX_TURNS = 12
-"""How many turns a ``Tail`` has, the last ones."""
+"""The number of turns, the last ones, in a ``Tail``."""
 
 MAX_TEXT = 2000
-"""How much of one turn is read, in characters."""
+"""The largest part of one turn that is read, in characters."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ApiError:
-    """An API error at which the client gave up, or after which it waits for a retry (``attempt`` is set)."""
+    """An API error at which the client gave up, or, with ``attempt``, waits for a retry."""
 
     text: str
     kind: str = ""
@@ -52,7 +52,7 @@ class Tail:
 
 
 def slug(folder: Path) -> str:
-    """The name of the directory in which a client that works in ``folder`` keeps its transcripts."""
+    """The name of the transcript directory of clients that work in ``folder``."""
     return re.sub(r"[^0-9A-Za-z]", "-", str(folder))
 
 
@@ -60,7 +60,10 @@ _OWNER = re.compile(rb'"(agentName|teamName)": ?("(?:[^"\\\n]|\\.){0,400}")')
 
 
 def owner(head: bytes) -> tuple[str, str] | None:
-    """The name and the team of the teammate whose transcript begins with ``head``; None if it names none."""
+    """The name and the team of the teammate whose transcript begins with ``head``.
+
+    None if it names none.
+    """
     fields: dict[bytes, str] = {}
     for key, text in _OWNER.findall(head):
         with contextlib.suppress(ValueError):
@@ -69,10 +72,10 @@ def owner(head: bytes) -> tuple[str, str] | None:
 
 
 def tail(data: bytes, since: datetime | None = None) -> Tail:
-    """Parse the last part of a transcript. The first line may be cut off and the last torn; both are skipped.
+    """Parse the last part of a transcript. The first line may be cut off and the last torn.
 
-    A resumed session continues its transcript. An error or a wait from before ``since`` belongs to an earlier process
-    and cannot have ended this one, so only its turns are kept.
+    Both are skipped. A resumed session continues its transcript. An error or a wait from before ``since`` belongs to an
+    earlier process and cannot have ended this one, so only its turns are kept.
     """
     reader = _Reader()
     for line in data.split(b"\n"):

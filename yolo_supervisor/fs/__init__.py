@@ -1,1 +1,1 @@
-"""Read files of other programs: bounded, without following links, at a cost that follows what has changed."""
+"""Read files of other programs: bounded, and again only if they have changed."""

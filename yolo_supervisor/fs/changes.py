@@ -1,4 +1,4 @@
-"""Neighbours' files, looked at again and again: a look costs what has changed, not what is there."""
+"""Repeated scans of files, at a cost that grows with the number of changed ones."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from yolo_supervisor.fs.read import read_or_none
 T = TypeVar("T")
 
 REMEMBERED = 10_000
-"""How many parsed files are kept at most: the lists of weeks gone by need not be."""
+"""The largest number of parsed files that are kept. Task lists of past weeks need not be."""
 
 PORTION = 1000
-"""How many files have their turn in a look at a folder that has changed, beside those that have to be looked at."""
+"""The number of files that are checked in turn in a scan of a changed folder, beside the new ones."""
 
 QUIET = 250
-"""How many have in a look at folders that have not."""
+"""The number of files that are checked in turn in a scan of an unchanged folder."""
 
 EVERY = sys.maxsize
 
 RECENT_S = 0.1
-"""A file written this short ago may be written again within the same tick of its time stamp: not remembered yet."""
+"""The age up to which a file is not remembered: it may change again within one tick of its time stamp."""
 
 
 def names(folder: Path) -> list[str]:
-    """The names in a folder, sorted; none where it is missing or cannot be read."""
+    """The names in a folder, sorted; none if it is missing or cannot be read."""
     try:
         return listed(folder)
     except (OSError, ValueError):
@@ -37,7 +37,10 @@ def names(folder: Path) -> list[str]:
 
 
 def listed(folder: Path) -> list[str]:
-    """The names in a folder, sorted; none where it is missing. OSError if it is there and cannot be read."""
+    """The names in a folder, sorted; none if it is missing.
+
+    OSError if it exists and cannot be read.
+    """
     try:
         return sorted(os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError):
@@ -45,26 +48,26 @@ def listed(folder: Path) -> list[str]:
 
 
 class ParsedFileCache(Generic[T]):
-    """Files parsed once for as long as they stay unchanged."""
+    """Parses a file again only after it has changed."""
 
     def __init__(self, parse: Callable[[bytes, Path], T | None]) -> None:
         self._parse = parse
         self._known: dict[Path, tuple[tuple[int, int, int], T | None]] = {}
 
     def get(self, path: Path) -> T | None:
-        """What the file says; None if there is none, or it cannot be read."""
+        """The parsed content; None if there is no file, or it cannot be read."""
         try:
-            found = path.stat()
+            status = path.stat()
         except (OSError, ValueError):
             self._known.pop(path, None)
             return None
-        stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
+        stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
         known = self._known.get(path)
         if known is not None and known[0] == stamp:
             return known[1]
         data = read_or_none(path)
         value = None if data is None else self._parse(data, path)
-        if not _recent(found.st_mtime_ns, time.time_ns()):
+        if not _recent(status.st_mtime_ns, time.time_ns()):
             if len(self._known) >= REMEMBERED:
                 self._known.clear()
             self._known[path] = stamp, value
@@ -72,31 +75,32 @@ class ParsedFileCache(Generic[T]):
 
 
 class DirectoryScanner:
-    """What has changed in a folder since the last look.
+    """Finds the files in a folder that have changed since the last scan.
 
-    A file that appears, goes, or is replaced changes its folder, and is seen at once. One that is written in its place
-    does not; it is seen when it has its turn: in a folder of up to a portion of files at once, in a larger one some
-    looks later. Whoever cannot wait for that says which files to look at ``closely``.
+    A file that appears, disappears or is replaced changes its folder, and is seen at once. A file that is written in
+    place does not change the folder, and is seen when its turn comes: at once in a folder of up to ``PORTION`` files,
+    some scans later in a larger one. Callers that cannot wait name the files to check ``closely``.
     """
 
     def __init__(self, path: Path, wanted: Callable[[str], bool]) -> None:
-        self._path = str(path)  # to make a path of each name would cost more than the look
+        self._path = str(path)  # a path object for each name would cost more than the scan
         self._wanted = wanted
         self._listed: tuple[int, int] | None = None
-        """The folder's own stamp when it was listed; None if it must be listed anew."""
+        """The folder's stamp when it was listed; None if it must be listed again."""
         self._there: dict[str, int] = {}
-        """What was listed then, with the inodes that the folder names."""
+        """The names that were listed then, with their inodes."""
         self._known: dict[str, tuple[int, int, int]] = {}
-        """Of each file its inode, size and time."""
+        """The inode, size and time of each file."""
         self._unsure: set[str] = set()
-        """Files that may have been written again since, within the same tick of their time stamp."""
+        """Files that may have changed again since, within one tick of their time stamp."""
         self._turns: list[str] = []
         self._next = 0
 
     def look(self, closely: Iterable[str] = (), quiet: int = QUIET) -> list[str]:
-        """The names of the files that were made, changed or removed. OSError if the folder cannot be read.
+        """The names of the files that were created, changed or removed.
 
-        ``quiet`` is how many files have their turn while the folder itself is as it was.
+        OSError if the folder cannot be read. ``quiet`` is the number of files that are checked in turn if the folder is
+        unchanged.
         """
         now_ns = time.time_ns()
         before = self._listed
@@ -107,10 +111,10 @@ class DirectoryScanner:
         return [*gone, *(name for name in due if self._changed(name, now_ns))]
 
     def _list(self, now_ns: int) -> tuple[list[str], set[str]]:
-        """The files that are gone, and those that are new, or others than before. All have their turn afterwards."""
+        """The files that are gone, and those that are new or replaced. Then all files are checked in turn."""
         try:
-            found = os.stat(self._path)
-            stamp = found.st_mtime_ns, found.st_ino
+            status = os.stat(self._path)
+            stamp = status.st_mtime_ns, status.st_ino
             if stamp == self._listed:
                 return [], set()
             with os.scandir(self._path) as entries:
@@ -126,7 +130,7 @@ class DirectoryScanner:
         return gone, fresh
 
     def _turn(self, portion: int) -> list[str]:
-        if portion >= len(self._turns):  # all of them, wherever the last look has stopped
+        if portion >= len(self._turns):  # all of them, independent of the end of the last scan
             self._next = 0
             return self._turns
         first, self._next = self._next, self._next + portion
@@ -136,11 +140,11 @@ class DirectoryScanner:
 
     def _changed(self, name: str, now_ns: int) -> bool:
         try:
-            found = os.stat(f"{self._path}/{name}")
+            status = os.stat(f"{self._path}/{name}")
         except (OSError, ValueError):
             return self._known.pop(name, None) is not None
-        stamp = found.st_ino, found.st_size, found.st_mtime_ns
-        unsure = _recent(found.st_mtime_ns, now_ns)
+        stamp = status.st_ino, status.st_size, status.st_mtime_ns
+        unsure = _recent(status.st_mtime_ns, now_ns)
         if unsure:
             self._unsure.add(name)
         if stamp == self._known.get(name) and not unsure:

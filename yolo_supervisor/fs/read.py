@@ -9,33 +9,33 @@ import stat
 from pathlib import Path
 
 LIMIT = 16 * 2**20
-"""No document of ours or of our neighbours is anywhere near as large, in bytes."""
+"""The largest file that is read, in bytes; all known documents are far smaller."""
 
 
 def digest(data: bytes | None) -> str | None:
-    """SHA-256 in lowercase hex, the plugin's own convention; None for a file that is not there."""
+    """SHA-256 in lowercase hex, as in the plugin; None for a missing file."""
     return None if data is None else hashlib.sha256(data).hexdigest()
 
 
 def read(path: Path, limit: int = LIMIT) -> bytes | None:
-    """The file's bytes, or None where there is no such file.
+    """The file's bytes; None if there is no such file.
 
-    OSError for what exists and cannot be read: a folder, a missing permission, a pipe, more than ``limit`` bytes.
+    OSError if it exists and cannot be read: a folder, a missing permission, a pipe, more than ``limit`` bytes.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError as error:  # a NUL in a path that somebody else wrote down
+    except ValueError as error:  # a NUL in a path from another program
         raise OSError(errno.EINVAL, str(error), str(path)) from error
     try:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not an ordinary file", str(path))
-        if found.st_size > limit:
+        if status.st_size > limit:
             raise OSError(errno.EFBIG, f"larger than {limit} bytes", str(path))
         parts = []
-        while chunk := os.read(fd, max(found.st_size, 4095) + 1):
+        while chunk := os.read(fd, max(status.st_size, 4095) + 1):
             parts.append(chunk)
         return b"".join(parts)
     finally:
@@ -43,7 +43,10 @@ def read(path: Path, limit: int = LIMIT) -> bytes | None:
 
 
 def read_or_none(path: Path) -> bytes | None:
-    """The file's bytes for a look that decides nothing by their absence: None also where it cannot be read."""
+    """The file's bytes; None also if it cannot be read.
+
+    Use it only where absence decides nothing.
+    """
     try:
         return read(path)
     except OSError:
@@ -51,7 +54,10 @@ def read_or_none(path: Path) -> bytes | None:
 
 
 def read_part(path: Path, at: int, size: int) -> bytes | None:
-    """``size`` bytes of an ordinary file from ``at`` on, never through a link; None if they cannot be read."""
+    """At most ``size`` bytes from offset ``at`` on, never through a link.
+
+    None if they cannot be read.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Which paths and owners are refused."""
+"""Refusals of paths, by their kind, owner and mode."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 class Refused(Exception):
-    """The path is not one that the supervisor writes to: a link, say, or no ordinary file."""
+    """The path must not be written to, because it is a link or no ordinary file, for instance."""
 
     def __init__(self, message: str, path: Path) -> None:
         super().__init__(message)
@@ -18,33 +18,33 @@ class Refused(Exception):
 
 
 class TooNew(Refused):
-    """What is on the disk was written by a newer version of this program: it is neither read nor changed."""
+    """The files come from a newer version of this program, and are neither read nor changed."""
 
 
-def other_writers(path: Path, found: os.stat_result) -> str | None:
-    """Why others than the user and root could change the file, or what is in the folder; None if they cannot.
+def other_writers(path: Path, status: os.stat_result) -> str | None:
+    """The reason why users other than this one and root could change the path.
 
-    The group that many systems give every user alone is not others.
+    None if they cannot. Many systems give each user a private group. It does not count as other users.
     """
-    mode, me = stat.S_IMODE(found.st_mode), os.geteuid()
-    if me not in (0, found.st_uid) and found.st_uid != 0:
-        return f"{path} belongs to another user ({found.st_uid})"
+    mode, me = stat.S_IMODE(status.st_mode), os.geteuid()
+    if me not in (0, status.st_uid) and status.st_uid != 0:
+        return f"{path} belongs to another user ({status.st_uid})"
     sticky = (
-        stat.S_ISDIR(found.st_mode) and mode & stat.S_ISVTX
-    )  # there nobody can put another file in the place of ours
+        stat.S_ISDIR(status.st_mode) and mode & stat.S_ISVTX
+    )  # other users cannot replace our files in such a folder
     if mode & stat.S_IWOTH and not sticky:
-        return f"{path} can be written by everybody (mode {mode:o})"
-    if mode & stat.S_IWGRP and not sticky and not _own_group(found):
-        return f"{path} can be written by its group, {found.st_gid} (mode {mode:o})"
+        return f"{path} can be written by all users (mode {mode:o})"
+    if mode & stat.S_IWGRP and not sticky and not _private_group(status):
+        return f"{path} can be written by its group, {status.st_gid} (mode {mode:o})"
     return None
 
 
-def _own_group(found: os.stat_result) -> bool:
-    """Whether the group is the owner's alone."""
-    if found.st_gid == 0:
+def _private_group(status: os.stat_result) -> bool:
+    """Whether the owner is the only member of the group."""
+    if status.st_gid == 0:
         return True
     try:
-        owner, group = pwd.getpwuid(found.st_uid), grp.getgrgid(found.st_gid)
+        owner, group = pwd.getpwuid(status.st_uid), grp.getgrgid(status.st_gid)
     except KeyError:
-        return found.st_gid == found.st_uid
+        return status.st_gid == status.st_uid
     return owner.pw_name == group.gr_name and not set(group.gr_mem) - {owner.pw_name}

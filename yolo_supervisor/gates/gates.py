@@ -1,8 +1,8 @@
-"""The plugin's hard gates, asked and mended by ourselves: what must hold before a task is begun and after it is done.
+"""Check and repair the plugin's hard gates, the conditions before and after a task.
 
-The answers are those of its ``hard-gate`` (2.9.8), told in its words. What differs: every command has a limit, and runs
-in the project; what git cannot tell does not pass; phases and plans are found however they are spelled, in the active
-milestone too; and a verification is believed for its verdict, not for having a word in it.
+The answers have the form of the plugin's ``hard-gate`` (2.9.8). The differences: every command has a time limit and
+runs in the project; a gate does not pass if git fails; phases and plans are found in any spelling, in the active
+milestone, too; and a verification counts by its verdict, not by a word in its text.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ from yolo_supervisor.system.git_layout import root_of
 from yolo_supervisor.system.subprocesses import Result
 
 ATTEMPTS = 2
-"""How often a repair is tried before a person is told. What ran into its limit has twice the time at the second."""
+"""The number of attempts at a repair before a person is asked. The second one has twice the time limit."""
 
 COMPLIANCE, CHECKS = "contract_compliance", "required_checks"
-"""The gates that can be repaired: by generating the contract anew, by running the checks again."""
+"""The gates that can be repaired: by generating the contract again, and by running the checks again."""
 
 GIT_LIMIT_S = 30.0
 
 GRACE_S = 2.0
-"""How long a check that has had its time may take to leave."""
+"""The grace period of a check that reached its time limit, in seconds."""
 
 TEXT = 2000
-"""How many characters of what others have written an answer tells."""
+"""The largest part of a text from another program in an answer, in characters."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """Which gate is asked, and for which task; the task is as it was written, what is no number is task 0."""
+    """A gate and the task that it is checked for. A ``task`` that is no number counts as task 0."""
 
     gate: str
     phase: int
@@ -72,13 +72,16 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """How one of a contract's commands went; ``exit`` is None if it ran into its limit, or could not be run."""
+    """The result of a command of a contract.
+
+    ``exit`` is None at the time limit, and if it could not be run.
+    """
 
     check: str
     exit: int | None
     limit_s: float
     said: str = ""
-    """The end of what it said on stderr, or why it could not be run."""
+    """The end of its stderr, or the reason why it could not be run."""
     timed_out: bool = False
 
 
@@ -87,7 +90,7 @@ Word = Literal["pass", "fail", "skip"]
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A gate's answer, with the plugin's own keys."""
+    """A gate's answer, with the keys of the plugin."""
 
     gate: str
     result: Word
@@ -99,15 +102,15 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Repair:
-    """What came of a repair."""
+    """The result of a repair."""
 
     answer: Answer
-    """The last one."""
+    """The last answer of the gate."""
     attempts: int
     hindrance: str | None = None
-    """Why the contract could not be generated anew."""
+    """The reason why the contract could not be generated again."""
     untold: str | None = None
-    """Why nobody could be told: then it stands in no journal."""
+    """The reason why the escalation could not be written to the journal."""
 
     @property
     def repaired(self) -> bool:
@@ -123,19 +126,19 @@ class Repair:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
-    """What a gate is judged by."""
+class GateInput:
+    """The input of a gate."""
 
     question: Question
     paths: Paths
     config: bytes
     limit_s: float
-    """How long each command may take."""
+    """The time limit of each command."""
     checks: list[Check] = field(default_factory=list)
-    """Where what was run is told."""
+    """The results of the commands, added by the gate."""
 
     def contract(self) -> bytes | None:
-        """The contract's bytes, none where it cannot be read; None if there is no such file."""
+        """The contract's bytes, empty if it cannot be read; None if there is no such file."""
         try:
             return read(contract_path(self.paths, self.question))
         except OSError:
@@ -146,11 +149,11 @@ class Look:
 
 
 Verdict = tuple[bool, str]
-"""Whether the gate is passed, and on what evidence."""
+"""Whether the gate passes, and the evidence."""
 
 
 class Gates:
-    """The gates of one project. The store is only opened where something has to be written."""
+    """The gates of one project. The store is opened only to write."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
@@ -158,30 +161,31 @@ class Gates:
         self._open = False
 
     async def ask(self, question: Question, attempt: int = 1) -> Answer:
-        """What the gate says now. Nothing is changed, except by what a contract's own checks do."""
+        """Check the gate. Nothing is changed, except by the commands of a contract."""
         config = read_or_none(self._store.paths.planning / "config.json") or b""
         limit_s = attempt * plugin_config.command_limit_s(config)
-        look = Look(question=question, paths=self._store.paths, config=config, limit_s=limit_s)
+        gate_input = GateInput(question=question, paths=self._store.paths, config=config, limit_s=limit_s)
         gate = GATES.get(question.gate)
         result: Word = "skip"
         if not plugin_config.enabled(config, "v2_hard_gates"):
             evidence = "v2_hard_gates=false"
         else:
-            passed, evidence = await gate(look) if gate else (False, f"unknown gate type: {question.gate}")
+            passed, evidence = await gate(gate_input) if gate else (False, f"unknown gate type: {question.gate}")
             result = "pass" if passed else "fail"
         return Answer(
             gate=question.gate,
             result=result,
             evidence=_short(evidence),
-            autonomy=look.setting("autonomy", "unknown"),
+            autonomy=gate_input.setting("autonomy", "unknown"),
             ts=self._clock.now().strftime("%Y-%m-%dT%H:%M:%SZ"),
-            checks=tuple(look.checks),
+            checks=tuple(gate_input.checks),
         )
 
     async def repair(self, question: Question) -> Repair:
-        """Mend what the gate complains of, if that can be done, and ask again; in vain, a person is told.
+        """Repair the cause of a failed gate, if that is possible, and check it again.
 
-        Checks are asked for the first time by the first attempt: they are not run once more than need be.
+        Escalate if it still fails. The first attempt at ``required_checks`` is also the first check, so that the
+        commands do not run in excess.
         """
         answer = None if question.gate == CHECKS else await self.ask(question)
         attempts, hindrance = 0, None
@@ -190,7 +194,7 @@ class Gates:
                 break
             attempts += 1
             if answer is not None and question.gate == COMPLIANCE:
-                hindrance = self._mend(question, answer.evidence)
+                hindrance = self._repair_contract(question, answer.evidence)
             answer = await self.ask(question, attempts)
         assert answer is not None
         if answer.result != "fail":
@@ -198,24 +202,24 @@ class Gates:
         untold = self._escalate(question, answer, attempts, hindrance)
         return Repair(answer=answer, attempts=attempts, hindrance=hindrance, untold=untold)
 
-    def _mend(self, question: Question, why: str) -> str | None:
-        """Generate the contract anew, if that would make it pass. Why not, otherwise."""
+    def _repair_contract(self, question: Question, flaw: str) -> str | None:
+        """Generate the contract again, if that makes the gate pass; otherwise return the reason."""
         try:
-            made = regenerated(self._store.paths.planning, question)
-            if isinstance(made, str):
-                return made
-            source, data = made
+            generated = regenerated(self._store.paths.planning, question)
+            if isinstance(generated, str):
+                return generated
+            source, data = generated
             passed, evidence = compliance(data, question.number)
             if not passed:
                 return f"by the plan, too: {evidence}"
-            return self._replace(question, data, why, source)
+            return self._replace(question, data, flaw, source)
         except (OSError, Refused, Busy) as error:
             return str(error)
 
-    def _replace(self, question: Question, data: bytes, why: str, source: Path) -> str | None:
+    def _replace(self, question: Question, data: bytes, flaw: str, source: Path) -> str | None:
         store, path = self._opened(), contract_path(self._store.paths, question)
-        for each in (path.parent, path):
-            refuse_links(store.disk, each)
+        for checked in (path.parent, path):
+            refuse_links(store.disk, checked)
         make_folder(store.disk, path.parent, 0o777)
         before = store.disk.read(path)
         evidence: dict[str, Any] = {"plan": str(source)}
@@ -224,18 +228,18 @@ class Gates:
             evidence["copy"] = f"quarantine/{copy.name}"
             aside = quarantine(
                 key=f"{contracts.FOLDER}/{path.name}", path=copy, data=before,
-                reason=f"{why}: it is generated again", evidence={"file": str(path), "copy": evidence["copy"]},
+                reason=f"{flaw}: it is generated again", evidence={"file": str(path), "copy": evidence["copy"]},
             )  # fmt: skip
             if store.commit(aside, "cli") is Outcome.BUSY:
                 return "the store is being written to"
         action = notes.regenerate_contract(
-            key=question.key, path=path, expected_digest=digest(before), data=data, reason=why, evidence=evidence
+            key=question.key, path=path, expected_digest=digest(before), data=data, reason=flaw, evidence=evidence
         )
         outcome = store.commit(action, "cli")
         return None if outcome is Outcome.DONE else f"the contract could not be written: {outcome}"
 
     def _escalate(self, question: Question, answer: Answer, attempts: int, hindrance: str | None) -> str | None:
-        """Tell a person, and the plugin's event log. Why that could not be done, otherwise."""
+        """Escalate, also to the plugin's event log. Return the reason if that fails."""
         note = Escalate(
             kind="gate",
             code=AlertCode.GATE_FAILED,
@@ -276,12 +280,12 @@ def compliance(contract: bytes | None, task: int) -> Verdict:
     """Whether the contract is as it was generated, and has this task."""
     if contract is None:
         return False, "contract file not found"
-    found = contracts.load(contract)
-    if found is None:
+    document = contracts.load(contract)
+    if document is None:
         return False, "invalid contract JSON"
     if not contracts.intact(contract):
         return False, "contract hash mismatch"
-    count = found.get("task_count")
+    count = document.get("task_count")
     count = count if type(count) is int else 0
     if not 1 <= task <= count:
         return False, f"task {task} outside range 1-{count}"
@@ -289,44 +293,47 @@ def compliance(contract: bytes | None, task: int) -> Verdict:
 
 
 def regenerated(planning: Path, question: Question) -> tuple[Path, bytes] | str:
-    """The plan's file and the contract that follows from it; why there is none, otherwise. Nothing is guessed: a plan
-    that calls itself another, and two that differ, are none."""
+    """The plan's file and the contract generated from it, or the reason why there is none.
+
+    A plan that names another number, or two plans that differ, are refused: nothing is guessed.
+    """
     name = f"plan {question.phase}-{question.plan}"
     config = read_or_none(planning / "config.json") or b""
     if not (plugin_config.enabled(config, "v2_hard_contracts") or plugin_config.enabled(config, "v3_contract_lite")):
-        return "neither v2_hard_contracts nor v3_contract_lite is set: there are to be no contracts"
-    found = (
+        return "neither v2_hard_contracts nor v3_contract_lite is set, so no contracts are generated"
+    by_place = (
         [path for number, path in _of_plans(folders, question.phase, "PLAN") if number == question.plan]
         for folders in _places(planning, question.phase)
     )
-    files = next(filter(None, found), [])
+    files = next(filter(None, by_place), [])
     if not files:
         return f"there is no file of {name}"
-    made = {path: contracts.contract(read_or_none(path) or b"", config) for path in files}
-    own = {path: data for path, data in made.items() if data is not None and _is_of(data, question)}
-    if not own:
-        return f"{files[0].name} does not say that it is {name}"
-    if len(set(own.values())) > 1:
-        return f"there are {len(own)} files of {name}, and they differ: {', '.join(sorted(map(str, own)))}"
-    return next(iter(own.items()))
+    generated = {path: contracts.contract(read_or_none(path) or b"", config) for path in files}
+    matching = {path: data for path, data in generated.items() if data is not None and _is_of(data, question)}
+    if not matching:
+        return f"{files[0].name} does not contain the numbers of {name}"
+    if len(set(matching.values())) > 1:
+        files_text = ", ".join(sorted(map(str, matching)))
+        return f"there are {len(matching)} files of {name}, and they differ: {files_text}"
+    return next(iter(matching.items()))
 
 
 def _is_of(contract: bytes, question: Question) -> bool:
-    found = contracts.load(contract) or {}
-    return (found.get("phase"), found.get("plan")) == (question.phase, question.plan)
+    document = contracts.load(contract) or {}
+    return (document.get("phase"), document.get("plan")) == (question.phase, question.plan)
 
 
-def _listed(look: Look, key: str, words: str) -> tuple[list[Any], str]:
-    """A list of the contract; where there is none, why the gate is passed."""
-    data = look.contract()
-    found = contracts.load(data) if data is not None else {}
-    if data is None or found is None:
+def _listed(gate_input: GateInput, key: str, name: str) -> tuple[list[Any], str]:
+    """A list in the contract, and the evidence with which the gate passes if the list is empty."""
+    data = gate_input.contract()
+    contract = contracts.load(data) if data is not None else {}
+    if data is None or contract is None:
         return [], "no contract, fail-open" if data is None else "invalid contract JSON, fail-open"
-    listed = found.get(key)
-    return listed if isinstance(listed, list) else [], f"no {words} defined"
+    items = contract.get(key)
+    return items if isinstance(items, list) else [], f"no {name} defined"
 
 
-# -- where phases and plans are ----------------------------------------------------------------------------------
+# -- the files of phases and plans ----------------------------------------------------------------------------------
 
 _PHASE = re.compile(r"([0-9]{1,9})-.+")
 _OF_PLAN = re.compile(r"(?:([0-9]{1,9})-)?([0-9]{1,9})-(PLAN|SUMMARY)\.md")
@@ -334,14 +341,14 @@ _VERIFICATION = re.compile(r"(?:([0-9]{1,9})-)?VERIFICATION\.md")
 
 
 def _places(planning: Path, phase: int) -> Iterator[list[Path]]:
-    """The folders of the phase: those in the active milestone, if there is one, then those in ``phases/``."""
+    """The folders of the phase in the active milestone, if there is one, then those in ``phases/``."""
     slug = (read_or_none(planning / "ACTIVE") or b"").decode("utf-8", "replace").strip()
     roots = [planning / "phases"]
     if slug not in ("", ".", "..") and Path(slug).name == slug:
         roots.insert(0, planning / "milestones" / slug / "phases")
     for root in roots:
-        named = [root / name for name in names(root) if (match := _PHASE.fullmatch(name)) and int(match[1]) == phase]
-        if folders := [folder for folder in named if os.path.isdir(folder)]:
+        matches = [root / name for name in names(root) if (match := _PHASE.fullmatch(name)) and int(match[1]) == phase]
+        if folders := [folder for folder in matches if os.path.isdir(folder)]:
             yield folders
 
 
@@ -360,22 +367,22 @@ def _within(folders: list[Path]) -> Iterator[Path]:
 # -- the gates ---------------------------------------------------------------------------------------------------
 
 
-async def _contract_compliance(look: Look) -> Verdict:
-    return compliance(look.contract(), look.question.number)
+async def _contract_compliance(gate_input: GateInput) -> Verdict:
+    return compliance(gate_input.contract(), gate_input.question.number)
 
 
-async def _protected_file(look: Look) -> Verdict:
-    listed, none = _listed(look, "forbidden_paths", "forbidden paths")
-    forbidden = [posixpath.normpath(path) for path in listed if isinstance(path, str) and path.strip("/")]
+async def _protected_file(gate_input: GateInput) -> Verdict:
+    items, none = _listed(gate_input, "forbidden_paths", "forbidden paths")
+    forbidden = [posixpath.normpath(path) for path in items if isinstance(path, str) and path.strip("/")]
     if not forbidden:
         return True, none
-    root = root_of(look.paths.project)
+    root = root_of(gate_input.paths.project)
     if root is None:
         return True, "no forbidden files staged"
-    answer = await _git(look, "diff", "--cached", "--name-only", "--no-renames", "-z")
+    answer = await _git(gate_input, "diff", "--cached", "--name-only", "--no-renames", "-z")
     if answer.exit != 0:
-        return False, f"git cannot tell what is staged: {_why(answer)}"
-    inside = look.paths.project.relative_to(root).as_posix()
+        return False, f"git cannot list the staged files: {_error(answer)}"
+    inside = gate_input.paths.project.relative_to(root).as_posix()
     staged = [name for name in os.fsdecode(answer.stdout).split("\0") if name]
     blocked = [name for name in staged if any(_under(name, path, inside) for path in forbidden)]
     if blocked:
@@ -384,60 +391,63 @@ async def _protected_file(look: Look) -> Verdict:
 
 
 def _under(name: str, path: str, inside: str) -> bool:
-    """Whether a staged file is the path or in it; the path may be meant from the repository, or from the project."""
-    return any(name == each or name.startswith(f"{each}/") for each in (path, posixpath.normpath(f"{inside}/{path}")))
+    """Whether a staged file is the path or in it. The path may be relative to the repository or to the project."""
+    places = (path, posixpath.normpath(f"{inside}/{path}"))
+    return any(name == place or name.startswith(f"{place}/") for place in places)
 
 
-async def _required_checks(look: Look) -> Verdict:
-    listed, none = _listed(look, "verification_checks", "verification checks")
-    checks = [check for check in listed if isinstance(check, str)]
+async def _required_checks(gate_input: GateInput) -> Verdict:
+    items, none = _listed(gate_input, "verification_checks", "verification checks")
+    checks = [check for check in items if isinstance(check, str)]
     if not checks:
         return True, none
     for check in checks:
-        look.checks.append(await _run(check, look))
+        gate_input.checks.append(await _run(check, gate_input))
     failed = [
-        f"{_short(each.check)}{f' (took longer than {each.limit_s:g} s)' if each.timed_out else ''};"
-        for each in look.checks
-        if each.exit != 0
+        f"{_short(result.check)}{f' (took longer than {result.limit_s:g} s)' if result.timed_out else ''};"
+        for result in gate_input.checks
+        if result.exit != 0
     ]
     return (False, f"checks failed: {' '.join(failed)}") if failed else (True, "all verification checks passed")
 
 
-async def _run(check: str, look: Look) -> Check:
+async def _run(check: str, gate_input: GateInput) -> Check:
     try:
-        result = await subprocesses.run(["bash", "-c", check], look.limit_s, folder=look.paths.project, grace_s=GRACE_S)
-    except (OSError, ValueError) as error:  # no bash, or words that no program can be given
-        return Check(check=check, exit=None, limit_s=look.limit_s, said=f"it cannot be run: {error}")
+        result = await subprocesses.run(
+            ["bash", "-c", check], gate_input.limit_s, folder=gate_input.paths.project, grace_s=GRACE_S
+        )
+    except (OSError, ValueError) as error:  # no bash, or an argument that no program can be given
+        return Check(check=check, exit=None, limit_s=gate_input.limit_s, said=f"it cannot be run: {error}")
     said = result.stderr.decode("utf-8", "replace").strip()[-TEXT:]
-    return Check(check=check, exit=result.exit, limit_s=look.limit_s, said=said, timed_out=result.exit is None)
+    return Check(check=check, exit=result.exit, limit_s=gate_input.limit_s, said=said, timed_out=result.exit is None)
 
 
 _SUBJECT = re.compile(r"(feat|fix|test|refactor|perf|docs|style|chore)\(.+\): .+")
 
 
-async def _commit_hygiene(look: Look) -> Verdict:
-    if root_of(look.paths.project) is None:
+async def _commit_hygiene(gate_input: GateInput) -> Verdict:
+    if root_of(gate_input.paths.project) is None:
         return True, "no commits to check"
-    born = await _git(look, "rev-parse", "--verify", "--quiet", "HEAD")
+    born = await _git(gate_input, "rev-parse", "--verify", "--quiet", "HEAD")
     if born.exit == 1:
         return True, "no commits to check"
-    answer = await _git(look, "log", "-1", "--no-show-signature", "--encoding=UTF-8", "--pretty=format:%s")
+    answer = await _git(gate_input, "log", "-1", "--no-show-signature", "--encoding=UTF-8", "--pretty=format:%s")
     if answer.exit != 0:
-        return False, f"git cannot tell the last commit: {_why(answer)}"
+        return False, f"git cannot show the last commit: {_error(answer)}"
     subject = answer.stdout.decode("utf-8", "replace").strip()
     if not subject:
         return True, "no commits to check"
     return (True, "commit format valid") if _SUBJECT.match(subject) else (False, f"commit format invalid: {subject}")
 
 
-async def _artifact_persistence(look: Look) -> Verdict:
-    phase = look.question.phase
-    folders = next(_places(look.paths.planning, phase), None)
+async def _artifact_persistence(gate_input: GateInput) -> Verdict:
+    phase = gate_input.question.phase
+    folders = next(_places(gate_input.paths.planning, phase), None)
     if folders is None:
-        return True, "phase dir not found" if (look.paths.planning / "phases").is_dir() else "no phases dir"
-    plans = {number for number, _ in _of_plans(folders, phase, "PLAN") if number < look.question.plan}
-    told = {number for number, path in _of_plans(folders, phase, "SUMMARY") if (read_or_none(path) or b"").strip()}
-    missing = sorted(plans - told)
+        return True, "phase dir not found" if (gate_input.paths.planning / "phases").is_dir() else "no phases dir"
+    plans = {number for number, _ in _of_plans(folders, phase, "PLAN") if number < gate_input.question.plan}
+    written = {number for number, path in _of_plans(folders, phase, "SUMMARY") if (read_or_none(path) or b"").strip()}
+    missing = sorted(plans - written)
     if missing:
         return False, f"missing SUMMARY.md for: {' '.join(f'plan-{number}' for number in missing)}"
     return True, "all prior plan artifacts present"
@@ -447,9 +457,9 @@ _PASSED = re.compile(r"(?<!\b0 )\bpass")
 _FAILED = re.compile(r"(?<!\b0 )\bfail")
 
 
-async def _verification_threshold(look: Look) -> Verdict:
-    phase = look.question.phase
-    folders = next(_places(look.paths.planning, phase), None)
+async def _verification_threshold(gate_input: GateInput) -> Verdict:
+    phase = gate_input.question.phase
+    folders = next(_places(gate_input.paths.planning, phase), None)
     if folders is None:
         return True, "phase dir not found"
     files = [
@@ -458,7 +468,7 @@ async def _verification_threshold(look: Look) -> Verdict:
         if (match := _VERIFICATION.fullmatch(path.name)) and int(match[1] or phase) == phase
     ]
     if not files:
-        tier = look.setting("verification_tier", "standard")
+        tier = gate_input.setting("verification_tier", "standard")
         if tier in ("quick", "skip"):
             return True, f"verification not required (tier={tier})"
         return False, f"VERIFICATION.md missing (tier={tier})"
@@ -467,22 +477,22 @@ async def _verification_threshold(look: Look) -> Verdict:
 
 
 def _verification(data: bytes) -> Verdict:
-    """What a verification comes to: by its own verdict, where it has one, else by the words in it."""
+    """The result of a verification: by its verdict if it has one, else by the words in it."""
     fields = phases.front_matter(data)
-    told = (fields.get("result") or fields.get("status") or "").lower()
-    text = told if told in ("pass", "passed", "fail", "failed") else data.decode("utf-8", "replace").lower()
-    if told == "partial":
+    result = (fields.get("result") or fields.get("status") or "").lower()
+    text = result if result in ("pass", "passed", "fail", "failed") else data.decode("utf-8", "replace").lower()
+    if result == "partial":
         return True, "verification partial"
     if _PASSED.search(text):
         return True, "verification passed"
     return (False, "verification failed") if _FAILED.search(text) else (True, "verification status unclear, fail-open")
 
 
-async def _forbidden_commands(look: Look) -> Verdict:
-    listed, none = _listed(look, "forbidden_commands", "forbidden commands")
-    if not listed:
+async def _forbidden_commands(gate_input: GateInput) -> Verdict:
+    items, none = _listed(gate_input, "forbidden_commands", "forbidden commands")
+    if not items:
         return True, none
-    log = read_or_none(look.paths.planning / ".event-log.jsonl")
+    log = read_or_none(gate_input.paths.planning / ".event-log.jsonl")
     if log is None:
         return True, "no event log, fail-open"
     for line in reversed(log.splitlines()[-5:]):
@@ -492,7 +502,7 @@ async def _forbidden_commands(look: Look) -> Verdict:
     return True, "no forbidden command violations"
 
 
-GATES: Mapping[str, Callable[[Look], Awaitable[Verdict]]] = {
+GATES: Mapping[str, Callable[[GateInput], Awaitable[Verdict]]] = {
     COMPLIANCE: _contract_compliance,
     "protected_file": _protected_file,
     CHECKS: _required_checks,
@@ -506,15 +516,17 @@ GATES: Mapping[str, Callable[[Look], Awaitable[Verdict]]] = {
 # -- asking git ----------------------------------------------------------------------------------------------------
 
 
-async def _git(look: Look, *words: str) -> Result:
-    """What git says, without taking a lock."""
+async def _git(gate_input: GateInput, *arguments: str) -> Result:
+    """Run git without taking a lock."""
     try:
-        return await subprocesses.run(["git", "--no-optional-locks", *words], GIT_LIMIT_S, folder=look.paths.project)
+        return await subprocesses.run(
+            ["git", "--no-optional-locks", *arguments], GIT_LIMIT_S, folder=gate_input.paths.project
+        )
     except OSError as error:
         return Result(127, b"", f"git cannot be run: {error.strerror}".encode())
 
 
-def _why(answer: Result) -> str:
+def _error(answer: Result) -> str:
     if answer.exit is None:
         return f"it took longer than {GIT_LIMIT_S:g} s"
     said = answer.stderr.decode("utf-8", "replace").strip()

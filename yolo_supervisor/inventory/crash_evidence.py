@@ -1,4 +1,7 @@
-"""Collects the evidence of an agent's death before recovery changes anything. Read-only; takes milliseconds."""
+"""Collects the evidence of an agent's death before recovery changes anything. Read-only.
+
+Takes milliseconds.
+"""
 
 from __future__ import annotations
 
@@ -106,7 +109,7 @@ class _Case:
 
 
 class CrashInvestigator:
-    """Investigates each dead agent of one project once, and keeps the result until the agent is released."""
+    """Investigates each dead agent of a project once, and keeps the result until its release."""
 
     def __init__(
         self,

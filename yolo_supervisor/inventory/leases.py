@@ -28,7 +28,10 @@ WHOLE_S = 1.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Held:
-    """One lease in its present state. ``left_s`` is the time until it expires, negative if it has expired."""
+    """One lease in its present state.
+
+    ``left_s`` is the time until it expires, negative if it has expired.
+    """
 
     lease: Lease
     expected_digest: str
@@ -48,7 +51,10 @@ def readable_leases(planning: Path) -> list[Lease]:
 
 
 class Leases:
-    """The leases of one project. ``boot`` identifies the boot in which monotonic times are comparable."""
+    """The leases of one project.
+
+    ``boot`` identifies the boot in which monotonic times are comparable.
+    """
 
     def __init__(self, store: Store, clock: Clock, boot: str) -> None:
         self._store = store
@@ -66,21 +72,23 @@ class Leases:
 
     def all(self, now: datetime) -> list[Held]:
         """The readable leases, by name."""
-        found = [held for name in names(self._folder) if name.endswith(".lease") and (held := self._look(name, now))]
-        there = {held.lease.path for held in found}
+        held_leases = [
+            held for name in names(self._folder) if name.endswith(".lease") and (held := self._look(name, now))
+        ]
+        there = {held.lease.path for held in held_leases}
         self._deadlines = {path: known for path, known in self._deadlines.items() if path in there}
-        return found
+        return held_leases
 
     def due(self, now: datetime) -> tuple[list[Held], float | None]:
         """The expired leases, and the seconds until the next one expires (None if there is none)."""
         for name in self._files.look():
             if self._look(name, now) is None:
                 self._deadlines.pop(self._folder / name, None)
-        found: dict[Path, Held] = {}
+        expired: dict[Path, Held] = {}
         next_s = None
         while self._order and next_s is None:
             deadline_s, path = heapq.heappop(self._order)
-            if path in found or self._deadlines.get(path, ("", 0.0))[1] != deadline_s:
+            if path in expired or self._deadlines.get(path, ("", 0.0))[1] != deadline_s:
                 continue
             if (left_s := deadline_s - self._clock.monotonic()) > 0:
                 next_s = left_s
@@ -88,10 +96,10 @@ class Leases:
             elif (held := self._look(path.name, now)) is None:
                 del self._deadlines[path]
             elif held.left_s <= 0:
-                found[path] = held
-        for path in found:  # they stay due until they are gone
+                expired[path] = held
+        for path in expired:  # they stay due until they are gone
             heapq.heappush(self._order, (self._deadlines[path][1], path))
-        return list(found.values()), next_s
+        return list(expired.values()), next_s
 
     def of(self, resource: str, now: datetime) -> Held | None:
         """The lease on the resource, or None if no readable one exists.

@@ -1,4 +1,4 @@
-"""The snapshots of a project's execution state, the supervisor's and the plugin's, in either folder."""
+"""The snapshots of a project's execution state, the supervisor's and the plugin's."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ class Snapshots:
 
     def all(self) -> list[tuple[Path, Snapshot]]:
         """All valid snapshots, the oldest first."""
-        found = [(path, each) for path in self._paths_of_all() if (each := self._load(path)) is not None]
-        return sorted(found, key=lambda each: (each[1].at, each[0]))
+        loaded = [(path, snapshot) for path in self._paths_of_all() if (snapshot := self._load(path)) is not None]
+        return sorted(loaded, key=lambda entry: (entry[1].at, entry[0]))
 
     def best(self, phase: str | None, role: str | None) -> Snapshot | None:
         """The snapshot to restore.
@@ -60,9 +60,9 @@ class Snapshots:
         snapshot whose state would need a restoration is not used.
         """
         whole = [
-            each
-            for _, each in self.all()
-            if file_integrity.flaw(execution_state.STATE_FILE, execution_state.dump(each.state)) is None
+            snapshot
+            for _, snapshot in self.all()
+            if file_integrity.flaw(execution_state.STATE_FILE, execution_state.dump(snapshot.state)) is None
         ]
         if phase is None and whole:
             phase = whole[-1].phase
@@ -73,7 +73,7 @@ class Snapshots:
     ) -> tuple[Edit, ...]:
         """The actions that save this state, and drop the snapshots above the limit."""
         phase = phase_of(state)
-        newest = max((each.at for _, each in self.all() if each.phase == phase), default=None)
+        newest = max((snapshot.at for _, snapshot in self.all() if snapshot.phase == phase), default=None)
         if newest is not None and newest >= at.replace(microsecond=0):  # of the same second, or the clock was set back
             with contextlib.suppress(OverflowError):
                 at = newest + timedelta(seconds=1)
@@ -95,8 +95,8 @@ class Snapshots:
 
     def active_role(self) -> str | None:
         """The agent that the plugin names as active."""
-        word = (read_or_none(self._paths.planning / ".active-agent") or b"").decode("utf-8", "replace").strip()
-        return text_or_none(word)
+        name = (read_or_none(self._paths.planning / ".active-agent") or b"").decode("utf-8", "replace").strip()
+        return text_or_none(name)
 
     def _paths_of_all(self) -> Iterator[Path]:
         planning = self._paths.planning

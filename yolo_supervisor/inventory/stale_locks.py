@@ -1,5 +1,7 @@
-"""Locks that never end by themselves, and the proof that no process holds them: the plugin's folders and ``.lock``
-files, and git's ``index.lock``."""
+"""Locks without a time limit, and the proof that no process holds them.
+
+These are the plugin's lock folders and ``.lock`` files, and git's ``index.lock``.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +33,10 @@ SERVANTS = frozenset({"credential-cache--daemon", "fsmonitor--daemon", "daemon",
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StaleLock:
-    """A lock, the time for which it has been seen unchanged, and its possible holder: None where it is proven that none
-    exists."""
+    """A lock, the time for which it has been seen unchanged, and its possible holder.
+
+    ``holder`` is None if it is proven that none exists.
+    """
 
     path: Path
     age_s: float
@@ -86,7 +90,7 @@ class StaleLocks:
         for lease, found in self._held.values():
             age_s = self._store.lock_age_s(lease.path)
             if age_s is not None and not any(agent.bears(lease.owner) for agent in there):
-                holder = "a subagent that nobody here knows" if there else None
+                holder = "an unknown subagent" if there else None
                 yield StaleLock(
                     path=lease.path, age_s=age_s, stale_s=stale_s, holder=holder, lease=lease, expected_digest=found
                 )
@@ -110,10 +114,10 @@ def git_at_work(backend: ProcessBackend, tree: WorkTree, lock: Path) -> str | No
     open: no git may be at work there.
     """
     try:
-        found = lock.lstat()
+        status = lock.lstat()
     except OSError as error:
         return f"unknown: {error}"
-    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
         return "another user"
     for pid in backend.pids():
         try:

@@ -24,7 +24,10 @@ class CrashBursts:
             self._deaths.setdefault(cause, {})[agent] = now_s
 
     def active(self, now_s: float) -> Mapping[CrashCause, str]:
-        """The bursts of now, one sentence each. A sentence changes only when the deaths have doubled."""
+        """The bursts of now, one sentence each.
+
+        A sentence changes only when the deaths have doubled.
+        """
         for cause, deaths in self._deaths.items():
             for agent in [agent for agent, at_s in deaths.items() if now_s - at_s > self.WINDOW_S]:
                 del deaths[agent]

@@ -35,7 +35,7 @@ UNKNOWN = Finding(cause=CrashCause.UNKNOWN, confidence=0.0, reason="no evidence"
 def classify(evidence: Evidence, hold_s: float = 300.0, hold_max_s: float = 21600.0) -> Verdict:
     """The cause of a death, and the end of the rate-limit window if that is the cause.
 
-    A window whose end is not named lasts ``hold_s``, and none lasts longer than ``hold_max_s``.
+    A window without a known end lasts ``hold_s``, and none lasts longer than ``hold_max_s``.
     """
     end = window_end(evidence, hold_s, hold_max_s)
     until = None if evidence.observed and end <= evidence.at else end  # a window that has reset stops no other agent
@@ -76,7 +76,7 @@ _QUESTION = re.compile(
 _FIRST_ANSWER = re.compile(r"\W{0,6}1\. Yes")
 _CURSOR = re.compile(r"[│ ]{0,6}❯ \d\. ")
 _MESSAGE = re.compile(r"[\s│]{0,9}[●⏺⎿]")
-"""The first line of what an agent says, or of a tool's result."""
+"""The first line of an agent's message, or of a tool's result."""
 _CLIENT_LINE = re.compile(rf"{_MESSAGE.pattern}|[\s│]{{0,9}}[✻✳✶✽✢⏵]|[─━╭╰]{{3}}")
 """A line that the client draws: it was alive after everything above it."""
 _QUOTED = re.compile(r"  |\t|\s{0,9}\d{1,6}(?:[→|│]|\s*\t| )")
@@ -217,7 +217,7 @@ def _text(payload: Mapping[str, object], key: str) -> str | None:
 
 
 def _unless_survived(e: Evidence, confidence: float) -> float:
-    """Lower the confidence of an API error if the process crashed on its own or exited 0: it outlived the error."""
+    """Lower the confidence of an API error if the process crashed by itself or exited 0: it outlived the error."""
     return confidence - 0.45 if e.faulted or e.exited_zero else confidence
 
 

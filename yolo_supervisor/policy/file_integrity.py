@@ -1,4 +1,4 @@
-"""The least that the plugin's critical files must contain: it tells a torn file from one with new content."""
+"""The minimum content of the plugin's critical files, by which torn ones are recognised."""
 
 from __future__ import annotations
 

@@ -32,9 +32,10 @@ _CLOCK = re.compile(
 
 
 def window_end(e: Evidence, hold_s: float, hold_max_s: float) -> datetime:
-    """The end of the window that the last API error names; ``hold_s`` after the error if it names none.
+    """The end of the window that the last API error names.
 
-    It is at most ``hold_max_s`` after the death was noticed: a longer time is not believed.
+    ``hold_s`` after the error if it names none. It is at most ``hold_max_s`` after the death was noticed: a longer time
+    is not believed.
     """
     event, payload = e.last_hook
     error = e.tail.error
@@ -47,7 +48,10 @@ def window_end(e: Evidence, hold_s: float, hold_max_s: float) -> datetime:
 
 
 def reset_time(text: str, since: datetime) -> datetime | None:
-    """The time at which the window resets, by an error text of ``since``; None if it names none that is understood."""
+    """The time at which the window resets, by an error text of ``since``.
+
+    None if it names none that is understood.
+    """
     try:
         if match := _EPOCH.search(text):
             return datetime.fromtimestamp(int(match[1]), UTC)

@@ -1,4 +1,4 @@
-"""The retry policy: a task whose attempt failed is requeued, requeued later, or made a dead letter."""
+"""The retry policy: a failed task is requeued now or later, or becomes a dead letter."""
 
 from __future__ import annotations
 
@@ -40,7 +40,10 @@ class Never:
 
 @dataclass(frozen=True, kw_only=True)
 class RetryDecision:
-    """The decision about a task whose attempt failed. ``wait_s`` is the time until it may be requeued."""
+    """The decision about a task whose attempt failed.
+
+    ``wait_s`` is the time until it may be requeued.
+    """
 
     cause: str = ""
     """The cause of the failed attempt, as a code."""
@@ -62,7 +65,10 @@ _PLAIN = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]*[0-9A-Za-z]/[0-9A-Za-z][0-9A-Za-
 
 
 class RetryPolicy:
-    """Decides about failed attempts. ``boot`` identifies the boot in which monotonic times are comparable."""
+    """Decides about failed attempts.
+
+    ``boot`` identifies the boot in which monotonic times are comparable.
+    """
 
     def __init__(self, config: Callable[[], Config], store: Store, clock: Clock, boot: str) -> None:
         self._config = config

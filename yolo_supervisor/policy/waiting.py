@@ -1,7 +1,7 @@
-"""Hook values by which Claude Code says that an agent waits: for a person, or for its API.
+"""Hook values by which Claude Code reports that an agent waits, for a person or for its API.
 
-Two rules ask. The cause of a death (``policy.crash_rules``) needs the narrow sets: only a dialog that was open is a
-reason to be killed, and only a limit that all agents share holds their tasks. The silence of a task
+Two rules use them. The cause of a death (``policy.crash_rules``) needs the narrow sets: only a dialog that was open is
+a reason to be killed, and only a limit that all agents share holds their tasks. The silence of a task
 (``watchers.tasks``) needs the wide ones: an agent that waits for any of these does not hang.
 """
 

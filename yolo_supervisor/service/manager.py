@@ -1,4 +1,4 @@
-"""The service manager's side: which files of ours it gets, whether it is there, what it says of the service."""
+"""systemd and launchd: install, start, stop and query the service."""
 
 from __future__ import annotations
 
@@ -21,55 +21,55 @@ from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.user_dirs import config_dir, home
 
 LIMIT_S = 90.0
-"""How long a start or stop may take: more than the units themselves allow."""
+"""The time limit of a command, in seconds: longer than the units' limits for a start or stop."""
 
 LABEL = "org.yolo-supervisor"
 NOTIFY_RELOAD = 253
-"""The version of systemd from which on Type=notify-reload is understood; before, it would silently mean "simple"."""
+"""The first version of systemd that knows Type=notify-reload. Earlier ones silently treat it as "simple"."""
 
 GENERATED = b"# The program is not where the unit expects it."
-"""How a file begins that is made anew by every installation, and so needs no copy."""
+"""The first line of a file that every installation generates again, so that it needs no copy."""
 
 Result = Literal["written", "replaced", "unchanged"]
 
 
 def shipped() -> Path:
-    """The folder of the units: in the installed package, else in the working tree."""
+    """The folder of the units that we ship: in the installed package, else in the work tree."""
     package = Path(__file__).parents[1]
     packaged = package / "data" / "systemd"
     return packaged if packaged.is_dir() else package.parent / "systemd"
 
 
 def program(usual: Path) -> tuple[str, ...]:
-    """The words that start this very program for a service; the usual place if it can also be started from there."""
-    called, beside = Path(os.path.abspath(sys.argv[0])), Path(sys.executable).with_name("yolo-supervisor")
-    script = next((path for path in (called, beside) if path.name == beside.name and os.access(path, os.X_OK)), None)
+    """The command line of this program for a service, by the usual path where that is possible."""
+    invoked, beside = Path(os.path.abspath(sys.argv[0])), Path(sys.executable).with_name("yolo-supervisor")
+    script = next((path for path in (invoked, beside) if path.name == beside.name and os.access(path, os.X_OK)), None)
     if script is None:
         return (sys.executable, "-m", "yolo_supervisor")
     same = os.path.realpath(usual) == os.path.realpath(script)
     return (str(usual if same else script),)
 
 
-def quoted(words: tuple[str, ...]) -> str:
-    """The words as a command line in a unit file."""
+def quoted(argv: tuple[str, ...]) -> str:
+    """The arguments as a command line in a unit file."""
     return " ".join(
-        word
-        if re.fullmatch(r"[\w./@:+=,-]+", word)
-        else '"' + word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%") + '"'
-        for word in words
+        argument
+        if re.fullmatch(r"[\w./@:+=,-]+", argument)
+        else '"' + argument.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%") + '"'
+        for argument in argv
     )
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What the manager says of the service."""
+    """The state of the service, as the manager reports it."""
 
     installed: bool
     enabled: bool
     active: bool
     pid: int | None
     text: str
-    """The daemon's own words, or how it ended."""
+    """The status text of the daemon, or the way in which it ended."""
     restarts: int | None = None
 
 
@@ -78,113 +78,116 @@ class ManagerError(Exception):
 
 
 class Systemd:
-    """A user's own manager, or the system's, which runs a template for a user."""
+    """The manager of a user, or of the system, which runs a template unit for a user."""
 
     name = "systemd"
 
     def __init__(self, user: str = "", environment: Mapping[str, str] = os.environ) -> None:
         self.user = user
-        """Whom the system's manager runs it for; empty for the caller's own manager."""
+        """The user for whom the system's manager runs the service; empty for the caller's manager."""
         self.unit = f"yolo-supervisor@{user}.service" if user else "yolo-supervisor.service"
         self._template = "yolo-supervisor@.service" if user else self.unit
         folder = Path("/etc/systemd/system") if user else config_dir(environment) / "systemd" / "user"
-        self.folder = Path(os.path.realpath(folder))  # people keep their settings elsewhere, and link to them
+        self.folder = Path(os.path.realpath(folder))  # the folder may be a link, if the settings are kept elsewhere
         local = Path("/usr/local") if user else (home(environment) or Path("/")) / ".local"
         self._usual = local / "bin/yolo-supervisor"
         self._environment = dict(environment)
         bus = Path(f"/run/user/{os.getuid()}")
         if not environment.get("XDG_RUNTIME_DIR") and (bus / "bus").exists():
-            self._environment["XDG_RUNTIME_DIR"] = str(bus)  # after su, say
+            self._environment["XDG_RUNTIME_DIR"] = str(bus)  # after su, for example
 
     @property
     def command(self) -> str:
-        """What a person types."""
+        """The command as a person types it."""
         return "systemctl" if self.user else "systemctl --user"
 
     def missing(self) -> str | None:
-        """Why nothing can be installed here, None if something can."""
+        """The reason why the service cannot be installed; None if it can."""
         if shutil.which("systemctl") is None:
             return f"there is no systemd here{_surroundings()}"
         if not os.path.isdir("/run/systemd/system"):
             return f"systemd does not run here{_surroundings()}"
         if self.user:
             return None
-        told = self._call("show", "--property=Version")
-        if told.returncode == 0:
+        answer = self._call("show", "--property=Version")
+        if answer.returncode == 0:
             return None
         return (
-            f"your user manager cannot be reached ({told.stderr.strip()}): log in at the machine or by ssh, "
+            f"your user manager cannot be reached ({answer.stderr.strip()}): log in at the machine or by ssh, "
             "since su and sudo start none; or let root say: loginctl enable-linger USER; or install it with --system"
         )
 
     def version(self) -> int:
-        found = re.match(r"\d+", self._call("show", "--property=Version", "--value").stdout)
-        return int(found[0]) if found else 0
+        match = re.match(r"\d+", self._call("show", "--property=Version", "--value").stdout)
+        return int(match[0]) if match else 0
 
     def files(self) -> dict[Path, bytes]:
-        """What belongs where: exactly what is shipped, and where the program lies if that is not the usual place."""
-        found = {self.folder / self._template: (shipped() / self._template).read_bytes()}
+        """The files of the service by path: the shipped ones, and one for an unusual program path."""
+        files = {self.folder / self._template: (shipped() / self._template).read_bytes()}
         additions = self.folder / f"{self._template}.d"
-        if (words := program(self._usual)) != (str(self._usual),):
-            found[additions / "10-program.conf"] = _elsewhere(words).encode()
+        if (argv := program(self._usual)) != (str(self._usual),):
+            files[additions / "10-program.conf"] = _program_conf(argv).encode()
         if self.version() >= NOTIFY_RELOAD:
-            found[additions / "20-notify-reload.conf"] = (shipped() / "notify-reload.conf").read_bytes()
+            files[additions / "20-notify-reload.conf"] = (shipped() / "notify-reload.conf").read_bytes()
         if not self.user:
-            found[self.folder / "yolo-tmux@.service"] = (shipped() / "yolo-tmux@.service").read_bytes()
-        return found
+            files[self.folder / "yolo-tmux@.service"] = (shipped() / "yolo-tmux@.service").read_bytes()
+        return files
 
     def obsolete(self) -> list[Path]:
-        """What an earlier installation has put there and this one does not need."""
+        """The files of an earlier installation that this one does not need."""
         additions = self.folder / f"{self._template}.d"
-        ours = [additions / name for name in ("10-program.conf", "20-notify-reload.conf")]
-        return [path for path in ours if path not in self.files() and os.path.lexists(path)]
+        optional = [additions / name for name in ("10-program.conf", "20-notify-reload.conf")]
+        return [path for path in optional if path not in self.files() and os.path.lexists(path)]
 
     def enable(self) -> None:
         self._do("daemon-reload")
         self._do("enable", self.unit)
 
-    def start(self, anew: bool) -> None:
-        """Have it run; ``anew`` if what it would run on has changed."""
+    def start(self, restart: bool) -> None:
+        """Start the service; ``restart`` it if its files have changed."""
         self._call("reset-failed", self.unit)
-        self._do("restart" if anew else "start", self.unit)
+        self._do("restart" if restart else "start", self.unit)
 
     def disable(self) -> None:
         self._do("disable", "--now", self.unit)
 
     def gone(self) -> None:
-        """The files are removed."""
+        """Have the manager forget the service, after its files were removed."""
         self._do("daemon-reload")
         self._call("reset-failed", self.unit)
 
     def others(self) -> list[str]:
-        """Who else is served by the same files."""
+        """The other units that use the same files."""
         if not self.user:
             return []
-        found = {link.name for link in self.folder.glob("*.wants/yolo-supervisor@*.service")}
-        told = self._call("list-units", "yolo-supervisor@*.service", "--all", "--plain", "--no-legend").stdout
-        found |= {line.split()[0] for line in told.splitlines() if line.startswith("yolo-supervisor@")}
-        return sorted(found - {self.unit})
+        units = {link.name for link in self.folder.glob("*.wants/yolo-supervisor@*.service")}
+        listed = self._call("list-units", "yolo-supervisor@*.service", "--all", "--plain", "--no-legend").stdout
+        units |= {line.split()[0] for line in listed.splitlines() if line.startswith("yolo-supervisor@")}
+        return sorted(units - {self.unit})
 
     def state(self) -> State:
         keys = "LoadState,UnitFileState,ActiveState,SubState,Result,MainPID,StatusText,NRestarts,ExecMainStatus"
         lines = self._call("show", self.unit, f"--property={keys}").stdout.splitlines()
-        told = dict(line.split("=", 1) for line in lines if "=" in line)
-        active = told.get("ActiveState") in ("active", "reloading")
-        pid, restarts = told.get("MainPID", "0"), told.get("NRestarts", "")
-        words = f"{told.get('ActiveState', 'unknown')} ({told.get('SubState', 'unknown')})"
-        if told.get("Result", "success") != "success":
-            words += f": {told['Result']}, exit status {told.get('ExecMainStatus')}"
+        properties = dict(line.split("=", 1) for line in lines if "=" in line)
+        active = properties.get("ActiveState") in ("active", "reloading")
+        pid, restarts = properties.get("MainPID", "0"), properties.get("NRestarts", "")
+        text = f"{properties.get('ActiveState', 'unknown')} ({properties.get('SubState', 'unknown')})"
+        if properties.get("Result", "success") != "success":
+            text += f": {properties['Result']}, exit status {properties.get('ExecMainStatus')}"
         return State(
-            installed=told.get("LoadState") == "loaded",
-            enabled=told.get("UnitFileState") == "enabled",
+            installed=properties.get("LoadState") == "loaded",
+            enabled=properties.get("UnitFileState") == "enabled",
             active=active,
             pid=int(pid) if active and pid.isdigit() and pid != "0" else None,
-            text=told.get("StatusText") or words if active else words,
+            text=properties.get("StatusText") or text if active else text,
             restarts=int(restarts) if restarts.isdigit() else None,
         )
 
     def log(self, file: str) -> str:
-        """The command or the file that tells what the daemon says; ``file`` is what its configuration names."""
+        """The command or file that shows the daemon's log.
+
+        ``file`` is the one that its configuration names.
+        """
         if file:
             return file
         if log.journal_is_volatile():
@@ -192,18 +195,19 @@ class Systemd:
             return str(log.user_copy(environment))
         return f"journalctl {'-u' if self.user else '--user -u'} {self.unit.removesuffix('.service')}"
 
-    def _do(self, *words: str) -> None:
-        told = self._call(*words)
-        if told.returncode != 0:
-            raise ManagerError(f"{self.command} {' '.join(words)}: {told.stderr.strip() or f'exit {told.returncode}'}")
+    def _do(self, *arguments: str) -> None:
+        answer = self._call(*arguments)
+        if answer.returncode != 0:
+            reason = answer.stderr.strip() or f"exit {answer.returncode}"
+            raise ManagerError(f"{self.command} {' '.join(arguments)}: {reason}")
 
-    def _call(self, *words: str) -> subprocess.CompletedProcess[str]:
+    def _call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         scope = [] if self.user else ["--user"]
-        return _call(["systemctl", *scope, "--no-pager", *words], self._environment)
+        return _call(["systemctl", *scope, "--no-pager", *arguments], self._environment)
 
 
 class Launchd:
-    """A launchd agent of the user. Nobody has tried it on a Mac yet."""
+    """A launchd agent of the user. It has not been tried on a Mac yet."""
 
     name = "launchd"
     user = ""
@@ -220,7 +224,7 @@ class Launchd:
             return "there is no launchd here"
         usual = self._home / ".local/bin/yolo-supervisor"
         if not os.access(usual, os.X_OK):
-            return f"the agent starts {usual}, which is not there: install by pipx or uv tool, or link it there"
+            return f"the agent starts {usual}, which does not exist: install by pipx or uv tool, or link it there"
         return None
 
     def files(self) -> dict[Path, bytes]:
@@ -233,9 +237,9 @@ class Launchd:
         make_folder(Disk(), self._home / "Library" / "Logs")
         self._call("enable", f"{self._domain()}/{LABEL}")
 
-    def start(self, anew: bool) -> None:
+    def start(self, restart: bool) -> None:
         domain = self._domain()
-        if anew:
+        if restart:
             self._call("bootout", f"{domain}/{LABEL}")
         if not self.state().installed:
             self._do("bootstrap", domain, str(self.folder / f"{LABEL}.plist"))
@@ -246,42 +250,46 @@ class Launchd:
             self._do("bootout", f"{self._domain()}/{LABEL}")
 
     def gone(self) -> None:
-        """There is nothing to forget."""
+        """Do nothing: launchd keeps no state of a removed service."""
 
     def others(self) -> list[str]:
         return []
 
     def state(self) -> State:
-        told = self._call("print", f"{self._domain()}/{LABEL}")
-        pid = re.search(r"^\s*pid = (\d+)$", told.stdout, re.MULTILINE)
-        how = re.search(r"^\s*state = (.+)$", told.stdout, re.MULTILINE)
-        loaded = told.returncode == 0
-        active, text = pid is not None, how[1] if how else "not loaded"
+        answer = self._call("print", f"{self._domain()}/{LABEL}")
+        pid = re.search(r"^\s*pid = (\d+)$", answer.stdout, re.MULTILINE)
+        state = re.search(r"^\s*state = (.+)$", answer.stdout, re.MULTILINE)
+        loaded = answer.returncode == 0
+        active, text = pid is not None, state[1] if state else "not loaded"
         return State(loaded, loaded, active, int(pid[1]) if pid else None, text)
 
     def log(self, _file: str) -> str:
-        """What the agent's own command line names."""
+        """The log file on the agent's command line."""
         return str(self._home / "Library" / "Logs" / "yolo-supervisor.log")
 
     def _domain(self) -> str:
-        """The session at the screen; without one (a Mac that is reached by SSH) the user's own."""
+        """The launchd domain: the login session at the screen, else (on a Mac reached by SSH) the user's."""
         screen = f"gui/{os.getuid()}"
         return screen if self._call("print", screen).returncode == 0 else f"user/{os.getuid()}"
 
-    def _do(self, *words: str) -> None:
-        told = self._call(*words)
-        if told.returncode != 0:
-            raise ManagerError(f"launchctl {' '.join(words)}: {told.stderr.strip() or f'exit {told.returncode}'}")
+    def _do(self, *arguments: str) -> None:
+        answer = self._call(*arguments)
+        if answer.returncode != 0:
+            reason = answer.stderr.strip() or f"exit {answer.returncode}"
+            raise ManagerError(f"launchctl {' '.join(arguments)}: {reason}")
 
-    def _call(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return _call(["launchctl", *words], self._environment)
+    def _call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return _call(["launchctl", *arguments], self._environment)
 
 
 Manager = Systemd | Launchd
 
 
 def put(files: Mapping[Path, bytes]) -> dict[Path, Result]:
-    """Write the files where they differ. What somebody has changed in one is kept beside it. OSError, Refused."""
+    """Write the files that differ. A copy of a file that a person has changed is kept beside it.
+
+    Raises OSError, Refused.
+    """
     disk, done = Disk(), dict[Path, Result]()
     for path, data in files.items():
         before = read(path)
@@ -293,16 +301,16 @@ def put(files: Mapping[Path, bytes]) -> dict[Path, Result]:
             write_atomic(disk, path.with_name(f"{path.name}.before"), before)
         write_atomic(disk, path, data)
         fd = disk.open(path, os.O_RDONLY)
-        disk.chmod(fd, 0o644)  # managers complain of others, and there is no secret in them
+        disk.chmod(fd, 0o644)  # managers warn about other modes, and the files contain no secret
         disk.close(fd)
         done[path] = "written" if before is None else "replaced"
     return done
 
 
 def take_away(paths: list[Path], known: Mapping[Path, bytes] | None = None) -> list[Path]:
-    """Remove the files that are there, and the folders for additions if nothing else is in them.
+    """Remove the files of these paths, and then the folders for additions if they are empty.
 
-    One that is ``known`` to be other than this is kept beside its place: somebody has changed it.
+    A copy is kept beside a file whose content is not the ``known`` one, because a person has changed it.
     """
     gone = [path for path in paths if os.path.lexists(path)]
     for path in gone:
@@ -317,7 +325,7 @@ def take_away(paths: list[Path], known: Mapping[Path, bytes] | None = None) -> l
 
 
 def user_name() -> str | None:
-    """What the machine calls the user; None if it knows nobody of that number."""
+    """The name of the current user; None if the machine has none for the user id."""
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
@@ -325,13 +333,13 @@ def user_name() -> str | None:
 
 
 def lingers(user: str) -> bool:
-    """Whether the user's services run without a login."""
+    """Whether the user's services run without a login (linger)."""
     return os.path.exists(f"/var/lib/systemd/linger/{user}")
 
 
-def _elsewhere(words: tuple[str, ...]) -> str:
-    """The addition to a unit whose program is not at the usual place."""
-    start, reload = quoted((*words, "run")), quoted((*words, "service", "reload"))
+def _program_conf(argv: tuple[str, ...]) -> str:
+    """The addition to a unit if the program is not at the usual place."""
+    start, reload = quoted((*argv, "run")), quoted((*argv, "service", "reload"))
     return f"""\
 {GENERATED.decode()}
 [Service]
@@ -343,17 +351,17 @@ ExecReload={reload}
 
 
 def _surroundings() -> str:
-    """What may be the reason, and what to do instead."""
+    """A possible reason why there is no systemd, and an alternative; continues a sentence."""
     release = platform.release().lower()
     if "microsoft" in release:
         return (
             ": this is WSL; WSL 2 has one if /etc/wsl.conf says systemd=true under [boot] (then: wsl --shutdown). Else "
-            "start yolo-supervisor run in a terminal of its own"
+            "start yolo-supervisor run in a separate terminal"
         )
     first = (read_or_none(Path("/proc/1/environ")) or b"").split(b"\0")
     marks = ("/.dockerenv", "/run/.containerenv")
-    if any(map(os.path.exists, marks)) or any(each.startswith(b"container=") for each in first):
-        return ": this is a container; start yolo-supervisor run as a process of its own in it"
+    if any(map(os.path.exists, marks)) or any(entry.startswith(b"container=") for entry in first):
+        return ": this is a container; start yolo-supervisor run as a separate process in it"
     return ": let your init start yolo-supervisor run, as the user whose agents it watches"
 
 

@@ -1,4 +1,4 @@
-"""What we tell the service manager (sd_notify, by one datagram each), and what of its doing concerns us."""
+"""Messages to systemd (sd_notify), reloads, and other processes in the daemon's cgroup."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from yolo_supervisor.system.cgroups import unit_members
 from yolo_supervisor.system.process_backend import ProcessBackend
 
 ANSWER = "reload.json"
-"""Where, in the service's runtime folder, the daemon says how the last reload went."""
+"""The file in the service's runtime folder with the result of the last reload."""
 
 
 class Notifier:
-    """Speaks to systemd where it listens; elsewhere every call does nothing."""
+    """Sends messages to systemd; without systemd every call does nothing."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._address = environment.get("NOTIFY_SOCKET", "")
         watchdog = environment.get("WATCHDOG_USEC", "")
-        ours = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-        told = watchdog.isascii() and watchdog.isdigit() and len(watchdog) < 16  # a longer one never comes about
-        self.watchdog_s = int(watchdog) / 1e6 if told and ours and self._address else None
-        """Within how many seconds a ping is wanted; None where nobody waits for one."""
+        for_us = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        valid = watchdog.isascii() and watchdog.isdigit() and len(watchdog) < 16  # longer ones never expire
+        self.watchdog_s = int(watchdog) / 1e6 if valid and for_us and self._address else None
+        """The time within which systemd expects a ping, in seconds; None if it expects none."""
         self._last = ""
         folder = environment.get("RUNTIME_DIRECTORY", "").partition(":")[0]
         self._answer = Path(folder) / ANSWER if folder and main_of_unit(environment, os.getpid()) else None
@@ -46,11 +46,11 @@ class Notifier:
         self._send(f"RELOADING=1\nMONOTONIC_USEC={self._began_ns // 1000}")
 
     def reloaded(self, status: str, refused: str = "") -> None:
-        """The reload is over; ``refused`` says why nothing has changed."""
+        """Report the end of a reload; ``refused`` is the reason if nothing has changed."""
         self.ready(status)
         if self._answer is not None:
             answer = json.dumps({"began_ns": self._began_ns, "refused": refused}).encode()
-            with contextlib.suppress(OSError):  # whoever waits for it has a limit
+            with contextlib.suppress(OSError):  # the process that waits for it has a time limit
                 write_atomic(Disk(), self._answer, answer, durable=False)
 
     def stopping(self) -> None:
@@ -77,11 +77,12 @@ class Notifier:
 
 
 def reload_and_wait(pid: int, folder: Path, limit_s: float) -> str | None:
-    """Have the service's daemon read its configuration again; what is wrong with it, None if it is in force now.
+    """Have the daemon read its configuration again.
 
-    OSError if the daemon is gone. TimeoutError if it does not answer.
+    Return the error in it, None if it is in force now. OSError if the daemon is gone. TimeoutError if it does not
+    answer.
     """
-    asked_ns = time.monotonic_ns()  # one clock for all processes: what began later has read what is there now
+    asked_ns = time.monotonic_ns()  # one clock for all processes: a reload that begins later reads the present files
     os.kill(pid, signal.SIGHUP)
     while time.monotonic_ns() - asked_ns < limit_s * 1e9:
         answer = load_object(read_or_none(folder / ANSWER) or b"") or {}
@@ -93,16 +94,16 @@ def reload_and_wait(pid: int, folder: Path, limit_s: float) -> str | None:
     raise TimeoutError(f"the daemon (process {pid}) has not answered within {limit_s:g} s")
 
 
-# -- what would go with us -----------------------------------------------------------------------------------------
+# -- processes that would be killed with the unit ----------------------------------------------------------------
 
 
 def main_of_unit(environment: Mapping[str, str], pid: int) -> bool:
-    """Whether the process with this environment is the main process of a systemd unit, not just somewhere below one."""
+    """Whether the process with this environment is the main process of a systemd unit."""
     return environment.get("SYSTEMD_EXEC_PID") == str(pid)
 
 
 def endangered(backend: ProcessBackend, daemon: int, agents: Collection[int]) -> Iterator[tuple[int, str]]:
-    """The tmux servers and agents in the cgroup of the daemon's own unit: they would be killed when that is stopped."""
+    """The tmux servers and agents in the daemon's cgroup: stopping its unit would kill them."""
     try:
         if not main_of_unit(backend.environment(daemon), daemon):
             return

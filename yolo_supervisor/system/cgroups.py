@@ -10,7 +10,10 @@ SYSTEMD_MOUNT = MOUNT / "systemd"
 
 
 def cgroup_v2(pid: int) -> Path | None:
-    """The folder of the process's cgroup of version 2; None if it is in none. OSError if the process is gone."""
+    """The folder of the process's cgroup of version 2; None if it is in none.
+
+    OSError if the process is gone.
+    """
     return next((folder for mount, folder in parse(_read(pid)) if mount == MOUNT), None)
 
 
@@ -26,9 +29,9 @@ def unit_members(pid: int) -> list[int]:
 
 
 def parse(text: str) -> list[tuple[Path, Path]]:
-    """The mount point and folder of each cgroup in ``/proc/PID/cgroup``: version 2, and systemd's hierarchy.
+    """The mount point and folder of each cgroup of version 2 or systemd's hierarchy.
 
-    Other hierarchies of version 1 are left out.
+    ``text`` is a ``/proc/PID/cgroup``. Other hierarchies of version 1 are left out.
     """
     cgroups = []
     for line in text.splitlines():

@@ -14,19 +14,19 @@ from yolo_supervisor.system.process_backend import ProcessBackend
 from yolo_supervisor.system.procfs import PidfdHandle
 
 RESERVE = 32
-"""So many file descriptors at least are not spent on watching: documents, tmux clients and signals need some, too."""
+"""The number of file descriptors that are kept free for documents, tmux clients and signals."""
 
 
 def watchable(limit: int) -> int:
-    """How many descriptors may be in use, of so many that there can be, for one more to be spent on watching."""
+    """The lowest descriptor number that is not used for a pidfd, by the ``limit`` on open files."""
     return min(limit // 2, limit - RESERVE)
 
 
 class DeathWatch:
-    """Knows at once when one of many processes ends: one descriptor for the loop to wait on, whatever their number.
+    """Reports the exits of watched processes through one descriptor for the event loop.
 
-    Where there are no pidfds it watches nothing, and where there are too few descriptors not all: deaths are seen at
-    the next look then.
+    Without pidfds it watches nothing, and with too few descriptors not all processes. Their deaths are seen in the next
+    scan.
     """
 
     def __init__(self, backend: ProcessBackend) -> None:
@@ -35,21 +35,21 @@ class DeathWatch:
         self._watched: dict[ProcessId, PidfdHandle] = {}
         self._by_fd: dict[int, ProcessId] = {}
         self.exits: dict[ProcessId, int | None] = {}
-        """How those ended whose end we saw: as ``waitpid`` would tell, None where the kernel does not say."""
+        """The wait statuses of the exits that were seen, None where the kernel does not report them."""
         self.left_out: set[ProcessId] = set()
-        """Those for which there was no descriptor to spare when they were last tried."""
+        """The processes for which no descriptor was free at the last try."""
 
     def __len__(self) -> int:
         return len(self._watched)
 
     def add(self, process: ProcessId) -> None:
-        """Begin to watch; nothing happens where it cannot be watched or is over: the next look sees that itself."""
+        """Watch the process. If it cannot be watched, or has ended, the next scan sees its death."""
         if self._epoll is None or process in self._watched:
             return
         with contextlib.suppress(OSError):
             handle = self._backend.hold(process)
             if isinstance(handle, PidfdHandle):
-                # the lowest free number is given out, so it tells how many are in use, whoever uses them
+                # the kernel assigns the lowest free number, so the number shows how many are in use
                 if handle.fd >= watchable(resource.getrlimit(resource.RLIMIT_NOFILE)[0]):
                     handle.close()
                     self.left_out.add(process)
@@ -72,11 +72,11 @@ class DeathWatch:
             handle.close()
 
     def lives(self, process: ProcessId) -> bool:
-        """Whether the kernel holds this very process alive for us: True is proof, False says nothing."""
+        """Whether the process is watched, and so has not ended. False proves nothing."""
         return process in self._watched
 
     def ended(self) -> list[ProcessId]:
-        """Those that have ended since the last call. They are no longer watched."""
+        """The processes that have ended since the last call. They are no longer watched."""
         if self._epoll is None or not self._watched:
             return []
         processes = [self._by_fd[fd] for fd, _ in self._epoll.poll(0)]
@@ -86,7 +86,7 @@ class DeathWatch:
         return processes
 
     async def wait(self) -> None:
-        """Until one of them ends."""
+        """Wait until a watched process ends."""
         if self._epoll is None:
             await anyio.sleep_forever()
         else:

@@ -89,7 +89,7 @@ class Git:
         return result.stdout
 
     async def paths(self) -> GitPaths:
-        """Where the work tree and its git directories are. ``GitError`` where there is no work tree."""
+        """The work tree and its git directories. ``GitError`` if there is no work tree."""
         options = ("--show-toplevel", "--git-dir", "--git-common-dir")
         return GitPaths(
             *[Path(await self("rev-parse", "--path-format=absolute", option)).resolve() for option in options]

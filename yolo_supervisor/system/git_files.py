@@ -1,4 +1,4 @@
-"""Where the git directory of a work tree is, and which commit its HEAD is at.
+"""The git directory of a work tree, and the commit of its HEAD.
 
 The files are read without git. Only ``os`` is imported, and paths are strings: the fast path of ``commit`` uses this
 module.
@@ -64,7 +64,7 @@ def git_dirs(folder: str) -> tuple[str, str] | None:
         git_dir = common_dir = git_dir_at(git_dir)
         common_dir = common_dir_of(git_dir)
     except (OSError, ValueError):
-        pass  # git says what is wrong with it
+        pass  # git itself reports the error
     return os.path.realpath(git_dir), os.path.realpath(common_dir)
 
 

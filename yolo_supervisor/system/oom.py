@@ -13,19 +13,19 @@ from yolo_supervisor.system.procfs import INITIAL_PIDS
 
 
 class KernelLog:
-    """What the kernel's log tells of processes that it killed for memory, where we may read it."""
+    """The records of OOM kills in the kernel log, if it may be read."""
 
-    TOLD = re.compile(rb"[^,;]*,[^,;]*,(\d+),[^;]*;([^\n]*(?:[Kk]illed|oom_reaper: reaped) process (\d+)\b[^\n]*)")
+    RECORD = re.compile(rb"[^,;]*,[^,;]*,(\d+),[^;]*;([^\n]*(?:[Kk]illed|oom_reaper: reaped) process (\d+)\b[^\n]*)")
     AT_ONCE = 20_000
-    """How many records are read in one go at most."""
+    """The largest number of records that are read in one call."""
 
     def __init__(self) -> None:
         self._fd = -1
         self._kills: dict[int, tuple[int, str]] = {}
-        """By pid, when (in microseconds since boot), and the line."""
+        """For each pid, the time in microseconds since boot, and the line."""
 
     def killed(self, process: ProcessId) -> str | None:
-        """The line that tells of this very process; None if there is none, or nothing can be known."""
+        """The record of this process; None if there is none, or the log cannot be read."""
         if sys.platform != "linux" or not process.boot.endswith(f"/{INITIAL_PIDS}"):
             return None
         self._read()
@@ -34,7 +34,7 @@ class KernelLog:
         return line if line and at_us >= started_us else None
 
     def _read(self) -> None:
-        """Take in what is new; the descriptor remembers where we were."""
+        """Read the new records. The descriptor keeps the position."""
         try:
             if self._fd < 0:
                 self._fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -43,12 +43,12 @@ class KernelLog:
         for _ in range(self.AT_ONCE):
             try:
                 record = os.read(self._fd, 8192)
-            except BrokenPipeError:  # what was next has been overwritten
+            except BrokenPipeError:  # the next record has been overwritten
                 continue
-            except OSError:  # the end of it, for now
+            except OSError:  # no more records at present
                 return
-            if told := self.TOLD.match(record):
-                self._kills[int(told[3])] = int(told[1]), told[2].decode("utf-8", "replace").strip()
+            if match := self.RECORD.match(record):
+                self._kills[int(match[3])] = int(match[1]), match[2].decode("utf-8", "replace").strip()
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -57,7 +57,10 @@ class KernelLog:
 
 
 def memory_kills(pid: int, folder: Path | None = None) -> tuple[Path, int] | None:
-    """The process's cgroup, or the one given, and the number of OOM kills in it; None if they cannot be read."""
+    """The process's cgroup, or the one given, and the number of OOM kills in it.
+
+    None if they cannot be read.
+    """
     try:
         folder = folder or cgroup_v2(pid)
         if folder is None:

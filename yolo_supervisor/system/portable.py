@@ -1,4 +1,4 @@
-"""The process backend for macOS and others, through psutil."""
+"""The process backend for macOS and other systems, through psutil."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from typing import Any
 
 from yolo_supervisor.models import ProcessId
 from yolo_supervisor.system.process_backend import MAX_PID, ProcessFacts, ProcessHandle
-
-# -- elsewhere --------------------------------------------------------------------------------------------------
 
 
 class PsutilHandle:
@@ -29,15 +27,15 @@ class PsutilHandle:
         return True
 
     def over(self) -> bool:
-        found = self._backend.facts(self._process.pid)
-        return found is None or found.zombie or found.started != self._process.started
+        facts = self._backend.facts(self._process.pid)
+        return facts is None or facts.zombie or facts.started != self._process.started
 
     def close(self) -> None:
         pass
 
 
 class PsutilBackend:
-    """macOS and others, through psutil: identity is checked right before each signal, a descriptor is not to be had."""
+    """Checks the identity of a process right before each signal, in place of a pidfd."""
 
     def __init__(self) -> None:
         import psutil
@@ -45,7 +43,7 @@ class PsutilBackend:
         self._psutil = psutil
 
     def boot(self) -> str:
-        return f"{os.uname().nodename}/-/0"  # start times are absolute here: they tell one boot from another
+        return f"{os.uname().nodename}/-/0"  # start times are absolute here, so they differ between boots
 
     def facts(self, pid: int) -> ProcessFacts | None:
         if not 0 < pid <= MAX_PID:
@@ -72,10 +70,10 @@ class PsutilBackend:
 
     def same_start(self, started: int, text: str) -> bool:
         try:
-            told = time.mktime(time.strptime(text, "%a %b %d %H:%M:%S %Y"))
+            named_s = time.mktime(time.strptime(text, "%a %b %d %H:%M:%S %Y"))
         except (ValueError, OverflowError):
             return text == str(started)
-        return abs(told - started / 100) <= 1.0
+        return abs(named_s - started / 100) <= 1.0
 
     def owner(self, pid: int) -> int:
         return int(self._ask(pid, lambda process: process.uids().effective))

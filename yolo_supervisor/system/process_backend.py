@@ -1,4 +1,4 @@
-"""What the supervisor asks of the operating system about processes."""
+"""The interface to the operating system's processes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Protocol
 from yolo_supervisor.models import ProcessId
 
 MAX_PID = 2**31 - 1
-"""What a pid can be at all, for the calls that take one."""
+"""The largest pid that system calls accept."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessFacts:
-    """What the kernel says of one process."""
+    """The kernel's facts about one process."""
 
     pid: int
     parent: int
@@ -25,11 +25,11 @@ class ProcessFacts:
     cpu: int = 0
     """The processor time that it has used, in clock ticks."""
     session: int = 0
-    """The pid of its session's leader; 0 where the kernel does not say."""
+    """The pid of its session's leader; 0 if the kernel does not report it."""
 
 
 class ProcessHandle(Protocol):
-    """A hold on one process that no other can slip into."""
+    """A handle on one process. It never means another process that has the same pid later."""
 
     def signal(self, number: int) -> bool:
         """Send the signal; False if the process is over."""
@@ -40,13 +40,16 @@ class ProcessHandle(Protocol):
 
 
 class ProcessBackend(Protocol):
-    """What we ask of the operating system. ``OSError`` means that it did not answer: unknown, not gone."""
+    """Questions to the operating system.
+
+    ``OSError`` means that the answer is unknown, not that a process is gone.
+    """
 
     def boot(self) -> str:
-        """The world in which pids and start times mean something: machine, boot, pid namespace."""
+        """Machine, boot and pid namespace: pids and start times are comparable within one of them."""
 
     def facts(self, pid: int) -> ProcessFacts | None:
-        """The process with this pid, None if there is none."""
+        """The facts about the process with this pid; None if there is none."""
 
     def pids(self) -> list[int]: ...
 
@@ -54,10 +57,10 @@ class ProcessBackend(Protocol):
         """The start time as seconds since the epoch."""
 
     def same_start(self, started: int, text: str) -> bool:
-        """Whether ``text`` is how Claude Code spells this start time."""
+        """Whether ``text`` is this start time as Claude Code writes it."""
 
     def owner(self, pid: int) -> int:
-        """The user id the process runs as."""
+        """The user id of the process."""
 
     def argv(self, pid: int) -> list[str]: ...
 
@@ -74,7 +77,10 @@ class ProcessBackend(Protocol):
         """A handle on the process; None if it is over."""
 
     def newest(self) -> int | None:
-        """The pid given out last, where that is cheap to know: unchanged, it proves that nothing was started."""
+        """The newest pid, or None if it is expensive to find.
+
+        If it is unchanged, no process was started.
+        """
 
 
 def backend() -> ProcessBackend:

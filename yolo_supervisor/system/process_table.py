@@ -10,10 +10,7 @@ from yolo_supervisor.models import ProcessId
 from yolo_supervisor.system.process_backend import ProcessFacts
 
 Tree = tuple[tuple[ProcessId, int], ...]
-"""Descendants, each with its parent's pid, parents before children."""
-
-
-# -- the whole table at one moment --------------------------------------------------------------------------------
+"""Descendants with their parents' pids, parents before children."""
 
 
 @dataclass(frozen=True)
@@ -25,23 +22,23 @@ class Sweep:
 
     @cached_property
     def children(self) -> Mapping[int, list[int]]:
-        found: dict[int, list[int]] = {}
+        children: dict[int, list[int]] = {}
         for facts in self.facts.values():
-            found.setdefault(facts.parent, []).append(facts.pid)
-        return found
+            children.setdefault(facts.parent, []).append(facts.pid)
+        return children
 
     def has(self, process: ProcessId) -> bool:
-        found = self.facts.get(process.pid)
-        return process.boot == self.boot and found is not None and found.started == process.started and not found.zombie
+        facts = self.facts.get(process.pid)
+        return process.boot == self.boot and facts is not None and facts.started == process.started and not facts.zombie
 
     def id(self, pid: int) -> ProcessId:
         return ProcessId(pid, self.facts[pid].started, self.boot)
 
     def tree(self, root: ProcessId, spare: Collection[ProcessId] = ()) -> Tree:
-        """All that descends from ``root``, without what descends from, or is, one of ``spare``."""
+        """The descendants of ``root``, without the processes in ``spare`` and their descendants."""
         if not self.has(root):
             return ()
-        found: list[tuple[ProcessId, int]] = []
+        tree: list[tuple[ProcessId, int]] = []
         ahead = [root.pid]
         seen = {root.pid}
         while ahead:
@@ -50,6 +47,6 @@ class Sweep:
                 process = self.id(pid)
                 if pid not in seen and not self.facts[pid].zombie and process not in spare:
                     seen.add(pid)
-                    found.append((process, parent))
+                    tree.append((process, parent))
                     ahead.append(pid)
-        return tuple(found)
+        return tuple(tree)

@@ -1,7 +1,7 @@
-"""Processes: who they are, whether they live, who descends from whom, and the one gate through which signals go.
+"""Processes: their identity, liveness and descent, and the kill gate for all signals.
 
-Identity is pid *and* start time *and* boot (``ProcessId``); a signal goes through a descriptor that was opened first
-and checked afterwards, so that it can never reach another process which got the pid meanwhile.
+An identity is pid, start time and boot together (``ProcessId``). A signal goes through a descriptor that was opened
+first and checked afterwards, so it cannot reach another process that has got the pid meanwhile.
 """
 
 from __future__ import annotations
@@ -24,20 +24,23 @@ FILE_TIME_SLACK_S = 0.05
 """The start of a process is known in ticks of 10 ms, and a file's time in ticks of the kernel's clock."""
 
 VERIFY_S = 5.0
-"""How long a process may take to be gone after SIGKILL before a person is told."""
+"""The time after SIGKILL, in seconds, after which a process that is still there is reported."""
 
 
 @dataclass(frozen=True, slots=True)
 class Leftovers:
-    """What a dead agent's tree left: what is proven to have been orphaned by its death, and what is not."""
+    """The leftover processes of a dead agent.
+
+    ``roots`` are proven to have been orphaned by its death.
+    """
 
     roots: tuple[ProcessId, ...] = ()
     uncertain: tuple[ProcessId, ...] = ()
-    """It was in the tree, but its own parent is gone too: perhaps it had been sent to the background on purpose."""
+    """Processes whose parents are gone, too: they may have been sent to the background on purpose."""
 
 
 class RefusalCode(StrEnum):
-    """Why the kill gate refuses a process."""
+    """The reason why the kill gate refuses a process."""
 
     INIT = "init"
     OTHER_BOOT = "other_boot"
@@ -48,7 +51,7 @@ class RefusalCode(StrEnum):
     TMUX = "tmux"
     OTHER_USER = "other_user"
     UNPROVEN = "unproven"
-    """The kernel did not say enough to prove its identity."""
+    """Its identity could not be proven by the kernel's answers."""
     NO_HANDLE = "no_handle"
 
 
@@ -62,7 +65,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a termination went."""
+    """The result of a termination."""
 
     terminated: tuple[ProcessId, ...] = ()
     """Gone within the grace period."""
@@ -70,7 +73,7 @@ class Ending:
     survived: tuple[ProcessId, ...] = ()
     refused: Mapping[ProcessId, Refusal] = field(default_factory=dict)
     spared: str | None = None
-    """Why it was given up before the end: the evidence no longer held."""
+    """The objection that stopped the termination before its end."""
 
 
 class Processes:
@@ -80,10 +83,10 @@ class Processes:
         self.backend = backend
         self.boot = backend.boot()
         self.stubborn: set[ProcessId] = set()
-        """What survived SIGKILL: told to a person once, and not tried again."""
+        """Processes that survived SIGKILL. They are reported once, and not tried again."""
 
     def identify(self, pid: int) -> ProcessId | None:
-        """The process that has this pid now; None if there is none, or the kernel does not say."""
+        """The process that has this pid now; None if there is none, or the kernel does not answer."""
         try:
             facts = self.backend.facts(pid)
         except OSError:
@@ -91,7 +94,7 @@ class Processes:
         return ProcessId(pid, facts.started, self.boot) if facts and not facts.zombie else None
 
     def identify_self(self) -> ProcessId:
-        """This process."""
+        """The identity of this process."""
         process = self.identify(os.getpid())
         assert process is not None, "the kernel does not know us"
         return process
@@ -121,18 +124,18 @@ class Processes:
             return False
 
     def sweep(self) -> Sweep:
-        """The whole table now."""
+        """Read the process table."""
         return Sweep(self.boot, {facts.pid: facts for facts in self.each()})
 
     def each(self) -> Iterator[ProcessFacts]:
-        """Every process. What goes while we look is left out."""
+        """Every process, without those that end meanwhile."""
         for pid in self.backend.pids():
             with contextlib.suppress(OSError):
                 if (facts := self.backend.facts(pid)) is not None:
                     yield facts
 
     def leftovers(self, agent: ProcessId, tree: Sequence[tuple[ProcessId, int]]) -> Leftovers:
-        """What lives on of the tree that a dead agent was last seen with."""
+        """The processes that still run of a dead agent's last sampled tree."""
         roots, uncertain, kept = [], [], set()
         for process, parent in tree:
             if self.liveness(process) is not Liveness.ALIVE or process in self.stubborn:
@@ -141,7 +144,7 @@ class Processes:
                 roots.append(process)
                 kept.add(process.pid)
             elif parent in kept and self._parent(process) == parent:
-                kept.add(process.pid)  # below a root that is intact: it goes with it
+                kept.add(process.pid)  # below an intact root: it is terminated with the root
             else:
                 uncertain.append(process)
         return Leftovers(tuple(roots), tuple(uncertain))
@@ -156,7 +159,7 @@ class Processes:
     # -- the kill gate -------------------------------------------------------------------------------------------
 
     def refusal(self, process: ProcessId) -> Refusal | None:
-        """Why this process must not be signalled; None if it may be."""
+        """The reason why this process must not be signalled; None if it may be."""
         if process.pid <= 1:
             return Refusal(RefusalCode.INIT, "it is init, or no process at all")
         if process.boot != self.boot:
@@ -176,13 +179,13 @@ class Processes:
         return None
 
     def _ancestry(self) -> set[int]:
-        found, pid = set(), os.getpid()
-        while pid > 1 and pid not in found:
-            found.add(pid)
+        ancestry, pid = set(), os.getpid()
+        while pid > 1 and pid not in ancestry:
+            ancestry.add(pid)
             with contextlib.suppress(OSError):
                 facts = self.backend.facts(pid)
                 pid = facts.parent if facts else 0
-        return found
+        return ancestry
 
     async def terminate(
         self,
@@ -191,17 +194,17 @@ class Processes:
         holds: Callable[[], Awaitable[str | None]],
         spare: Callable[[], Collection[ProcessId]] = tuple,
     ) -> Ending:
-        """SIGTERM to the roots and their whole trees, one shared grace period, SIGKILL to what is left, then verify.
+        """Terminate the roots with their trees: SIGTERM, a grace period, SIGKILL, then verify.
 
-        ``holds`` is asked right before each round of signals and answers why not any more, or None. Never touched is
-        what ``refusal`` names, and what is, or descends from, one of those that ``spare`` answers at each round.
+        ``holds`` is asked right before each round of signals, and returns an objection or None. No signal goes to the
+        processes that ``refusal`` names, nor to those that ``spare`` returns at each round and their descendants.
         """
         refused: dict[ProcessId, Refusal] = {}
         handles: dict[ProcessId, ProcessHandle] = {}
         roots = tuple(roots)
         try:
-            if why_not := await holds():
-                return Ending(spared=why_not)
+            if objection := await holds():
+                return Ending(spared=objection)
             self._take_hold(roots, spare(), handles, refused)
             for handle in handles.values():
                 handle.signal(signal.SIGTERM)
@@ -210,14 +213,14 @@ class Processes:
             gone = tuple(process for process, handle in handles.items() if handle.over())
             if len(gone) == len(handles):
                 return Ending(terminated=gone, refused=refused)
-            why_not = await holds()
+            objection = await holds()
             gone = tuple(process for process, handle in handles.items() if handle.over())
-            if why_not:
-                return Ending(terminated=gone, refused=refused, spared=why_not)
+            if objection:
+                return Ending(terminated=gone, refused=refused, spared=objection)
             left = [process for process in handles if process not in gone]
             spared = spare()
-            self._take_hold(left, spared, handles, refused)  # what they have started since
-            for process in {*spared} & handles.keys():  # what has turned out to be an agent meanwhile
+            self._take_hold(left, spared, handles, refused)  # their descendants that were started since
+            for process in {*spared} & handles.keys():  # processes that have been found to be agents meanwhile
                 handles.pop(process).close()
             gone = tuple(process for process, handle in handles.items() if handle.over())
             left = [process for process in handles if process not in gone]
@@ -248,20 +251,20 @@ class Processes:
             for process in (root, *(process for process, _ in below)):
                 if process in handles or process in spare:
                     continue
-                if (why_not := self.refusal(process)) is not None:
+                if (refusal := self.refusal(process)) is not None:
                     if self.liveness(process) is not Liveness.DEAD:
-                        refused[process] = why_not
+                        refused[process] = refusal
                     continue
                 try:
                     handle = self.backend.hold(process)
                 except OSError as error:
-                    refused[process] = Refusal(RefusalCode.NO_HANDLE, f"no hold on it could be had ({error.strerror})")
+                    refused[process] = Refusal(RefusalCode.NO_HANDLE, f"it could not be opened ({error.strerror})")
                     continue
                 if handle is not None:
                     handles[process] = handle
 
     async def _wait(self, handles: Collection[ProcessHandle], limit_s: float) -> None:
-        """Until all are over, or the limit. Polled: a few milliseconds matter to nobody here."""
+        """Wait until all are over, at most for the limit. Polling is exact enough: milliseconds do not matter here."""
         pause_s = 0.002
         with anyio.move_on_after(limit_s):
             while not all(handle.over() for handle in handles):

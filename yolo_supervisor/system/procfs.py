@@ -1,4 +1,4 @@
-"""What we ask of the operating system about processes: facts, and a hold on one that no other can slip into."""
+"""The process backend for Linux: ``/proc`` and pidfds."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pathlib import Path
 from yolo_supervisor.models import ProcessId
 from yolo_supervisor.system.process_backend import MAX_PID, ProcessFacts, ProcessHandle
 
-# -- Linux ------------------------------------------------------------------------------------------------------
-
 
 class PidfdHandle:
+    """A pidfd. It refers to one process for ever, also after another one has got the pid."""
+
     def __init__(self, fd: int) -> None:
         self.fd = fd
 
@@ -38,15 +38,15 @@ class PidfdHandle:
         os.close(self.fd)
 
     def exit(self) -> int | None:
-        """How the process ended, as ``waitpid`` would tell its parent; None if the kernel (before 6.15) does not."""
-        for _ in range(2):  # it may be reaped while we look
+        """The wait status of the process; None if the kernel (before 6.15) does not report it."""
+        for _ in range(2):  # it may be reaped between the two reads
             try:
-                told = fcntl.ioctl(self.fd, PIDFD_GET_INFO, PIDFD_INFO_EXIT.to_bytes(8, sys.byteorder) + bytes(56))
+                info = fcntl.ioctl(self.fd, PIDFD_GET_INFO, PIDFD_INFO_EXIT.to_bytes(8, sys.byteorder) + bytes(56))
             except OSError:
                 return None
-            mask, pid = int.from_bytes(told[:8], sys.byteorder), int.from_bytes(told[16:20], sys.byteorder)
+            mask, pid = int.from_bytes(info[:8], sys.byteorder), int.from_bytes(info[16:20], sys.byteorder)
             if mask & PIDFD_INFO_EXIT:
-                return int.from_bytes(told[60:64], sys.byteorder)
+                return int.from_bytes(info[60:64], sys.byteorder)
             with contextlib.suppress(OSError, ValueError, IndexError):
                 fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
                 if fields[0] == b"Z":
@@ -59,7 +59,7 @@ PIDFD_INFO_EXIT = 1 << 3
 
 
 class ProcfsBackend:
-    """``/proc`` and pidfds."""
+    """Reads ``/proc``, and opens pidfds."""
 
     def __init__(self) -> None:
         self._ticks_per_s = os.sysconf("SC_CLK_TCK")
@@ -108,7 +108,7 @@ class ProcfsBackend:
         raise OSError(errno.EACCES, "the process is hidden from us", f"/proc/{pid}")
 
     def _last_thread(self, pid: int) -> bool:
-        """A leader that ended before its threads looks like a zombie while the process lives on."""
+        """Whether no other thread runs: a leader that ended before them looks like a zombie."""
         try:
             return len(os.listdir(f"/proc/{pid}/task")) <= 1
         except OSError:
@@ -138,11 +138,11 @@ class ProcfsBackend:
         return os.stat(f"/proc/{pid}").st_uid
 
     def argv(self, pid: int) -> list[str]:
-        return [word.decode("utf-8", "replace") for word in self._read(pid, "cmdline").split(b"\0")[:-1]]
+        return [argument.decode("utf-8", "replace") for argument in self._read(pid, "cmdline").split(b"\0")[:-1]]
 
     def environment(self, pid: int) -> dict[str, str]:
         pairs = (entry.decode("utf-8", "replace").partition("=") for entry in self._read(pid, "environ").split(b"\0"))
-        return {key: value for key, found, value in pairs if found}
+        return {key: value for key, separator, value in pairs if separator}
 
     def folder(self, pid: int) -> str:
         return os.readlink(f"/proc/{pid}/cwd")
@@ -167,14 +167,14 @@ class ProcfsBackend:
             return None
         except OSError as error:
             if error.errno == errno.EINVAL and self.facts(process.pid) is None:
-                return None  # the kernel says EINVAL for a process that is just going
+                return None  # the kernel answers EINVAL for a process that is just ending
             raise
         try:
-            found = self.facts(process.pid)  # after the open: from here on the descriptor means this very process
+            facts = self.facts(process.pid)  # after the open, since the descriptor keeps its process from then on
         except OSError:
             os.close(fd)
             raise
-        if found is None or found.started != process.started or found.zombie:
+        if facts is None or facts.started != process.started or facts.zombie:
             os.close(fd)
             return None
         return PidfdHandle(fd)
@@ -188,4 +188,4 @@ class ProcfsBackend:
 
 
 INITIAL_PIDS = 0xEFFFFFFC
-"""The inode of the pid namespace that the kernel's own log speaks of."""
+"""The inode of the initial pid namespace, whose pids the kernel log uses."""

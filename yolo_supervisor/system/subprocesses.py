@@ -36,7 +36,7 @@ started = 0
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a command ended. ``exit`` is None at the time limit.
+    """The end of a command. ``exit`` is None at the time limit.
 
     ``truncated`` means that an output was longer than its limit.
     """
@@ -58,7 +58,7 @@ class AttachedRun:
     duration_s: float
     exit: int | None
     ending: Ending | None = None
-    """How its processes were ended at the limit."""
+    """The termination of its processes at the limit."""
     cancelled: bool = False
     """Whether a terminating signal arrived while they were being ended: then the command is not run again."""
 
@@ -199,7 +199,7 @@ async def end(pid: int, grace_s: float, adopted: bool = False) -> Ending:
 
 
 async def end_all(roots: Sequence[ProcessId], grace_s: float) -> Ending:
-    """End these processes, which must be our own children, with their trees."""
+    """End these processes, which must be children of this one, with their trees."""
 
     async def no_objection() -> str | None:
         return None

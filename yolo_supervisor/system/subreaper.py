@@ -11,10 +11,10 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 def adopt_orphans() -> None:
-    """From now on whatever descends from this process, and loses its parent, becomes its child: so nothing that is
-    started here is ever lost sight of. Only Linux can.
+    """Become a child subreaper: orphaned descendants become children of this process (Linux).
 
-    Not where there are children already, of a shell that became this process: their orphans are not ours to end.
+    A process that has children already, because a shell replaced itself by it, does not: those children's orphans are
+    not ours to end.
     """
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
@@ -24,17 +24,19 @@ def adopt_orphans() -> None:
 
 
 def bury_orphans(child: int) -> None:
-    """Take the exit of the adopted that have ended, as init would: they may be waited for to be gone. ``child`` itself,
-    which is not reaped yet, is left to who has started it."""
+    """Reap exited orphans, as init would, except ``child``.
+
+    Other processes may wait for the orphans to disappear. ``child`` is reaped by its starter.
+    """
     if sys.platform != "linux":
         return
-    with contextlib.suppress(ChildProcessError):  # there is none at all
+    with contextlib.suppress(ChildProcessError):  # there is no child
         while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) and ended.si_pid != child:
             os.waitpid(ended.si_pid, 0)
 
 
 def end_with_parent() -> None:
-    """Have this process asked to leave when its parent ends, however that comes. Only Linux can."""
+    """Have SIGTERM sent to this process when its parent ends, however it ends (Linux only)."""
     _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

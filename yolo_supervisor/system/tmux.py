@@ -1,7 +1,7 @@
-"""tmux servers, asked over their sockets: sessions, who is attached, which pane is where.
+"""Query tmux servers over their sockets: sessions, attached clients and panes.
 
-One client process per look, whatever the number of sessions: a lasting control-mode client would be cheaper, but it
-counts as an attached client, and the plugin's own watchdog would never see a session detached again.
+A query is one client process for any number of sessions. A permanent control-mode client would be cheaper, but it
+counts as an attached client, and the plugin's watchdog would never see a session detached again.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from yolo_supervisor.models import Pane
 from yolo_supervisor.system import subprocesses
 
 LIMIT_S = 2.0
-"""A server that does not answer within this time is stopped or overloaded: unknown, not gone."""
+"""The time limit of a query. A server that is stopped or overloaded exceeds it: its state is unknown, not gone."""
 
 LINES = 60
 WIDTH = 2000
-"""How much of a screen is looked at when its agent has died."""
+"""The lines and columns of a dead agent's screen that are read."""
 
-_QUESTION = (
+_QUERY = (
     ("list-sessions", "-F", "S #{pid} #{session_id} #{session_name}"),
     ("list-clients", "-F", "C #{client_control_mode} #{session_id}"),
     (
@@ -40,7 +40,7 @@ _QUESTION = (
 
 @dataclass(frozen=True, slots=True)
 class PaneState:
-    """One pane: the sessions that show it, and how its process ended where tmux keeps the pane."""
+    """One pane: the sessions that show it, and the exit of its process if tmux keeps dead panes."""
 
     pid: int
     sessions: tuple[str, ...]
@@ -51,7 +51,10 @@ class PaneState:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """What a server said at one moment. ``attached`` counts people: control-mode clients are programs."""
+    """The state of a server at one moment.
+
+    ``attached`` leaves out control-mode clients, which are programs.
+    """
 
     socket: str
     pid: int
@@ -62,32 +65,32 @@ class Server:
 
 
 @dataclass
-class _Look:
+class _Query:
     at: float
     server: Server | None
     lock: anyio.Lock = field(default_factory=anyio.Lock)
 
 
 class Tmux:
-    """All servers that were named to us. Each is asked at most once per ``fresh_s``, whoever asks."""
+    """The tmux servers by socket. Answers are shared among callers for ``fresh_s`` seconds."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._looks: dict[str, _Look] = {}
+        self._queries: dict[str, _Query] = {}
 
     async def look(self, socket: str, fresh_s: float = 0.0) -> Server | None:
-        """The server behind the socket, not older than ``fresh_s`` seconds; None if it does not answer: unknown."""
-        look = self._looks.setdefault(socket, _Look(float("-inf"), None))
-        async with look.lock:
-            if self._clock.monotonic() - look.at > fresh_s:
-                look.server = await _ask(socket)
-                look.at = self._clock.monotonic()
-        return look.server
+        """The server's state, at most ``fresh_s`` seconds old; None (unknown) if it does not answer."""
+        query = self._queries.setdefault(socket, _Query(float("-inf"), None))
+        async with query.lock:
+            if self._clock.monotonic() - query.at > fresh_s:
+                query.server = await _ask(socket)
+                query.at = self._clock.monotonic()
+        return query.server
 
 
 @dataclass(frozen=True, slots=True)
 class LastWords:
-    """What stands on a pane's screen, and how its process ended where tmux keeps the pane."""
+    """The screen of a pane, and the exit of its process if tmux keeps dead panes."""
 
     pid: int
     lines: tuple[str, ...]
@@ -96,14 +99,17 @@ class LastWords:
 
 
 async def last_words(pane: Pane, limit_s: float) -> LastWords | None:
-    """The screen of this very pane; None if its server does not answer in time, or does not have it any more."""
+    """The screen of the pane.
+
+    None if its server does not answer in time, or no longer has the pane.
+    """
     format_ = "#{pid} #{pane_pid} #{pane_dead_status}:#{pane_dead_signal}"
-    words = ["tmux", "-S", pane.socket, "display-message", "-p", "-t", pane.pane, format_, ";",
-             "capture-pane", "-p", "-J", "-t", pane.pane, "-S", f"-{LINES}"]  # fmt: skip
+    argv = ["tmux", "-S", pane.socket, "display-message", "-p", "-t", pane.pane, format_, ";",
+            "capture-pane", "-p", "-J", "-t", pane.pane, "-S", f"-{LINES}"]  # fmt: skip
     try:
         if not re.fullmatch(r"%\d{1,9}", pane.pane) or not Path(pane.socket).exists():
             return None
-        result = await subprocesses.run(words, limit_s, _environment())
+        result = await subprocesses.run(argv, limit_s, _environment())
         head, _, screen = result.stdout.decode("utf-8", "replace").partition("\n")
         server, pid, end = head.split(" ")
         status, _, killer = end.partition(":")
@@ -119,8 +125,8 @@ async def _ask(socket: str) -> Server | None:
     try:
         if not Path(socket).exists():
             return None
-        result = await subprocesses.run(_words(socket), LIMIT_S, _environment())
-    except (OSError, ValueError):  # a path with a NUL, say: agents' environments hold anything
+        result = await subprocesses.run(_argv(socket), LIMIT_S, _environment())
+    except (OSError, ValueError):  # a path with a NUL, for example: agents' environments may contain anything
         return None
     return (
         parse(socket, result.stdout.decode("utf-8", "replace")) if result.exit == 0 and not result.truncated else None
@@ -128,10 +134,13 @@ async def _ask(socket: str) -> Server | None:
 
 
 def ask_now(socket: str) -> Server | None:
-    """The same for a command that has nothing to do meanwhile: it need not start an event loop."""
+    """The server's state, for a command without an event loop.
+
+    None (unknown) if it does not answer.
+    """
     try:
         result = subprocess.run(
-            _words(socket),
+            _argv(socket),
             env=_environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -143,11 +152,11 @@ def ask_now(socket: str) -> Server | None:
     return parse(socket, result.stdout.decode("utf-8", "replace")) if result.returncode == 0 else None
 
 
-def _words(socket: str) -> list[str]:
-    words = ["tmux", "-S", socket]
-    for question in _QUESTION:
-        words += [*question, ";"]
-    return words[:-1]
+def _argv(socket: str) -> list[str]:
+    argv = ["tmux", "-S", socket]
+    for part in _QUERY:
+        argv += [*part, ";"]
+    return argv[:-1]
 
 
 def _environment() -> dict[str, str]:
@@ -155,7 +164,7 @@ def _environment() -> dict[str, str]:
 
 
 def parse(socket: str, answer: str) -> Server | None:
-    """The server that the answer to our question tells of; None if it makes no sense."""
+    """Parse the answer to the query; None if it is malformed."""
     pid: int | None = None
     names: dict[str, str] = {}
     attached: dict[str, int] = {}
@@ -187,8 +196,11 @@ def parse(socket: str, answer: str) -> Server | None:
 
 
 def pane_of(environment: Mapping[str, str]) -> Pane | None:
-    """The pane that a process with this environment was started in: ``TMUX`` is ``socket,server pid,session``."""
+    """The pane in which a process with this environment was started.
+
+    ``TMUX`` is ``socket,server pid,session``.
+    """
     parts, pane = environment.get("TMUX", "").rsplit(",", 2), environment.get("TMUX_PANE")
     if len(parts) != 3 or not pane or not re.fullmatch(r"[0-9]{1,10}", parts[1]):
-        return None  # anybody's environment is read here, and may hold anything
+        return None  # the environment of any process is read here, and may contain anything
     return Pane(socket=parts[0], server_pid=int(parts[1]), pane=pane)

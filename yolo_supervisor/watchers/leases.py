@@ -20,26 +20,23 @@ def decide(due: Sequence[Held], locks: Sequence[StaleLock]) -> list[Remediation]
     A lease ends at its time, for any holder: its holder has to renew it. A lock has no time: it ends when no process
     can be holding it.
     """
-    return [(over(each),) for each in due if each.left_s <= 0] + [
+    return [(over(held),) for held in due if held.left_s <= 0] + [
         _end(lock) for lock in locks if lock.age_s >= lock.stale_s and (lock.holder is None or lock.lease is not None)
     ]
 
 
 def _end(lock: StaleLock) -> Remediation:
     evidence = {"path": str(lock.path), "unchanged_s": round(lock.age_s, 1)}
-    unchanged = f"untouched for {lock.age_s:.0f} s"
+    unchanged = f"unchanged for {lock.age_s:.0f} s"
     if lock.lease is None:
-        reason = f"it was left behind: {unchanged}, and nobody can be holding it any more"
+        reason = f"it is stale: {unchanged}, and no process can hold it any more"
         return (BreakLock(key=lock.path.name, path=lock.path, stale_s=lock.stale_s, reason=reason, evidence=evidence),)
     name, owner = lock.lease.resource, lock.lease.owner
     evidence["owner"] = owner
     if lock.holder is not None:
-        told = (
-            f"{owner}, who is nobody known here, has it locked, and a lock never ends by itself: remove {lock.path} if"
-        )
-        reason = f"{told} it was left behind"
+        reason = f"{owner}, an unknown agent, holds it, and a lock never expires: remove {lock.path} if it is stale"
         return (Escalate(kind="lease", code=AlertCode.LOCK_OF_UNKNOWN, key=name, reason=reason, evidence=evidence),)
-    reason = f"it was left behind by {owner}: {unchanged}, and no agent is there any more"
+    reason = f"{owner} left it: {unchanged}, and no agent runs any more"
     return (
         Release(
             key=name,

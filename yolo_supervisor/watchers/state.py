@@ -1,5 +1,4 @@
-"""Watches critical files that a crash, a torn write or a wrong edit has broken, and keeps the snapshots that restore
-them."""
+"""Restores broken critical files, after a crash or a torn write, from copies that it keeps."""
 
 from __future__ import annotations
 
@@ -66,7 +65,10 @@ class Broken:
 
 @dataclass(frozen=True, kw_only=True)
 class Sound:
-    """A critical file with new, valid content. ``snap`` are the actions that save it as a snapshot."""
+    """A critical file with new, valid content.
+
+    ``snap`` are the actions that save it as a snapshot.
+    """
 
     path: Path
     key: str
@@ -76,7 +78,7 @@ class Sound:
 
 @dataclass(frozen=True, kw_only=True)
 class Unreadable:
-    """A critical file that cannot be read: ``code`` is the name of the errno, ``text`` is for people."""
+    """An unreadable critical file: ``code`` is the name of the errno, ``text`` is for people."""
 
     key: str
     code: str | None
@@ -97,29 +99,30 @@ def decide(observation: StateObservation, copies: Path) -> list[Remediation]:
     A person is asked where no restoration is certain.
     """
     remediations: list[Remediation] = [
-        (*each.snap, SaveVersion(key=each.key, path=each.path, data=each.data, reason="it is whole"))
-        for each in observation.sound
+        (*sound.snap, SaveVersion(key=sound.key, path=sound.path, data=sound.data, reason="it is whole"))
+        for sound in observation.sound
     ]
-    remediations += [_repair(each, copies) for each in observation.broken]
+    remediations += [_repair(broken, copies) for broken in observation.broken]
     remediations += [
         (
             Escalate(
                 kind="state",
                 code=AlertCode.FILE_UNREADABLE,
-                detail=each.code,
-                key=each.key,
-                reason=f"it cannot be read: {each.text}: mend it or put it away",
+                detail=file.code,
+                key=file.key,
+                reason=f"it cannot be read: {file.text}: repair it or remove it",
             ),
         )
-        for each in observation.unreadable
+        for file in observation.unreadable
     ]
     return remediations
 
 
 def repair_of(broken: Broken) -> int | Cure | None:
-    """The size to which the file is cut, or the content that replaces it; None if only a person can repair it.
+    """The size to which the file is cut, or the content that replaces it.
 
-    Whole lines before a half-written one are kept. A file without a whole line is restored, if there is a source.
+    None if only a person can repair it. Whole lines before a half-written one are kept. A file without a whole line is
+    restored, if there is a source.
     """
     whole = file_integrity.torn_at(broken.data) if broken.path.suffix == ".jsonl" else None
     if whole or (whole is not None and not broken.cures):
@@ -201,7 +204,7 @@ def _is_file(path: Path) -> bool:
 
 
 def meaning(state: Mapping[str, Any]) -> tuple[object, ...]:
-    """The parts of an execution state whose change deserves a snapshot."""
+    """The parts of an execution state that cause a snapshot when they change."""
     plans = state.get("plans")
     listed = [plan for plan in plans if isinstance(plan, dict)] if isinstance(plans, list) else []
     return (
@@ -213,8 +216,7 @@ def meaning(state: Mapping[str, Any]) -> tuple[object, ...]:
 
 @dataclass
 class _Known:
-    """The remembered state of one file: the version last examined, and since when it has been broken without a
-    change."""
+    """The remembered state of one file: its last examined version, and since when it has been broken unchanged."""
 
     stamp: tuple[int, int, int]
     since_s: float
@@ -260,16 +262,16 @@ class StateWatcher:
         for path in list(self._doubtful):
             key = str(path.relative_to(self._planning))
             try:
-                found = self._judge(path, key)
+                examined = self._judge(path, key)
             except OSError as error:
                 self._known.pop(path, None)  # it is read again in each tick: a mode can change without a write
                 code = errno.errorcode.get(error.errno) if error.errno is not None else None
                 unreadable.append(Unreadable(key=key, code=code, text=error.strerror or str(error)))
                 continue
-            if found is None:
+            if examined is None:
                 del self._doubtful[path]
                 continue
-            data, known = found
+            data, known = examined
             if known.flaw is None:
                 if self._config().mode == "observe":
                     continue
@@ -289,7 +291,7 @@ class StateWatcher:
         """The critical files that exist."""
         for inside, pattern in self._patterns():
             matching = fnmatch.filter(names(inside), pattern) if "*" in pattern else [pattern]
-            yield from (path for each in matching if _is_file(path := inside / each))
+            yield from (path for name in matching if _is_file(path := inside / name))
 
     def _changed(self) -> Iterator[Path]:
         """The critical files, removed ones included, that may have changed since the last tick."""
@@ -309,8 +311,8 @@ class StateWatcher:
 
         A link does not count as a folder: its target may be anywhere.
         """
-        for each in self._config().state.files:
-            folder, _, pattern = each.rpartition("/")
+        for name in self._config().state.files:
+            folder, _, pattern = name.rpartition("/")
             if not (self._planning / folder).is_symlink():
                 yield self._planning / folder, pattern
 
@@ -369,7 +371,7 @@ class StateWatcher:
             or not self._wished("v3_snapshot_resume")
         ):
             return ()
-        newest = plugin_snapshots.best((each for _, each in self._snapshots.all()), phase_of(state), None)
+        newest = plugin_snapshots.best((snapshot for _, snapshot in self._snapshots.all()), phase_of(state), None)
         if newest is not None and meaning(newest.state) == meaning(state):
             return ()
         return self._snapshots.save(state, now, "state changed")
@@ -438,11 +440,11 @@ class StateWatcher:
         return phases.rebuild(current, dirs[current], events, leases, now)
 
     def _phase_files(self, folder: Path) -> dict[str, bytes]:
-        found = {}
+        contents = {}
         for name in names(folder):
             if name.endswith(("-PLAN.md", "-SUMMARY.md")):
                 try:
-                    found[name] = read(folder / name) or b""
+                    contents[name] = read(folder / name) or b""
                 except OSError:
                     continue
-        return found
+        return contents

@@ -1,3 +1,3 @@
-"""The YOLO plugin's files under ``.yolo-planning/`` (version 2.9.8, with what its bash predecessor left)."""
+"""The files of the YOLO plugin (2.9.8 and its bash predecessor) in ``.yolo-planning/``."""
 
 PLANNING = ".yolo-planning"

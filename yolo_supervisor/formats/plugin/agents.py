@@ -10,17 +10,17 @@ from pathlib import Path
 from yolo_supervisor.formats.json import load_object, text_or_none, time_or_none
 
 PID_LOCK = Path("/tmp/yolo-agent-pid-lock")
-"""The plugin's lock over every ``.agent-pids`` on the machine: a folder, and no holder ever breaks a stale one."""
+"""The plugin's lock for all ``.agent-pids`` of the machine: a folder. The plugin never breaks a stale one."""
 
 PID_LOCK_STALE_S = 30.0
-"""The hooks that take the locks below are killed after at most 15 s, so an older one was left by a killed hook."""
+"""The age at which a lock of the hooks is stale, in seconds: a hook is killed after at most 15 s."""
 
 MAX_PID = 2**22
-"""The kernel's own limit; a larger number in a file is no pid, whatever a cast would make of it."""
+"""The kernel's limit. A larger number in a file is no pid, and must not become one by truncation."""
 
 
 def normal_role(name: str) -> str:
-    """The role behind any spelling of it: ``yolo:yolo-dev``, ``@team-dev-01`` and ``Dev`` are all ``dev``."""
+    """The role in plain spelling: ``yolo:yolo-dev``, ``@team-dev-01``, ``Dev`` are ``dev``."""
     role = name.strip().lower().lstrip("@")
     while (bare := re.sub(r"^(yolo|vbw)[:-]|^team-", "", role)) != role:
         role = bare
@@ -32,21 +32,21 @@ def normal_role(name: str) -> str:
 
 
 def is_pid(value: object) -> bool:
-    """Whether the number can name a process other than init: 0, 1, negative and oversized ones never do."""
+    """Whether the value is a number that can be the pid of a process other than init."""
     return type(value) is int and 1 < value <= MAX_PID
 
 
 def agent_pids(data: bytes) -> list[int]:
-    """The pids in an ``.agent-pids``, junk lines passed over."""
-    words = (line.strip() for line in data.splitlines())
-    return [pid for word in words if word.isdigit() and len(word) < 12 and is_pid(pid := int(word))]
+    """The pids in an ``.agent-pids``, without lines that are no pids."""
+    lines = (line.strip() for line in data.splitlines())
+    return [pid for line in lines if line.isdigit() and len(line) < 12 and is_pid(pid := int(line))]
 
 
 def without_pids(data: bytes, gone: frozenset[int]) -> bytes:
-    """An ``.agent-pids`` or ``.agent-panes`` without the lines whose first word is one of ``gone``."""
-    wanted = {str(pid).encode() for pid in gone}
+    """An ``.agent-pids`` or ``.agent-panes`` without lines that begin with a pid of ``gone``."""
+    removed = {str(pid).encode() for pid in gone}
     return b"".join(
-        line for line in data.splitlines(keepends=True) if (line.split() or [b""])[0].lstrip(b"0") not in wanted
+        line for line in data.splitlines(keepends=True) if (line.split() or [b""])[0].lstrip(b"0") not in removed
     )
 
 
@@ -64,7 +64,10 @@ class Health:
 
 
 def health(data: bytes, stem: str) -> Health | None:
-    """An ``.agent-health/<stem>.json``; the pid is a string in files of the bash version. None without a sound pid."""
+    """Parse an ``.agent-health/<stem>.json``; None without a valid pid.
+
+    The bash version writes the pid as a string.
+    """
     raw = load_object(data)
     if raw is None:
         return None
@@ -75,7 +78,7 @@ def health(data: bytes, stem: str) -> Health | None:
         return None
     idle = raw.get("idle_count")
     return Health(
-        int(pid),  # type: ignore[arg-type]  # is_pid has said that it is an int
+        int(pid),  # type: ignore[arg-type]  # is_pid has checked that it is an int
         normal_role(text_or_none(raw.get("role")) or stem),
         time_or_none(raw.get("started_at")),
         idle if type(idle) is int else 0,

@@ -13,22 +13,22 @@ from yolo_supervisor.formats.plugin.leases import DEFAULT_TTL_S, MAX_TTL_S
 
 
 def switches(data: bytes) -> dict[str, bool]:
-    """The values in a ``config.json`` that are true or false; the plugin takes every other value for false.
+    """The values in a ``config.json`` that are true or false.
 
-    The supervisor does what a flag allows unless the flag is false.
+    The plugin treats every other value as false. The supervisor does what a flag allows unless the flag is false.
     """
     raw = load_object(data) or {}
     return {key: value for key, value in raw.items() if isinstance(value, bool)}
 
 
 def lease_ttl_s(config: bytes) -> int:
-    """The default lifetime of a lease: ``task_lease_ttl_secs`` of the ``config.json``, else 300 s."""
+    """The default lifetime of a lease: ``task_lease_ttl_secs``, else 300 s."""
     ttl = (load_object(config) or {}).get("task_lease_ttl_secs")
     return ttl if type(ttl) is int and 1 <= ttl <= MAX_TTL_S else DEFAULT_TTL_S
 
 
 def enabled(config: bytes, flag: str) -> bool:
-    """Whether the plugin takes the flag for enabled: only a plain ``true`` is."""
+    """Whether the flag is on for the plugin: only if it is ``true``."""
     return switches(config).get(flag, False)
 
 
@@ -36,7 +36,7 @@ COMMAND_LIMIT_S = 30.0
 
 
 def command_limit_s(config: bytes) -> float:
-    """The time limit of a command: ``command_timeout_ms`` of the ``config.json`` (at least a second), else 30 s."""
+    """The time limit of a command: ``command_timeout_ms`` if it is a second or more, else 30 s."""
     limit_ms = (load_object(config) or {}).get("command_timeout_ms")
     return limit_ms / 1000 if type(limit_ms) is int and 1000 <= limit_ms <= 86_400_000 else COMMAND_LIMIT_S
 
@@ -59,7 +59,7 @@ _FLAG = re.compile(r"v\d+_\w+")
 
 
 def is_flag(key: str) -> bool:
-    """Whether a value in the ``config.json`` is a feature flag and not a preference such as ``auto_commit``."""
+    """Whether the key is a feature flag and not a preference such as ``auto_commit``."""
     return _FLAG.fullmatch(key) is not None
 
 

@@ -17,7 +17,7 @@ METRICS = Path(".metrics", "run-metrics.jsonl")
 def dump_event(
     name: str, at: datetime, ident: str, correlation: str, place: tuple[int, int | None], data: Mapping[str, object]
 ) -> bytes:
-    """A line of the event log as ``log-event`` writes it: compact, sorted, ``data`` in strings only.
+    """A line of the event log, as ``log-event`` writes it: compact, sorted, ``data`` as strings.
 
     ``place`` is the phase and, where there is one, the plan, as numbers: the plugin's readers take no others.
     """
@@ -37,9 +37,9 @@ def dump_event(
 
 
 def place(state: bytes, plan_id: str | None) -> tuple[int, int | None]:
-    """The phase and plan of an event: from the plan's id, else the phase of the execution state, else 0."""
-    if plan_id is not None and (found := PLAN_ID.fullmatch(plan_id)):
-        return int(found[1]), int(found[2])
+    """The phase and plan of an event: by the plan's id, else the state's phase, else 0."""
+    if plan_id is not None and (match := PLAN_ID.fullmatch(plan_id)):
+        return int(match[1]), int(match[2])
     phase = (load_object(state) or {}).get("phase")
     return (phase if type(phase) is int and phase >= 0 else 0), None
 

@@ -1,4 +1,4 @@
-"""The plugin's ``.execution-state.json``: phases, plans and who works on them."""
+"""The plugin's ``.execution-state.json``: phases, plans and the agents that work on them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from yolo_supervisor.models import Task
 
 STATE_FILE = ".execution-state.json"
 EXECUTION_STATE = "execution-state"
-"""The list that the plans of ``.execution-state.json`` are tasks of."""
+"""The name of the task list whose tasks are the plans of ``.execution-state.json``."""
 
 
 # -- .execution-state.json --------------------------------------------------------------------------------------
 
 COMPLETE = frozenset({"complete", "completed", "done"})
-"""The spellings of a finished plan that real files hold."""
+"""The spellings of a finished plan in real files."""
 
 RUNNING = frozenset({"running", "in_progress", "executing"})
-"""The spellings of a plan at work that real files hold."""
+"""The spellings of a plan in progress in real files."""
 
 _PLAN_TEAM = re.compile(r"yolo-phase-(\d{1,9})")
 _PLAN_DEV = re.compile(r"(?:yolo[:-])?dev-(\d{1,9})")
@@ -62,20 +62,23 @@ def plan(raw: Mapping[str, Any], plan_id: str) -> dict[str, Any] | None:
 
 
 def may_have_plans(agent_name: str) -> bool:
-    """Whether the plugin's naming could give any plan to an agent of this name."""
+    """Whether an agent of this name can have a plan by the plugin's naming."""
     return bool(_PLAN_DEV.fullmatch(agent_name))
 
 
 def works_on(agent_name: str, team: str | None, plan_id: str) -> bool:
-    """Whether the plugin's naming gives the plan to the agent: ``dev-02`` has plan ``05-02``, and in a team
-    ``yolo-phase-NN`` only where NN is 5 (newer clients name teams after sessions: then the number must do)."""
+    """Whether the plan is the agent's by the plugin's naming.
+
+    ``dev-02`` has plan ``05-02``, in a team ``yolo-phase-NN`` only if NN is 5. Newer clients name teams after sessions:
+    then only the number of the plan is compared.
+    """
     dev, phase = _PLAN_DEV.fullmatch(agent_name), _PLAN_TEAM.fullmatch(team or "")
     plan = PLAN_ID.fullmatch(plan_id)
     return bool(dev and plan and int(dev[1]) == int(plan[2]) and (not phase or int(phase[1]) == int(plan[1])))
 
 
 def dump(value: dict[str, Any]) -> bytes:
-    """An object as the plugin writes its files: sorted, two spaces, no final newline, UTF-8 as it is."""
+    """An object in the plugin's style: sorted, two spaces, no final newline, no escapes."""
     try:
         return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False).encode()
     except UnicodeEncodeError:  # lone surrogates can only be written as escapes

@@ -20,7 +20,7 @@ EPOCH, FOREVER = from_iso("1970-01-01"), from_iso("9999-01-01")
 def lease(data: bytes, path: Path) -> Lease | None:
     """The lease or lock in a file of ``.locks/``; None if it cannot be read or names no owner.
 
-    A missing ``ttl_secs`` means 300 s. An ``acquired_at`` that is no time makes a lease expired since ever.
+    A missing ``ttl_secs`` means 300 s. A lease whose ``acquired_at`` is no time has expired.
     """
     raw = load_object(data)
     owner = text_or_none(raw.get("owner")) if raw else None
@@ -42,9 +42,10 @@ def lease(data: bytes, path: Path) -> Lease | None:
 
 
 def lease_file(resource: str) -> str:
-    """The name of the file that a lease on the resource is kept in: the plugin's, collisions (``a/b``, ``a__b``) too.
+    """The file name of a lease on the resource.
 
-    ValueError for a resource that no file can be named by.
+    It is the plugin's, so ``a/b`` and ``a__b`` collide here, too. ValueError if the resource cannot be part of a file
+    name.
     """
     name = resource.replace("/", "__").replace("\\", "__").replace(" ", "_")
     if not name.strip(".") or "\0" in name or len(name.encode("utf-8", "surrogateescape")) > 200:
@@ -53,6 +54,9 @@ def lease_file(resource: str) -> str:
 
 
 def dump_lease(resource: str, owner: str, acquired_at: datetime, ttl_s: int) -> bytes:
-    """A lease as ``lease-lock acquire`` writes it; a renewal is written anew."""
+    """A lease as ``lease-lock acquire`` writes it.
+
+    A renewal is written in the same way, with a later time.
+    """
     at = acquired_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return dump({"acquired_at": at, "owner": owner, "resource": resource, "ttl_secs": ttl_s, "type": "lease"})

@@ -1,8 +1,8 @@
-"""What plans, summaries and events say of a phase: enough to tell its ``.execution-state.json`` anew when that is lost.
+"""Rebuild a lost ``.execution-state.json`` from the plans, summaries and events of a phase.
 
-The plugin's own ``recover-state`` (2.9.8) misses its own events (it looks for ``type`` and a padded plan, where
+The plugin's ``recover-state`` (2.9.8) misses the plugin's events (it looks for ``type`` and a padded plan, but
 ``event`` and a number are written) and every summary that is spelled unlike its plan. Here both spellings of both are
-read, a summary counts for what it says and not for being there, and whatever is a guess is told as a guess.
+read, a summary counts by its content and not by its existence, and guesses are reported as such.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from yolo_supervisor.formats.plugin.execution_state import COMPLETE
 from yolo_supervisor.formats.plugin.leases import EPOCH
 
 OPEN = frozenset({"pending", "running", "stale"})
-"""The plans that a phase still waits for; the earliest wave of them is the current one."""
+"""The statuses of unfinished plans. The earliest wave of such plans is the current one."""
 
 _WORK = frozenset(
     {"agent_spawn", "task_claimed", "task_started", "artifact_written", "task_completed_candidate",
      "task_completed_confirmed", "task_completion_rejected", "task_blocked"}
 )  # fmt: skip
-"""Events that only a plan at work has. (Reviews come before it, shutdowns after.)"""
+"""Events that only a plan in progress has. (Reviews come before it, shutdowns after.)"""
 
 _PHASE = re.compile(r"([0-9]{1,9})([a-z]?)-(.+)")
 _FILE = re.compile(r"(?:([0-9]{1,9}[a-z]?)-)?([0-9]{1,9})-(PLAN|SUMMARY)\.md")
@@ -38,20 +38,21 @@ _LEASED = re.compile(r"([0-9]{1,9}[a-z]?)-([0-9]{1,9})(?:-T[0-9]+)?")
 
 
 def front_matter(data: bytes) -> dict[str, str]:
-    """The fields above a plan or summary, unquoted; of several with one name the least indented, then the first.
+    """The front matter of a plan or summary, unquoted.
 
-    Read line by line as the plugin does, which also takes a file without any ``---`` for one front matter. Lists and
-    empty values are left out; bytes that are not UTF-8 become U+FFFD.
+    The least indented, then the first field of a name counts. It is read line by line, as by the plugin, which treats a
+    file without any ``---`` as front matter. Lists and empty values are left out; bytes that are not UTF-8 become
+    U+FFFD.
     """
     lines = data.decode("utf-8-sig", "replace").strip().split("\n")
     if lines[0].rstrip() == "---":
         rest = [line.rstrip() for line in lines[1:]]
         lines = rest[: rest.index("---")] if "---" in rest else rest
-    found: dict[str, str] = {}
+    fields: dict[str, str] = {}
     for match in sorted(filter(None, map(_FIELD.match, lines)), key=lambda field: len(field[1])):
         if value := _unquoted(match[3].strip()):
-            found.setdefault(match[2], value)
-    return found
+            fields.setdefault(match[2], value)
+    return fields
 
 
 def _unquoted(text: str) -> str:
@@ -59,7 +60,7 @@ def _unquoted(text: str) -> str:
 
 
 def _torn(data: bytes) -> bool:
-    """Whether a crash left the file like this: nothing in it, or cut off above the end of its front matter."""
+    """Whether a crash cut the file off: it is empty, or ends within its front matter."""
     text = data.strip(b"\0 \t\r\n\xef\xbb\xbf")
     return not text or (text.startswith(b"---") and not re.search(rb"\n---\s*(\n|$)", text))
 
@@ -71,8 +72,8 @@ def _torn(data: bytes) -> bool:
 class Event:
     """One line of the event log.
 
-    ``phase`` is None where the plugin could not tell it (it then writes 0); ``task`` is as it was written: ``5-1-T2``,
-    or by a gate just ``2``.
+    ``phase`` is None if the plugin did not know it (it then writes 0). ``task`` is as it was written: ``5-1-T2``, or
+    just ``2`` by a gate.
     """
 
     kind: str
@@ -84,14 +85,14 @@ class Event:
 
 
 def events(data: bytes) -> tuple[list[Event], int]:
-    """The events of a log in the order in which they were appended, and how many lines cannot be read.
+    """The events of a log in their order, and the number of unreadable lines.
 
-    All writers are understood: ``event`` or ``type``, numbers or text, padded or not, the plan as ``plan`` or as
-    ``data.plan`` (``NN-MM``), with or without ``ts``.
+    The spellings of all writers are understood: ``event`` or ``type``, numbers or text, padded or not, the plan as
+    ``plan`` or as ``data.plan`` (``NN-MM``), with or without ``ts``.
     """
     lines = [line for line in data.splitlines() if line.strip()]
-    found = [event for line in lines if (event := _event(line))]
-    return found, len(lines) - len(found)
+    parsed = [event for line in lines if (event := _event(line))]
+    return parsed, len(lines) - len(parsed)
 
 
 def _event(line: bytes) -> Event | None:
@@ -99,9 +100,9 @@ def _event(line: bytes) -> Event | None:
     kind = text_or_none(raw.get("event")) or text_or_none(raw.get("type"))
     if kind is None:
         return None
-    listed = raw.get("data")
-    told = listed.items() if isinstance(listed, dict) else ()
-    more = {key: v if isinstance(v, str) else json.dumps(v) for key, v in told if isinstance(v, str | int | float)}
+    data = raw.get("data")
+    items = data.items() if isinstance(data, dict) else ()
+    more = {key: v if isinstance(v, str) else json.dumps(v) for key, v in items if isinstance(v, str | int | float)}
     plan = _number(raw.get("plan"), _PLAN)
     return Event(
         kind,
@@ -121,12 +122,12 @@ def _number(value: object, spelled: re.Pattern[str] = re.compile("([0-9]{1,9})")
     return int(match[1]) if match else None
 
 
-# -- .execution-state.json anew -----------------------------------------------------------------------------------
+# -- rebuilding .execution-state.json ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """An execution state, and for a person: what of it is known and from where, and what is only inferred."""
+    """An execution state, with sentences about its known and its inferred parts."""
 
     state: dict[str, Any]
     known: tuple[str, ...]
@@ -141,43 +142,43 @@ def rebuild(
     now: datetime,
     correlation_id: str | None = None,
 ) -> Rebuilt:
-    """The execution state of a phase as its ``files`` (name to content), the event log and the leases tell it.
+    """The execution state of a phase by its ``files`` (name to content), events and leases.
 
-    ``phase_dir`` is the folder's name, ``NN-slug``: ValueError for any other. ``leases`` tells until when a plan or
-    one of its tasks (``03-01``, ``3-1-T2``) is leased, None for ever. A summary is believed before the events; a plan
-    at work that nobody holds a lease on is ``stale``. Status and wave of the whole are those of ``recover-state``,
+    ``phase_dir`` is the folder's name, ``NN-slug``: ValueError for any other. ``leases`` has the end of each lease on a
+    plan or one of its tasks (``03-01``, ``3-1-T2``), None for one without end. A summary comes before the events. A
+    plan in progress without a lease is ``stale``. The status and wave of the phase are those of ``recover-state``,
     except that a running plan makes a running phase.
     """
-    named = _PHASE.fullmatch(phase_dir)
-    if named is None:
+    match = _PHASE.fullmatch(phase_dir)
+    if match is None:
         raise ValueError(f"{phase_dir!r} is not the name of a phase's folder")
-    phase, prefix = int(named[1]), f"{int(named[1]):02d}{named[2]}"
+    phase, prefix = int(match[1]), f"{int(match[1]):02d}{match[2]}"
     plan_files, summaries, strays = _paired(prefix, files)
-    of_phase = [] if named[2] else [event for event in events if event.phase == phase]  # none can name "03b"
+    of_phase = [] if match[2] else [event for event in events if event.phase == phase]  # none can name "03b"
     plans: list[dict[str, Any]] = []
     known: list[str] = []
-    inferred = [f"{name} is passed over: it is not taken for a plan's of this phase" for name in strays]
+    inferred = [f"{name} is ignored: it belongs to no plan of this phase" for name in strays]
     for number in sorted(plan_files.keys() | summaries.keys()):
         plan_id, plan_file, summary = f"{prefix}-{number:02d}", plan_files.get(number), summaries.get(number)
-        said = _told_by_summary(summary, files[summary]) if summary else None
-        logged = _told_by_events([event for event in of_phase if event.plan == number])
+        summarised = _by_summary(summary, files[summary]) if summary else None
+        logged = _by_events([event for event in of_phase if event.plan == number])
         if logged and logged.status == "running":
             logged = _while_leased(logged, prefix, number, leases, now)
-        told = said or logged or _Told("pending", "neither a summary nor an event tells of it", certain=False)
-        (known if told.certain else inferred).append(f"plan {plan_id} is {told.status}: {told.because}")
-        if said and logged and logged.status not in (said.status, "running", "stale"):
-            inferred.append(f"plan {plan_id} is {logged.status} by the event log, but its summary is believed")
-        if summary and not said:
-            inferred.append(f"plan {plan_id} has a summary that proves nothing: {summary} is empty or cut off")
+        best = summarised or logged or _PlanStatus("pending", "it has neither a summary nor an event", certain=False)
+        (known if best.certain else inferred).append(f"plan {plan_id} is {best.status}: {best.because}")
+        if summarised and logged and logged.status not in (summarised.status, "running", "stale"):
+            inferred.append(f"plan {plan_id} is {logged.status} by the event log, but the summary counts")
+        if summary and not summarised:
+            inferred.append(f"plan {plan_id} has a summary without content: {summary} is empty or cut off")
         if not plan_file:
-            inferred.append(f"plan {plan_id} has no plan file: title and wave are those of its summary, if it has any")
+            inferred.append(f"plan {plan_id} has no plan file: title and wave come from its summary, if that has them")
         fields = [front_matter(files[name]) for name in (plan_file, summary) if name]
-        wave = _number(next((each["wave"] for each in fields if "wave" in each), "1"))
-        title = next((each["title"] for each in fields if "title" in each), "unknown")
-        plans.append({"id": plan_id, "title": title, "wave": 1 if wave is None else wave, "status": told.status})
+        wave = _number(next((matter["wave"] for matter in fields if "wave" in matter), "1"))
+        title = next((matter["title"] for matter in fields if "title" in matter), "unknown")
+        plans.append({"id": plan_id, "title": title, "wave": 1 if wave is None else wave, "status": best.status})
     state = {
         "phase": phase,
-        "phase_name": named[3],
+        "phase_name": match[3],
         "status": _overall({plan["status"] for plan in plans}),
         "wave": min((plan["wave"] for plan in plans if plan["status"] in OPEN), default=1),
         "total_waves": max((plan["wave"] for plan in plans), default=1),
@@ -189,9 +190,9 @@ def rebuild(
 
 
 def current_phase(dirs: Mapping[str, Mapping[str, bytes]], events: Sequence[Event]) -> str | None:
-    """The folder of the phase at work: that of the latest event, else the first not complete, else the last.
+    """The folder of the current phase: by the latest event, else the first open, else the last.
 
-    ``dirs`` has the files of each folder; one whose name is no phase's is no candidate. None without any.
+    ``dirs`` has the files of each folder. Folders whose names are no phases are left out; None without any other.
     """
     named = sorted((int(match[1]), match[2], name) for name in dirs if (match := _PHASE.fullmatch(name)))
     latest = next((event.phase for event in reversed(events) if event.phase is not None), None)
@@ -203,12 +204,12 @@ def current_phase(dirs: Mapping[str, Mapping[str, bytes]], events: Sequence[Even
 
 
 def _paired(prefix: str, files: Mapping[str, bytes]) -> tuple[dict[int, str], dict[int, str], list[str]]:
-    """The plan file and the summary of each number, however spelled, and the names of what is neither.
+    """The plan file and the summary of each number in any spelling, and the names of all other files.
 
-    Of two spellings the whole file goes before a torn one, then ``NN-MM`` before ``MM``. A ``04-SUMMARY.md`` beside a
-    ``04-04-PLAN.md`` is the whole phase's (real phases have one), unless it names its plan.
+    Of two spellings a complete file comes before a torn one, then ``NN-MM`` before ``MM``. A ``04-SUMMARY.md`` beside a
+    ``04-04-PLAN.md`` is about the phase (real phases have one), unless it names its plan.
     """
-    found: dict[str, dict[int, str]] = {"PLAN": {}, "SUMMARY": {}}
+    files_of: dict[str, dict[int, str]] = {"PLAN": {}, "SUMMARY": {}}
     strays = []
     for name in sorted(files, key=lambda name: (_torn(files[name]), -name.count("-"), name)):
         match = _FILE.fullmatch(name)
@@ -217,54 +218,60 @@ def _paired(prefix: str, files: Mapping[str, bytes]) -> tuple[dict[int, str], di
         if match is None or foreign or (of_whole_phase and "plan" not in front_matter(files[name])):
             strays.append(name)
         else:
-            found[match[3]].setdefault(int(match[2]), name)
-    return found["PLAN"], found["SUMMARY"], strays
+            files_of[match[3]].setdefault(int(match[2]), name)
+    return files_of["PLAN"], files_of["SUMMARY"], strays
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
-    """What one source tells of a plan; ``because`` ends the sentence "it is <status>: …"."""
+class _PlanStatus:
+    """The status of a plan by one source; ``because`` ends the sentence "it is <status>: …"."""
 
     status: str
     because: str
     certain: bool = True
 
 
-def _told_by_summary(name: str, data: bytes) -> _Told | None:
+def _by_summary(name: str, data: bytes) -> _PlanStatus | None:
     status = front_matter(data).get("status")
     if status is None:
-        return None if _torn(data) else _Told("complete", f"{name} is there, but tells no status", certain=False)
+        return None if _torn(data) else _PlanStatus("complete", f"{name} exists, but has no status", certain=False)
     word = status.lower().split()[0]
     if word in COMPLETE or word == "failed":
-        return _Told("failed" if word == "failed" else "complete", f"{name} says so")
-    return _Told("pending", f"{name} says {status!r}, which is not finished", certain=False)
+        return _PlanStatus("failed" if word == "failed" else "complete", f"{name} has this status")
+    return _PlanStatus("pending", f"{name} has the status {status!r}, which is not finished", certain=False)
 
 
-def _told_by_events(events: Sequence[Event]) -> _Told | None:
-    told = None
+def _by_events(events: Sequence[Event]) -> _PlanStatus | None:
+    latest = None
     for event in events:
         status = event.data.get("status", "").strip().lower()
         if event.kind == "plan_start":
-            told = _Told("running", "the event log has its plan_start and no plan_end since")
-        elif event.kind in _WORK and told is None:
-            told = _Told("running", "the event log has work on it, but neither plan_start nor plan_end", certain=False)
+            latest = _PlanStatus("running", "the event log has its plan_start, and no plan_end after it")
+        elif event.kind in _WORK and latest is None:
+            latest = _PlanStatus(
+                "running", "the event log has work on it, but neither its plan_start nor its plan_end", certain=False
+            )
         elif event.kind == "plan_end" and not status:
-            told = _Told("complete", "the event log has its plan_end, but without a status", certain=False)
+            latest = _PlanStatus("complete", "the event log has its plan_end, but without a status", certain=False)
         elif event.kind == "plan_end" and (status in COMPLETE or status == "failed"):
-            told = _Told("failed" if status == "failed" else "complete", "the event log has its plan_end")
+            latest = _PlanStatus("failed" if status == "failed" else "complete", "the event log has its plan_end")
         elif event.kind == "plan_end":
-            told = _Told("pending", f"the event log ends it as {status!r}, which is not finished", certain=False)
-    return told
+            latest = _PlanStatus(
+                "pending", f"the event log ends it as {status!r}, which is not finished", certain=False
+            )
+    return latest
 
 
-def _while_leased(told: _Told, prefix: str, number: int, leases: Mapping[str, datetime | None], now: datetime) -> _Told:
-    """A plan at work is so while a lease on it or a task of it runs: until its last second, as the plugin counts."""
+def _while_leased(
+    running: _PlanStatus, prefix: str, number: int, leases: Mapping[str, datetime | None], now: datetime
+) -> _PlanStatus:
+    """Stale, unless a lease on the plan or one of its tasks is valid. As in the plugin, its last second counts."""
     for resource, until in leases.items():
         match = _LEASED.fullmatch(resource)
-        ours = match and match[1].lstrip("0") == prefix.lstrip("0") and int(match[2]) == number
-        if ours and (until is None or now <= until):
-            return _Told("running", f"{told.because}, and the lease {resource} runs", told.certain)
-    return _Told("stale", f"{told.because}, and no lease on it runs", certain=False)
+        is_of_plan = match and match[1].lstrip("0") == prefix.lstrip("0") and int(match[2]) == number
+        if is_of_plan and (until is None or now <= until):
+            return _PlanStatus("running", f"{running.because}, and the lease {resource} is valid", running.certain)
+    return _PlanStatus("stale", f"{running.because}, and no lease on it is valid", certain=False)
 
 
 def _overall(statuses: set[str]) -> str:

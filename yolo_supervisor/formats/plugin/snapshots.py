@@ -1,8 +1,8 @@
-"""The plugin's snapshots of its execution state, in both its stores: parse and dump side by side.
+"""The plugin's snapshots of its execution state, in both forms.
 
-``.snapshots/{phase}-{YYYYmmddTHHMMSS}.json`` is what ``snapshot-resume`` saves and restores (and prunes to ten a
-phase); ``snapshots/snap-{phase}-{YYYYmmddHHMMSS}.json`` is what its PreCompact hook leaves. Neither reads the other's;
-here both are one kind of thing, and only the first is written.
+``snapshot-resume`` saves and restores ``.snapshots/{phase}-{YYYYmmddTHHMMSS}.json``, and keeps ten for each phase. The
+PreCompact hook writes ``snapshots/snap-{phase}-{YYYYmmddHHMMSS}.json``. Neither of the two reads the other's files.
+Here both are read alike, and only the first form is written.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from yolo_supervisor.formats.plugin import execution_state
 from yolo_supervisor.formats.plugin.agents import normal_role
 
 NOBODY = "unknown"
-"""What the plugin writes where it does not know the agent or the trigger."""
+"""The plugin's value for an unknown agent or trigger."""
 
 _NAME = re.compile(r"(?:snap-)?(.+)-([0-9]{8}T?[0-9]{6})\.json")
 _COMPACT = re.compile(r"^([0-9]{8})T?([0-9]{6})$")
@@ -26,7 +26,7 @@ _COMPACT = re.compile(r"^([0-9]{8})T?([0-9]{6})$")
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """An execution state as it was ``at`` a time (UTC, whole seconds), for ``role`` (as written: ``yolo-dev-01``)."""
+    """An execution state at a time (UTC, whole seconds), for a role such as ``yolo-dev-01``."""
 
     name: str
     phase: str
@@ -40,8 +40,8 @@ class Snapshot:
 def load(name: str, data: bytes) -> Snapshot | None:
     """The snapshot in a file of that name, of either shape, and of either version of the plugin.
 
-    None if it is damaged: no JSON object, no phase or time to be had from its text or name, or no state in it. The
-    plugin saves ``{}`` where the state was unreadable, so an empty one is none either.
+    None if it is damaged: no JSON object, no phase or time in its text or name, or no state. The plugin saves ``{}`` if
+    the state was unreadable, so an empty state counts as none.
     """
     raw = load_object(data) or {}
     state = raw.get("execution_state")
@@ -68,7 +68,7 @@ def _known(value: object) -> str | None:
 
 
 def _time(value: object) -> datetime | None:
-    """A time as any part of a snapshot writes it: compact with or without its T, or ISO 8601."""
+    """A time in any form that snapshots contain: compact with or without the T, or ISO 8601."""
     at = time_or_none(_COMPACT.sub(r"\1T\2", value) if isinstance(value, str) else None)
     try:
         return at.astimezone(UTC).replace(microsecond=0) if at else None
@@ -77,7 +77,7 @@ def _time(value: object) -> datetime | None:
 
 
 def dump(snapshot: Snapshot) -> bytes:
-    """The snapshot as ``snapshot-resume save`` writes it: sorted, two spaces, no final newline, UTF-8 as it is."""
+    """The snapshot as ``snapshot-resume save`` writes it."""
     raw = {
         "agent_role": snapshot.role or NOBODY,
         "compaction_trigger": snapshot.trigger or NOBODY,
@@ -90,7 +90,10 @@ def dump(snapshot: Snapshot) -> bytes:
 
 
 def file_name(phase: str, at: datetime) -> str:
-    """The name of a snapshot in ``.snapshots``; ValueError if the phase cannot be a part of a file's name."""
+    """The name of a snapshot in ``.snapshots``.
+
+    ValueError if the phase cannot be a part of a file's name.
+    """
     if not phase or set(phase) & {"/", "\0"}:
         raise ValueError(f"{phase!r} cannot be a part of a file's name")
     return f"{phase}-{_stamp(at)}.json"
@@ -101,14 +104,15 @@ def _stamp(at: datetime) -> str:
 
 
 def best(snapshots: Iterable[Snapshot], phase: str | None, role: str | None) -> Snapshot | None:
-    """The snapshot to restore: of the phase (None: any) the role's newest, else the newest. None if it has none.
+    """The snapshot to restore: the role's newest of the phase (None: of any), else the newest.
 
-    Phases are the same if their numbers are (``03`` and 3), roles if their plain names are (``yolo-dev``, ``dev-01``).
+    None without any. Phases are the same if their numbers are (``03`` and 3), roles if their plain names are
+    (``yolo-dev``, ``dev-01``).
     """
     wanted = normal_role(role) if role else None
-    of_phase = [each for each in snapshots if phase is None or _plain(each.phase) == _plain(phase)]
-    of_role = [each for each in of_phase if wanted and each.role and normal_role(each.role) == wanted]
-    return max(of_role or of_phase, key=lambda each: (each.at, each.name), default=None)
+    of_phase = [snapshot for snapshot in snapshots if phase is None or _plain(snapshot.phase) == _plain(phase)]
+    of_role = [snapshot for snapshot in of_phase if wanted and snapshot.role and normal_role(snapshot.role) == wanted]
+    return max(of_role or of_phase, key=lambda snapshot: (snapshot.at, snapshot.name), default=None)
 
 
 def _plain(phase: str) -> str:
@@ -116,9 +120,9 @@ def _plain(phase: str) -> str:
 
 
 def surplus(names: Iterable[str], phase: str, keep: int = 10) -> list[str]:
-    """Which files of ``.snapshots`` to remove so that ``keep`` of the phase are left, the oldest first.
+    """The files of ``.snapshots`` above the limit of ``keep`` for the phase, the oldest first.
 
-    Only names that ``file_name`` gives for this very phase: whatever else lies in the folder is not ours to remove.
+    Only names as ``file_name`` makes them for this phase are listed. Other files in the folder are not ours to remove.
     """
     ours = sorted(
         name
