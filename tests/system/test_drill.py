@@ -126,13 +126,12 @@ def test_a_supervisor_killed_in_the_middle_of_healing_finishes_it_after_its_rest
     assert json.loads(ended.stdout)["faults"][0]["healed"] == ROUNDS
 
 
-def test_a_supervisor_that_only_observes_fails_the_drill(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "LIMIT_S", 3.0)
+def test_a_supervisor_that_only_observes_fails_the_drill() -> None:
     with sandbox.new_sandbox() as scratch:
         file = scratch.project / ".yolo-planning" / "supervisor.toml"
         file.write_text("mode = 'observe'\n" + file.read_text())
         scratch.start_daemon()
-        result = trial.run_trial(scratch, faults.FAULTS["agent-killed"], random.Random(1))
+        result = trial.run_trial(scratch, faults.FAULTS["agent-killed"], random.Random(1), limit_s=3.0)
 
     assert result.heal_s is None
     assert "not recovered in time" in result.failure

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from yolo_supervisor.drill.sandbox import TEAM, FakeAgent, Sandbox
+from yolo_supervisor.drill.sandbox import LIMIT_S, TEAM, FakeAgent, Sandbox
 from yolo_supervisor.models import ProcessId, from_iso
 
 
@@ -45,14 +45,14 @@ class Expectation:
 Fault = Callable[[Sandbox, random.Random], Expectation]
 
 
-def run_trial(sandbox: Sandbox, fault: Fault, rng: random.Random) -> Trial:
-    """Inject the fault once, and wait until it is recovered."""
+def run_trial(sandbox: Sandbox, fault: Fault, rng: random.Random, limit_s: float = LIMIT_S) -> Trial:
+    """Inject the fault once, and wait at most ``limit_s`` until it is recovered."""
     result = Trial()
     before = len(sandbox.entries())
     try:
         expected = fault(sandbox, rng)
         began = time.time()
-        sandbox.wait(expected.healed, "it was not recovered in time")
+        sandbox.wait(expected.healed, "it was not recovered in time", limit_s)
         healed = time.time()
         result.heal_s = max(0.0, healed - began)
         sandbox.wait(lambda: _entries_about(sandbox, expected, before), "the journal has no entry about it")
