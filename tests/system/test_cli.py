@@ -85,7 +85,7 @@ def test_the_programs_own_help_names_every_command(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "agent", "task", "lease", "dead-letter", "crash", "state", "snapshot", "gate", "service"]
+    "command", ["", "agent", "task", "lease", "flag", "dead-letter", "crash", "state", "snapshot", "gate", "service"]
 )
 def test_no_one_line_help_is_truncated(cli: Cli, command: str) -> None:
     listed = cli(*command.split(), "--help").stdout.rpartition("Options:")[2]

@@ -57,7 +57,7 @@ def test_list_shows_every_feature_flag_with_its_failure_rate(cli: Cli) -> None:
     assert (found[LOCKS]["enabled"], found[LOCKS]["error_rate"], found[LOCKS]["verdict"]) == (False, 0.0, "off")
 
 
-@pytest.mark.parametrize(("outcomes", "verdict"), [(".....", "well"), ("..x.x", "unsure"), ("xxxxx", "failing")])
+@pytest.mark.parametrize(("outcomes", "verdict"), [(".....", "ok"), ("..x.x", "unsure"), ("xxxxx", "failing")])
 def test_the_verdict_follows_from_the_outcomes(cli: Cli, outcomes: str, verdict: str) -> None:
     record(cli, outcomes)
 

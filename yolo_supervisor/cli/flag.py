@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from yolo_supervisor.actions import flags as flag_actions
-from yolo_supervisor.cli.context import EX_DATAERR, EX_NO, EX_TEMPFAIL, Shared, fail, out, out_json, shared
+from yolo_supervisor.cli.context import EX_DATAERR, EX_NO, Shared, fail, fail_busy, out, out_json, print_result, shared
 from yolo_supervisor.cli.project_view import ProjectView, project_view
 from yolo_supervisor.clock import until_next
 from yolo_supervisor.formats.json import load_object
@@ -24,7 +24,9 @@ BARS = "▁▂▃▄▅▆▇█"
 
 @click.group()
 def command() -> None:
-    """The plugin's feature flags. A flag that fails too often is disabled, and you are alerted.
+    """Show and switch the plugin's feature flags.
+
+    A flag that fails too often is disabled by the daemon, and you are alerted.
 
     \b
     Examples:
@@ -104,7 +106,7 @@ def _verdict(flag: Flag, rule: Rule) -> str:
         return "failing"
     if flag.samples < rule.min_samples:
         return "too few"
-    return "unsure" if flag.errors > rule.limit * flag.samples else "well"
+    return "unsure" if flag.errors > rule.limit * flag.samples else "ok"
 
 
 def _show(rows: list[dict[str, Any]]) -> None:
@@ -144,11 +146,11 @@ def record(options: Shared, name: str, outcome: str) -> None:
     view.store.open()
     flag = view.flags.record(name, outcome == "error")
     rate = flag.errors / flag.samples
-    answer = {
+    document = {
         "result": "recorded", "name": name, "outcome": outcome, "enabled": flag.enabled, "errors": flag.errors,
         "samples": flag.samples, "error_rate": round(rate, 4),
     }  # fmt: skip
-    out_json(answer) if options.json else out(f"{name}: {flag.errors} of the last {flag.samples} failed ({rate:.0%})")
+    print_result(options, document, f"{name}: {flag.errors} of the last {flag.samples} failed ({rate:.0%})")
 
 
 @command.command("enable")
@@ -193,13 +195,12 @@ def _switch(options: Shared, name: str, on: bool) -> None:
         switch = flag_actions.enable if on else flag_actions.disable
         outcome = view.carry_out(switch(key=name, path=path, reason=reason))
         if outcome is Outcome.STALE and _switches(view).get(name) is not on:
-            fail(EX_TEMPFAIL, f"{path} is being written to; try again")
+            fail_busy(str(path))
     elif on:
         view.carry_out(flag_actions.found_on(key=name, reason="a person enabled it: earlier outcomes no longer count"))
     notes = _notes({**_switches(view), name: on}, name)
     result = "enabled" if on else "disabled"
-    answer = {"result": result, "name": name, "notes": notes}
-    out_json(answer) if options.json else out(f"{name}: {result}")
+    print_result(options, {"result": result, "name": name, "notes": notes}, f"{name}: {result}")
     if not options.json:
         for text in notes:
             click.echo(f"yolo-supervisor: note: {text}", err=True)
@@ -210,7 +211,7 @@ def _switches(view: ProjectView) -> dict[str, bool]:
     path = view.store.paths.planning / "config.json"
     data = view.store.disk.read(path)
     if data is None:
-        fail(EX_NO, f"there is no {path}; nothing was written")
+        fail(EX_NO, f"{path} does not exist; nothing was written")
     if load_object(data) is None:
         fail(EX_DATAERR, f"{path} cannot be read; nothing was written. See: yolo-supervisor state verify")
     return plugin_config.switches(data)
