@@ -1,8 +1,7 @@
-"""The one small seam through which every durable change reaches the disk.
+"""The functions through which every durable change reaches the disk.
 
-``Disk`` has the primitive operations and nothing else, so that a test can record, refuse or tear each of them, or put a
-disk of its own in their place; the functions below it are the only ways in which this program makes a change survive a
-crash.
+``Disk`` has primitive operations only, so that a test can record, refuse or tear each of them, or replace the disk. The
+functions here are the only ways in which this program makes a change survive a crash.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ from yolo_supervisor.fs.trust import Refused
 from yolo_supervisor.store.disk import FILE_MODE, FOLDER_MODE, Disk, Unflushed
 
 LINKLESS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
-"""What file systems without hard links say to one."""
+"""The errors of file systems without hard links."""
 
 
 def append(disk: Disk, fd: int, data: bytes, size: int, durable: bool = True) -> None:
     """Add ``data`` at the end of an append-mode file of ``size`` bytes, durably, or leave the file as it was.
 
     OSError if the data is not there; a write that failed half-way has been cut off again. Unflushed if only the flush
-    has failed: then nobody knows what of the file is on the device.
+    has failed: then it is unknown which part of the file is on the device.
     """
     try:
         if disk.write(fd, data) != len(data):
@@ -51,7 +50,8 @@ def write_atomic(disk: Disk, path: Path, data: bytes, durable: bool = True, expe
     """Make ``data`` the file's content in one step: readers and crashes see the old or the new, never a mixture.
 
     ``durable=False`` leaves out the flushing, for observations that are worthless after a power cut anyway.
-    OSError if it could not be done: then the old content stands; BlockingIOError if it is not ``expected``.
+    With ``expected`` the old content is compared right before the change. OSError if it could not be made, then the old
+    content stands; BlockingIOError if the old content is not the expected one.
     """
     found = refuse_links(disk, path)
     with _written_beside(disk, path, data, stat.S_IMODE(found.st_mode) if found else FILE_MODE, durable) as temporary:
@@ -63,9 +63,9 @@ def write_atomic(disk: Disk, path: Path, data: bytes, durable: bool = True, expe
 
 
 def create(disk: Disk, path: Path, data: bytes) -> None:
-    """Make the file with this content, durably, if nobody else makes one first: FileExistsError then.
+    """Make the file with this content, durably; FileExistsError if another process was first.
 
-    Where there are no hard links it is the same as ``replace``: then only those who lock are told apart.
+    On a file system without hard links it replaces like ``write_atomic``: then only a lock protects the other file.
     """
     with _written_beside(disk, path, data, FILE_MODE, durable=True) as temporary:
         try:
@@ -81,9 +81,9 @@ def create(disk: Disk, path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def _written_beside(disk: Disk, path: Path, data: bytes, mode: int, durable: bool) -> Iterator[Path]:
-    """The content in a temporary file beside the path, which is gone again if what is done with it fails."""
-    name = os.fsdecode(os.fsencode(path.name)[:200])  # there must be room for the rest
-    temporary = path.with_name(f".{name}.{threading.get_native_id()}.tmp")  # the pid, but in a second thread
+    """The content in a temporary file beside the path. The file is removed if its use fails."""
+    name = os.fsdecode(os.fsencode(path.name)[:200])  # leaves room for the rest
+    temporary = path.with_name(f".{name}.{threading.get_native_id()}.tmp")  # the pid, except in a second thread
     try:
         try:
             fd = disk.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
@@ -107,16 +107,16 @@ def _written_beside(disk: Disk, path: Path, data: bytes, mode: int, durable: boo
 
 
 def shorten(disk: Disk, path: Path, before: bytes, size: int) -> None:
-    """Cut off the end of a file that others append to: in its place, so that they lose nothing by it.
+    """Cut the end off a file in place, so that programs that append to it lose nothing.
 
-    OSError if it could not be done, or if the file has changed since ``before`` was read: then it stands.
+    OSError if it could not be done, or if the file has changed since ``before`` was read: then it stays as it is.
     """
     refuse_links(disk, path)
     refuse_changed(disk, path, before)
     fd = disk.open(path, os.O_RDWR)
     try:
         if disk.status_of(fd).st_size != len(before):
-            raise OSError(errno.EAGAIN, "somebody is writing to it", str(path))
+            raise OSError(errno.EAGAIN, "another process is writing to it", str(path))
         disk.truncate(fd, size)
         disk.sync(fd)
     finally:
@@ -124,7 +124,7 @@ def shorten(disk: Disk, path: Path, before: bytes, size: int) -> None:
 
 
 def remove(disk: Disk, path: Path) -> None:
-    """Remove the file, durably. What it held must be in the journal before."""
+    """Remove the file, durably. Its content must be in the journal before."""
     refuse_links(disk, path)
     with contextlib.suppress(FileNotFoundError):
         disk.unlink(path)
@@ -156,7 +156,7 @@ def is_folder(disk: Disk, path: Path) -> bool:
 
 
 def refuse_links(disk: Disk, path: Path) -> os.stat_result | None:
-    """What is at the path, None if nothing. ``Refused`` if it is a symbolic link."""
+    """The status of the path, None if nothing is there. ``Refused`` if it is a symbolic link."""
     found = disk.status(path)
     if found is not None and stat.S_ISLNK(found.st_mode):
         raise Refused(f"{path} is a symbolic link: it is not followed, and not replaced", path)
@@ -166,4 +166,4 @@ def refuse_links(disk: Disk, path: Path) -> os.stat_result | None:
 def refuse_changed(disk: Disk, path: Path, expected: bytes) -> None:
     """BlockingIOError if the file does not hold the ``expected`` content."""
     if disk.read(path) != expected:
-        raise BlockingIOError(errno.EAGAIN, "somebody is writing to it", str(path))
+        raise BlockingIOError(errno.EAGAIN, "another process is writing to it", str(path))

@@ -1,4 +1,4 @@
-"""The journaled store: the only room that changes documents. The daemon and every command are equal clients of it."""
+"""The journaled store: the one part that changes documents. The daemon and every command are equal clients of it."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ from yolo_supervisor.store.locks import Busy, LockAges, file_lock, folder_lock, 
 from yolo_supervisor.store.paths import Paths, refuse_root
 
 LOCK_LIMIT_S = 0.25
-"""How long one change may block the loop while another process writes; after that it is ``busy``, to be tried again."""
+"""The longest time that one change may block the loop while another process writes; then the outcome is BUSY."""
 
 INLINE = 256 * 1024
-"""A document larger than this, in bytes, is not written into the journal but beside it, among the good versions."""
+"""A larger content, in bytes, is not written into the journal but beside it, among the good versions."""
 
 FOLDERS = ("agents", "hooks", "snapshots", "backups", "quarantine", "dead-letters", "crashes", "flags", "circuits")
 
@@ -66,15 +66,15 @@ FOLDERS = ("agents", "hooks", "snapshots", "backups", "quarantine", "dead-letter
 class Outcome(StrEnum):
     DONE = "done"
     STALE = "stale"
-    """The document is no longer as it was judged: somebody else has acted, and nothing was changed."""
+    """The decision no longer fits the document: another program has changed it. Nothing was changed."""
     BUSY = "busy"
-    """Somebody holds the document's lock: nothing was changed, the next look tries again."""
+    """Another process holds the document's lock. Nothing was changed; the next tick tries again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """What ``recover`` found: changes it finished, changes others have overtaken, what of the journal is lost, and the
-    bytes of a line that was torn off half written."""
+    """The result of ``recover``: finished changes, overtaken changes, damage of the journal, and the size of a
+    half-written last line in bytes."""
 
     finished: tuple[str, ...]
     overtaken: tuple[str, ...]
@@ -86,17 +86,19 @@ class Recovery:
 
 
 class Unwritable(OSError):
-    """A document could not be written after its change had been promised: each further try costs two lines."""
+    """A promised change could not be made. Each further try costs two lines of the journal."""
 
 
 def _ended(begun: Entry, seq: int, evidence: Mapping[str, Any]) -> Ended:
-    """The end of the deed that began with line ``seq``, with further evidence."""
+    """The end of the operation that began with line ``seq``, with further evidence."""
     return Ended(**{**fields(begun), "evidence": {**begun.evidence, **evidence}}, done=seq)
 
 
 def write_note(project: Path, action: Action, by: str) -> None:
-    """Write one note into the project's journal, for a process that has nothing else to write. OSError, Busy, Refused
-    if that cannot be."""
+    """Write one note into the project's journal, for a process that writes nothing else.
+
+    OSError, Busy or Refused if it cannot be written.
+    """
     store = Store(project)
     try:
         store.open()
@@ -106,7 +108,7 @@ def write_note(project: Path, action: Action, by: str) -> None:
 
 
 class Store:
-    """One project's store. Every method that writes may raise OSError; then nothing is half done."""
+    """The store of one project. Every method that writes may raise OSError; then nothing is half done."""
 
     def __init__(
         self,
@@ -126,7 +128,7 @@ class Store:
         self._lock_fd = -1
         self._lock_ages = LockAges()
         self._hidden: bool | None = None
-        """Whether git does not see the sidecars that we make; None before that was seen to."""
+        """Whether git ignores the checksum files that we make; None before that was arranged."""
 
     @property
     def index(self) -> Index:
@@ -134,7 +136,7 @@ class Store:
         return self.journal.index
 
     def open(self) -> None:
-        """Make our folder where it is missing, private to the user and invisible to git.
+        """Make the state folder where it is missing, private to the user and ignored by git.
 
         ``Refused`` if it, or one in it, is a link, or one that others may write to; ``TooNew`` if it is a newer
         program's.
@@ -142,34 +144,34 @@ class Store:
         folder = self.paths.folder
         if not self._allow_root:
             refuse_root(self.paths.project, self.disk.status(self.paths.project))
-        self._refuse_strange(folder)
+        self._refuse_untrusted(folder)
         version = refuse_newer(self.disk, folder)
         self._make_private(folder)
-        sync_folder(self.disk, folder.parent)  # a run that made it may have been killed before it had
+        sync_folder(self.disk, folder.parent)  # the run that made it may have been killed before this
         for name in FOLDERS:
-            self._refuse_strange(folder / name)
+            self._refuse_untrusted(folder / name)
             make_folder(self.disk, folder / name)
         if self.disk.status(folder / ".gitignore") is None:
             write_atomic(self.disk, folder / ".gitignore", b"*\n")
-        if version != own_files.VERSION:  # before anything is written that an older program would misunderstand
+        if version != own_files.VERSION:  # before the first line that an older program would misread
             write_atomic(self.disk, folder / own_files.VERSION_FILE, own_files.dump_version())
         self._lock_fd = self.disk.open(folder / "store.lock", os.O_RDWR | os.O_CREAT, FILE_MODE)
         with self._locked():
             self.journal.catch_up()
 
-    def _refuse_strange(self, folder: Path) -> None:
-        """A project may come from anybody: what leads elsewhere, or can be changed by others, is not ours."""
+    def _refuse_untrusted(self, folder: Path) -> None:
+        """Refuse a folder that is a link or that other users may write to: a project may be hostile."""
         try:
             found = refuse_links(self.disk, folder)
         except Refused:
             raise Refused(
-                f"{folder} is a symbolic link: remove it, the supervisor's folder must be its own", folder
+                f"{folder} is a symbolic link: remove it, the supervisor needs a folder here", folder
             ) from None
         if found is not None and (why := other_writers(folder, found)):
-            raise Refused(f"{why}: what it tells cannot be trusted; chmod 700 {folder}", folder)
+            raise Refused(f"{why}: its content cannot be trusted; chmod 700 {folder}", folder)
 
     def _make_private(self, folder: Path) -> None:
-        """Nobody else's, also if it came as part of a clone."""
+        """Make the folder accessible to its user only, also if it came with a clone."""
         make_folder(self.disk, folder)
         found = self.disk.status(folder)
         if found is not None and stat.S_IMODE(found.st_mode) & 0o077:
@@ -186,9 +188,9 @@ class Store:
             self.disk.close(fd)
 
     def commit(self, action: Edit, by: str) -> Outcome:
-        """Make the change if it still holds. The journal hears of it first; at DONE it is on the disk."""
+        """Make the change if the decision still holds: first the promise, then the document, durable at DONE."""
         try:
-            with self._locked(), self._neighbours_lock(action.lock):
+            with self._locked(), self._external_lock(action.lock):
                 self.journal.catch_up()
                 refuse_links(self.disk, action.path)
                 before = self.disk.read(action.path)
@@ -211,10 +213,10 @@ class Store:
                 try:
                     self._write(action.path, before, after, action.write_mode)
                 except (FileExistsError, BlockingIOError):
-                    self.journal.mark(seq, "failed", "somebody else has written to it meanwhile")
+                    self.journal.mark(seq, "failed", "another program has written to it")
                     return Outcome.STALE
                 except (OSError, Refused) as error:
-                    if self._surely_not(action.path, digest(after)):  # else ``recover`` finds out
+                    if self._surely_not(action.path, digest(after)):  # otherwise ``recover`` decides
                         self.journal.mark(seq, "failed", str(error))
                     raise Unwritable(getattr(error, "errno", None), str(error), str(action.path)) from error
                 plugin_log.tell(self.disk, self.paths.planning, structs.replace(done, seq=seq))
@@ -224,7 +226,7 @@ class Store:
             return Outcome.BUSY
 
     def beat(self, key: str, token: int, since_s: float, boot: str) -> bool:
-        """Write down a sign of life of the claim with this token; False if it is not the task's claim any more."""
+        """Record a heartbeat of the claim with this token; False if it is no longer the task's claim."""
         with self._locked():
             self.journal.catch_up()
             claim = self.index.claims.get(key)
@@ -234,7 +236,7 @@ class Store:
             return True
 
     def lock_age_s(self, path: Path) -> float | None:
-        """For how long we have seen this lock of a neighbour's unchanged; None if there is none."""
+        """The time for which an external lock was seen unchanged; None if there is none."""
         found = self.disk.status(path)
         if found is None:
             self._lock_ages.forget(path)
@@ -242,9 +244,9 @@ class Store:
         return self._lock_ages.age_s(path, found)
 
     def break_lock(self, action: BreakLock, by: str) -> Outcome:
-        """Take the lock over as its next holder would, and give it back; one that is a file is put into the quarantine.
+        """Break a stale lock: take a lock folder over and release it, or move a lock file to the quarantine.
 
-        STALE if it is held after all.
+        STALE if the lock is held after all.
         """
         with self._locked():
             self.journal.catch_up()
@@ -264,66 +266,66 @@ class Store:
             return Outcome.DONE
 
     def note(self, action: Action, by: str, prefix: str = "") -> None:
-        """Write down what changes no document. ``prefix`` is ``would_`` in observe mode."""
+        """Record an action that changes no document. ``prefix`` is ``would_`` in observe mode."""
         durable = not isinstance(action, Note) or action.durable
         with self._locked():
             self.journal.catch_up()
             note = entry(action, by, self.clock.now(), self.paths.project, prefix)
             seq = self.journal.append(note, durable)
-            if isinstance(action, Escalate):  # what others do by their own hand is for them to tell
+            if isinstance(action, Escalate):  # the plugin logs what its own programs do
                 plugin_log.tell(self.disk, self.paths.planning, structs.replace(note, seq=seq))
 
     def begin(self, action: Action, by: str) -> int:
-        """Write down that a deed is about to be done; the number is for ``end``."""
+        """Record that an operation outside the disk begins; the number is for ``end``."""
         with self._locked():
             self.journal.catch_up()
             return self.journal.append(Begun(**fields(entry(action, by, self.clock.now(), self.paths.project))))
 
     def end(self, begun: int, action: Action, by: str, evidence: Mapping[str, Any]) -> None:
-        """Write down how the deed went."""
+        """Record the result of the operation that began with line ``begun``."""
         with self._locked():
             self.journal.catch_up()
             done = entry(action, by, self.clock.now(), self.paths.project)
             self.journal.append(_ended(done, begun, evidence))
 
     def abandon(self, begun: int, why: str) -> None:
-        """Write down that the deed came to nothing."""
+        """Record that the operation had no effect."""
         with self._locked():
             self.journal.catch_up()
             self.journal.mark(begun, "failed", why)
 
     def heed(self) -> None:
-        """Take in what other processes have written. Those who only read, and those who meet a lock, know less."""
+        """Read the lines of other processes, if the store is open and its lock is free."""
         if self._lock_fd >= 0:
             with contextlib.suppress(Busy, OSError), self._locked():
                 self.journal.catch_up()
 
     def recover(self) -> Recovery:
-        """Finish what the journal promised and a crash interrupted. Harmless at any time, twice too.
+        """Finish the promised changes that a crash interrupted. Harmless at any time, and idempotent.
 
-        A document that somebody has written to since is left as it is, even if it holds the same again: a successor may
-        have claimed the task anew. A deed that had begun is not repeated: whoever
-        decided on it looks again.
+        A document that was written to since stays, even with the same content: a successor may have claimed the task.
+        An operation that had begun is not repeated: the watcher decides again.
         """
         finished, overtaken = [], []
         with self._locked():
             self.journal.catch_up()
-            damage = tuple(each.what for each in self.journal.damage)  # now: the next segment may begin meanwhile
+            damage = tuple(each.what for each in self.journal.damage)  # now: the next segment may begin below
             if self.journal.pending:
-                self.journal.flush()  # nothing is done that the journal has not certainly heard of
+                self.journal.flush()  # no change is made whose promise is not durable
             for seq, promise in sorted(self.journal.pending.items()):
                 if isinstance(promise, Begun):
                     cut = {"interrupted": "the supervisor ended in the middle of it, and did not see how it went"}
                     self.journal.append(_ended(promise, seq, cut))
                     continue
                 write, name = promise.write, f"{promise.action} {promise.key}"
-                if not self._concerns_us(write):
-                    self.journal.mark(seq, "failed", "it is about another project's file: the journal came from there")
+                if not self._may_be_written(write):
+                    self.journal.mark(seq, "failed", "it is about a file of another project: the journal was copied")
                     overtaken.append(name)
                     continue
                 path = Path(write.path)
                 lock = (Path(write.lock[0]), write.lock[1]) if write.lock else None
-                with contextlib.suppress(Busy, OSError, Refused), self._neighbours_lock(lock):  # left for the next time
+                # where it fails, or meets a lock, the next recovery tries again
+                with contextlib.suppress(Busy, OSError, Refused), self._external_lock(lock):
                     try:
                         refuse_links(self.disk, path)
                         before = self.disk.read(path)
@@ -332,31 +334,33 @@ class Store:
                         overtaken.append(name)
                         continue
                     if digest(before) == write.after:
-                        self._make_sure(path, write, before)
+                        self._make_durable(path, write, before)
                         if write.after is not None:
                             checksums.refresh(self.disk, path, write.after, make=False)
                         plugin_log.tell(self.disk, self.paths.planning, promise)
                         self.journal.mark(seq, "done")
-                    elif not write.replay:  # it may be over without a trace in there
-                        self.journal.mark(seq, "failed", "it was for silence: whoever sees to that looks again")
+                    elif not write.replay:  # its reason may be gone, without a trace in the document
+                        self.journal.mark(seq, "failed", "it is not replayable: the watcher decides again")
                         overtaken.append(name)
                     elif digest(before) == write.before and self._stamp(path) == write.stamp:
-                        self.journal.flush()  # the marks of what this one is built on, for the next recovery
+                        self.journal.flush()  # the marks of earlier changes, for the next recovery
                         self._write(path, before, self._promised(write), write.mode)
                         plugin_log.tell(self.disk, self.paths.planning, promise)
                         self.journal.mark(seq, "done")
                         finished.append(name)
                     else:
-                        self.journal.mark(seq, "failed", "the document was changed by somebody else since")
+                        self.journal.mark(seq, "failed", "another program has changed the document since")
                         overtaken.append(name)
             torn, self.journal.torn = self.journal.torn, 0
             if damage:
-                self.journal.rotate()  # what is damaged is kept, and told once
+                self.journal.rotate()  # the damaged segment is kept, and reported once
             return Recovery(tuple(finished), tuple(overtaken), damage, torn)
 
-    def _concerns_us(self, write: Write) -> bool:
-        """Whether a promise to write may be ours. A journal that came with a clone, or a copy, may promise anything;
-        whoever promises here means a file of the project's (not git's), or a task that is there in a client's list."""
+    def _may_be_written(self, write: Write) -> bool:
+        """Whether recovery may make a promised change: the journal may come from a hostile clone.
+
+        Only a file inside the project (not in ``.git``), or an existing task file of a client's list, is written.
+        """
         try:
             path, lock = Path(write.path), Path(write.lock[0]) if write.lock else None
             folder, project = Path(os.path.realpath(path.parent)), Path(os.path.realpath(self.paths.project))
@@ -386,15 +390,15 @@ class Store:
             yield
 
     @contextlib.contextmanager
-    def _neighbours_lock(self, lock: tuple[Path, float] | None) -> Iterator[None]:
+    def _external_lock(self, lock: tuple[Path, float] | None) -> Iterator[None]:
         if lock is None:
             yield
             return
-        if not is_folder(self.disk, lock[0].parent):  # and so there is no document either
+        if not is_folder(self.disk, lock[0].parent):  # then there is no document either
             yield
             return
         with folder_lock(self.disk, *lock, self._lock_ages):
-            with contextlib.suppress(OSError, Refused):  # without the note the lock is only stale later
+            with contextlib.suppress(OSError, Refused):  # without the note the lock becomes stale later
                 if (found := self.disk.status(lock[0])) is not None:
                     note = own_files.dump_held_lock(lock[0], found.st_ino, found.st_mtime_ns)
                     write_atomic(self.disk, self._held, note, durable=False)
@@ -403,14 +407,14 @@ class Store:
             self.disk.unlink(self._held)
 
     def _break_orphaned_lock(self) -> None:
-        """Remove the neighbour's lock that a writer of ours held when it was killed.
+        """Remove the external lock that a writer of ours held when it was killed.
 
-        The note is made and removed under the store's own lock. That we have this lock proves that its writer is gone;
-        inode and time prove that the folder is still the one which it made.
+        The note is made and removed under the store's own lock. Holding that lock proves that the writer is gone; inode
+        and time prove that the folder is the one that it made.
         """
         if self.disk.status(self._held) is None:
             return
-        if (held := own_files.load_held_lock(self._glance(self._held) or b"")) is not None:
+        if (held := own_files.load_held_lock(self._read_or_none(self._held) or b"")) is not None:
             path, inode, made = held
             with contextlib.suppress(OSError, ValueError):
                 found = self.disk.status(path)
@@ -439,10 +443,10 @@ class Store:
             write_atomic(self.disk, path, after, expected=before)
             checksums.refresh(self.disk, path, str(digest(after)), make=False)
 
-    def _make_sure(self, path: Path, write: Write, now: bytes | None) -> None:
-        """Flush a change that is made but was not acknowledged: its writer may have been killed before, or failed.
+    def _make_durable(self, path: Path, write: Write, now: bytes | None) -> None:
+        """Make a change durable that was made but not marked: its writer was killed, or its flush failed.
 
-        What was changed in its place is written anew: a flush that has failed once must not be tried again.
+        A document that was changed in place is written again: a flush that has failed must not be repeated.
         """
         found = self._stamp(path)
         if now is not None and found is not None and write.stamp is not None and found[0] == write.stamp[0]:
@@ -451,12 +455,12 @@ class Store:
             sync_folder(self.disk, path.parent)
 
     def _settle(self, path: Path, now: bytes | None) -> None:
-        """A later decision about a document ends all earlier promises about it: none may come true after it."""
+        """End all earlier promises about the document: no recovery may make them after a later change."""
         for seq, promise in list(self.journal.pending.items()):
             if isinstance(promise, Promise) and promise.write.path == str(path):
                 made = promise.write.after == digest(now)
                 if made:
-                    self._make_sure(path, promise.write, now)
+                    self._make_durable(path, promise.write, now)
                 self.journal.mark(seq, "done" if made else "failed", "overtaken by a later decision")
 
     # -- good versions ---------------------------------------------------------------------------------------------
@@ -466,36 +470,36 @@ class Store:
         return next(reversed(self.index.good_versions.get(str(path), ())), None)
 
     def versions(self, path: Path) -> Iterator[bytes]:
-        """The document's good versions that are still whole, the newest first."""
-        for told in reversed(self.index.good_versions.get(str(path), ())):
-            data = self._glance(self.paths.backups / told)
-            if data is not None and digest(data) == told:
+        """The good versions of the document that can still be read, the newest first."""
+        for version in reversed(self.index.good_versions.get(str(path), ())):
+            data = self._read_or_none(self.paths.backups / version)
+            if data is not None and digest(data) == version:
                 yield data
 
     def keep(self, path: Path, data: bytes) -> None:
-        """Remember ``data`` as the document's newest good version, and say so in its sidecar."""
-        told = str(digest(data))
+        """Keep ``data`` as the document's newest good version, and refresh its checksum file."""
+        version = str(digest(data))
         if self._hidden is None:
             self._hidden = checksums.hide(self.disk, self.paths.project)
         with self._locked():
             self.journal.catch_up()
             before = self.index.good_versions.get(str(path), ())
             self._put(self.paths.backups, data)
-            self.journal.append(GoodVersion(good=Version(str(path), told)), durable=False)
+            self.journal.append(GoodVersion(good=Version(str(path), version)), durable=False)
             self._prune(set(before) - set(self.index.good_versions[str(path)]))
-            checksums.refresh(self.disk, path, told, make=self._hidden and path.parent == self.paths.planning)
+            checksums.refresh(self.disk, path, version, make=self._hidden and path.parent == self.paths.planning)
 
     def _put(self, folder: Path, data: bytes) -> str:
-        """Keep the content under its digest: then it cannot be mistaken for another."""
-        told = str(digest(data))
-        if self._glance(folder / told) != data:
-            write_atomic(self.disk, folder / told, data)
-        return told
+        """Save the content under its digest; returns the digest."""
+        name = str(digest(data))
+        if self._read_or_none(folder / name) != data:
+            write_atomic(self.disk, folder / name, data)
+        return name
 
     def _prune(self, outdated: set[str]) -> None:
-        """Remove these contents, as far as no other document and no promise needs them.
+        """Remove these contents, except those that another document or a promise needs.
 
-        Of what the journal does not know nothing is removed: it may be all that is left of a journal that was deleted.
+        Contents that the journal does not know stay: they may be all that remains of a deleted journal.
         """
         needed = {version for versions in self.index.good_versions.values() for version in versions}
         needed |= {str(line.write.content_in) for line in self.journal.pending.values() if isinstance(line, Promise)}
@@ -506,7 +510,7 @@ class Store:
     # -- contents in the journal -------------------------------------------------------------------------------------
 
     def _content(self, key: str, data: bytes | None) -> dict[str, str]:
-        """The content as a line of the journal holds it; one that is too large for that is put beside it."""
+        """The fields of a journal line that hold the content. A large content is saved beside the journal."""
         if data is None:
             return {}
         if len(data) > INLINE:
@@ -517,7 +521,7 @@ class Store:
             return {f"{key}_base64": base64.b64encode(data).decode()}
 
     def _promised(self, write: Write) -> bytes | None:
-        """The content that a line of the journal promises. OSError if it was put beside it, and is not there."""
+        """The content that a line of the journal promises. OSError if it was saved beside it and is missing."""
         if write.content is not None:
             return write.content.encode()
         if write.content_base64 is not None:
@@ -531,20 +535,20 @@ class Store:
 
     # -- looking -----------------------------------------------------------------------------------------------------
 
-    def _glance(self, path: Path) -> bytes | None:
+    def _read_or_none(self, path: Path) -> bytes | None:
         try:
             return self.disk.read(path)
         except OSError:
             return None
 
-    def _surely_not(self, path: Path, told: str | None) -> bool:
-        """Whether the file can be read, and has another content."""
+    def _surely_not(self, path: Path, expected_digest: str | None) -> bool:
+        """Whether the file can be read and has another digest."""
         try:
-            return digest(self.disk.read(path)) != told
+            return digest(self.disk.read(path)) != expected_digest
         except OSError:
             return False
 
     def _stamp(self, path: Path) -> tuple[int, int] | None:
-        """Which writing of the file this is; None where there is no file."""
+        """The identity of this version of the file (inode, time of change); None if there is no file."""
         found = self.disk.status(path)
         return (found.st_ino, found.st_mtime_ns) if found else None
