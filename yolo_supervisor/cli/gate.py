@@ -85,8 +85,8 @@ def repair(options: Shared, gate: str, phase: int, plan: int, task: str) -> None
     """
     gates = _gates(project_view(options))
     outcome = _run(lambda: gates.repair(Question(gate=gate, phase=phase, plan=plan, task=task)))
-    if outcome.untold is not None:
-        click.echo(f"yolo-supervisor: the failure could not be reported: {printable(outcome.untold)}", err=True)
+    if outcome.report_error is not None:
+        click.echo(f"yolo-supervisor: the failure could not be reported: {printable(outcome.report_error)}", err=True)
     if options.json:
         out_json(_repair_document(outcome))
     else:

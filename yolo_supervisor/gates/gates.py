@@ -109,7 +109,7 @@ class Repair:
     attempts: int
     hindrance: str | None = None
     """The reason why the contract could not be generated again."""
-    untold: str | None = None
+    report_error: str | None = None
     """The reason why the escalation could not be written to the journal."""
 
     @property
@@ -199,8 +199,8 @@ class Gates:
         assert answer is not None
         if answer.result != "fail":
             return Repair(answer=answer, attempts=attempts if answer.result == "pass" else 0)
-        untold = self._escalate(question, answer, attempts, hindrance)
-        return Repair(answer=answer, attempts=attempts, hindrance=hindrance, untold=untold)
+        report_error = self._escalate(question, answer, attempts, hindrance)
+        return Repair(answer=answer, attempts=attempts, hindrance=hindrance, report_error=report_error)
 
     def _repair_contract(self, question: Question, flaw: str) -> str | None:
         """Generate the contract again, if that makes the gate pass; otherwise return the reason."""

@@ -17,7 +17,7 @@ from yolo_supervisor.formats.json import load_object, text_or_none, time_or_none
 from yolo_supervisor.formats.plugin import execution_state
 from yolo_supervisor.formats.plugin.agents import normal_role
 
-NOBODY = "unknown"
+NO_NAME = "unknown"
 """The plugin's value for an unknown agent or trigger."""
 
 _NAME = re.compile(r"(?:snap-)?(.+)-([0-9]{8}T?[0-9]{6})\.json")
@@ -64,7 +64,7 @@ def load(name: str, data: bytes) -> Snapshot | None:
 
 def _known(value: object) -> str | None:
     text = text_or_none(value)
-    return None if text == NOBODY else text
+    return None if text == NO_NAME else text
 
 
 def _time(value: object) -> datetime | None:
@@ -79,8 +79,8 @@ def _time(value: object) -> datetime | None:
 def dump(snapshot: Snapshot) -> bytes:
     """The snapshot as ``snapshot-resume save`` writes it."""
     raw = {
-        "agent_role": snapshot.role or NOBODY,
-        "compaction_trigger": snapshot.trigger or NOBODY,
+        "agent_role": snapshot.role or NO_NAME,
+        "compaction_trigger": snapshot.trigger or NO_NAME,
         "execution_state": snapshot.state,
         "phase": snapshot.phase,
         "recent_commits": list(snapshot.commits),
