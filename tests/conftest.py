@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from support.cli import PROGRAM, Cli, warm_program
+from support.cli import Cli, start_program, warm_program
 from support.daemon import RunningDaemon, StartDaemon
 from support.guard import Guard
 from support.processes import Children
@@ -201,11 +200,8 @@ def daemon(project: Path, claude_home: Path, tmp_path: Path) -> Iterator[StartDa
         if config:
             (at / ".yolo-planning" / "supervisor.toml").write_text(config)
         log = tmp_path / f"daemon-{len(running)}.log"
-        with log.open("wb") as stderr:
-            child = subprocess.Popen(
-                [*PROGRAM, "run", "--project", str(at), *arguments],
-                stdin=subprocess.DEVNULL, stderr=stderr, env=dict(os.environ), cwd=tmp_path,
-            )  # fmt: skip
+        with log.open("wb") as output:
+            child = start_program(("run", "--project", str(at), *arguments), tmp_path, output.fileno())
         started = RunningDaemon(at, child, log)
         running.append(started)
         wait_until(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from support.wait import LIMIT_S
-from support.warm import Warm
+from support.warm import Warm, WarmChild
 
 PROGRAM = (sys.executable, "-m", "yolo_supervisor")
 
@@ -19,6 +20,18 @@ PROGRAM = (sys.executable, "-m", "yolo_supervisor")
 def warm_program() -> Warm:
     """Of this process of the tests; it ends with it."""
     return Warm()
+
+
+def start_program(
+    argv: tuple[str, ...], folder: Path, output: int, **environment: str
+) -> subprocess.Popen[bytes] | WarmChild:
+    """The program as a process that writes everything to the descriptor."""
+    full = {**os.environ, **environment}
+    if (warm := warm_program()).fits():
+        return warm.start(argv, folder, output, output, full)
+    return subprocess.Popen(
+        [*PROGRAM, *argv], stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=full, cwd=folder
+    )
 
 
 class Cli:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from support.wait import LIMIT_S, wait_until
+from support.warm import WarmChild
 from yolo_supervisor.store.history import history
 from yolo_supervisor.store.paths import Paths
 
@@ -28,7 +29,7 @@ detach_grace_s = 0.5
 class RunningDaemon:
     """The real daemon as a process of its own."""
 
-    def __init__(self, project: Path, child: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(self, project: Path, child: subprocess.Popen[bytes] | WarmChild, log: Path) -> None:
         self.project = project
         self.child = child
         self.log = log

@@ -18,7 +18,7 @@ from typing import Any
 import click
 import pytest
 
-from support.cli import PROGRAM, Cli
+from support.cli import Cli, start_program
 from support.daemon import QUICK, StartDaemon
 from support.project import agent_of, write_record, write_task
 from support.tmux import PrivateTmux
@@ -45,10 +45,7 @@ def on_a_terminal(cli: Cli, *words: str) -> str:
     """What a person sees of a command."""
     reader, writer = pty.openpty()
     tty.setraw(writer)  # it shows each byte as it comes
-    child = subprocess.Popen(
-        [*PROGRAM, *words], stdin=subprocess.DEVNULL, stdout=writer, stderr=writer, cwd=cli.folder,
-        env={**os.environ, "TERM": "xterm-256color"},
-    )  # fmt: skip
+    child = start_program(words, cli.folder, writer, TERM="xterm-256color")
     os.close(writer)
     told = b""
     try:

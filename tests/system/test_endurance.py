@@ -25,12 +25,14 @@ import pytest
 import structlog
 
 import test_simulation
+from support.budget import budget
 from support.daemon import QUICK, RunningDaemon
 from support.processes import Children
 from support.project import given_back, read_task
 from support.team import Team
 from support.tmux import PrivateTmux
 from support.wait import wait_until
+from support.warm import WarmChild
 from test_simulation import CONFIG, TEAM, World, enter
 from yolo_supervisor import log
 from yolo_supervisor.config import Config, FlagsConfig, JournalConfig, SessionsConfig, TasksConfig
@@ -131,6 +133,7 @@ def start_crowd(children: Children, project: Path) -> dict[str, subprocess.Popen
 # -- a day, in virtual time ------------------------------------------------------------------------------------------
 
 HOUR_S = 3600.0
+HOURS = budget(quick=8, full=24, soak=72)
 JOURNAL = 2**17
 """The bound of the journal, in bytes: small, so that a day reaches it several times."""
 
@@ -258,7 +261,7 @@ def test_after_a_day_of_faults_nothing_has_grown_and_all_is_healed(long_world: L
     journals: list[int] = []
 
     async def day() -> None:
-        for _ in range(24):
+        for _ in range(HOURS):
             await long_world.hour_of_faults()
             if long_world.wrongs:
                 return
@@ -277,7 +280,7 @@ def test_after_a_day_of_faults_nothing_has_grown_and_all_is_healed(long_world: L
     assert max(grown.values()) < len(figures), f"less than one an hour: {grown}"
     assert max(journals) < JOURNAL * 1.1, "a segment is closed by the line that makes it full"
     told = Counter(line["event"] for line in logged(tmp_path))
-    assert min(told[what] for what in ("died", "requeued", "released", "restored")) > 5, told
+    assert min(told[what] for what in ("died", "requeued", "released", "restored")) > HOURS / 5, told
 
 
 def test_a_healthy_day_writes_less_than_100_kilobytes_so_each_quarter_of_it_less_than_25(
@@ -327,7 +330,7 @@ threading.Thread(target=work, daemon=True).start()
 
 
 @contextlib.contextmanager
-def stopped(*processes: subprocess.Popen[bytes]) -> Iterator[None]:
+def stopped(*processes: subprocess.Popen[bytes] | WarmChild) -> Iterator[None]:
     """They get no processor time meanwhile."""
     for process in processes:
         process.send_signal(signal.SIGSTOP)

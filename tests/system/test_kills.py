@@ -18,7 +18,7 @@ from yolo_supervisor.actions.base import Edit, Kind, Verb
 from yolo_supervisor.store.history import History
 from yolo_supervisor.store.store import Outcome, Store
 
-KILLS = budget(quick=100, full=1_000, soak=100_000)
+KILLS = budget(quick=50, full=1_000, soak=100_000)
 SEGMENT = 20_000
 """So small that programs are killed while they begin the next segment too, in bytes."""
 

@@ -21,6 +21,7 @@ import anyio
 import pytest
 
 from support import upstream
+from support.budget import cases
 from support.cli import PROGRAM
 from support.npm import installed
 from support.upstream import effects
@@ -661,7 +662,9 @@ QUESTIONS = (
 )
 
 
-@pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: question.partition(" --metadata")[0])
+@pytest.mark.parametrize(
+    "question", cases(QUESTIONS, QUESTIONS[2:3]), ids=lambda question: question.partition(" --metadata")[0]
+)
 def test_inspector_output_is_identical(question: str, npm: Path, lines: Connections, everything: list[str]) -> None:
     both = lines(everything)
     inspector = [str(npm / ".bin" / "mcp-inspector-cli"), "--cli"]

@@ -848,6 +848,8 @@ def test_the_doctor_notices_a_daemon_of_another_version(cli: Cli, project: Path,
     older = "import yolo_supervisor as y; y.__version__ = '0.0.1'; from yolo_supervisor.__main__ import main; main()"
     running = children.start(sys.executable, "-c", older, "run", cwd=project)
 
+    wait_until(Paths(project).holder.exists, "the daemon to start")
+
     def found() -> list[Any]:
         findings = json.loads(cli("doctor", "--json").stdout)["findings"]
         return [each for each in findings if each["what"].startswith("the daemon is ")]

@@ -61,7 +61,7 @@ from yolo_supervisor.watchers.leases import LeasesWatcher
 
 T = TypeVar("T")
 
-LIVES = int(os.environ.get("SIMULATED_LIVES", "0")) or budget(quick=2, full=4, soak=60)
+LIVES = int(os.environ.get("SIMULATED_LIVES", "0")) or budget(quick=1, full=4, soak=60)
 ROUNDS, DEEDS = 4, 180
 CONFIG = Config(tasks=TasksConfig(interval_s=10.0, idle_limit_s=40.0))
 KNOWN_S = 12.0

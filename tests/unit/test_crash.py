@@ -7,6 +7,7 @@ import inspect
 import itertools
 import os
 import random
+import shutil
 import signal
 import stat
 import time
@@ -20,6 +21,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from support.budget import TIER, cases
 from support.project import QuickDisk
 from yolo_supervisor.actions import agents, base, circuits, flags, leases, notes, state, tasks
 from yolo_supervisor.actions.agents import Register
@@ -514,9 +516,9 @@ def told(store: Store) -> list[tuple[str, str]]:
     return [(entry["action"], entry["key"]) for entry in found if entry["by"] != "staging"]
 
 
-def worlds(tmp_path: Path, staging: Staging) -> Iterator[tuple[int, Path, Scene]]:
+def worlds(tmp_path: Path, staging: Staging, first: int = 1, step: int = 1) -> Iterator[tuple[int, Path, Scene]]:
     """A fresh project for each n, with a store in which another change was acknowledged before."""
-    for n in itertools.count(1):
+    for n in itertools.count(first, step):
         project = tmp_path / str(n)
         (project / ".yolo-planning").mkdir(parents=True)
         with closing(Store(project, disk=QuickDisk())) as store:
@@ -525,6 +527,7 @@ def worlds(tmp_path: Path, staging: Staging) -> Iterator[tuple[int, Path, Scene]
         scene = staging(project / ".yolo-planning")
         scene.begin()
         yield n, project, scene
+        shutil.rmtree(project)
 
 
 def commit_another(store: Store, name: str) -> None:
@@ -559,13 +562,18 @@ def recovered(project: Path) -> Store:
     return store
 
 
+LOSSES: tuple[Loss, ...] = ("nothing", "data", "names")
+"""A quick run has each operation cut off with one of these, any other run with all."""
+
+
 @every_action
-@pytest.mark.parametrize("loss", ["nothing", "data", "names"])
+@pytest.mark.parametrize("loss", LOSSES)
 def test_a_power_cut_at_any_moment_leaves_the_document_as_it_was_or_as_it_was_to_be(
     staging: Staging, loss: Loss, tmp_path: Path
 ) -> None:
     acknowledged: list[Outcome] = []
-    for n, project, scene in worlds(tmp_path, staging):
+    first, step = (1 + LOSSES.index(loss), len(LOSSES)) if TIER == "quick" else (1, 1)
+    for n, project, scene in worlds(tmp_path, staging, first, step):
 
         def work(store: Store, scene: Scene = scene) -> None:
             acknowledged.append(store.commit(scene.action, "test"))
@@ -658,6 +666,7 @@ def test_a_power_cut_while_the_store_is_made_leaves_one_that_can_be_made(tmp_pat
         with closing(recovered(project)) as store:
             assert (store.paths.folder / ".gitignore").read_bytes() == b"*\n"
             commit_another(store, "first")
+        shutil.rmtree(project)
         if ended:
             break
     assert n > 10
@@ -672,7 +681,7 @@ def test_an_acknowledged_first_change_survives_any_power_cut(tmp_path: Path) -> 
         assert told(store) == [("released", "first")]
 
 
-@pytest.mark.parametrize("loss", ["nothing", "data", "names"])
+@pytest.mark.parametrize("loss", LOSSES)
 def test_after_a_power_cut_the_checksum_file_matches_the_document(loss: Loss, tmp_path: Path) -> None:
     for n, project, scene in worlds(tmp_path, _requeue_plan):
         side = scene.action.path.with_name(".execution-state.json.sha256")
@@ -824,14 +833,21 @@ def open_descriptors() -> int:
     return len(os.listdir(folder)) if folder.exists() else 0
 
 
+FAILURES = list(itertools.product((errno.EIO, errno.ENOSPC), (True, False)))
+
+
 @every_action
-@pytest.mark.parametrize("once", [True, False], ids=["once", "from there on"])
-@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC], ids=errno.errorcode.get)
+@pytest.mark.parametrize(
+    ("number", "once"),
+    cases(FAILURES, [(errno.EIO, True), (errno.ENOSPC, False)]),
+    ids=lambda value: ("once" if value else "from there on") if isinstance(value, bool) else errno.errorcode[value],
+)
 def test_a_disk_failure_at_any_operation_loses_nothing_and_is_recovered(
     staging: Staging, number: int, once: bool, tmp_path: Path
 ) -> None:
     descriptors, failures = open_descriptors(), list[int | None]()
-    for n, project, scene in worlds(tmp_path, staging):
+    first, step = (2 - once, 2) if TIER == "quick" else (1, 1)
+    for n, project, scene in worlds(tmp_path, staging, first, step):
         disk = FailingDisk(n, number, once)
         with closing(Store(project, disk=disk)) as store:
             opened = False

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from support.budget import SOAK
+from support.budget import SOAK, budget
 from support.disks import FaultyDisk, MemoryDisk, Mode, crash_states
 from test_crash_states import LOG, PATHS, Life, StillClock, new_disk, small_limits, wrongs
 from yolo_supervisor.store.locks import Busy
@@ -19,6 +19,7 @@ from yolo_supervisor.store.store import Store
 
 __all__ = ["small_limits"]
 
+STEP = budget(quick=7, full=2, soak=1)
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EINTR, errno.EMFILE)
 PROJECT = Path("/p")
 LARGE = b'{"large":"%s"}' % (b"x" * 1500)
@@ -133,11 +134,10 @@ class Trouble:
             self.wrong.append(f"{self._what} ({self.disk.failed}): {otherwise}")
 
 
-def every_fault(mode: Mode, begin: Callable[[Life], Store | None], step: int = 2) -> Iterator[Trouble]:
-    """Each call of the disk fails; each time with another error, and every second one in each way, unless all are asked
-    for: so a call fails once, or from there on and half done."""
-    odd = mode == "once"
-    for at in itertools.count(1) if SOAK else itertools.count(1 if odd else 2, step):
+def every_fault(mode: Mode, begin: Callable[[Life], Store | None], step: int = STEP) -> Iterator[Trouble]:
+    """Each call of the disk fails; each time with another error, and every ``step``-th one in each way, unless all are
+    asked for: so a call fails once, or from there on and half done."""
+    for at in itertools.count(1) if SOAK else itertools.count(1 if mode == "once" else 2, step):
         for number in ERRORS if SOAK else ERRORS[at % len(ERRORS) :][:1]:
             trouble = Trouble(at, number, mode)
             trouble.run(begin)
@@ -187,4 +187,4 @@ def test_any_failing_call_loses_nothing_and_is_recovered(mode: Mode, begin: Call
     print(f"\n{runs} faults, {errors} of them seen")
 
     assert wrong[:5] == []
-    assert errors > 50
+    assert errors > 100 / STEP
