@@ -1150,6 +1150,24 @@ def assert_silent(told: Answer) -> None:
     assert (told.returncode, told.stdout, told.stderr) == (0, "", "")
 
 
+def test_a_real_hook_note_holds_event_payload_and_ancestors(project: Path) -> None:
+    notes = project / ".yolo-planning" / ".supervisor" / "hooks"
+    notes.mkdir(parents=True)
+    payload = {"session_id": "85d6cfb4", "agent_id": "a1", "agent_type": "yolo:yolo-dev", "text": "naïve 😀\n"}
+
+    hook = subprocess.Popen(
+        [sys.executable, "-m", "yolo_supervisor", "hook", "SubagentStart"],
+        stdin=subprocess.PIPE, cwd=project, env={**os.environ, "CLAUDE_PROJECT_DIR": str(project)},
+    )  # fmt: skip
+    hook.communicate(json.dumps(payload, ensure_ascii=False).encode(), LIMIT_S)
+
+    (path,) = notes.iterdir()
+    note = own_files.hook_note(path.read_bytes(), "SubagentStart")
+    assert (note.event, note.payload) == ("SubagentStart", payload)
+    assert [pid for pid, *_ in note.ancestry[:2]] == [hook.pid, os.getpid()]
+    assert note.ancestry[0][3] == os.getsid(0)
+
+
 def test_a_hook_leaves_one_note_and_says_nothing(cli: Cli, hooks: Path) -> None:
     assert_silent(cli("hook", "SessionStart", stdin=None, input=json.dumps(EVENT)))
 

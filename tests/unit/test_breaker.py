@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 from collections.abc import Callable
@@ -12,9 +11,7 @@ from random import Random
 
 import pytest
 
-from support.cli import Cli
-from support.processes import Children
-from yolo_supervisor.clock import Instant, SystemClock
+from yolo_supervisor.clock import Instant
 from yolo_supervisor.config import McpConfig
 from yolo_supervisor.mcp.circuit_breaker import (
     WHOLE_SERVER,
@@ -25,7 +22,6 @@ from yolo_supervisor.mcp.circuit_breaker import (
 )
 from yolo_supervisor.store.paths import Paths
 from yolo_supervisor.store.store import Store
-from yolo_supervisor.system.process_backend import backend
 
 CONFIG = McpConfig(failures=5, cool_down_s=60.0, cap_s=240.0)
 BEGIN_S = 1000.0
@@ -345,35 +341,6 @@ def test_probe_of_a_dead_relay_expires_after_a_reboot_too(make_breaker: MakeBrea
     assert make_breaker(boot="next").refusal("build") is None
 
 
-RACER = """
-import fcntl, sys
-from pathlib import Path
-from yolo_supervisor.mcp.circuit_breaker import CircuitBreaker
-from yolo_supervisor.clock import Instant, SystemClock
-from yolo_supervisor.config import McpConfig
-from yolo_supervisor.system.process_backend import backend
-from yolo_supervisor.store.store import Store
-project, gate = sys.argv[1:]
-config = McpConfig(failures=1, cool_down_s=0.001)
-breaker = CircuitBreaker(["server"], "server", config, SystemClock(), backend().boot(), Store(Path(project)))
-breaker.remaining_s()
-print("ready", flush=True)
-fcntl.flock(open(gate), fcntl.LOCK_SH)
-print(breaker.refusal("build") is None, flush=True)
-"""
-
-
-def test_one_process_of_many_probes(project: Path, tmp_path: Path, children: Children) -> None:
-    config = McpConfig(failures=1, cool_down_s=0.001)
-    fail(CircuitBreaker(["server"], "server", config, SystemClock(), backend().boot(), Store(project)), "build", 1)
-    with (tmp_path / "gate").open("w") as gate:
-        fcntl.flock(gate, fcntl.LOCK_EX)
-        racers = [children.python(RACER, str(project), gate.name) for _ in range(8)]
-
-    answers = [racer.stdout.readline().strip() for racer in racers if racer.stdout]
-    assert sorted(answers) == [b"False"] * 7 + [b"True"]
-
-
 # -- the documents --------------------------------------------------------------------------------------------------
 
 
@@ -518,17 +485,6 @@ def test_circuits_work_after_the_state_folder_was_removed(
     assert make_breaker().refusal("test") is not None
 
 
-@pytest.mark.system
-def test_status_lists_open_circuits(make_breaker: MakeBreaker, project: Path, claude_home: Path) -> None:
-    real = CircuitBreaker(["server"], "server", CONFIG, SystemClock(), backend().boot(), Store(project))
-    fail(real, "build")
-
-    (shown,) = Cli(project).json("status")["projects"][0]["circuits"]
-
-    assert (shown["server"], shown["tool"], shown["failures"], shown["why"]) == ("server", "build", 5, "error 5")
-    assert shown["state"] == "open"
-
-
 def test_status_reports_half_open_after_the_cool_down(make_breaker: MakeBreaker, project: Path, clock: Clock) -> None:
     fail(make_breaker(), WHOLE_SERVER)
     (circuit,) = open_circuits(Paths(project).folder)
@@ -540,25 +496,7 @@ def test_status_reports_half_open_after_the_cool_down(make_breaker: MakeBreaker,
     assert circuit_status(circuit, Instant("boot", clock.monotonic()))["tool"] is None
 
 
-@pytest.mark.system
-def test_every_transition_is_in_the_journal(
-    make_breaker: MakeBreaker, project: Path, clock: Clock, claude_home: Path
-) -> None:
-    breaker = make_breaker()
-    fail(breaker, "build")
-    clock.sleep(60)
-    breaker.refusal("build")
-    breaker.record_success("build")
-
-    entries = [json.loads(line) for line in Cli(project)("history", "--json").stdout.splitlines()]
-
-    assert [(e["key"], e["action"]) for e in entries] == [
-        ("server/build", action) for action in ("circuit_opened", "circuit_half_opened", "circuit_closed")
-    ]
-
-
 # -- any life of several relays -------------------------------------------------------------------------------------
-
 
 DEAD_RELAY = -1
 """The relay that began the probe has died."""

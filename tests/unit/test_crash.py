@@ -6,13 +6,11 @@ import errno
 import inspect
 import itertools
 import os
-import random
 import shutil
-import signal
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -467,19 +465,14 @@ def _enable(p: Path) -> Scene:
 
 
 F_OFF = b'{"f": false, "g": 1}'
-
 Staging = Callable[[Path], Scene]
-
 STAGINGS: tuple[Staging, ...] = (
     _register, _forget, _requeue, _requeue_plan, _release, _drop_pids, _drop_health, _set_mark, _remove_mark, _lend,
     _take_over, _quarantine, _restore, _restore_one_that_is_empty, _restore_one_too_large_for_the_journal, _put_away,
     _cut_tail, _snap, _drop_snapshot, _claim, _complete, _set_aside, _redrive, _hand, _give_up, _letter,
     _put_letter_away, _regenerate, _trip, _probe, _close, _disable, _enable,
 )  # fmt: skip
-
 every_action = pytest.mark.parametrize("staging", STAGINGS, ids=lambda staging: staging.__name__)
-
-
 ACTIONS = (base, agents, circuits, flags, leases, notes, state, tasks)
 
 
@@ -905,79 +898,3 @@ class Put(Edit):
 
     def edit(self, before: bytes | None) -> bytes | None:
         return self.content
-
-
-@dataclass(frozen=True, kw_only=True)
-class Count(Edit):
-    """Add one to the number that the document repeats many times, so that a torn one shows."""
-
-    kind: Kind = "state"
-    verb: Verb = "repaired"
-    reason: str = "one more"
-
-    @property
-    def lock(self) -> tuple[Path, float] | None:
-        return self.path.with_name(self.path.name + ".lock"), 0.0  # one lives at a time: any lock was left behind
-
-    def holds(self, before: bytes | None) -> bool:
-        return before is not None
-
-    def edit(self, before: bytes | None) -> bytes | None:
-        assert before is not None
-        return b"%d " % (counted(before) + 1) * 2000
-
-
-def counted(document: bytes) -> int:
-    numbers = set(document.split())
-    assert len(numbers) == 1, "the document is a mixture"
-    assert document.count(b" ") == 2000, "the document is torn"
-    return int(numbers.pop())
-
-
-def count_for_ever(project: Path, pipe: int) -> None:
-    """Commit and acknowledge, one byte each, until killed."""
-    store = Store(project)
-    store.open()
-    while True:
-        if store.commit(Count(key="count", path=project / "count"), "child") is Outcome.DONE:
-            os.write(pipe, b".")
-
-
-def killed_after(project: Path, commits: int, delay_s: float) -> int:
-    """How many commits a process acknowledged until it was killed, a while after so many."""
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        with suppress(BaseException):
-            count_for_ever(project, writing)
-        os._exit(1)
-    os.close(writing)
-    with open(reading, "rb") as pipe:
-        acknowledged = len(pipe.read(commits))
-        time.sleep(delay_s)
-        os.kill(pid, signal.SIGKILL)
-        _, ending = os.waitpid(pid, 0)
-        acknowledged += len(pipe.read())
-    assert os.WIFSIGNALED(ending), "the child ended by itself"
-    return acknowledged
-
-
-@pytest.mark.system
-def test_a_process_killed_at_any_moment_has_lost_nothing_that_it_acknowledged(tmp_path: Path) -> None:
-    (tmp_path / ".yolo-planning").mkdir()
-    document, chance = tmp_path / "count", random.Random(412)
-    document.write_bytes(b"0 " * 2000)
-    value = total = 0
-    for _ in range(100):
-        acknowledged = killed_after(tmp_path, chance.randrange(4), chance.uniform(0.0, 0.01))
-        total += acknowledged
-        with closing(Store(tmp_path)) as store:
-            store.open()
-            store.recover()
-            found = counted(document.read_bytes())
-            assert found in (value + acknowledged, value + acknowledged + 1)
-            assert not store.recover()
-            assert counted(document.read_bytes()) == found
-            assert len(told(store)) == found
-        value = found
-    assert total > 100

@@ -5,9 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-import random
 import stat
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,16 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from support.processes import Children
 from support.wait import wait_until
 from yolo_supervisor.fs.read import digest, read, read_or_none
 from yolo_supervisor.fs.trust import Refused
 from yolo_supervisor.store.atomic import append, make_folder, remove, write_atomic
 from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.store.locks import Busy, LockAges, file_lock, folder_lock
-
-OUR_WORLD = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-"""A child with this environment can import what we can, this file too."""
 
 
 class TroubledDisk(Disk):
@@ -346,28 +340,6 @@ def test_a_folder_that_another_process_makes_first_is_as_good(tmp_path: Path) ->
 
 # -- the lock of a file ------------------------------------------------------------------------------------------
 
-HOLDER = """
-import fcntl, sys, time
-file = open(sys.argv[1], "ab")
-fcntl.flock(file, fcntl.LOCK_EX)
-print("ready", flush=True)
-time.sleep(600)
-"""
-
-
-def test_a_lock_that_another_process_holds_is_busy_until_that_process_dies(children: Children, tmp_path: Path) -> None:
-    holder = children.python(HOLDER, str(tmp_path / "lock"))
-    fd = os.open(tmp_path / "lock", os.O_RDWR)
-
-    with pytest.raises(Busy), file_lock(Disk(), fd, tmp_path / "lock", 0.02):
-        pass
-    holder.kill()
-    holder.wait()
-    with file_lock(Disk(), fd, tmp_path / "lock", 0.0):
-        pass
-
-    os.close(fd)
-
 
 def test_a_lock_that_comes_free_within_the_limit_is_had(tmp_path: Path) -> None:
     first, second = (os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT) for _ in range(2))
@@ -553,52 +525,3 @@ def test_of_three_takers_of_a_stale_lock_one_wins_and_two_are_busy(tmp_path: Pat
         come(SlowDisk(before=lambda: come(Disk()), after=lambda: come(Disk())))
 
         assert len(holders) == 1
-
-
-class DyingHolder(Disk):
-    """The disk of a process that dies under every lock it gets, long ago: the lock is left behind, stale."""
-
-    def __init__(self, lock: Path) -> None:
-        self._lock = lock
-
-    def rename(self, old: Path, new: Path) -> None:
-        time.sleep(random.random() / 1000)  # a race needs somebody who is slow
-        super().rename(old, new)
-        time.sleep(random.random() / 1000)
-
-    def rmdir(self, path: Path) -> None:
-        if path == self._lock:
-            os.utime(path, (0, 0))
-        else:
-            super().rmdir(path)
-
-
-def take_over_and_die(lock: Path, times: int) -> None:
-    """Take the stale lock over so many times, always alone under it; says what it saw on stdout."""
-    disk, inside, mine = DyingHolder(lock), lock.with_name("inside"), 0
-    while mine < times:
-        with suppress(Busy), folder_lock(disk, lock, STALE_S):
-            try:
-                os.close(os.open(inside, os.O_CREAT | os.O_EXCL))
-            except FileExistsError:
-                print("there were two of us", flush=True)
-                return
-            time.sleep(random.random() / 1000)
-            os.unlink(inside)
-            if not lock.is_dir():
-                print("the lock was taken from me", flush=True)
-                return
-            mine += 1
-    print("always alone", flush=True)
-
-
-def test_many_processes_taking_over_one_stale_lock_are_never_two_under_it(children: Children, tmp_path: Path) -> None:
-    lock = _left_behind(tmp_path / "1.json.lock", 3600)
-    program = (
-        "import sys, pathlib, test_files; print('ready', flush=True);"
-        " test_files.take_over_and_die(pathlib.Path(sys.argv[1]), 50)"
-    )
-
-    takers = [children.python(program, str(lock), env=OUR_WORLD) for _ in range(5)]
-
-    assert [taker.stdout.read() for taker in takers if taker.stdout] == [b"always alone\n"] * 5

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -16,7 +14,6 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from support.wait import LIMIT_S
 from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats.plugin import agents as plugin_agents
 from yolo_supervisor.models import Agent, Pane, ProcessId
@@ -28,7 +25,6 @@ DEV = Agent(
     process=ProcessId(412, 154701, BOOT), pid=412, pane=Pane(socket="/tmp/tmux-0/default", server_pid=400, pane="%1"),
     session="85d6cfb4-e039", claude_dir=Path("/home/u/.claude"),
 )  # fmt: skip
-
 words = st.text(min_size=1, max_size=20)
 pids = st.integers(2, plugin_agents.MAX_PID)
 ids = st.builds(ProcessId, pids, st.integers(0, 2**63), words)
@@ -42,7 +38,6 @@ agents = st.builds(
 ).map(lambda agent: replace(agent, pid=agent.process.pid if agent.process else None))  # fmt: skip
 trees = st.dictionaries(ids, st.lists(st.tuples(pids, st.integers(0, 2**63), pids), max_size=4), max_size=4)
 relaxed = settings(deadline=None, max_examples=60)
-
 WRITTEN: dict[str, bytes] = {
     "agent": own_files.dump_agent(DEV),
     "holder": own_files.dump_holder(own_files.Holder(ProcessId(7, 8, BOOT), "2026-11-22T20:55:10Z", "heal")),
@@ -208,25 +203,6 @@ def test_a_supervisor_without_identity_is_unreadable(process: object) -> None:
 
 
 # -- hook notes ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.system
-def test_a_real_hook_note_holds_event_payload_and_ancestors(project: Path) -> None:
-    notes = project / ".yolo-planning" / ".supervisor" / "hooks"
-    notes.mkdir(parents=True)
-    payload = {"session_id": "85d6cfb4", "agent_id": "a1", "agent_type": "yolo:yolo-dev", "text": "naïve 😀\n"}
-
-    hook = subprocess.Popen(
-        [sys.executable, "-m", "yolo_supervisor", "hook", "SubagentStart"],
-        stdin=subprocess.PIPE, cwd=project, env={**os.environ, "CLAUDE_PROJECT_DIR": str(project)},
-    )  # fmt: skip
-    hook.communicate(json.dumps(payload, ensure_ascii=False).encode(), LIMIT_S)
-
-    (path,) = notes.iterdir()
-    note = own_files.hook_note(path.read_bytes(), "SubagentStart")
-    assert (note.event, note.payload) == ("SubagentStart", payload)
-    assert [pid for pid, *_ in note.ancestry[:2]] == [hook.pid, os.getpid()]
-    assert note.ancestry[0][3] == os.getsid(0)
 
 
 def test_a_note_without_ancestors_or_payload_is_only_an_event() -> None:

@@ -381,7 +381,7 @@ def test_a_document_that_is_no_run_is_not_rewritten(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "team", "plan", "works"),
+    ("name", "team_name", "plan", "works"),
     [
         ("dev-02", "yolo-phase-05", "05-02", True),
         ("dev-2", "yolo-phase-5", "05-02", True),
@@ -399,9 +399,9 @@ def test_a_document_that_is_no_run_is_not_rewritten(data: bytes) -> None:
     ],
 )
 def test_a_plan_belongs_to_the_agent_that_the_plugin_named_after_it(
-    name: str, team: str | None, plan: str, works: bool
+    name: str, team_name: str | None, plan: str, works: bool
 ) -> None:
-    assert execution_state.works_on(name, team, plan) is works
+    assert execution_state.works_on(name, team_name, plan) is works
 
 
 # -- anything else ------------------------------------------------------------------------------------------------

@@ -15,19 +15,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from support.journal import an_entry
-from support.processes import Children
-from support.wait import wait_until
 from yolo_supervisor.actions.agents import died
 from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.store.history import History, history
 from yolo_supervisor.store.index import Index
 from yolo_supervisor.store.journal import SEGMENTS, SIZE, Damage, Journal, segments
 from yolo_supervisor.store.lines import Entry, GoodVersion, Version, Write, dump, entry, fields, load, seal, unseal
-from yolo_supervisor.store.locks import file_lock
 
 AT = datetime(2026, 11, 22, 20, 55, 10, tzinfo=UTC)
 TASK = "session-85d6cfb4/1"
-
 relaxed = settings(deadline=None, max_examples=60)
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(), max_size=20),
@@ -252,39 +248,6 @@ def test_programs_that_take_turns_see_each_others_lines(
         journal.catch_up()
         assert (journal.seq, journal.index.requeues[TASK], journal.damage) == (len(turns), len(turns), [])
     world.close()
-
-
-WRITER = f"""
-import os, sys
-from pathlib import Path
-sys.path.insert(0, {str(Path(__file__).parents[1])!r})
-from support.journal import an_entry
-from yolo_supervisor.store.disk import Disk
-from yolo_supervisor.store.locks import file_lock
-from yolo_supervisor.store.journal import Journal
-folder = Path(sys.argv[1])
-lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
-journal = Journal(folder / "journal.jsonl", Disk(), folder / "quarantine")
-print("ready", flush=True)
-for _ in range(100):
-    with file_lock(Disk(), lock, folder / "lock", 30):
-        journal.catch_up()
-        journal.append(an_entry("requeued", sys.argv[2]), durable=False)
-"""
-
-
-def test_processes_that_write_under_a_lock_lose_nothing(world: World, children: Children) -> None:
-    path = world.path.with_name("lock")
-    lock = os.open(path, os.O_RDWR | os.O_CREAT)
-    with file_lock(Disk(), lock, path, 1):  # nobody gets a head start
-        writers = [children.python(WRITER, str(world.path.parent), name) for name in ("left", "right")]
-    os.close(lock)
-    wait_until(lambda: all(writer.poll() is not None for writer in writers), "both to have written")
-
-    journal = world.journal()
-
-    assert world.seqs() == [*range(1, 201)]
-    assert (journal.index.requeues["left"], journal.index.requeues["right"], journal.damage) == (100, 100, [])
 
 
 # -- what it remembers --------------------------------------------------------------------------------------------

@@ -1,0 +1,185 @@
+"""Leases between real processes: one holder, and an end that the daemon sees."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import traceback
+from collections.abc import Callable
+from contextlib import closing, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from support.cli import Cli
+from support.daemon import StartDaemon
+from support.project import EPOCH, QuickDisk
+from support.wait import LIMIT_S
+from yolo_supervisor.clock import SystemClock
+from yolo_supervisor.inventory.leases import Held, Leases
+from yolo_supervisor.models import iso
+from yolo_supervisor.store.locks import Busy
+from yolo_supervisor.store.store import Outcome, Store
+
+DAY = timedelta(days=1)
+FILE = "src/a1.js"
+WIDE_AWAKE = "[leases]\ninterval_s = 86400\n[state]\ninterval_s = 86400\n[agents]\ninterval_s = 86400\n"
+"""A daemon that never looks by itself: what it does in time, it does because it was woken."""
+
+
+def as_plugin(owner: str, at: datetime = EPOCH, ttl: object = 60, resource: str = FILE) -> bytes:
+    """A lease as ``yolo lease-lock acquire`` writes it."""
+    said = {"acquired_at": at.strftime("%Y-%m-%dT%H:%M:%SZ"), "owner": owner, "resource": resource, "ttl_secs": ttl}
+    return json.dumps({**said, "type": "lease"}, indent=2, sort_keys=True, ensure_ascii=False).encode()
+
+
+# -- what others do in the meantime ---------------------------------------------------------------------------------
+
+
+def _compete(project: Path, name: str, resources: int, told: int) -> None:
+    """Try to get each lease, and tell of those that were got."""
+    with closing(Store(project, disk=QuickDisk())) as store:
+        with suppress(Busy):  # with so many at once; then it is caught up with at the first change
+            store.open()
+        leases = Leases(store, SystemClock(), "here")
+        for number in range(resources):
+            while True:
+                action = leases.lend(str(number), name, 300, datetime.now(UTC))
+                if isinstance(action, Held):
+                    break
+                if store.commit(action, name) is Outcome.DONE:
+                    got = store.index.leases[str(action.path)].token
+                    os.write(told, f"{number} {name} {got}\n".encode())
+                    break
+
+
+def _plugin_competes(locks: Path, name: str, resources: int, told: int) -> None:
+    """The plugin: where there is no file, or one that has run out, it writes one. In one step here, so that it errs
+    about nobody but us."""
+    for number in range(resources):
+        path, made = locks / f"{number}.lease", locks / name
+        made.write_bytes(as_plugin(name, datetime.now(UTC), 300, str(number)))
+        if not path.exists():
+            with suppress(FileExistsError):
+                os.link(made, path)
+                os.write(told, f"{number} {name} 0\n".encode())
+        made.unlink()
+
+
+def race(*runners: Callable[[int], None]) -> list[tuple[str, str, int]]:
+    """What the runners, each a process of its own, tell when they start at the same moment."""
+    start, go = os.pipe()
+    reading, told = os.pipe()
+    pids = []
+    for run in runners:
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(int(LIMIT_S))
+            os.close(go)
+            os.close(reading)
+            os.read(start, 1)
+            try:
+                run(told)
+                os._exit(0)
+            finally:
+                traceback.print_exc()
+                os._exit(1)
+        pids.append(pid)
+    for fd in (start, go, told):
+        os.close(fd)
+    with open(reading) as pipe:
+        claims = [(number, name, int(got)) for number, name, got in (line.split() for line in pipe)]
+    assert {os.waitpid(pid, 0)[1] for pid in pids} == {0}
+    return claims
+
+
+@pytest.mark.system
+def test_one_of_32_processes_gets_each_lease_with_a_unique_token(
+    project: Path,
+) -> None:
+    locks, resources = project / ".yolo-planning" / ".locks", 60
+    locks.mkdir()
+    for each in range(0, resources, 2):
+        (locks / f"{each}.lease").write_bytes(as_plugin("gone", EPOCH - 365 * DAY, 60, str(each)))
+    with closing(Store(project)) as store:
+        store.open()
+
+    claims = race(*(lambda told, n=n: _compete(project, f"dev-{n}", resources, told) for n in range(32)))
+
+    assert sorted(int(number) for number, _, _ in claims) == list(range(resources))
+    assert len({got for _, _, got in claims}) == resources
+    for number, name, _ in claims:
+        assert json.loads((locks / f"{number}.lease").read_text())["owner"] == name
+    assert sorted(locks.iterdir()) == sorted(locks / f"{number}.lease" for number in range(resources))
+
+
+@pytest.mark.system
+def test_a_lease_of_the_plugin_is_never_granted_by_us(project: Path) -> None:
+    locks, resources = project / ".yolo-planning" / ".locks", 60
+    locks.mkdir()
+    with closing(Store(project)) as store:
+        store.open()
+
+    claims = race(
+        *(lambda told, n=n: _compete(project, f"dev-{n}", resources, told) for n in range(8)),
+        *(lambda told, n=n: _plugin_competes(locks, f"plugin-{n}", resources, told) for n in range(4)),
+    )
+
+    assert sorted(int(number) for number, _, _ in claims) == list(range(resources))
+    for number, name, _ in claims:
+        assert json.loads((locks / f"{number}.lease").read_text())["owner"] == name
+
+
+# -- the daemon -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folder", ["is there", "comes later"])
+def test_the_daemon_ends_a_lease_without_waiting_for_its_next_look(
+    folder: str, project: Path, daemon: StartDaemon
+) -> None:
+    locks = project / ".yolo-planning" / ".locks"
+    if folder == "is there":
+        locks.mkdir()
+    running = daemon(config=WIDE_AWAKE)
+
+    assert Cli(project)("lease", "acquire", FILE, "--owner", "dev-1", "--ttl", "1").returncode == 0
+
+    running.wait(lambda: running.did("released", FILE), "the lease to be ended")
+    assert list(locks.iterdir()) == []
+
+
+def test_the_daemon_ends_a_lease_of_the_plugin(project: Path, daemon: StartDaemon) -> None:
+    (project / ".yolo-planning" / ".locks").mkdir()
+    path = project / ".yolo-planning" / ".locks" / "src__a1.js.lease"
+    running = daemon(config=WIDE_AWAKE)
+
+    path.write_bytes(as_plugin("dev-1", datetime.now(UTC), 1))
+
+    running.wait(lambda: running.did("released", FILE), "the lease to be ended")
+    assert not path.exists()
+    assert running.did("released")[0]["by"] == "leases"
+
+
+def test_a_restarted_daemon_ends_leases_granted_before_its_crash(project: Path, daemon: StartDaemon) -> None:
+    Cli(project)("lease", "acquire", FILE, "--owner", "dev-1", "--ttl", "1")
+    daemon(config=WIDE_AWAKE).stop(9)
+
+    running = daemon(config=WIDE_AWAKE)
+
+    running.wait(lambda: running.did("released", FILE), "the lease to be ended")
+
+
+def test_observe_mode_ends_no_lease_and_reports_what_it_would_do(project: Path, daemon: StartDaemon) -> None:
+    (project / ".yolo-planning" / ".locks").mkdir()
+    path = project / ".yolo-planning" / ".locks" / "src__a1.js.lease"
+    path.write_bytes(as_plugin("dev-1"))
+    before = iso(datetime.now(UTC))
+
+    running = daemon("--observe", config=WIDE_AWAKE)
+
+    (told,) = running.wait(lambda: running.did("would_released", FILE), "what would be done")
+    assert told["at"] >= before
+    assert path.read_bytes() == as_plugin("dev-1")
+    assert running.did("released") == []
