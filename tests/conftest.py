@@ -35,11 +35,10 @@ LEFTOVERS: list[str] = []
 SLOWEST = [
     "test_drill", "test_endurance", "test_commit_safety", "test_service", "test_kills", "test_complaints",
     "test_real_team", "test_mcp_real", "test_control_sequences", "test_simulation", "test_garbage", "test_commit",
-    "test_state", "test_exec", "test_mcp_lifecycle", "test_crash", "test_mistakes", "test_faults", "test_crash_states",
+    "test_state_daemon", "test_exec", "test_mcp_lifecycle", "test_action_crashes", "test_mistakes", "test_faults",
+    "test_crash_states",
 ]  # fmt: skip
 """Files with tests of many seconds: they begin first, so that no worker is left alone with one at the end."""
-PROCESSES = {"children", "daemon", "team", "tmux", "cli", "shadow", "repository"}
-"""Fixtures that start processes, or whose tests do."""
 RUNNING_UNIT: list[str] = []
 """The test that runs now, if it is one that may not start a process."""
 
@@ -86,12 +85,9 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test by the folder it lies in; one in tests/unit that needs a real process is marked system."""
+    """Mark each test by the folder it lies in."""
     for item in items:
         folder = item.path.relative_to(TESTS).parts[0]
-        starts_processes = not PROCESSES.isdisjoint(getattr(item, "fixturenames", ()))
-        if folder == "unit" and (starts_processes or item.get_closest_marker("system")):
-            folder = "system"
         if folder in ("unit", "system", "soak"):
             item.add_marker(folder)
     items.sort(key=lambda item: SLOWEST.index(item.path.stem) if item.path.stem in SLOWEST else len(SLOWEST))
@@ -108,7 +104,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 def forbid_processes(event: str, _: object) -> None:
     if RUNNING_UNIT and event in ("subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec"):
-        raise AssertionError(f"{RUNNING_UNIT[0]} is marked unit and starts a process ({event}): mark it system")
+        raise AssertionError(f"{RUNNING_UNIT[0]} starts a process ({event}): move it to tests/system")
 
 
 def note_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
