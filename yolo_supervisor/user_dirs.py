@@ -32,6 +32,6 @@ def state_dir(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def _base_dir(environment: Mapping[str, str], variable: str, usual: str) -> Path:
-    """The directory that the variable names. The specification says to ignore a path that is not absolute."""
+    """The directory that the variable names. By the specification, a relative path is ignored."""
     path = environment.get(variable, "")
     return Path(path) if os.path.isabs(path) else (home(environment) or Path("/")) / usual

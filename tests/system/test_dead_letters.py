@@ -45,9 +45,8 @@ def fail(project: Path, path: Path, steps: int = 2) -> None:
         store.open()
         queue = RetryPolicy(lambda: Config(tasks=TasksConfig(max_attempts=1)), store, SystemClock(), "here")
         letters = store.paths.folder / "dead-letters"
-        for action in requeue_or_dead_letter(found, queue.turn(found, "died"), letters, "its owner dev-1 is dead", {})[
-            :steps
-        ]:
+        actions = requeue_or_dead_letter(found, queue.decide(found, "died"), letters, "its owner dev-1 is dead", {})
+        for action in actions[:steps]:
             assert isinstance(action, Edit)
             assert store.commit(action, "agents") is Outcome.DONE
 
@@ -277,7 +276,7 @@ def test_a_task_that_fails_again_after_a_failed_dead_letter_gets_the_new_history
         store.open()
         queue = RetryPolicy(lambda: Config(tasks=TasksConfig(max_attempts=1)), store, SystemClock(), "here")
         folder = store.paths.folder / "dead-letters"
-        for action in requeue_or_dead_letter(found, queue.turn(found, "died"), folder, "its owner dev-2 is dead", {}):
+        for action in requeue_or_dead_letter(found, queue.decide(found, "died"), folder, "its owner dev-2 is dead", {}):
             store.commit(action, "agents")
 
     assert cli.json("dead-letter", "show", "3")["last_owner"] == "dev-2"

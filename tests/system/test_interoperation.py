@@ -707,7 +707,7 @@ def test_a_dead_letter_started_by_a_model_is_set_aside_again(owner: str, project
             path.write_text(json.dumps({**read_task(path), "status": "in_progress", "owner": by}))
             task = Task(list="red", number="1", status="in_progress", owner=by, path=path)
             for action in requeue_or_dead_letter(
-                task, queue.turn(task, cause), store.paths.folder / "dead-letters", cause, {}
+                task, queue.decide(task, cause), store.paths.folder / "dead-letters", cause, {}
             ):
                 assert isinstance(action, Edit)
                 assert store.commit(action, "test") is Outcome.DONE

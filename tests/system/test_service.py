@@ -564,7 +564,7 @@ def test_the_system_template_heals_inside_its_hardening(machine: Any, person: Pe
     person.name_project()
     unit = f"{UNIT}@{person.name}.service"
     install = (str(SCRIPT), "service", "install", "--system", "--user", person.name, "--json")
-    assert "only root" in person.run(*install, check=False).stderr
+    assert "needs root" in person.run(*install, check=False).stderr
 
     told = json.loads(machine.run(*install).stdout)
 

@@ -530,7 +530,7 @@ class FailingTask:
         """What is next after this failure; done, if it is not too early."""
         self.path.write_text(json.dumps({"id": "3", "status": "in_progress", "owner": "dev-1"}))
         task = Task(list="red", number="3", status="in_progress", owner="dev-1", path=self.path)
-        turn = self.queue.turn(task, cause, hold_s)
+        turn = self.queue.decide(task, cause, hold_s)
         for action in requeue_or_dead_letter(task, turn, self.letters, "it is dead", {"report": report}):
             assert self.store.commit(action, "test") is Outcome.DONE
         return turn

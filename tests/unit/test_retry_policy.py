@@ -89,7 +89,7 @@ class Desk:
 
     def turn(self, cause: str = "died") -> RetryDecision:
         """What is next, now that the agent on it has failed."""
-        return self.queue.turn(a_task(self.path), cause)
+        return self.queue.decide(a_task(self.path), cause)
 
     def fails(self, cause: str = "died") -> RetryDecision:
         """The agent on it has failed, and what follows from that is done; what the turn was."""
@@ -359,7 +359,7 @@ def test_pauses_differ_from_task_to_task_and_are_never_longer_than_the_longest(d
         task = a_task(Path(f"/red/{number}.json"))
         index.requeues[task.id] = 9
         index.failures[task.id] = FailureState(cause="died", since_s=desk.clock.s, boot="here")
-        found.append(desk.queue.turn(task, "died").wait_s)
+        found.append(desk.queue.decide(task, "died").wait_s)
 
     assert len(set(found)) > 40
     assert 10.0 <= min(found) < 12.0
@@ -446,7 +446,7 @@ def test_a_requeue_by_a_person_counts_no_attempt_and_has_no_delay(desk: Desk) ->
 def test_one_tasks_failures_are_not_anothers(desk: Desk) -> None:
     desk.fails()
 
-    assert desk.queue.turn(a_task(Path("/blue/3.json")), "died").attempt == 1
+    assert desk.queue.decide(a_task(Path("/blue/3.json")), "died").attempt == 1
 
 
 @pytest.mark.parametrize("name", ["\ud800", "a\0b", "../../x", "x" * 4000, "Grüße"])
@@ -458,11 +458,11 @@ def test_a_task_with_any_name_is_retried_and_dead_lettered(desk: Desk, name: str
     index = desk.store.index
     index.requeues[plan.id] = 1
     index.failures[plan.id] = FailureState(cause="died", since_s=desk.clock.s, boot="here")
-    assert desk.queue.turn(plan, "died").wait_s > 0
+    assert desk.queue.decide(plan, "died").wait_s > 0
     index.requeues[plan.id] = 2
     letters = desk.store.paths.folder / "dead-letters"
 
-    letter, _ = requeue_or_dead_letter(plan, desk.queue.turn(plan, "died"), letters, "it is dead", {})
+    letter, _ = requeue_or_dead_letter(plan, desk.queue.decide(plan, "died"), letters, "it is dead", {})
 
     assert isinstance(letter, WriteDeadLetter)
     assert letter.path.parent == letters

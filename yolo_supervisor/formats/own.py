@@ -1,4 +1,4 @@
-"""The supervisor's documents in ``.supervisor/``: agent records, trees, the holder, hook notes."""
+"""The supervisor's documents in ``.supervisor/``: agent records, the holder, hook notes."""
 
 from __future__ import annotations
 

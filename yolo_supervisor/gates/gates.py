@@ -80,7 +80,7 @@ class Check:
     check: str
     exit: int | None
     limit_s: float
-    said: str = ""
+    said: str = ""  # a key of --json, as all fields of an answer
     """The end of its stderr, or the reason why it could not be run."""
     timed_out: bool = False
 
@@ -418,8 +418,10 @@ async def _run(check: str, gate_input: GateInput) -> Check:
         )
     except (OSError, ValueError) as error:  # no bash, or an argument that no program can be given
         return Check(check=check, exit=None, limit_s=gate_input.limit_s, said=f"it cannot be run: {error}")
-    said = result.stderr.decode("utf-8", "replace").strip()[-TEXT:]
-    return Check(check=check, exit=result.exit, limit_s=gate_input.limit_s, said=said, timed_out=result.exit is None)
+    error_text = result.stderr.decode("utf-8", "replace").strip()[-TEXT:]
+    return Check(
+        check=check, exit=result.exit, limit_s=gate_input.limit_s, said=error_text, timed_out=result.exit is None
+    )
 
 
 _SUBJECT = re.compile(r"(feat|fix|test|refactor|perf|docs|style|chore)\(.+\): .+")
@@ -529,8 +531,8 @@ async def _git(gate_input: GateInput, *arguments: str) -> Result:
 def _error(answer: Result) -> str:
     if answer.exit is None:
         return f"it took longer than {GIT_LIMIT_S:g} s"
-    said = answer.stderr.decode("utf-8", "replace").strip()
-    return said.partition("\n")[0] or f"exit code {answer.exit}"
+    text = answer.stderr.decode("utf-8", "replace").strip()
+    return text.partition("\n")[0] or f"exit code {answer.exit}"
 
 
 def _short(text: str) -> str:

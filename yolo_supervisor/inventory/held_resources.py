@@ -134,13 +134,13 @@ class HeldResourcesFinder:
                 unreadable |= dict.fromkeys(bad)
                 for task in at_work:
                     if agent.bears(task.owner):
-                        decision = self._queue.turn(task, *failed)
+                        decision = self._queue.decide(task, *failed)
                         tasks[task.path] = HeldTask(task=task, doubt=NAMESAKE if shared else None, decision=decision)
         return tuple(tasks.values()), tuple(unreadable)
 
     def _plans(self, agent: Agent, others: Iterable[Agent], failed: tuple[str, float | None]) -> tuple[HeldTask, ...]:
         return tuple(
-            HeldTask(task=plan, decision=self._queue.turn(plan, *failed))
+            HeldTask(task=plan, decision=self._queue.decide(plan, *failed))
             for plan in self._lists.plans_of(agent)
             if not any(execution_state.works_on(other.name, other.team, plan.number) for other in others)
         )

@@ -40,7 +40,7 @@ class Held:
 
 
 def readable_leases(planning: Path) -> list[Lease]:
-    """The leases and locks in the plugin's folder that can be read, whatever their times."""
+    """The readable leases and locks in the plugin's folder, also expired ones."""
     folder = planning / ".locks"
     parsed = (
         plugin_leases.lease(data, folder / name)
@@ -125,12 +125,13 @@ class Leases:
         lease = plugin_leases.lease(data, path) if data is not None else None
         if data is None or lease is None:
             return None
-        found = str(digest(data))
+        content_digest = str(digest(data))
         known = self._deadlines.get(path)
-        if known is None or known[0] != found:
-            known = self._deadlines[path] = found, self._clock.monotonic() + self._first_left_s(lease, found, now)
+        if known is None or known[0] != content_digest:
+            left_s = self._first_left_s(lease, content_digest, now)
+            known = self._deadlines[path] = content_digest, self._clock.monotonic() + left_s
             heapq.heappush(self._order, (known[1], path))
-        return Held(lease=lease, expected_digest=found, left_s=known[1] - self._clock.monotonic())
+        return Held(lease=lease, expected_digest=content_digest, left_s=known[1] - self._clock.monotonic())
 
     def token(self, held: Held) -> int | None:
         """The fencing token of a lease that was granted through the store."""
@@ -142,11 +143,11 @@ class Leases:
         state = self._store.index.leases.get(str(lease.path))
         return state if state is not None and state.digest == digest else None
 
-    def _first_left_s(self, lease: Lease, found: str, now: datetime) -> float:
-        granted = self._granted(lease, found)
+    def _first_left_s(self, lease: Lease, content_digest: str, now: datetime) -> float:
+        granted = self._granted(lease, content_digest)
         if granted is None:  # another process may have granted it
             self._store.heed()
-            granted = self._granted(lease, found)
+            granted = self._granted(lease, content_digest)
         age_s = granted.granted.age(Instant(self._boot, self._clock.monotonic())) if granted is not None else None
         if age_s is not None:
             return lease.ttl_s - age_s

@@ -87,12 +87,17 @@ class StaleLocks:
         if not self._held:
             return
         there = [agent for agent, state in self._agents() if state is not Liveness.DEAD]
-        for lease, found in self._held.values():
+        for lease, content_digest in self._held.values():
             age_s = self._store.lock_age_s(lease.path)
             if age_s is not None and not any(agent.bears(lease.owner) for agent in there):
                 holder = "an unknown subagent" if there else None
                 yield StaleLock(
-                    path=lease.path, age_s=age_s, stale_s=stale_s, holder=holder, lease=lease, expected_digest=found
+                    path=lease.path,
+                    age_s=age_s,
+                    stale_s=stale_s,
+                    holder=holder,
+                    lease=lease,
+                    expected_digest=content_digest,
                 )
 
     def _of_git(self) -> Iterator[StaleLock]:
@@ -102,7 +107,7 @@ class StaleLocks:
                 holder = (
                     git_at_work(self._backend, tree, tree.index_lock)
                     if age_s >= INDEX_STALE_S
-                    else "not looked for yet"
+                    else "not searched for yet"
                 )
                 yield StaleLock(path=tree.index_lock, age_s=age_s, stale_s=INDEX_STALE_S, holder=holder)
 

@@ -76,7 +76,7 @@ class RetryPolicy:
         self._clock = clock
         self._boot = boot
 
-    def turn(self, task: Task, cause: str, hold_s: float | None = None) -> RetryDecision:
+    def decide(self, task: Task, cause: str, hold_s: float | None = None) -> RetryDecision:
         """The decision about a task whose attempt failed for ``cause``.
 
         ``cause`` is a word, so that two failures can be compared. With ``hold_s`` the attempt failed at a rate limit
@@ -91,7 +91,7 @@ class RetryPolicy:
         never = None
         reports = last.reports if last is not None else ()
         if task.id in index.dead_letters:  # the client lets any agent take it by name
-            never = Never(NeverCode.NOT_REDRIVEN, "it was set aside before, and begun again without being redriven")
+            never = Never(NeverCode.NOT_REDRIVEN, "it is a dead letter, and was begun again without a redrive")
         elif hold_s is not None:
             stamp = {"cause": cause, "charged": False}
             return RetryDecision(cause=cause, attempt=attempt, wait_s=hold_s, stamp=stamp, reports=reports)
@@ -115,28 +115,39 @@ class RetryPolicy:
 
 
 def requeue_or_dead_letter(
-    task: Task, turn: RetryDecision, letters: Path, reason: str, evidence: Mapping[str, Any], replayable: bool = True
+    task: Task,
+    decision: RetryDecision,
+    letters: Path,
+    reason: str,
+    evidence: Mapping[str, Any],
+    replayable: bool = True,
 ) -> tuple[Edit, ...]:
     """The actions for a decision, none while it is too early.
 
     ``letters`` is the folder of dead letters.
     """
-    if turn.wait_s > 0:
+    if decision.wait_s > 0:
         return ()
-    told = {"owner": task.owner, **evidence, **turn.stamp}
-    if reports := [*turn.reports, *([str(evidence["report"])] if "report" in evidence else [])][-REPORTS:]:
-        told["reports"] = reports
-    if turn.never is not None:
-        why = f"{turn.never.text}: {reason}"
-        story = _story(task, turn.never.code, why, told)
-        letter = WriteDeadLetter(key=task.id, path=letters / letter_file(task.id), data=story, reason=why)
+    recorded = {"owner": task.owner, **evidence, **decision.stamp}
+    if reports := [*decision.reports, *([str(evidence["report"])] if "report" in evidence else [])][-REPORTS:]:
+        recorded["reports"] = reports
+    if decision.never is not None:
+        reason = f"{decision.never.text}: {reason}"
+        story = _story(task, decision.never.code, reason, recorded)
+        letter = WriteDeadLetter(key=task.id, path=letters / letter_file(task.id), data=story, reason=reason)
         aside = MoveToDeadLetters(
-            key=task.id, task=task, owner=task.owner, cause=turn.cause, reason=why, evidence=told,
+            key=task.id, task=task, owner=task.owner, cause=decision.cause, reason=reason, evidence=recorded,
             replayable=replayable,
         )  # fmt: skip
         return letter, aside
     requeue = Requeue(
-        key=task.id, task=task, owner=task.owner, cause=turn.cause, reason=reason, evidence=told, replayable=replayable
+        key=task.id,
+        task=task,
+        owner=task.owner,
+        cause=decision.cause,
+        reason=reason,
+        evidence=recorded,
+        replayable=replayable,
     )
     return (requeue,)
 
@@ -148,7 +159,7 @@ def letter_file(ident: str) -> str:
     return f"{hashlib.sha256(ident.encode('utf-8', 'surrogatepass')).hexdigest()}.json"
 
 
-def _story(task: Task, code: NeverCode, why: str, evidence: Mapping[str, Any]) -> bytes:
+def _story(task: Task, code: NeverCode, reason: str, evidence: Mapping[str, Any]) -> bytes:
     raw = {
         "version": 1,
         "id": task.id,
@@ -157,7 +168,7 @@ def _story(task: Task, code: NeverCode, why: str, evidence: Mapping[str, Any]) -
         "path": str(task.path),
         "subject": task.subject,
         "code": code,
-        "why": why,
+        "why": reason,
         "last_owner": task.owner,
         "evidence": dict(evidence),
     }

@@ -185,7 +185,7 @@ class TasksWatcher:
             watched[key] = before
             quiet_s = self._clock.monotonic() - before.since_s
             cause = UNKNOWN if owner is None else SILENT
-            decision = self._queue.turn(task, cause)
+            decision = self._queue.decide(task, cause)
             silences.append(Silence(task=task, quiet_s=quiet_s, looks=before.looks, owner=owner, decision=decision))
         self._watched = watched
         return silences
