@@ -614,7 +614,7 @@ EXCEPTIONS = {
     ("daemon/status_files.py", "remove_holder", "self._store.paths.holder.unlink"),  # an observation
     ("daemon/status_files.py", "prune", "outdated.unlink"),  # hooks' notes that were read
     ("log.py", "_put", "os.write"),  # the standard error
-    ("log.py", "_terminal_of_our_own", "os.open"),
+    ("log.py", "_open_terminal", "os.open"),
     (
         "log.py",
         "_append",
