@@ -19,7 +19,7 @@ from yolo_supervisor.store.store import Store
 
 __all__ = ["small_limits"]
 
-STEP = budget(quick=7, full=2, soak=1)
+STEP = budget(quick=8, full=2, soak=1)
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EINTR, errno.EMFILE)
 PROJECT = Path("/p")
 LARGE = b'{"large":"%s"}' % (b"x" * 1500)
