@@ -71,7 +71,7 @@ class _Stderr:
         return (json.dumps(lost) if self._format == "json" else f"log_lost lines={self._dropped}") + "\n"
 
     def flush(self) -> None:
-        """Do nothing: text that is buffered until exit could change the exit code by an error."""
+        """Do nothing: no text is buffered, since an error at exit would change the exit code."""
 
 
 def _has_room(fd: int) -> bool:

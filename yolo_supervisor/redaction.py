@@ -1,4 +1,4 @@
-"""Hide secrets in what is written to disk: screens and transcripts may contain any.
+"""Hide secrets in crash reports: an agent's screen and transcript may contain any.
 
 Too much is hidden rather than too little. Repetitions are possessive (``{…}+``) or bounded: other programs write the
 text, and no text may make a match slow.

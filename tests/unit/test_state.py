@@ -72,7 +72,7 @@ def aside(data: bytes, flaw: Flaw, path: Path = STATE) -> WriteFile:
         key=str(path.relative_to("/p")),
         path=Q / name,
         data=data,
-        reason=f"{flaw.text}, and still so at a second look",
+        reason=f"{flaw.text}, and unchanged in a second check",
         evidence={"file": str(path), "copy": f"quarantine/{name}", "bytes": len(data)},
     )
 

@@ -181,7 +181,7 @@ def _aside(broken: Broken, data: bytes, copies: Path) -> Remediation:
             key=broken.key,
             path=path,
             data=data,
-            reason=f"{broken.flaw.text}, and still so at a second look",
+            reason=f"{broken.flaw.text}, and unchanged in a second check",
             evidence={"file": str(broken.path), "copy": f"quarantine/{path.name}", "bytes": len(data)},
         ),
     )
