@@ -575,3 +575,7 @@ def test_at_most_one_probe_in_any_sequence_of_events(project: Path, seed: int) -
             model.the_wall_clock_jumps(rng.randint(-500, 500))
         rng.choice(events)(rng.randrange(2))
         assert len(open_circuits(Paths(project).folder)) == (model.open_until_s is not None)
+
+
+def test_a_document_with_a_lone_surrogate_in_a_key_counts_as_closed() -> None:
+    assert load_circuit(b'{"\\ud800": 1}') is None

@@ -35,6 +35,7 @@ from yolo_supervisor.inventory.flag_record import (
     FlagRecords,
     dump_record,
     flag_file,
+    load_positions,
     load_record,
 )
 from yolo_supervisor.policy.failure_rate import Rule
@@ -791,3 +792,10 @@ def config(project: Path) -> Path:
     path = project / plugin.PLANNING / CONFIG
     path.write_text(WRITTEN)
     return path
+
+
+def test_documents_with_a_lone_surrogate_in_a_key_are_unreadable() -> None:
+    hostile = b'{"\\ud800": 1}'
+
+    assert load_record(hostile, "boot", 1.0) is None
+    assert load_positions(hostile) is None

@@ -146,7 +146,7 @@ def load_record(data: bytes, boot: str, now_s: float) -> FlagRecord | None:
     """
     try:
         document = msgspec.convert(load_object(data), _Document)
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, UnicodeEncodeError):  # a lone surrogate in a key
         return None
     record = FlagRecord(
         document.flag,
@@ -190,7 +190,7 @@ def load_positions(data: bytes) -> ReadPositions | None:
     """The positions in a document, or None if it cannot be read."""
     try:
         return msgspec.convert(load_object(data), ReadPositions)
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, UnicodeEncodeError):  # a lone surrogate in a key
         return None
 
 

@@ -70,7 +70,7 @@ def load_circuit(data: bytes) -> Circuit | None:
     """The circuit in a document; None if it cannot be read, which counts as closed."""
     try:
         return msgspec.convert(load_object(data), Circuit)
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, UnicodeEncodeError):  # a lone surrogate in a key
         return None
 
 

@@ -236,5 +236,5 @@ def _evidence(entry: Entry) -> Evidence:
     """The evidence in types; empty where it has others."""
     try:
         return msgspec.convert(entry.evidence, Evidence)
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, UnicodeEncodeError):  # a lone surrogate in a key
         return Evidence()

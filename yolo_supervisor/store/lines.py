@@ -277,7 +277,7 @@ def _load_other(body: bytes) -> Line | None:
     try:
         raw = raw if "line" in raw else _with_kind(raw)
         return msgspec.convert(raw, _CLASSES[raw["line"]])
-    except (msgspec.ValidationError, AttributeError, KeyError, TypeError):
+    except (msgspec.ValidationError, UnicodeEncodeError, AttributeError, KeyError, TypeError):
         return Line(seq=raw["seq"])
 
 
