@@ -123,7 +123,7 @@ def million(total: int) -> None:
         )
         with closing(Store(project)) as store:
             store.open()
-            flags = FlagOutcomes(Config, store, SystemClock(), "here")
+            flags = FlagOutcomes(Config(), store, SystemClock(), "here")
             rng, busy, quiet = random.Random(1), [], []
             observe(flags)
             before = 0

@@ -376,12 +376,10 @@ class World:
         self.store.open()
         self.paths = self.store.paths
         self.deaths = DeathWatch(self.processes.backend)
-        self.registry = AgentRegistry(
-            self.paths, self.processes, self.scanner, lambda: default_homes(Config(), os.environ)
-        )
-        queue = RetryPolicy(Config, self.store, SystemClock(), self.processes.boot)
+        self.registry = AgentRegistry(self.paths, self.processes, self.scanner, default_homes(Config(), os.environ))
+        queue = RetryPolicy(Config(), self.store, SystemClock(), self.processes.boot)
         self.watcher = AgentsWatcher(
-            Config, self.registry, self.store, self.processes, self.scanner, self.deaths, queue
+            Config(), self.registry, self.store, self.processes, self.scanner, self.deaths, queue
         )
 
     def look(self) -> AgentsObservation:

@@ -43,7 +43,7 @@ def fail(project: Path, path: Path, steps: int = 2) -> None:
         found = task
     with closing(Store(project)) as store:
         store.open()
-        queue = RetryPolicy(lambda: Config(tasks=TasksConfig(max_attempts=1)), store, SystemClock(), "here")
+        queue = RetryPolicy(Config(tasks=TasksConfig(max_attempts=1)), store, SystemClock(), "here")
         letters = store.paths.folder / "dead-letters"
         actions = requeue_or_dead_letter(found, queue.decide(found, "died"), letters, "its owner dev-1 is dead", {})
         for action in actions[:steps]:
@@ -274,7 +274,7 @@ def test_a_task_that_fails_again_after_a_failed_dead_letter_gets_the_new_history
     found = Task(list="red", number="3", status="in_progress", owner="dev-2", path=path)
     with closing(Store(cli.folder)) as store:
         store.open()
-        queue = RetryPolicy(lambda: Config(tasks=TasksConfig(max_attempts=1)), store, SystemClock(), "here")
+        queue = RetryPolicy(Config(tasks=TasksConfig(max_attempts=1)), store, SystemClock(), "here")
         folder = store.paths.folder / "dead-letters"
         for action in requeue_or_dead_letter(found, queue.decide(found, "died"), folder, "its owner dev-2 is dead", {}):
             store.commit(action, "agents")

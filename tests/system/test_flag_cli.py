@@ -39,7 +39,7 @@ def record(cli: Cli, outcomes: str) -> None:
     """As the command does; an ``x`` is an error."""
     with closing(Store(cli.folder)) as store:
         store.open()
-        flags = FlagOutcomes(Config, store, SystemClock(), backend().boot())
+        flags = FlagOutcomes(Config(), store, SystemClock(), backend().boot())
         for outcome in outcomes:
             flags.record(ROUTING, outcome == "x")
 

@@ -55,7 +55,7 @@ from yolo_supervisor.store.paths import Paths
 from yolo_supervisor.store.store import Store
 store = Store(Path(sys.argv[1]), lock_limit_s=30.0)
 store.open()
-flags = FlagOutcomes(Config, store, SystemClock(), "here")
+flags = FlagOutcomes(Config(), store, SystemClock(), "here")
 print("ready", flush=True)
 while not Path(sys.argv[3]).exists():
     time.sleep(0.001)
@@ -94,7 +94,7 @@ def fail(project: Path, name: str, times: int = 6, failed: bool = True) -> None:
     """As the command does, many times over."""
     with closing(Store(project, lock_limit_s=10.0)) as store:
         store.open()
-        flags = FlagOutcomes(Config, store, SystemClock(), backend().boot())
+        flags = FlagOutcomes(Config(), store, SystemClock(), backend().boot())
         for _ in range(times):
             flags.record(name, failed)
 

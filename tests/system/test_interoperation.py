@@ -151,7 +151,7 @@ class Ours:
         self._clock = clock
         self._leases = Leases(self.store, clock, "here")
         locks = StaleLocks(self.store, backend(), list, project / "pid-lock")
-        self._watcher = LeasesWatcher(Config, self._leases, locks)
+        self._watcher = LeasesWatcher(Config(), self._leases, locks)
 
     def acquire(self, resource: str, owner: str, ttl: int = 300) -> str:
         action = self._leases.lend(resource, owner, ttl, self._clock.now())
@@ -700,7 +700,7 @@ def test_a_dead_letter_started_by_a_model_is_set_aside_again(owner: str, project
     clock = Clock()
     with closing(Store(project, clock, QuickDisk())) as store:
         store.open()
-        queue = RetryPolicy(Config, store, clock, "here")
+        queue = RetryPolicy(Config(), store, clock, "here")
 
         def after_failing(by: str, cause: str) -> tuple[str, str | None]:
             """What the task is, and whose, when an attempt has failed."""

@@ -288,17 +288,16 @@ class Scene:
         self.clock = SteppedClock()
         self.processes = Processes(backend())
         self.agents: list[Agent] = []
-        self.config = Config()
-        self.policy("terminate")
         paths = Paths(project)
-        registry = AgentRegistry(paths, self.processes, ProcessScanner(self.processes), lambda: [claude_home])
+        registry = AgentRegistry(paths, self.processes, ProcessScanner(self.processes), [claude_home])
         self.watcher = SessionsWatcher(
-            lambda: self.config, registry, self._known, paths, self.processes, Tmux(self.clock), self.clock
+            Config(), registry, self._known, paths, self.processes, Tmux(self.clock), self.clock
         )
+        self.policy("terminate")
 
     def policy(self, policy: Policy) -> None:
         sessions = SessionsConfig(on_detach=policy, detach_grace_s=GRACE_S, interval_s=1.0)
-        self.config = msgspec.structs.replace(self.config, sessions=sessions)
+        self.watcher.config = msgspec.structs.replace(self.watcher.config, sessions=sessions)
 
     def agent(self, name: str, pid: int, pane: str, server_pid: int | None = None) -> Agent:
         process = self.processes.identify(pid)

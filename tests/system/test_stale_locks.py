@@ -56,7 +56,7 @@ class World:
         now = SimpleNamespace(monotonic=lambda: self._s, time=time.time, sleep=time.sleep)
         monkeypatch.setattr(lock_files, "time", now)
         locks = StaleLocks(self.store, backend(), lambda: self.living, project / "pid-lock")
-        self.watcher = LeasesWatcher(Config, Leases(self.store, SystemClock(), "here"), locks)
+        self.watcher = LeasesWatcher(Config(), Leases(self.store, SystemClock(), "here"), locks)
 
     async def look(self) -> list[Remediation]:
         return list(await self.watcher.tick(NOW))

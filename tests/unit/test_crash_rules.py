@@ -408,9 +408,9 @@ class CgroupFixture:
         paths, scanner = Paths(project), ProcessScanner(processes)
         self._boot = processes.boot
         self._deaths = DeathWatch(processes.backend)
-        self._registry = AgentRegistry(paths, processes, scanner, list)
+        self._registry = AgentRegistry(paths, processes, scanner, ())
         self.investigator = CrashInvestigator(
-            Config, self._registry, paths, processes, scanner, self._deaths, self.clock
+            Config(), self._registry, paths, processes, scanner, self._deaths, self.clock
         )
         monkeypatch.setattr(crash_evidence, "memory_kills", self._memory_kills)
 
@@ -521,7 +521,7 @@ class FailingTask:
         self.config = Config(tasks=TasksConfig(max_attempts=3, poison_s=60.0, backoff_s=0.0))
         self.store = Store(project, self.clock)
         self.store.open()
-        self.queue = RetryPolicy(lambda: self.config, self.store, self.clock, "here")
+        self.queue = RetryPolicy(self.config, self.store, self.clock, "here")
         self.path = project / "red" / "3.json"
         self.path.parent.mkdir()
         self.letters = self.store.paths.folder / "dead-letters"
@@ -562,7 +562,7 @@ def test_no_task_is_requeued_during_the_window(failing: FailingTask) -> None:
 def test_two_crashes_of_one_cause_are_poison_and_of_two_causes_are_not(failing: FailingTask) -> None:
     assert failing.fails("oom").never is None
     assert failing.fails("signal").never is None
-    failing.config = msgspec.structs.replace(failing.config, tasks=TasksConfig(max_attempts=9, backoff_s=0.0))
+    failing.queue.config = msgspec.structs.replace(failing.config, tasks=TasksConfig(max_attempts=9, backoff_s=0.0))
 
     assert "in the same way (signal)" in str(failing.fails("signal").never)
 

@@ -292,7 +292,7 @@ class World:
 
     def restart(self) -> None:
         """As a new process does it."""
-        self.flags = FlagOutcomes(lambda: self.config, self.store, self.clock, "here")
+        self.flags = FlagOutcomes(self.config, self.store, self.clock, "here")
 
     def observe(self) -> FlagsObservation:
         return self.flags.observe(self.clock.now())

@@ -66,7 +66,7 @@ class Process:
         locks = StaleLocks(
             self.store, backend(), lambda: [(each, Liveness.ALIVE) for each in self.living], project / "pid-lock"
         )
-        self.watcher = LeasesWatcher(Config, self.leases, locks)
+        self.watcher = LeasesWatcher(Config(), self.leases, locks)
 
     def ask(self, owner: str, resource: str = FILE, ttl_s: int = 60) -> int | str:
         """The token that the owner gets; else who holds the lease."""

@@ -71,20 +71,20 @@ class Desk:
         self.project = project
         self.clock = clock or FakeClock()
         self.boot = boot
-        self.config = TasksConfig(max_attempts=100, poison_s=0.0, backoff_s=8.0, backoff_max_s=1000.0)
+        tasks = TasksConfig(max_attempts=100, poison_s=0.0, backoff_s=8.0, backoff_max_s=1000.0)
         self.store = Store(project, self.clock, QuickDisk(), journal_size=size)
         self.store.open()
-        self.queue = RetryPolicy(lambda: Config(tasks=self.config), self.store, self.clock, boot)
+        self.queue = RetryPolicy(Config(tasks=tasks), self.store, self.clock, boot)
         self.path = project / "red" / "3.json"
 
     def set(self, **wanted: Any) -> None:
-        self.config = msgspec.structs.replace(self.config, **wanted)
+        self.queue.config = Config(tasks=msgspec.structs.replace(self.queue.config.tasks, **wanted))
 
     def again(self, boot: str | None = None) -> Desk:
         """The next run of the supervisor, with the same configuration."""
         self.store.close()
         other = Desk(self.project, self.clock, boot or self.boot)
-        other.config = self.config
+        other.queue.config = self.queue.config
         return other
 
     def turn(self, cause: str = "died") -> RetryDecision:

@@ -227,13 +227,13 @@ class Desk:
             self.paths,
             processes,
             ProcessScanner(processes),
-            lambda: default_homes(self.config, {"HOME": str(claude.parent)}),
+            default_homes(self.config, {"HOME": str(claude.parent)}),
         )
         self.restart()
 
     def restart(self) -> None:
         """Another program: it knows what the journal tells, and nothing else."""
-        self.watcher = StateWatcher(lambda: self.config, self.registry, self.store, self.clock)
+        self.watcher = StateWatcher(self.config, self.registry, self.store, self.clock)
 
     def write(self, name: str, data: bytes) -> Path:
         path = self.planning / name
@@ -797,11 +797,11 @@ def test_events_are_not_read_where_the_project_says_no(desk: Desk) -> None:
 
 
 def test_observe_mode_saves_no_versions_until_it_ends(desk: Desk) -> None:
-    desk.config = msgspec.structs.replace(desk.config, mode="observe")
+    desk.watcher.config = msgspec.structs.replace(desk.config, mode="observe")
     desk.write(".execution-state.json", SOUND)
     assert desk.look() == StateObservation()
 
-    desk.config = msgspec.structs.replace(desk.config, mode="heal")
+    desk.watcher.config = msgspec.structs.replace(desk.config, mode="heal")
 
     assert [each.data for each in desk.look().sound] == [SOUND]
 

@@ -60,7 +60,7 @@ class ProjectView:
         # a command cannot wait for a file to settle: one that is being written is broken
         state = msgspec.structs.replace(config.state, settle_s=0.0)
         asked_once = msgspec.structs.replace(config, state=state)
-        self._parts = ProjectParts(self.store, services, lambda: asked_once, os.environ, writes_reports=False)
+        self._parts = ProjectParts(self.store, services, asked_once, os.environ, writes_reports=False)
         self.registry, self.agents = self._parts.registry, self._parts.agents
         self.leases, self.flags = self._parts.held_leases, self._parts.flag_outcomes
 

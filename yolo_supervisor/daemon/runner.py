@@ -64,7 +64,7 @@ class Runner:
         self.services = services
         size = config.journal.size_mib * 2**20
         self.store = Store(project, services.clock, journal_size=size, allow_root=allow_root)
-        self.parts = ProjectParts(self.store, services, lambda: self.config, environment)
+        self.parts = ProjectParts(self.store, services, config, environment)
         self.watchers = self.parts.watchers
         self.wakeups = {watcher.name: Wakeup() for watcher in self.watchers}
         self.watcher_health = {watcher.name: WatcherHealth() for watcher in self.watchers}
@@ -123,6 +123,7 @@ class Runner:
     def reload(self, config: Config) -> None:
         """Continue with another configuration; what is under way continues as it was begun."""
         self.config = config
+        self.parts.configure(config)
         self.executor.configure(config)
         for wakeup in self.wakeups.values():
             wakeup.ring()

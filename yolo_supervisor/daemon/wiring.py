@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from yolo_supervisor.clock import Clock
 from yolo_supervisor.config import Config
@@ -38,10 +39,17 @@ class HostServices:
     tmux: Tmux
 
 
+class Configured(Protocol):
+    """A part with a configuration."""
+
+    config: Config
+
+
 class ProjectParts:
     """Everything that observes one project and decides about it; nothing here changes a document.
 
-    ``config`` is called at each use, so that a reload reaches every part. With ``writes_reports=False`` a crash is
+    A reload replaces the configuration of every part and keeps the parts: they know what cannot be observed again, such
+    as the exits that the kernel reported, or that a session had a client. With ``writes_reports=False`` a crash is
     investigated without proposing a report.
     """
 
@@ -49,14 +57,15 @@ class ProjectParts:
         self,
         store: Store,
         services: HostServices,
-        config: Callable[[], Config],
+        config: Config,
         environment: Mapping[str, str],
         *,
         writes_reports: bool = True,
     ) -> None:
         clock, processes, scanner = services.clock, services.processes, services.scanner
+        self._environment = environment
         self.deaths = DeathWatch(processes.backend)
-        self.registry = AgentRegistry(store.paths, processes, scanner, lambda: default_homes(config(), environment))
+        self.registry = AgentRegistry(store.paths, processes, scanner, default_homes(config, environment))
         self.retry_policy = RetryPolicy(config, store, clock, processes.boot)
         self.investigator = CrashInvestigator(
             config, self.registry, store.paths, processes, scanner, self.deaths, clock, writes_reports=writes_reports
@@ -73,6 +82,16 @@ class ProjectParts:
         self.leases = LeasesWatcher(config, self.held_leases, StaleLocks(store, processes.backend, living))
         self.tasks = TasksWatcher(config, self.registry, living, store, scanner, self.retry_policy, clock)
         self.flags = FlagsWatcher(config, self.flag_outcomes)
+
+    def configure(self, config: Config) -> None:
+        """Continue with another configuration."""
+        self.registry.use_homes(default_homes(config, self._environment))
+        parts: tuple[Configured, ...] = (
+            self.retry_policy, self.investigator, self.flag_outcomes,
+            self.agents, self.sessions, self.state, self.leases, self.tasks, self.flags,
+        )  # fmt: skip
+        for part in parts:
+            part.config = config
 
     @property
     def objections(self) -> Mapping[str, Objection]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,16 +32,14 @@ from yolo_supervisor.system.processes import Processes
 
 
 class AgentRegistry:
-    """All sources of agents of one project. ``claude_dirs`` are read beside the folders that agents name."""
+    """All sources of agents of one project. ``homes`` are read beside the folders that agents name."""
 
-    def __init__(
-        self, paths: Paths, processes: Processes, scanner: ProcessScanner, claude_dirs: Callable[[], Iterable[Path]]
-    ) -> None:
+    def __init__(self, paths: Paths, processes: Processes, scanner: ProcessScanner, homes: Iterable[Path]) -> None:
         self.paths = paths
         self.task_lists = TaskLists(paths)
         self._processes = processes
         real = Path(os.path.realpath(paths.project))
-        self._homes = ClaudeHomes(real, processes, claude_dirs)
+        self._homes = ClaudeHomes(real, processes, homes)
         self._describer = ProcessDescriber(processes, scanner)
         self._records = RecordFiles(paths)
         self._command_lines = CommandLines(real, scanner, self._describer)
@@ -54,6 +52,10 @@ class AgentRegistry:
             AgentHealth(self._describer),
             AgentPids(paths, self._describer),
         )
+
+    def use_homes(self, homes: Iterable[Path]) -> None:
+        """From the next snapshot on read these homes beside the folders that agents name."""
+        self._homes.defaults = tuple(homes)
 
     def snapshot(self) -> ProjectSnapshot:
         """Read all that decisions about the project's agents depend on. OSError if the records cannot be listed."""

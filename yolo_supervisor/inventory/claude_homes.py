@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from yolo_supervisor import user_dirs
@@ -26,10 +26,10 @@ def default_homes(config: Config, environment: Mapping[str, str]) -> list[Path]:
 class ClaudeHomes:
     """The homes of one project: the default ones, and those of all agents that it had."""
 
-    def __init__(self, project: Path, processes: Processes, defaults: Callable[[], Iterable[Path]]) -> None:
+    def __init__(self, project: Path, processes: Processes, defaults: Iterable[Path]) -> None:
         self._project = project
         self._processes = processes
-        self._defaults = defaults
+        self.defaults = tuple(defaults)
         self._known: dict[Path, None] = {}
         self._sessions = ParsedFileCache(lambda data, _: claude.session(data))
         self._teams = ParsedFileCache(lambda data, path: claude.team(data, path.parent.name))
@@ -37,7 +37,7 @@ class ClaudeHomes:
     def with_those_of(self, agents: Iterable[Path]) -> tuple[Path, ...]:
         """All homes. Those of ``agents`` are remembered: an agent's tasks outlive it."""
         self._known.update(dict.fromkeys(agents))
-        return tuple(dict.fromkeys((*self._defaults(), *self._known)))
+        return tuple(dict.fromkeys((*self.defaults, *self._known)))
 
     def sessions(self, homes: Iterable[Path]) -> Iterator[LiveSession]:
         """The sessions whose process runs."""

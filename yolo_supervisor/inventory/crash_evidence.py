@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -113,7 +113,7 @@ class CrashInvestigator:
 
     def __init__(
         self,
-        config: Callable[[], Config],
+        config: Config,
         registry: AgentRegistry,
         paths: Paths,
         processes: Processes,
@@ -124,7 +124,8 @@ class CrashInvestigator:
     ) -> None:
         self._writes_reports = writes_reports
         """False in read-only commands, which do not wait for a report."""
-        self._config = config
+        self.config = config
+        """The configuration in force: a reload replaces it."""
         self._registry = registry
         self._paths = paths
         self._processes = processes
@@ -243,7 +244,7 @@ class CrashInvestigator:
                 (event, {key: note[key] for key in REPORTED_KEYS if key in note}) for event, note in notes[-8:]
             ),
         )
-        config = self._config().tasks
+        config = self.config.tasks
         verdict = classify(evidence, config.hold_s, config.hold_max_s)
         more = {
             "processes": list(self._tree(trees.get(process, ()))),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -186,8 +186,9 @@ class FlagOutcomes:
     ``boot`` identifies the boot in which monotonic times are comparable.
     """
 
-    def __init__(self, config: Callable[[], Config], store: Store, clock: Clock, boot: str) -> None:
-        self._config = config
+    def __init__(self, config: Config, store: Store, clock: Clock, boot: str) -> None:
+        self.config = config
+        """The configuration in force: a reload replaces it."""
         self._store = store
         self._clock = clock
         self._boot = boot
@@ -208,7 +209,7 @@ class FlagOutcomes:
 
     @property
     def rule(self) -> Rule:
-        config = self._config().flags
+        config = self.config.flags
         return Rule(config.max_error_rate, config.alpha, config.min_samples, config.window, config.window_s)
 
     @property
@@ -315,7 +316,7 @@ class FlagOutcomes:
         if switch is None or not switch.off:
             self._disabled_since.pop(name, None)
             return None
-        probation_in_s, first_s = None, self._config().flags.probation_s
+        probation_in_s, first_s = None, self.config.flags.probation_s
         if first_s and switch.times:
             age_s = switch.switched.age(Instant(self._boot, now_s)) if switch.switched is not None else None
             off_s = age_s if age_s is not None else now_s - self._disabled_since.setdefault(name, now_s)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -70,8 +70,9 @@ class RetryPolicy:
     ``boot`` identifies the boot in which monotonic times are comparable.
     """
 
-    def __init__(self, config: Callable[[], Config], store: Store, clock: Clock, boot: str) -> None:
-        self._config = config
+    def __init__(self, config: Config, store: Store, clock: Clock, boot: str) -> None:
+        self.config = config
+        """The configuration in force: a reload replaces it."""
         self._store = store
         self._clock = clock
         self._boot = boot
@@ -82,7 +83,7 @@ class RetryPolicy:
         ``cause`` is a word, so that two failures can be compared. With ``hold_s`` the attempt failed at a rate limit
         that stops all agents for so long: it is not charged.
         """
-        config, index = self._config().tasks, self._store.index
+        config, index = self.config.tasks, self._store.index
         attempt = index.requeues[task.id] + 1
         last, now = index.failures.get(task.id), Instant(self._boot, self._clock.monotonic())
         age_s = last.failed.age(now) if last is not None and last.failed is not None else None
@@ -109,7 +110,7 @@ class RetryPolicy:
         """The backoff before the next attempt: random between attempts, constant for one attempt."""
         if attempt == 1:
             return 0.0
-        config = self._config().tasks
+        config = self.config.tasks
         chance = zlib.crc32(f"{task.id}#{attempt}".encode("utf-8", "surrogatepass")) / 2**32
         return pause_s(config.backoff_s, attempt - 1, config.backoff_max_s, chance)
 

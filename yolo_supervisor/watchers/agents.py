@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -182,7 +182,7 @@ class AgentsWatcher:
 
     def __init__(
         self,
-        config: Callable[[], Config],
+        config: Config,
         registry: AgentRegistry,
         store: Store,
         processes: Processes,
@@ -191,7 +191,8 @@ class AgentsWatcher:
         queue: RetryPolicy,
         investigator: CrashInvestigator | None = None,
     ) -> None:
-        self._config = config
+        self.config = config
+        """The configuration in force: a reload replaces it."""
         self._registry = registry
         self._store = store
         self._processes = processes
@@ -215,14 +216,14 @@ class AgentsWatcher:
 
     @property
     def interval_s(self) -> float:
-        return self._config().agents.interval_s
+        return self.config.agents.interval_s
 
     def rest_s(self) -> float:
         rest_s = until_next(self.interval_s)
         return rest_s if self._next_s is None else min(rest_s, self._next_s)
 
     async def tick(self, now: datetime) -> Sequence[Remediation]:
-        config = self._config()
+        config = self.config
         snapshot, sightings = self._meet()
         attention = _attention(sightings)
         if self.investigator is not None:
@@ -293,7 +294,7 @@ class AgentsWatcher:
         return AgentsObservation(
             sightings=sightings,
             known=len(self._known.agents),
-            observing=self._config().mode == "observe",
+            observing=self.config.mode == "observe",
             confirmed=confirmed,
             dangling=dangling,
             dangling_files=self._dangling_files(dangling, snapshot),

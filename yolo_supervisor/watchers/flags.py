@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from yolo_supervisor.actions.base import AlertCode, Escalate
@@ -105,15 +105,16 @@ def _alert(flag: Flag, code: AlertCode, reason: str) -> Escalate:
 class FlagsWatcher:
     name = NAME
 
-    def __init__(self, config: Callable[[], Config], outcomes: FlagOutcomes) -> None:
-        self._config = config
+    def __init__(self, config: Config, outcomes: FlagOutcomes) -> None:
+        self.config = config
+        """The configuration in force: a reload replaces it."""
         self._outcomes = outcomes
         self._due_s: float | None = None
         """Seconds until a probation begins, from the last observation."""
 
     @property
     def interval_s(self) -> float:
-        return self._config().flags.interval_s
+        return self.config.flags.interval_s
 
     def rest_s(self) -> float:
         """A short pause while there is more to read, or until the next probation begins, if sooner."""

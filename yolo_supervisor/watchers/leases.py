@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
 from yolo_supervisor.actions.base import AlertCode, Escalate
@@ -52,8 +52,9 @@ def _end(lock: StaleLock) -> Remediation:
 class LeasesWatcher:
     name = "leases"
 
-    def __init__(self, config: Callable[[], Config], leases: Leases, locks: StaleLocks) -> None:
-        self._config = config
+    def __init__(self, config: Config, leases: Leases, locks: StaleLocks) -> None:
+        self.config = config
+        """The configuration in force: a reload replaces it."""
         self._leases = leases
         self._locks = locks
         self._next_s: float | None = None
@@ -61,7 +62,7 @@ class LeasesWatcher:
 
     @property
     def interval_s(self) -> float:
-        return self._config().leases.interval_s
+        return self.config.leases.interval_s
 
     def rest_s(self) -> float:
         """The pause until the next tick: shorter if a lease expires or a lock is due before."""
@@ -70,7 +71,7 @@ class LeasesWatcher:
 
     async def tick(self, now: datetime) -> Sequence[Remediation]:
         due, left_s = self._leases.due(now)
-        locks = self._locks.all(self._config().tasks.idle_limit_s)
+        locks = self._locks.all(self.config.tasks.idle_limit_s)
         soon = [lock.stale_s - lock.age_s for lock in locks if lock.age_s < lock.stale_s]
         next_s = min([*soon, *([] if left_s is None else [left_s])], default=None)
         self._next_s = None if next_s is None else self._leases.monotonic() + next_s

@@ -173,7 +173,7 @@ class SessionsWatcher:
 
     def __init__(
         self,
-        config: Callable[[], Config],
+        config: Config,
         registry: AgentRegistry,
         agents: Callable[[], list[tuple[Agent, Liveness]]],
         paths: Paths,
@@ -181,7 +181,8 @@ class SessionsWatcher:
         tmux: Tmux,
         clock: Clock,
     ) -> None:
-        self._config = config
+        self.config = config
+        """The configuration in force: a reload replaces it."""
         self._registry = registry
         self._agents = agents
         self._paths = paths
@@ -196,13 +197,13 @@ class SessionsWatcher:
 
     @property
     def interval_s(self) -> float:
-        return self._config().sessions.interval_s
+        return self.config.sessions.interval_s
 
     def rest_s(self) -> float:
         return until_next(self.interval_s)
 
     async def tick(self, now: datetime) -> Sequence[Remediation]:
-        config = self._config()
+        config = self.config
         observation = self._twice_seen(await self.observe(self.interval_s / 2))
         now_s = self._clock.monotonic()
         self._memory = remember(self._memory, observation, now_s)
@@ -232,7 +233,7 @@ class SessionsWatcher:
 
         tmux itself is asked, right before the signal.
         """
-        policy = self._config().sessions.on_detach
+        policy = self.config.sessions.on_detach
         if policy in ("keep", "notify"):
             return f"the policy is {policy} now"
         observation = await self.observe(0.0)
@@ -343,7 +344,7 @@ class SessionsWatcher:
                 yield PaneEnd(agent=agent, session=session, pane=name, status=pane.status, signal=pane.signal)
 
     def _at_work(self, agents: Sequence[Agent]) -> frozenset[str]:
-        if self._config().sessions.on_detach != "drain":
+        if self.config.sessions.on_detach != "drain":
             return frozenset()
         lists, snapshot = self._registry.task_lists, self._registry.snapshot()
         busy = set()

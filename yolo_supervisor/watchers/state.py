@@ -7,7 +7,7 @@ import difflib
 import errno
 import fnmatch
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -228,8 +228,9 @@ class _Known:
 class StateWatcher:
     name = "state"
 
-    def __init__(self, config: Callable[[], Config], registry: AgentRegistry, store: Store, clock: Clock) -> None:
-        self._config = config
+    def __init__(self, config: Config, registry: AgentRegistry, store: Store, clock: Clock) -> None:
+        self.config = config
+        """The configuration in force: a reload replaces it."""
         self._registry = registry
         self._store = store
         self._clock = clock
@@ -243,14 +244,14 @@ class StateWatcher:
 
     @property
     def interval_s(self) -> float:
-        return self._config().state.interval_s
+        return self.config.state.interval_s
 
     def rest_s(self) -> float:
         """A short pause while a broken file may be a write in progress."""
-        return self._config().state.settle_s if self._unsettled else until_next(self.interval_s)
+        return self.config.state.settle_s if self._unsettled else until_next(self.interval_s)
 
     async def tick(self, now: datetime) -> Sequence[Remediation]:
-        return decide(self.observe(now, self._config().state.settle_s), self._store.paths.quarantine)
+        return decide(self.observe(now, self.config.state.settle_s), self._store.paths.quarantine)
 
     def observe(self, now: datetime, settle_s: float) -> StateObservation:
         """All critical files that changed, or were broken for ``settle_s`` seconds without a change."""
@@ -273,7 +274,7 @@ class StateWatcher:
                 continue
             data, known = examined
             if known.flaw is None:
-                if self._config().mode == "observe":
+                if self.config.mode == "observe":
                     continue
                 sound.append(Sound(path=path, key=key, data=data, snap=self._snap(path, data, now)))
             elif self._clock.monotonic() - known.since_s < settle_s:
@@ -285,7 +286,7 @@ class StateWatcher:
 
     def folders(self) -> set[Path]:
         """The folders that contain critical files, existing or not."""
-        return {(self._planning / pattern).parent for pattern in self._config().state.files}
+        return {(self._planning / pattern).parent for pattern in self.config.state.files}
 
     def files(self) -> Iterator[Path]:
         """The critical files that exist."""
@@ -311,7 +312,7 @@ class StateWatcher:
 
         A link does not count as a folder: its target may be anywhere.
         """
-        for name in self._config().state.files:
+        for name in self.config.state.files:
             folder, _, pattern = name.rpartition("/")
             if not (self._planning / folder).is_symlink():
                 yield self._planning / folder, pattern

@@ -107,7 +107,7 @@ class TasksWatcher:
 
     def __init__(
         self,
-        config: Callable[[], Config],
+        config: Config,
         registry: AgentRegistry,
         agents: Callable[[], list[tuple[Agent, Liveness]]],
         store: Store,
@@ -115,7 +115,8 @@ class TasksWatcher:
         queue: RetryPolicy,
         clock: Clock,
     ) -> None:
-        self._config = config
+        self.config = config
+        """The configuration in force: a reload replaces it."""
         self._registry = registry
         self._lists = registry.task_lists
         self._agents = agents
@@ -128,14 +129,14 @@ class TasksWatcher:
 
     @property
     def interval_s(self) -> float:
-        return self._config().tasks.interval_s
+        return self.config.tasks.interval_s
 
     def rest_s(self) -> float:
         return until_next(self.interval_s)
 
     async def tick(self, now: datetime) -> Sequence[Remediation]:
         letters = self._store.paths.folder / "dead-letters"
-        return decide(await self.observe(), letters, self._config().tasks.idle_limit_s)
+        return decide(await self.observe(), letters, self.config.tasks.idle_limit_s)
 
     async def observe(self) -> TasksObservation:
         snapshot = self._registry.snapshot()
@@ -150,7 +151,7 @@ class TasksWatcher:
         after a time in which it was stopped: the cause (a container that was paused) may have stopped the owners, too.
         """
         before_s, self._looked_s = self._looked_s, self._clock.monotonic()
-        if self._looked_s - before_s > max(2 * self.interval_s, self._config().tasks.idle_limit_s / 2):
+        if self._looked_s - before_s > max(2 * self.interval_s, self.config.tasks.idle_limit_s / 2):
             self._watched = {}
         self._store.heed()  # other processes write the heartbeats of claims
         known = self._agents()
