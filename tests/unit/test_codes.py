@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, get_args
 
@@ -41,6 +43,7 @@ from yolo_supervisor.store.store import Outcome, Store
 from yolo_supervisor.system.process_backend import backend
 from yolo_supervisor.system.processes import Processes, Refusal, RefusalCode
 from yolo_supervisor.system.tmux import Tmux
+from yolo_supervisor.watchers.base import Remediation
 from yolo_supervisor.watchers.state import Broken, Cure, StateObservation, Unreadable, decide
 
 SNAPSHOT_WORKED = [("v3_snapshot_resume", outcome_table.WORKED)]
@@ -328,6 +331,30 @@ def test_one_held_lock_that_stops_many_actions_is_one_failure(runner: Runner) ->
     assert resolved(runner, *"abc") == ["c"]
     both = [("a", Busy("held", lock), "held"), ("b", Busy("held", lock.with_name("b.lock")), "held")]
     assert failures(runner, *both) == ["a", "b"]
+
+
+class HungWatcher:
+    """A watcher whose tick never ends."""
+
+    name = "tasks"
+    interval_s = 1.0
+
+    def rest_s(self) -> float:
+        return 1.0
+
+    async def tick(self, now: datetime) -> Sequence[Remediation]:
+        await anyio.sleep_forever()
+        return ()
+
+
+async def test_a_hung_tick_is_a_failure_that_says_so(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("yolo_supervisor.daemon.runner.TICK_LIMIT_S", 0.01)
+
+    with capture_logs() as lines:
+        await runner._tick(HungWatcher(), runner.watcher_health["tasks"])
+
+    assert runner.watcher_health["tasks"].last_error == "no answer within 0.01 s"
+    assert [(line["event"], line["error"]) for line in lines] == [("watcher_failed", "no answer within 0.01 s")]
 
 
 def test_a_refused_path_is_another_failure_than_a_held_lock_there() -> None:

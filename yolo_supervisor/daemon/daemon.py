@@ -36,10 +36,10 @@ from yolo_supervisor.watchers.agents import AgentsWatcher
 EX_OK, EX_NO, EX_DATAERR, EX_OSERR, EX_TEMPFAIL = 0, 1, 65, 71, 75
 
 STOP_LIMIT_S = 8.0
-"""How long a termination under way may take to its end at a clean stop."""
+"""How long a clean stop waits for terminations that are under way, in seconds."""
 
 MANAGER_S = 0.5
-"""Shortest time between two reports to the service manager, in seconds, whatever its watchdog asks."""
+"""Shortest time between two reports to the service manager, in seconds, however short its watchdog time is."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Options:
     config: Path | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     allow_root: bool = False
-    """Whether root may supervise what belongs to others."""
+    """Whether root may supervise the projects of other users."""
 
 
 class Daemon:
@@ -65,8 +65,8 @@ class Daemon:
         self.notifier = Notifier(os.environ)
         self.projects: dict[Path, Project] = {}
         self._refused = ""
-        """Why the last reload has changed nothing."""
-        self._endangered: dict[int, str] = {}
+        """The reason why the last reload changed nothing."""
+        self._cgroup_shared: dict[int, str] = {}
         self._log = structlog.get_logger()
         self._stopping = anyio.Event()
         self._file_events = FileEvents(self._edges)
@@ -83,7 +83,7 @@ class Daemon:
         return list(dict.fromkeys(Path(os.path.realpath(path)) for path in named))
 
     async def run(self) -> int:
-        """The exit code. ConfigError if the configuration cannot be used at the start."""
+        """Supervise until a signal. Returns the exit code; ConfigError if the configuration cannot be used."""
         asyncio.get_running_loop().set_exception_handler(self._callback_failed)
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
             _raise_file_limit()
@@ -109,7 +109,10 @@ class Daemon:
             return EX_OK
 
     def _open_projects(self) -> int:
-        """Open all that are wanted. The exit code if none could be, else 0. ConfigError if that is why."""
+        """Open the wanted projects.
+
+        Returns the exit code: 0 unless none could be opened. ConfigError if wrong configurations are the reason.
+        """
         wrong: dict[Path, ConfigError] = {}
         code = EX_NO
         for path in self.wanted(self.config):
@@ -126,7 +129,7 @@ class Daemon:
                     code = EX_TEMPFAIL
                 elif isinstance(error, TooNew):
                     code = EX_DATAERR
-                project.trouble = str(error)
+                project.unavailable = str(error)
                 self._log.error("project_unavailable", project=str(path), error=str(error))
         if wrong and not self.projects:
             raise next(iter(wrong.values()))
@@ -135,7 +138,7 @@ class Daemon:
         return EX_OK if self._runners() else code
 
     def _sample_s(self) -> float:
-        """As often as the most demanding project wants."""
+        """The pause between two process scans: the shortest that a project asks for."""
         return min((p.config.processes.sample_s for p in self.projects.values()), default=1.0)
 
     def _sampled(self, changed: bool) -> None:
@@ -147,8 +150,8 @@ class Daemon:
     def _callback_failed(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Log a failure of the event loop; end without memory, since the loop would fail and log for ever."""
         if isinstance(context.get("exception"), MemoryError):
-            sys.stderr.write("yolo-supervisor: there is no memory left: it ends, to be started again\n")
-            os._exit(EX_OSERR)  # the journal holds whatever was under way
+            sys.stderr.write("yolo-supervisor: out of memory: the program ends, to be started again\n")
+            os._exit(EX_OSERR)  # the journal holds the changes under way
         self._log.error("event_loop_failed", error=str(context.get("exception") or context.get("message")))
 
     # -- signals -------------------------------------------------------------------------------------------------
@@ -158,7 +161,7 @@ class Daemon:
             if number == signal.SIGHUP:
                 self._reload(tasks)
             elif self._stopping.is_set():
-                os._exit(128 + number)  # the second one: at once, the journal holds whatever was under way
+                os._exit(128 + number)  # the second one ends at once: the journal holds the changes under way
             else:
                 self._stopping.set()
 
@@ -168,7 +171,7 @@ class Daemon:
         try:
             config = self._load(None)
             configs = {path: self._load(path) for path in self.wanted(config)}
-        except Exception as error:  # noqa: BLE001 - whatever a new configuration does, the one in force goes on
+        except Exception as error:  # noqa: BLE001 - a wrong configuration must not end the daemon: the old one stays
             self._refused = str(error) if isinstance(error, ConfigError) else repr(error)
             self._log.error("reload_refused", error=self._refused, kept="the configuration in force")
         else:
@@ -176,11 +179,11 @@ class Daemon:
             self.config = config
             for path in self.projects.keys() - configs.keys():
                 self.projects.pop(path).scope.cancel()
-            for path, each in configs.items():
+            for path, project_config in configs.items():
                 if path in self.projects:
-                    self.projects[path].reload(each)
+                    self.projects[path].reload(project_config)
                 else:
-                    self.projects[path] = self._project(path, each)
+                    self.projects[path] = self._project(path, project_config)
                     tasks.start_soon(self.projects[path].run)
             self._file_events.renew()
             self._log.info("reloaded", projects=len(configs), mode=config.mode)
@@ -206,21 +209,21 @@ class Daemon:
         runners = self._runners()
         agents = sum(len(runner.parts.agents.processes()) for runner in runners)
         text = f"{len(runners)} projects, {agents} agents" + (", observing" if self.config.mode == "observe" else "")
-        text += "".join(f"; {p.trouble}" for p in self.projects.values() if p.trouble)
+        text += "".join(f"; {p.unavailable}" for p in self.projects.values() if p.unavailable)
         text += f"; the last reload was refused: {self._refused}" if self._refused else ""
         return " ".join(text.split())  # a line feed would begin another assignment
 
-    def _look_around(self) -> None:
-        """Log, once, tmux servers and agents in our cgroup: a unit ends with its whole cgroup."""
+    def _check_cgroup(self) -> None:
+        """Log, once, tmux servers and agents in the service's cgroup: a unit ends with its whole cgroup."""
         agents = {process.pid for process in self.services.scanner.agents}
-        found = dict(endangered(self.services.processes.backend, os.getpid(), agents))
-        for pid, what in found.items():
-            if pid not in self._endangered:
+        shared = dict(endangered(self.services.processes.backend, os.getpid(), agents))
+        for pid, what in shared.items():
+            if pid not in self._cgroup_shared:
                 error = f"a stop of this service would kill {what} {pid}: start tmux in a login, or yolo-tmux@.service"
                 self._log.error("cgroup_shared", error=error, pid=pid)
-        if self._endangered and not found:
+        if self._cgroup_shared and not shared:
             self._log.info("cgroup_cleared")
-        self._endangered = found
+        self._cgroup_shared = shared
 
     async def _keep_manager_informed(self) -> None:
         every_s = max(MANAGER_S, min(10.0, (self.notifier.watchdog_s or 30.0) / 3))
@@ -232,12 +235,12 @@ class Daemon:
                 self.notifier.status(self._status())
                 if self.notifier.watchdog_s:
                     self.notifier.alive()
-            self._look_around()
+            self._check_cgroup()
             await anyio.sleep(until_next(every_s))
 
 
 def _raise_file_limit() -> None:
-    """One descriptor an agent: take what we may have."""
+    """Raise the limit of file descriptors as far as permitted: each watched agent needs one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

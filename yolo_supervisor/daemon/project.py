@@ -25,14 +25,14 @@ from yolo_supervisor.store.locks import Busy
 from yolo_supervisor.store.paths import Paths, refuse_root
 
 LOST_S = 15.0
-"""Time between two checks that a project's folder is there; its watchers notice a loss at their next tick anyway."""
+"""The pause between two checks that a project's folder exists, in seconds; its watchers fail before if it does not."""
 
 REOPEN_S = 5.0
-"""How often a project is tried again that could not be opened or was lost."""
+"""The pause before an unavailable project is opened again, in seconds."""
 
 
 class Held(Exception):
-    """Another supervisor has the project."""
+    """Another supervisor holds the project."""
 
 
 class ProjectLock:
@@ -43,7 +43,7 @@ class ProjectLock:
         self._fd = -1
 
     def take(self) -> None:
-        """Held, with who has it, if it is taken."""
+        """Take the right. ``Held``, naming the holder, if another process has it."""
         make_folder(Disk(), self._paths.folder)
         fd = Disk().open(self._paths.folder / "supervisor.lock", os.O_RDWR | os.O_CREAT)
         try:
@@ -51,8 +51,8 @@ class ProjectLock:
         except BlockingIOError:
             os.close(fd)
             holder = own_files.load_holder(read_or_none(self._paths.holder) or b"")
-            who = f"process {holder.process.pid}, since {holder.started_at}" if holder else "another process"
-            raise Held(f"{self._paths.project} is supervised already, by {who}") from None
+            holder_text = f"process {holder.process.pid}, since {holder.started_at}" if holder else "another process"
+            raise Held(f"{self._paths.project} is supervised already, by {holder_text}") from None
         self._fd = fd
 
     def release(self) -> None:
@@ -62,7 +62,7 @@ class ProjectLock:
 
 
 class Project:
-    """One project under the daemon: opened, watched, and tried again when it was lost."""
+    """One project under the daemon: opened, watched, and opened again after it was lost."""
 
     def __init__(
         self, path: Path, config: Config, services: HostServices, opened: Callable[[], None], allow_root: bool = False
@@ -73,20 +73,21 @@ class Project:
         self.config = config
         self.services = services
         self.runner: Runner | None = None
-        self.trouble: str | None = None
+        self.unavailable: str | None = None
+        """The reason why the project is not watched, if it is not."""
         self._failure: tuple[object, ...] | None = None
         """The identity of the failure that was logged last, until the project is watched again."""
         self.scope = anyio.CancelScope()
-        self._claim = ProjectLock(Paths(path))
+        self._lock = ProjectLock(Paths(path))
         self._log = structlog.get_logger().bind(project=str(path))
 
     def open(self) -> None:
-        """Held if another supervisor has it; OSError, Refused, Busy if its folder cannot be used."""
+        """Begin to supervise. Held if another supervisor does; OSError, Refused, Busy if its folder cannot be used."""
         if not self.path.is_dir():
             raise FileNotFoundError(f"there is no folder {self.path}")
         if not self._allow_root:
             refuse_root(self.path, self.path.stat())
-        self._claim.take()
+        self._lock.take()
         runner = Runner(self.path, self.config, self.services, os.environ, self._allow_root)
         try:
             runner.open()
@@ -94,7 +95,7 @@ class Project:
             runner.daemon_note("started", f"version {__version__}", {"pid": os.getpid(), "mode": self.config.mode})
         except BaseException:
             runner.close()
-            self._claim.release()
+            self._lock.release()
             raise
         self.runner = runner
         self._opened()
@@ -108,7 +109,7 @@ class Project:
                 if self.runner is not None:
                     await self._watch_while_there(self.runner)
                 await anyio.sleep(REOPEN_S)
-        self.close()  # it is no longer wanted
+        self.close()  # the project is no longer wanted
 
     def _try_open(self) -> None:
         try:
@@ -116,33 +117,33 @@ class Project:
         except (OSError, Held, Refused, Busy) as error:
             self._lost(failure_identity("open", error), f"{error}: tried again until it can be watched")
         else:
-            if self.trouble is not None:
-                self.trouble = self._failure = None
+            if self.unavailable is not None:
+                self.unavailable = self._failure = None
                 self._log.info("project_available")
 
     async def _watch_while_there(self, runner: Runner) -> None:
-        """Watch until the project's folder, or ours in it, is gone; after any other end the watch begins again."""
+        """Watch until the project's folder, or the state folder in it, is gone, or the watch fails."""
         failure: tuple[object, ...] = ("gone",)
-        why = f"{runner.store.paths.folder} is gone: watched again when the project is back"
+        reason = f"{runner.store.paths.folder} is gone: watched again when the project is back"
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(runner.run)
                 while os.path.isdir(runner.store.paths.agents):
                     await anyio.sleep(until_next(LOST_S))
                 tasks.cancel_scope.cancel()
-        except Exception as error:  # noqa: BLE001 - no trouble of one project may stop the others
+        except Exception as error:  # noqa: BLE001 - a failure in one project must not stop the others
             failure = failure_identity("watch", error)
-            why = f"the watch was cut off and is begun anew: {error!r}"
+            reason = f"the watch failed and begins again: {error!r}"
         runner.close()
-        self._claim.release()
+        self._lock.release()
         self.runner = None
-        self._lost(failure, why)
+        self._lost(failure, reason)
 
-    def _lost(self, failure: tuple[object, ...], why: str) -> None:
-        self.trouble = why
+    def _lost(self, failure: tuple[object, ...], reason: str) -> None:
+        self.unavailable = reason
         if self._failure != failure:
             self._failure = failure
-            self._log.error("project_unavailable", error=why)
+            self._log.error("project_unavailable", error=reason)
 
     def reload(self, config: Config) -> None:
         self.config = config
@@ -156,4 +157,4 @@ class Project:
             self.runner.remove_report()
             self.runner.close()
             self.runner = None
-        self._claim.release()
+        self._lock.release()

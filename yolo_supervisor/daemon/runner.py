@@ -182,8 +182,8 @@ class Runner:
             results = self.executor.apply(watcher.name, remediations)
             self._report_at_times()
         except OSError as error:
-            health.last_error = str(error)
-            self._failures.failed("watcher", error, watcher=watcher.name)
+            health.last_error = str(error) or f"no answer within {TICK_LIMIT_S:g} s"  # a time-out has no text
+            self._failures.failed("watcher", error, message=health.last_error, watcher=watcher.name)
         except Exception as error:  # noqa: BLE001 - the one place: a failed tick must not end the watch
             health.last_error = f"{type(error).__name__}: {error}"
             self._failures.failed("watcher", error, message=health.last_error, exc_info=True, watcher=watcher.name)

@@ -31,7 +31,7 @@ from yolo_supervisor.watchers.tasks import TasksWatcher
 
 @dataclass(frozen=True)
 class HostServices:
-    """What the projects share: one process table, one view of tmux, one clock."""
+    """The services that all projects share: one process table, one view of tmux, one clock."""
 
     clock: Clock
     processes: Processes
@@ -112,5 +112,5 @@ class ProjectParts:
 
     @property
     def watchers(self) -> tuple[Watcher, ...]:
-        """All watchers; the state is looked at, and saved, before another watcher's action changes it."""
+        """All watchers. The state is observed, and saved, before another watcher's action changes it."""
         return self.state, self.agents, self.sessions, self.tasks, self.leases, self.flags
