@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 from yolo_supervisor.fs.read import LIMIT
 from yolo_supervisor.store.disk import FILE_MODE, FOLDER_MODE, Disk
+from yolo_supervisor.store.store import Store
 
 Model = Literal["posix", "ext4"]
 """``posix``: any of the pieces. ``ext4``: names in their order; a file's writes in their order, data before size."""
@@ -606,3 +607,8 @@ class FaultyDisk(MemoryDisk):
             if not node.folder:
                 self.lose(node)
             raise
+
+
+def use_disk(store: Store, disk: Disk) -> None:
+    """Let the store go on with another disk."""
+    store.disk = store.journal._disk = store.documents.disk = store._backups.disk = disk

@@ -30,6 +30,7 @@ import pytest
 import structlog.testing
 
 from support.budget import budget
+from support.disks import use_disk
 from support.project import write_task
 from yolo_supervisor.actions import tasks as task_actions
 from yolo_supervisor.actions.agents import Register, forget
@@ -400,7 +401,7 @@ class Supervision:
         world, processes = self._world, Processes(self._world.machine)
         services = HostServices(world.time, processes, ProcessScanner(processes), Tmux(world.time))
         runner = Runner(world.project, world.config, services, {"HOME": str(world.home)})
-        runner.store.disk = runner.store.journal._disk = self.disk
+        use_disk(runner.store, self.disk)
 
         def sampled(changed: bool) -> None:
             runner.write_trees()

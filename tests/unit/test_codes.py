@@ -154,7 +154,9 @@ def recovered(project: Path, evidence: dict[str, Any], replay: dict[str, bool]) 
         action = Requeue(key=task.id, task=task, owner="dev", cause="died", reason="any", evidence=evidence)
         write = {"path": str(path), "before": digest(b"before"), "after": digest(b"after"), "content": "after"}
         record = fields(entry(action, "tasks", store.clock.now(), project)) | {"seq": 1}
-        store.paths.journal.write_bytes(seal({**record, "write": {**write, "stamp": store._stamp(path), **replay}}))
+        store.paths.journal.write_bytes(
+            seal({**record, "write": {**write, "stamp": store.documents.stamp(path), **replay}})
+        )
         store.recover()
     return path.read_bytes() == b"after"
 

@@ -24,8 +24,8 @@ from yolo_supervisor.actions import notes
 from yolo_supervisor.actions.agents import Terminate, died
 from yolo_supervisor.actions.base import Edit, Kind, Verb, WriteMode
 from yolo_supervisor.fs.read import digest
+from yolo_supervisor.store import backups as backups_module
 from yolo_supervisor.store import journal as journal_module
-from yolo_supervisor.store import store as store_module
 from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.store.history import History
 from yolo_supervisor.store.locks import Busy
@@ -53,7 +53,7 @@ pytestmark = pytest.mark.timeout(budget(quick=600, full=1200, soak=3600))
 @pytest.fixture(autouse=True)
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few hundred bytes are a large document, and no segment is old enough to be removed."""
-    monkeypatch.setattr(store_module, "INLINE", 900)
+    monkeypatch.setattr(backups_module, "INLINE", 900)
     monkeypatch.setattr(journal_module, "SEGMENTS", 1000)
 
 

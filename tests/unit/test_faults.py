@@ -19,7 +19,7 @@ from yolo_supervisor.store.store import Store
 
 __all__ = ["small_limits"]
 
-STEP = budget(quick=8, full=2, soak=1)
+STEP = budget(quick=7, full=2, soak=1)
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EINTR, errno.EMFILE)
 PROJECT = Path("/p")
 LARGE = b'{"large":"%s"}' % (b"x" * 1500)
@@ -162,7 +162,7 @@ def a_crashed_store(life: Life) -> None:
     for path, content in ((PATHS[0], b"promised"), (PATHS[2], b"promised too"), (LOG, b'{"line":0}\n{"line":1}\n')):
         store = a_store(life.disk)
         store.open()
-        store._write = killed  # type: ignore[method-assign, assignment]
+        store.documents.write = killed  # type: ignore[method-assign, assignment]
         with suppress(Killed):
             life.put(store, path, content)
         store.close()

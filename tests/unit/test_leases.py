@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from support.disks import use_disk
 from support.project import EPOCH, FakeClock, QuickDisk
 from yolo_supervisor.actions.base import WriteFile
 from yolo_supervisor.actions.leases import Release
@@ -255,7 +256,7 @@ def test_a_lease_that_the_plugin_gives_away_at_the_last_moment_is_not_ours(world
                 world.plugin("dev-2")
             super().link(old, new)
 
-    world.us.store.disk = LateDisk()
+    use_disk(world.us.store, LateDisk())
 
     assert world.us.ask("dev-1") == "stale"
     assert world.file.read_bytes() == as_plugin("dev-2")
@@ -356,8 +357,35 @@ DEEDS = st.lists(
 )
 
 
+def test_a_renewal_within_a_second_holds_for_its_whole_time(world: World) -> None:
+    """The file has the same content then."""
+    first = world.us.ask("dev-1", ttl_s=60)
+    world.clock.wait(0.5)
+    assert world.us.ask("dev-1", ttl_s=60) == first
+    world.clock.wait(59.75)
+
+    assert world.us.ask("dev-2") == "dev-1"
+    world.clock.wait(0.25)
+    assert token(world.us.ask("dev-2")) > token(first)
+
+
+@pytest.mark.anyio
+async def test_a_renewal_by_another_process_within_a_second_is_not_ended_early(world: World) -> None:
+    world.us.ask("dev-1", ttl_s=60)
+    assert await world.us.tick() == []
+    world.clock.wait(0.5)
+    world.start().ask("dev-1", ttl_s=60)
+    world.clock.wait(59.75)
+
+    assert await world.us.tick() == []
+    assert 0.0 < world.us.watcher.rest_s() <= 0.25
+    world.clock.wait(0.25)
+    assert await world.us.tick() == ["dev-1"]
+
+
 @settings(max_examples=60, deadline=None)
 @given(deeds=DEEDS)
+@example(deeds=[("ask", "dev-1"), ("wait", 0.5), ("ask", "dev-1"), ("wait", 59.0), ("wait", 0.5), ("ask", "dev-2")])
 def test_a_lease_has_one_holder_and_its_tokens_increase(
     deeds: list[tuple[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:

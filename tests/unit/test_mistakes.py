@@ -16,11 +16,14 @@ from test_crash_states import PATHS, Exploration, lived, small_limits
 from test_faults import every_fault, nothing
 from yolo_supervisor.fs.read import digest
 from yolo_supervisor.store import atomic, lines
+from yolo_supervisor.store import backups as backups_module
+from yolo_supervisor.store import documents as documents_module
 from yolo_supervisor.store import journal as journal_module
-from yolo_supervisor.store import store as store_module
 from yolo_supervisor.store.disk import FILE_MODE, Disk
+from yolo_supervisor.store.documents import Documents
 from yolo_supervisor.store.journal import Journal
-from yolo_supervisor.store.store import Recovery, Store
+from yolo_supervisor.store.recovery import Recovery
+from yolo_supervisor.store.store import Store
 
 __all__ = ["small_limits"]
 
@@ -98,7 +101,8 @@ def written_in_place(patch: Patch) -> None:
         disk.close(fd)
         atomic.sync_folder(disk, path.parent)
 
-    patch.setattr(store_module, "write_atomic", replace)
+    for module in (documents_module, backups_module):
+        patch.setattr(module, "write_atomic", replace)
 
 
 def the_checksum_is_not_looked_at(patch: Patch) -> None:
@@ -106,14 +110,14 @@ def the_checksum_is_not_looked_at(patch: Patch) -> None:
 
 
 def acknowledged_before_it_is_written(patch: Patch) -> None:
-    write, waiting = Store._write, list[Any]()
+    write, waiting = Documents.write, list[Any]()
 
-    def later(self: Store, *what: Any) -> None:
+    def later(self: Documents, *what: Any) -> None:
         for path, _, after, mode in waiting:
             write(self, path, self.disk.read(path), after, mode)
         waiting[:] = [what]
 
-    patch.setattr(Store, "_write", later)
+    patch.setattr(Documents, "write", later)
 
 
 def a_failed_flush_is_tried_again(patch: Patch) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from support.disks import use_disk
 from support.project import SAMPLES
 from yolo_supervisor.actions.base import AlertCode, Edit, Escalate, WriteFile, WriteMode
 from yolo_supervisor.actions.state import Restore, SaveVersion, quarantine, save_snapshot
@@ -824,7 +825,8 @@ def test_where_nothing_can_be_written_the_file_stays_and_is_restored_when_it_can
     desk.write(".execution-state.json", SOUND)
     desk.settle()
     desk.write(".execution-state.json", b"{torn")
-    desk.store.disk = disk = ReadOnly()
+    disk = ReadOnly()
+    use_disk(desk.store, disk)
     desk.look()
 
     with pytest.raises(OSError, match="Read-only"):

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from support.disks import use_disk
 from support.project import read_task, write_task
 from yolo_supervisor.actions import notes
 from yolo_supervisor.actions.agents import Register, Terminate, died, forget
@@ -124,7 +125,7 @@ class EditorsDisk(Disk):
 def test_a_concurrent_save_by_another_program_is_preserved(
     store: Store, task: Path, after: bytes | None, at: int, mode: WriteMode
 ) -> None:
-    store.disk = store.journal._disk = EditorsDisk(task, at)
+    use_disk(store, EditorsDisk(task, at))
 
     assert store.commit(Put(key="it", path=task, content=after, write_mode=mode), "test") is Outcome.STALE
 

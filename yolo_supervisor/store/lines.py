@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, get_args
@@ -242,6 +243,11 @@ def entry(action: Action, by: str, at: datetime, project: Path, prefix: str = ""
 def fields(entry: Entry) -> dict[str, Any]:
     """The fields that every entry has, by name, without those of its kind."""
     return {name: getattr(entry, name) for name in Entry.__struct_fields__}
+
+
+def ended(begun: Entry, seq: int, evidence: Mapping[str, Any]) -> Ended:
+    """The end of the operation that began with line ``seq``, with further evidence."""
+    return Ended(**{**fields(begun), "evidence": {**begun.evidence, **evidence}}, done=seq)
 
 
 def dump(line: Line) -> bytes:

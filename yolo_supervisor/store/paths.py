@@ -55,6 +55,14 @@ class Paths:
         return self.folder / "trees.json"
 
     @property
+    def store_lock(self) -> Path:
+        return self.folder / "store.lock"
+
+    @property
+    def held_lock(self) -> Path:
+        return self.folder / "held-lock.json"
+
+    @property
     def holder(self) -> Path:
         return self.folder / "daemon.json"
 
