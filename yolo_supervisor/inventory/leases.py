@@ -39,6 +39,15 @@ class Held:
     left_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Deadline:
+    """When a lease expires, by the monotonic clock. It holds for this content and this grant."""
+
+    digest: str
+    granted: LeaseState | None
+    at_s: float
+
+
 def readable_leases(planning: Path) -> list[Lease]:
     """The readable leases and locks in the plugin's folder, also expired ones."""
     folder = planning / ".locks"
@@ -62,8 +71,7 @@ class Leases:
         self._boot = boot
         self._folder = store.paths.planning / ".locks"
         self._files = DirectoryScanner(self._folder, lambda name: name.endswith(".lease"))
-        self._deadlines: dict[Path, tuple[str, float]] = {}
-        """For each file, the digest of its content and its monotonic deadline."""
+        self._deadlines: dict[Path, _Deadline] = {}
         self._order: list[tuple[float, Path]] = []
         """The same deadlines as a heap; some are out of date."""
 
@@ -88,7 +96,8 @@ class Leases:
         next_s = None
         while self._order and next_s is None:
             deadline_s, path = heapq.heappop(self._order)
-            if path in expired or self._deadlines.get(path, ("", 0.0))[1] != deadline_s:
+            known = self._deadlines.get(path)
+            if path in expired or known is None or known.at_s != deadline_s:
                 continue
             if (left_s := deadline_s - self._clock.monotonic()) > 0:
                 next_s = left_s
@@ -98,7 +107,7 @@ class Leases:
             elif held.left_s <= 0:
                 expired[path] = held
         for path in expired:  # they stay due until they are gone
-            heapq.heappush(self._order, (self._deadlines[path][1], path))
+            heapq.heappush(self._order, (self._deadlines[path].at_s, path))
         return list(expired.values()), next_s
 
     def of(self, resource: str, now: datetime) -> Held | None:
@@ -126,12 +135,16 @@ class Leases:
         if data is None or lease is None:
             return None
         content_digest = str(digest(data))
-        known = self._deadlines.get(path)
-        if known is None or known[0] != content_digest:
+        known, granted = self._deadlines.get(path), self._granted(lease, content_digest)
+        if known is not None and known.at_s <= self._clock.monotonic():
+            self._store.heed()  # another process may have renewed it within a second: then the file is the same
+            granted = self._granted(lease, content_digest)
+        if known is None or known.digest != content_digest or granted not in (None, known.granted):
             left_s = self._first_left_s(lease, content_digest, now)
-            known = self._deadlines[path] = content_digest, self._clock.monotonic() + left_s
-            heapq.heappush(self._order, (known[1], path))
-        return Held(lease=lease, expected_digest=content_digest, left_s=known[1] - self._clock.monotonic())
+            known = _Deadline(content_digest, self._granted(lease, content_digest), self._clock.monotonic() + left_s)
+            self._deadlines[path] = known
+            heapq.heappush(self._order, (known.at_s, path))
+        return Held(lease=lease, expected_digest=content_digest, left_s=known.at_s - self._clock.monotonic())
 
     def token(self, held: Held) -> int | None:
         """The fencing token of a lease that was granted through the store."""
