@@ -376,6 +376,36 @@ def test_a_mark_for_which_there_is_no_room_is_done_without(world: World) -> None
     assert world.reader().pending.keys() == {seq}, "the next recovery finds out by looking"
 
 
+class TearingDisk(Disk):
+    """A disk on which the next write is cut short and cannot be taken back."""
+
+    tearing = False
+
+    def write(self, fd: int, data: bytes) -> int:
+        return super().write(fd, data[: len(data) // 2] if self.tearing else data)
+
+    def truncate(self, fd: int, size: int) -> None:
+        if self.tearing:
+            self.tearing = False
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        super().truncate(fd, size)
+
+
+def test_nothing_is_written_after_a_half_written_line_that_could_not_be_cut_off(world: World) -> None:
+    disk = TearingDisk()
+    journal = world.journal(disk)
+    kept = journal.append(told("requeued", **PROMISE), durable=False)
+    disk.tearing = True
+
+    journal.mark(kept, "done")
+    journal.append(told("died"), durable=False)
+    journal.rotate()
+
+    for each in (journal, world.journal(), world.reader()):
+        assert (each.damage, each.pending, each.index.requeues[TASK]) == ([], {}, 1)
+    assert [entry["action"] for entry in history(world.path)] == ["requeued", "died"]
+
+
 def _replace(path: Path) -> None:
     path.with_name("other").write_bytes(b"".join(dump(told("died", seq=seq)) for seq in range(1, 41)))
     path.with_name("other").rename(path)

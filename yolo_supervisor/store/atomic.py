@@ -24,17 +24,19 @@ LINKLESS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EM
 def append(disk: Disk, fd: int, data: bytes, size: int, durable: bool = True) -> None:
     """Add ``data`` at the end of an append-mode file of ``size`` bytes, durably, or leave the file as it was.
 
-    OSError if the data is not there; a write that failed half-way has been cut off again. Unflushed if only the flush
-    has failed: then it is unknown which part of the file is on the device.
+    OSError if the data is not there; a write that failed half-way has been cut off again. Unflushed if the flush has
+    failed, or the end could not be cut off: then it is unknown what of the file is on the device.
     """
     try:
         if disk.write(fd, data) != len(data):
             raise OSError(errno.ENOSPC, "No space left for a whole line")
         if durable:
             flush(disk, fd)
-    except OSError:
-        with contextlib.suppress(OSError):
+    except OSError as error:
+        try:
             disk.truncate(fd, size)
+        except OSError:
+            raise Unflushed(error.errno, f"{error.strerror}, and the written part could not be cut off") from error
         raise
 
 

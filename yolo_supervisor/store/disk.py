@@ -13,7 +13,11 @@ FOLDER_MODE = 0o700
 
 
 class Unflushed(OSError):
-    """A flush has failed: the kernel may have forgotten what it could not write, so it must not be tried again."""
+    """It is unknown what of a file is on the device: nothing may be added to it any more.
+
+    A flush has failed, and must not be repeated (the kernel may have dropped what it could not write), or the end of a
+    failed write could not be cut off.
+    """
 
 
 class Disk:
