@@ -355,7 +355,7 @@ def test_unreadable_document_counts_as_closed(make_breaker: MakeBreaker, project
     document.write_bytes(garbage)
 
     assert make_breaker().refusal("build") is None
-    assert open_circuits(Paths(project).folder) == []
+    assert open_circuits(Paths(project).circuits) == []
 
 
 @pytest.mark.parametrize("key", ["server", "tool", "why", "opened_at", "since_s", "boot", "cool_down_s", "failures"])
@@ -487,7 +487,7 @@ def test_circuits_work_after_the_state_folder_was_removed(
 
 def test_status_reports_half_open_after_the_cool_down(make_breaker: MakeBreaker, project: Path, clock: Clock) -> None:
     fail(make_breaker(), WHOLE_SERVER)
-    (circuit,) = open_circuits(Paths(project).folder)
+    (circuit,) = open_circuits(Paths(project).circuits)
 
     assert circuit_status(circuit, Instant("boot", clock.monotonic()))["state"] == "open"
     assert circuit_status(circuit, Instant("boot", clock.monotonic()))["retry_in_s"] == 60
@@ -574,7 +574,7 @@ def test_at_most_one_probe_in_any_sequence_of_events(project: Path, seed: int) -
             model.time_passes(rng.choice([0.5, 59.5, 60, 239.5, 240]))
             model.the_wall_clock_jumps(rng.randint(-500, 500))
         rng.choice(events)(rng.randrange(2))
-        assert len(open_circuits(Paths(project).folder)) == (model.open_until_s is not None)
+        assert len(open_circuits(Paths(project).circuits)) == (model.open_until_s is not None)
 
 
 def test_a_document_with_a_lone_surrogate_in_a_key_counts_as_closed() -> None:

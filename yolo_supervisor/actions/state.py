@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from yolo_supervisor.actions.base import NO_EVIDENCE, Action, Edit, Kind, RemoveFile, Verb, WriteFile, WriteMode
+from yolo_supervisor.formats import plugin
 from yolo_supervisor.formats.plugin import agents as plugin_agents
 from yolo_supervisor.models import FlawCode
 
@@ -63,7 +64,7 @@ class SetMarker(WriteFile):
 
     @property
     def lock(self) -> tuple[Path, float] | None:
-        return self.path.with_name(".active-agent-count.lock"), plugin_agents.PID_LOCK_STALE_S
+        return self.path.with_name(plugin.ACTIVE_AGENT_LOCK), plugin_agents.PID_LOCK_STALE_S
 
 
 # -- critical files ---------------------------------------------------------------------------------------------

@@ -183,4 +183,4 @@ def _task(letter: dict[str, Any]) -> Task:
 
 
 def _folder(view: ProjectView) -> Path:
-    return view.store.paths.folder / "dead-letters"
+    return view.store.paths.dead_letters

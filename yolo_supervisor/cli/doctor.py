@@ -212,7 +212,7 @@ def _plugin(view: ProjectView, fix: bool) -> Iterator[Finding]:
     if not planning.is_dir():
         yield Finding("note", f"{view.project} does not use the YOLO plugin (no {plugin.PLANNING})")
         return
-    for lock in (plugin_agents.PID_LOCK, planning / ".active-agent-count.lock"):
+    for lock in (plugin_agents.PID_LOCK, planning / plugin.ACTIVE_AGENT_LOCK):
         try:
             age_s = time.time() - lock.lstat().st_mtime
         except FileNotFoundError:
@@ -223,12 +223,12 @@ def _plugin(view: ProjectView, fix: bool) -> Iterator[Finding]:
                 "problem", f"{lock} belongs to a hook that was killed {age_s:.0f} s ago, and blocks every registration",
                 f"rmdir {lock}", fixed,
             )  # fmt: skip
-    switches = plugin_config.switches(read_or_none(planning / "config.json") or b"")
+    switches = plugin_config.switches(read_or_none(planning / plugin.CONFIG) or b"")
     for (flag, needed), effect in plugin_config.NEEDS.items():
         if switches.get(flag) and not switches.get(needed):
             what = f"{flag} is on while {needed} is off: {effect}"
             yield Finding("note", what, f"set {needed} to true in config.json")
-    entries = (read_or_none(planning / ".agent-pids") or b"").split()
+    entries = (read_or_none(planning / plugin.AGENT_PIDS) or b"").split()
     impossible = [e for e in entries if not (e.isdigit() and len(e) < 12 and plugin_agents.is_pid(int(e)))]
     if impossible:
         shown = ", ".join(entry.decode("utf-8", "replace")[:20] for entry in impossible[:5])

@@ -57,7 +57,7 @@ def command(options: Shared, limit_s: float | None, retries: int, argv: tuple[st
     if limit_s is not None and math.isnan(limit_s):  # FloatRange accepts nan
         raise click.BadParameter("nan is not a number of seconds", param_hint="'--timeout'")
     project = options.project()
-    limit_s = limit_s or plugin_config.command_limit_s(read_or_none(project / plugin.PLANNING / "config.json") or b"")
+    limit_s = limit_s or plugin_config.command_limit_s(read_or_none(project / plugin.PLANNING / plugin.CONFIG) or b"")
     adopt_orphans()
     _restore_locale()
     runs: list[AttachedRun] = []

@@ -183,7 +183,7 @@ def disable(options: Shared, name: str) -> None:
 
 def _switch(options: Shared, name: str, on: bool) -> None:
     view = project_view(options)
-    path = view.store.paths.planning / "config.json"
+    path = view.store.paths.plugin_config
     switches = _switches(view)
     if name not in switches:
         near = difflib.get_close_matches(name, [*switches], 1)
@@ -208,7 +208,7 @@ def _switch(options: Shared, name: str, on: bool) -> None:
 
 def _switches(view: ProjectView) -> dict[str, bool]:
     """The switches in the plugin's configuration; ends the program if it cannot be read."""
-    path = view.store.paths.planning / "config.json"
+    path = view.store.paths.plugin_config
     data = view.store.disk.read(path)
     if data is None:
         fail(EX_NO, f"{path} does not exist; nothing was written")

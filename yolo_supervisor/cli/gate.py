@@ -119,7 +119,7 @@ def _repair_document(outcome: Repair) -> dict[str, Any]:
 
 def _gates(view: ProjectView) -> Gates:
     """The gates; ends the program if the plugin's ``config.json``, which enables them, is broken."""
-    path = view.store.paths.planning / "config.json"
+    path = view.store.paths.plugin_config
     data = read(path)
     if data is not None and load_object(data) is None:
         fail(EX_DATAERR, f"{path} is broken; see: yolo-supervisor state verify")

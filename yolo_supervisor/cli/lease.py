@@ -97,7 +97,7 @@ def _grant(options: Shared, resource: str, owner: str, ttl: int | None, renew_on
     view = _view(options, resource, owner)
     view.store.open()
     ttl_s = ttl or view.lease_ttl_s()
-    make_folder(view.store.disk, view.store.paths.planning / ".locks", 0o777)
+    make_folder(view.store.disk, view.store.paths.locks, 0o777)
     if view.leases.broken(resource):
         time.sleep(SETTLE_S)  # the plugin may be writing it: it truncates the file first
     for _ in range(TRIES):

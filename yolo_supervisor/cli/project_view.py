@@ -108,7 +108,7 @@ class ProjectView:
     def circuits_json(self) -> list[dict[str, Any]]:
         """The open circuits of MCP servers and tools."""
         now = Instant(self.processes.boot, self.clock.monotonic())
-        return [circuit_status(circuit, now) for circuit in open_circuits(self.store.paths.folder)]
+        return [circuit_status(circuit, now) for circuit in open_circuits(self.store.paths.circuits)]
 
     def flags_json(self) -> list[dict[str, Any]]:
         """The feature flags, and their recent outcomes."""
@@ -125,7 +125,7 @@ class ProjectView:
 
     def lease_ttl_s(self) -> int:
         """How long a claim lasts without a heartbeat."""
-        return plugin_config.lease_ttl_s(read_or_none(self.store.paths.planning / "config.json") or b"")
+        return plugin_config.lease_ttl_s(read_or_none(self.store.paths.plugin_config) or b"")
 
     def agents_json(self) -> list[dict[str, Any]]:
         return [

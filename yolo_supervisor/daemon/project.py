@@ -45,7 +45,7 @@ class ProjectLock:
     def take(self) -> None:
         """Take the right. ``Held``, naming the holder, if another process has it."""
         make_folder(Disk(), self._paths.folder)
-        fd = Disk().open(self._paths.folder / "supervisor.lock", os.O_RDWR | os.O_CREAT)
+        fd = Disk().open(self._paths.supervisor_lock, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -25,6 +25,7 @@ from yolo_supervisor.daemon.status_files import REPORT_TICKS, HookNotes, StatusF
 from yolo_supervisor.daemon.terminations import Terminations
 from yolo_supervisor.daemon.wiring import HostServices, ProjectParts
 from yolo_supervisor.formats import own as own_files
+from yolo_supervisor.formats.plugin import event_log
 from yolo_supervisor.models import iso
 from yolo_supervisor.store.locks import Busy
 from yolo_supervisor.store.store import Store
@@ -145,9 +146,11 @@ class Runner:
         paths, parts = self.store.paths, self.parts
         yield from ((folder, self.wakeups[parts.state.name]) for folder in parts.state.folders())
         yield from ((folder, self.wakeups[parts.agents.name]) for folder in (paths.agents, paths.hooks))
-        yield paths.planning / ".locks", self.wakeups[parts.leases.name]
-        for name in (paths.folder / "flags", "", ".events", ".metrics", ".locks"):
-            yield paths.planning / name, self.wakeups[parts.flags.name]
+        yield paths.locks, self.wakeups[parts.leases.name]
+        logs = (paths.planning / log.parent for log in (event_log.EVENT_LOG, event_log.METRICS))
+        yield from (
+            (folder, self.wakeups[parts.flags.name]) for folder in (paths.flags, paths.planning, *logs, paths.locks)
+        )
 
     @property
     def terminating(self) -> bool:

@@ -19,6 +19,7 @@ from yolo_supervisor.actions import notes
 from yolo_supervisor.actions.base import AlertCode, Escalate
 from yolo_supervisor.actions.state import quarantine
 from yolo_supervisor.clock import Clock
+from yolo_supervisor.formats import plugin
 from yolo_supervisor.formats.json import load_object, text_or_none
 from yolo_supervisor.formats.plugin import config as plugin_config
 from yolo_supervisor.formats.plugin import contracts, phases
@@ -162,7 +163,7 @@ class Gates:
 
     async def ask(self, question: Question, attempt: int = 1) -> Answer:
         """Check the gate. Nothing is changed, except by the commands of a contract."""
-        config = read_or_none(self._store.paths.planning / "config.json") or b""
+        config = read_or_none(self._store.paths.plugin_config) or b""
         limit_s = attempt * plugin_config.command_limit_s(config)
         gate_input = GateInput(question=question, paths=self._store.paths, config=config, limit_s=limit_s)
         gate = GATES.get(question.gate)
@@ -298,7 +299,7 @@ def regenerated(planning: Path, question: Question) -> tuple[Path, bytes] | str:
     A plan that names another number, or two plans that differ, are refused: nothing is guessed.
     """
     name = f"plan {question.phase}-{question.plan}"
-    config = read_or_none(planning / "config.json") or b""
+    config = read_or_none(planning / plugin.CONFIG) or b""
     if not (plugin_config.enabled(config, "v2_hard_contracts") or plugin_config.enabled(config, "v3_contract_lite")):
         return "neither v2_hard_contracts nor v3_contract_lite is set, so no contracts are generated"
     by_place = (
@@ -343,9 +344,9 @@ _VERIFICATION = re.compile(r"(?:([0-9]{1,9})-)?VERIFICATION\.md")
 def _places(planning: Path, phase: int) -> Iterator[list[Path]]:
     """The folders of the phase in the active milestone, if there is one, then those in ``phases/``."""
     slug = (read_or_none(planning / "ACTIVE") or b"").decode("utf-8", "replace").strip()
-    roots = [planning / "phases"]
+    roots = [planning / plugin.PHASES]
     if slug not in ("", ".", "..") and Path(slug).name == slug:
-        roots.insert(0, planning / "milestones" / slug / "phases")
+        roots.insert(0, planning / "milestones" / slug / plugin.PHASES)
     for root in roots:
         matches = [root / name for name in names(root) if (match := _PHASE.fullmatch(name)) and int(match[1]) == phase]
         if folders := [folder for folder in matches if os.path.isdir(folder)]:
@@ -446,7 +447,7 @@ async def _artifact_persistence(gate_input: GateInput) -> Verdict:
     phase = gate_input.question.phase
     folders = next(_places(gate_input.paths.planning, phase), None)
     if folders is None:
-        return True, "phase dir not found" if (gate_input.paths.planning / "phases").is_dir() else "no phases dir"
+        return True, "phase dir not found" if gate_input.paths.phases.is_dir() else "no phases dir"
     plans = {number for number, _ in _of_plans(folders, phase, "PLAN") if number < gate_input.question.plan}
     written = {number for number, path in _of_plans(folders, phase, "SUMMARY") if (read_or_none(path) or b"").strip()}
     missing = sorted(plans - written)

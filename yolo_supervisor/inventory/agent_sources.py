@@ -329,7 +329,7 @@ class AgentPids:
     name, rank = "agent-pids", Rank.AGENT_PIDS
 
     def __init__(self, paths: Paths, describer: ProcessDescriber) -> None:
-        self._path = paths.planning / ".agent-pids"
+        self._path = paths.agent_pids
         self._describer = describer
 
     def agents(self, snapshot: ProjectSnapshot) -> Sequence[Agent]:

@@ -72,11 +72,11 @@ class AgentRegistry:
             unreadable_teams=unreadable_teams,
             hook_files=tuple(names(self.paths.hooks)),
             health_files=tuple(self._health_files()),
-            listed_pids=tuple(plugin_agents.agent_pids(read_or_none(self.paths.planning / ".agent-pids") or b"")),
+            listed_pids=tuple(plugin_agents.agent_pids(read_or_none(self.paths.agent_pids) or b"")),
         )
 
     def _health_files(self) -> Iterable[tuple[plugin_agents.Health, Path]]:
-        folder = self.paths.planning / ".agent-health"
+        folder = self.paths.agent_health
         for name in names(folder):
             if name.endswith(".json"):
                 health = plugin_agents.health(read_or_none(folder / name) or b"", name[:-5])

@@ -192,12 +192,12 @@ class FlagOutcomes:
         self._store = store
         self._clock = clock
         self._boot = boot
-        self._config_file = store.paths.planning / "config.json"
+        self._config_file = store.paths.plugin_config
         self._enabled = ParsedFileCache(
             lambda data, _: plugin_config.switches(data) if load_object(data) is not None else None
         )
         self._records = FlagRecords(store, clock, boot)
-        self._leases = _LeaseFiles(store.paths.planning / ".locks")
+        self._leases = _LeaseFiles(store.paths.locks)
         self._logs: _PluginLogs | None = None
         self._journal: _JournalCounts | None = None
         self._saved: ReadPositions | None = None

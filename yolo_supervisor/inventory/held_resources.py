@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from yolo_supervisor.formats import own as own_files
+from yolo_supervisor.formats import plugin
 from yolo_supervisor.formats.own import Trees
 from yolo_supervisor.formats.plugin import agents as plugin_agents
 from yolo_supervisor.formats.plugin import execution_state
@@ -175,14 +176,14 @@ class HeldResourcesFinder:
         health = next((path for health, path in snapshot.health_files if health.pid in pids), None)
         lists = {
             name: planning / name
-            for name in (".agent-pids", ".agent-panes")
+            for name in (plugin.AGENT_PIDS, plugin.AGENT_PANES)
             if plugin_agents.mentions_pid(read_or_none(planning / name) or b"", pids)
         }
-        counted = ".agent-pids" in lists or health is not None
+        counted = plugin.AGENT_PIDS in lists or health is not None
         return {
             "health": health,
-            "pids": lists.get(".agent-pids"),
-            "panes": lists.get(".agent-panes"),
+            "pids": lists.get(plugin.AGENT_PIDS),
+            "panes": lists.get(plugin.AGENT_PANES),
             "markers": tuple(self._markers(agent, others, counted)),
         }
 
@@ -191,7 +192,7 @@ class HeldResourcesFinder:
 
         Both are removed with the last agent. Otherwise they follow the agents that the plugin counted.
         """
-        role_path, count_path = (self._paths.planning / name for name in (".active-agent", ".active-agent-count"))
+        role_path, count_path = self._paths.active_agent, self._paths.active_agent_count
         role, count = read_or_none(role_path), read_or_none(count_path)
         if not others:
             for path, data in ((role_path, role), (count_path, count)):
@@ -201,7 +202,7 @@ class HeldResourcesFinder:
         if not counted:
             return
         number = int(count) if count is not None and count.strip().isdigit() and len(count) < 9 else None
-        known = {*plugin_agents.agent_pids(read_or_none(self._paths.planning / ".agent-pids") or b"")} - {agent.pid}
+        known = {*plugin_agents.agent_pids(read_or_none(self._paths.agent_pids) or b"")} - {agent.pid}
         if count is not None and number is not None and number > max(1, len(known)):
             yield StaleMarker(path=count_path, expected_digest=str(digest(count)), word=str(number - 1))
         named = plugin_agents.normal_role(role.decode("utf-8", "replace")) if role is not None else None

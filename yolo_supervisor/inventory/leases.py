@@ -15,6 +15,7 @@ from pathlib import Path
 from yolo_supervisor.actions.base import WriteFile
 from yolo_supervisor.actions.leases import Grant, Release, grant
 from yolo_supervisor.clock import Clock, Instant
+from yolo_supervisor.formats import plugin
 from yolo_supervisor.formats.plugin import leases as plugin_leases
 from yolo_supervisor.fs.changes import DirectoryScanner, names
 from yolo_supervisor.fs.read import digest, read_or_none
@@ -50,7 +51,7 @@ class _Deadline:
 
 def readable_leases(planning: Path) -> list[Lease]:
     """The readable leases and locks in the plugin's folder, also expired ones."""
-    folder = planning / ".locks"
+    folder = planning / plugin.LOCKS
     parsed = (
         plugin_leases.lease(data, folder / name)
         for name in names(folder)
@@ -69,7 +70,7 @@ class Leases:
         self._store = store
         self._clock = clock
         self._boot = boot
-        self._folder = store.paths.planning / ".locks"
+        self._folder = store.paths.locks
         self._files = DirectoryScanner(self._folder, lambda name: name.endswith(".lease"))
         self._deadlines: dict[Path, _Deadline] = {}
         self._order: list[tuple[float, Path]] = []

@@ -45,8 +45,8 @@ class Snapshots:
 
         It is the plugin's, if that has snapshots, so that the plugin can restore them; otherwise it is ours.
         """
-        theirs = self._paths.planning / ".snapshots"
-        return theirs if theirs.is_dir() and not theirs.is_symlink() else self._paths.folder / "snapshots"
+        theirs = self._paths.plugin_snapshots
+        return theirs if theirs.is_dir() and not theirs.is_symlink() else self._paths.snapshots
 
     def all(self) -> list[tuple[Path, Snapshot]]:
         """All valid snapshots, the oldest first."""
@@ -95,12 +95,12 @@ class Snapshots:
 
     def active_role(self) -> str | None:
         """The agent that the plugin names as active."""
-        name = (read_or_none(self._paths.planning / ".active-agent") or b"").decode("utf-8", "replace").strip()
+        name = (read_or_none(self._paths.active_agent) or b"").decode("utf-8", "replace").strip()
         return text_or_none(name)
 
     def _paths_of_all(self) -> Iterator[Path]:
         planning = self._paths.planning
-        for folder in (self._paths.folder / "snapshots", planning / ".snapshots", planning / "snapshots"):
+        for folder in (self._paths.snapshots, self._paths.plugin_snapshots, planning / "snapshots"):
             try:
                 yield from (path for path in folder.iterdir() if path.suffix == ".json" and path.name[0] != ".")
             except OSError:

@@ -61,8 +61,8 @@ class StaleLocks:
         self._store = store
         self._backend = backend
         self._agents = agents
-        self._folders = (pid_lock, store.paths.planning / ".active-agent-count.lock")
-        self._place = store.paths.planning / ".locks"
+        self._folders = (pid_lock, store.paths.active_agent_lock)
+        self._place = store.paths.locks
         self._files = DirectoryScanner(self._place, lambda name: name.endswith(".lock"))
         self._held: dict[str, tuple[Lease, str | None]] = {}
 

@@ -75,8 +75,8 @@ def load_circuit(data: bytes) -> Circuit | None:
 
 
 def open_circuits(folder: Path) -> list[Circuit]:
-    """All open and half-open circuits of a project; ``folder`` is the state folder."""
-    loaded = (load_circuit(read_or_none(folder / "circuits" / name) or b"") for name in names(folder / "circuits"))
+    """All open and half-open circuits in the folder of circuits."""
+    loaded = (load_circuit(read_or_none(folder / name) or b"") for name in names(folder))
     return [circuit for circuit in loaded if circuit is not None]
 
 
@@ -108,7 +108,7 @@ class CircuitBreaker:
         self._store_opened = False
         """The store is opened at the first write: most relays never write."""
         self._server_digest = str(digest("\0".join(argv).encode("utf-8", "surrogateescape")))[:16]
-        self._folder = store.paths.folder / "circuits" if store is not None else None
+        self._folder = store.paths.circuits if store is not None else None
         self._circuits: dict[str, Circuit] = {}
         self._digests: dict[str, str | None] = {}
         """Digest of each document when it was read or written last, by file name."""

@@ -1,4 +1,4 @@
-"""Where a project keeps the files that concern the supervisor."""
+"""The paths of a project: the plugin's files and the supervisor's state folder."""
 
 from __future__ import annotations
 
@@ -14,13 +14,57 @@ from yolo_supervisor.fs.trust import Refused
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """Where a project keeps what concerns us."""
+    """The paths of one project."""
 
     project: Path
 
     @property
     def planning(self) -> Path:
         return self.project / plugin.PLANNING
+
+    # -- the plugin's files ------------------------------------------------------------------------------------------
+
+    @property
+    def plugin_config(self) -> Path:
+        return self.planning / plugin.CONFIG
+
+    @property
+    def locks(self) -> Path:
+        return self.planning / plugin.LOCKS
+
+    @property
+    def agent_pids(self) -> Path:
+        return self.planning / plugin.AGENT_PIDS
+
+    @property
+    def agent_panes(self) -> Path:
+        return self.planning / plugin.AGENT_PANES
+
+    @property
+    def agent_health(self) -> Path:
+        return self.planning / plugin.AGENT_HEALTH
+
+    @property
+    def active_agent(self) -> Path:
+        return self.planning / plugin.ACTIVE_AGENT
+
+    @property
+    def active_agent_count(self) -> Path:
+        return self.planning / plugin.ACTIVE_AGENT_COUNT
+
+    @property
+    def active_agent_lock(self) -> Path:
+        return self.planning / plugin.ACTIVE_AGENT_LOCK
+
+    @property
+    def phases(self) -> Path:
+        return self.planning / plugin.PHASES
+
+    @property
+    def plugin_snapshots(self) -> Path:
+        return self.planning / plugin.SNAPSHOTS
+
+    # -- the state folder --------------------------------------------------------------------------------------------
 
     @property
     def folder(self) -> Path:
@@ -39,32 +83,60 @@ class Paths:
         return self.folder / "backups"
 
     @property
-    def quarantine(self) -> Path:
-        return self.folder / "quarantine"
-
-    @property
-    def hooks(self) -> Path:
-        return self.folder / "hooks"
+    def circuits(self) -> Path:
+        return self.folder / "circuits"
 
     @property
     def crashes(self) -> Path:
         return self.folder / "crashes"
 
     @property
+    def dead_letters(self) -> Path:
+        return self.folder / "dead-letters"
+
+    @property
+    def flags(self) -> Path:
+        return self.folder / "flags"
+
+    @property
+    def hooks(self) -> Path:
+        return self.folder / "hooks"
+
+    @property
+    def quarantine(self) -> Path:
+        return self.folder / "quarantine"
+
+    @property
+    def snapshots(self) -> Path:
+        return self.folder / "snapshots"
+
+    @property
     def trees(self) -> Path:
         return self.folder / "trees.json"
+
+    @property
+    def holder(self) -> Path:
+        return self.folder / "daemon.json"
 
     @property
     def store_lock(self) -> Path:
         return self.folder / "store.lock"
 
     @property
+    def supervisor_lock(self) -> Path:
+        return self.folder / "supervisor.lock"
+
+    @property
     def held_lock(self) -> Path:
         return self.folder / "held-lock.json"
 
     @property
-    def holder(self) -> Path:
-        return self.folder / "daemon.json"
+    def folders(self) -> tuple[Path, ...]:
+        """The folders in the state folder."""
+        return (
+            self.agents, self.hooks, self.snapshots, self.backups, self.quarantine, self.dead_letters, self.crashes,
+            self.flags, self.circuits,
+        )  # fmt: skip
 
 
 def quarantine_file(quarantine: Path, name: str, data: bytes) -> Path:

@@ -8,6 +8,7 @@ import os
 import uuid
 from pathlib import Path
 
+from yolo_supervisor.formats import plugin
 from yolo_supervisor.formats.plugin import config as plugin_config
 from yolo_supervisor.formats.plugin import event_log, execution_state
 from yolo_supervisor.fs.trust import Refused
@@ -45,7 +46,7 @@ def tell(disk: Disk, planning: Path, entry: Entry) -> None:
     if entry.kind == "state" and entry.key != execution_state.STATE_FILE:
         return
     with contextlib.suppress(OSError, Refused):
-        if not plugin_config.enabled(disk.read(planning / "config.json") or b"", "v3_event_log"):
+        if not plugin_config.enabled(disk.read(planning / plugin.CONFIG) or b"", "v3_event_log"):
             return
         state = disk.read(planning / execution_state.STATE_FILE) or b""
         ident = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{entry.project}#{entry.seq}"))

@@ -50,8 +50,6 @@ from yolo_supervisor.store.recovery import Recovery, recover
 LOCK_LIMIT_S = 0.25
 """The longest time that one change may block the loop while another process writes; then the outcome is BUSY."""
 
-FOLDERS = ("agents", "hooks", "snapshots", "backups", "quarantine", "dead-letters", "crashes", "flags", "circuits")
-
 
 class Outcome(StrEnum):
     DONE = "done"
@@ -120,9 +118,9 @@ class Store:
         version = refuse_newer(self.disk, folder)
         self._make_private(folder)
         sync_folder(self.disk, folder.parent)  # the run that made it may have been killed before this
-        for name in FOLDERS:
-            self._refuse_untrusted(folder / name)
-            make_folder(self.disk, folder / name)
+        for inner in self.paths.folders:
+            self._refuse_untrusted(inner)
+            make_folder(self.disk, inner)
         if self.disk.status(folder / ".gitignore") is None:
             write_atomic(self.disk, folder / ".gitignore", b"*\n")
         if version != own_files.VERSION:  # before the first line that an older program would misread

@@ -419,7 +419,7 @@ class AgentsWatcher:
         if not dangling:
             return ()
         files: list[tuple[Path, int | None]] = [(p, h.pid) for h, p in snapshot.health_files if h.pid in dangling]
-        path = self._store.paths.planning / ".agent-pids"
+        path = self._store.paths.agent_pids
         if plugin_agents.mentions_pid(read_or_none(path) or b"", dangling):
             files.append((path, None))
         return tuple(files)

@@ -12,6 +12,7 @@ from yolo_supervisor.actions.agents import Terminate, WriteCrashReport
 from yolo_supervisor.actions.base import Action, AlertCode, Escalate
 from yolo_supervisor.actions.leases import Release
 from yolo_supervisor.actions.state import DropHealth, DropPids, SetMarker
+from yolo_supervisor.formats import plugin
 from yolo_supervisor.inventory.crash_evidence import Crash
 from yolo_supervisor.inventory.held_resources import HeldResources
 from yolo_supervisor.models import Agent, Liveness
@@ -232,7 +233,9 @@ def clean_registry_files(dead: Sighting, context: RecoveryContext) -> PhaseResul
         steps.append(DropHealth(key=key, path=held.health, pid=pid, reason=reason, evidence=evidence))
     if held.panes:
         steps.append(
-            DropPids(key=".agent-panes", path=held.panes, pids=pids, pid_lock=None, reason=reason, evidence=evidence)
+            DropPids(
+                key=plugin.AGENT_PANES, path=held.panes, pids=pids, pid_lock=None, reason=reason, evidence=evidence
+            )
         )
     steps += [
         SetMarker(
@@ -246,7 +249,7 @@ def clean_registry_files(dead: Sighting, context: RecoveryContext) -> PhaseResul
         for marker in held.markers
     ]
     if held.pids:
-        steps.append(DropPids(key=".agent-pids", path=held.pids, pids=pids, reason=reason, evidence=evidence))
+        steps.append(DropPids(key=plugin.AGENT_PIDS, path=held.pids, pids=pids, reason=reason, evidence=evidence))
     return PhaseResult(tuple(steps))
 
 

@@ -17,9 +17,10 @@ from yolo_supervisor.actions.base import AlertCode, Escalate
 from yolo_supervisor.actions.state import Restore, SaveVersion, cut_tail, quarantine
 from yolo_supervisor.clock import Clock, until_next
 from yolo_supervisor.config import Config
+from yolo_supervisor.formats import plugin
 from yolo_supervisor.formats.json import load_object
 from yolo_supervisor.formats.plugin import config as plugin_config
-from yolo_supervisor.formats.plugin import execution_state, phases
+from yolo_supervisor.formats.plugin import event_log, execution_state, phases
 from yolo_supervisor.formats.plugin import snapshots as plugin_snapshots
 from yolo_supervisor.fs.changes import DirectoryScanner, names
 from yolo_supervisor.fs.read import digest, read, read_or_none
@@ -379,7 +380,7 @@ class StateWatcher:
 
     def _wished(self, flag: str) -> bool:
         """Whether the project's configuration permits it: only an explicit no forbids it."""
-        return plugin_config.switches(read_or_none(self._planning / "config.json") or b"").get(flag, True)
+        return plugin_config.switches(read_or_none(self._planning / plugin.CONFIG) or b"").get(flag, True)
 
     # -- sources for the restoration of a broken file, the best first -----------------------------------------------
 
@@ -430,9 +431,9 @@ class StateWatcher:
 
         None if there is no phase.
         """
-        folder = self._planning / "phases"
+        folder = self._planning / plugin.PHASES
         dirs = {name: self._phase_files(folder / name) for name in names(folder) if (folder / name).is_dir()}
-        log = self._planning / ".events" / "event-log.jsonl"
+        log = self._planning / event_log.EVENT_LOG
         events, _ = phases.events(read_or_none(log) or b"")
         current = phases.current_phase(dirs, events)
         if current is None:

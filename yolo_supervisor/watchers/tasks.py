@@ -135,7 +135,7 @@ class TasksWatcher:
         return until_next(self.interval_s)
 
     async def tick(self, now: datetime) -> Sequence[Remediation]:
-        letters = self._store.paths.folder / "dead-letters"
+        letters = self._store.paths.dead_letters
         return decide(await self.observe(), letters, self.config.tasks.idle_limit_s)
 
     async def observe(self) -> TasksObservation:
