@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from support.budget import TIER, budget
 from support.cli import Cli, start_program, warm_program
 from support.daemon import RunningDaemon, StartDaemon
 from support.guard import Guard
@@ -42,7 +43,9 @@ SLOWEST = [
 RUNNING_UNIT: list[str] = []
 """The test that runs now, if it is one that may not start a process."""
 
-settings.register_profile("tests", deadline=None)  # a busy machine is slow, which is no failure
+settings.register_profile(
+    "tests", deadline=None, max_examples=budget(quick=50, full=100, soak=1000)
+)  # a busy machine is slow, which is no failure
 settings.load_profile("tests")
 
 
@@ -84,8 +87,12 @@ def pytest_testnodedown(node: Any) -> None:
     LEFTOVERS.extend(getattr(node, "workeroutput", {}).get("leftovers", ()))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test by the folder it lies in."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark each test by the folder it lies in; a quick run leaves out the thorough ones."""
+    if TIER == "quick":
+        left_out = [item for item in items if item.get_closest_marker("thorough")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
     for item in items:
         folder = item.path.relative_to(TESTS).parts[0]
         if folder in ("unit", "system", "soak"):

@@ -408,7 +408,7 @@ def test_a_dead_agent_is_not_restarted_at_every_tick(team: Team) -> None:
 
     told = [e["action"] for e in team.running.history() if "dev-1@red" in (e["key"], e["evidence"].get("agent"))]
     assert Counter(told) == {"registered": 5, "died": 5, "requeued": 5, "forgotten": 5}
-    assert mentioning(team.project) == {team.running.child.pid}
+    assert mentioning(team.project) <= {team.running.child.pid}
 
 
 def lock_held(task: Path) -> Path:

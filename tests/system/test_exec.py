@@ -364,12 +364,12 @@ FLEEING = """
 import os, time
 if os.fork():
     time.sleep(60)
-until = time.monotonic() + 60
+until = time.monotonic() + 600
 while time.monotonic() < until:
     if os.fork():
         os._exit(0)
     os.setsid()
-    time.sleep(0.03)
+    time.sleep(0.1)
 """
 
 
@@ -381,8 +381,8 @@ def test_process_that_keeps_forking_is_ended(children: Children) -> None:
 
     assert child.stdout is not None
     os.set_blocking(child.stdout.fileno(), False)
-    output = child.stdout  # at its end once those that were killed are gone; they would flee for a minute otherwise
-    wait_until(lambda: output.read() == b"", "the output to be closed", limit_s=30)
+    output = child.stdout  # at its end once those that were killed are gone; they would flee for ten minutes otherwise
+    wait_until(lambda: output.read() == b"", "the output to be closed")
 
 
 def test_stopped_command_is_continued_to_exit(run: Run) -> None:
@@ -481,7 +481,8 @@ def test_retry_after_a_timeout_has_twice_the_limit(run: Run, tmp_path: Path) -> 
     assert (tmp_path / "runs").read_text() == "run\nrun\n"
     assert (first["timeout_s"], second["timeout_s"]) == (0.3, 0.6)
     assert [(attempt["exit"], attempt["timed_out"]) for attempt in (first, second)] == [(None, True), (None, True)]
-    assert 0.3 <= first["duration_s"] < second["duration_s"]
+    assert first["duration_s"] >= 0.3
+    assert second["duration_s"] >= 0.6
 
 
 def test_second_attempt_may_succeed(run: Run) -> None:

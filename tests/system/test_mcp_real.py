@@ -272,6 +272,7 @@ async def test_tool_results_of_every_content_type_are_identical(same: Same, ever
     await same(talk, everything)
 
 
+@pytest.mark.thorough
 async def test_prompts_are_identical(same: Same, everything: list[str]) -> None:
     async def talk(exchange: Exchange) -> None:
         client = exchange.client
@@ -287,6 +288,7 @@ async def test_prompts_are_identical(same: Same, everything: list[str]) -> None:
     await same(talk, everything)
 
 
+@pytest.mark.thorough
 async def test_resources_and_templates_are_identical(same: Same, everything: list[str]) -> None:
     async def talk(exchange: Exchange) -> None:
         client = exchange.client
@@ -302,6 +304,7 @@ async def test_resources_and_templates_are_identical(same: Same, everything: lis
     await same(talk, everything)
 
 
+@pytest.mark.thorough
 async def test_completions_are_identical(same: Same, everything: list[str]) -> None:
     async def talk(exchange: Exchange) -> None:
         prompt = types.PromptReference(name="completable-prompt")
@@ -315,6 +318,7 @@ async def test_completions_are_identical(same: Same, everything: list[str]) -> N
     await same(talk, everything)
 
 
+@pytest.mark.thorough
 async def test_resource_updates_are_forwarded(same: Same, everything: list[str]) -> None:
     async def talk(exchange: Exchange) -> None:
         for number in (1, 2, 3):
@@ -327,6 +331,7 @@ async def test_resource_updates_are_forwarded(same: Same, everything: list[str])
     await same(talk, everything)
 
 
+@pytest.mark.thorough
 async def test_log_messages_are_forwarded_from_the_set_level(same: Same, everything: list[str]) -> None:
     async def talk(exchange: Exchange) -> None:
         await exchange.client.set_logging_level("debug")
@@ -340,6 +345,7 @@ async def test_log_messages_are_forwarded_from_the_set_level(same: Same, everyth
     assert sum("notifications/message" in line for line in answers) == 1
 
 
+@pytest.mark.thorough
 async def test_progress_notifications_are_forwarded(same: Same, everything: list[str]) -> None:
     async def talk(exchange: Exchange) -> None:
         steps: list[tuple[float, float | None]] = []
@@ -355,6 +361,7 @@ async def test_progress_notifications_are_forwarded(same: Same, everything: list
     await same(talk, everything)
 
 
+@pytest.mark.thorough
 async def test_cancelled_call_gets_no_response_and_affects_no_other(same: Same, everything: list[str]) -> None:
     async def talk(exchange: Exchange) -> None:
         long = {"duration": 0.5, "steps": 1}
@@ -370,6 +377,7 @@ async def test_cancelled_call_gets_no_response_and_affects_no_other(same: Same, 
     assert sum("Long running operation completed" in line for line in answers) == 1
 
 
+@pytest.mark.thorough
 async def test_list_changes_are_forwarded(same: Same, everything: list[str]) -> None:
     async def talk(exchange: Exchange) -> None:
         data = "data:text/plain;base64,SGVsbG8="
@@ -383,6 +391,7 @@ async def test_list_changes_are_forwarded(same: Same, everything: list[str]) -> 
     await same(talk, everything)
 
 
+@pytest.mark.thorough
 async def test_sampling_requests_are_forwarded(same: Same, everything: list[str]) -> None:
     async def talk(exchange: Exchange) -> None:
         for prompt in ("one", "two"):
@@ -398,6 +407,7 @@ async def test_sampling_requests_are_forwarded(same: Same, everything: list[str]
     await same(talk, everything, "sampling")
 
 
+@pytest.mark.thorough
 async def test_elicitation_requests_are_forwarded(same: Same, everything: list[str]) -> None:
     async def talk(exchange: Exchange) -> None:
         exchange.person_answers = [
@@ -417,6 +427,7 @@ async def test_elicitation_requests_are_forwarded(same: Same, everything: list[s
     await same(talk, everything, "elicitation")
 
 
+@pytest.mark.thorough
 async def test_roots_requests_and_changes_are_forwarded(same: Same, everything: list[str]) -> None:
     async def talk(exchange: Exchange) -> None:
         await exchange.until_notified("notifications/message")  # the server has asked on its own, and logs that
@@ -429,6 +440,7 @@ async def test_roots_requests_and_changes_are_forwarded(same: Same, everything: 
     await same(talk, everything, "list_roots")
 
 
+@pytest.mark.thorough
 async def test_task_requests_are_forwarded(same: Same, everything: list[str]) -> None:
     async def talk(exchange: Exchange) -> None:
         exchange.person_answers = [types.ElicitResult(action="accept", content={"interpretation": "snake"})]
@@ -446,6 +458,7 @@ async def test_task_requests_are_forwarded(same: Same, everything: list[str]) ->
     await same(talk, everything, "elicitation")
 
 
+@pytest.mark.thorough
 async def test_unknown_methods_and_fields_are_forwarded(same: Same, everything: list[str]) -> None:
     async def talk(exchange: Exchange) -> None:
         assert await refused(exchange.request("x/unknown", some="thing", nested={"id": 1, "method": "x"})) == -32601
@@ -534,6 +547,7 @@ def modern() -> list[str]:
     return [sys.executable, "-c", MODERN]
 
 
+@pytest.mark.thorough
 async def test_version_without_handshake_is_forwarded(same: Same, modern: list[str]) -> None:
     async def talk(exchange: Exchange) -> None:
         client = exchange.client
@@ -554,6 +568,7 @@ async def test_version_without_handshake_is_forwarded(same: Same, modern: list[s
     await same(talk, modern)
 
 
+@pytest.mark.thorough
 async def test_version_without_handshake_forwards_input_requests(same: Same, modern: list[str]) -> None:
     async def talk(exchange: Exchange) -> None:
         exchange.person_answers = [types.ElicitResult(action="accept", content={"colour": "red"})]
@@ -565,6 +580,7 @@ async def test_version_without_handshake_forwards_input_requests(same: Same, mod
     assert sum('"input_required"' in line for line in answers) == 3
 
 
+@pytest.mark.thorough
 async def test_version_without_handshake_forwards_progress_and_changes(same: Same, modern: list[str]) -> None:
     async def talk(exchange: Exchange) -> None:
         steps: list[float] = []
@@ -625,6 +641,7 @@ def scratch(project: Path, claude_home: Path, tmp_path: Path) -> Callable[..., l
     return lambda *options: [*PROGRAM, "--project", str(project), "mcp", "--", *server, *options]
 
 
+@pytest.mark.thorough
 async def test_server_that_closes_its_input_is_restarted(scratch: Callable[..., list[str]]) -> None:
     async with connected(scratch()) as exchange:
         await exchange.client.list_tools()
@@ -633,6 +650,7 @@ async def test_server_that_closes_its_input_is_restarted(scratch: Callable[..., 
         assert await exchange.text("read_echo", text="hi") == "hi"
 
 
+@pytest.mark.thorough
 async def test_tool_annotations_are_known_although_the_server_died_listing_them(
     scratch: Callable[..., list[str]],
 ) -> None:

@@ -24,6 +24,7 @@ import pytest
 from click.testing import CliRunner
 
 from support.box import Box, Unavailable
+from support.budget import cases
 from support.cli import Cli
 from support.daemon import QUICK, StartDaemon
 from support.plists import lint
@@ -254,6 +255,7 @@ def test_install_writes_exactly_the_shipped_files_and_systemd_has_nothing_to_say
     assert person.show("OOMPolicy") == "continue"
 
 
+@pytest.mark.thorough
 def test_install_can_be_repeated_and_uninstall_leaves_nothing(person: Person) -> None:
     pid = person.supervise()
     before = {path for path in person.path(".config/systemd").rglob("*") if path.is_file()}
@@ -271,7 +273,7 @@ def test_install_can_be_repeated_and_uninstall_leaves_nothing(person: Person) ->
     assert person.json("service", "status", code=1)["installed"] is False
 
 
-@pytest.mark.parametrize("linked", ["systemd", "systemd/user"])
+@pytest.mark.parametrize("linked", cases(["systemd", "systemd/user"], ["systemd"]))
 def test_settings_may_be_kept_program_conf_and_linked_to(person: Person, linked: str) -> None:
     person.name_project()
     real, link = f"{person.home}/my dots", f"{person.home}/.config/{linked}"
@@ -320,6 +322,7 @@ def test_without_a_user_manager_it_says_what_to_do(machine: Any, person: Person)
     machine.run("systemctl", "start", f"user@{person.uid}.service")
 
 
+@pytest.mark.thorough
 def test_a_program_in_an_oddly_named_folder_is_started(person: Person) -> None:
     person.name_project()
     odd = f"{person.home}/a b%h"
@@ -371,7 +374,7 @@ def test_a_reload_that_is_refused_fails_and_says_why_and_the_daemon_goes_on(pers
     assert person.show("StatusText") == "1 projects, 0 agents"
 
 
-@pytest.mark.parametrize("number", ["KILL", "SEGV", "STOP"])
+@pytest.mark.parametrize("number", cases(["KILL", "SEGV", "STOP"], ["STOP"]))
 def test_a_daemon_that_is_killed_crashes_or_hangs_is_back_and_no_agent_is_harmed(person: Person, number: str) -> None:
     person.log_in()
     pid = person.supervise(WatchdogSec="2")
@@ -405,6 +408,7 @@ def test_a_stop_a_start_a_restart_and_an_uninstall_harm_no_agent(person: Person)
     assert not person.given_back("dev-1")
 
 
+@pytest.mark.thorough
 def test_a_tmux_server_in_a_separate_unit_outlives_the_daemon(person: Person) -> None:
     person.supervise()
     person.systemctl("start", "yolo-tmux@team")
@@ -419,6 +423,7 @@ def test_a_tmux_server_in_a_separate_unit_outlives_the_daemon(person: Person) ->
     wait_until(lambda: not person.alive(agent), "the end of the agents with their own server")
 
 
+@pytest.mark.thorough
 def test_a_crash_loop_ends(person: Person) -> None:
     person.write(self_config := person.config, 'projects = ["~/nowhere"]\n')
     person.write(f".config/systemd/user/{UNIT}.service.d/30-test.conf", "[Service]\nRestartSec=0.1\n")
@@ -462,6 +467,7 @@ def test_log_lines_reach_the_systemd_journal_with_fields(person: Person) -> None
     assert json.loads(entry["MESSAGE"])["event"] == "reload_refused"
 
 
+@pytest.mark.thorough
 def test_where_the_journal_is_kept_in_memory_a_copy_that_the_user_can_read_is_kept_and_named() -> None:
     with booted() as box:
         box.run("sh", "-c", "rm -r /var/log/journal && systemctl restart systemd-journald")
@@ -487,6 +493,7 @@ def test_where_the_journal_is_kept_in_memory_a_copy_that_the_user_can_read_is_ke
         assert f"the service's log: {told}" in [each["what"] for each in findings]
 
 
+@pytest.mark.thorough
 def test_where_the_journal_is_kept_on_the_disk_there_is_no_copy_and_the_command_is_named(person: Person) -> None:
     person.supervise()
 
@@ -518,6 +525,7 @@ def test_a_tmux_server_in_the_services_cgroup_is_reported_by_daemon_and_doctor(p
     assert (found["level"], "do not stop" in found["do"]) == ("problem", True)
 
 
+@pytest.mark.thorough
 def test_the_doctor_knows_a_service_that_was_masked(person: Person) -> None:
     person.name_project()
     person.systemctl("mask", UNIT)
@@ -525,6 +533,7 @@ def test_the_doctor_knows_a_service_that_was_masked(person: Person) -> None:
     assert "the service is masked" in person.run(str(SCRIPT), "doctor", "--project", f"{person.home}/shop").stdout
 
 
+@pytest.mark.thorough
 def test_the_doctor_says_what_a_logout_would_do_and_that_the_service_is_down(person: Person) -> None:
     person.supervise()
 
@@ -542,7 +551,7 @@ def test_the_doctor_says_what_a_logout_would_do_and_that_the_service_is_down(per
 # -- reboots, and the system's service -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["reboot", "power_cut"])
+@pytest.mark.parametrize("how", cases(["reboot", "power_cut"], ["power_cut"]))
 def test_after_a_reboot_the_state_goes_on_and_what_the_agents_left_is_healed(how: str) -> None:
     with booted() as box:
         person = Person(box, "alice")
@@ -595,6 +604,7 @@ def test_the_system_template_heals_inside_its_hardening(machine: Any, person: Pe
     assert not list(Path(f"/proc/{machine.pid1}/root/etc/systemd/system").rglob("yolo-supervisor*"))
 
 
+@pytest.mark.thorough
 def test_inside_the_hardening_of_the_system_template_git_commits_and_its_forgotten_lock_is_put_aside(
     machine: Any, person: Person
 ) -> None:
