@@ -43,9 +43,8 @@ SLOWEST = [
 RUNNING_UNIT: list[str] = []
 """The test that runs now, if it is one that may not start a process."""
 
-settings.register_profile(
-    "tests", deadline=None, max_examples=budget(quick=50, full=100, soak=1000)
-)  # a busy machine is slow, which is no failure
+# A busy machine is slow, which is no failure.
+settings.register_profile("tests", deadline=None, max_examples=budget(quick=50, full=100, soak=1000))
 settings.load_profile("tests")
 
 
@@ -90,9 +89,9 @@ def pytest_testnodedown(node: Any) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark each test by the folder it lies in; a quick run leaves out the thorough ones."""
     if TIER == "quick":
-        left_out = [item for item in items if item.get_closest_marker("thorough")]
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in set(left_out)]
+        left_out = {item for item in items if item.get_closest_marker("thorough")}
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
     for item in items:
         folder = item.path.relative_to(TESTS).parts[0]
         if folder in ("unit", "system", "soak"):
@@ -218,7 +217,8 @@ def daemon(project: Path, claude_home: Path, tmp_path: Path) -> Iterator[StartDa
     yield start
     for each in running:
         if each.child.poll() is None:
-            each.child.kill()
+            # A killed process writes no coverage.
+            each.child.send_signal(signal.SIGTERM if "COVERAGE_PROCESS_CONFIG" in os.environ else signal.SIGKILL)
         each.child.wait()
 
 

@@ -939,6 +939,7 @@ def test_rebase_keeps_names_bytes_modes_and_filters(repos: Repositories, git_con
         )  # fmt: skip
 
 
+@pytest.mark.thorough
 def test_rebase_of_five_thousand_files(repos: Repositories) -> None:
     for number in range(5000):
         path = repos.mine.folder / f"folder-{number % 50}" / str(number)

@@ -8,6 +8,7 @@ import itertools
 import os
 import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -32,6 +33,17 @@ from yolo_supervisor.fs.read import digest
 from yolo_supervisor.models import Agent, Task
 from yolo_supervisor.store.history import history
 from yolo_supervisor.store.store import Outcome, Store
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory, if there is such a file system: thousands of projects are made, and cut off, in it."""
+    if not os.access("/dev/shm", os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(prefix="yolo-supervisor-tests-", dir="/dev/shm") as folder:
+        yield Path(folder)
+
 
 # -- the disks ---------------------------------------------------------------------------------------------------
 
