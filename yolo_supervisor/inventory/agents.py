@@ -125,7 +125,7 @@ class AgentRegistry:
 
     def in_process(self, leads: Iterable[Agent], known: Iterable[Agent], snapshot: ProjectSnapshot) -> list[Agent]:
         """The teammates that live inside these leads' processes. One of the known agents with a process does not."""
-        mates = [mate for lead in leads for mate in snapshot.in_process(lead)]
+        mates = [mate for lead in leads if lead.session for mate in snapshot.in_process(lead)]
         ids = {mate.id for mate in mates}
         with_process = {
             agent.id

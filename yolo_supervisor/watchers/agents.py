@@ -337,7 +337,9 @@ class AgentsWatcher:
             self._known.add(name, records[name])
         sightings = self._registry.sightings(snapshot)
         changed = {
-            rank: agents for rank, agents in sightings.items() if self._again or agents is not self._merged.get(rank)
+            rank: agents
+            for rank, agents in sightings.items()
+            if rank is not Rank.RECORD and (self._again or agents is not self._merged.get(rank))  # records are known
         }
         self._merged, self._again = sightings, bool(settled) and self._again
         for agent in merge(changed, self._known):
