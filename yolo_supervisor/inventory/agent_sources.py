@@ -190,7 +190,7 @@ class CommandLines:
             for seen in here:
                 if seen.flags:
                     known = before.get(seen.process)
-                    same = known is not None and known[0] == seen
+                    same = known is not None and (known[0] is seen or known[0] == seen)
                     agent = known[1] if known and same else self._describer.teammate(seen, seen.flags, folder_id)
                     self._by_process[seen.process] = seen, agent
             inside = {seen.process for seen in here}
