@@ -336,7 +336,7 @@ class AgentsWatcher:
         for name in records.keys() - self._known.agents.keys():
             self._known.add(name, records[name])
         sightings = self._registry.sightings(snapshot)
-        changed = {
+        changed: dict[Rank, Sequence[Agent]] = {
             rank: agents
             for rank, agents in sightings.items()
             if rank is not Rank.RECORD and (self._again or agents is not self._merged.get(rank))  # records are known
