@@ -1,5 +1,8 @@
-"""The ``.sha256`` beside a document, as the plugin writes it: lowercase hex, nothing else. It is for neighbours: two
-files never change together, so what a document's digest ought to be is told by the journal alone."""
+"""Checksum files: the ``.sha256`` beside a document, in the plugin's format (lowercase hex).
+
+They are for other programs. Two files cannot change at the same moment, so the journal alone decides which digest is
+right.
+"""
 
 from __future__ import annotations
 
@@ -14,22 +17,24 @@ from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.system.git_layout import common_dir, root_of
 
 HIDDEN = ("*.sha256", "**/.*.[0-9]*.tmp")
-"""The sidecars, and what a crash may leave of a file that was being written."""
+"""Patterns of the checksum files, and of temporary files that a crash may leave."""
 
 
-def refresh(disk: Disk, path: Path, told: str, make: bool) -> None:
-    """Bring the document's sidecar up to date; with ``make`` also one that is not there. It may fail, and is silent."""
-    sidecar = path.with_name(path.name + ".sha256")
+def refresh(disk: Disk, path: Path, digest: str, make: bool) -> None:
+    """Write the document's digest into its checksum file, with ``make`` also if there is none.
+
+    It may fail, and is silent then.
+    """
+    checksum = path.with_name(path.name + ".sha256")
     with contextlib.suppress(OSError, Refused):
-        there = disk.status(sidecar)
-        if (there is not None or make) and disk.read(sidecar) != told.encode():
-            write_atomic(disk, sidecar, told.encode())
+        if (make or disk.status(checksum) is not None) and disk.read(checksum) != digest.encode():
+            write_atomic(disk, checksum, digest.encode())
 
 
 def hide(disk: Disk, project: Path) -> bool:
-    """Keep new sidecars out of ``git status``: by the repository's own list of what only this clone ignores.
+    """Keep new checksum files out of ``git status``, by the exclude file of the repository's clone.
 
-    False where that cannot be done: then none should be made.
+    False if that cannot be done: then no checksum file should be made.
     """
     root = root_of(project)
     if root is None:
@@ -50,5 +55,5 @@ def hide(disk: Disk, project: Path) -> bool:
 
 
 def _literally(path: str) -> str:
-    """The path as a pattern that matches nothing else."""
+    """The path as a pattern that matches this path only."""
     return re.sub(r"[\\*?\[\]#!]", r"\\\g<0>", path)

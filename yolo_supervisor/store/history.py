@@ -14,7 +14,7 @@ from yolo_supervisor.store.lines import Begun, Done, Entry, Promise, fields
 class History:
     """Reads the entries in order, over all segments. Nothing is changed, and no lock is needed.
 
-    It leaves out what failed, the beginning of a deed, and a promise that is not kept yet.
+    It leaves out what failed, the beginning of an operation, and a promise that is not kept yet.
     """
 
     def __init__(self, path: Path) -> None:

@@ -1,13 +1,10 @@
-"""The journal: everything that was decided and done, in order, each line with its own checksum.
+"""The journal: the record of everything decided and done, in order.
 
-One JSON object a line, the CRC-32 of all before it as its last key, so that ``tail`` and ``jq`` read it as it is. Kinds
-of lines: an *entry* (what, why, on what evidence; for a change of a document also what was there and what comes
-instead), a deed's *beginning*, a *mark* that says how an earlier line ended, a document's *good* version, and the
-*checkpoint* at the start of a segment. A line is durable before what it promises is done; marks need not be, they only
-spare ``Store.recover`` work.
+A promise is durable before its change is made. Marks need not be durable: they only save work in a recovery.
 
-It is written in segments: ``journal.jsonl`` is the newest, ``journal-<first number>.jsonl`` are older ones. A segment's
-checkpoint carries on what must not be forgotten, so that one who starts reads the newest only.
+It is written in segments: ``journal.jsonl`` is the newest, ``journal-<first line>.jsonl`` are older ones. A segment's
+first line is a checkpoint of the index, so that a start reads the newest segment only. ``lines`` has the kinds of
+lines.
 """
 
 from __future__ import annotations
@@ -37,21 +34,21 @@ FileStamp = tuple[int, int]
 Ending = Literal["done", "failed"]
 
 LIMIT = 2**32
-"""A segment larger than this, in bytes, is not ours."""
+"""A larger file, in bytes, is no segment."""
 
 SIZE = 64 * 2**20
-"""How large the whole journal may become, in bytes, where nothing else is said."""
+"""The default limit of the whole journal, in bytes."""
 
 SEGMENTS = 7
-"""How many closed segments are kept beside the newest: each has an eighth of the size."""
+"""The number of closed segments that are kept beside the newest. Each has an eighth of the size."""
 
 _CLOSED = re.compile(r"journal-(\d{12})\.jsonl")
 
 
 def refuse_newer(disk: Disk, folder: Path) -> int | None:
-    """The version of the folder that the journal is in, None if it does not say: one from before there were several.
+    """The version of the journal's folder; None if there is no version file.
 
-    ``TooNew`` if a newer program than this one has written there: we would misread it, and lose what it says.
+    ``TooNew`` if a newer program wrote it: this one would misread it, and lose information.
     """
     version = own_files.load_version(disk.read(folder / own_files.VERSION_FILE) or b"")
     if version is not None and version > own_files.VERSION:
@@ -65,27 +62,27 @@ def refuse_newer(disk: Disk, folder: Path) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """Something of the journal that could not be read: where, and what is known of it."""
+    """A part of the journal that could not be read: where it is, and a description."""
 
     offset: int
     what: str
 
 
 class Journal:
-    """The open journal of one project. Writers call it under the store's lock only; readers need none."""
+    """The journal of one project. Writers call it under the store's lock only; readers need no lock."""
 
     def __init__(self, path: Path, disk: Disk, quarantine: Path, size: int = SIZE) -> None:
         self.path = path
         self.index = Index()
         self.damage: list[Damage] = []
         self.unreadable: str | None = None
-        """Why ``load`` could not read it at all."""
+        """The error of ``load`` if it could not read the file at all."""
         self.torn = 0
-        """How many bytes of a half-written line have been cut off and kept aside."""
+        """The bytes of half-written lines that were cut off and put into the quarantine."""
         self._spoiled = False
-        """A flush of the segment has failed: nobody knows what of it is on the device, so it is to be closed."""
-        self._owed: list[Done | Failed] = []
-        """Marks for which there was no room: they come before the next line."""
+        """Whether it is unknown what of the segment is on the device: then the next line begins a new one."""
+        self._late_marks: list[Done | Failed] = []
+        """Marks that could not be written: they come before the next line."""
         self._disk = disk
         self._quarantine = quarantine
         self._segment = size // (SEGMENTS + 1)
@@ -107,15 +104,15 @@ class Journal:
         opened, self._fd, self._mark_fd = (self._fd, self._mark_fd), -1, -1
         for fd in opened:
             if fd >= 0:
-                with contextlib.suppress(OSError):  # it is closed all the same
+                with contextlib.suppress(OSError):  # the descriptor is closed in any case
                     self._disk.close(fd)
 
     # -- writing (under the store's lock) ------------------------------------------------------------------------
 
     def catch_up(self) -> None:
-        """Read what other processes have written since, and cut off a line that a crash left half written.
+        """Read the new lines of other processes, and cut off a line that a crash left half written.
 
-        OSError (FileNotFoundError, say, when the project was deleted) if the journal cannot be had.
+        OSError if the journal cannot be read, FileNotFoundError if the project was deleted.
         """
         try:
             opened = self._reopen_if_replaced()
@@ -129,7 +126,7 @@ class Journal:
                 self.torn += len(torn)
             self._take(data[:whole])
         except OSError:
-            self.close()  # nothing is ever written after lines that were not read
+            self.close()  # no line is written after lines that were not read
             raise
         if opened:
             self._read_mark()
@@ -141,9 +138,9 @@ class Journal:
         """
         if self._spoiled:
             self.rotate()
-        while self._owed and line is not self._owed[0]:
-            self.append(self._owed[0], durable=False)
-            self._owed.pop(0)
+        while self._late_marks and line is not self._late_marks[0]:
+            self.append(self._late_marks[0], durable=False)
+            self._late_marks.pop(0)
         data = lines.dump(msgspec.structs.replace(line, seq=self.seq + 1))
         try:
             append(self._disk, self._fd, data, self._offset, durable)
@@ -155,34 +152,34 @@ class Journal:
         if durable:
             self._write_mark()
         if self._offset > self._segment:
-            with contextlib.suppress(OSError):  # no room for another: this one goes on
+            with contextlib.suppress(OSError):  # no room for another: this one remains in use
                 self.rotate()
         return seq
 
     def mark(self, seq: int, ending: Ending, why: str | None = None) -> None:
-        """Say how the promise or deed of line ``seq`` ended."""
+        """Mark how the promise or operation of line ``seq`` ended."""
         line = Done(done=seq, why=why) if ending == "done" else Failed(failed=seq, why=why)
         try:
             self.append(line, durable=False)
         except OSError:
-            self._owed.append(line)  # no room for a mark: the next recovery finds out by looking
+            self._late_marks.append(line)  # without a mark the next recovery looks at the document
             started = self.pending.pop(seq, None)
             if ending == "done" and started is not None:
                 self.index.count(started)
 
     def rotate(self) -> None:
-        """Close the segment and begin the next. At every moment ``journal.jsonl`` is there and whole.
+        """Close the segment and begin the next. ``journal.jsonl`` exists and is complete at every moment.
 
-        OSError if it cannot be done: then the segment goes on.
+        OSError if it cannot be done: then the segment remains in use.
         """
         line = lines.dump(CheckpointLine(seq=self.seq + 1, checkpoint=self.index.checkpoint()))
-        with contextlib.suppress(OSError):  # what the closed one tells must not go on differently after a crash
+        with contextlib.suppress(OSError):  # a crash must not change the closed segment later
             self.flush()
-        # a copy, not a link: after a flush that failed, ours or another's, nobody knows what of it is on the device
+        # a copy, not a link: after a failed flush of any process it is unknown what of the file is on the device
         self._keep_closed(self._disk.read_at(self._fd, self._offset, 0))
         try:
             write_atomic(self._disk, self.path, line)
-        finally:  # it may have come although it failed: never write on in the closed one
+        finally:  # it may have worked although it failed: do not write to the closed one
             self.catch_up()
         self._write_mark()
         for old in segments(self._disk, self.path)[:-SEGMENTS]:
@@ -190,7 +187,7 @@ class Journal:
                 self._disk.unlink(old)
 
     def _keep_closed(self, data: bytes) -> None:
-        """Put a segment beside the newest. One that was put back from an older copy takes no other's place."""
+        """Save a closed segment. A segment that was restored from an older copy does not replace another."""
         closed = self.path.with_name(f"journal-{self._first:012d}.jsonl")
         before = self._disk.read(closed, LIMIT)
         if before is not None and not data.startswith(before):
@@ -200,24 +197,24 @@ class Journal:
         write_atomic(self._disk, closed, data)
 
     def flush(self) -> None:
-        """Make durable what others have written: they may have been killed before they had flushed it."""
+        """Make durable what other processes wrote: they may have been killed before their flush."""
         try:
             flush(self._disk, self._fd)
         except Unflushed:
             self._spoiled = True
             raise
 
-    # -- the watermark: how far the journal has certainly come --------------------------------------------------------
+    # -- the watermark: the last line that is certainly on the device --------------------------------------------------
 
     def _write_mark(self) -> None:
-        """Not flushed: what it names is on the device already, so an older one after a crash says less, never wrong."""
+        """Write the watermark, unflushed: its line is on the device, so an older watermark is not wrong either."""
         with contextlib.suppress(OSError):
             if self._mark_fd < 0:
                 self._mark_fd = self._disk.open(self._mark, os.O_RDWR | os.O_CREAT)
             self._disk.write_at(self._mark_fd, lines.seal({"seq": self.seq}).rjust(48), 0)
 
     def _read_mark(self) -> None:
-        """Find out whether the end of the journal is gone: no line is ever given a number that was acknowledged."""
+        """Report a lost end of the journal, and do not use the numbers of acknowledged lines again."""
         try:
             newest = lines.load((self._disk.read(self._mark) or b"").strip())
         except OSError:
@@ -234,9 +231,9 @@ class Journal:
     # -- reading -------------------------------------------------------------------------------------------------
 
     def load(self) -> None:
-        """Read the journal as far as it is, without a lock and without changing anything (for readers).
+        """Read the journal for a reader: without a lock, and without any change.
 
-        ``TooNew`` if it is a newer program's.
+        ``TooNew`` if a newer program wrote it.
         """
         try:
             if not self._offset:
@@ -251,7 +248,7 @@ class Journal:
                 self._read_mark()
 
     def _reopen_if_replaced(self) -> bool:
-        """Whether the segment is another than before."""
+        """Open the newest segment if it is another file than before; returns whether it is."""
         if self._fd >= 0:
             now = self._disk.status(self.path)
             if now is None:
@@ -265,7 +262,7 @@ class Journal:
             found = self._disk.status_of(fd)
             if not stat.S_ISREG(found.st_mode):
                 raise OSError(errno.EINVAL, "not an ordinary file", str(self.path))
-            sync_folder(self._disk, self.path.parent)  # whoever made or renamed it may have died before
+            sync_folder(self._disk, self.path.parent)  # its writer may have been killed before it had
         except OSError:
             self._disk.close(fd)
             raise
@@ -305,7 +302,7 @@ class Journal:
             self._offset += len(data_line)
 
     def _take_older(self) -> None:
-        """The checkpoint cannot be read: what it carried on stands in the closed segments."""
+        """Read the closed segments, because the checkpoint cannot be read."""
         for older in segments(self._disk, self.path):
             for line in read_lines(self._disk.read(older, LIMIT) or b""):
                 self.index.apply(line)

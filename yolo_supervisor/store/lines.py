@@ -74,26 +74,26 @@ class Promise(Entry, frozen=True, kw_only=True, tag="promise"):
 
 
 class Begun(Entry, frozen=True, kw_only=True, tag="begun"):
-    """The beginning of a deed outside the disk, such as a termination."""
+    """The beginning of an operation outside the disk, such as a termination."""
 
     begun: bool = True
 
 
 class Ended(Entry, frozen=True, kw_only=True, tag="ended"):
-    """The entry that ends a deed; ``done`` is the number of its beginning."""
+    """The entry that ends an operation; ``done`` is the number of its beginning."""
 
     done: int
 
 
 class Done(Line, frozen=True, kw_only=True, tag="done", omit_defaults=True):
-    """The mark of a promise that was kept, or a deed that was done."""
+    """The mark of a promise that was kept, or an operation that was done."""
 
     done: int
     why: str | None = None
 
 
 class Failed(Line, frozen=True, kw_only=True, tag="failed", omit_defaults=True):
-    """The mark of a promise that was not kept, or a deed that was not done."""
+    """The mark of a promise that was not kept, or an operation that was not done."""
 
     failed: int
     why: str | None = None

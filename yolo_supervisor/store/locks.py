@@ -48,9 +48,9 @@ def file_lock(disk: Disk, fd: int, path: Path, limit_s: float) -> Iterator[None]
 
 
 class LockAges:
-    """For how long we have seen each lock folder unchanged, by the monotonic clock.
+    """The time for which each lock folder was seen unchanged, by the monotonic clock.
 
-    Its time stamp alone proves nothing: a step of the wall clock would make a lock that is held look abandoned.
+    The time stamp alone proves nothing: after a step of the wall clock a held lock would look stale.
     """
 
     def __init__(self) -> None:
@@ -70,11 +70,11 @@ class LockAges:
 
 @contextlib.contextmanager
 def folder_lock(disk: Disk, path: Path, stale_s: float, ages: LockAges | None = None) -> Iterator[None]:
-    """Hold a lock that is a folder, by its owners' convention; ``Busy`` if somebody has it.
+    """Hold a lock folder, by its owners' convention; ``Busy`` if another process has it.
 
-    One that nobody has refreshed for ``stale_s`` seconds was left by a process that died: by ``ages`` where given, else
-    by its time stamp. It is taken over by a rename, which only one of several takers can win, so that no fresh lock is
-    ever removed in its place.
+    A lock that was not refreshed for ``stale_s`` seconds (by ``ages`` if given, else by its time stamp) was left by a
+    process that died. It is taken over by a rename, which only one of several processes can win, so that a fresh lock
+    is never removed in its place.
     """
     try:
         disk.mkdir(path, 0o777)
@@ -82,39 +82,39 @@ def folder_lock(disk: Disk, path: Path, stale_s: float, ages: LockAges | None = 
         _take_over(disk, path, stale_s, ages)
     if ages is not None:
         ages.forget(path)
-    made = _life(disk, path)
+    made = _identity(disk, path)
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
-            if _life(disk, path) == made:  # else we were away for so long that another has taken it over
+            if _identity(disk, path) == made:  # otherwise another process has taken it over
                 disk.rmdir(path)
 
 
 def put_aside(disk: Disk, path: Path, aside: Path, stale_s: float, ages: LockAges) -> None:
-    """Move a lock that is a file away, if it is still the one that was seen unchanged for ``stale_s`` seconds.
+    """Move a lock file away, if it is still the one that was seen unchanged for ``stale_s`` seconds.
 
-    ``Busy`` if it is another by now. OSError if it cannot be moved, to another file system, say: then it stands.
+    ``Busy`` if it is another file now. OSError if it cannot be moved (to another file system, say): then it stays.
     """
     found = refuse_links(disk, path)
     if found is None or ages.age_s(path, found) < stale_s:
         raise Busy(f"{path} changed hands", path)
     disk.rename(path, aside)
-    if _life(disk, aside) != (found.st_ino, found.st_mtime_ns):
+    if _identity(disk, aside) != (found.st_ino, found.st_mtime_ns):
         with contextlib.suppress(OSError):
-            disk.link(aside, path)  # a newer one than that stands
+            disk.link(aside, path)  # fails if there is a newer one already
         raise Busy(f"{path} changed hands", path)
     sync_folder(disk, path.parent)
 
 
-def _life(disk: Disk, path: Path) -> tuple[int, int] | None:
-    """Which folder this is: an inode alone is given out again at once."""
+def _identity(disk: Disk, path: Path) -> tuple[int, int] | None:
+    """Inode and time of a lock; an inode number alone is soon given to another file."""
     found = disk.status(path)
     return (found.st_ino, found.st_mtime_ns) if found else None
 
 
 def _take_over(disk: Disk, path: Path, stale_s: float, ages: LockAges | None) -> None:
-    """Only one of us at a time takes over in a folder (its flock), so that nothing fresh is ever put aside by us."""
+    """Take over a stale lock folder. The parent folder's flock admits one process, so that no fresh lock is moved."""
     fd = disk.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         disk.lock(fd)
@@ -126,7 +126,7 @@ def _take_over(disk: Disk, path: Path, stale_s: float, ages: LockAges | None) ->
             raise Busy(f"{path} is held", path)
         aside = path.with_name(f"{path.name}.{os.getpid()}.stale")
         disk.rename(path, aside)
-        if _life(disk, aside) != (found.st_ino, found.st_mtime_ns):
+        if _identity(disk, aside) != (found.st_ino, found.st_mtime_ns):
             disk.rename(aside, path)
             raise Busy(f"{path} is held", path)
         with contextlib.suppress(OSError):

@@ -1,5 +1,7 @@
-"""What the plugin's own event log is told of what we did, if it keeps one (``v3_event_log``). The journal is the proof;
-this is for the plugin's readers, so it may fail, and is silent then."""
+"""Events in the plugin's event log about what the supervisor did, if the plugin keeps one (``v3_event_log``).
+
+The journal is the proof. These events are for readers of the plugin's log: writing them may fail, and is silent then.
+"""
 
 from __future__ import annotations
 
@@ -29,16 +31,16 @@ NAMES = {
     ("gate", "escalated"): "task_blocked",
     ("flag", "disabled"): "error",
 }
-"""The plugin's word for an action of ours. Its own ``lease-lock reassign`` tells of leases in the same way."""
+"""The plugin's name for an action. The plugin's ``lease-lock reassign`` reports leases by the same name."""
 
 OWN = (("lease", "released"), ("flag", "disabled"))
-"""What is nobody else's if a person or a holder does it."""
+"""Actions that are not reported if a person or a holder does them."""
 
 TAIL = 64 * 1024
-"""How far back, in bytes, an event is looked for that may have been told already."""
+"""The distance from the end, in bytes, in which the event is searched for, so that it is written once."""
 
 
-def tell(disk: Disk, planning: Path, entry: Entry) -> None:
+def append_event(disk: Disk, planning: Path, entry: Entry) -> None:
     """Add the event that follows from an entry, once: also after a crash in between."""
     name = NAMES.get((entry.kind, entry.action))
     if name is None or ((entry.kind, entry.action) in OWN and entry.by == "cli"):
@@ -75,7 +77,7 @@ def _data(entry: Entry) -> dict[str, object]:
 
 
 def _append(disk: Disk, path: Path, line: bytes, ident: bytes) -> None:
-    """In one write at the end, as the plugin does; a last line that was torn off is not made longer."""
+    """Append in one write, as the plugin does; a half-written last line is ended first."""
     make_folder(disk, path.parent, 0o777)
     refuse_links(disk, path)
     fd = disk.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)

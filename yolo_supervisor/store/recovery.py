@@ -102,7 +102,7 @@ class _Run:
             self._fail(promise, "another program has changed the document since")
 
     def _done(self, promise: Promise) -> None:
-        plugin_log.tell(self._documents.disk, self._paths.planning, promise)
+        plugin_log.append_event(self._documents.disk, self._paths.planning, promise)
         self._journal.mark(promise.seq, "done")
 
     def _fail(self, promise: Promise, reason: str) -> None:

@@ -188,7 +188,7 @@ class Store:
                     if self.documents.has_not(action.path, digest(after)):  # otherwise ``recover`` decides
                         self.journal.mark(seq, "failed", str(error))
                     raise Unwritable(getattr(error, "errno", None), str(error), str(action.path)) from error
-                plugin_log.tell(self.disk, self.paths.planning, structs.replace(done, seq=seq))
+                plugin_log.append_event(self.disk, self.paths.planning, structs.replace(done, seq=seq))
                 self.journal.mark(seq, "done")
                 return Outcome.DONE
         except Busy:
@@ -234,7 +234,7 @@ class Store:
             note = entry(action, by, self.clock.now(), self.paths.project, prefix)
             seq = self.journal.append(note, durable)
             if isinstance(action, Escalate):  # the plugin logs what its own programs do
-                plugin_log.tell(self.disk, self.paths.planning, structs.replace(note, seq=seq))
+                plugin_log.append_event(self.disk, self.paths.planning, structs.replace(note, seq=seq))
 
     def begin(self, action: Action, by: str) -> int:
         """Record that an operation outside the disk begins; the number is for ``end``."""
