@@ -52,7 +52,8 @@ class WarmChild:
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it has ended since
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
@@ -61,8 +62,9 @@ class WarmChild:
         self.send_signal(signal.SIGTERM)
 
     def _ended(self, limit_s: float | None) -> int | None:
-        if self.returncode is None and select.select([self._answers], [], [], limit_s)[0]:
-            self._receive()
+        if self.returncode is None:
+            if not self._received.endswith(b"\n") and select.select([self._answers], [], [], limit_s)[0]:
+                self._receive()
             if self._received.endswith(b"\n"):
                 self.returncode = int(self._received)
                 self._answers.close()
