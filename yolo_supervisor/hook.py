@@ -6,9 +6,16 @@ command, which the note contains.
 """
 
 import os
+import select
 import sys
 
 PAYLOAD_LIMIT = 4_194_304
+PAUSE_MS = 50
+"""The pause after which a payload that ends with ``}`` counts as whole."""
+
+SILENCE_MS = 2_000
+"""The pause after which the rest of a payload is not waited for: the agent waits for its hook."""
+
 NOTES_LIMIT = 1_000
 """The largest number of notes. New ones are dropped above it, since no daemon may be running that reads them."""
 
@@ -49,9 +56,7 @@ def _parse(arguments: list[str]) -> tuple[str, str, str | None]:
 def leave_note(event: str, project: str | None = None) -> None:
     """Write the note of this event, if the folder or a parent of it is a supervised project."""
     folder = _notes_folder(os.path.abspath(project or os.environ.get("CLAUDE_PROJECT_DIR") or os.getcwd()))
-    payload = b""
-    while not os.isatty(0) and len(payload) < PAYLOAD_LIMIT and (part := os.read(0, 65536)):
-        payload += part
+    payload = b"" if os.isatty(0) else _payload(0)
     if folder is None or not event.isalnum() or len(os.listdir(folder)) > NOTES_LIMIT:
         return
     chain = _ancestry()
@@ -66,6 +71,22 @@ def leave_note(event: str, project: str | None = None) -> None:
     os.write(fd, line.encode() + b"\n" + payload)
     os.close(fd)
     os.rename(temporary, f"{folder}/{name}")
+
+
+def _payload(fd: int) -> bytes:
+    """The payload: to its end, or to a pause after a whole object, since a client may leave the pipe open."""
+    payload = b""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    while len(payload) < PAYLOAD_LIMIT:
+        whole = payload.rstrip().endswith(b"}")
+        if not poll.poll(PAUSE_MS if whole else SILENCE_MS):
+            break
+        part = os.read(fd, 65536)
+        if not part:
+            break
+        payload += part
+    return payload
 
 
 def _notes_folder(here: str) -> str | None:

@@ -1219,6 +1219,19 @@ def test_a_hook_with_endless_input_ends_soon(cli: Cli, children: Children, hooks
     assert_silent(cli("hook", "Stop", stdin=endless.stdout))
 
 
+@pytest.mark.parametrize("payload", [json.dumps(EVENT), "", '{"half": '])
+def test_a_hook_ends_although_the_client_leaves_its_input_open(cli: Cli, hooks: Path, payload: str) -> None:
+    reader, writer = os.pipe()
+    os.write(writer, payload.encode())
+
+    assert_silent(cli("hook", "SessionEnd", stdin=reader))
+
+    os.close(reader)
+    os.close(writer)
+    (note,) = hooks.iterdir()
+    assert note.read_bytes().partition(b"\n")[2] == payload.encode()
+
+
 def test_a_hook_in_a_folder_that_is_gone(cli: Cli, tmp_path: Path) -> None:
     script = f"mkdir gone && cd gone && rmdir ../gone && exec {sys.executable} -m yolo_supervisor hook Stop"
 
