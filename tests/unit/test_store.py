@@ -311,6 +311,17 @@ def test_a_folder_of_ours_that_is_a_link_is_refused_and_nothing_is_written_there
     assert os.listdir(elsewhere) == []
 
 
+def test_a_linked_planning_folder_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "one" / ".yolo-planning").mkdir(parents=True)
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / ".yolo-planning").symlink_to("../one/.yolo-planning")
+
+    with pytest.raises(Refused, match="is a symbolic link: supervise the project that it leads to"):
+        Store(tmp_path / "two").open()
+
+    assert list((tmp_path / "one" / ".yolo-planning").iterdir()) == []
+
+
 def test_a_journal_that_is_a_link_is_an_error_and_its_target_is_not_written(project: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.write_bytes(b"somebody's")

@@ -112,6 +112,10 @@ def _installation() -> Iterator[Finding]:
 
 def _store(view: ProjectView, fix: bool) -> Iterator[Finding]:
     folder = view.store.paths.folder
+    if folder.parent.is_symlink():
+        do = "supervise the project that it leads to, or replace it by a folder"
+        yield Finding("problem", f"{folder.parent} is a symbolic link: the project is not supervised", do)
+        return
     if not folder.exists():
         yield Finding("note", f"{view.project} has never been supervised", "yolo-supervisor run")
         return

@@ -22,7 +22,7 @@ from yolo_supervisor.fs.trust import Refused
 from yolo_supervisor.store.atomic import make_folder
 from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.store.locks import Busy
-from yolo_supervisor.store.paths import Paths, refuse_root
+from yolo_supervisor.store.paths import Paths, refuse_linked_planning, refuse_root
 
 LOST_S = 15.0
 """The pause between two checks that a project's folder exists, in seconds; its watchers fail before if it does not."""
@@ -44,6 +44,7 @@ class ProjectLock:
 
     def take(self) -> None:
         """Take the right. ``Held``, naming the holder, if another process has it."""
+        refuse_linked_planning(self._paths.planning, Disk().status(self._paths.planning))
         make_folder(Disk(), self._paths.folder)
         fd = Disk().open(self._paths.supervisor_lock, os.O_RDWR | os.O_CREAT)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -154,3 +155,10 @@ def refuse_root(project: Path, found: os.stat_result | None) -> None:
         raise Refused(
             f"{project} belongs to user {found.st_uid}: run as that user, or tell root to: run --allow-root", project
         )
+
+
+def refuse_linked_planning(planning: Path, found: os.stat_result | None) -> None:
+    """Raise ``Refused`` if the planning folder is a link by its ``lstat``: two projects cannot share a journal."""
+    if found is not None and stat.S_ISLNK(found.st_mode):
+        do = "supervise the project that it leads to, or replace it by a folder"
+        raise Refused(f"{planning} is a symbolic link: {do}", planning)

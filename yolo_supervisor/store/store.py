@@ -44,7 +44,7 @@ from yolo_supervisor.store.lines import (
     fields,
 )
 from yolo_supervisor.store.locks import Busy, file_lock
-from yolo_supervisor.store.paths import Paths, refuse_root
+from yolo_supervisor.store.paths import Paths, refuse_linked_planning, refuse_root
 from yolo_supervisor.store.recovery import Recovery, recover
 
 LOCK_LIMIT_S = 0.25
@@ -115,6 +115,7 @@ class Store:
         if not self._allow_root:
             refuse_root(self.paths.project, self.disk.status(self.paths.project))
         self._refuse_untrusted(folder)
+        refuse_linked_planning(folder.parent, self.disk.status(folder.parent))
         version = refuse_newer(self.disk, folder)
         self._make_private(folder)
         sync_folder(self.disk, folder.parent)  # the run that made it may have been killed before this
