@@ -80,12 +80,21 @@ class Agent:
     lead: str | None = None
     session: str | None = None
     claude_dir: Path | None = None
+    lists: tuple[str, ...] = ()
+    """The names of further task lists that evidence has ever tied it to: of earlier sessions, of its environment."""
+    aliases: tuple[str, ...] = ()
+    """Further names that a task may use for it: a session that has founded a team is its ``team-lead``, too."""
     home: int | None = field(default=None, compare=False)
     """The inode of the folder in which its record was written, since a copied project contains copies of records."""
 
     def bears(self, owner: str | None) -> bool:
-        """Whether this owner of a task, plan or lease is the agent, by its short name or its id."""
-        return owner in (self.name, self.id)
+        """Whether this owner of a task, plan or lease is the agent, by one of its names or by its id."""
+        return owner in (self.name, self.id, *self.aliases)
+
+    @property
+    def is_session(self) -> bool:
+        """Whether it is a session that a person started: a lead, or one that works alone. Its tasks name no owner."""
+        return self.lead is None and self.role == "lead"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -229,7 +229,7 @@ def test_a_team_as_the_client_writes_it() -> None:
     assert found is not None
     assert (found.lead_id, found.lead_session) == (TEAM["leadAgentId"], TEAM["leadSessionId"])
     assert found.members[1] == claude.Member(
-        "dev-1@session-85d6cfb4", "dev-1", "general-purpose", "/x/proj", pane="%1", backend="tmux"
+        "dev-1@session-85d6cfb4", "dev-1", "general-purpose", "/x/proj", pane="%1", backend="tmux", active=True
     )
 
 

@@ -14,6 +14,9 @@ from pathlib import Path
 from yolo_supervisor.formats.json import load_object, same_path, text_or_none
 from yolo_supervisor.models import Task
 
+TASK_LIST_VARIABLE = "CLAUDE_CODE_TASK_LIST_ID"
+"""The environment variable that names a client's task list, whatever its session or team."""
+
 LOCK_STALE_S = 10.0
 """A ``<path>.lock`` folder whose holder has not refreshed it for this long is abandoned (proper-lockfile)."""
 
@@ -61,7 +64,21 @@ def looks_like_agent(argv: Sequence[str], executable: str) -> bool:
         return True
     interpreted = argv[1:2] if argv and Path(argv[0]).name in ("node", "bun") else []
     names = [executable, *argv[:1], *interpreted]
-    return any(Path(name).name == "claude" or "/claude/versions/" in name or "claude-code/" in name for name in names)
+    return any(map(_is_client, names)) and not is_client_daemon(argv)
+
+
+def is_client_daemon(argv: Sequence[str]) -> bool:
+    """Whether the process is the client's own daemon, or the host of a terminal of it.
+
+    The daemon of 2.1.332 runs the sessions of ``claude --bg``, and resumes those that crash.
+    """
+    rest = argv[2:] if argv and Path(argv[0]).name in ("node", "bun") else argv[1:]
+    command = next(iter(rest), "")
+    return command in ("daemon", "bg-pty-host") and any(map(_is_client, argv[:2]))
+
+
+def _is_client(name: str) -> bool:
+    return Path(name).name == "claude" or "/claude/versions/" in name or "claude-code/" in name
 
 
 # -- sessions/<pid>.json ----------------------------------------------------------------------------------------
@@ -76,6 +93,12 @@ class Session:
     """Start time in clock ticks since boot on Linux, ``lstart`` text on macOS."""
     name: str | None
     status: str | None
+    waiting_for: str | None = None
+    """What it waits for: ``permission prompt`` or ``input needed``."""
+    hosted: bool = False
+    """Whether the client's own daemon runs it (``claude --bg``)."""
+    pid_domain: str | None = None
+    """The machine and the pid namespace in which ``pid`` counts (2.1.332)."""
 
 
 def session(data: bytes) -> Session | None:
@@ -87,7 +110,17 @@ def session(data: bytes) -> Session | None:
     session_id, cwd = text_or_none(raw.get("sessionId")), text_or_none(raw.get("cwd"))
     if type(pid) is not int or pid <= 1 or not session_id or not cwd or not isinstance(started, str | int):
         return None
-    return Session(pid, session_id, cwd, str(started), text_or_none(raw.get("name")), text_or_none(raw.get("status")))
+    return Session(
+        pid,
+        session_id,
+        cwd,
+        str(started),
+        text_or_none(raw.get("name")),
+        text_or_none(raw.get("status")),
+        waiting_for=text_or_none(raw.get("waitingFor")),
+        hosted=raw.get("kind") == "bg",
+        pid_domain=text_or_none(raw.get("pidDomain")),
+    )
 
 
 def team_of_session(session_id: str) -> str:
@@ -106,6 +139,8 @@ class Member:
     cwd: str | None
     pane: str | None
     backend: str | None
+    active: bool | None = None
+    """``isActive``: False at the end of a turn. True says nothing once its process is gone."""
 
     @property
     def in_process(self) -> bool:
@@ -122,6 +157,13 @@ class Team:
     lead_id: str | None
     lead_session: str | None
     members: tuple[Member, ...]
+    lead_process: tuple[int, str] | None = None
+    """The pid and the start time of the lead's process (2.1.332)."""
+
+    @property
+    def mates(self) -> tuple[Member, ...]:
+        """The teammates inside the lead's process."""
+        return tuple(member for member in self.members if member.in_process and member.agent_id != self.lead_id)
 
 
 def team(data: bytes, name: str) -> Team | None:
@@ -138,11 +180,23 @@ def team(data: bytes, name: str) -> Team | None:
             text_or_none(m.get("cwd")),
             m.get("tmuxPaneId") if isinstance(m.get("tmuxPaneId"), str) else None,
             text_or_none(m.get("backendType")),
+            m["isActive"] if isinstance(m.get("isActive"), bool) else None,
         )
         for m in (listed if isinstance(listed, list) else ())
         if isinstance(m, dict) and (agent_id := text_or_none(m.get("agentId")))
     ]
-    return Team(name, text_or_none(raw.get("leadAgentId")), text_or_none(raw.get("leadSessionId")), tuple(members))
+    return Team(
+        name,
+        text_or_none(raw.get("leadAgentId")),
+        text_or_none(raw.get("leadSessionId")),
+        tuple(members),
+        lead_process=_lead_process(raw.get("leadProcess")),
+    )
+
+
+def _lead_process(raw: object) -> tuple[int, str] | None:
+    pid, started = (raw.get("pid"), raw.get("procStart")) if isinstance(raw, dict) else (None, None)
+    return (pid, str(started)) if type(pid) is int and pid > 1 and isinstance(started, str | int) else None
 
 
 # -- tasks/<list>/<n>.json --------------------------------------------------------------------------------------

@@ -18,3 +18,9 @@ QUOTA_USED_UP = frozenset({"rate_limit", "billing_error"})
 
 WAITS_AFTER_FAILURE = QUOTA_USED_UP | {"overloaded", "authentication_failed"}
 """``error`` of every StopFailure after which the client waits: for its quota, the server, or a login by a person."""
+
+WAITS_FOR_QUOTA_STATUS = frozenset({429, 529})
+"""HTTP status of an error after which an agent waits for its quota, or for a server with too much work.
+
+The client calls the error ``server_error`` then as well, so the status decides.
+"""

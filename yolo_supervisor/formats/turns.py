@@ -1,0 +1,167 @@
+"""How far an agent's turn is, from the end of its transcript (``projects/<slug>/<session>.jsonl``).
+
+Claude Code 2.1.197 and 2.1.332 write a record for each message and, the newer one, for each request to the model. Four
+types tell how far a turn is: ``user``, ``assistant``, ``system``, ``api-request``. Untimed records follow them, and a
+``user`` record may stand after the ``api-request`` that it caused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from yolo_supervisor.formats.json import load_object, text_or_none, time_or_none
+
+MAIN_REQUESTS = ("repl_main_thread", "agent")
+"""The beginnings of ``querySource`` for requests of the conversation; others ask for a title or a summary."""
+
+INTERRUPTED = "[Request interrupted by user"
+"""The beginning of the ``user`` record that the client writes when a person stops a turn."""
+
+COMMAND_OUTPUT = ("<command-name>", "<command-message>", "<local-command-", "<bash-")
+"""The beginnings of ``user`` records that a command of the client leaves; the model does not answer them."""
+
+
+class Phase(StrEnum):
+    """How far a turn is."""
+
+    MODEL = "model"
+    """A request to the model has no answer yet."""
+    TOOL = "tool"
+    """A tool has no result yet."""
+    ENDED = "ended"
+    """The model has ended its turn, or a person has stopped it."""
+    FAILED = "failed"
+    """The client gave up after its last retry; nothing goes on by itself, except after a limit of usage."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Turn:
+    """The state of a conversation at the end of its transcript."""
+
+    phase: Phase
+    at: datetime | None = None
+    """The newest time of a record; None if no record has one."""
+    tools: tuple[str, ...] = ()
+    """The names of the tools without a result."""
+    error: str | None = None
+    """The client's name for the API error at which the turn failed."""
+    status: int | None = None
+    """The HTTP status of that error."""
+
+
+def turn(data: bytes) -> Turn | None:
+    """The turn at the end of a transcript, from its last part; None if no record there tells.
+
+    The first line may be cut off and the last one torn; both are skipped.
+    """
+    reader = _Reader()
+    for line in data.split(b"\n"):
+        if (raw := load_object(line)) is not None and raw.get("isSidechain") is not True:
+            reader.read(raw)
+    return reader.turn()
+
+
+def agent_turn(data: bytes) -> Turn | None:
+    """The same for the transcript of a subagent or in-process teammate, whose records are all marked as a sidechain."""
+    reader = _Reader()
+    for line in data.split(b"\n"):
+        if (raw := load_object(line)) is not None:
+            reader.read(raw)
+    return reader.turn()
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self._phase: Phase | None = None
+        self._at: datetime | None = None
+        self._answered_at: datetime | None = None
+        """The time of the last answer, or of the interruption."""
+        self._tools: dict[str, str] = {}
+        """The names of the tools without a result, by the id of their use."""
+        self._error: str | None = None
+        self._status: int | None = None
+
+    def read(self, raw: Mapping[str, object]) -> None:
+        at = time_or_none(raw.get("timestamp"))
+        match raw.get("type"):
+            case "assistant":
+                self._assistant(raw, at)
+            case "user":
+                self._user(raw)
+            case "api-request" if _is_main(raw.get("querySource")):
+                self._request(at)
+            case "system" if raw.get("subtype") == "api_error":
+                self._phase = Phase.MODEL
+            case _:
+                return
+        if at is not None and (self._at is None or at > self._at):
+            self._at = at
+
+    def _assistant(self, raw: Mapping[str, object], at: datetime | None) -> None:
+        message = raw.get("message")
+        if not isinstance(message, dict):
+            return
+        self._answered_at = at
+        if raw.get("isApiErrorMessage") is True:
+            status = raw.get("apiErrorStatus")
+            self._phase, self._tools = Phase.FAILED, {}
+            self._error, self._status = text_or_none(raw.get("error")), status if type(status) is int else None
+            return
+        uses = [block for block in _blocks(message) if block.get("type") == "tool_use"]
+        self._tools |= {str(block.get("id")): str(block.get("name")) for block in uses}
+        stop = text_or_none(message.get("stop_reason"))
+        if self._tools:
+            self._phase = Phase.TOOL
+        elif stop is None or stop in ("tool_use", "pause_turn"):
+            self._phase = Phase.MODEL
+        else:
+            self._phase = Phase.ENDED
+
+    def _user(self, raw: Mapping[str, object]) -> None:
+        message = raw.get("message")
+        if not isinstance(message, dict) or raw.get("isMeta") is True:
+            return
+        blocks = _blocks(message)
+        for block in blocks:
+            if block.get("type") == "tool_result":
+                self._tools.pop(str(block.get("tool_use_id")), None)
+        text = next((str(block.get("text")) for block in blocks if block.get("type") == "text"), "")
+        if text.startswith(COMMAND_OUTPUT):
+            return
+        if text.startswith(INTERRUPTED):
+            self._phase, self._tools = Phase.ENDED, {}
+            self._answered_at = time_or_none(raw.get("timestamp"))
+        else:
+            self._phase = Phase.TOOL if self._tools else Phase.MODEL
+
+    def _request(self, at: datetime | None) -> None:
+        if at and self._answered_at and at <= self._answered_at:
+            return  # it was written late: its answer was read before
+        self._phase, self._tools = Phase.MODEL, {}
+
+    def turn(self) -> Turn | None:
+        if self._phase is None:
+            return None
+        failed = self._phase is Phase.FAILED
+        return Turn(
+            phase=self._phase,
+            at=self._at,
+            tools=tuple(self._tools.values()) if self._phase is Phase.TOOL else (),
+            error=self._error if failed else None,
+            status=self._status if failed else None,
+        )
+
+
+def _is_main(source: object) -> bool:
+    """Whether a request with this ``querySource`` is part of the conversation. One without is."""
+    return not isinstance(source, str) or source.startswith(MAIN_REQUESTS)
+
+
+def _blocks(message: Mapping[str, object]) -> Sequence[Mapping[str, object]]:
+    content = message.get("content")
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    return [block for block in content if isinstance(block, dict)] if isinstance(content, list) else []
