@@ -21,6 +21,7 @@ from yolo_supervisor.user_dirs import config_dir, home
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
 Policy = Literal["terminate", "drain", "notify", "keep"]
+"""What happens to the agents of a session that its person has left."""
 
 
 class ProcessesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -35,13 +36,17 @@ class AgentsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class SessionsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     interval_s: Seconds = 5.0
-    on_detach: Policy = "terminate"
+    on_detach: Policy | Literal["auto"] = "auto"
     detach_grace_s: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 10.0
 
 
 class TasksConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     interval_s: Seconds = 30.0
     idle_limit_s: Seconds = 300.0
+    unknown_limit_s: Seconds = 900.0
+    stall_limit_s: Seconds = 900.0
+    on_stall: Literal["notify", "requeue"] = "notify"
+    waiting_after_s: Seconds = 600.0
     max_attempts: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 3
     poison_s: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 60.0
     backoff_s: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 5.0

@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final, Self
 
-from support.guard import MARK
+from support.guard import CHILD_MARK, MARK, kill_all, new_mark
 from support.npm import installed
 from support.wait import LIMIT_S, wait_until
 
@@ -142,6 +142,7 @@ class RealClient:
         self.project = scratch / "project"
         self.claude = scratch / "home" / ".claude"
         self._model: FakeModel | None = None
+        self._mark = new_mark()
 
     def start(self, *models: Model, prompt: str, mode: str) -> None:
         """Start the lead and give it the prompt. ``mode`` says where its teammates live: ``tmux``, ``in-process``."""
@@ -153,7 +154,7 @@ class RealClient:
             "USER": os.environ.get("USER", "root"), "IS_SANDBOX": "1", "CLAUDE_CODE_EXPERIMENTAL_AGENT_TEAMS": "1",
             "CLAUDE_CODE_ENABLE_TASKS": "1", "CLAUDE_CODE_ENABLE_TODO_TOOLS": "1", "DISABLE_TELEMETRY": "1",
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_AUTOUPDATER": "1", "ANTHROPIC_API_KEY": API_KEY,
-            MARK: os.environ.get(MARK, ""), "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{self._model.server_port}",
+            MARK: os.environ.get(MARK, ""), CHILD_MARK: self._mark, "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{self._model.server_port}",
         }  # fmt: skip
         command = f"'{client}' --dangerously-skip-permissions --teammate-mode {mode}"
         self.tmux(
@@ -193,3 +194,4 @@ class RealClient:
         if self._model is not None:
             self._model.shutdown()
             self._model.server_close()
+        kill_all(CHILD_MARK, self._mark)  # a tool outlives its client

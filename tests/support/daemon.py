@@ -22,6 +22,7 @@ interval_s = 0.3
 [sessions]
 interval_s = 0.1
 detach_grace_s = 0.5
+on_detach = "terminate"
 """
 """The configuration of a daemon that is in a hurry."""
 

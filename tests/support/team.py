@@ -56,9 +56,10 @@ class Team:
     def pane_agent(self, tmux: PrivateTmux, session: str, name: str, program: str = "") -> int:
         """An agent in a tmux session of its own, deaf to its closing, and known to the daemon; its pid."""
         ready = self.project.parent / f"{name}.ready"
-        body = f"{program}\nopen({str(ready)!r}, 'w')\nimport time\ntime.sleep(600)"
+        deaf = "import signal, time\nsignal.signal(signal.SIGHUP, lambda *_: None)"
+        body = f"{deaf}\n{program}\nopen({str(ready)!r}, 'w')\nwhile True: time.sleep(600)"
         flags = f"--agent-id {name}@red --agent-name {name} --team-name red"
-        line = f"cd {self.project} && trap '' HUP && exec {sys.executable} -c {shlex.quote(body)} {flags}"
+        line = f"cd {self.project} && exec {sys.executable} -c {shlex.quote(body)} {flags}"
         pid = self.mind(tmux.session(session, line)).pid
         wait_until(ready.exists, f"{name} to start")
         self.wait_known(name, "red")

@@ -40,11 +40,11 @@ class PrivateTmux:
         """A new session; the pid of the program in its pane."""
         return int(self("new-session", "-d", "-P", "-F", "#{pane_pid}", "-s", name.replace("#", "##"), program))
 
-    def person(self, session: str) -> subprocess.Popen[bytes]:
-        """Somebody who attaches to the session at a terminal."""
+    def person(self, session: str, *options: str) -> subprocess.Popen[bytes]:
+        """A person who attaches to the session at a terminal; ``-CC`` is the control mode of terminals."""
         terminal, other_end = pty.openpty()
         self._terminals.append(terminal)
-        client = self._run("attach", "-t", f"={session}", stdin=other_end, stdout=other_end, stderr=other_end)
+        client = self._run(*options, "attach", "-t", f"={session}", stdin=other_end, stdout=other_end, stderr=other_end)
         os.close(other_end)
         return self._attached(client)
 

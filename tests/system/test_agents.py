@@ -9,7 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -436,7 +436,12 @@ class World:
         return path
 
     def session(
-        self, child: subprocess.Popen[bytes], session: str, started: int | None = None, cwd: Path | None = None
+        self,
+        child: subprocess.Popen[bytes],
+        session: str,
+        started: int | None = None,
+        cwd: Path | None = None,
+        **more: object,
     ) -> None:
         """The client's own note of a session, with the right start of its process unless told."""
         folder = self.claude / "sessions"
@@ -444,6 +449,7 @@ class World:
         said = {
             "pid": child.pid, "sessionId": session, "cwd": str(cwd or self.project), "startedAt": 1795379572760,
             "procStart": str(started or self.identify(child).started), "kind": "interactive", "status": "busy",
+            **more,
         }  # fmt: skip
         (folder / f"{child.pid}.json").write_text(json.dumps(said))
 
@@ -788,6 +794,8 @@ def test_one_that_is_written_down_is_not_found_again_by_another_source(world: Wo
     world.record("dev-1", world.identify(child))
     world.session(child, "85d6cfb4-e039")
 
+    assert world.found().keys() == {"dev-1@red"}
+    world.turn()
     assert world.look().sightings == ()
 
 
@@ -965,7 +973,7 @@ def test_in_process_teammates_die_with_their_lead(world: World, children: Childr
     leads = write_task(world.claude, "red", 1, owner="team-lead", status="in_progress")
     mates = write_task(world.claude, "red", 2, owner="mate", status="in_progress")
     world.turn()
-    assert world.records() == {"team-lead@red"}
+    assert world.records() == {"team-lead@red", "mate@red"}
     assert world.shown() == {"team-lead@red": ("session", ALIVE), "mate@red": ("team", ALIVE)}
 
     end(lead)
@@ -1011,8 +1019,8 @@ def test_the_snapshot_is_newer_than_the_death(
     world.turn()
     take_snapshot = world.registry.snapshot
 
-    def with_a_death_at_once() -> ProjectSnapshot:
-        snapshot = take_snapshot()
+    def with_a_death_at_once(*reread: Collection[str]) -> ProjectSnapshot:
+        snapshot = take_snapshot(*reread)
         if lead.poll() is None:
             world.team("85d6cfb4-e039")
             write_task(world.claude, "red", 1, owner="team-lead", status="in_progress")
@@ -1266,3 +1274,134 @@ def test_the_plugins_marks_follow_those_who_live(world: World, children: Childre
     world.turn()
 
     assert read() == ("qa", "1")
+
+
+def lost_session(world: World, children: Children, **more: object) -> Path:
+    """The file of a session that was killed while no supervisor ran, and a task of it."""
+    child = children.start("sleep", "600")
+    process = world.identify(child)
+    machine, _, namespace = process.boot.split("/")
+    domain = {"pidDomain": f"linux:{machine}:pid:[{namespace}]"}
+    world.session(child, "85d6cfb4-e039", **{**domain, **more})
+    end(child)
+    return write_task(world.claude, "85d6cfb4-e039", 1, owner=None, status="in_progress")
+
+
+def test_a_session_that_ended_unseen_is_recovered_by_its_file(world: World, children: Children) -> None:
+    task = lost_session(world, children)
+
+    world.turn()
+    world.turn()
+
+    assert read_task(task)["status"] == "pending"
+    assert world.records() == set()
+    assert world.turn() == [], "the client's file stays, and changes nothing more"
+
+
+@pytest.mark.parametrize(
+    "why", ["no pid domain", "another pid namespace", "of an earlier boot", "no local file system"]
+)
+def test_a_session_file_that_proves_nothing_is_no_death(
+    why: str, world: World, children: Children, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    domains: dict[str, object] = {"no pid domain": None, "another pid namespace": "linux:x:pid:[1]"}
+    task = lost_session(world, children, **({"pidDomain": domains[why]} if why in domains else {}))
+    if why == "of an earlier boot":
+        for path in (world.claude / "sessions").iterdir():
+            os.utime(path, (1.0, 1.0))
+    if why == "no local file system":
+        monkeypatch.setattr("yolo_supervisor.inventory.claude_homes.is_local", lambda _: False)
+
+    world.turn()
+    world.turn()
+
+    assert read_task(task)["status"] == "in_progress"
+
+
+def test_a_record_of_an_earlier_boot_proves_nothing_on_a_shared_file_system(
+    world: World, children: Children, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine, _, namespace = world.processes.boot.split("/")
+    world.record("dev-1", ProcessId(4711, 1, f"{machine}/another-boot/{namespace}"))
+    task = write_task(world.claude, "red", 1, owner="dev-1", status="in_progress")
+    monkeypatch.setattr("yolo_supervisor.watchers.agents.is_local", lambda _: False)
+
+    world.turn()
+
+    assert read_task(task)["status"] == "in_progress"
+    assert world.shown() == {"dev-1@red": ("process", Liveness.UNKNOWN)}
+
+
+def test_a_better_source_renames_an_agent_for_as_long_as_it_lives(world: World, children: Children) -> None:
+    child = children.agent("dev-1", "red", cwd=world.project)
+    process = world.identify(child)
+    worse = Agent(
+        id=f"general-purpose#{child.pid}", name="general-purpose", role="dev", team=None, source="hook", since=EPOCH,
+        process=process, pid=child.pid, session="85d6cfb4-e039", home=world.registry.records_folder_id(),
+    )  # fmt: skip
+    (world.paths.agents / own_files.agent_file(worse)).write_bytes(own_files.dump_agent(worse))
+    task = write_task(world.claude, "red", 1, owner="dev-1", status="in_progress")
+
+    world.turn()
+    assert world.records() == {"dev-1@red"}
+    end(child)
+    world.turn()
+
+    assert read_task(task)["status"] == "pending"
+    assert world.records() == set()
+
+
+def test_a_sessions_tasks_are_found_after_the_client_has_removed_its_files(world: World, children: Children) -> None:
+    lead = children.start("sleep", "600")
+    world.session(lead, "85d6cfb4-e039")
+    world.team("85d6cfb4-e039", mate="in-process")
+    own = write_task(world.claude, "red", 1, owner=None, status="in_progress")
+    mates = write_task(world.claude, "red", 2, owner="mate", status="in_progress")
+    world.turn()
+
+    shutil.rmtree(world.claude / "teams")
+    shutil.rmtree(world.claude / "sessions")
+    world.turn()
+    end(lead)
+    world.turn()
+
+    assert [read_task(path)["status"] for path in (own, mates)] == ["pending", "pending"]
+
+
+def test_the_task_list_of_an_earlier_session_stays_an_agents(world: World, children: Children) -> None:
+    session = children.start("sleep", "600")
+    world.session(session, "11111111-aaaa")
+    world.turn()
+    old = write_task(world.claude, "11111111-aaaa", 1, owner=None, status="in_progress")
+    world.session(session, "22222222-bbbb")
+    world.turn()
+
+    end(session)
+    world.turn()
+
+    assert read_task(old)["status"] == "pending"
+
+
+def test_a_task_without_owner_stays_with_a_session_that_lives(world: World, children: Children) -> None:
+    lead, other = children.start("sleep", "600"), children.agent("dev-1", "red", cwd=world.project)
+    world.session(lead, "85d6cfb4-e039")
+    world.team("85d6cfb4-e039")
+    task = write_task(world.claude, "red", 1, owner=None, status="in_progress")
+    world.turn()
+
+    end(other)
+    world.turn()
+
+    assert read_task(task)["status"] == "in_progress"
+
+
+def test_the_task_list_that_the_environment_names_is_the_agents(world: World, children: Children) -> None:
+    named = {**os.environ, "CLAUDE_CODE_TASK_LIST_ID": "board"}
+    child = children.agent("dev-1", "red", cwd=world.project, env=named)
+    task = write_task(world.claude, "board", 1, owner="dev-1", status="in_progress")
+    world.turn()
+
+    end(child)
+    world.turn()
+
+    assert read_task(task)["status"] == "pending"

@@ -340,7 +340,7 @@ def test_i_looked_at_another_window_and_my_agent_was_killed(team: Team, tmux: Pr
 
 
 def test_notify_policy_never_kills_agents_of_a_detached_session(team: Team, tmux: PrivateTmux) -> None:
-    team.supervise(f'{QUICK}on_detach = "notify"\n')
+    team.supervise(QUICK.replace('on_detach = "terminate"', 'on_detach = "notify"'))
     agent = team.pane_agent(tmux, "work", "dev-1")
     me = tmux.person("work")
     team.wait_sessions_looked_at()

@@ -35,7 +35,7 @@ FAULTS = {
     "teams": ["pid-reused", "mass-death", "session-killed", "session-detached", "tmux-server-killed"],
     "supervisor": ["supervisor-killed", "supervisor-upgraded", "supervisor-oom", "clock-jump"],
     "tasks": [
-        "task-orphaned", "owner-hung", "poison-task", "late-completion", "lease-abandoned", "lock-ownerless",
+        "task-orphaned", "owner-idle", "poison-task", "late-completion", "lease-abandoned", "lock-ownerless",
         "state-emptied", "contract-broken", "flag-broken",
     ],
     "mcp": ["mcp-error", "mcp-hang", "mcp-crash", "mcp-flapping"],

@@ -35,7 +35,8 @@ from support.wait import wait_until
 from support.warm import WarmChild
 from test_simulation import CONFIG, TEAM, World, enter
 from yolo_supervisor import log
-from yolo_supervisor.config import Config, FlagsConfig, JournalConfig, SessionsConfig, TasksConfig
+from yolo_supervisor.config import Config, FlagsConfig, JournalConfig, SessionsConfig
+from yolo_supervisor.drill.fake_agent import write_turn
 from yolo_supervisor.formats.plugin import leases as plugin_leases
 from yolo_supervisor.store.store import Store
 
@@ -176,7 +177,7 @@ class LongWorld(World):
     config = msgspec.structs.replace(
         CONFIG,
         sessions=SessionsConfig(interval_s=60.0),
-        tasks=TasksConfig(interval_s=30.0, idle_limit_s=test_simulation.IDLE_S),
+        tasks=msgspec.structs.replace(CONFIG.tasks, interval_s=30.0),
         flags=FlagsConfig(interval_s=120.0),
         journal=JournalConfig(size_mib=JOURNAL / 2**20),
     )
@@ -318,15 +319,21 @@ def test_a_healthy_day_writes_less_than_100_kilobytes_so_each_quarter_of_it_less
 # -- not given any time to run ---------------------------------------------------------------------------------------
 
 SHORT = f"{QUICK}[leases]\ninterval_s = 0.25\n[tasks]\ninterval_s = 0.25\nidle_limit_s = 5.0\n"
-AT_WORK = """
+
+
+def at_work(team: Team, name: str) -> str:
+    """What an agent does whose transcript shows that it works."""
+    write = f"write_turn({name!r}, 'red', Path.cwd(), ended=False, home=Path({str(team.claude)!r}))"
+    return f"""
 import threading, time
+from pathlib import Path
+from yolo_supervisor.drill.fake_agent import write_turn
 def work():
     while True:
-        sum(range(200_000))
+        {write}
         time.sleep(0.02)
 threading.Thread(target=work, daemon=True).start()
 """
-"""What an agent does that uses processor time now and then."""
 
 
 @contextlib.contextmanager
@@ -389,8 +396,9 @@ def test_a_lease_that_was_renewed_while_the_daemon_was_stopped_is_not_ended(team
 @on_linux
 def test_the_tasks_of_those_who_worked_while_the_daemon_was_stopped_stay_theirs(team: Team) -> None:
     running = team.supervise(SHORT)
-    team.agent("worker", program=AT_WORK)
+    team.agent("worker", program=at_work(team, "worker"))
     team.agent("idler")
+    write_turn("idler", "red", team.project, ended=True, home=team.claude)
     of_worker, of_idler, of_guest = team.task("worker"), team.task("idler"), team.task("", status="pending")
     token = team.cli.json("task", "claim", of_guest.stem, "--owner", "guest")["token"]
 
@@ -415,7 +423,7 @@ def test_the_tasks_of_those_who_worked_while_the_daemon_was_stopped_stay_theirs(
 @on_linux
 def test_an_agent_stopped_together_with_the_daemon_keeps_its_task(team: Team) -> None:
     running = team.supervise(SHORT)
-    agent = team.agent("worker", program=AT_WORK)
+    agent = team.agent("worker", program=at_work(team, "worker"))
     task = team.task("worker")
     wait_tasks_looked_at(team)
     with stopped(agent, running.child):

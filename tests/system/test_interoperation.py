@@ -599,7 +599,7 @@ def test_d2_a_task_that_the_plugin_took_from_a_dead_agent_is_claimable(team: Tea
     member = {"agentId": "lead@red", "name": "lead", "cwd": str(team.project), "tmuxPaneId": "%1"}
     config.write_text(json.dumps({"name": "red", "members": [member]}))
 
-    team.supervise("[tasks]\ninterval_s = 0.3\nidle_limit_s = 0.5\n")
+    team.supervise("[tasks]\ninterval_s = 0.3\nunknown_limit_s = 0.5\n")
 
     team.wait_given_back(task)
 

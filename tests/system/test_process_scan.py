@@ -15,7 +15,8 @@ import pytest
 from support.processes import Children
 from support.wait import LIMIT_S, wait_until
 from yolo_supervisor.formats.claude import Flags
-from yolo_supervisor.inventory.process_scan import AgentProcess, ProcessScanner, within
+from yolo_supervisor.inventory.process_scan import AgentProcess, ProcessScanner
+from yolo_supervisor.inventory.project_folders import within
 from yolo_supervisor.models import Pane, ProcessId
 from yolo_supervisor.system import subprocesses
 from yolo_supervisor.system.process_backend import ProcessFacts, backend

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from support.processes import Children
 from support.project import given_back, read_task, write_task
 from support.wait import LIMIT_S, wait_until
 from yolo_supervisor.formats.tasks import SET_ASIDE
+from yolo_supervisor.models import from_iso
 
 pytestmark = [
     pytest.mark.real,
@@ -293,3 +295,93 @@ def test_the_model_sees_the_owner_of_a_dead_letter_and_a_taken_one_is_set_aside_
     team.wait_told("#1 [in_progress] Fix bug (dead-letter)")  # who begins it without naming itself has not got it
     kill_known(running, team.panes()[2], "dev-2")
     assert read_task(task) == aside
+
+
+# -- who is at work -------------------------------------------------------------------------------------------------
+
+UNOWNED = use("TaskUpdate", taskId="1", status="in_progress")
+FAST = "[agents]\ninterval_s = 0.5\n[tasks]\ninterval_s = 0.5\nidle_limit_s = 3\n"
+
+
+def activities(team: RealTeam) -> dict[str, str]:
+    """What ``status`` says that each agent is doing, by name."""
+    status = Cli(team.project)("status", "--json", env={**os.environ, "HOME": str(team.claude.parent)})
+    return {agent["name"]: agent["activity"] for agent in json.loads(status.stdout)["projects"][0]["agents"]}
+
+
+def last_look(running: RunningDaemon) -> datetime:
+    """When the daemon last looked at tasks, by its report."""
+
+    def looked() -> datetime | None:
+        watchers = json.loads((running.folder / "daemon.json").read_text())["watchers"]
+        at = next(watcher["last_tick_at"] for watcher in watchers if watcher["name"] == "tasks")
+        return from_iso(at) if at else None
+
+    found: datetime = wait_until(looked, "a look at tasks", LIMIT_S)
+    return found
+
+
+def wait_doing(team: RealTeam, **expected: str) -> None:
+    wanted = {name.replace("_", "-"): activity for name, activity in expected.items()}
+    wait_until(lambda: activities(team) == wanted, f"the agents to be {wanted}", LIMIT_S)
+
+
+@pytest.mark.parametrize("mode", ["tmux", "in-process"])
+def test_an_idle_teammates_task_is_requeued_and_a_working_ones_is_not(
+    mode: str, team: RealTeam, daemon: StartDaemon
+) -> None:
+    team.begin((LEAD, [CREATE, spawn("dev-1", DEV_1)]), (DEV_1, [CLAIM, wait_for(team.gate)]), mode=mode)
+    task = team.task()
+    wait_at_work(task)
+    running = daemon(over=team.project, config=FAST)
+    wait_for_deed(running, "registered", "dev-1")
+    wait_doing(team, team_lead="waits_for_background", dev_1="working")
+    began = last_look(running)
+    wait_until(lambda: last_look(running) - began > timedelta(seconds=6), "looks for twice the idle limit", LIMIT_S)
+    assert read_task(task)["owner"] == "dev-1"
+
+    team.gate.touch()
+    running.wait(lambda: given_back(task), "its task to be given back")
+
+    wait_doing(team, team_lead="idle", dev_1="idle")
+    assert "dev-1 is idle" in running.did("escalated")[-1]["reason"]
+
+
+def test_a_killed_leads_own_task_is_requeued_and_its_teammate_keeps_the_other(
+    team: RealTeam, daemon: StartDaemon
+) -> None:
+    team.begin(
+        (LEAD, [CREATE, CREATE, use("TaskUpdate", taskId="2", status="in_progress"), spawn("dev-1", DEV_1)]),
+        (DEV_1, [CLAIM, WORK]),
+    )
+    task = team.task()
+    wait_at_work(task)
+    own = task.with_name("2.json")
+    running = daemon(over=team.project)
+    wait_for_deed(running, "registered", "dev-1")
+
+    kill_known(running, team.panes()[0], "team-lead")
+
+    running.wait(lambda: given_back(own), "the lead's task to be given back")
+    assert read_task(task)["owner"] == "dev-1"
+    assert lives(team.panes()[0])
+
+
+@pytest.mark.parametrize("mode", ["tmux", "in-process"])
+def test_a_team_that_ends_in_order_leaves_no_task_and_no_crash_report(
+    mode: str, team: RealTeam, daemon: StartDaemon
+) -> None:
+    team.begin((LEAD, [CREATE, spawn("dev-1", DEV_1)]), (DEV_1, [CLAIM, WORK]), mode=mode)
+    task = team.task()
+    wait_at_work(task)
+    running = daemon(over=team.project)
+    wait_for_deed(running, "registered", "dev-1")
+    lead = team.panes()[0]
+
+    os.kill(lead, signal.SIGTERM)
+
+    running.wait(lambda: given_back(task), "the task to be given back")
+    assert not any(team.claude.glob("teams/*")), "the client has removed the team's folder"
+    evidence = running.did("requeued")[-1]
+    assert "dev-1" in evidence["reason"]
+    assert list((team.project / ".yolo-planning" / ".supervisor" / "crashes").iterdir()) == []

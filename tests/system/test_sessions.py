@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -35,6 +36,7 @@ from yolo_supervisor.watchers.sessions import (
     SessionsWatcher,
     Watched,
     decide,
+    hold_mass_end,
     remember,
 )
 
@@ -74,7 +76,7 @@ def left(of: Agent, detached_s: float) -> Remediation:
     assert of.process is not None
     return (
         Terminate(
-            key=of.id, roots=(of.process,), grace_s=3.0, reason="its tmux session work was detached",
+            key=of.id, roots=(of.process,), grace_s=3.0, reason="its tmux session work was left by its last person",
             evidence={"session": "work", "tmux": "/tmp/s", "detached_s": detached_s, "pid": of.pid, "agent": of.id},
         ),
     )  # fmt: skip
@@ -178,7 +180,7 @@ def test_notify_policy_reports_and_terminates_no_agent() -> None:
         (
             Escalate(
                 kind="session", code=AlertCode.SESSION_LEFT, key="work",
-                reason="its tmux session work was detached",
+                reason="its tmux session work was left by its last person",
                 evidence={"session": "work", "tmux": "/tmp/s", "detached_s": 10.0},
             ),
         )
@@ -409,7 +411,14 @@ def deaf(tmp_path: Path) -> Iterator[Callable[[str], str]]:
     """A program that lives on when its terminal goes, until the test is over; ready when the named file is there."""
     os.mkfifo(tmp_path / "lifeline")
     lifeline = os.open(tmp_path / "lifeline", os.O_RDWR)
-    yield lambda ready: f"trap '' HUP; : > {tmp_path}/{ready}; exec cat {tmp_path}/lifeline"
+    script = tmp_path / "deaf.py"
+    script.write_text(
+        "import pathlib, signal, sys\n"
+        "signal.signal(signal.SIGHUP, lambda *_: None)\n"
+        "pathlib.Path(sys.argv[1]).touch()\n"
+        f"open({str(tmp_path / 'lifeline')!r}).read()\n"
+    )
+    yield lambda ready: f"exec {sys.executable} {script} {tmp_path}/{ready}"
     os.close(lifeline)
 
 
@@ -428,6 +437,100 @@ async def test_an_agent_that_outlived_its_session_is_terminated(
     assert await scene.objection(dev) is None
 
 
+@pytest.mark.parametrize(
+    "start",
+    [
+        pytest.param("trap '' HUP; echo $$ > {0}/pid; exec cat {0}/lifeline", id="nohup"),
+        pytest.param("setsid cat {0}/lifeline & echo $! > {0}/pid; exec sleep 600", id="a session of its own"),
+    ],
+)
+@pytest.mark.usefixtures("deaf")
+async def test_an_agent_that_was_started_to_outlive_its_terminal_goes_on(
+    scene: Scene, tmp_path: Path, start: str
+) -> None:
+    scene.tmux.session("rest")
+    scene.tmux.session("work", start.format(tmp_path))
+    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), "the agent to start")
+    scene.agent("dev", int((tmp_path / "pid").read_text()), "%1")
+    assert await scene.after(1.0) == []
+
+    scene.tmux("kill-session", "-t", "=work")
+
+    for _ in range(3):
+        assert await scene.after(1.0) == []
+
+
+async def test_switching_to_another_session_of_the_server_is_not_leaving(scene: Scene) -> None:
+    dev = scene.agent("dev", scene.tmux.session("work"), "%0")
+    scene.tmux.session("other")
+    person = scene.tmux.person("work")
+    assert await scene.after(1.0) == []
+
+    scene.tmux("switch-client", "-t", "=other")
+    assert await scene.after(1000.0) == []
+    assert await scene.after(1000.0) == []
+
+    scene.tmux.leave(person)
+    assert await scene.after(1.0) == []
+    assert await scene.terminated_after(GRACE_S) == [dev.id]
+
+
+async def test_attaching_in_the_control_mode_of_a_terminal_is_not_leaving(scene: Scene) -> None:
+    scene.agent("dev", scene.tmux.session("work"), "%0")
+    person = scene.tmux.person("work")
+    assert await scene.after(1.0) == []
+
+    scene.tmux.person("work", "-CC")
+    scene.tmux.leave(person)
+
+    assert await scene.after(1000.0) == []
+    assert await scene.after(1000.0) == []
+
+
+@pytest.mark.usefixtures("deaf")
+async def test_an_agent_that_never_was_in_a_pane_has_no_session_to_lose(scene: Scene, tmp_path: Path) -> None:
+    scene.tmux.session("rest")
+    scene.tmux("run-shell", "-b", f"echo $$ > {tmp_path}/pid; exec cat {tmp_path}/lifeline")
+    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), "the agent to start")
+    scene.agent("dev", int((tmp_path / "pid").read_text()), "%7")
+
+    for _ in range(3):
+        assert await scene.after(1.0) == []
+
+
+async def test_by_default_the_plugins_rule_holds_only_in_its_projects(scene: Scene, project: Path) -> None:
+    sessions = SessionsConfig(detach_grace_s=GRACE_S, interval_s=1.0)
+    scene.watcher.config = msgspec.structs.replace(scene.watcher.config, sessions=sessions)
+    dev = scene.agent("dev", scene.tmux.session("work"), "%0")
+    config = project / ".yolo-planning" / "config.json"
+    config.unlink(missing_ok=True)
+    person = scene.tmux.person("work")
+    assert await scene.after(1.0) == []
+    scene.tmux.leave(person)
+    assert await scene.after(1.0) == []
+
+    assert await scene.terminated_after(GRACE_S) == []
+
+    config.write_text("{}")
+    assert await scene.terminated_after(1.0) == [dev.id]
+
+
+def test_more_than_half_of_the_agents_are_not_ended_at_one_look() -> None:
+    def ends(*names: str) -> list[Remediation]:
+        return [(Terminate(key=name, roots=(), grace_s=1.0, reason="left"),) for name in names]
+
+    note: Remediation = (Escalate(kind="session", code=AlertCode.SESSION_LEFT, key="work", reason="left"),)
+
+    held = hold_mass_end([note, *ends("a", "b", "c")], frozenset(), 5, 5)
+    assert held[0] == note
+    assert [(a.code, a.evidence) for r in held[1:] for a in r if isinstance(a, Escalate)] == [
+        (AlertCode.MASS_END, {"agents": ["a", "b", "c"]})
+    ]
+    assert hold_mass_end(ends("a", "b", "c"), frozenset("abcd"), 5, 5) == ends("a", "b", "c")
+    assert hold_mass_end(ends("a", "b"), frozenset(), 5, 5) == ends("a", "b")
+    assert hold_mass_end(ends("a", "b", "c"), frozenset(), 4, 5) == ends("a", "b", "c")
+
+
 async def test_many_at_once_are_only_gone_at_the_third_look(
     scene: Scene, tmp_path: Path, deaf: Callable[[str], str]
 ) -> None:
@@ -440,6 +543,7 @@ async def test_many_at_once_are_only_gone_at_the_third_look(
         scene.tmux("kill-session", "-t", f"=work-{n}")
 
     assert await scene.after(1.0) == []
+    assert [(action.kind, action.key) for action in await scene.after(1.0)] == [("session", "all")]
     assert [(action.kind, action.key) for action in await scene.after(1.0)] == [("session", "all")]
     assert await scene.terminated_after(1.0) == [each.id for each in team]
 

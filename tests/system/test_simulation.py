@@ -40,14 +40,14 @@ from yolo_supervisor.actions.tasks import Claim, Complete, EndDeadLetter
 from yolo_supervisor.config import Config, TasksConfig
 from yolo_supervisor.daemon.runner import Runner
 from yolo_supervisor.daemon.wiring import HostServices
-from yolo_supervisor.formats import claude, tasks
+from yolo_supervisor.formats import claude, tasks, transcripts
 from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats.json import load_object
 from yolo_supervisor.formats.plugin import execution_state
 from yolo_supervisor.formats.plugin import leases as plugin_leases
 from yolo_supervisor.inventory.leases import Held, Leases
 from yolo_supervisor.inventory.process_scan import ProcessScanner
-from yolo_supervisor.models import Agent, ProcessId, Task
+from yolo_supervisor.models import Agent, ProcessId, Task, iso
 from yolo_supervisor.policy.retry import letter_file
 from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.store.history import history
@@ -64,7 +64,11 @@ T = TypeVar("T")
 
 LIVES = int(os.environ.get("SIMULATED_LIVES", "0")) or budget(quick=1, full=4, soak=60)
 ROUNDS, DEEDS = 4, 180
-CONFIG = Config(tasks=TasksConfig(interval_s=10.0, idle_limit_s=40.0))
+CONFIG = Config(
+    tasks=TasksConfig(interval_s=10.0, idle_limit_s=40.0, unknown_limit_s=40.0, stall_limit_s=40.0, on_stall="requeue")
+)
+PULSE_S = 5.0
+"""The time between two records in the transcript of an agent that works."""
 KNOWN_S = 12.0
 """Whoever has lived this long under one and the same supervisor, that knows of him."""
 
@@ -636,11 +640,39 @@ class World:
     def pass_through(self, life: Callable[[], Awaitable[object]]) -> None:
         async def whole() -> None:
             async with anyio.create_task_group() as self._tasks:
+                self._tasks.start_soon(self._work_on)
                 self.start_supervisor()
                 await life()
                 self._tasks.cancel_scope.cancel()
 
         anyio.run(whole, backend_options={"loop_factory": self.time.loop})
+
+    async def _work_on(self) -> None:
+        """All agents work all the time, but for those that hang, and their transcripts show it."""
+        while True:
+            await anyio.sleep(PULSE_S)
+            for worker in self.workers:
+                if worker.alive and not worker.hangs and not worker.far:
+                    self.write_transcript(worker)
+
+    def write_transcript(self, worker: Worker) -> None:
+        folder = self.claude / "projects" / transcripts.slug(self.project)
+        session = f"{worker.team.removeprefix('session-')}-e039"
+        record: dict[str, Any] = {
+            "type": "assistant", "timestamp": iso(self.time.now()),
+            "message": {"content": [{"type": "tool_use", "id": "t", "name": "Bash"}], "stop_reason": "tool_use"},
+        }  # fmt: skip
+        if worker.name == "team-lead":
+            path = folder / f"{session}.jsonl"
+        elif worker.name == "mate":
+            path = folder / session / "subagents" / "agent-amate-1.jsonl"
+            self.write(
+                path.with_suffix(".meta.json"), json.dumps({"taskKind": "in_process_teammate", "name": "mate"}).encode()
+            )
+        else:
+            path = folder / f"{worker.name}-{worker.process.pid}.jsonl"
+            record = {"agentName": worker.name, "teamName": worker.team, **record}
+        self.write(path, json.dumps(record).encode() + b"\n")
 
     def assert_well(self) -> None:
         assert not self.wrongs, "\n".join([f"seed {self.seed}:", *self.story[-80:], *self.wrongs])
@@ -700,6 +732,7 @@ class World:
         worker = Worker(name, team, process, self.time.s)
         process.worker = process.worker or worker
         self.workers.append(worker)
+        self.write_transcript(worker)
         self.tell(f"{name} begins in {process.pid}, child of {process.parent}")
         return worker
 
@@ -754,6 +787,7 @@ class World:
     def hang(self, worker: Worker | None = None) -> None:
         """One goes on living, and does nothing any more."""
         if worker := worker or self.some(self.living()):
+            self.write_transcript(worker)
             worker.process.hangs_s = self.time.s
             self.tell(f"{worker} hangs")
 

@@ -64,6 +64,19 @@ async def test_people_are_counted_and_programs_are_not(tmux: PrivateTmux) -> Non
     assert server.attached == {"$0": 2, "$1": 0}
 
 
+async def test_a_person_in_the_control_mode_of_a_terminal_is_counted(tmux: PrivateTmux) -> None:
+    tmux.session("work")
+    tmux.session("other")
+    tmux.person("work", "-CC")
+    tmux.program("work")
+
+    server = await look(tmux.socket)
+
+    assert server is not None
+    assert server.attached == {"$0": 1, "$1": 0}
+    assert [len(people) for people in server.people.values()] == [1]
+
+
 async def test_a_detached_client_is_not_counted(tmux: PrivateTmux) -> None:
     tmux.session("work")
     tmux.leave(tmux.person("work"))
@@ -263,8 +276,8 @@ def test_server_output_is_taken_literally(name: str, people: int, programs: int,
     ends = [f"{p.dead:d}:{'' if p.status is None else p.status}:{p.signal or ''}" for p in shown]
     lines = [
         f"S 4242 $0 {name}",
-        *(["C 0 $0"] * people),
-        *(["C 1 $0"] * programs),
+        *(f"C $0 /dev/pts/{number}" for number in range(people)),
+        *(["C $0 "] * programs),
         *(f"P %{n} $0 {pane.pid} {end}" for n, (pane, end) in enumerate(zip(shown, ends, strict=True))),
     ]
 
@@ -274,6 +287,7 @@ def test_server_output_is_taken_literally(name: str, people: int, programs: int,
         names={"$0": name},
         attached={"$0": people},
         panes={f"%{n}": pane for n, pane in enumerate(shown)},
+        people={"$0": frozenset(f"/dev/pts/{number}" for number in range(people))} if people else {},
     )
 
 

@@ -23,7 +23,7 @@ import pytest
 from support.budget import TIER, cases
 from support.project import QuickDisk
 from yolo_supervisor.actions import agents, base, circuits, flags, leases, notes, state, tasks
-from yolo_supervisor.actions.agents import Register
+from yolo_supervisor.actions.agents import Register, UpdateRecord
 from yolo_supervisor.actions.base import Edit, Kind, Note, Verb
 from yolo_supervisor.actions.leases import Release
 from yolo_supervisor.actions.state import DropHealth, DropPids, Restore, SetMarker
@@ -235,6 +235,13 @@ LEASE = b'{\n  "acquired_at": "2026-02-01T00:00:00Z",\n  "owner": "dev-1",\n  "r
 def _register(p: Path) -> Scene:
     path = p / ".supervisor" / "agents" / own_files.agent_file(AGENT)
     return Scene(Register(key=AGENT.id, path=path, agent=AGENT, reason="seen"), None, own_files.dump_agent(AGENT))
+
+
+def _update_record(p: Path) -> Scene:
+    path = p / ".supervisor" / "agents" / own_files.agent_file(AGENT)
+    more = replace(AGENT, lists=("red",))
+    action = UpdateRecord(key=AGENT.id, path=path, agent=more, reason="more is known")
+    return Scene(action, own_files.dump_agent(AGENT), own_files.dump_agent(more))
 
 
 def _forget(p: Path) -> Scene:
@@ -479,8 +486,9 @@ def _enable(p: Path) -> Scene:
 F_OFF = b'{"f": false, "g": 1}'
 Staging = Callable[[Path], Scene]
 STAGINGS: tuple[Staging, ...] = (
-    _register, _forget, _requeue, _requeue_plan, _release, _drop_pids, _drop_health, _set_mark, _remove_mark, _lend,
-    _take_over, _quarantine, _restore, _restore_one_that_is_empty, _restore_one_too_large_for_the_journal, _put_away,
+    _register, _update_record, _forget, _requeue, _requeue_plan, _release, _drop_pids, _drop_health, _set_mark,
+    _remove_mark, _lend, _take_over, _quarantine, _restore, _restore_one_that_is_empty,
+    _restore_one_too_large_for_the_journal, _put_away,
     _cut_tail, _snap, _drop_snapshot, _claim, _complete, _set_aside, _redrive, _hand, _give_up, _letter,
     _put_letter_away, _regenerate, _trip, _probe, _close, _disable, _enable,
 )  # fmt: skip

@@ -34,6 +34,7 @@ def test_the_order_of_the_sources_is_this() -> None:
         Rank.RECORD,
         Rank.COMMAND_LINE,
         Rank.SESSION_FILE,
+        Rank.TEAM_FILE,
         Rank.HOOK_NOTE,
         Rank.AGENT_HEALTH,
         Rank.AGENT_PIDS,

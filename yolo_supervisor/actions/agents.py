@@ -29,6 +29,22 @@ class Register(Edit):
 
 
 @dataclass(frozen=True, kw_only=True)
+class UpdateRecord(Edit):
+    """Write down what is known better of an agent: its name, its sessions, its task lists."""
+
+    kind: Kind = "agent"
+    verb: Verb = "updated"
+    agent: Agent
+
+    def holds(self, before: bytes | None) -> bool:
+        recorded = own_files.load_agent(before) if before is not None else None
+        return recorded is not None and recorded.process == self.agent.process and recorded != self.agent
+
+    def edit(self, before: bytes | None) -> bytes | None:
+        return own_files.dump_agent(self.agent)
+
+
+@dataclass(frozen=True, kw_only=True)
 class WriteCrashReport(Action):
     """Write the crash report of an agent. The journal mentions it in the entry of the death."""
 

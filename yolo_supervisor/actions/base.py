@@ -18,7 +18,7 @@ Verb = Literal[
     "crash_reported", "dead_letter_removed", "dead_letter_written", "dead_lettered", "died", "disabled", "dropped",
     "enabled", "escalated", "forgotten", "pruned", "quarantined", "rebased", "recovered", "redriven", "registered",
     "released", "reloaded", "renewed", "repaired", "requeued", "restored", "snapshotted", "started", "stopped",
-    "taken_over", "terminated", "version_saved",
+    "taken_over", "terminated", "updated", "version_saved",
 ]  # fmt: skip
 """The verbs of the journal (docs/journal.md). They are a wire format: they do not change."""
 
@@ -56,6 +56,9 @@ class AlertCode(StrEnum):
     AGENT_ORPHANED = "agent_orphaned"
     AGENT_RECORD_UNREADABLE = "agent_record_unreadable"
     AGENT_SILENT = "agent_silent"
+    """Its turn is over, and its task is still in progress."""
+    AGENT_STALLED = "agent_stalled"
+    AGENT_WAITING = "agent_waiting"
     CALL_FAILED = "call_failed"
     COMMIT_FAILED = "commit_failed"
     BRANCH_UPDATE_CUT_OFF = "branch_update_cut_off"
@@ -69,12 +72,15 @@ class AlertCode(StrEnum):
     GATE_FAILED = "gate_failed"
     LOCK_OF_UNKNOWN = "lock_of_unknown"
     MASS_DEATH = "mass_death"
+    MASS_END = "mass_end"
+    """The policy would end more than half of the agents at once."""
     PROCESSES_LEFT = "processes_left"
     SESSION_LEFT = "session_left"
     SESSION_LEFT_TO_PLUGIN = "session_left_to_plugin"
     TASK_DONE_TWICE = "task_done_twice"
     TASK_HELD = "task_held"
     TASK_OWNER_UNCLEAR = "task_owner_unclear"
+    TASK_OWNER_UNKNOWN = "task_owner_unknown"
     TASK_UNREADABLE = "task_unreadable"
 
 

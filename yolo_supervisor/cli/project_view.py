@@ -23,7 +23,8 @@ from yolo_supervisor.formats.plugin import config as plugin_config
 from yolo_supervisor.fs.read import read_or_none
 from yolo_supervisor.inventory.process_scan import ProcessScanner
 from yolo_supervisor.mcp.circuit_breaker import circuit_status, open_circuits
-from yolo_supervisor.models import Liveness, Task, iso
+from yolo_supervisor.models import Agent, Liveness, Task, iso
+from yolo_supervisor.policy.activity import Signs, judge
 from yolo_supervisor.store.store import Outcome, Store
 from yolo_supervisor.system.process_backend import backend
 from yolo_supervisor.system.processes import Processes
@@ -128,19 +129,33 @@ class ProjectView:
         return plugin_config.lease_ttl_s(read_or_none(self.store.paths.plugin_config) or b"")
 
     def agents_json(self) -> list[dict[str, Any]]:
+        """The agents; ``activity`` is what each is doing, and ``sign`` is what says so."""
+        snapshot, reader = self.registry.snapshot(), self._parts.activity
+        reader.renew()
+        agents = self.agents.agents()
         return [
-            {
-                "id": agent.id,
-                "name": agent.name,
-                "role": agent.role,
-                "team": agent.team,
-                "pid": agent.pid,
-                "state": str(state),
-                "source": agent.source,
-                "since": iso(agent.since),
-            }
-            for agent, state in self.agents.agents()
+            {**self._agent_json(agent, state), **self._activity_json(reader.read(agent, state, snapshot).signs)}
+            for agent, state in agents
         ]
+
+    def _activity_json(self, signs: Signs) -> dict[str, str]:
+        """What an agent is doing. One look shows no change, so the time of its last record decides what is stalled."""
+        at = signs.turn.at if signs.turn is not None else None
+        quiet_s = max(0.0, (self.now - at).total_seconds()) if at is not None else 0.0
+        judgement = judge(signs, quiet_s, self.config.tasks.stall_limit_s)
+        return {"activity": str(judgement.activity), "sign": judgement.sign}
+
+    def _agent_json(self, agent: Agent, state: Liveness) -> dict[str, Any]:
+        return {
+            "id": agent.id,
+            "name": agent.name,
+            "role": agent.role,
+            "team": agent.team,
+            "pid": agent.pid,
+            "state": str(state),
+            "source": agent.source,
+            "since": iso(agent.since),
+        }
 
     def carry_out(self, *actions: Action) -> Outcome:
         """Apply actions that a command decided on, and return the outcome of the last one.

@@ -76,7 +76,10 @@ def _print_status(document: dict[str, Any]) -> None:
     for title, rows in (
         (
             "agents",
-            [(a["id"], a["role"], a["state"], f"pid {a['pid']}", f"by {a['source']}") for a in project["agents"]],
+            [
+                (a["id"], a["role"], a["state"], a["activity"].replace("_", " "), f"pid {a['pid']}", a["sign"])
+                for a in project["agents"]
+            ],
         ),
         ("tasks", [(t["id"], t["status"], t["owner"] or "-", t["subject"]) for t in project["tasks"]]),
         (

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from yolo_supervisor.clock import Clock
 from yolo_supervisor.config import Config
+from yolo_supervisor.inventory.activity import ActivityReader
 from yolo_supervisor.inventory.agents import AgentRegistry
 from yolo_supervisor.inventory.claude_homes import default_homes
 from yolo_supervisor.inventory.crash_evidence import CrashInvestigator
@@ -80,7 +81,8 @@ class ProjectParts:
         self.sessions = SessionsWatcher(config, self.registry, living, store.paths, processes, services.tmux, clock)
         self.state = StateWatcher(config, self.registry, store, clock)
         self.leases = LeasesWatcher(config, self.held_leases, StaleLocks(store, processes.backend, living))
-        self.tasks = TasksWatcher(config, self.registry, living, store, scanner, self.retry_policy, clock)
+        self.activity = ActivityReader(store.paths, self.registry.folders, scanner)
+        self.tasks = TasksWatcher(config, self.registry, living, store, self.activity, self.retry_policy, clock)
         self.flags = FlagsWatcher(config, self.flag_outcomes)
 
     def configure(self, config: Config) -> None:

@@ -36,7 +36,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.ignore_sigterm:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, lambda *_: None)  # to ignore it would say that it shall outlive its terminal
     if options.dies:
         signal.signal(signal.SIGUSR1, lambda *_: WAYS[options.dies](options))
     claim(options.task, options.agent_name)
@@ -51,9 +51,21 @@ def main() -> None:
     temporary.rename(options.ready)
     while True:
         time.sleep(0.1 if options.busy else 3600)
-        began = time.process_time()
-        while options.busy and time.process_time() - began < 0.02:
-            pass
+        if options.busy:
+            write_turn(options.agent_name, options.team_name, Path.cwd(), ended=False)
+
+
+def write_turn(name: str, team: str, folder: Path, *, ended: bool, home: Path | None = None) -> None:
+    """Write the transcript of a teammate that works in ``folder`` and uses a tool, or has ended its turn."""
+    home = home or Path(os.environ["CLAUDE_CONFIG_DIR"])
+    path = home / "projects" / transcripts.slug(Path(os.path.realpath(folder))) / f"{name}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    block = {"type": "text", "text": "done"} if ended else {"type": "tool_use", "id": "t", "name": "Bash", "input": {}}
+    record = {
+        "type": "assistant", "agentName": name, "teamName": team, "timestamp": datetime.now(UTC).isoformat(),
+        "message": {"content": [block], "stop_reason": "end_turn" if ended else "tool_use"},
+    }  # fmt: skip
+    path.write_text(json.dumps(record) + "\n")
 
 
 def claim(path: Path, owner: str) -> None:

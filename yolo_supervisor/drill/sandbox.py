@@ -21,11 +21,12 @@ from typing import Any
 import libtmux
 import tomli_w
 
+from yolo_supervisor.drill.fake_agent import write_turn
 from yolo_supervisor.drill.fake_mcp_client import McpClient
 from yolo_supervisor.formats.json import load_object
 from yolo_supervisor.formats.own import load_holder
 from yolo_supervisor.fs.read import read_or_none
-from yolo_supervisor.inventory.process_scan import within
+from yolo_supervisor.inventory.project_folders import within
 from yolo_supervisor.models import Liveness, ProcessId
 from yolo_supervisor.store.history import history
 from yolo_supervisor.store.paths import Paths
@@ -211,6 +212,10 @@ class Sandbox:
                "status": "in_progress" if owner else "pending", "blocks": [], "blockedBy": []}  # fmt: skip
         path.write_text(json.dumps(raw | ({"owner": owner} if owner else {}), indent=2))
         return path
+
+    def end_turn(self, name: str) -> None:
+        """Write the transcript of an agent that has ended its turn."""
+        write_turn(name, TEAM, self.project, ended=True, home=self.claude)
 
     def agent(
         self,

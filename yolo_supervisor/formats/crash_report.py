@@ -48,6 +48,9 @@ FAULT_SIGNALS = frozenset(
 )  # fmt: skip
 """Signals that a process causes itself; other processes do not send them."""
 
+DELIBERATE_SIGNALS = frozenset({signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT})
+"""Signals by which people, terminals and other programs ask a process to end."""
+
 HookEvent = tuple[str, Mapping[str, object]]
 """A hook event: its name and its payload."""
 
@@ -90,6 +93,11 @@ class Evidence:
     def faulted(self) -> bool:
         """Whether the process crashed by itself: other processes do not send such a signal."""
         return self.fatal_signal in FAULT_SIGNALS
+
+    @property
+    def ended_on_purpose(self) -> bool:
+        """Whether the process exited 0, or a signal ended it that a person or a closed terminal sends: no failure."""
+        return self.exited_zero or self.fatal_signal in DELIBERATE_SIGNALS
 
     @property
     def last_hook(self) -> HookEvent:

@@ -67,6 +67,8 @@ def dump_agent(agent: Agent) -> bytes:
             "lead": agent.lead,
             "session": agent.session,
             "claude_dir": str(agent.claude_dir) if agent.claude_dir else None,
+            "lists": list(agent.lists),
+            "aliases": list(agent.aliases),
             "home": agent.home,
         }
     )
@@ -109,8 +111,15 @@ def load_agent(data: bytes) -> Agent | None:
         lead=text_or_none(raw.get("lead")),
         session=text_or_none(raw.get("session")),
         claude_dir=same_path(folder) if folder else None,
+        lists=_texts(raw.get("lists")),
+        aliases=_texts(raw.get("aliases")),
         home=raw["home"] if type(raw.get("home")) is int else None,
     )
+
+
+def _texts(raw: object) -> tuple[str, ...]:
+    """The texts in a list; a record of version 0.1.0 has none."""
+    return tuple(text for text in raw if isinstance(text, str) and text) if isinstance(raw, list) else ()
 
 
 def _load_pane(raw: object) -> Pane | None:

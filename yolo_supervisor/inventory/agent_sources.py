@@ -7,7 +7,8 @@ come together in ``AgentRegistry.sightings``: evidence about an agent's state be
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from enum import IntEnum
 from pathlib import Path
@@ -18,8 +19,9 @@ from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats.plugin import agents as plugin_agents
 from yolo_supervisor.fs.changes import listed
 from yolo_supervisor.fs.read import read_or_none
-from yolo_supervisor.inventory.process_scan import AgentProcess, ProcessScanner, belongs_to
-from yolo_supervisor.inventory.project_snapshot import ProjectSnapshot, Records, Teammates
+from yolo_supervisor.inventory.process_scan import AgentProcess, ProcessScanner
+from yolo_supervisor.inventory.project_folders import ProjectFolders
+from yolo_supervisor.inventory.project_snapshot import LiveSession, ProjectSnapshot, Records, Teammates, lists_of_agent
 from yolo_supervisor.models import Agent, Liveness, Pane, ProcessId
 from yolo_supervisor.store.paths import Paths
 from yolo_supervisor.system.processes import Processes
@@ -41,12 +43,24 @@ class Rank(IntEnum):
     """It names the agent, its team and its role."""
     SESSION_FILE = 3
     """It names the session, which ties the agent to a team and to task lists."""
-    HOOK_NOTE = 4
+    TEAM_FILE = 4
+    """It names the teammates that live inside their lead's process."""
+    HOOK_NOTE = 5
     """It names the session, but neither the team nor the agent."""
-    AGENT_HEALTH = 5
+    AGENT_HEALTH = 6
     """It names a role and a bare pid."""
-    AGENT_PIDS = 6
+    AGENT_PIDS = 7
     """It names a bare pid."""
+
+
+RANK_OF_SOURCE = {
+    "registered": Rank.RECORD, "tmux": Rank.COMMAND_LINE, "process": Rank.COMMAND_LINE, "session": Rank.SESSION_FILE,
+    "team": Rank.TEAM_FILE, "hook": Rank.HOOK_NOTE, "agent-health": Rank.AGENT_HEALTH, "agent-pids": Rank.AGENT_PIDS,
+}  # fmt: skip
+"""The rank of the source that named an agent, by ``Agent.source``."""
+
+NAMING = (Rank.RECORD, Rank.COMMAND_LINE, Rank.SESSION_FILE)
+"""The sources whose names for an agent a task may bear."""
 
 
 class AgentSource(Protocol):
@@ -80,6 +94,40 @@ def merge(sightings: Mapping[Rank, Sequence[Agent]], known: Container[AgentKey] 
     return list(first.values())
 
 
+def combine(known: Agent, seen: Agent) -> Agent:
+    """What is known of an agent, together with another sighting of it.
+
+    The better source names it. Evidence for its task lists and its names is kept for as long as it is known: the
+    client removes a team's folder, and gives a session another id.
+    """
+    before, now = _rank(known), _rank(seen)
+    base, other = (seen, known) if now < before else (known, seen)
+    team = base.team or other.team
+    session = seen.session if seen.session and now is Rank.SESSION_FILE else known.session or seen.session
+    combined = replace(
+        base,
+        team=team,
+        session=session,
+        pane=base.pane or other.pane,
+        claude_dir=base.claude_dir or other.claude_dir,
+        home=known.home,
+        lists=(),
+        aliases=(),
+    )
+    names = {*known.aliases, *seen.aliases}
+    for agent, rank in ((known, before), (seen, now)):
+        names |= {agent.id, agent.name} if rank in NAMING else set()
+    return replace(
+        combined,
+        lists=tuple(sorted((lists_of_agent(known) | lists_of_agent(seen)) - lists_of_agent(combined))),
+        aliases=tuple(sorted(names - {combined.id, combined.name})),
+    )
+
+
+def _rank(agent: Agent) -> Rank:
+    return RANK_OF_SOURCE.get(agent.source, Rank.RECORD)
+
+
 class ProcessDescriber:
     """What the process table adds to the sighting of an agent."""
 
@@ -104,6 +152,7 @@ class ProcessDescriber:
             source="tmux" if seen.pane else "process",
             pane=seen.pane,
             claude_dir=seen.claude_dir,
+            lists=(seen.task_list,) if seen.task_list else (),
         )
 
     def pane(self, process: ProcessId) -> Pane | None:
@@ -122,7 +171,7 @@ class ProcessDescriber:
         return process if self._processes.older_than_file(process, path) else None
 
     def seen(self, process: ProcessId) -> AgentProcess | None:
-        return self._scanner.agents.get(process)
+        return self._scanner.agents.get(process) or self._scanner.read_now(process)
 
 
 class RecordFiles:
@@ -135,10 +184,10 @@ class RecordFiles:
         self._files: dict[str, Agent | None] = {}
         self._last = Records(by_name={})
 
-    def read(self) -> Records:
-        """The records now. A record is written once and never changed, so it is read once."""
+    def read(self, reread: Collection[str] = ()) -> Records:
+        """The records now. Each is read once, except those that may have been updated (``reread``)."""
         known, there, folder_id = self._files, listed(self._folder), self.folder_id()
-        unread = [name for name in there if known.get(name) is None]
+        unread = [name for name in there if known.get(name) is None or name in reread]
         if not unread and len(there) == len(known) and folder_id == self._last.folder_id:
             return self._last
         for name in known.keys() - set(there):
@@ -172,20 +221,22 @@ class CommandLines:
 
     name, rank = "command line", Rank.COMMAND_LINE
 
-    def __init__(self, project: Path, scanner: ProcessScanner, describer: ProcessDescriber) -> None:
-        self._project = project
+    def __init__(self, folders: ProjectFolders, scanner: ProcessScanner, describer: ProcessDescriber) -> None:
+        self._folders = folders
         self._scanner = scanner
         self._describer = describer
-        self._generation = -1
+        self._read: tuple[int, tuple[Path, ...]] = (-1, ())
+        """The sample and the folders that the last answer was made of."""
         self._by_process: dict[ProcessId, tuple[AgentProcess, Agent]] = {}
         self._last = Teammates()
 
     def read(self, folder_id: int | None) -> Teammates:
         """The teammates in the latest sample of the process table."""
-        if self._generation != self._scanner.generation:
-            self._generation = self._scanner.generation
+        now = self._scanner.generation, self._folders.roots
+        if self._read != now:
+            self._read = now
             everywhere = self._scanner.agents.values()
-            here = [seen for seen in everywhere if belongs_to(seen.folder, self._project)]
+            here = [seen for seen in everywhere if self._folders.has(seen.folder)]
             before, self._by_process = self._by_process, {}
             for seen in here:
                 if seen.flags:
@@ -214,14 +265,18 @@ class SessionFiles:
         self._describer = describer
 
     def agents(self, snapshot: ProjectSnapshot) -> Sequence[Agent]:
-        return list(self._agents(snapshot))
+        return list(self._agents(snapshot, snapshot.sessions))
 
-    def _agents(self, snapshot: ProjectSnapshot) -> Iterator[Agent]:
-        for live in snapshot.sessions:
+    def lost(self, snapshot: ProjectSnapshot, sessions: Iterable[LiveSession]) -> Sequence[Agent]:
+        """The agents of sessions whose process has ended."""
+        return list(self._agents(snapshot, sessions))
+
+    def _agents(self, snapshot: ProjectSnapshot, sessions: Iterable[LiveSession]) -> Iterator[Agent]:
+        for live in sessions:
             if not live.in_project:
                 continue
             session, seen = live.session, self._describer.seen(live.process)
-            team = snapshot.team_led_by(session.session_id)
+            team = snapshot.team_of_lead(live)
             yield self._describer.agent(
                 live.process,
                 snapshot.records.folder_id,
@@ -233,7 +288,31 @@ class SessionFiles:
                 pane=seen.pane if seen else None,
                 session=session.session_id,
                 claude_dir=live.home,
+                lists=(seen.task_list,) if seen and seen.task_list else (),
             )
+
+
+class TeamFiles:
+    """Claude Code's ``teams/``: the teammates that live inside their lead's process, and die with it."""
+
+    name, rank = "team file", Rank.TEAM_FILE
+
+    def __init__(self, describer: ProcessDescriber) -> None:
+        self._describer = describer
+
+    def agents(self, snapshot: ProjectSnapshot) -> Sequence[Agent]:
+        running = {agent.id for agent in snapshot.teammates.agents}
+        return [
+            self._describer.agent(
+                live.process, snapshot.records.folder_id, id=member.agent_id, name=member.name,
+                role=plugin_agents.normal_role(member.role or member.name), team=team.name, source="team",
+                lead=team.lead_id or live.session.session_id, claude_dir=live.home,
+            )
+            for live in snapshot.sessions
+            if (team := snapshot.team_of_lead(live)) is not None
+            for member in team.mates
+            if member.agent_id not in running
+        ]  # fmt: skip
 
 
 class HookNotes:
@@ -273,6 +352,8 @@ class HookNotes:
         default = "agent" if is_subagent else "lead"
         role = plugin_agents.normal_role(kind) if isinstance(kind, str) and kind else default
         seen = self._describer.seen(process)
+        if seen is not None and seen.flags is not None and not is_subagent:
+            return self._describer.teammate(seen, seen.flags, snapshot.records.folder_id)
         return self._describer.agent(
             process,
             snapshot.records.folder_id,

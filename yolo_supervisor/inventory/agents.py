@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,9 +20,11 @@ from yolo_supervisor.inventory.agent_sources import (
     Rank,
     RecordFiles,
     SessionFiles,
+    TeamFiles,
 )
 from yolo_supervisor.inventory.claude_homes import ClaudeHomes
 from yolo_supervisor.inventory.process_scan import ProcessScanner
+from yolo_supervisor.inventory.project_folders import ProjectFolders
 from yolo_supervisor.inventory.project_snapshot import ProjectSnapshot
 from yolo_supervisor.inventory.task_lists import TaskLists
 from yolo_supervisor.models import Agent, Liveness, ProcessId
@@ -38,16 +39,18 @@ class AgentRegistry:
         self.paths = paths
         self.task_lists = TaskLists(paths)
         self._processes = processes
-        real = Path(os.path.realpath(paths.project))
-        self._homes = ClaudeHomes(real, processes, homes)
+        self.folders = ProjectFolders(paths.project)
+        self._homes = ClaudeHomes(self.folders, processes, homes)
         self._describer = ProcessDescriber(processes, scanner)
         self._records = RecordFiles(paths)
-        self._command_lines = CommandLines(real, scanner, self._describer)
+        self._command_lines = CommandLines(self.folders, scanner, self._describer)
         self._hook_notes = HookNotes(paths, processes, scanner, self._describer)
+        self._session_files = SessionFiles(self._describer)
         self._sources: tuple[AgentSource, ...] = (
             self._records,
             self._command_lines,
-            SessionFiles(self._describer),
+            self._session_files,
+            TeamFiles(self._describer),
             self._hook_notes,
             AgentHealth(self._describer),
             AgentPids(paths, self._describer),
@@ -57,9 +60,13 @@ class AgentRegistry:
         """From the next snapshot on read these homes beside the folders that agents name."""
         self._homes.defaults = tuple(homes)
 
-    def snapshot(self) -> ProjectSnapshot:
-        """Read all that decisions about the project's agents depend on. OSError if the records cannot be listed."""
-        records = self._records.read()
+    def snapshot(self, reread: Collection[str] = ()) -> ProjectSnapshot:
+        """Read all that decisions about the project's agents depend on. OSError if the records cannot be listed.
+
+        ``reread`` names records that may have been updated; the others are read once.
+        """
+        self.folders.refresh()
+        records = self._records.read(reread)
         teammates = self._command_lines.read(records.folder_id)
         homes = self._homes.with_those_of((*records.homes, *teammates.homes))
         teams, unreadable_teams = self._homes.teams(homes)
@@ -86,6 +93,17 @@ class AgentRegistry:
     def sightings(self, snapshot: ProjectSnapshot) -> Mapping[Rank, Sequence[Agent]]:
         """The agents in every source: ``merge`` makes one of several sightings of one agent."""
         return {source.rank: source.agents(snapshot) for source in self._sources}
+
+    def lost_sessions(self, snapshot: ProjectSnapshot) -> list[Agent]:
+        """Sessions that ended while no supervisor saw it, and that may own a task in progress."""
+        lost = self._session_files.lost(snapshot, self._homes.lost_sessions(snapshot.homes))
+        return [agent for agent in lost if self._may_own_work(agent, snapshot)]
+
+    def _may_own_work(self, agent: Agent, snapshot: ProjectSnapshot) -> bool:
+        at_work = (
+            task for folder in self.task_lists.of(agent, snapshot) for task in self.task_lists.at_work(folder)[0]
+        )
+        return any(agent.bears(task.owner) or not task.owner for task in at_work)
 
     def stopped_subagents(self, snapshot: ProjectSnapshot) -> set[str]:
         """The ids of the subagents whose end a hook reported."""

@@ -10,8 +10,10 @@ from yolo_supervisor import user_dirs
 from yolo_supervisor.config import Config, expanded
 from yolo_supervisor.formats import claude
 from yolo_supervisor.fs.changes import ParsedFileCache, names
-from yolo_supervisor.inventory.process_scan import belongs_to
+from yolo_supervisor.fs.mounts import is_local
+from yolo_supervisor.inventory.project_folders import ProjectFolders
 from yolo_supervisor.inventory.project_snapshot import LiveSession
+from yolo_supervisor.models import Liveness, ProcessId
 from yolo_supervisor.system.processes import Processes
 
 
@@ -26,8 +28,8 @@ def default_homes(config: Config, environment: Mapping[str, str]) -> list[Path]:
 class ClaudeHomes:
     """The homes of one project: the default ones, and those of all agents that it had."""
 
-    def __init__(self, project: Path, processes: Processes, defaults: Iterable[Path]) -> None:
-        self._project = project
+    def __init__(self, folders: ProjectFolders, processes: Processes, defaults: Iterable[Path]) -> None:
+        self._folders = folders
         self._processes = processes
         self.defaults = tuple(defaults)
         self._known: dict[Path, None] = {}
@@ -46,8 +48,28 @@ class ClaudeHomes:
                 session = self._sessions.get(folder / name) if name.endswith(".json") else None
                 process = self._processes.identify(session.pid) if session else None
                 if session and process and self._processes.backend.same_start(process.started, session.started):
-                    in_project = belongs_to(Path(session.cwd), self._project)
+                    in_project = self._folders.has(Path(session.cwd))
                     yield LiveSession(session=session, process=process, home=folder.parent, in_project=in_project)
+
+    def lost_sessions(self, homes: Iterable[Path]) -> Iterator[LiveSession]:
+        """The project's sessions whose process is proven to have ended, by a file that a killed client left.
+
+        The file must name this pid namespace (2.1.332), be of this boot, and lie on a disk of this machine.
+        """
+        machine, _, namespace = self._processes.boot.split("/", 2)
+        domain, booted_at = f"linux:{machine}:pid:[{namespace}]", self._processes.backend.started_at(0)
+        for folder in (home / "sessions" for home in homes):
+            local: bool | None = None
+            for name in names(folder):
+                session = self._sessions.get(folder / name) if name.endswith(".json") else None
+                if session is None or session.pid_domain != domain or not session.started.isdigit():
+                    continue
+                process = ProcessId(session.pid, int(session.started), self._processes.boot)
+                if self._processes.liveness(process) is not Liveness.DEAD or not self._folders.has(Path(session.cwd)):
+                    continue
+                local = is_local(folder) if local is None else local
+                if local and _written_since(folder / name, booted_at):
+                    yield LiveSession(session=session, process=process, home=folder.parent, in_project=True)
 
     def teams(self, homes: Iterable[Path]) -> tuple[tuple[claude.Team, ...], frozenset[Path]]:
         """The teams that have a member in this project, and the team files that cannot be read."""
@@ -57,6 +79,13 @@ class ClaudeHomes:
                 team = self._teams.get(path)
                 if team is None:
                     unreadable += [path] if os.path.isfile(path) else []
-                elif any(member.cwd and belongs_to(Path(member.cwd), self._project) for member in team.members):
+                elif any(member.cwd and self._folders.has(Path(member.cwd)) for member in team.members):
                     teams.append(team)
         return tuple(teams), frozenset(unreadable)
+
+
+def _written_since(path: Path, since: float) -> bool:
+    try:
+        return path.stat().st_mtime > since
+    except OSError:
+        return False

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -23,7 +23,8 @@ from yolo_supervisor.formats.json import text_or_none
 from yolo_supervisor.fs.changes import names
 from yolo_supervisor.fs.read import read_or_none, read_part
 from yolo_supervisor.inventory.agents import AgentRegistry
-from yolo_supervisor.inventory.process_scan import ProcessScanner, within
+from yolo_supervisor.inventory.process_scan import ProcessScanner
+from yolo_supervisor.inventory.project_folders import within
 from yolo_supervisor.models import Agent, ProcessId, iso
 from yolo_supervisor.policy.crash_bursts import CrashBursts
 from yolo_supervisor.policy.crash_rules import classify
@@ -81,6 +82,16 @@ class Crash:
     def cause(self) -> str | None:
         """The cause as one word; None if it is unknown."""
         return None if self.verdict.cause is CrashCause.UNKNOWN else str(self.verdict.cause)
+
+    @property
+    def clean(self) -> bool:
+        """Whether the agent ended in order: that is no failure, is not charged, and leaves no crash report."""
+        return self.verdict.cause is CrashCause.CLEAN_EXIT or self.report.evidence.ended_on_purpose
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """The verdict and the crash report's name, if there is one, for the journal."""
+        return self.summary if self.clean else {**self.summary, "report": self.report.ident}
 
     @property
     def summary(self) -> dict[str, object]:
@@ -155,11 +166,12 @@ class CrashInvestigator:
         if case is None:
             return None
         until_s = case.held_until_s
-        return Crash(
+        crash = Crash(
             report=case.report,
             hold_s=None if until_s is None else max(0.0, until_s - self._clock.monotonic()),
             written=case.written or not self._writes_reports,
         )
+        return replace(crash, written=True) if crash.clean else crash
 
     def report_written(self, ident: str) -> None:
         """Stop waiting for the report: it was written, or cannot be."""
@@ -251,7 +263,8 @@ class CrashInvestigator:
             "repository": self._repository(agent),
             "started_at": iso(agent.since),
         }
-        if verdict.cause is not CrashCause.SIGNAL or evidence.faulted:  # another process sends all other signals
+        by_another = verdict.cause is CrashCause.SIGNAL and not evidence.faulted  # another process sends these signals
+        if not (by_another or evidence.ended_on_purpose or verdict.cause is CrashCause.CLEAN_EXIT):
             self._bursts.add(verdict.cause, agent.id, self._clock.monotonic())
         until_s = None
         if verdict.until is not None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats import plugin
@@ -19,8 +19,9 @@ from yolo_supervisor.inventory.leases import readable_leases
 from yolo_supervisor.inventory.process_scan import ProcessScanner
 from yolo_supervisor.inventory.project_snapshot import ProjectSnapshot
 from yolo_supervisor.inventory.task_lists import TaskLists
-from yolo_supervisor.models import Agent, Lease, ProcessId, Task
+from yolo_supervisor.models import Agent, Lease, Liveness, ProcessId, Task
 from yolo_supervisor.policy.retry import RetryDecision, RetryPolicy
+from yolo_supervisor.policy.task_owner import OwnerState, Worker, ownership
 from yolo_supervisor.store.paths import Paths
 from yolo_supervisor.system.processes import Leftovers, Processes
 
@@ -65,6 +66,14 @@ class HeldResources:
         return (*self.tasks, *self.plans)
 
 
+class AttemptEnd(NamedTuple):
+    """How the attempts of a dead agent ended: the cause, the rest of its rate-limit window, and whether in order."""
+
+    cause: str
+    hold_s: float | None = None
+    clean: bool = False
+
+
 DIED = "died"
 """The cause of a failed attempt whose agent is dead, or has stopped without finishing it."""
 
@@ -94,23 +103,27 @@ class HeldResourcesFinder:
         agent: Agent,
         snapshot: ProjectSnapshot,
         mates: Sequence[Agent],
-        living: Sequence[Agent],
+        others: Sequence[Worker],
         crash: Crash | None = None,
         terminated: bool = False,
     ) -> HeldResources:
         """The resources of one dead agent and of the teammates inside its process.
 
-        ``living`` are all other agents. ``crash`` is the investigated death, if known, and ``terminated`` says that the
+        ``others`` are all other agents. ``crash`` is the investigated death, if known, and ``terminated`` says that the
         supervisor ended the agent: the decision about its tasks depends on both.
         """
-        failed = (crash.cause or DIED, crash.hold_s) if crash else (DIED, None)
         if terminated:
-            failed = TERMINATED, 0.0
+            end = AttemptEnd(TERMINATED, clean=True)
+        elif crash is not None:
+            end = AttemptEnd(crash.cause or DIED, crash.hold_s, clean=crash.clean)
+        else:
+            end = AttemptEnd(DIED)
         dead = [agent, *mates, *snapshot.aliases(agent)]
-        tasks, unreadable = self._tasks(dead, living, failed, snapshot)
+        tasks, unreadable = self._tasks(dead, others, end, snapshot)
+        living = [worker.agent for worker in others if worker.liveness is not Liveness.DEAD]
         return HeldResources(
             tasks=tasks,
-            plans=tuple(plan for gone in dead for plan in self._plans(gone, living, failed)),
+            plans=tuple(plan for gone in dead for plan in self._plans(gone, living, end)),
             leases=tuple(lease for gone in dead for lease in self._leases(gone, living)),
             leftovers=self._leftovers(agent),
             unreadable=(*unreadable, *self._lists.unreadable(agent, snapshot)),
@@ -120,28 +133,35 @@ class HeldResourcesFinder:
     def _tasks(
         self,
         dead: Sequence[Agent],
-        others: Sequence[Agent],
-        failed: tuple[str, float | None],
+        others: Sequence[Worker],
+        end: AttemptEnd,
         snapshot: ProjectSnapshot,
     ) -> tuple[tuple[HeldTask, ...], tuple[Path, ...]]:
-        """The tasks that name a dead agent as owner, in every list that it worked on."""
-        tasks: dict[Path, HeldTask] = {}
-        unreadable: dict[Path, None] = {}
-        for agent in dead:
-            namesakes = [other for other in others if other.name == agent.name]
-            for folder in self._lists.of(agent, snapshot):
-                shared = any(self._lists.works_on(other, folder, snapshot) for other in namesakes)
-                at_work, bad = self._lists.at_work(folder)
-                unreadable |= dict.fromkeys(bad)
-                for task in at_work:
-                    if agent.bears(task.owner):
-                        decision = self._queue.decide(task, *failed)
-                        tasks[task.path] = HeldTask(task=task, doubt=NAMESAKE if shared else None, decision=decision)
-        return tuple(tasks.values()), tuple(unreadable)
+        """The tasks that a dead agent may own, in every list that it worked on.
 
-    def _plans(self, agent: Agent, others: Iterable[Agent], failed: tuple[str, float | None]) -> tuple[HeldTask, ...]:
+        A task that another agent may own is left to it. If it bears the dead agent's name, that is a doubt.
+        """
+        tasks: list[HeldTask] = []
+        unreadable: dict[Path, None] = {}
+        gone = [Worker(agent=agent, liveness=Liveness.DEAD) for agent in dead]
+        for folder in dict.fromkeys(folder for agent in dead for folder in self._lists.of(agent, snapshot)):
+            workers = [w for w in (*gone, *others) if self._lists.works_on(w.agent, folder, snapshot)]
+            at_work, bad = self._lists.at_work(folder)
+            unreadable |= dict.fromkeys(bad)
+            for task in at_work:
+                owner = ownership(task, workers)
+                if owner.state is OwnerState.DEAD:
+                    tasks.append(HeldTask(task=task, decision=self._decide(task, end)))
+                elif any(agent.bears(task.owner) for agent in dead):
+                    tasks.append(HeldTask(task=task, doubt=NAMESAKE, decision=self._decide(task, end)))
+        return tuple(tasks), tuple(unreadable)
+
+    def _decide(self, task: Task, end: AttemptEnd) -> RetryDecision:
+        return self._queue.decide(task, end.cause, end.hold_s, clean=end.clean)
+
+    def _plans(self, agent: Agent, others: Iterable[Agent], end: AttemptEnd) -> tuple[HeldTask, ...]:
         return tuple(
-            HeldTask(task=plan, decision=self._queue.decide(plan, *failed))
+            HeldTask(task=plan, decision=self._decide(plan, end))
             for plan in self._lists.plans_of(agent)
             if not any(execution_state.works_on(other.name, other.team, plan.number) for other in others)
         )
@@ -158,7 +178,16 @@ class HeldResourcesFinder:
     def _leftovers(self, agent: Agent) -> Leftovers:
         if agent.process is None or agent.lead is not None:
             return Leftovers()
-        return self._processes.leftovers(agent.process, self.trees([agent.process]).get(agent.process, ()))
+        tree = self.trees([agent.process]).get(agent.process, ())
+        leftovers = self._processes.leftovers(agent.process, tree)
+        more = [
+            process
+            for process in self._scanner.in_tool_sessions(agent.process)
+            if process not in leftovers.roots and process not in self._processes.stubborn
+        ]
+        below = {process for process, _ in tree} - {*leftovers.uncertain}
+        roots = (*leftovers.roots, *(process for process in more if process not in below))
+        return Leftovers(roots, tuple(process for process in leftovers.uncertain if process not in more))
 
     def trees(self, wanted: Iterable[ProcessId]) -> Trees:
         """The last known trees, from the process scan or from an earlier daemon.

@@ -19,7 +19,6 @@ from yolo_supervisor.clock import until_next
 from yolo_supervisor.formats import claude
 from yolo_supervisor.formats.json import same_path
 from yolo_supervisor.models import Liveness, Pane, ProcessId
-from yolo_supervisor.store.paths import Paths
 from yolo_supervisor.system import subprocesses
 from yolo_supervisor.system.process_backend import ProcessFacts
 from yolo_supervisor.system.process_table import Sweep, Tree
@@ -42,6 +41,8 @@ class AgentProcess:
     folder: Path
     claude_dir: Path | None
     pane: Pane | None
+    task_list: str | None = None
+    """The task list that its environment names, whatever its session or team."""
 
 
 class ProcessScanner:
@@ -57,6 +58,8 @@ class ProcessScanner:
         self._known: set[ProcessId] = set()
         self._young: set[ProcessId] = set()
         self._tracked: set[ProcessId] = set()
+        self._tool_sessions: dict[ProcessId, dict[int, int]] = {}
+        """The sessions that each agent's tools have begun: the leader's pid and start time."""
         self._newest: int | None = None
         self._started = 0
 
@@ -74,6 +77,7 @@ class ProcessScanner:
     def drop(self, process: ProcessId) -> None:
         self._tracked.discard(process)
         self.trees.pop(process, None)
+        self._tool_sessions.pop(process, None)
 
     def quiet(self) -> bool:
         """Whether no process was started since the last sample except our commands."""
@@ -116,6 +120,39 @@ class ProcessScanner:
             # it may have died in the middle of the sweep: then its children have lost their parent
             if tree != self.trees.get(process) and self.processes.liveness(process) is Liveness.ALIVE:
                 self.trees[process] = tree
+                self._note_sessions(process, tree, sweep)
+        self._forget_sessions(sweep)
+
+    def _note_sessions(self, agent: ProcessId, tree: Tree, sweep: Sweep) -> None:
+        """Remember the sessions that began in the agent's tree: a tool that forks and exits stays in its session."""
+        led = {child.pid: child.started for child, _ in tree if sweep.facts[child.pid].session == child.pid}
+        if led:
+            self._tool_sessions.setdefault(agent, {}).update(led)
+
+    def _forget_sessions(self, sweep: Sweep) -> None:
+        """Forget sessions without a process. The pid of a leader is not given out again while its session has one."""
+        if self._tool_sessions:
+            live = {facts.session for facts in sweep.facts.values()}
+            for agent, led in list(self._tool_sessions.items()):
+                self._tool_sessions[agent] = {pid: started for pid, started in led.items() if pid in live}
+
+    def in_tool_sessions(self, agent: ProcessId) -> tuple[ProcessId, ...]:
+        """The processes that run now in sessions of the agent's tools, but for other agents and what they started.
+
+        They were started after the session's leader, which was seen in the agent's tree.
+        """
+        led = self._tool_sessions.get(agent)
+        if not led:
+            return ()
+        sweep = self.processes.sweep()
+        others = ({*self.agents, *self._tracked} - {agent}) & {sweep.id(pid) for pid in sweep.facts}
+        spared = others | {process for other in others for process, _ in sweep.tree(other)}
+        return tuple(
+            process
+            for pid, facts in sweep.facts.items()
+            if not facts.zombie and facts.session in led and facts.started >= led[facts.session]
+            if (process := sweep.id(pid)) not in spared and process != agent
+        )
 
     def _read_all(
         self, processes: Iterable[ProcessId], sweep: Sweep
@@ -144,6 +181,16 @@ class ProcessScanner:
         ours = self.processes.backend.owner(process.pid) == os.geteuid()
         return ours and not sweep.facts[process.pid].comm.startswith("tmux")
 
+    def read_now(self, process: ProcessId) -> AgentProcess | None:
+        """The agent that the process's command line shows now: the latest sample may be older than the process."""
+        try:
+            facts = self.processes.backend.facts(process.pid)
+            if facts is None or facts.started != process.started:
+                return None
+            return self._read(process, Sweep(self.processes.boot, {process.pid: facts}))
+        except OSError:
+            return None
+
     def _read(self, process: ProcessId, sweep: Sweep) -> AgentProcess | None:
         """The agent that the process's command line shows, or None.
 
@@ -163,6 +210,7 @@ class ProcessScanner:
             folder=same_path(backend.folder(process.pid)),
             claude_dir=claude.config_dir(environment),
             pane=pane_of(environment),
+            task_list=environment.get(claude.TASK_LIST_VARIABLE) or None,
         )
 
     async def run(self, every_s: Callable[[], float], sampled: Callable[[bool], None]) -> None:
@@ -195,20 +243,3 @@ def _without_copies(seen: Mapping[ProcessId, AgentProcess], sweep: Sweep) -> dic
         if parent and above and agent.flags and above.flags == agent.flags:
             agents.pop(process if parent.comm == facts.comm else above.process, None)
     return agents
-
-
-def belongs_to(folder: Path, project: Path) -> bool:
-    """Whether an agent at work in the folder belongs to the project (both as the kernel spells them).
-
-    The folder must be in the project, and not in a supervised project further inside.
-    """
-    if folder == project or not within(folder, project):
-        return folder == project
-    between = [inner for inner in (folder, *folder.parents) if inner != project and within(inner, project)]
-    return not any(Paths(inner).folder.is_dir() for inner in between)
-
-
-def within(folder: Path, project: Path) -> bool:
-    """Whether the folder is the project or inside it (both as the kernel spells them)."""
-    inner, outer = str(folder), str(project)
-    return inner == outer or inner.startswith(outer.rstrip("/") + "/")

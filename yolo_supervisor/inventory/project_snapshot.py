@@ -113,15 +113,25 @@ class ProjectSnapshot:
         """The client's status of the agent's session (``idle``, ``busy``, ``waiting``), or None if there is none."""
         return self._statuses.get(agent.pid) if agent.pid else None
 
-    def team_led_by(self, session_id: str) -> claude.Team | None:
-        return next((team for team in self.teams if team.lead_session == session_id), None)
+    def team_of_lead(self, live: LiveSession) -> claude.Team | None:
+        """The team that the session leads, by the session's id or by its process."""
+        ident, process = live.session.session_id, (live.session.pid, live.session.started)
+        return next((team for team in self.teams if team.lead_session == ident or team.lead_process == process), None)
+
+    def is_lead(self, agent: Agent, team: claude.Team) -> bool:
+        """Whether the agent is the team's lead, by one of the sessions that it has had, or by its process."""
+        if agent.lead is not None:
+            return False
+        process = agent.process
+        by_process = process is not None and team.lead_process == (process.pid, str(process.started))
+        return by_process or team.lead_session in {agent.session, *agent.lists} - {None}
 
     def aliases(self, agent: Agent) -> list[Agent]:
         """The same agent as the lead of a team that was founded after the agent was found."""
         return [
             replace(agent, id=team.lead_id, name="team-lead", team=team.name)
             for team in self.teams
-            if agent.lead is None and team.lead_id and team.lead_session == agent.session is not None
+            if team.lead_id and self.is_lead(agent, team)
         ]
 
     def in_process(self, lead: Agent) -> list[Agent]:
@@ -129,7 +139,7 @@ class ProjectSnapshot:
 
         A tmux teammate looks like one while it is being started.
         """
-        if not lead.session or lead.lead is not None:
+        if lead.lead is not None:
             return []
         return [
             Agent(
@@ -146,15 +156,14 @@ class ProjectSnapshot:
                 claude_dir=lead.claude_dir,
             )
             for team in self.teams
-            if team.lead_session == lead.session
-            for member in team.members
-            if member.in_process and member.agent_id != team.lead_id
+            if self.is_lead(lead, team)
+            for member in team.mates
         ]
 
 
 def lists_of_agent(agent: Agent) -> set[str]:
-    """The names of the task lists that the agent works on, none if it has neither team nor session."""
-    lists = {agent.team} if agent.team else set()
+    """The names of the task lists that any evidence ties the agent to, none if there is no evidence."""
+    lists = {*agent.lists, agent.team} if agent.team else {*agent.lists}
     return lists | lists_of_session(agent.session) if agent.session else lists
 
 

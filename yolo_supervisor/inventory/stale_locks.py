@@ -16,7 +16,7 @@ from yolo_supervisor.formats.plugin import agents as plugin_agents
 from yolo_supervisor.formats.plugin import leases as plugin_leases
 from yolo_supervisor.fs.changes import DirectoryScanner
 from yolo_supervisor.fs.read import digest, read_or_none
-from yolo_supervisor.inventory.process_scan import within
+from yolo_supervisor.inventory.project_folders import within
 from yolo_supervisor.models import Agent, Lease, Liveness
 from yolo_supervisor.store.store import Store
 from yolo_supervisor.system.git_files import NAMING_VARIABLES

@@ -28,6 +28,8 @@ class NeverCode(StrEnum):
     ATTEMPTS = "attempts"
     POISON = "poison"
     """Two attempts in a row failed for the same cause within a short time."""
+    CLEAN_ENDS = "clean_ends"
+    """Several agents ended in order without finishing the task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,9 @@ class RetryDecision:
     """The crash reports of the earlier attempts, the oldest first."""
 
 
+MAX_CLEAN_ENDS = 3
+"""The number of clean ends without completion after which a person has to look at a task: it would go on for ever."""
+
 REPORTS = 5
 """The number of attempts whose crash reports are kept."""
 
@@ -77,11 +82,12 @@ class RetryPolicy:
         self._clock = clock
         self._boot = boot
 
-    def decide(self, task: Task, cause: str, hold_s: float | None = None) -> RetryDecision:
+    def decide(self, task: Task, cause: str, hold_s: float | None = None, *, clean: bool = False) -> RetryDecision:
         """The decision about a task whose attempt failed for ``cause``.
 
         ``cause`` is a word, so that two failures can be compared. With ``hold_s`` the attempt failed at a rate limit
-        that stops all agents for so long: it is not charged.
+        that stops all agents for so long: it is not charged. Neither is a ``clean`` end: the agent ended in order, by
+        itself, a person or the supervisor.
         """
         config, index = self.config.tasks, self._store.index
         attempt = index.requeues[task.id] + 1
@@ -96,6 +102,12 @@ class RetryPolicy:
         elif hold_s is not None:
             stamp = {"cause": cause, "charged": False}
             return RetryDecision(cause=cause, attempt=attempt, wait_s=hold_s, stamp=stamp, reports=reports)
+        elif clean:
+            stamp = {"cause": cause, "charged": False, "clean": True}
+            ends = (last.clean_ends if last is not None else 0) + 1
+            if ends >= MAX_CLEAN_ENDS:
+                never = Never(NeverCode.CLEAN_ENDS, f"{ends} agents ended in order without finishing it")
+            return RetryDecision(cause=cause, attempt=attempt, never=never, stamp=stamp, reports=reports)
         elif attempt >= config.max_attempts:
             never = Never(NeverCode.ATTEMPTS, f"attempt {attempt} of {config.max_attempts} has failed")
         elif last is not None and last.cause == cause and ago_s < config.poison_s:

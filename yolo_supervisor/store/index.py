@@ -43,6 +43,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     errors: int | None = None
     samples: int | None = None
     probation: bool = False
+    was: str | None = None
+    clean: bool = False
 
 
 class Index:
@@ -133,6 +135,8 @@ class Index:
         match entry.kind:
             case "agent" if entry.action == "forgotten":
                 self._agents.pop(entry.key, None)
+            case "agent" if entry.action == "updated":
+                self._rename_agent(_evidence(entry).was, entry.key)
             case "agent":
                 newest = self._agents.setdefault(entry.key, {})
                 newest[entry.action] = max(entry.seq, newest.get(entry.action, 0))
@@ -144,6 +148,13 @@ class Index:
                 self._switch(entry, _evidence(entry))
         self.releases += write is not None and write.after is None and write.path.endswith(".lease")
         self.flag_outcomes.update(outcome_table.in_journal_entry(entry))
+
+    def _rename_agent(self, before: str | None, after: str) -> None:
+        """Give an agent's entries to the name that it is known by now."""
+        if before is not None and before != after:
+            newest = self._agents.setdefault(after, {})
+            for action, seq in self._agents.pop(before, {}).items():
+                newest[action] = max(seq, newest.get(action, 0))
 
     def _switch(self, entry: Entry, evidence: Evidence) -> None:
         before = self.flags.get(entry.key)
@@ -165,15 +176,19 @@ class Index:
                     token=entry.seq, owner=evidence.owner, live=True, since_s=evidence.since_s, boot=evidence.boot
                 )
             case "requeued":
+                before = self.failures.get(key, FailureState())
                 if evidence.charged:
                     self.requeues[key] += 1
                     self.failures[key] = FailureState(
                         cause=evidence.cause, since_s=evidence.since_s, boot=evidence.boot,
-                        reports=evidence.reports or (),
+                        reports=evidence.reports or (), clean_ends=before.clean_ends,
                     )  # fmt: skip
-                elif evidence.reports is not None:
-                    before = self.failures.get(key, FailureState())
-                    self.failures[key] = msgspec.structs.replace(before, reports=evidence.reports)
+                elif evidence.reports is not None or evidence.clean:
+                    self.failures[key] = msgspec.structs.replace(
+                        before,
+                        reports=evidence.reports or before.reports,
+                        clean_ends=before.clean_ends + evidence.clean,
+                    )
                 self._end_claim(key)
             case "dead_lettered":
                 self.dead_letters[key] = entry.reason

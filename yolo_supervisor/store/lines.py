@@ -166,6 +166,8 @@ class FailureState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     boot: str | None = None
     reports: tuple[str, ...] = ()
     """The crash reports of the attempts so far, the oldest first."""
+    clean_ends: int = 0
+    """The number of agents that ended in order without finishing the task: no failures, and not charged."""
 
     @property
     def failed(self) -> Instant | None:

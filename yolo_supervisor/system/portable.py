@@ -51,12 +51,14 @@ class PsutilBackend:
         try:
             process = self._psutil.Process(pid)
             with process.oneshot():
-                zombie = process.status() == self._psutil.STATUS_ZOMBIE
+                status = process.status()
+                zombie, stopped = status == self._psutil.STATUS_ZOMBIE, status == self._psutil.STATUS_STOPPED
                 used = process.cpu_times()
                 cpu = round((used.user + used.system) * 100)
                 return ProcessFacts(
-                    pid, process.ppid(), round(process.create_time() * 100), zombie, process.name(), cpu
-                )
+                    pid, process.ppid(), round(process.create_time() * 100), zombie, process.name(), cpu,
+                    stopped=stopped,
+                )  # fmt: skip
         except self._psutil.NoSuchProcess:
             return None
         except self._psutil.Error as error:
@@ -89,6 +91,9 @@ class PsutilBackend:
 
     def executable(self, pid: int) -> str:
         return str(self._ask(pid, lambda process: process.exe()))
+
+    def ignores(self, pid: int, number: int) -> bool:
+        return True
 
     def has_open(self, pid: int, path: Path) -> bool:
         return bool(self._ask(pid, lambda process: any(file.path == str(path) for file in process.open_files())))

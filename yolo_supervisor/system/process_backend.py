@@ -26,6 +26,8 @@ class ProcessFacts:
     """The processor time that it has used, in clock ticks."""
     session: int = 0
     """The pid of its session's leader; 0 if the kernel does not report it."""
+    stopped: bool = False
+    """Whether a signal such as SIGSTOP has stopped it."""
 
 
 class ProcessHandle(Protocol):
@@ -69,6 +71,9 @@ class ProcessBackend(Protocol):
     def folder(self, pid: int) -> str: ...
 
     def executable(self, pid: int) -> str: ...
+
+    def ignores(self, pid: int, number: int) -> bool:
+        """Whether the process ignores the signal; True where the system does not say."""
 
     def has_open(self, pid: int, path: Path) -> bool:
         """Whether the process has the file open."""

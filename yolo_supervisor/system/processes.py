@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,12 +17,16 @@ from pathlib import Path
 
 import anyio
 
+from yolo_supervisor.formats import claude
 from yolo_supervisor.models import Liveness, ProcessId
 from yolo_supervisor.system.process_backend import ProcessBackend, ProcessFacts, ProcessHandle
 from yolo_supervisor.system.process_table import Sweep
 
 FILE_TIME_SLACK_S = 0.05
 """The start of a process is known in ticks of 10 ms, and a file's time in ticks of the kernel's clock."""
+
+CLIENTS = re.compile(r"claude|node|bun|\d+\.\d+")
+"""The beginnings of the names under which the kernel lists Claude Code's programs; a binary is named by its version."""
 
 VERIFY_S = 5.0
 """The time after SIGKILL, in seconds, after which a process that is still there is reported."""
@@ -49,6 +54,8 @@ class RefusalCode(StrEnum):
     """It is this program or one of its ancestors."""
     GONE = "gone"
     TMUX = "tmux"
+    CLIENT_DAEMON = "client_daemon"
+    """It is Claude Code's own daemon, or hosts a terminal of it."""
     OTHER_USER = "other_user"
     UNPROVEN = "unproven"
     """Its identity could not be proven by the kernel's answers."""
@@ -172,6 +179,8 @@ class Processes:
                 return Refusal(RefusalCode.GONE, "its pid is gone or belongs to another process now")
             if facts.comm.startswith("tmux"):
                 return Refusal(RefusalCode.TMUX, "it is tmux")
+            if claude.is_client_daemon(self.backend.argv(process.pid)):
+                return Refusal(RefusalCode.CLIENT_DAEMON, "it is Claude Code's own daemon")
             if self.backend.owner(process.pid) != os.geteuid():
                 return Refusal(RefusalCode.OTHER_USER, "it belongs to another user")
         except OSError as error:
@@ -243,11 +252,11 @@ class Processes:
         refused: dict[ProcessId, Refusal],
     ) -> None:
         now = self.sweep()
-        tmux = {now.id(pid) for pid, facts in now.facts.items() if facts.comm.startswith("tmux")}
+        servers = {now.id(pid) for pid, facts in now.facts.items() if self._is_server(facts)}
         for root in roots:
             if root in spare:
                 continue
-            below = () if root in tmux else now.tree(root, {*spare, *tmux})
+            below = () if root in servers else now.tree(root, {*spare, *servers})
             for process in (root, *(process for process, _ in below)):
                 if process in handles or process in spare:
                     continue
@@ -262,6 +271,15 @@ class Processes:
                     continue
                 if handle is not None:
                     handles[process] = handle
+
+    def _is_server(self, facts: ProcessFacts) -> bool:
+        """Whether the process hosts sessions of people or agents: neither it nor anything below it is signalled."""
+        if facts.comm.startswith("tmux"):
+            return True
+        try:
+            return CLIENTS.match(facts.comm) is not None and claude.is_client_daemon(self.backend.argv(facts.pid))
+        except OSError:
+            return True  # what it is cannot be known
 
     async def _wait(self, handles: Collection[ProcessHandle], limit_s: float) -> None:
         """Wait until all are over, at most for the limit. Polling is exact enough: milliseconds do not matter here."""

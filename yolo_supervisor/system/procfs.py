@@ -86,7 +86,8 @@ class ProcfsBackend:
         zombie = fields[0] in (b"Z", b"X", b"x") and self._last_thread(pid)
         comm = head.partition(b"(")[2].decode("utf-8", "replace")
         used = int(fields[11]) + int(fields[12])
-        return ProcessFacts(pid, int(fields[1]), int(fields[19]), zombie, comm, used, int(fields[3]))
+        stopped = fields[0] == b"T"
+        return ProcessFacts(pid, int(fields[1]), int(fields[19]), zombie, comm, used, int(fields[3]), stopped)
 
     def _gone(self, pid: int) -> bool:
         try:
@@ -149,6 +150,13 @@ class ProcfsBackend:
 
     def executable(self, pid: int) -> str:
         return os.readlink(f"/proc/{pid}/exe")
+
+    def ignores(self, pid: int, number: int) -> bool:
+        for line in self._read(pid, "status").splitlines():
+            name, _, mask = line.partition(b":")
+            if name == b"SigIgn":
+                return bool(int(mask, 16) >> (number - 1) & 1)
+        return True
 
     def has_open(self, pid: int, path: Path) -> bool:
         folder, wanted = f"/proc/{pid}/fd", str(path)

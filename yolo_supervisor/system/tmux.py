@@ -28,7 +28,7 @@ WIDTH = 2000
 
 _QUERY = (
     ("list-sessions", "-F", "S #{pid} #{session_id} #{session_name}"),
-    ("list-clients", "-F", "C #{client_control_mode} #{session_id}"),
+    ("list-clients", "-F", "C #{session_id} #{client_tty}"),
     (
         "list-panes",
         "-a",
@@ -51,10 +51,7 @@ class PaneState:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """The state of a server at one moment.
-
-    ``attached`` leaves out control-mode clients, which are programs.
-    """
+    """The state of a server at one moment. ``attached`` counts people: clients with a terminal."""
 
     socket: str
     pid: int
@@ -62,6 +59,8 @@ class Server:
     """Session names by their id (``$0``)."""
     attached: Mapping[str, int]
     panes: Mapping[str, PaneState]
+    people: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """The terminals of the people attached to each session."""
 
 
 @dataclass
@@ -168,6 +167,7 @@ def parse(socket: str, answer: str) -> Server | None:
     pid: int | None = None
     names: dict[str, str] = {}
     attached: dict[str, int] = {}
+    people: dict[str, frozenset[str]] = {}
     panes: dict[str, PaneState] = {}
     try:
         for line in answer.split("\n"):
@@ -177,8 +177,10 @@ def parse(socket: str, answer: str) -> Server | None:
                 pid, names[session] = int(server), name
                 attached.setdefault(session, 0)
             elif kind == "C":
-                control, session = rest.split(" ")
-                attached[session] = attached.get(session, 0) + (control == "0")
+                session, terminal = rest.split(" ", 1)
+                if terminal:  # a control client on a pipe is a program; one with a terminal is a person's ("tmux -CC")
+                    attached[session] = attached.get(session, 0) + 1
+                    people[session] = people.get(session, frozenset()) | {terminal}
             elif kind == "P":
                 pane, session, process, end = rest.split(" ")
                 dead, status, killer = end.split(":")
@@ -192,7 +194,7 @@ def parse(socket: str, answer: str) -> Server | None:
                 )
     except ValueError:
         return None
-    return Server(socket, pid, names, attached, panes) if pid else None
+    return Server(socket, pid, names, attached, panes, people) if pid else None
 
 
 def pane_of(environment: Mapping[str, str]) -> Pane | None:

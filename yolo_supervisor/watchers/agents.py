@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
-from yolo_supervisor.actions.agents import Register, Terminate
+from yolo_supervisor.actions.agents import Register, Terminate, UpdateRecord, forget
 from yolo_supervisor.actions.base import AlertCode, Escalate
 from yolo_supervisor.actions.state import DropHealth, DropPids
 from yolo_supervisor.clock import until_next
@@ -16,8 +16,9 @@ from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats.crash_report import CrashCause
 from yolo_supervisor.formats.own import Trees
 from yolo_supervisor.formats.plugin import agents as plugin_agents
+from yolo_supervisor.fs.mounts import is_local
 from yolo_supervisor.fs.read import read_or_none
-from yolo_supervisor.inventory.agent_sources import Rank, agent_key, merge
+from yolo_supervisor.inventory.agent_sources import AgentKey, Rank, agent_key, combine, merge
 from yolo_supervisor.inventory.agents import AgentRegistry
 from yolo_supervisor.inventory.crash_evidence import CrashInvestigator
 from yolo_supervisor.inventory.held_resources import HeldResourcesFinder
@@ -25,6 +26,7 @@ from yolo_supervisor.inventory.process_scan import ProcessScanner
 from yolo_supervisor.inventory.project_snapshot import ProjectSnapshot, Records
 from yolo_supervisor.models import Agent, Liveness, ProcessId
 from yolo_supervisor.policy.retry import RetryPolicy
+from yolo_supervisor.policy.task_owner import Worker
 from yolo_supervisor.store.store import Store
 from yolo_supervisor.system.death_watch import DeathWatch
 from yolo_supervisor.system.processes import Processes
@@ -74,6 +76,24 @@ def decide(observation: AgentsObservation, records: Path, grace_s: float, mass_m
         )
         for s in observation.sightings
         if not s.recorded and not s.stopped and (s.state is Liveness.ALIVE or _first_to_be_recorded(s, observation))
+    ]
+    remediations += [
+        (
+            UpdateRecord(
+                key=s.agent.id,
+                path=records / s.record,
+                agent=s.agent,
+                reason=f"more is known of {s.agent.name}",
+                evidence={**agent_facts(s.agent), "was": s.known_as, "lists": list(s.agent.lists)},
+            ),
+        )
+        for s in observation.sightings
+        if s.known_as is not None and s.state is Liveness.ALIVE
+    ]
+    remediations += [
+        (forget(key=s.agent.id, path=records / s.record, reason="it is no teammate in its lead's process any more"),)
+        for s in observation.sightings
+        if s.left_team and s.recorded
     ]
     dead = [
         s
@@ -149,16 +169,38 @@ class KnownAgents:
         self.exit_watched: set[str] = set()
         """Recorded agents whose exit the kernel reports: they need no polling."""
         self._names: dict[ProcessId, list[str]] = {}
+        self._learned: dict[tuple[str, Rank], Agent] = {}
+        """The newest sighting of each agent in each source: an unchanged one says nothing more."""
 
     def add(self, name: str, agent: Agent) -> None:
         self.agents[name] = agent
         if agent.process:
             self._names.setdefault(agent.process, []).append(name)
 
+    def learn(self, rank: Rank, sighting: Agent) -> None:
+        """Add what a sighting says of a known agent."""
+        name = self.name_of(agent_key(sighting))
+        if name is None or self._learned.get((name, rank)) is sighting:
+            return
+        self._learned[name, rank] = sighting
+        combined = combine(self.agents[name], sighting)
+        if combined != self.agents[name]:
+            self.agents[name] = combined
+            self.exit_watched.discard(name)  # its record has to be updated
+
+    def name_of(self, key: AgentKey) -> str | None:
+        """The name of the record of the agent with this key, or None if it is not known."""
+        process = key[0]
+        if process is None:
+            return None
+        return next((name for name in self.names(process) if agent_key(self.agents[name]) == key), None)
+
     def remove(self, name: str) -> ProcessId | None:
         """Remove the agent and return its process, if it was known."""
         agent = self.agents.pop(name, None)
         self.exit_watched.discard(name)
+        for rank in Rank:
+            self._learned.pop((name, rank), None)
         if agent is None or agent.process is None:
             return None
         names = self._names[agent.process]
@@ -173,8 +215,7 @@ class KnownAgents:
 
     def __contains__(self, key: object) -> bool:
         """Whether an agent with this key (``agent_key``) is known, from any source."""
-        process = key[0] if isinstance(key, tuple) else None
-        return process is not None and any(agent_key(self.agents[name]) == key for name in self.names(process))
+        return isinstance(key, tuple) and self.name_of(key) is not None
 
 
 class AgentsWatcher:
@@ -210,6 +251,10 @@ class AgentsWatcher:
         """The time at which the next task may be requeued that is waiting now."""
         self._again = False
         """Whether unchanged sources are merged again: an agent may be missing whose record was removed by a person."""
+        self._recovered: set[ProcessId] = set()
+        """The processes of agents whose records were removed: the client may leave their session files."""
+        self._outdated: set[str] = set()
+        """The names of records that say less than is known: they are read again, and updated."""
         self._absent: frozenset[str] = frozenset()
         self._proofs: dict[str, tuple[str, bool]] = {}
         """How each death was first known: the kernel reports it only once."""
@@ -284,12 +329,12 @@ class AgentsWatcher:
         if dead:
             snapshot = self._registry.snapshot()
             self._discover(snapshot)
-        living = self._living_beside(dead, snapshot) if dead else []
+        others = self._workers_beside(dead, snapshot) if dead else []
         absent = frozenset(s.record for s in dead if not s.certain)
         confirmed = absent <= self._absent
         self._absent = absent
         dangling = self._registry.dangling_pids(snapshot) - {s.agent.pid for s in dead}
-        sightings = tuple(self._with_held_resources(s, living, snapshot) for s in attention)
+        sightings = tuple(self._with_held_resources(s, others, snapshot) for s in attention)
         self._next_s = earliest_requeue_s(sightings)
         return AgentsObservation(
             sightings=sightings,
@@ -303,28 +348,45 @@ class AgentsWatcher:
             idle=tuple((h.role, h.idle_count) for h, _ in snapshot.health_files if h.idle_count >= 3),
         )
 
-    def _living_beside(self, dead: Sequence[Sighting], snapshot: ProjectSnapshot) -> list[Agent]:
-        """All agents that may be at work on what the dead ones held."""
+    def _workers_beside(self, dead: Sequence[Sighting], snapshot: ProjectSnapshot) -> list[Worker]:
+        """All agents that may be at work on what the dead ones held, with their present state."""
         gone = {s.record for s in dead}
-        living = [agent for name, agent in self._known.agents.items() if name not in gone]
-        living += self._registry.in_process(living, living, snapshot)
+        beside = [agent for name, agent in self._known.agents.items() if name not in gone]
+        beside += self._registry.in_process(beside, beside, snapshot)
         teams = {s.agent.team for s in dead} - {None}
         elsewhere = self._registry.elsewhere(snapshot) if teams else []
-        return living + [agent for agent in elsewhere if agent.team in teams]
+        workers = [Worker(agent=agent, liveness=self._judge(agent, ())[0]) for agent in beside]
+        return workers + [Worker(agent=agent, liveness=Liveness.ALIVE) for agent in elsewhere if agent.team in teams]
 
     def _meet(self, everyone: bool = False) -> tuple[ProjectSnapshot, list[Sighting]]:
         """Take a snapshot, and see which of the known agents live.
 
         Without ``everyone``, agents that are certainly alive and fully known are left out.
         """
-        snapshot = self._registry.snapshot()
+        snapshot = self._registry.snapshot(frozenset(self._outdated))
+        self._outdated.clear()
         self._discover(snapshot)
         ended = set(self._deaths.ended())
         for process in ended:
             self._known.exit_watched.difference_update(self._known.names(process))
         stopped = self._registry.stopped_subagents(snapshot)
-        polled = self._known.agents.keys() - (() if everyone or stopped else self._known.exit_watched)
-        return snapshot, [self._sight(name, self._known.agents[name], ended, stopped) for name in polled]
+        left = {name for name, agent in self._known.agents.items() if self._left_team(agent, snapshot)}
+        polled = self._known.agents.keys() - (() if everyone or stopped else self._known.exit_watched - left)
+        sightings = [self._sight(name, self._known.agents[name], ended, stopped) for name in polled]
+        return snapshot, [replace(s, left_team=s.record in left and s.state is Liveness.ALIVE) for s in sightings]
+
+    def _left_team(self, agent: Agent, snapshot: ProjectSnapshot) -> bool:
+        """Whether a teammate in its lead's process is none any more: it has a process, or its team does not list it."""
+        if agent.source != "team":
+            return False
+        if any(other.id == agent.id for other in snapshot.teammates.agents):
+            return True
+        team = next((team for team in snapshot.teams if team.name == agent.team), None)
+        if team is None or any(member.agent_id == agent.id for member in team.mates):
+            return False
+        folders = self._registry.task_lists.of(agent, snapshot)
+        looks = [self._registry.task_lists.at_work(folder) for folder in folders]
+        return not any(bad or any(agent.bears(task.owner) for task in at_work) for at_work, bad in looks)
 
     def _discover(self, snapshot: ProjectSnapshot) -> None:
         """Learn from the snapshot which agents there are."""
@@ -345,6 +407,14 @@ class AgentsWatcher:
         for agent in merge(changed, self._known):
             if (name := own_files.agent_file(agent)) not in settled and self._runs(agent):
                 self._known.add(name, agent)
+        for rank, agents in sorted(changed.items()):
+            for agent in agents:
+                self._known.learn(rank, agent)
+        lost = self._registry.lost_sessions(snapshot)
+        self._recovered.intersection_update(agent.process for agent in lost if agent.process)
+        for agent in lost:
+            if agent_key(agent) not in self._known and agent.process not in self._recovered:
+                self._known.add(own_files.agent_file(agent), agent)
 
     def _runs(self, agent: Agent) -> bool:
         """Whether a sighting is still true: the process scan may be a second old."""
@@ -360,13 +430,17 @@ class AgentsWatcher:
             self._scanner.track(agent.process)
             if self.investigator is not None:
                 self.investigator.track(agent.process)
-        if state is Liveness.ALIVE and recorded and agent.process and self._deaths.lives(agent.process):
+        outdated = recorded and self._recorded.by_name[name] != agent
+        if outdated:
+            self._outdated.add(name)
+        elif state is Liveness.ALIVE and recorded and agent.process and self._deaths.lives(agent.process):
             self._known.exit_watched.add(name)
         return Sighting(
             agent=agent,
             record=name,
             state=state,
             recorded=recorded,
+            known_as=self._recorded.by_name[name].id if outdated else None,
             proof=proof,
             certain=certain,
             death_recorded=state is Liveness.DEAD and self._store.index.recorded(agent.id, "died", "registered"),
@@ -377,6 +451,8 @@ class AgentsWatcher:
         """Forget an agent whose record was removed, after its recovery or by a person."""
         self._proofs.pop(name, None)
         process = self._known.remove(name)
+        if process is not None:
+            self._recovered.add(process)
         if self.investigator is not None:
             self.investigator.release(name, process)
         if process is not None:
@@ -398,6 +474,8 @@ class AgentsWatcher:
         if state is not Liveness.DEAD:
             return state, "", True
         if process.boot != self._processes.boot:
+            if not is_local(self._store.paths.agents):
+                return Liveness.UNKNOWN, "", False  # a machine of the same image may have written the record
             return state, "the machine was rebooted since", True
         if self._processes.identify(process.pid) is not None:
             return state, f"pid {process.pid} belongs to another process now", True
@@ -405,15 +483,15 @@ class AgentsWatcher:
 
     # -- resources that the dead still hold ------------------------------------------------------------------------
 
-    def _with_held_resources(self, sighting: Sighting, living: Sequence[Agent], snapshot: ProjectSnapshot) -> Sighting:
+    def _with_held_resources(self, sighting: Sighting, others: Sequence[Worker], snapshot: ProjectSnapshot) -> Sighting:
         if sighting.state is not Liveness.DEAD:
             return sighting
         agent = sighting.agent
         mates = self._registry.in_process([agent], self._known.agents.values(), snapshot)
         crash = self.investigator.crash(sighting.record) if self.investigator else None
         ours = self._store.index.terminated(agent.id)
-        held = self._held_resources.of(agent, snapshot, mates, living, crash, ours)
-        return replace(sighting, held=held, crash=crash)
+        held = self._held_resources.of(agent, snapshot, mates, others, crash, ours)
+        return replace(sighting, held=held, terminated=ours, crash=crash)
 
     def _dangling_files(
         self, dangling: frozenset[int], snapshot: ProjectSnapshot
@@ -429,4 +507,6 @@ class AgentsWatcher:
 
 def _attention(sightings: Sequence[Sighting]) -> list[Sighting]:
     """The agents that may need an action."""
-    return [s for s in sightings if s.state is Liveness.DEAD or not s.recorded or s.stopped]
+    return [
+        s for s in sightings if s.state is Liveness.DEAD or not s.recorded or s.known_as or s.stopped or s.left_team
+    ]

@@ -29,6 +29,10 @@ class Sighting:
     """The name of the agent's record."""
     state: Liveness
     recorded: bool = True
+    known_as: str | None = None
+    """The id in its record, if the record says less than is known."""
+    left_team: bool = False
+    """Whether it was a teammate inside its lead's process, and is none any more; the lead lives, and it has no task."""
     proof: str = ""
     """The reason why the agent counts as dead."""
     certain: bool = True
@@ -38,6 +42,8 @@ class Sighting:
     stopped: bool = False
     """Whether a hook reported an orderly end of the agent while its process continues."""
     held: HeldResources = field(default_factory=HeldResources)
+    terminated: bool = False
+    """Whether the supervisor ended the agent: by policy, when its session was left."""
     crash: Crash | None = None
     """The crash that ended the agent, once it was investigated."""
 
@@ -50,8 +56,15 @@ class Sighting:
         """The evidence of the death, for each action that follows from it."""
         evidence = {"agent": self.agent.id, "proof": self.proof, **({"pid": self.agent.pid} if self.agent.pid else {})}
         if self.crash is not None:
-            evidence |= {"class": self.crash.summary["class"], "report": self.crash.report.ident}
+            evidence |= {key: self.crash_facts[key] for key in ("class", "report") if key in self.crash_facts}
         return evidence
+
+    @property
+    def crash_facts(self) -> dict[str, object]:
+        """What the journal says of the crash. An agent that the supervisor ended has no crash report."""
+        if self.crash is None:
+            return {}
+        return self.crash.summary if self.terminated else self.crash.facts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,9 +118,12 @@ def announce(dead: Sighting, context: RecoveryContext) -> PhaseResult:
     """Write the death into the journal, once."""
     if dead.death_recorded or dead.stopped:
         return PhaseResult()
-    crash = {**dead.crash.summary, "report": dead.crash.report.ident} if dead.crash else {}
-    evidence = {**agent_facts(dead.agent), "proof": dead.proof, **crash}
-    reason = f"{dead.agent.name} is dead: {dead.proof}"
+    evidence = {**agent_facts(dead.agent), "proof": dead.proof, **dead.crash_facts}
+    if dead.terminated:
+        evidence["by_supervisor"] = True
+        reason = f"{dead.agent.name} was ended by the supervisor: {dead.proof}"
+    else:
+        reason = f"{dead.agent.name} is dead: {dead.proof}"
     return PhaseResult((agent_actions.died(key=dead.agent.id, reason=reason, evidence=evidence),))
 
 
@@ -167,7 +183,7 @@ def hold(dead: Sighting, context: RecoveryContext) -> PhaseResult:
                 key=held.task.id,
                 reason=f"{dead.agent.name} reached a usage limit: the task is held until {until}, "
                 "and no attempt is charged",
-                evidence={**crash.summary, "report": crash.report.ident},
+                evidence=dead.crash_facts,
             )
             for held in dead.held.work
             if held.decision.wait_s > 0 and not (held.doubt or held.decision.never)
@@ -178,7 +194,7 @@ def hold(dead: Sighting, context: RecoveryContext) -> PhaseResult:
 def report_crash(dead: Sighting, context: RecoveryContext) -> PhaseResult:
     """Write the crash report. Nothing that it describes is cleaned up before it is on the disk."""
     crash = dead.crash
-    if crash is None or crash.written or context.observing:
+    if crash is None or crash.written or dead.terminated or context.observing:
         return PhaseResult()
     reason = f"{dead.agent.name} is dead: {crash.verdict.reason}"
     report = WriteCrashReport(key=dead.agent.id, report=crash.report, reason=reason)

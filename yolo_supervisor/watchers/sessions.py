@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import NamedTuple
 
 from yolo_supervisor.actions.agents import PaneDied, Terminate
 from yolo_supervisor.actions.base import AlertCode, Escalate
@@ -13,7 +15,7 @@ from yolo_supervisor.config import Config, Policy
 from yolo_supervisor.formats.plugin import agents as plugin_agents
 from yolo_supervisor.fs.read import read_or_none
 from yolo_supervisor.inventory.agents import AgentRegistry
-from yolo_supervisor.models import Agent, Liveness, ProcessId
+from yolo_supervisor.models import Agent, Liveness, ProcessId, Task
 from yolo_supervisor.store.paths import Paths
 from yolo_supervisor.system.processes import Processes
 from yolo_supervisor.system.tmux import Server, Tmux
@@ -31,6 +33,8 @@ class Watched:
     """The remembered state of a session. Losing it only lengthens the wait."""
 
     had_client: bool = False
+    people: frozenset[str] = frozenset()
+    """The terminals of the people who were attached last."""
     empty_since_s: float | None = None
 
 
@@ -42,6 +46,10 @@ class SessionState:
     name: str
     attached: int
     agents: tuple[Agent, ...]
+    people: frozenset[str] = frozenset()
+    """The terminals of the people who are attached."""
+    elsewhere: frozenset[str] = frozenset()
+    """The terminals of the people who are attached to other sessions of its server."""
     at_work: frozenset[str] = frozenset()
     """The ids of those agents that have a task in progress."""
 
@@ -86,13 +94,15 @@ def remember(
     for session in observation.sessions:
         before = memory.get(session.key, Watched())
         if session.attached:
-            after[session.key] = Watched(had_client=True)
+            after[session.key] = Watched(had_client=True, people=session.people)
+        elif before.people & session.elsewhere:  # switching to another session is not leaving
+            after[session.key] = Watched(had_client=True, people=before.people)
         else:
             since = before.empty_since_s if before.empty_since_s is not None else now_s
-            after[session.key] = Watched(had_client=before.had_client, empty_since_s=since)
+            after[session.key] = Watched(had_client=before.had_client, people=before.people, empty_since_s=since)
     for key, before in memory.items():
         if key[0] in observation.silent:  # one late answer must not erase that a client was attached
-            after[key] = Watched(had_client=before.had_client)
+            after[key] = Watched(had_client=before.had_client, people=before.people)
     return after
 
 
@@ -116,7 +126,7 @@ def decide(
         detached_s = round(now_s - before.empty_since_s, 1)  # observations are no more punctual than that
         if detached_s < LOOKS_APART_S or detached_s < detach_grace_s:
             continue
-        reason = f"its tmux session {session.name} was detached"
+        reason = f"its tmux session {session.name} was left by its last person"
         evidence = {"session": session.name, "tmux": session.key[0], "detached_s": detached_s}
         if policy == "notify" or observation.watchdog is not None:
             code = AlertCode.SESSION_LEFT
@@ -148,6 +158,31 @@ def decide(
     return remediations
 
 
+def terminated(remediations: Sequence[Remediation]) -> frozenset[str]:
+    """The ids of the agents that are to be ended."""
+    return frozenset(a.key for remediation in remediations for a in remediation if isinstance(a, Terminate))
+
+
+def hold_mass_end(
+    remediations: Sequence[Remediation], before: frozenset[str], agents: int, mass_min: int
+) -> list[Remediation]:
+    """Hold the end of more than half of at least ``mass_min`` agents until a second look agrees.
+
+    ``before`` are the agents that the look before had decided to end.
+    """
+    ends = terminated(remediations)
+    if not len(ends) * 2 > agents >= mass_min or ends <= before:
+        return list(remediations)
+    reason = (
+        f"{len(ends)} of {agents} agents are to be ended at once: nothing is done until a second observation agrees"
+    )
+    alert = Escalate(
+        kind="session", code=AlertCode.MASS_END, key="all", reason=reason, evidence={"agents": sorted(ends)}
+    )
+    others = [remediation for remediation in remediations if not terminated([remediation])]
+    return [*others, (alert,)]
+
+
 def _pane_died(end: PaneEnd) -> PaneDied:
     how = f"by signal {end.signal}" if end.signal is not None else f"with status {end.status}"
     evidence = {"agent": end.agent, "pane": end.pane, "status": end.status, "signal": end.signal}
@@ -166,6 +201,17 @@ def _terminate(agent: Agent, reason: str, evidence: Mapping[str, object], grace_
             evidence={**evidence, "pid": agent.process.pid, "agent": agent.id},
         ),
     )
+
+
+def _may_own(agent: Agent, task: Task) -> bool:
+    """Whether the task may be the agent's. The client names no owner of a session's tasks."""
+    return agent.bears(task.owner) or (not task.owner and agent.is_session)
+
+
+class _PaneAgent(NamedTuple):
+    agent: str
+    pane_pid: int
+    """The process of the pane: the leader of the session in it."""
 
 
 class SessionsWatcher:
@@ -190,14 +236,24 @@ class SessionsWatcher:
         self._tmux = tmux
         self._clock = clock
         self._memory: dict[SessionKey, Watched] = {}
-        self._panes: dict[tuple[str, int, str], str] = {}
-        """The agent of each pane: socket, server pid, pane."""
+        self._panes: dict[tuple[str, int, str], _PaneAgent] = {}
+        """The agent that was seen in each pane: socket, server pid, pane."""
         self._orphans: set[str] = set()
         self._many: frozenset[str] = frozenset()
+        self._ends: frozenset[str] = frozenset()
+        """The agents that were to be ended at the last look."""
 
     @property
     def interval_s(self) -> float:
         return self.config.sessions.interval_s
+
+    @property
+    def policy(self) -> Policy:
+        """What happens to the agents of a session that was left: the plugin's rule in a project of the plugin."""
+        policy = self.config.sessions.on_detach
+        if policy != "auto":
+            return policy
+        return "terminate" if (self._paths.planning / "config.json").is_file() else "notify"
 
     def rest_s(self) -> float:
         return until_next(self.interval_s)
@@ -207,15 +263,18 @@ class SessionsWatcher:
         observation = self._twice_seen(await self.observe(self.interval_s / 2))
         now_s = self._clock.monotonic()
         self._memory = remember(self._memory, observation, now_s)
-        return decide(
+        mass_min = config.agents.mass_death_min
+        remediations = decide(
             observation,
             self._memory,
             now_s,
-            config.sessions.on_detach,
+            self.policy,
             config.sessions.detach_grace_s,
             config.processes.grace_s,
-            config.agents.mass_death_min,
+            mass_min,
         )
+        before, self._ends = self._ends, terminated(remediations)
+        return hold_mass_end(remediations, before, observation.agents, mass_min)
 
     def _twice_seen(self, observation: SessionsObservation) -> SessionsObservation:
         """Confirm orphans by a second observation.
@@ -233,9 +292,8 @@ class SessionsWatcher:
 
         tmux itself is asked, right before the signal.
         """
-        policy = self.config.sessions.on_detach
-        if policy in ("keep", "notify"):
-            return f"the policy is {policy} now"
+        if self.policy in ("keep", "notify"):
+            return f"the policy is {self.policy} now"
         observation = await self.observe(0.0)
         if any(agent.id == action.key and agent.process in action.roots for agent in observation.orphans):
             return None
@@ -275,13 +333,15 @@ class SessionsWatcher:
                 continue  # no answer, or another server on that socket: unknown, nothing follows from it
             place = (server.socket, server.pid, agent.pane.pane)
             pane = server.panes.get(agent.pane.pane)
+            before = self._panes.get(place)
+            was_there = before is not None and before.agent == agent.id
             if pane is None or not pane.sessions:
-                if self._panes.get(place) == agent.id or self._descends(agent, server.pid):
+                if was_there and before is not None and self._depends_on(agent, before.pane_pid):
                     orphans.append(agent)
-            elif self._panes.get(place) != agent.id and not self._descends(agent, pane.pid):
-                continue  # it was started from there, but lives in another terminal
+            elif not was_there and not self._descends(agent, pane.pid):
+                continue  # it was started from there, but lives in another terminal, or in none
             else:
-                self._panes[place] = agent.id
+                self._panes[place] = _PaneAgent(agent.id, pane.pid)
             shown = pane.sessions if pane else ()  # a linked window is in several sessions: one with a client suffices
             for session in [s for s in shown if server.attached.get(s)] or shown:
                 key = (server.socket, server.pid, session)
@@ -295,6 +355,8 @@ class SessionsWatcher:
                     name=servers[key].names.get(key[2], key[2]),
                     attached=servers[key].attached.get(key[2], 0),
                     agents=tuple(agents),
+                    people=servers[key].people.get(key[2], frozenset()),
+                    elsewhere=frozenset().union(*(p for s, p in servers[key].people.items() if s != key[2])),
                     at_work=at_work,
                 )
                 for key, agents in residents.items()
@@ -305,6 +367,20 @@ class SessionsWatcher:
             silent=frozenset(socket for socket, server in answers.items() if server is None),
             watchdog=self.watchdog(),
         )
+
+    def _depends_on(self, agent: Agent, pane_pid: int) -> bool:
+        """Whether the agent was meant to end with its pane: it is in the pane's session, and does not ignore SIGHUP.
+
+        An agent that was started with ``nohup``, or in a separate session, goes on without a terminal.
+        """
+        if agent.process is None:
+            return False
+        try:
+            facts = self._processes.backend.facts(agent.process.pid)
+            ignores = self._processes.backend.ignores(agent.process.pid, signal.SIGHUP)
+        except OSError:
+            return False
+        return facts is not None and facts.session == pane_pid and not ignores
 
     def _descends(self, agent: Agent, ancestor: int) -> bool:
         """Whether the agent is, or descends from, that process.
@@ -328,7 +404,8 @@ class SessionsWatcher:
 
         A pane that is gone is forgotten with its agent: as long as the agent lives, it is an orphan.
         """
-        for (socket, server_pid, name), agent in list(self._panes.items()):
+        for (socket, server_pid, name), resident in list(self._panes.items()):
+            agent = resident.agent
             server = answers.get(socket)
             if server is None:
                 if self._processes.identify(server_pid) is None:
@@ -344,14 +421,14 @@ class SessionsWatcher:
                 yield PaneEnd(agent=agent, session=session, pane=name, status=pane.status, signal=pane.signal)
 
     def _at_work(self, agents: Sequence[Agent]) -> frozenset[str]:
-        if self.config.sessions.on_detach != "drain":
+        if self.policy != "drain":
             return frozenset()
         lists, snapshot = self._registry.task_lists, self._registry.snapshot()
         busy = set()
         for agent in agents:
             for folder in lists.of(agent, snapshot):
                 tasks, unreadable = lists.at_work(folder)
-                if unreadable or any(agent.bears(task.owner) for task in tasks):
+                if unreadable or any(_may_own(agent, task) for task in tasks):
                     busy.add(agent.id)
             if lists.plans_of(agent):
                 busy.add(agent.id)

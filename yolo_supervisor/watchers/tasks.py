@@ -1,103 +1,165 @@
-"""Watches tasks that are in progress although no agent works on them."""
+"""Watches tasks in progress: who owns each, and whether that agent is at work (docs/who-is-at-work.md)."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any, Literal
 
 import anyio
 
-from yolo_supervisor.actions.base import AlertCode, Escalate
+from yolo_supervisor.actions.base import Action, AlertCode, Escalate
 from yolo_supervisor.actions.tasks import finished_by_owner
 from yolo_supervisor.clock import Clock, until_next
-from yolo_supervisor.config import Config
-from yolo_supervisor.formats import own as own_files
+from yolo_supervisor.config import Config, TasksConfig
 from yolo_supervisor.formats import tasks
 from yolo_supervisor.formats.plugin import execution_state
 from yolo_supervisor.fs.changes import QUIET
-from yolo_supervisor.fs.read import read_or_none
+from yolo_supervisor.inventory.activity import ActivityReader, Reading
 from yolo_supervisor.inventory.agents import AgentRegistry
-from yolo_supervisor.inventory.process_scan import ProcessScanner
 from yolo_supervisor.inventory.project_snapshot import ProjectSnapshot
 from yolo_supervisor.models import Agent, Liveness, Task
+from yolo_supervisor.policy.activity import Activity, Judgement, judge
 from yolo_supervisor.policy.retry import RetryDecision, RetryPolicy, requeue_or_dead_letter
-from yolo_supervisor.policy.waiting import WAITS_AFTER_FAILURE, WAITS_FOR_PERSON
+from yolo_supervisor.policy.task_owner import Ownership, OwnerState, Worker, ownership
 from yolo_supervisor.store.store import Store
 from yolo_supervisor.watchers.base import Remediation
 
-SILENT, UNKNOWN = "silent", "unknown owner"
-"""The cause of a failed attempt whose owner shows no sign of life, or is unknown."""
+Cause = Literal["silent", "stalled", "unknown owner"]
+"""The cause of a failed attempt of a living owner, or of an unknown one."""
+
+LOOKS_APART_S = 30.0
+"""A task of an unknown owner is requeued if two looks at least this far apart show no sign of work."""
 
 AT_ONCE = 64
 """The number of tasks after which other coroutines run."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Silence:
-    """A task in progress and the length of its silence. ``owner`` is the living agent that owns it, if any."""
+class OwnedTask:
+    """A task in progress whose owner is not known dead: dead agents are recovered by the agents watcher."""
 
     task: Task
-    quiet_s: float
-    looks: int
-    owner: Agent | None = None
-    decision: RetryDecision = field(default_factory=RetryDecision)
+    owner: Ownership
+    activities: tuple[tuple[Agent, Judgement], ...] = ()
+    """The living agents that may own it, and what each is doing."""
+    quiet_s: float = 0.0
+    """The time since the task or any of these agents has shown a sign of work."""
+    looks: int = 1
+    """The number of looks in that time."""
+    turn_under_way: str | None = None
+    """The name of a living lead or session of its list that is in a turn, if the owner is unknown."""
+    decisions: dict[Cause, RetryDecision] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TasksObservation:
-    """The tasks in progress without a change, and the finished ones with attempts in the index."""
-
-    silences: tuple[Silence, ...] = ()
+    in_progress: tuple[OwnedTask, ...] = ()
     finished: tuple[Task, ...] = ()
+    """The finished tasks of which the index still holds earlier attempts."""
 
 
-def decide(observation: TasksObservation, letters: Path, idle_limit_s: float) -> list[Remediation]:
-    """Requeue tasks without a working owner, and reset the attempts of finished ones.
-
-    Where the owner lives, a person is alerted first.
-    """
+def decide(observation: TasksObservation, letters: Path, limits: TasksConfig) -> list[Remediation]:
+    """Requeue tasks whose owner is idle or unknown for too long, and reset the attempts of finished ones."""
     remediations: list[Remediation] = [
         (
             finished_by_owner(
-                key=task.id, reason=f"{task.owner or 'an unknown owner'} finished it", evidence={"owner": task.owner}
+                key=task.id, reason=f"{task.owner or 'its owner'} finished it", evidence={"owner": task.owner}
             ),
         )
         for task in observation.finished
     ]
-    for silence in observation.silences:
-        if silence.quiet_s < idle_limit_s or silence.looks < 2:
-            continue
-        task, owner = silence.task, silence.owner
-        if owner is not None:
-            reason = f"its owner {owner.name} is alive, but shows no sign of life for {silence.quiet_s:.0f} s"
-        elif task.owner:
-            reason = f"its owner {task.owner} is not a known agent, and it is unchanged for {silence.quiet_s:.0f} s"
-        else:
-            reason = f"it has no owner, and it is unchanged for {silence.quiet_s:.0f} s"
-        evidence = {"owner": task.owner, "quiet_s": round(silence.quiet_s, 1), "looks": silence.looks}
-        steps = requeue_or_dead_letter(task, silence.decision, letters, reason, evidence, replayable=False)
-        if steps and owner is not None:
-            alert = Escalate(
-                kind="agent",
-                code=AlertCode.AGENT_SILENT,
-                key=owner.id,
-                reason=f"{owner.name} seems to hang: its task {task.id} was requeued, the agent was not terminated",
-                evidence=evidence,
-            )
-            remediations.append((alert, *steps))
-        elif steps:
-            remediations.append(steps)
-    return remediations
+    twice_seen = [owned for owned in observation.in_progress if owned.looks >= 2]
+    return remediations + [steps for owned in twice_seen if (steps := _steps(owned, letters, limits))]
+
+
+def _steps(owned: OwnedTask, letters: Path, limits: TasksConfig) -> tuple[Action, ...]:
+    activities = {judgement.activity for _, judgement in owned.activities}
+    if activities & {Activity.WORKING, Activity.SUSPENDED}:
+        return ()
+    waiting = next((pair for pair in owned.activities if pair[1].activity.waits), None)
+    if waiting is not None:
+        return (_alert_waiting(owned, *waiting),) if owned.quiet_s >= limits.waiting_after_s else ()
+    stalled = next((pair for pair in owned.activities if pair[1].activity is Activity.STALLED), None)
+    if stalled is not None:
+        return _stalled(owned, *stalled, letters, limits)
+    if owned.owner.state is OwnerState.UNKNOWN or Activity.UNKNOWN in activities:
+        return _unknown(owned, letters, limits)
+    if owned.activities and owned.quiet_s >= limits.idle_limit_s:
+        return _idle(owned, *owned.activities[0], letters)
+    return ()
+
+
+def _alert_waiting(owned: OwnedTask, agent: Agent, judgement: Judgement) -> Action:
+    reason = (
+        f"{agent.name} has waited for {owned.quiet_s:.0f} s with task {owned.task.id} in progress: {judgement.sign}"
+    )
+    return Escalate(
+        kind="agent", code=AlertCode.AGENT_WAITING, key=agent.id, reason=reason, evidence=_evidence(owned, judgement)
+    )
+
+
+def _stalled(
+    owned: OwnedTask, agent: Agent, judgement: Judgement, letters: Path, limits: TasksConfig
+) -> tuple[Action, ...]:
+    evidence = _evidence(owned, judgement)
+    requeues = limits.on_stall == "requeue"
+    steps = _requeue(owned, "stalled", letters, f"its owner {agent.name} is stalled: {judgement.sign}", evidence)
+    then = "it was requeued, the agent was not terminated" if requeues and steps else "nothing is done about it"
+    reason = f"{agent.name} is stalled with task {owned.task.id} in progress ({judgement.sign}): {then}"
+    alert = Escalate(kind="agent", code=AlertCode.AGENT_STALLED, key=agent.id, reason=reason, evidence=evidence)
+    return (alert, *steps) if requeues else (alert,)
+
+
+def _idle(owned: OwnedTask, agent: Agent, judgement: Judgement, letters: Path) -> tuple[Action, ...]:
+    evidence = _evidence(owned, judgement)
+    reason = f"its owner {agent.name} is idle for {owned.quiet_s:.0f} s: {judgement.sign}"
+    steps = _requeue(owned, "silent", letters, reason, evidence)
+    if not steps:
+        return ()
+    alert = Escalate(
+        kind="agent",
+        code=AlertCode.AGENT_SILENT,
+        key=agent.id,
+        reason=f"{agent.name} is idle ({judgement.sign}): its task {owned.task.id} was requeued, the agent was not "
+        "terminated",
+        evidence=evidence,
+    )
+    return (alert, *steps)
+
+
+def _unknown(owned: OwnedTask, letters: Path, limits: TasksConfig) -> tuple[Action, ...]:
+    """Alert about a task whose owner is unknown, and requeue it unless its lead may be waiting for that owner."""
+    if owned.quiet_s < limits.unknown_limit_s:
+        return ()
+    task, evidence = owned.task, _evidence(owned, None)
+    what = f"nothing has happened for {owned.quiet_s:.0f} s, and its owner is unknown: {owned.owner.evidence}"
+    if owned.quiet_s < LOOKS_APART_S or owned.turn_under_way is not None:
+        held = f"{owned.turn_under_way} is in a turn" if owned.turn_under_way else "a second look follows"
+        reason = f"{what}. It is not requeued while {held}; to requeue it: yolo-supervisor task requeue {task.id}"
+        code = AlertCode.TASK_OWNER_UNKNOWN
+        return (Escalate(kind="task", code=code, key=task.id, reason=reason, evidence=evidence),)
+    return _requeue(owned, "unknown owner", letters, what, evidence)
+
+
+def _requeue(
+    owned: OwnedTask, cause: Cause, letters: Path, reason: str, evidence: dict[str, Any]
+) -> tuple[Action, ...]:
+    return requeue_or_dead_letter(owned.task, owned.decisions[cause], letters, reason, evidence, replayable=False)
+
+
+def _evidence(owned: OwnedTask, judgement: Judgement | None) -> dict[str, Any]:
+    evidence = {"owner": owned.task.owner, "quiet_s": round(owned.quiet_s, 1), "looks": owned.looks}
+    return {**evidence, "activity": str(judgement.activity), "sign": judgement.sign} if judgement else evidence
 
 
 @dataclass
 class _Watched:
     """The last observation of a task in progress: since when it is unchanged, and in how many ticks."""
 
-    signs: tuple[object, ...]
+    trace: tuple[object, ...]
     since_s: float
     looks: int = 1
 
@@ -111,7 +173,7 @@ class TasksWatcher:
         registry: AgentRegistry,
         agents: Callable[[], list[tuple[Agent, Liveness]]],
         store: Store,
-        scanner: ProcessScanner,
+        activity: ActivityReader,
         queue: RetryPolicy,
         clock: Clock,
     ) -> None:
@@ -121,7 +183,7 @@ class TasksWatcher:
         self._lists = registry.task_lists
         self._agents = agents
         self._store = store
-        self._scanner = scanner
+        self._activity = activity
         self._queue = queue
         self._clock = clock
         self._watched: dict[tuple[str, str | None], _Watched] = {}
@@ -135,17 +197,16 @@ class TasksWatcher:
         return until_next(self.interval_s)
 
     async def tick(self, now: datetime) -> Sequence[Remediation]:
-        letters = self._store.paths.dead_letters
-        return decide(await self.observe(), letters, self.config.tasks.idle_limit_s)
+        return decide(await self.observe(), self._store.paths.dead_letters, self.config.tasks)
 
     async def observe(self) -> TasksObservation:
         snapshot = self._registry.snapshot()
         folders = self._lists.tied(snapshot)
-        silences = await self._silences(snapshot, folders)
-        return TasksObservation(silences=tuple(silences), finished=tuple(self._finished(folders)))
+        in_progress = await self._in_progress(snapshot, folders)
+        return TasksObservation(in_progress=tuple(in_progress), finished=tuple(self._finished(folders)))
 
-    async def _silences(self, snapshot: ProjectSnapshot, folders: Sequence[Path]) -> list[Silence]:
-        """The tasks in progress, each with the time since it or its owner changed.
+    async def _in_progress(self, snapshot: ProjectSnapshot, folders: Sequence[Path]) -> list[OwnedTask]:
+        """The tasks in progress, each with its owner and the time since a sign of work.
 
         A step of the wall clock changes nothing. Each silence starts from zero after a restart of the supervisor, and
         after a time in which it was stopped: the cause (a container that was paused) may have stopped the owners, too.
@@ -154,42 +215,92 @@ class TasksWatcher:
         if self._looked_s - before_s > max(2 * self.interval_s, self.config.tasks.idle_limit_s / 2):
             self._watched = {}
         self._store.heed()  # other processes write the heartbeats of claims
-        known = self._agents()
-        living = [agent for agent, state in known if state is Liveness.ALIVE]
-        living += self._registry.in_process(living, living, snapshot)
-        ours = _by_owner(living)
-        not_living = [agent for agent, state in known if state is not Liveness.ALIVE]
-        others = _by_owner([*not_living, *self._registry.elsewhere(snapshot)])
-
-        def has(agent: Agent, task: Task) -> bool:
-            is_plan = task.list == execution_state.EXECUTION_STATE
-            return is_plan or self._lists.works_on(agent, task.path.parent, snapshot)
-
-        silences: list[Silence] = []
+        self._activity.renew()
+        workers = self._workers(snapshot)
+        readings: dict[int, Reading] = {}
+        in_progress: list[OwnedTask] = []
         watched: dict[tuple[str, str | None], _Watched] = {}
         for number, task in enumerate(self._at_work(folders)):
             if number % AT_ONCE == AT_ONCE - 1:
                 await anyio.sleep(0)  # this work is not urgent
-            if task.owner is None and any(self._lists.works_on(agent, task.path.parent, snapshot) for agent in living):
-                continue  # a session names no owner of its tasks
-            if any(has(agent, task) for agent in others.get(str(task.owner), ())):
-                continue  # AgentsWatcher recovers the dead; the state of the others is unknown
-            owner = next((agent for agent in ours.get(str(task.owner), ()) if has(agent, task)), None)
-            if owner is None and self._lists.unclear(task.path.parent, snapshot):
+            here = [worker for worker in workers if self._may_work_on(worker.agent, task, snapshot)]
+            owner = ownership(task, here)
+            if owner.state is OwnerState.DEAD:
+                continue  # the agents watcher recovers the dead
+            if owner.state is OwnerState.UNKNOWN and self._lists.unclear(task.path.parent, snapshot):
                 continue  # an agent that cannot be identified may be at work on it
+            living = {id(agent): agent for agent in owner.living}
+            for ident, agent in living.items():
+                if ident not in readings:
+                    readings[ident] = self._activity.read(agent, Liveness.ALIVE, snapshot)
+            own = [readings[ident] for ident in living]
+            trace = self._trace(task, own, snapshot)
             key = task.id, task.owner
-            signs, before = self._signs(task, owner, snapshot), self._watched.get(key)
-            if before is None or before.signs != signs or (owner is not None and self._waits(owner, snapshot)):
-                watched[key] = _Watched(signs, self._clock.monotonic())
+            before = self._watched.get(key)
+            if before is None or before.trace != trace:
+                watched[key] = _Watched(trace, self._clock.monotonic())
                 continue
             before.looks += 1
             watched[key] = before
             quiet_s = self._clock.monotonic() - before.since_s
-            cause = UNKNOWN if owner is None else SILENT
-            decision = self._queue.decide(task, cause)
-            silences.append(Silence(task=task, quiet_s=quiet_s, looks=before.looks, owner=owner, decision=decision))
+            stall_limit_s = self.config.tasks.stall_limit_s
+            judgements = [
+                (agent, judge(readings[ident].signs, quiet_s, stall_limit_s)) for ident, agent in living.items()
+            ]
+            unknown = owner.state is OwnerState.UNKNOWN or any(j.activity is Activity.UNKNOWN for _, j in judgements)
+            in_progress.append(
+                OwnedTask(
+                    task=task,
+                    owner=owner,
+                    activities=tuple(judgements),
+                    quiet_s=quiet_s,
+                    looks=before.looks,
+                    turn_under_way=self._turn_under_way(here, snapshot) if unknown else None,
+                    decisions={
+                        cause: self._queue.decide(task, cause) for cause in ("silent", "stalled", "unknown owner")
+                    },
+                )
+            )
         self._watched = watched
-        return silences
+        return in_progress
+
+    def _workers(self, snapshot: ProjectSnapshot) -> list[Worker]:
+        """Every agent that may be at work on a task of the project, dead ones as well."""
+        known = self._agents()
+        agents = [agent for agent, _ in known]
+        workers = [Worker(agent=agent, liveness=liveness) for agent, liveness in known]
+        for liveness in Liveness:
+            leads = [agent for agent, state in known if state is liveness]
+            mates = self._registry.in_process(leads, agents, snapshot)
+            workers += [Worker(agent=mate, liveness=liveness) for mate in mates]
+        elsewhere = self._registry.elsewhere(snapshot)
+        return workers + [Worker(agent=agent, liveness=Liveness.ALIVE) for agent in elsewhere]
+
+    def _may_work_on(self, agent: Agent, task: Task, snapshot: ProjectSnapshot) -> bool:
+        is_plan = task.list == execution_state.EXECUTION_STATE
+        return is_plan or self._lists.works_on(agent, task.path.parent, snapshot)
+
+    def _trace(self, task: Task, owners: Sequence[Reading], snapshot: ProjectSnapshot) -> tuple[object, ...]:
+        """A value that differs whenever the task or an agent that may own it has shown a sign of work."""
+        claim = self._store.index.claims.get(task.id)
+        unknown = () if owners else self._activity.trace_of_unknown(task, snapshot)
+        own = tuple(reading.trace for reading in owners)
+        return _written(task.path), (claim.token, claim.since_s) if claim else None, own, unknown
+
+    def _turn_under_way(self, workers: Sequence[Worker], snapshot: ProjectSnapshot) -> str | None:
+        """The name of a living lead or session that is in a turn.
+
+        A session of the project that is the lead of no team may be that of the list: a resumed one has another id.
+        """
+        leads = [worker.agent for worker in workers if worker.agent.is_session and worker.liveness is Liveness.ALIVE]
+        teamless = [
+            agent
+            for agent, liveness in self._agents()
+            if agent.is_session
+            and liveness is Liveness.ALIVE
+            and not any(snapshot.is_lead(agent, team) for team in snapshot.teams)
+        ]
+        return next((a.name for a in leads or teamless if self._activity.turn_under_way(a, snapshot)), None)
 
     def _finished(self, folders: Sequence[Path]) -> list[Task]:
         """The finished tasks of which the index still holds earlier attempts."""
@@ -209,58 +320,8 @@ class TasksWatcher:
             yield from self._lists.at_work(folder, quiet=max(1, QUIET // len(folders)))[0]
         yield from (plan for plan in self._lists.plans() if plan.status in execution_state.RUNNING and plan.owner)
 
-    def _signs(self, task: Task, owner: Agent | None, snapshot: ProjectSnapshot) -> tuple[object, ...]:
-        """All signs that an agent works on the task: any difference is a sign of life."""
-        claim = self._store.index.claims.get(task.id)
-        signs: list[object] = [_writing(task.path), *((claim.token, claim.since_s) if claim else (None, None))]
-        if owner is not None and owner.process is not None:
-            signs += [
-                self._cpu(owner),
-                snapshot.session_status(owner),
-                *map(self._written, snapshot.notes_of(owner)),
-            ]
-        return tuple(signs)
 
-    def _cpu(self, owner: Agent) -> int:
-        """The processor time of the owner's process tree, in clock ticks: work increases it."""
-        assert owner.process is not None
-        ticks = 0
-        for process in (owner.process, *(child for child, _ in self._scanner.trees.get(owner.process, ()))):
-            with contextlib.suppress(OSError):
-                facts = self._scanner.processes.backend.facts(process.pid)
-                ticks += facts.cpu if facts is not None and facts.started == process.started else 0
-        return ticks
-
-    def _written(self, note: str) -> int:
-        return _writing(self._store.paths.hooks / note) or 0
-
-    def _waits(self, owner: Agent, snapshot: ProjectSnapshot) -> bool:
-        """Whether the owner waits on purpose: for a person, its quota, or work that it has started."""
-        if snapshot.session_status(owner) == "waiting":
-            return True
-        folder = self._store.paths.hooks
-        newest = max(snapshot.notes_of(owner), key=self._written, default=None)
-        if newest is None:
-            return False
-        payload = own_files.hook_note(read_or_none(folder / newest) or b"", newest.partition(".")[0]).payload
-        return bool(
-            payload.get("background_tasks")
-            or payload.get("session_crons")
-            or payload.get("notification_type") in WAITS_FOR_PERSON
-            or (newest.startswith("StopFailure.") and payload.get("error") in WAITS_AFTER_FAILURE)
-        )
-
-
-def _by_owner(agents: Iterable[Agent]) -> dict[str, list[Agent]]:
-    """The agents by the names that tasks may use for them."""
-    by_owner: dict[str, list[Agent]] = {}
-    for agent in agents:
-        for name in {agent.name, agent.id}:
-            by_owner.setdefault(name, []).append(agent)
-    return by_owner
-
-
-def _writing(path: Path) -> int | None:
+def _written(path: Path) -> int | None:
     try:
         return path.stat().st_mtime_ns
     except OSError:

@@ -12,18 +12,18 @@ from yolo_supervisor.formats.tasks import SET_ASIDE
 
 
 def task_orphaned(sandbox: Sandbox, rng: random.Random) -> Expectation:
-    """A task is in progress, and its owner is not a known agent."""
+    """A task is in progress, and its owner is not a known agent: it is requeued after two looks 30 s apart."""
     bystander = sandbox.agent(sandbox.session(), busy=True)
-    sandbox.configure(tasks={"idle_limit_s": 1.0, "interval_s": 0.25})
+    sandbox.configure(tasks={"unknown_limit_s": 1.0, "interval_s": 0.25})
     task = sandbox.task("nobody")
     return Expectation(lambda: sandbox.is_pending(task), frozenset({f"{TEAM}/{task.stem}"}), ("requeued",), [bystander])
 
 
-def owner_hung(sandbox: Sandbox, rng: random.Random) -> Expectation:
-    """An agent hangs: its task is requeued, the agent is left alone."""
+def owner_idle(sandbox: Sandbox, rng: random.Random) -> Expectation:
+    """An agent ends its turn with its task in progress: the task is requeued, the agent is left alone."""
     session = sandbox.session()
     victim, bystander = sandbox.agent(session), sandbox.agent(session, busy=True)
-    send(victim.process, signal.SIGSTOP)
+    sandbox.end_turn(victim.name)
     sandbox.configure(tasks={"idle_limit_s": 1.0, "interval_s": 0.25})
     keys = frozenset({f"{TEAM}/{victim.task.stem}"})
     return Expectation(
@@ -50,7 +50,7 @@ def late_completion(sandbox: Sandbox, rng: random.Random) -> Expectation:
     task = sandbox.task()
     ident = f"{TEAM}/{task.stem}"
     claim = sandbox.run_command("task", "claim", ident, "--owner", victim.name)
-    send(victim.process, signal.SIGSTOP)
+    sandbox.end_turn(victim.name)
     sandbox.configure(tasks={"idle_limit_s": 1.0, "interval_s": 0.25})
     sandbox.wait(lambda: sandbox.is_pending(task), "the task was not requeued")
     too_late = rng.random() < 0.5
@@ -70,7 +70,7 @@ def late_completion(sandbox: Sandbox, rng: random.Random) -> Expectation:
 
 FAULTS: tuple[Fault, ...] = (
     task_orphaned,
-    owner_hung,
+    owner_idle,
     poison_task,
     late_completion,
 )

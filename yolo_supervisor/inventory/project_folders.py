@@ -1,0 +1,67 @@
+"""The folders in which a project's agents work: its own, and the linked work trees of its repository."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from yolo_supervisor.store.paths import Paths
+from yolo_supervisor.system.git_files import git_dir_at
+from yolo_supervisor.system.git_layout import checkouts, common_dir, root_of
+
+
+class ProjectFolders:
+    """Tells which project an agent belongs to, by the folder that it works in (as the kernel spells it).
+
+    A folder belongs to the innermost project around it. A work tree that is no project itself belongs to the first
+    project of its repository, that of the main work tree if there is one.
+    """
+
+    def __init__(self, project: Path) -> None:
+        self.project = Path(os.path.realpath(project))
+        self.roots: tuple[Path, ...] = (self.project,)
+        """The project, and the same folder in each work tree that belongs to it."""
+
+    def refresh(self) -> None:
+        """Read again which work trees there are."""
+        self.roots = (self.project, *self._linked())
+
+    def has(self, folder: Path) -> bool:
+        """Whether an agent at work in the folder belongs to this project."""
+        return any(_is_innermost(folder, root, inclusive=root != self.project) for root in self.roots)
+
+    def _linked(self) -> Iterator[Path]:
+        root = root_of(self.project)
+        if root is None:
+            return
+        inside = self.project.relative_to(root)
+        with contextlib.suppress(OSError, ValueError):
+            common = common_dir(root)
+            trees = [tree.root / inside for tree in checkouts(common) if _leads_back(tree.root, tree.git_dir)]
+            first = next((tree for tree in trees if Paths(tree).folder.is_dir()), None)
+            if first is None or os.path.realpath(first) == str(self.project):
+                yield from (tree for tree in trees if os.path.realpath(tree) != str(self.project))
+
+
+def _leads_back(root: Path, git_dir: Path) -> bool:
+    """Whether the work tree names this repository, too: a hostile repository may name any folder."""
+    try:
+        return os.path.realpath(git_dir_at(str(root / ".git"))) == os.path.realpath(git_dir)
+    except (OSError, ValueError):
+        return False
+
+
+def _is_innermost(folder: Path, root: Path, *, inclusive: bool) -> bool:
+    """Whether the folder is in ``root``, with no supervised project between; ``inclusive`` asks about ``root``, too."""
+    if not within(folder, root):
+        return False
+    between = [inner for inner in (folder, *folder.parents) if within(inner, root) and (inclusive or inner != root)]
+    return not any(Paths(inner).folder.is_dir() for inner in between)
+
+
+def within(folder: Path, project: Path) -> bool:
+    """Whether the folder is the project or inside it (both as the kernel spells them)."""
+    inner, outer = str(folder), str(project)
+    return inner == outer or inner.startswith(outer.rstrip("/") + "/")
