@@ -1405,3 +1405,24 @@ def test_the_task_list_that_the_environment_names_is_the_agents(world: World, ch
     world.turn()
 
     assert read_task(task)["status"] == "pending"
+
+
+def test_a_teammate_that_looked_in_process_while_it_started_is_no_namesake_of_its_own(
+    world: World, children: Children
+) -> None:
+    lead = children.start("sleep", "600")
+    world.session(lead, "85d6cfb4-e039")
+    world.team("85d6cfb4-e039", **{"dev-1": "in-process"})
+    world.turn()
+    assert world.records() == {"team-lead@red", "dev-1@red"}
+    child = children.agent("dev-1", "red", cwd=world.project)
+    config = world.team("85d6cfb4-e039", **{"dev-1": "tmux"})
+    config.write_text(config.read_text().replace('"in-process"', '"%1"'))
+    task = write_task(world.claude, "red", 1, owner="dev-1", status="in_progress")
+    world.look()
+
+    end(child)
+    world.turn()
+
+    assert read_task(task)["status"] == "pending"
+    assert world.records() == {"team-lead@red"}

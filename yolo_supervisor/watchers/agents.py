@@ -351,7 +351,8 @@ class AgentsWatcher:
     def _workers_beside(self, dead: Sequence[Sighting], snapshot: ProjectSnapshot) -> list[Worker]:
         """All agents that may be at work on what the dead ones held, with their present state."""
         gone = {s.record for s in dead}
-        beside = [agent for name, agent in self._known.agents.items() if name not in gone]
+        known = [agent for name, agent in self._known.agents.items() if name not in gone]
+        beside = [agent for agent in known if not _has_pane(agent, snapshot)]
         beside += self._registry.in_process(beside, beside, snapshot)
         teams = {s.agent.team for s in dead} - {None}
         elsewhere = self._registry.elsewhere(snapshot) if teams else []
@@ -379,7 +380,7 @@ class AgentsWatcher:
         """Whether a teammate in its lead's process is none any more: it has a process, or its team does not list it."""
         if agent.source != "team":
             return False
-        if any(other.id == agent.id for other in snapshot.teammates.agents):
+        if _has_pane(agent, snapshot) or any(other.id == agent.id for other in snapshot.teammates.agents):
             return True
         team = next((team for team in snapshot.teams if team.name == agent.team), None)
         if team is None or any(member.agent_id == agent.id for member in team.mates):
@@ -503,6 +504,12 @@ class AgentsWatcher:
         if plugin_agents.mentions_pid(read_or_none(path) or b"", dangling):
             files.append((path, None))
         return tuple(files)
+
+
+def _has_pane(agent: Agent, snapshot: ProjectSnapshot) -> bool:
+    """Whether an agent that was recorded as in-process has a pane: a tmux teammate looks in-process while it starts."""
+    members = [member for team in snapshot.teams if team.name == agent.team for member in team.members]
+    return agent.source == "team" and any(m.agent_id == agent.id and not m.in_process for m in members)
 
 
 def _attention(sightings: Sequence[Sighting]) -> list[Sighting]:
