@@ -1423,6 +1423,7 @@ def test_a_teammate_that_looked_in_process_while_it_started_is_no_namesake_of_it
 
     end(child)
     world.turn()
+    world.turn()
 
     assert read_task(task)["status"] == "pending"
     assert world.records() == {"team-lead@red"}
