@@ -326,7 +326,7 @@ def wait_doing(team: RealTeam, **expected: str) -> None:
     wait_until(lambda: activities(team) == wanted, f"the agents to be {wanted}", LIMIT_S)
 
 
-@pytest.mark.parametrize("mode", ["tmux", "in-process"])
+@pytest.mark.parametrize("mode", ["tmux", pytest.param("in-process", marks=pytest.mark.thorough)])
 def test_an_idle_teammates_task_is_requeued_and_a_working_ones_is_not(
     mode: str, team: RealTeam, daemon: StartDaemon
 ) -> None:
@@ -347,6 +347,7 @@ def test_an_idle_teammates_task_is_requeued_and_a_working_ones_is_not(
     assert "dev-1 is idle" in running.did("escalated")[-1]["reason"]
 
 
+@pytest.mark.thorough
 def test_a_killed_leads_own_task_is_requeued_and_its_teammate_keeps_the_other(
     team: RealTeam, daemon: StartDaemon
 ) -> None:
@@ -367,6 +368,7 @@ def test_a_killed_leads_own_task_is_requeued_and_its_teammate_keeps_the_other(
     assert lives(team.panes()[0])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("mode", ["tmux", "in-process"])
 def test_a_team_that_ends_in_order_leaves_no_task_and_no_crash_report(
     mode: str, team: RealTeam, daemon: StartDaemon
