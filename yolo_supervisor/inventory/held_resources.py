@@ -3,7 +3,7 @@ files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -103,14 +103,16 @@ class HeldResourcesFinder:
         agent: Agent,
         snapshot: ProjectSnapshot,
         mates: Sequence[Agent],
-        others: Sequence[Worker],
+        others: Sequence[Agent],
+        liveness: Callable[[Agent], Liveness],
         crash: Crash | None = None,
         terminated: bool = False,
     ) -> HeldResources:
         """The resources of one dead agent and of the teammates inside its process.
 
-        ``others`` are all other agents. ``crash`` is the investigated death, if known, and ``terminated`` says that the
-        supervisor ended the agent: the decision about its tasks depends on both.
+        ``others`` are all agents that are not known dead, and ``liveness`` tells their state. ``crash`` is the
+        investigated death, if known, and ``terminated`` says that the supervisor ended the agent: the decision about
+        its tasks depends on both.
         """
         if terminated:
             end = AttemptEnd(TERMINATED, clean=True)
@@ -119,21 +121,21 @@ class HeldResourcesFinder:
         else:
             end = AttemptEnd(DIED)
         dead = [agent, *mates, *snapshot.aliases(agent)]
-        tasks, unreadable = self._tasks(dead, others, end, snapshot)
-        living = [worker.agent for worker in others if worker.liveness is not Liveness.DEAD]
+        tasks, unreadable = self._tasks(dead, others, liveness, end, snapshot)
         return HeldResources(
             tasks=tasks,
-            plans=tuple(plan for gone in dead for plan in self._plans(gone, living, end)),
-            leases=tuple(lease for gone in dead for lease in self._leases(gone, living)),
+            plans=tuple(plan for gone in dead for plan in self._plans(gone, others, end)),
+            leases=tuple(lease for gone in dead for lease in self._leases(gone, others)),
             leftovers=self._leftovers(agent),
             unreadable=(*unreadable, *self._lists.unreadable(agent, snapshot)),
-            **self._registry_files(agent, living, snapshot),
+            **self._registry_files(agent, others, snapshot),
         )
 
     def _tasks(
         self,
         dead: Sequence[Agent],
-        others: Sequence[Worker],
+        others: Sequence[Agent],
+        liveness: Callable[[Agent], Liveness],
         end: AttemptEnd,
         snapshot: ProjectSnapshot,
     ) -> tuple[tuple[HeldTask, ...], tuple[Path, ...]]:
@@ -145,11 +147,16 @@ class HeldResourcesFinder:
         unreadable: dict[Path, None] = {}
         gone = [Worker(agent=agent, liveness=Liveness.DEAD) for agent in dead]
         for folder in dict.fromkeys(folder for agent in dead for folder in self._lists.of(agent, snapshot)):
-            workers = [w for w in (*gone, *others) if self._lists.works_on(w.agent, folder, snapshot)]
             at_work, bad = self._lists.at_work(folder)
             unreadable |= dict.fromkeys(bad)
             for task in at_work:
-                owner = ownership(task, workers)
+                if not any(agent.is_session or agent.bears(task.owner) for agent in dead):
+                    continue
+                may_own = (other for other in others if other.is_session or other.bears(task.owner))
+                here = [other for other in may_own if self._lists.works_on(other, folder, snapshot)]
+                dead_here = [w for w in gone if self._lists.works_on(w.agent, folder, snapshot)]
+                others_here = [Worker(agent=other, liveness=liveness(other)) for other in here]
+                owner = ownership(task, [*dead_here, *others_here])
                 if owner.state is OwnerState.DEAD:
                     tasks.append(HeldTask(task=task, decision=self._decide(task, end)))
                 elif any(agent.bears(task.owner) for agent in dead):

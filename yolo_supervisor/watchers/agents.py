@@ -26,7 +26,6 @@ from yolo_supervisor.inventory.process_scan import ProcessScanner
 from yolo_supervisor.inventory.project_snapshot import ProjectSnapshot, Records
 from yolo_supervisor.models import Agent, Liveness, ProcessId
 from yolo_supervisor.policy.retry import RetryPolicy
-from yolo_supervisor.policy.task_owner import Worker
 from yolo_supervisor.store.store import Store
 from yolo_supervisor.system.death_watch import DeathWatch
 from yolo_supervisor.system.processes import Processes
@@ -329,7 +328,7 @@ class AgentsWatcher:
         if dead:
             snapshot = self._registry.snapshot()
             self._discover(snapshot)
-        others = self._workers_beside(dead, snapshot) if dead else []
+        others = self._agents_beside(dead, snapshot) if dead else []
         absent = frozenset(s.record for s in dead if not s.certain)
         confirmed = absent <= self._absent
         self._absent = absent
@@ -348,16 +347,15 @@ class AgentsWatcher:
             idle=tuple((h.role, h.idle_count) for h, _ in snapshot.health_files if h.idle_count >= 3),
         )
 
-    def _workers_beside(self, dead: Sequence[Sighting], snapshot: ProjectSnapshot) -> list[Worker]:
-        """All agents that may be at work on what the dead ones held, with their present state."""
+    def _agents_beside(self, dead: Sequence[Sighting], snapshot: ProjectSnapshot) -> list[Agent]:
+        """All agents that may be at work on what the dead ones held."""
         gone = {s.record for s in dead}
         known = [agent for name, agent in self._known.agents.items() if name not in gone]
         beside = [agent for agent in known if not _has_pane(agent, snapshot)]
         beside += self._registry.in_process(beside, beside, snapshot)
         teams = {s.agent.team for s in dead} - {None}
         elsewhere = self._registry.elsewhere(snapshot) if teams else []
-        workers = [Worker(agent=agent, liveness=self._judge(agent, ())[0]) for agent in beside]
-        return workers + [Worker(agent=agent, liveness=Liveness.ALIVE) for agent in elsewhere if agent.team in teams]
+        return beside + [agent for agent in elsewhere if agent.team in teams]
 
     def _meet(self, everyone: bool = False) -> tuple[ProjectSnapshot, list[Sighting]]:
         """Take a snapshot, and see which of the known agents live.
@@ -463,6 +461,9 @@ class AgentsWatcher:
             self._deaths.discard(process)
             self._scanner.drop(process)
 
+    def _liveness(self, agent: Agent) -> Liveness:
+        return self._judge(agent, ())[0]
+
     def _judge(self, agent: Agent, ended: Collection[ProcessId]) -> tuple[Liveness, str, bool]:
         process = agent.process
         if process is None:
@@ -484,14 +485,14 @@ class AgentsWatcher:
 
     # -- resources that the dead still hold ------------------------------------------------------------------------
 
-    def _with_held_resources(self, sighting: Sighting, others: Sequence[Worker], snapshot: ProjectSnapshot) -> Sighting:
+    def _with_held_resources(self, sighting: Sighting, others: Sequence[Agent], snapshot: ProjectSnapshot) -> Sighting:
         if sighting.state is not Liveness.DEAD:
             return sighting
         agent = sighting.agent
         mates = self._registry.in_process([agent], self._known.agents.values(), snapshot)
         crash = self.investigator.crash(sighting.record) if self.investigator else None
         ours = self._store.index.terminated(agent.id)
-        held = self._held_resources.of(agent, snapshot, mates, others, crash, ours)
+        held = self._held_resources.of(agent, snapshot, mates, others, self._liveness, crash, ours)
         return replace(sighting, held=held, terminated=ours, crash=crash)
 
     def _dangling_files(
@@ -508,8 +509,10 @@ class AgentsWatcher:
 
 def _has_pane(agent: Agent, snapshot: ProjectSnapshot) -> bool:
     """Whether an agent that was recorded as in-process has a pane: a tmux teammate looks in-process while it starts."""
-    members = [member for team in snapshot.teams if team.name == agent.team for member in team.members]
-    return agent.source == "team" and any(m.agent_id == agent.id and not m.in_process for m in members)
+    if agent.source != "team":
+        return False
+    members = (member for team in snapshot.teams if team.name == agent.team for member in team.members)
+    return any(member.agent_id == agent.id and not member.in_process for member in members)
 
 
 def _attention(sightings: Sequence[Sighting]) -> list[Sighting]:

@@ -19,7 +19,7 @@ from yolo_supervisor.formats.plugin import execution_state
 from yolo_supervisor.fs.changes import QUIET
 from yolo_supervisor.inventory.activity import ActivityReader, Reading
 from yolo_supervisor.inventory.agents import AgentRegistry
-from yolo_supervisor.inventory.project_snapshot import ProjectSnapshot
+from yolo_supervisor.inventory.project_snapshot import ProjectSnapshot, lists_of_agent
 from yolo_supervisor.models import Agent, Liveness, Task
 from yolo_supervisor.policy.activity import Activity, Judgement, judge
 from yolo_supervisor.policy.retry import RetryDecision, RetryPolicy, requeue_or_dead_letter
@@ -33,7 +33,7 @@ Cause = Literal["silent", "stalled", "unknown owner"]
 LOOKS_APART_S = 30.0
 """A task of an unknown owner is requeued if two looks at least this far apart show no sign of work."""
 
-AT_ONCE = 64
+AT_ONCE = 8
 """The number of tasks after which other coroutines run."""
 
 
@@ -217,13 +217,14 @@ class TasksWatcher:
         self._store.heed()  # other processes write the heartbeats of claims
         self._activity.renew()
         workers = self._workers(snapshot)
+        by_folder = self._by_folder(workers, folders, snapshot)
         readings: dict[int, Reading] = {}
         in_progress: list[OwnedTask] = []
         watched: dict[tuple[str, str | None], _Watched] = {}
         for number, task in enumerate(self._at_work(folders)):
             if number % AT_ONCE == AT_ONCE - 1:
                 await anyio.sleep(0)  # this work is not urgent
-            here = [worker for worker in workers if self._may_work_on(worker.agent, task, snapshot)]
+            here = by_folder.get(task.path.parent, workers)  # any agent may work on a plan
             owner = ownership(task, here)
             if owner.state is OwnerState.DEAD:
                 continue  # the agents watcher recovers the dead
@@ -255,7 +256,7 @@ class TasksWatcher:
                     activities=tuple(judgements),
                     quiet_s=quiet_s,
                     looks=before.looks,
-                    turn_under_way=self._turn_under_way(here, snapshot) if unknown else None,
+                    turn_under_way=self._turn_under_way(here, workers, snapshot) if unknown else None,
                     decisions={
                         cause: self._queue.decide(task, cause) for cause in ("silent", "stalled", "unknown owner")
                     },
@@ -276,9 +277,26 @@ class TasksWatcher:
         elsewhere = self._registry.elsewhere(snapshot)
         return workers + [Worker(agent=agent, liveness=Liveness.ALIVE) for agent in elsewhere]
 
-    def _may_work_on(self, agent: Agent, task: Task, snapshot: ProjectSnapshot) -> bool:
-        is_plan = task.list == execution_state.EXECUTION_STATE
-        return is_plan or self._lists.works_on(agent, task.path.parent, snapshot)
+    def _by_folder(
+        self, workers: Sequence[Worker], folders: Sequence[Path], snapshot: ProjectSnapshot
+    ) -> dict[Path, list[Worker]]:
+        """The workers of each task list."""
+        by_name: dict[str, list[Worker]] = {}
+        of_any: list[Worker] = []
+        for worker in workers:
+            lists = lists_of_agent(worker.agent)
+            for name in lists:
+                by_name.setdefault(name, []).append(worker)
+            if not lists:
+                of_any.append(worker)
+        return {
+            folder: [
+                worker
+                for worker in (*by_name.get(folder.name, ()), *of_any)
+                if self._lists.works_on(worker.agent, folder, snapshot)
+            ]
+            for folder in folders
+        }
 
     def _trace(self, task: Task, owners: Sequence[Reading], snapshot: ProjectSnapshot) -> tuple[object, ...]:
         """A value that differs whenever the task or an agent that may own it has shown a sign of work."""
@@ -287,18 +305,18 @@ class TasksWatcher:
         own = tuple(reading.trace for reading in owners)
         return _written(task.path), (claim.token, claim.since_s) if claim else None, own, unknown
 
-    def _turn_under_way(self, workers: Sequence[Worker], snapshot: ProjectSnapshot) -> str | None:
+    def _turn_under_way(
+        self, here: Sequence[Worker], everywhere: Sequence[Worker], snapshot: ProjectSnapshot
+    ) -> str | None:
         """The name of a living lead or session that is in a turn.
 
         A session of the project that is the lead of no team may be that of the list: a resumed one has another id.
         """
-        leads = [worker.agent for worker in workers if worker.agent.is_session and worker.liveness is Liveness.ALIVE]
+        leads = _living_sessions(here)
         teamless = [
             agent
-            for agent, liveness in self._agents()
-            if agent.is_session
-            and liveness is Liveness.ALIVE
-            and not any(snapshot.is_lead(agent, team) for team in snapshot.teams)
+            for agent in _living_sessions(everywhere)
+            if not any(snapshot.is_lead(agent, team) for team in snapshot.teams)
         ]
         return next((a.name for a in leads or teamless if self._activity.turn_under_way(a, snapshot)), None)
 
@@ -319,6 +337,10 @@ class TasksWatcher:
         for folder in folders:
             yield from self._lists.at_work(folder, quiet=max(1, QUIET // len(folders)))[0]
         yield from (plan for plan in self._lists.plans() if plan.status in execution_state.RUNNING and plan.owner)
+
+
+def _living_sessions(workers: Sequence[Worker]) -> list[Agent]:
+    return [worker.agent for worker in workers if worker.agent.is_session and worker.liveness is Liveness.ALIVE]
 
 
 def _written(path: Path) -> int | None:
