@@ -19,6 +19,7 @@ import pytest
 
 from support.processes import Children
 from support.project import read_task, write_task
+from support.wait import wait_until
 from yolo_supervisor.actions.agents import Register, Terminate
 from yolo_supervisor.actions.agents import died as died_note
 from yolo_supervisor.actions.agents import forget as forget_action
@@ -1163,6 +1164,65 @@ def test_an_orphaned_tool_is_terminated_an_earlier_background_process_is_not(
     assert [root.pid for root in left(world).roots] == [tool]
     assert background not in [process.pid for process in left(world).uncertain]
     assert left(world) == left(world), "asked again, it says the same"
+
+
+def in_a_tools_session(script: str, lifeline: int) -> str:
+    """What an agent runs whose tool is a shell script in a separate session."""
+    return f"""
+import subprocess
+print("started", flush=True)
+subprocess.Popen(["sh", "-c", {"exec 3<&0; " + script!r}], stdin={lifeline}, start_new_session=True)
+"""
+
+
+def test_a_process_that_a_tool_forked_before_it_exited_is_a_leftover(
+    world: World, children: Children, lifeline: int, tmp_path: Path
+) -> None:
+    script = f"cat <&3 & echo $! > {tmp_path}/pid; until [ -e {tmp_path}/go ]; do sleep 0.02; done"
+    program = in_a_tools_session(script, lifeline)
+    child = children.agent("dev-1", "red", cwd=world.project, program=program, pass_fds=(lifeline,))
+    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), "the tool to fork")
+    forked = int((tmp_path / "pid").read_text())
+    world.turn()
+    world.scanner.sample()
+    (tmp_path / "go").touch()
+    wait_until(lambda: parent_of(forked) != child.pid and parent_of(parent_of(forked)) != child.pid, "the tool to exit")
+    world.scanner.sample()
+
+    end(child)
+
+    assert [root.pid for root in left(world).roots] == [forked]
+    assert left(world).uncertain == ()
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_a_tmux_server_that_a_tool_started_is_no_leftover_nor_are_its_panes(
+    world: World, children: Children, lifeline: int, tmp_path: Path
+) -> None:
+    script = (
+        f"tmux -S {tmp_path}/socket -f /dev/null new-session -d 'sleep 600'; "
+        f"tmux -S {tmp_path}/socket list-panes -F '#{{pid}} #{{pane_pid}}' > {tmp_path}/pids; exec cat <&3"
+    )
+    program = in_a_tools_session(script, lifeline)
+    child = children.agent("dev-1", "red", cwd=world.project, program=program, pass_fds=(lifeline,))
+    wait_until(lambda: (tmp_path / "pids").exists() and (tmp_path / "pids").read_text(), "tmux to start")
+    world.turn()
+    world.scanner.sample()
+
+    hosted = [world.processes.identify(int(pid)) for pid in (tmp_path / "pids").read_text().split()]
+    seen = {process.pid: process.started for process in hosted if process}  # a sample in the moment of the start
+    world.scanner._tool_sessions[world.identify(child)] |= seen
+
+    end(child)
+    roots = [root.pid for root in left(world).roots]
+    subprocess.run(["tmux", "-S", f"{tmp_path}/socket", "kill-server"], check=True)
+
+    assert roots
+    assert len(seen) == 2
+    assert not seen.keys() & {*roots}
 
 
 def test_a_process_tree_recorded_by_the_previous_daemon_counts(

@@ -137,15 +137,17 @@ class ProcessScanner:
                 self._tool_sessions[agent] = {pid: started for pid, started in led.items() if pid in live}
 
     def in_tool_sessions(self, agent: ProcessId) -> tuple[ProcessId, ...]:
-        """The processes that run now in sessions of the agent's tools, but for other agents and what they started.
+        """The processes that run now in sessions of the agent's tools.
 
-        They were started after the session's leader, which was seen in the agent's tree.
+        They were started after the session's leader, which was seen in the agent's tree. Other agents and programs that
+        host sessions (tmux) are left out, with everything below them.
         """
         led = self._tool_sessions.get(agent)
         if not led:
             return ()
         sweep = self.processes.sweep()
         others = ({*self.agents, *self._tracked} - {agent}) & {sweep.id(pid) for pid in sweep.facts}
+        others |= {sweep.id(pid) for pid, facts in sweep.facts.items() if self.processes.hosts_sessions(facts)}
         spared = others | {process for other in others for process, _ in sweep.tree(other)}
         return tuple(
             process

@@ -252,7 +252,7 @@ class Processes:
         refused: dict[ProcessId, Refusal],
     ) -> None:
         now = self.sweep()
-        servers = {now.id(pid) for pid, facts in now.facts.items() if self._is_server(facts)}
+        servers = {now.id(pid) for pid, facts in now.facts.items() if self.hosts_sessions(facts)}
         for root in roots:
             if root in spare:
                 continue
@@ -272,8 +272,11 @@ class Processes:
                 if handle is not None:
                     handles[process] = handle
 
-    def _is_server(self, facts: ProcessFacts) -> bool:
-        """Whether the process hosts sessions of people or agents: neither it nor anything below it is signalled."""
+    def hosts_sessions(self, facts: ProcessFacts) -> bool:
+        """Whether the process hosts sessions of people or agents: neither it nor anything below it is signalled.
+
+        That is tmux, and the client's own daemon with its terminal hosts.
+        """
         if facts.comm.startswith("tmux"):
             return True
         try:
