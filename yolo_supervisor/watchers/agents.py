@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
 from yolo_supervisor.actions.agents import Register, Terminate, UpdateRecord, forget
-from yolo_supervisor.actions.base import AlertCode, Escalate
+from yolo_supervisor.actions.base import AlertCode, Edit, Escalate
 from yolo_supervisor.actions.state import DropHealth, DropPids
 from yolo_supervisor.clock import until_next
 from yolo_supervisor.config import Config
@@ -63,86 +63,70 @@ def decide(observation: AgentsObservation, records: Path, grace_s: float, mass_m
     """
     letters = records.with_name("dead-letters")
     context = RecoveryContext(records=records, letters=letters, grace_s=grace_s, observing=observation.observing)
-    remediations: list[Remediation] = [
-        (
-            Register(
-                key=s.agent.id,
-                path=records / s.record,
-                agent=s.agent,
-                reason=f"a {s.agent.role} at work was found by its {s.agent.source}",
-                evidence=agent_facts(s.agent),
-            ),
-        )
-        for s in observation.sightings
-        if not s.recorded and not s.stopped and (s.state is Liveness.ALIVE or _first_to_be_recorded(s, observation))
+    dead, alerts = _certain_deaths(observation, mass_min)
+    alerts += [
+        Escalate(kind="agent", code=AlertCode.CRASH_BURST, key=f"class {cause}", reason=sentence)
+        for cause, sentence in observation.clusters.items()
     ]
-    remediations += [
-        (
-            UpdateRecord(
-                key=s.agent.id,
-                path=records / s.record,
-                agent=s.agent,
-                reason=f"more is known of {s.agent.name}",
-                evidence={**agent_facts(s.agent), "was": s.known_as, "lists": list(s.agent.lists)},
-            ),
-        )
-        for s in observation.sightings
-        if s.known_as is not None and s.state is Liveness.ALIVE
+    alerts += [_damaged(name) for name in observation.damaged]
+    recoveries = [recovery for sighting in dead if (recovery := recover(sighting, context))]
+    return [
+        *((action,) for action in _record_changes(observation, records)),
+        *((alert,) for alert in alerts),
+        *recoveries,
+        *((action,) for action in _strike_dangling_pids(observation)),
+        *((_idle_role(role, count),) for role, count in observation.idle),
     ]
-    remediations += [
-        (forget(key=s.agent.id, path=records / s.record, reason="it is no teammate in its lead's process any more"),)
-        for s in observation.sightings
-        if s.left_team and s.recorded
-    ]
+
+
+def _record_changes(observation: AgentsObservation, records: Path) -> Iterator[Edit]:
+    """New records of agents, what is known better of others, and the end of those that were none."""
+    for s in observation.sightings:
+        agent, path, alive = s.agent, records / s.record, s.state is Liveness.ALIVE
+        if not s.recorded and not s.stopped and (alive or _first_to_be_recorded(s, observation)):
+            reason = f"a {agent.role} at work was found by its {agent.source}"
+            yield Register(key=agent.id, path=path, agent=agent, reason=reason, evidence=agent_facts(agent))
+        if s.known_as is not None and alive:
+            evidence = {**agent_facts(agent), "was": s.known_as, "lists": list(agent.lists)}
+            reason = f"more is known of {agent.name}"
+            yield UpdateRecord(key=agent.id, path=path, agent=agent, reason=reason, evidence=evidence)
+        if s.left_team and s.recorded:
+            yield forget(key=agent.id, path=path, reason="it is no teammate in its lead's process any more")
+
+
+def _certain_deaths(observation: AgentsObservation, mass_min: int) -> tuple[list[Sighting], list[Escalate]]:
+    """The dead agents, and an alert if so many are missing at once that absence proves nothing yet."""
     dead = [
         s
         for s in observation.sightings
         if (s.state is Liveness.DEAD and not _first_to_be_recorded(s, observation)) or (s.stopped and s.recorded)
     ]
-    absent = [s for s in dead if not s.certain]
-    if len(absent) * 2 > observation.known >= mass_min and not observation.confirmed:
-        remediations.append(
-            (
-                Escalate(
-                    kind="agent",
-                    code=AlertCode.MASS_DEATH,
-                    key="all",
-                    reason=f"{len(absent)} of {observation.known} agents are missing at once: "
-                    "nothing is done until a second observation agrees",
-                    evidence={"absent": [s.agent.id for s in absent]},
-                ),
-            )
-        )
-        dead = [s for s in dead if s.certain]
-    remediations += [
-        (Escalate(kind="agent", code=AlertCode.CRASH_BURST, key=f"class {cause}", reason=sentence),)
-        for cause, sentence in observation.clusters.items()
-    ]
-    remediations += [(_damaged(name),) for name in observation.damaged]
-    remediations += [remediation for s in dead if (remediation := recover(s, context))]
-    remediations += [
-        (
-            (
-                DropHealth(key=f".agent-health/{path.name}", path=path, pid=health_pid, reason="no process has its pid")
-                if health_pid is not None
-                else DropPids(key=path.name, path=path, pids=observation.dangling, reason="no process has these pids",
-                              evidence={"pids": sorted(observation.dangling)})
-            ),
-        )
-        for path, health_pid in observation.dangling_files
-    ]  # fmt: skip
-    remediations += [
-        (
-            Escalate(
-                kind="agent",
-                code=AlertCode.AGENT_IDLE,
-                key=f"role {role}",
-                reason=f"the plugin counts {count} idle turns of {role}: the supervisor does nothing about it",
-            ),
-        )
-        for role, count in observation.idle
-    ]
-    return remediations
+    absent = [s.agent.id for s in dead if not s.certain]
+    if observation.confirmed or not len(absent) * 2 > observation.known >= mass_min:
+        return dead, []
+    reason = (
+        f"{len(absent)} of {observation.known} agents are missing at once: "
+        "nothing is done until a second observation agrees"
+    )
+    alert = Escalate(kind="agent", code=AlertCode.MASS_DEATH, key="all", reason=reason, evidence={"absent": absent})
+    return [s for s in dead if s.certain], [alert]
+
+
+def _strike_dangling_pids(observation: AgentsObservation) -> Iterator[Edit]:
+    """Remove pids that no process has from the plugin's files."""
+    pids = observation.dangling
+    for path, health_pid in observation.dangling_files:
+        if health_pid is not None:
+            key = f".agent-health/{path.name}"
+            yield DropHealth(key=key, path=path, pid=health_pid, reason="no process has its pid")
+        else:
+            evidence = {"pids": sorted(pids)}
+            yield DropPids(key=path.name, path=path, pids=pids, reason="no process has these pids", evidence=evidence)
+
+
+def _idle_role(role: str, count: int) -> Escalate:
+    reason = f"the plugin counts {count} idle turns of {role}: the supervisor does nothing about it"
+    return Escalate(kind="agent", code=AlertCode.AGENT_IDLE, key=f"role {role}", reason=reason)
 
 
 def _damaged(name: str) -> Escalate:
