@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from support.cli import Cli
 from support.processes import Children
 from support.project import read_task, write_task
 from support.wait import wait_until
@@ -1487,3 +1488,19 @@ def test_a_teammate_that_looked_in_process_while_it_started_is_no_namesake_of_it
 
     assert read_task(task)["status"] == "pending"
     assert world.records() == {"team-lead@red"}
+
+
+def test_a_renamed_agent_can_be_forgotten_by_its_new_id(world: World, children: Children) -> None:
+    child = children.agent("dev-1", "red", cwd=world.project)
+    process = world.identify(child)
+    worse = Agent(
+        id=f"general-purpose#{child.pid}", name="general-purpose", role="dev", team=None, source="hook", since=EPOCH,
+        process=process, pid=child.pid, home=world.registry.records_folder_id(),
+    )  # fmt: skip
+    (world.paths.agents / own_files.agent_file(worse)).write_bytes(own_files.dump_agent(worse))
+    world.turn()
+    assert world.records() == {"dev-1@red"}
+
+    forgotten = Cli(world.project)("agent", "forget", "dev-1@red")
+
+    assert (forgotten.returncode, world.records()) == (0, set())

@@ -103,18 +103,20 @@ def register(options: Shared, pid: int, role: str, name: str | None, team: str |
         claude_dir=claude.config_dir(environment),
         home=view.registry.records_folder_id(),
     )
-    others = [other for other in view.registry.records() if other.process == process and other.lead is None]
+    records = view.registry.records()
+    others = {name: other for name, other in records.items() if other.process == process and other.lead is None}
+    record = own_files.agent_file(agent)
     action = Register(
         key=ident,
-        path=view.store.paths.agents / own_files.agent_file(agent),
+        path=view.store.paths.agents / record,
         agent=agent,
         reason="registered on the command line",
         evidence={"pid": pid, "started": process.started, "boot": process.boot, "role": role, "team": team},
     )
     outcome = view.carry_out(action)
-    for other in others:  # discovered under another id: the registration overrides that
-        if other.id != ident:
-            _forget(view, other, f"registered as {ident}")
+    for name_of_other, other in others.items():  # discovered before: the registration overrides that
+        if name_of_other != record:
+            _forget(view, name_of_other, other, f"registered as {ident}")
     result = "registered" if outcome is Outcome.DONE else "known"
     document = {"result": result, "id": ident, "pid": pid}
     print_result(options, document, f"{ident}: {result}, process {pid} is watched")
@@ -135,12 +137,12 @@ def forget(options: Shared, ident: str) -> None:
       yolo-supervisor agent forget dev-1@my-team
     """
     view = ProjectView(options.project(), _config(options))
-    agents = [agent for agent in view.registry.records() if agent.id == ident]
+    agents = {name: agent for name, agent in view.registry.records().items() if agent.id == ident}
     if not agents:
         fail(EX_NO, f"no agent {ident}; see: yolo-supervisor agent list")
     view.store.open()
-    for agent in agents:
-        _forget(view, agent, "forgotten on the command line")
+    for name, agent in agents.items():
+        _forget(view, name, agent, "forgotten on the command line")
     print_result(options, {"result": "forgotten", "id": ident}, f"{ident}: forgotten")
 
 
@@ -148,6 +150,6 @@ def _config(options: Shared) -> Config:
     return configuration.load(options.project(), options.config)
 
 
-def _forget(view: ProjectView, agent: Agent, reason: str) -> None:
-    path = view.store.paths.agents / own_files.agent_file(agent)
+def _forget(view: ProjectView, record: str, agent: Agent, reason: str) -> None:
+    path = view.store.paths.agents / record
     view.carry_out(forget_action(key=agent.id, path=path, reason=reason))

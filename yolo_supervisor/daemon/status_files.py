@@ -74,7 +74,7 @@ class HookNotes:
         if not self._names:
             self._names = sorted((n for n in names(self._folder) if not n.startswith(".")), reverse=True)
             self._begun = {}
-        recorded = {agent.id for agent in self._registry.records()}
+        recorded = {agent.id for agent in self._registry.records().values()}
         for _ in range(min(NOTES, len(self._names))):
             path = self._folder / (name := self._names.pop())
             note = own_files.hook_note(read_part(path, 0, NOTE_SIZE) or b"", name.partition(".")[0])

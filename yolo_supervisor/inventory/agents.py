@@ -113,9 +113,9 @@ class AgentRegistry:
         """The live process that ran the hook, or None if it is gone or unknown."""
         return self._hook_notes.process(note)
 
-    def records(self) -> list[Agent]:
-        """The recorded agents now."""
-        return list(self._records.read().agents)
+    def records(self) -> Mapping[str, Agent]:
+        """The recorded agents by the names of their records. A record keeps its name when its agent gets another."""
+        return self._records.read().by_name
 
     def records_folder_id(self) -> int | None:
         """The inode of the folder of records, or None if there is none yet."""
