@@ -85,7 +85,7 @@ class AlertCode(StrEnum):
 
 
 class WriteMode(StrEnum):
-    """How the new content of a document reaches the disk."""
+    """The way in which the new content of a document reaches the disk."""
 
     REPLACE = "replace"
     """Atomically: readers and crashes see the old content or the new one."""

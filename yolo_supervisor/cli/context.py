@@ -1,4 +1,4 @@
-"""What all commands share: options, output and exit codes."""
+"""Options, output and exit codes that all commands share."""
 
 from __future__ import annotations
 

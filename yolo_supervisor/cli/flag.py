@@ -218,7 +218,7 @@ def _switches(view: ProjectView) -> dict[str, bool]:
 
 
 def _notes(switches: dict[str, bool], name: str) -> list[str]:
-    """What does not work because one flag is enabled and another one, which it needs, is not."""
+    """The features that do not work because a flag is enabled and another one, which it needs, is not."""
     return [
         f"{flag} is on while {needed} is off: {consequence}"
         for (flag, needed), consequence in plugin_config.NEEDS.items()

@@ -125,7 +125,7 @@ class ProjectView:
         ]
 
     def lease_ttl_s(self) -> int:
-        """How long a claim lasts without a heartbeat."""
+        """The time that a claim lasts without a heartbeat."""
         return plugin_config.lease_ttl_s(read_or_none(self.store.paths.plugin_config) or b"")
 
     def agents_json(self) -> list[dict[str, Any]]:
@@ -139,7 +139,7 @@ class ProjectView:
         ]
 
     def _activity_json(self, signs: Signs) -> dict[str, str]:
-        """What an agent is doing. One look shows no change, so the time of its last record decides what is stalled."""
+        """The activity of an agent. One look shows no change, so the age of its last record decides about a stall."""
         at = signs.turn.at if signs.turn is not None else None
         quiet_s = max(0.0, (self.now - at).total_seconds()) if at is not None else 0.0
         judgement = judge(signs, quiet_s, self.config.tasks.stall_limit_s)

@@ -128,7 +128,7 @@ class CommandLine:
 
 
 class Ending:
-    """How the program ends: its exit code, the document of ``--json``, and the lines for people."""
+    """The end of the program: its exit code, the document of ``--json``, and the lines for people."""
 
     def __init__(self, code: int, document: Mapping[str, object], lines: Sequence[str] = ()) -> None:
         self.code = code

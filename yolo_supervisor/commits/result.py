@@ -33,7 +33,7 @@ STATES = {
 
 @dataclass
 class CommitResult:
-    """What has become of a commit. The fields are the keys of ``commit --json``."""
+    """The result of a commit. The fields are the keys of ``commit --json``."""
 
     result: str = "failed"
     commit: str | None = None
@@ -70,7 +70,7 @@ class CommitResult:
             sys.stderr.write(failure.output.rstrip() + "\n")
 
     def ending(self, code: int) -> Ending:
-        """How the program ends with this result."""
+        """The end of the program with this result."""
         lines = [self.message, *(f"  {command}" for command in self.commands)] if self.message else []
         return Ending(code, asdict(self), lines)
 

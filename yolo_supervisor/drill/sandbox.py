@@ -297,7 +297,7 @@ class Sandbox:
         self.wait(lambda: self._last_session_tick() > attached_at, "the daemon did not observe the sessions")
 
     def _last_session_tick(self) -> str:
-        """When the daemon's sessions watcher last ran, by the daemon's own status file."""
+        """The time of the last tick of the sessions watcher, by the daemon's status file."""
         holder = load_holder(read_or_none(Paths(self.project).holder) or b"")
         ticks = [w["last_tick_at"] for w in holder.watchers if w["name"] == "sessions"] if holder else []
         return ticks[0] or "" if ticks else ""

@@ -27,7 +27,7 @@ class Trial:
 
 @dataclass
 class Expectation:
-    """What must be recovered after a fault, and what must not be touched."""
+    """The things that must be recovered after a fault, and those that must not be touched."""
 
     healed: Callable[[], bool]
     keys: frozenset[str]

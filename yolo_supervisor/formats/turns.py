@@ -1,4 +1,4 @@
-"""How far an agent's turn is, from the end of its transcript (``projects/<slug>/<session>.jsonl``).
+"""The progress of an agent's turn, from the end of its transcript (``projects/<slug>/<session>.jsonl``).
 
 Claude Code 2.1.197 and 2.1.332 write a record for each message and, the newer one, for each request to the model. Four
 types tell how far a turn is: ``user``, ``assistant``, ``system``, ``api-request``. Untimed records follow them, and a
@@ -25,7 +25,7 @@ COMMAND_OUTPUT = ("<command-name>", "<command-message>", "<local-command-", "<ba
 
 
 class Phase(StrEnum):
-    """How far a turn is."""
+    """The progress of a turn."""
 
     MODEL = "model"
     """A request to the model has no answer yet."""

@@ -1,4 +1,4 @@
-"""Which folders lie on a disk of this machine, and which may be shared with others at the same time."""
+"""Tells folders on a disk of this machine from those that other machines may share at the same time."""
 
 from __future__ import annotations
 

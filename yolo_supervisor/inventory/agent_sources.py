@@ -95,7 +95,7 @@ def merge(sightings: Mapping[Rank, Sequence[Agent]], known: Container[AgentKey] 
 
 
 def combine(known: Agent, seen: Agent) -> Agent:
-    """What is known of an agent, together with another sighting of it.
+    """Combine what is known of an agent with another sighting of it.
 
     The better source names it. Evidence for its task lists and its names is kept for as long as it is known: the
     client removes a team's folder, and gives a session another id.
@@ -129,7 +129,7 @@ def _rank(agent: Agent) -> Rank:
 
 
 class ProcessDescriber:
-    """What the process table adds to the sighting of an agent."""
+    """Adds the facts of the process table to the sighting of an agent."""
 
     def __init__(self, processes: Processes, scanner: ProcessScanner) -> None:
         self._processes = processes

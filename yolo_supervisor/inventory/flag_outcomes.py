@@ -44,7 +44,7 @@ RECORD_LIMIT_S = 5.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Disabled:
-    """How a flag was disabled through the supervisor: by whom, when, why, and the time until its probation."""
+    """The record of a flag that was disabled through the supervisor, with the time until its probation."""
 
     by: str
     at: str
@@ -289,7 +289,7 @@ class FlagOutcomes:
             return False
 
     def _positions(self) -> ReadPositions | None:
-        """How far the sources are read; None before the first observation."""
+        """The read positions of the sources; None before the first observation."""
         if self._logs is None or self._journal is None:
             return None
         return ReadPositions(self._logs.positions(), self._journal.positions(), self._leases.returned)

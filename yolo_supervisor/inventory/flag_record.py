@@ -1,4 +1,4 @@
-"""What is stored of each feature flag: a small document in ``.supervisor/flags/``, and the read positions beside it.
+"""The stored state of each feature flag: a small document in ``.supervisor/flags/``, and the read positions beside it.
 
 A document does not hold the outcomes, only the state that the test in ``failure_rate`` needs, and the position to
 which each source was counted, so that every outcome counts once. The documents are not flushed: a power cut may lose
@@ -177,7 +177,7 @@ def flag_file(name: str) -> str:
 
 
 class ReadPositions(msgspec.Struct, frozen=True):
-    """How far each source was read when its outcomes were last counted."""
+    """The read position of each source when its outcomes were last counted."""
 
     logs: dict[str, LogPosition] = {}
     journal: list[tuple[str, bool, Count, Count]] = []

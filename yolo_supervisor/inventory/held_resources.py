@@ -67,7 +67,7 @@ class HeldResources:
 
 
 class AttemptEnd(NamedTuple):
-    """How the attempts of a dead agent ended: the cause, the rest of its rate-limit window, and whether in order."""
+    """The end of a dead agent's attempts: the cause, the rest of its rate-limit window, and whether in order."""
 
     cause: str
     hold_s: float | None = None

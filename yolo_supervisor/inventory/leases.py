@@ -42,7 +42,7 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class _Deadline:
-    """When a lease expires, by the monotonic clock. It holds for this content and this grant."""
+    """The deadline of a lease, by the monotonic clock. It holds for this content and this grant."""
 
     digest: str
     granted: LeaseState | None

@@ -36,7 +36,7 @@ class Version:
 
 @dataclass
 class _Known:
-    """What is known of one transcript."""
+    """The facts that are known of one transcript."""
 
     owner: tuple[str, str] | None = None
     mate: str | None = None

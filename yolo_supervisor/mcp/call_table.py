@@ -10,7 +10,7 @@ from yolo_supervisor.formats import mcp
 
 
 class CallState(Enum):
-    """Where a call is.
+    """The state of a call.
 
     ===========  ==================================================  ==================================================
     state        meaning                                             next state, and the event that leads to it

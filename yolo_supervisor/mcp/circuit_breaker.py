@@ -121,7 +121,7 @@ class CircuitBreaker:
         """Circuits that a call of this relay is probing."""
 
     def refusal(self, tool: str | None) -> str | None:
-        """Why the call must not be sent now, as text for a model; None if it may be sent.
+        """The reason why the call must not be sent now, as text for a model; None if it may be sent.
 
         The first caller after the cool-down gets None and is the probe: its outcome has to be recorded.
         """

@@ -141,7 +141,7 @@ class Retries:
             other.exclusive = False
 
     def attempt_limit_s(self, call: Call) -> float:
-        """How long an attempt may take. A call that may not be repeated has all the time until its deadline."""
+        """The time that an attempt may take. A call that may not be repeated has all the time until its deadline."""
         if self.may_repeat(call):
             return self._config.attempt_s if call.attempt == 1 else self._config.retry_s
         return self._config.cap_s if call.tool is not None else float("inf")
@@ -227,7 +227,7 @@ class Retries:
         self.refuse(call.client_id, code, text, evidence)
 
     def _effect(self, call: Call) -> str:
-        """What is known about the effect of a failed call, as text for a model."""
+        """The known effect of a failed call, as text for a model."""
         if call.attempt == 0:
             return "This call was not sent."
         if self.may_repeat(call):

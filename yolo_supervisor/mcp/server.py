@@ -52,7 +52,7 @@ ID_PREFIX = "yolo-supervisor-"
 
 
 class ServerState(Enum):
-    """What the relay may do with the server.
+    """The state of the server, which decides what the relay may do with it.
 
     ===========  ==================================================  ==================================================
     state        meaning                                             next state, and the event that leads to it
@@ -151,7 +151,7 @@ class Server:
         return max(suspended_s, backoff_s(self._config, self.deaths_in_a_row))
 
     def suspension(self) -> str:
-        """Why there is no server and when it is restarted, as text for a model."""
+        """The reason why there is no server, and the time of its restart, as text for a model."""
         remaining_s = max(0.0, self._suspended_until_s - time.monotonic())
         return (
             f"The MCP server {self.name} is down after {self.deaths_in_a_row} failures in a row (the last: "
@@ -194,7 +194,7 @@ class Server:
         self.process.input.send(line)
 
     def take_handler(self, key: str) -> Callable[[Mapping[str, Any]], None] | None:
-        """What to do with the response that has this id; None if the relay has not asked."""
+        """The action for the response that has this id; None if the relay has not asked."""
         return self._handlers.pop(key, None)
 
 

@@ -1,4 +1,4 @@
-"""What an agent is doing, from the signs that its client leaves.
+"""The activity of an agent, from the signs that its client leaves.
 
 The signs and what they are worth are in docs/who-is-at-work.md. Processor time of the client is no sign: its spinner
 uses up to a fifth of a core, and an idle prompt is never at zero.
@@ -17,7 +17,7 @@ from yolo_supervisor.policy.waiting import OPEN_DIALOG, WAITS_AFTER_FAILURE, WAI
 
 
 class Activity(StrEnum):
-    """What an agent is doing. Only ``idle`` and ``stalled`` have a limit."""
+    """The activity of an agent. Only ``idle`` and ``stalled`` have a limit."""
 
     WORKING = "working"
     WAITS_FOR_PERSON = "waits_for_person"
@@ -41,7 +41,7 @@ class Activity(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Signs:
-    """What the client of one agent shows at one moment. A sign that its version does not have is None."""
+    """The signs of one agent at one moment. A sign that its version does not have is None."""
 
     liveness: Liveness
     suspended: bool = False
@@ -75,14 +75,14 @@ class Signs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judgement:
-    """What an agent is doing, and the sign that says so."""
+    """The activity of an agent, and the sign that says so."""
 
     activity: Activity
     sign: str
 
 
 def judge(signs: Signs, quiet_s: float, stall_limit_s: float) -> Judgement:
-    """What the agent is doing.
+    """The activity of the agent.
 
     ``quiet_s`` is the time since any of its signs has changed, in monotonic seconds.
     """

@@ -38,7 +38,7 @@ ALTERNATIVES = (1 / 9, 2 / 9, 4 / 9, 6 / 9)
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What is too often: a failure rate above ``limit``, with a probability of a false alarm of at most ``alpha``."""
+    """The limit of a flag: a failure rate above ``limit``, with a probability of a false alarm of at most ``alpha``."""
 
     limit: float = 0.1
     alpha: float = 0.01

@@ -1,4 +1,4 @@
-"""Who owns a task in progress, and whether that agent is alive: the model of docs/who-is-at-work.md."""
+"""The owner of a task in progress, and whether that agent is alive: the model of docs/who-is-at-work.md."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from yolo_supervisor.models import Agent, Liveness, Task
 
 
 class OwnerState(StrEnum):
-    """What is known of the owner of a task. Only a proof makes it dead."""
+    """The state of a task's owner. Only a proof makes it dead."""
 
     ALIVE = "alive"
     DEAD = "dead"

@@ -72,7 +72,7 @@ class Disk:
         return os.pread(fd, size, at)
 
     def status(self, path: Path) -> os.stat_result | None:
-        """What is at the path itself (a link is not followed); None if there is nothing."""
+        """The status of the path itself (a link is not followed); None if there is nothing."""
         try:
             return path.lstat()
         except (FileNotFoundError, NotADirectoryError):

@@ -32,7 +32,7 @@ VERSIONS = 5
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
-    """What the index takes from the evidence of entries."""
+    """The parts of an entry's evidence that the index uses."""
 
     owner: str | None = None
     since_s: float | None = None

@@ -32,7 +32,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, tag_field="line", tag=""):
 
 
 class Entry(Line, frozen=True, kw_only=True, tag="entry"):
-    """What was decided and done, in the keys that ``history --json`` promises."""
+    """A decision or a deed, in the keys that ``history --json`` promises."""
 
     at: str
     kind: str
@@ -154,7 +154,7 @@ class LeaseState(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def granted(self) -> Instant:
-        """When it was granted or renewed."""
+        """The moment at which it was granted or renewed."""
         return Instant(self.boot, self.since_s)
 
 
@@ -171,7 +171,7 @@ class FailureState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
     @property
     def failed(self) -> Instant | None:
-        """When the task was requeued."""
+        """The moment at which the task was requeued."""
         return _instant(self.boot, self.since_s)
 
 

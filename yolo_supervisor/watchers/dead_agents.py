@@ -61,7 +61,7 @@ class Sighting:
 
     @property
     def crash_facts(self) -> dict[str, object]:
-        """What the journal says of the crash. An agent that the supervisor ended has no crash report."""
+        """The crash as the journal records it. An agent that the supervisor ended has no crash report."""
         if self.crash is None:
             return {}
         return self.crash.summary if self.terminated else self.crash.facts
@@ -69,7 +69,7 @@ class Sighting:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RecoveryContext:
-    """What the recovery of any agent of the project depends on."""
+    """The settings and folders on which every recovery depends."""
 
     records: Path
     letters: Path

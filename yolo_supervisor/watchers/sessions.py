@@ -249,7 +249,7 @@ class SessionsWatcher:
 
     @property
     def policy(self) -> Policy:
-        """What happens to the agents of a session that was left: the plugin's rule in a project of the plugin."""
+        """The policy for a session that was left: the plugin's rule in a project of the plugin."""
         policy = self.config.sessions.on_detach
         if policy != "auto":
             return policy

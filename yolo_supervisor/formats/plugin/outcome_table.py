@@ -1,4 +1,4 @@
-"""What counts as an outcome of a feature flag: one table for the plugin's logs, the journal and returned leases."""
+"""The outcomes of feature flags: one table for the plugin's logs, the journal and returned leases."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EVENT_RECOVERY = "v3_event_recovery"
 
 
 class Source(StrEnum):
-    """Where an event is seen."""
+    """The place where an event is seen."""
 
     PLUGIN_LOG = "plugin_log"
     """The plugin's event log and metrics; the detail is the gate."""
@@ -119,7 +119,7 @@ def in_log_line(line: bytes) -> LogEvent | None:
 
 
 class JournalEntry(Protocol):
-    """What the outcomes of an action follow from."""
+    """The source of the outcomes of an action."""
 
     @property
     def kind(self) -> str: ...
