@@ -84,6 +84,8 @@ class Agent:
     """The names of further task lists that evidence has ever tied it to: of earlier sessions, of its environment."""
     aliases: tuple[str, ...] = ()
     """Further names that a task may use for it: a session that has founded a team is its ``team-lead``, too."""
+    hosted: bool = False
+    """Whether the client's own daemon runs it (``claude --bg``), and resumes it after a crash."""
     home: int | None = field(default=None, compare=False)
     """The inode of the folder in which its record was written, since a copied project contains copies of records."""
 

@@ -1504,3 +1504,71 @@ def test_a_renamed_agent_can_be_forgotten_by_its_new_id(world: World, children: 
     forgotten = Cli(world.project)("agent", "forget", "dev-1@red")
 
     assert (forgotten.returncode, world.records()) == (0, set())
+
+
+class SteppedClock(SystemClock):
+    """A monotonic clock that goes when it is told to."""
+
+    s = 1000.0
+
+    def monotonic(self) -> float:
+        return self.s
+
+
+@pytest.fixture
+def stepped(world: World) -> SteppedClock:
+    world.store.clock = clock = SteppedClock()
+    return clock
+
+
+def hosted_task(world: World, children: Children, daemon: subprocess.Popen[bytes]) -> Path:
+    """A task of a session under the client's own daemon that has just been killed."""
+    started = world.identify(daemon).started
+    (world.claude / "daemon.lock").write_text(json.dumps({"pid": daemon.pid, "procStart": str(started)}))
+    session = children.start("sleep", "600")
+    world.session(session, "85d6cfb4-e039", kind="bg")
+    task = write_task(world.claude, "85d6cfb4-e039", 1, owner=None, status="in_progress")
+    world.turn()
+    end(session)
+    return task
+
+
+def test_a_crashed_session_keeps_its_task_while_its_client_may_resume_it(
+    world: World, children: Children, stepped: SteppedClock
+) -> None:
+    task = hosted_task(world, children, children.start("sleep", "600"))
+
+    world.turn()
+    stepped.s += 29.9
+    world.turn()
+    assert read_task(task)["status"] == "in_progress"
+
+    stepped.s += 0.1
+    world.turn()
+    assert read_task(task)["status"] == "pending"
+    assert world.records() == set()
+
+
+def test_a_resumed_session_goes_on_with_its_task(world: World, children: Children, stepped: SteppedClock) -> None:
+    task = hosted_task(world, children, children.start("sleep", "600"))
+    world.turn()
+
+    world.session(children.start("sleep", "600"), "85d6cfb4-e039", kind="bg")
+    world.turn()
+    stepped.s += 60.0
+    world.turn()
+
+    assert read_task(task)["status"] == "in_progress"
+    assert world.records() == {"session-85d6cfb4"}
+
+
+def test_no_client_resumes_a_session_whose_daemon_is_dead(
+    world: World, children: Children, stepped: SteppedClock
+) -> None:
+    daemon = children.start("sleep", "600")
+    task = hosted_task(world, children, daemon)
+    end(daemon)
+
+    world.turn()
+
+    assert read_task(task)["status"] == "pending"

@@ -123,6 +123,11 @@ def session(data: bytes) -> Session | None:
     )
 
 
+def daemon_process(data: bytes) -> tuple[int, str] | None:
+    """The pid and the start time of the client's own daemon, from a ``daemon.lock``; None if it names none."""
+    return _process(load_object(data))
+
+
 def team_of_session(session_id: str) -> str:
     """The name of the team that the session leads, and of the team's task list."""
     return f"session-{session_id[:8]}"
@@ -190,11 +195,12 @@ def team(data: bytes, name: str) -> Team | None:
         text_or_none(raw.get("leadAgentId")),
         text_or_none(raw.get("leadSessionId")),
         tuple(members),
-        lead_process=_lead_process(raw.get("leadProcess")),
+        lead_process=_process(raw.get("leadProcess")),
     )
 
 
-def _lead_process(raw: object) -> tuple[int, str] | None:
+def _process(raw: object) -> tuple[int, str] | None:
+    """The pid and the start time in an object of the client's."""
     pid, started = (raw.get("pid"), raw.get("procStart")) if isinstance(raw, dict) else (None, None)
     return (pid, str(started)) if type(pid) is int and pid > 1 and isinstance(started, str | int) else None
 

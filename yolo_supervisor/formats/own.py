@@ -69,6 +69,7 @@ def dump_agent(agent: Agent) -> bytes:
             "claude_dir": str(agent.claude_dir) if agent.claude_dir else None,
             "lists": list(agent.lists),
             "aliases": list(agent.aliases),
+            "hosted": agent.hosted,
             "home": agent.home,
         }
     )
@@ -113,6 +114,7 @@ def load_agent(data: bytes) -> Agent | None:
         claude_dir=same_path(folder) if folder else None,
         lists=_texts(raw.get("lists")),
         aliases=_texts(raw.get("aliases")),
+        hosted=raw.get("hosted") is True,
         home=raw["home"] if type(raw.get("home")) is int else None,
     )
 

@@ -110,6 +110,7 @@ def combine(known: Agent, seen: Agent) -> Agent:
         session=session,
         pane=base.pane or other.pane,
         claude_dir=base.claude_dir or other.claude_dir,
+        hosted=known.hosted or seen.hosted,
         home=known.home,
         lists=(),
         aliases=(),
@@ -288,6 +289,7 @@ class SessionFiles:
                 pane=seen.pane if seen else None,
                 session=session.session_id,
                 claude_dir=live.home,
+                hosted=session.hosted,
                 lists=(seen.task_list,) if seen and seen.task_list else (),
             )
 

@@ -105,6 +105,11 @@ class AgentRegistry:
         )
         return any(agent.bears(task.owner) or not task.owner for task in at_work)
 
+    def may_be_resumed(self, agent: Agent, snapshot: ProjectSnapshot) -> bool:
+        """Whether the client's own daemon lives that hosted the agent: it resumes a crashed session."""
+        homes = (agent.claude_dir, *snapshot.homes) if agent.claude_dir else snapshot.homes
+        return agent.hosted and any(self._homes.daemon_lives(home) for home in homes)
+
     def stopped_subagents(self, snapshot: ProjectSnapshot) -> set[str]:
         """The ids of the subagents whose end a hook reported."""
         return self._hook_notes.stopped(snapshot)

@@ -11,6 +11,7 @@ from yolo_supervisor.config import Config, expanded
 from yolo_supervisor.formats import claude
 from yolo_supervisor.fs.changes import ParsedFileCache, names
 from yolo_supervisor.fs.mounts import is_local
+from yolo_supervisor.fs.read import read_or_none
 from yolo_supervisor.inventory.project_folders import ProjectFolders
 from yolo_supervisor.inventory.project_snapshot import LiveSession
 from yolo_supervisor.models import Liveness, ProcessId
@@ -50,6 +51,13 @@ class ClaudeHomes:
                 if session and process and self._processes.backend.same_start(process.started, session.started):
                     in_project = self._folders.has(Path(session.cwd))
                     yield LiveSession(session=session, process=process, home=folder.parent, in_project=in_project)
+
+    def daemon_lives(self, home: Path) -> bool:
+        """Whether the client's own daemon runs, which resumes crashed sessions of ``claude --bg``."""
+        named = claude.daemon_process(read_or_none(home / "daemon.lock") or b"")
+        if named is None or (process := self._processes.identify(named[0])) is None:
+            return False
+        return self._processes.backend.same_start(process.started, named[1])
 
     def lost_sessions(self, homes: Iterable[Path]) -> Iterator[LiveSession]:
         """The project's sessions whose process is proven to have ended, by a file that a killed client left.

@@ -32,6 +32,9 @@ from yolo_supervisor.system.processes import Processes
 from yolo_supervisor.watchers.base import Remediation
 from yolo_supervisor.watchers.dead_agents import RecoveryContext, Sighting, agent_facts, earliest_requeue_s, recover
 
+RESUMED_S = 30.0
+"""The time that the client's own daemon has to resume a crashed session; it takes 10 s. Its tasks stay meanwhile."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AgentsObservation:
@@ -239,6 +242,8 @@ class AgentsWatcher:
         self._outdated: set[str] = set()
         """The names of records that say less than is known: they are read again, and updated."""
         self._absent: frozenset[str] = frozenset()
+        self._dead_since_s: dict[str, float] = {}
+        """When each dead agent was first seen to be dead."""
         self._proofs: dict[str, tuple[str, bool]] = {}
         """How each death was first known: the kernel reports it only once."""
 
@@ -253,7 +258,7 @@ class AgentsWatcher:
     async def tick(self, now: datetime) -> Sequence[Remediation]:
         config = self.config
         snapshot, sightings = self._meet()
-        attention = _attention(sightings)
+        attention = self._attention(sightings, snapshot)
         if self.investigator is not None:
             dead = {s.record: s.agent for s in attention if s.state is Liveness.DEAD}
             await self.investigator.collect(dead, now, self.trees())
@@ -300,7 +305,19 @@ class AgentsWatcher:
 
     def observe(self) -> AgentsObservation:
         snapshot, sightings = self._meet()
-        return self._observe(_attention(sightings), snapshot)
+        return self._observe(self._attention(sightings, snapshot), snapshot)
+
+    def _attention(self, sightings: Sequence[Sighting], snapshot: ProjectSnapshot) -> list[Sighting]:
+        """The agents that may need an action. One that its client may be resuming needs none yet."""
+        now_s = self._store.clock.monotonic()
+        dead = {s.record: s.agent for s in sightings if s.state is Liveness.DEAD}
+        self._dead_since_s = {name: self._dead_since_s.get(name, now_s) for name in dead}
+        resuming = {
+            name
+            for name, agent in dead.items()
+            if now_s - self._dead_since_s[name] < RESUMED_S and self._registry.may_be_resumed(agent, snapshot)
+        }
+        return [s for s in sightings if s.needs_attention and s.record not in resuming]
 
     def _observe(self, attention: Sequence[Sighting], snapshot: ProjectSnapshot) -> AgentsObservation:
         """Observe what follows from the sightings that may need an action.
@@ -497,10 +514,3 @@ def _has_pane(agent: Agent, snapshot: ProjectSnapshot) -> bool:
         return False
     members = (member for team in snapshot.teams if team.name == agent.team for member in team.members)
     return any(member.agent_id == agent.id and not member.in_process for member in members)
-
-
-def _attention(sightings: Sequence[Sighting]) -> list[Sighting]:
-    """The agents that may need an action."""
-    return [
-        s for s in sightings if s.state is Liveness.DEAD or not s.recorded or s.known_as or s.stopped or s.left_team
-    ]

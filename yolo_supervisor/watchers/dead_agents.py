@@ -48,6 +48,11 @@ class Sighting:
     """The crash that ended the agent, once it was investigated."""
 
     @property
+    def needs_attention(self) -> bool:
+        """Whether something is to be done: it is dead, stopped or no agent any more, or its record says too little."""
+        return self.state is Liveness.DEAD or not self.recorded or bool(self.known_as) or self.stopped or self.left_team
+
+    @property
     def fate(self) -> str:
         return "stopped" if self.stopped else "is dead"
 
