@@ -387,3 +387,15 @@ def test_a_team_that_ends_in_order_leaves_no_task_and_no_crash_report(
     evidence = running.did("requeued")[-1]
     assert "dev-1" in evidence["reason"]
     assert list((team.project / ".yolo-planning" / ".supervisor" / "crashes").iterdir()) == []
+
+
+@pytest.mark.thorough
+def test_a_lead_does_not_wait_for_a_teammate_that_was_killed(team: RealTeam, daemon: StartDaemon) -> None:
+    team.begin((LEAD, [CREATE, spawn("dev-1", DEV_1)]), (DEV_1, [CLAIM, WORK]))
+    wait_at_work(team.task())
+    running = daemon(over=team.project)
+    wait_doing(team, team_lead="waits_for_background", dev_1="working")
+
+    kill_known(running, team.panes()[1], "dev-1")
+
+    wait_doing(team, team_lead="idle")

@@ -116,7 +116,12 @@ def _print_status(document: dict[str, Any]) -> None:
         (
             "watchers",
             [
-                (w["name"], f"every {w['interval_s']:g} s", f"last {w['last_tick_at']}", w["last_error"] or "ok")
+                (
+                    w["name"],
+                    f"every {w['interval_s']:g} s",
+                    f"last {w['last_tick_at'] or 'never'}",
+                    w["last_error"] or "ok",
+                )
                 for w in project["watchers"]
             ],
         ),

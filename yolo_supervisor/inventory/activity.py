@@ -141,13 +141,18 @@ class ActivityReader:
     # -- the client's other files ------------------------------------------------------------------------------------
 
     def _mates_work(self, lead: Agent, team: claude.Team, snapshot: ProjectSnapshot) -> bool:
-        """Whether a teammate may be at work. One of which nothing is known may."""
+        """Whether a teammate may be at work. One of which nothing is known may.
+
+        A lead starts its tmux teammates beside itself: one without a process does not work, whatever the file says.
+        """
+        running = {agent.id for agent in snapshot.teammates.agents}
+        running |= {seen.flags.agent_id for seen in snapshot.teammates.elsewhere if seen.flags}
         path = next(iter(self._paths_of(lead, snapshot)), None)
         for member in team.members:
             if member.agent_id == team.lead_id:
                 continue
             if not member.in_process:
-                if member.active is not False:
+                if member.active is not False and member.agent_id in running:
                     return True
                 continue
             own = self._transcripts.of_mate(path, member.name) if path else None
