@@ -90,14 +90,36 @@ def _payload(fd: int) -> bytes:
 
 
 def _notes_folder(here: str) -> str | None:
-    while True:
-        folder = f"{here}/.yolo-planning/.supervisor/hooks"
-        if os.path.isdir(folder):
-            return folder
+    """The folder for notes of the project around ``here``, or around its linked work tree's main one."""
+    folder = _above(here, ".yolo-planning/.supervisor/hooks")
+    if folder is None and (main := _main_work_tree(here)) is not None:
+        folder = _above(main, ".yolo-planning/.supervisor/hooks")
+    return folder
+
+
+def _above(here: str, name: str) -> str | None:
+    """The path of ``name`` in the nearest folder that has it, ``here`` or above."""
+    while not os.path.exists(path := f"{here}/{name}"):
         above = os.path.dirname(here)
         if above == here:
             return None
         here = above
+    return path
+
+
+def _main_work_tree(here: str) -> str | None:
+    """The main work tree of the linked one that ``here`` is in, if each names the other."""
+    link = _above(here, ".git")
+    if link is None or not os.path.isfile(link):
+        return None
+    git_dir = _line(link).removeprefix("gitdir: ")
+    root, found, name = git_dir.rpartition("/.git/worktrees/")
+    return root if found and name and _line(f"{git_dir}/gitdir") == link else None
+
+
+def _line(path: str) -> str:
+    with open(path, "rb") as file:
+        return file.readline(4096).decode("utf-8", "surrogateescape").rstrip("\n")
 
 
 def _ancestry() -> list[tuple[int, int, str, int]]:

@@ -1240,6 +1240,33 @@ def test_a_hook_in_a_folder_that_is_gone(cli: Cli, tmp_path: Path) -> None:
     assert_silent(told)
 
 
+def test_a_hook_in_a_linked_work_tree_leaves_its_note_in_the_project(
+    cli: Cli, hooks: Path, project: Path, tmp_path: Path
+) -> None:
+    git = ["git", "-C", str(project), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    subprocess.run([*git, "worktree", "add", "-q", str(tmp_path / "beside")], check=True)
+    (tmp_path / "beside" / "src").mkdir()
+
+    assert_silent(cli("hook", "Stop", cwd=tmp_path / "beside" / "src", stdin=None, input=json.dumps(EVENT)))
+
+    assert [note.name.partition(".")[0] for note in hooks.iterdir()] == ["Stop"]
+
+
+def test_a_hook_in_a_folder_that_only_claims_to_be_a_work_tree_writes_nothing(
+    cli: Cli, hooks: Path, project: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "hostile").mkdir()
+    (project / ".git" / "worktrees" / "hostile").mkdir(parents=True)
+    (project / ".git" / "worktrees" / "hostile" / "gitdir").write_text("/elsewhere/.git\n")
+    (tmp_path / "hostile" / ".git").write_text(f"gitdir: {project}/.git/worktrees/hostile\n")
+
+    assert_silent(cli("hook", "Stop", cwd=tmp_path / "hostile", stdin=None, input=json.dumps(EVENT)))
+
+    assert list(hooks.iterdir()) == []
+
+
 def test_a_hook_outside_of_any_project_writes_nothing(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
 
