@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -457,10 +458,15 @@ class World:
 
     def team(self, lead_session: str, folder: str = "red", cwd: Path | None = None, **backends: str) -> Path:
         """The file of a team: its lead, and a member for each backend."""
-        lead = {"agentId": f"team-lead@{folder}", "name": "team-lead", "agentType": "team-lead", "tmuxPaneId": "leader"}
-        members = [
+        lead: dict[str, object] = {
+            "agentId": f"team-lead@{folder}",
+            "name": "team-lead",
+            "agentType": "team-lead",
+            "tmuxPaneId": "leader",
+        }
+        members: list[dict[str, object]] = [
             {"agentId": f"{name}@{folder}", "name": name, "agentType": "general-purpose", "tmuxPaneId": "in-process",
-             "backendType": backend} for name, backend in backends.items()
+             "joinedAt": 1795379581270, "backendType": backend} for name, backend in backends.items()
         ]  # fmt: skip
         members = [{**member, "cwd": str(cwd or self.project)} for member in (lead, *members)]
         said = {"name": folder, "leadAgentId": lead["agentId"], "leadSessionId": lead_session, "members": members}
@@ -1572,3 +1578,21 @@ def test_no_client_resumes_a_session_whose_daemon_is_dead(
     world.turn()
 
     assert read_task(task)["status"] == "pending"
+
+
+def test_a_teammate_that_has_just_joined_is_not_recorded_as_in_process_yet(
+    world: World, children: Children, stepped: SteppedClock
+) -> None:
+    world.session(children.start("sleep", "600"), "85d6cfb4-e039")
+    path = world.team("85d6cfb4-e039", mate="in-process")
+    path.write_text(path.read_text().replace("1795379581270", str(int(time.time() * 1000))))
+
+    world.turn()
+    stepped.s += 4.9
+    world.turn()
+    assert world.records() == {"team-lead@red"}
+    assert world.shown().keys() == {"team-lead@red", "mate@red"}
+
+    stepped.s += 0.1
+    world.turn()
+    assert world.records() == {"team-lead@red", "mate@red"}

@@ -109,7 +109,9 @@ def test_a_killed_agent_is_healed_and_everything_else_is_untouched(
     assert not (planning / ".agent-health" / "dev.json").exists()
     assert (planning / ".active-agent-count").read_text() == "1"
     order = [e["action"] for e in running.history() if e["evidence"].get("agent") == "dev-1@team"]
-    assert order == ["requeued", "released", "terminated", "repaired", "repaired", "repaired", "repaired", "forgotten"]
+    assert order.index("terminated") > order.index("released")
+    order.remove("terminated")  # a process that ends at once is recorded when it was waited for
+    assert order == ["requeued", "released", "repaired", "repaired", "repaired", "repaired", "forgotten"]
     told = command("explain", "task", "team/1", project=project).stdout
     assert "its owner dev-1 is dead" in told
     assert f"pid: {victim.pid}" in told

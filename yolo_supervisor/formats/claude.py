@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from yolo_supervisor.formats.json import load_object, same_path, text_or_none
@@ -146,6 +147,7 @@ class Member:
     backend: str | None
     active: bool | None = None
     """``isActive``: False at the end of a turn. True says nothing once its process is gone."""
+    joined_at: datetime | None = None
 
     @property
     def in_process(self) -> bool:
@@ -186,6 +188,7 @@ def team(data: bytes, name: str) -> Team | None:
             m.get("tmuxPaneId") if isinstance(m.get("tmuxPaneId"), str) else None,
             text_or_none(m.get("backendType")),
             m["isActive"] if isinstance(m.get("isActive"), bool) else None,
+            _from_ms(m.get("joinedAt")),
         )
         for m in (listed if isinstance(listed, list) else ())
         if isinstance(m, dict) and (agent_id := text_or_none(m.get("agentId")))
@@ -197,6 +200,14 @@ def team(data: bytes, name: str) -> Team | None:
         tuple(members),
         lead_process=_process(raw.get("leadProcess")),
     )
+
+
+def _from_ms(value: object) -> datetime | None:
+    """The time that is so many milliseconds after the epoch; None if it is no number, or of no year."""
+    try:
+        return datetime.fromtimestamp(value / 1000, UTC) if isinstance(value, int | float) else None
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def _process(raw: object) -> tuple[int, str] | None:

@@ -305,16 +305,20 @@ class TeamFiles:
     def agents(self, snapshot: ProjectSnapshot) -> Sequence[Agent]:
         running = {agent.id for agent in snapshot.teammates.agents}
         return [
-            self._describer.agent(
-                live.process, snapshot.records.folder_id, id=member.agent_id, name=member.name,
-                role=plugin_agents.normal_role(member.role or member.name), team=team.name, source="team",
-                lead=team.lead_id or live.session.session_id, claude_dir=live.home,
-            )
+            self._mate(live, team, member, snapshot)
             for live in snapshot.sessions
             if (team := snapshot.team_of_lead(live)) is not None
             for member in team.mates
             if member.agent_id not in running
-        ]  # fmt: skip
+        ]
+
+    def _mate(self, live: LiveSession, team: claude.Team, member: claude.Member, snapshot: ProjectSnapshot) -> Agent:
+        agent = self._describer.agent(
+            live.process, snapshot.records.folder_id, id=member.agent_id, name=member.name,
+            role=plugin_agents.normal_role(member.role or member.name), team=team.name, source="team",
+            lead=team.lead_id or live.session.session_id, claude_dir=live.home,
+        )  # fmt: skip
+        return replace(agent, since=member.joined_at) if member.joined_at else agent
 
 
 class HookNotes:

@@ -32,6 +32,9 @@ from yolo_supervisor.system.processes import Processes
 from yolo_supervisor.watchers.base import Remediation
 from yolo_supervisor.watchers.dead_agents import RecoveryContext, Sighting, agent_facts, earliest_requeue_s, recover
 
+STARTING_S = 5.0
+"""The time in which a tmux teammate has its process; it joins its team before."""
+
 RESUMED_S = 30.0
 """The time that the client's own daemon has to resume a crashed session; it takes 10 s. Its tasks stay meanwhile."""
 
@@ -242,6 +245,8 @@ class AgentsWatcher:
         self._outdated: set[str] = set()
         """The names of records that say less than is known: they are read again, and updated."""
         self._absent: frozenset[str] = frozenset()
+        self._mates_since_s: dict[AgentKey, float] = {}
+        """When each in-process teammate was first seen that is not known yet."""
         self._dead_since_s: dict[str, float] = {}
         """When each dead agent was first seen to be dead."""
         self._proofs: dict[str, tuple[str, bool]] = {}
@@ -404,8 +409,10 @@ class AgentsWatcher:
             if rank is not Rank.RECORD and (self._again or agents is not self._merged.get(rank))  # records are known
         }
         self._merged, self._again = sightings, bool(settled) and self._again
+        mates = {agent_key(agent) for agent in changed.get(Rank.TEAM_FILE, ())}
+        self._mates_since_s = {key: s for key, s in self._mates_since_s.items() if key in mates}
         for agent in merge(changed, self._known):
-            if (name := own_files.agent_file(agent)) not in settled and self._runs(agent):
+            if (name := own_files.agent_file(agent)) not in settled and self._runs(agent) and self._is_settled(agent):
                 self._known.add(name, agent)
         for rank, agents in sorted(changed.items()):
             for agent in agents:
@@ -415,6 +422,14 @@ class AgentsWatcher:
         for agent in lost:
             if agent_key(agent) not in self._known and agent.process not in self._recovered:
                 self._known.add(own_files.agent_file(agent), agent)
+
+    def _is_settled(self, agent: Agent) -> bool:
+        """Whether an in-process teammate is one for sure: a tmux teammate looks like one while it starts."""
+        if agent.source != "team":
+            return True
+        now, now_s = self._store.clock.now(), self._store.clock.monotonic()
+        first_s = self._mates_since_s.setdefault(agent_key(agent), now_s)
+        return now_s - first_s >= STARTING_S or (now - agent.since).total_seconds() >= STARTING_S
 
     def _runs(self, agent: Agent) -> bool:
         """Whether a sighting is still true: the process scan may be a second old."""
