@@ -1,5 +1,6 @@
 """What an agent is doing, judged from its signs."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -42,6 +43,9 @@ def activity(signs: Signs, quiet_s: float = 0.0) -> Activity:
         ),
         pytest.param(alive(turn=LIMITED, active=False), Activity.WAITS_FOR_QUOTA, id="429"),
         pytest.param(alive(turn=OVERLOADED, active=False), Activity.WAITS_FOR_QUOTA, id="529"),
+        pytest.param(
+            alive(turn=replace(LIMITED, phase=Phase.MODEL), active=True), Activity.WAITS_FOR_QUOTA, id="429, tries"
+        ),
         pytest.param(alive(turn=BROKEN, active=False), Activity.IDLE, id="500"),
         pytest.param(alive(turn=MODEL, suspended=True), Activity.SUSPENDED, id="stopped"),
         # a lone session

@@ -100,8 +100,37 @@ def test_the_last_records_tell_the_phase(records: list[Record], phase: Phase, se
 
 def test_a_failed_turn_names_its_error() -> None:
     assert turn(lines(failure(9, "rate_limit", 429))) == Turn(
-        phase=Phase.FAILED, at=NOON + timedelta(seconds=9), error="rate_limit", status=429
+        phase=Phase.FAILED, at=NOON + timedelta(seconds=9), failing=True, error="rate_limit", status=429
     )
+
+
+@pytest.mark.parametrize(
+    ("records", "failing", "status"),
+    [
+        pytest.param([prompt(1), request(2)], False, None, id="a first request"),
+        pytest.param([request(1), request(2)], True, None, id="a request is repeated"),
+        pytest.param([{**RETRIED, "error": {"status": 429}}], True, 429, id="the client waits for a retry"),
+        pytest.param([OVERLOAD, prompt(10), request(11)], True, 529, id="a request after a failed turn"),
+        pytest.param([OVERLOAD, request(10), says(11)], False, None, id="an answer"),
+        pytest.param([OVERLOAD, says(11), request(12)], False, None, id="a request after an answer"),
+        pytest.param([OVERLOAD, STOPPED], False, None, id="a person stopped it"),
+        pytest.param([request(1), uses(2), request(3), result(3)], False, None, id="a request for each answer"),
+    ],
+)
+def test_requests_fail_from_the_first_one_to_the_next_answer(
+    records: list[Record], failing: bool, status: int | None
+) -> None:
+    found = turn(lines(*records))
+
+    assert found is not None
+    assert (found.failing, found.status) == (failing, status)
+
+
+def test_the_last_answer_is_dated_and_an_error_is_none() -> None:
+    found = turn(lines(says(2), request(3), OVERLOAD))
+
+    assert found is not None
+    assert found.answered_at == NOON + timedelta(seconds=2)
 
 
 def test_an_open_tool_is_named() -> None:

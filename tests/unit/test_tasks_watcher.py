@@ -29,7 +29,12 @@ REQUEUEING = TasksConfig(on_stall="requeue")
 
 
 def owned(
-    *activities: Activity, quiet_s: float, owner: Ownership = ALIVE, looks: int = 2, turn_under_way: str | None = None
+    *activities: Activity,
+    quiet_s: float = 0.0,
+    waited_s: float = 0.0,
+    owner: Ownership = ALIVE,
+    looks: int = 2,
+    turn_under_way: str | None = None,
 ) -> OwnedTask:
     return OwnedTask(
         task=TASK,
@@ -39,6 +44,7 @@ def owned(
             for agent, activity in zip((DEV, MATE), activities, strict=False)
         ),
         quiet_s=quiet_s,
+        waited_s=waited_s,
         looks=looks,
         turn_under_way=turn_under_way,
         decisions={cause: RetryDecision(cause=cause) for cause in ("silent", "stalled", "unknown owner")},
@@ -83,10 +89,10 @@ def test_a_task_leaves_an_idle_owner_at_the_idle_limit(task: OwnedTask, expected
     "waiting", [Activity.WAITS_FOR_PERSON, Activity.WAITS_FOR_QUOTA, Activity.WAITS_FOR_BACKGROUND]
 )
 def test_a_waiting_owner_keeps_its_task_and_is_reported_after_a_while(waiting: Activity) -> None:
-    assert decided(owned(waiting, quiet_s=599.9)) == []
-    assert decided(owned(waiting, quiet_s=600.0)) == [AlertCode.AGENT_WAITING]
-    assert decided(owned(waiting, quiet_s=1e6)) == [AlertCode.AGENT_WAITING]
-    assert decided(owned(waiting, Activity.IDLE, quiet_s=1e6)) == [AlertCode.AGENT_WAITING]
+    assert decided(owned(waiting, quiet_s=1e6, waited_s=599.9)) == []
+    assert decided(owned(waiting, waited_s=600.0, looks=1)) == [AlertCode.AGENT_WAITING]
+    assert decided(owned(waiting, quiet_s=1e6, waited_s=1e6)) == [AlertCode.AGENT_WAITING]
+    assert decided(owned(waiting, Activity.IDLE, quiet_s=1e6, waited_s=1e6)) == [AlertCode.AGENT_WAITING]
 
 
 def test_a_stalled_owner_is_reported_and_keeps_its_task_unless_configured() -> None:

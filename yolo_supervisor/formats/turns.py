@@ -46,10 +46,14 @@ class Turn:
     """The newest time of a record; None if no record has one."""
     tools: tuple[str, ...] = ()
     """The names of the tools without a result."""
+    failing: bool = False
+    """Whether a request has failed since the last answer: the client tries again, or has given up."""
     error: str | None = None
-    """The client's name for the API error at which the turn failed."""
+    """The client's name for the API error of that request."""
     status: int | None = None
     """The HTTP status of that error."""
+    answered_at: datetime | None = None
+    """The time of the model's last answer; None if it is not in the part that was read."""
 
 
 def turn(data: bytes) -> Turn | None:
@@ -81,6 +85,11 @@ class _Reader:
         """The time of the last answer, or of the interruption."""
         self._tools: dict[str, str] = {}
         """The names of the tools without a result, by the id of their use."""
+        self._model_answered_at: datetime | None = None
+        """The time of the last answer that is no error."""
+        self._requested = False
+        """Whether the last record of the conversation is a request: a second one is a retry."""
+        self._failing = False
         self._error: str | None = None
         self._status: int | None = None
 
@@ -94,7 +103,7 @@ class _Reader:
             case "api-request" if _is_main(raw.get("querySource")):
                 self._request(at)
             case "system" if raw.get("subtype") == "api_error":
-                self._phase = Phase.MODEL
+                self._retry(raw)
             case _:
                 return
         if at is not None and (self._at is None or at > self._at):
@@ -105,11 +114,12 @@ class _Reader:
         if not isinstance(message, dict):
             return
         self._answered_at = at
+        self._requested = False
         if raw.get("isApiErrorMessage") is True:
-            status = raw.get("apiErrorStatus")
             self._phase, self._tools = Phase.FAILED, {}
-            self._error, self._status = text_or_none(raw.get("error")), status if type(status) is int else None
+            self._fail(raw.get("error"), raw.get("apiErrorStatus"))
             return
+        self._answer(at)
         uses = [block for block in _blocks(message) if block.get("type") == "tool_use"]
         self._tools |= {str(block.get("id")): str(block.get("name")) for block in uses}
         stop = text_or_none(message.get("stop_reason"))
@@ -131,9 +141,11 @@ class _Reader:
         text = next((str(block.get("text")) for block in blocks if block.get("type") == "text"), "")
         if text.startswith(COMMAND_OUTPUT):
             return
+        self._requested = False
         if text.startswith(INTERRUPTED):
             self._phase, self._tools = Phase.ENDED, {}
             self._answered_at = time_or_none(raw.get("timestamp"))
+            self._failing, self._error, self._status = False, None, None
         else:
             self._phase = Phase.TOOL if self._tools else Phase.MODEL
 
@@ -141,17 +153,34 @@ class _Reader:
         if at and self._answered_at and at <= self._answered_at:
             return  # it was written late: its answer was read before
         self._phase, self._tools = Phase.MODEL, {}
+        self._failing |= self._requested
+        self._requested = True
+
+    def _retry(self, raw: Mapping[str, object]) -> None:
+        """Read the record that 2.1.197 writes before each retry."""
+        error = raw.get("error")
+        self._phase = Phase.MODEL
+        self._fail(None, error.get("status") if isinstance(error, dict) else None)
+
+    def _fail(self, error: object, status: object) -> None:
+        self._failing = True
+        self._error, self._status = text_or_none(error), status if type(status) is int else None
+
+    def _answer(self, at: datetime | None) -> None:
+        self._failing, self._error, self._status = False, None, None
+        self._model_answered_at = at or self._model_answered_at
 
     def turn(self) -> Turn | None:
         if self._phase is None:
             return None
-        failed = self._phase is Phase.FAILED
         return Turn(
             phase=self._phase,
             at=self._at,
             tools=tuple(self._tools.values()) if self._phase is Phase.TOOL else (),
-            error=self._error if failed else None,
-            status=self._status if failed else None,
+            failing=self._failing,
+            error=self._error,
+            status=self._status,
+            answered_at=self._model_answered_at,
         )
 
 

@@ -103,6 +103,15 @@ def judge(signs: Signs, quiet_s: float, stall_limit_s: float) -> Judgement:
     return Judgement(activity=Activity.WORKING, sign=sign)
 
 
+def wait_of(signs: Signs) -> Activity | None:
+    """The kind of the agent's wait, also while its client tries a failed request again; None if it does not wait."""
+    if signs.liveness is not Liveness.ALIVE or signs.suspended:
+        return None
+    if (waits := _waits(signs)) is not None:
+        return waits.activity
+    return Activity.WAITS_FOR_QUOTA if signs.turn is not None and signs.turn.failing else None
+
+
 def _waits(signs: Signs) -> Judgement | None:
     """The sign that the agent waits on purpose: for a person, its quota, or work that it has started."""
     if signs.status == "waiting":
@@ -113,8 +122,10 @@ def _waits(signs: Signs) -> Judgement | None:
     tool = signs.turn is not None and signs.turn.phase is Phase.TOOL
     if tool and signs.asks_lead and not signs.leads and not signs.tool_runs:
         return Judgement(activity=Activity.WAITS_FOR_PERSON, sign="its lead shows a permission request")
-    if signs.turn is not None and signs.turn.phase is Phase.FAILED and _is_quota(signs.turn.error, signs.turn.status):
-        return Judgement(activity=Activity.WAITS_FOR_QUOTA, sign=f"its turn failed: {_error(signs.turn)}")
+    turn = signs.turn
+    if turn is not None and _is_quota(turn.error, turn.status):
+        failed = "its turn failed" if turn.phase is Phase.FAILED else "its last request failed and is tried again"
+        return Judgement(activity=Activity.WAITS_FOR_QUOTA, sign=f"{failed}: {_error(turn)}")
     error = signs.payload.get("error")
     if event == "StopFailure" and signs.turn is None and error in WAITS_AFTER_FAILURE:
         return Judgement(activity=Activity.WAITS_FOR_QUOTA, sign=f"hook StopFailure: {error}")

@@ -18,6 +18,7 @@ from yolo_supervisor.formats import tasks
 from yolo_supervisor.formats.plugin import execution_state
 from yolo_supervisor.fs.changes import QUIET
 from yolo_supervisor.inventory.activity import ActivityReader, Reading
+from yolo_supervisor.inventory.agent_sources import agent_key
 from yolo_supervisor.inventory.agents import AgentRegistry
 from yolo_supervisor.inventory.project_snapshot import ProjectSnapshot, lists_of_agent
 from yolo_supervisor.models import Agent, Liveness, Task
@@ -26,6 +27,7 @@ from yolo_supervisor.policy.retry import RetryDecision, RetryPolicy, requeue_or_
 from yolo_supervisor.policy.task_owner import Ownership, OwnerState, Worker, ownership
 from yolo_supervisor.store.store import Store
 from yolo_supervisor.watchers.base import Remediation
+from yolo_supervisor.watchers.waits import WaitClocks
 
 Cause = Literal["silent", "stalled", "unknown owner"]
 """The cause of a failed attempt of a living owner, or of an unknown one."""
@@ -47,8 +49,10 @@ class OwnedTask:
     """The living agents that may own it, and what each is doing."""
     quiet_s: float = 0.0
     """The time since the task or any of these agents has shown a sign of work."""
+    waited_s: float = 0.0
+    """The time since the wait of one of these agents began; 0 if none waits."""
     looks: int = 1
-    """The number of looks in that time."""
+    """The number of looks in which nothing has changed."""
     turn_under_way: str | None = None
     """The name of a living lead or session of its list that is in a turn, if the owner is unknown."""
     decisions: dict[Cause, RetryDecision] = field(default_factory=dict)
@@ -71,8 +75,7 @@ def decide(observation: TasksObservation, letters: Path, limits: TasksConfig) ->
         )
         for task in observation.finished
     ]
-    twice_seen = [owned for owned in observation.in_progress if owned.looks >= 2]
-    return remediations + [steps for owned in twice_seen if (steps := _steps(owned, letters, limits))]
+    return remediations + [steps for owned in observation.in_progress if (steps := _steps(owned, letters, limits))]
 
 
 def _steps(owned: OwnedTask, letters: Path, limits: TasksConfig) -> tuple[Action, ...]:
@@ -81,7 +84,9 @@ def _steps(owned: OwnedTask, letters: Path, limits: TasksConfig) -> tuple[Action
         return ()
     waiting = next((pair for pair in owned.activities if pair[1].activity.waits), None)
     if waiting is not None:
-        return (_alert_waiting(owned, *waiting),) if owned.quiet_s >= limits.waiting_after_s else ()
+        return (_alert_waiting(owned, *waiting),) if owned.waited_s >= limits.waiting_after_s else ()
+    if owned.looks < 2:
+        return ()
     stalled = next((pair for pair in owned.activities if pair[1].activity is Activity.STALLED), None)
     if stalled is not None:
         return _stalled(owned, *stalled, letters, limits)
@@ -94,7 +99,7 @@ def _steps(owned: OwnedTask, letters: Path, limits: TasksConfig) -> tuple[Action
 
 def _alert_waiting(owned: OwnedTask, agent: Agent, judgement: Judgement) -> Action:
     reason = (
-        f"{agent.name} has waited for {owned.quiet_s:.0f} s with task {owned.task.id} in progress: {judgement.sign}"
+        f"{agent.name} has waited for {owned.waited_s:.0f} s with task {owned.task.id} in progress: {judgement.sign}"
     )
     return Escalate(
         kind="agent", code=AlertCode.AGENT_WAITING, key=agent.id, reason=reason, evidence=_evidence(owned, judgement)
@@ -152,6 +157,8 @@ def _requeue(
 
 def _evidence(owned: OwnedTask, judgement: Judgement | None) -> dict[str, Any]:
     evidence = {"owner": owned.task.owner, "quiet_s": round(owned.quiet_s, 1), "looks": owned.looks}
+    if owned.waited_s:
+        evidence["waited_s"] = round(owned.waited_s, 1)
     return {**evidence, "activity": str(judgement.activity), "sign": judgement.sign} if judgement else evidence
 
 
@@ -187,6 +194,7 @@ class TasksWatcher:
         self._queue = queue
         self._clock = clock
         self._watched: dict[tuple[str, str | None], _Watched] = {}
+        self._waits = WaitClocks()
         self._looked_s = clock.monotonic()
 
     @property
@@ -214,8 +222,10 @@ class TasksWatcher:
         before_s, self._looked_s = self._looked_s, self._clock.monotonic()
         if self._looked_s - before_s > max(2 * self.interval_s, self.config.tasks.idle_limit_s / 2):
             self._watched = {}
+            self._waits.reset()
         self._store.heed()  # other processes write the heartbeats of claims
         self._activity.renew()
+        self._waits.renew()
         workers = self._workers(snapshot)
         by_folder = self._by_folder(workers, folders, snapshot)
         readings: dict[int, Reading] = {}
@@ -237,16 +247,18 @@ class TasksWatcher:
             own = [readings[ident] for ident in living]
             trace = self._trace(task, own, snapshot)
             key = task.id, task.owner
-            before = self._watched.get(key)
+            before, now_s = self._watched.get(key), self._clock.monotonic()
             if before is None or before.trace != trace:
-                watched[key] = _Watched(trace, self._clock.monotonic())
-                continue
+                before = _Watched(trace, now_s, looks=0)
             before.looks += 1
             watched[key] = before
-            quiet_s = self._clock.monotonic() - before.since_s
+            quiet_s = now_s - before.since_s
             stall_limit_s = self.config.tasks.stall_limit_s
             judgements = [
                 (agent, judge(readings[ident].signs, quiet_s, stall_limit_s)) for ident, agent in living.items()
+            ]
+            waits = [
+                self._waits.waited_s(agent_key(agent), readings[ident].signs, now_s) for ident, agent in living.items()
             ]
             unknown = owner.state is OwnerState.UNKNOWN or any(j.activity is Activity.UNKNOWN for _, j in judgements)
             in_progress.append(
@@ -255,6 +267,7 @@ class TasksWatcher:
                     owner=owner,
                     activities=tuple(judgements),
                     quiet_s=quiet_s,
+                    waited_s=max(waits, default=0.0),
                     looks=before.looks,
                     turn_under_way=self._turn_under_way(here, workers, snapshot) if unknown else None,
                     decisions={
