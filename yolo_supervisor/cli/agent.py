@@ -1,16 +1,19 @@
-"""``agent``: list, register and forget agents."""
+"""``agent``: list, register, stop and forget agents."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import NoReturn
 
 import click
 
 from yolo_supervisor import config as configuration
 from yolo_supervisor.actions.agents import Register
 from yolo_supervisor.actions.agents import forget as forget_action
+from yolo_supervisor.cli.consent import YES, confirm
 from yolo_supervisor.cli.context import EX_NO, Shared, fail, out, out_json, print_result, shared
 from yolo_supervisor.cli.project_view import ProjectView
+from yolo_supervisor.cli.stopping import CannotStop, choose_agent, describe_end, end_agent, refusal_to_stop
 from yolo_supervisor.config import Config
 from yolo_supervisor.formats import claude
 from yolo_supervisor.formats import own as own_files
@@ -23,11 +26,12 @@ from yolo_supervisor.system.tmux import pane_of
 
 @click.group()
 def command() -> None:
-    """List, register and forget agents.
+    """List, register, stop and forget agents.
 
     \b
     Examples:
       yolo-supervisor agent list
+      yolo-supervisor agent stop dev-1
       yolo-supervisor agent register --pid $$ --role dev --name dev-1 --team my-team
       yolo-supervisor agent forget dev-1@my-team
     """
@@ -144,6 +148,55 @@ def forget(options: Shared, ident: str) -> None:
     for name, agent in agents.items():
         _forget(view, name, agent, "forgotten on the command line")
     print_result(options, {"result": "forgotten", "id": ident}, f"{ident}: forgotten")
+
+
+@command.command("stop")
+@click.argument("name", metavar="NAME")
+@YES
+@shared
+@click.pass_obj
+def stop(options: Shared, name: str, yes: bool) -> None:
+    """Stop an agent: end its process and all that it has started.
+
+    NAME is the name, the id or the pid of an agent. Its processes get SIGTERM, and SIGKILL after the grace period
+    ([processes] grace_s). Its tasks are requeued by the daemon, and no attempt is charged. Exit code 1 if the agent may
+    not be stopped, or did not end.
+
+    \b
+    Example:
+      yolo-supervisor agent stop dev-1@my-team --yes
+    """
+    view = ProjectView(options.project(), _config(options))
+    agent = choose_agent(view, name)
+    if isinstance(agent, CannotStop):
+        _refuse(options, agent)
+    if (cannot := refusal_to_stop(view, agent)) is not None:
+        _refuse(options, cannot)
+    below = " Its client ends its teammates, too." if agent.is_session and agent.team else ""
+    question = f"End {agent.id} (process {agent.pid}) and all that it has started?{below}"
+    confirm(view.processes, view.agent_processes(), question, yes)
+    view.store.open()
+    stopped = end_agent(view, agent)
+    ending = stopped.ending
+    document = {
+        "result": "stopped" if stopped.gone else "not_stopped",
+        "id": agent.id,
+        "pid": agent.pid,
+        "terminated": [process.pid for process in ending.terminated],
+        "killed": [process.pid for process in ending.killed],
+        "survived": [process.pid for process in ending.survived],
+        "refused": {str(process.pid): refusal.code for process, refusal in ending.refused.items()},
+    }
+    print_result(options, document, describe_end(view, agent, stopped))
+    if not stopped.gone:
+        raise SystemExit(EX_NO)
+
+
+def _refuse(options: Shared, cannot: CannotStop) -> NoReturn:
+    if options.json:
+        out_json({"result": "refused", "id": cannot.agent, "code": cannot.code, "reason": cannot.text})
+        raise SystemExit(EX_NO)
+    fail(EX_NO, cannot.text)
 
 
 def _config(options: Shared) -> Config:

@@ -29,7 +29,7 @@ GROUPS = {
         "crash": "List and show crash reports: what agents died of.",
     },
     "Work": {
-        "agent": "List, register and forget agents.",
+        "agent": "List, register, stop and forget agents.",
         "task": "List, claim, finish and requeue tasks.",
         "lease": "Acquire, renew, release and list leases.",
         "flag": "List, record, enable and disable feature flags.",

@@ -23,7 +23,7 @@ from yolo_supervisor.formats.plugin import config as plugin_config
 from yolo_supervisor.fs.read import read_or_none
 from yolo_supervisor.inventory.process_scan import ProcessScanner
 from yolo_supervisor.mcp.circuit_breaker import circuit_status, open_circuits
-from yolo_supervisor.models import Agent, Liveness, Task, iso
+from yolo_supervisor.models import Agent, Liveness, ProcessId, Task, iso
 from yolo_supervisor.policy.activity import Signs, judge
 from yolo_supervisor.store.store import Outcome, Store
 from yolo_supervisor.system.process_backend import backend
@@ -156,6 +156,11 @@ class ProjectView:
             "source": agent.source,
             "since": iso(agent.since),
         }
+
+    def agent_processes(self) -> set[ProcessId]:
+        """The processes of all agents on this machine that are known or look like one."""
+        self.agents.agents()
+        return {*self.scanner.agents, *self.agents.processes()}
 
     def carry_out(self, *actions: Action) -> Outcome:
         """Apply actions that a command decided on, and return the outcome of the last one.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import anyio
 import anyio.abc
 
 from yolo_supervisor.actions.agents import Terminate
-from yolo_supervisor.actions.base import AlertCode, Escalate
+from yolo_supervisor.actions.base import Action, AlertCode, Escalate
 from yolo_supervisor.config import Config
 from yolo_supervisor.daemon.alerts import AlertLog, FailureLog
 from yolo_supervisor.fs.trust import Refused
@@ -22,6 +23,50 @@ from yolo_supervisor.watchers.base import Objection
 
 JOURNAL_AGAIN_S = 1.0
 """The pause between attempts to journal the end of a termination, in seconds."""
+
+
+async def terminate(
+    action: Terminate, by: str, store: Store, processes: Processes, scanner: ProcessScanner, objection: Objection
+) -> tuple[int, Ending]:
+    """Journal the beginning, and end the processes through the kill gate. The number is for ``journal_end``.
+
+    Without a journal entry no signal is sent. All other agents that are known, by a scan of the moment, are spared.
+    """
+
+    def spared() -> set[ProcessId]:
+        scanner.sample()
+        return {*scanner.agents, *scanner.tracked} - set(action.roots)
+
+    begun = store.begin(action, by)
+    ending = await processes.terminate(action.roots, action.grace_s, lambda: objection(action), spared)
+    return begun, ending
+
+
+def journal_end(action: Terminate, by: str, store: Store, begun: int, ending: Ending) -> Sequence[Action]:
+    """Journal the end of a termination. Returns what was journaled, for the log."""
+    evidence: dict[str, Any] = {
+        "terminated": [p.pid for p in ending.terminated],
+        "killed": [p.pid for p in ending.killed],
+        "survived": [p.pid for p in ending.survived],
+        "refused": {str(p.pid): refusal.text for p, refusal in ending.refused.items()},
+    }
+    evidence = {key: value for key, value in evidence.items() if value}
+    if ending.spared:
+        evidence["spared"] = ending.spared
+    journaled: list[Action] = []
+    if ending.terminated or ending.killed or ending.survived:
+        store.end(begun, action, by, evidence)
+        journaled.append(replace(action, evidence=evidence))
+    else:
+        store.abandon(begun, ending.spared or "there was nothing left to signal")
+    if ending.survived or ending.refused:
+        pids = sorted(p.pid for p in (*ending.survived, *ending.refused))
+        reason = f"{action.key}: processes {pids} were not signalled or did not end: end them by hand if they must go"
+        code = AlertCode.PROCESSES_LEFT
+        alert = Escalate(kind="agent", code=code, key=action.key, reason=reason, evidence=evidence)
+        store.note(alert, by)
+        journaled.append(alert)
+    return journaled
 
 
 class Terminations:
@@ -70,9 +115,8 @@ class Terminations:
 
     async def _terminate(self, action: Terminate, by: str) -> None:
         try:
-            begun = self._store.begin(action, by)  # without a journal entry no signal is sent
-            ending = await self._processes.terminate(
-                action.roots, action.grace_s, lambda: self._objection(action, by), lambda: self._spared(action)
+            begun, ending = await terminate(
+                action, by, self._store, self._processes, self._scanner, lambda action: self._objection(action, by)
             )
             while not self._journal(action, by, begun, ending):
                 await anyio.sleep(JOURNAL_AGAIN_S)  # the processes are gone: the entry must follow, however late
@@ -90,44 +134,18 @@ class Terminations:
         except Exception as error:  # noqa: BLE001 - a failed observation is no evidence, whatever made it fail
             return f"the condition cannot be observed again: {error!r}"
 
-    def _spared(self, action: Terminate) -> set[ProcessId]:
-        """All other agents that are known, by a scan of this moment."""
-        self._scanner.sample()
-        return {*self._scanner.agents, *self._scanner.tracked} - set(action.roots)
-
     def _journal(self, action: Terminate, by: str, begun: int, ending: Ending) -> bool:
         """Write the end into the journal; False if that failed."""
         try:
-            self._journal_ending(action, by, begun, ending)
+            journaled = journal_end(action, by, self._store, begun, ending)
         except (OSError, Busy) as error:
             self._failures.failed("termination", error, key=action.key)
             return False
         self._failures.recovered("termination", key=action.key)
-        return True
-
-    def _journal_ending(self, action: Terminate, by: str, begun: int, ending: Ending) -> None:
-        evidence: dict[str, Any] = {
-            "terminated": [p.pid for p in ending.terminated],
-            "killed": [p.pid for p in ending.killed],
-            "survived": [p.pid for p in ending.survived],
-            "refused": {str(p.pid): refusal.text for p, refusal in ending.refused.items()},
-        }
-        evidence = {key: value for key, value in evidence.items() if value}
-        if ending.spared:
-            evidence["spared"] = ending.spared
-        if ending.terminated or ending.killed or ending.survived:
-            self._store.end(begun, action, by, evidence)
-            self._alerts.applied(action, "", **evidence)
-        else:
-            self._store.abandon(begun, ending.spared or "there was nothing left to signal")
         if ending.survived or ending.refused:
             self._given_up.add(action.roots)
-            self._processes.stubborn.update(ending.refused)  # reported below: no recovery waits for these processes
-            pids = sorted(p.pid for p in (*ending.survived, *ending.refused))
-            reason = (
-                f"{action.key}: processes {pids} were not signalled or did not end: end them by hand if they must go"
-            )
-            code = AlertCode.PROCESSES_LEFT
-            alert = Escalate(kind="agent", code=code, key=action.key, reason=reason, evidence=evidence)
-            self._store.note(alert, by)
-            self._alerts.applied(alert)
+            self._processes.stubborn.update(ending.refused)  # reported: no recovery waits for these processes
+        for written in journaled:
+            more = written.evidence if isinstance(written, Terminate) else {}
+            self._alerts.applied(written, "", **more)
+        return True

@@ -171,7 +171,7 @@ class Processes:
             return Refusal(RefusalCode.INIT, "it is init, or no process at all")
         if process.boot != self.boot:
             return Refusal(RefusalCode.OTHER_BOOT, "it was recorded before a reboot or in another container")
-        if process.pid in self._ancestry():
+        if process.pid in self.ancestry():
             return Refusal(RefusalCode.ANCESTOR, "it is this supervisor, or one of its ancestors")
         try:
             facts = self.backend.facts(process.pid)
@@ -187,7 +187,8 @@ class Processes:
             return Refusal(RefusalCode.UNPROVEN, f"its identity could not be proven ({error.strerror or error})")
         return None
 
-    def _ancestry(self) -> set[int]:
+    def ancestry(self) -> set[int]:
+        """The pids of this program and its ancestors."""
         ancestry, pid = set(), os.getpid()
         while pid > 1 and pid not in ancestry:
             ancestry.add(pid)

@@ -332,6 +332,7 @@ class AgentsWatcher:
         """
         dead = [s for s in attention if s.state is Liveness.DEAD]
         if dead:
+            self._store.heed()  # a command may have ended one of them
             snapshot = self._registry.snapshot()
             self._discover(snapshot)
         others = self._agents_beside(dead, snapshot) if dead else []
