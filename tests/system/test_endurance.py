@@ -29,11 +29,12 @@ from support.budget import budget
 from support.daemon import QUICK, RunningDaemon
 from support.processes import Children
 from support.project import given_back, read_task
+from support.simulation import enter
 from support.team import Team
 from support.tmux import PrivateTmux
 from support.wait import wait_until
 from support.warm import WarmChild
-from test_simulation import CONFIG, TEAM, World, enter
+from test_simulation import CONFIG, TEAM, World
 from yolo_supervisor import log
 from yolo_supervisor.config import Config, FlagsConfig, JournalConfig, SessionsConfig
 from yolo_supervisor.drill.fake_agent import write_turn

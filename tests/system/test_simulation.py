@@ -6,23 +6,17 @@ processes are made up, its time is virtual, so that half an hour takes a second 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import errno
 import itertools
 import json
 import os
 import random
-import selectors
-import signal
 import sys
-import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import anyio
 import anyio.abc
@@ -30,35 +24,27 @@ import pytest
 import structlog.testing
 
 from support.budget import budget
-from support.disks import use_disk
 from support.project import write_task
+from support.simulation import BOOT, EARS, Ears, Machine, MortalDisk, Process, Supervision, Time, enter
 from yolo_supervisor.actions import tasks as task_actions
 from yolo_supervisor.actions.agents import Register, forget
 from yolo_supervisor.actions.leases import Release
-from yolo_supervisor.actions.state import DropPids
 from yolo_supervisor.actions.tasks import Claim, Complete, EndDeadLetter
 from yolo_supervisor.config import Config, TasksConfig
-from yolo_supervisor.daemon.runner import Runner
-from yolo_supervisor.daemon.wiring import HostServices
 from yolo_supervisor.formats import claude, tasks, transcripts
 from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats.json import load_object
 from yolo_supervisor.formats.plugin import execution_state
 from yolo_supervisor.formats.plugin import leases as plugin_leases
 from yolo_supervisor.inventory.leases import Held, Leases
-from yolo_supervisor.inventory.process_scan import ProcessScanner
-from yolo_supervisor.models import Agent, ProcessId, Task, iso
+from yolo_supervisor.models import Agent, Task, iso
 from yolo_supervisor.policy.retry import letter_file
 from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.store.history import history
 from yolo_supervisor.store.journal import Journal
 from yolo_supervisor.store.paths import Paths
 from yolo_supervisor.store.store import Outcome, Store
-from yolo_supervisor.system.process_backend import ProcessFacts
-from yolo_supervisor.system.processes import Processes
-from yolo_supervisor.system.procfs import PidfdHandle
 from yolo_supervisor.system.tmux import Tmux
-from yolo_supervisor.watchers.leases import LeasesWatcher
 
 T = TypeVar("T")
 
@@ -85,356 +71,9 @@ SILENT_S = IDLE_S + 2 * CONFIG.tasks.interval_s + CONFIG.tasks.backoff_s
 LENT_S = CONFIG.leases.interval_s + 2.0
 """So long a lease may outlive its time, under one and the same supervisor."""
 
-BOOT = "machine/boot/1"
 TEAM = ("dev-1", "dev-2", "dev-3", "dev-4", "dev-5")
 GUESTS = ("guest-1", "guest-2")
 DAY_S = 86400.0
-
-
-# -- time ---------------------------------------------------------------------------------------------------------
-
-
-class Time:
-    """Virtual time: it stands while anything happens, and flies while everybody waits. In place of ``time``, too."""
-
-    def __init__(self) -> None:
-        self.s = 1000.0
-        self.wall_s = 1_577_836_800.0
-        """What the wall clock is ahead of the monotonic one."""
-
-    def monotonic(self) -> float:
-        return self.s
-
-    def time(self) -> float:
-        return self.s + self.wall_s
-
-    def time_ns(self) -> int:
-        return int(self.time() * 1e9)
-
-    def now(self) -> datetime:
-        return datetime.fromtimestamp(self.time(), UTC)
-
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """An event loop that lives in this time."""
-        time = self
-
-        class Selector(selectors.DefaultSelector):
-            def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-                ready = super().select(0)
-                time.s += timeout if timeout and not ready else 0.0
-                return ready
-
-        class Loop(asyncio.SelectorEventLoop):
-            def time(self) -> float:
-                return time.s
-
-        return Loop(Selector())
-
-
-# -- the machine --------------------------------------------------------------------------------------------------
-
-Kind = Literal["agent", "tool", "stranger"]
-Ears = Literal["good", "deaf", "dead"]
-"""Whether a process leaves when asked to, only when killed, or not even then."""
-EARS: tuple[Ears, ...] = ("good", "deaf", "dead")
-
-
-@dataclass(eq=False)
-class Process:
-    pid: int
-    parent: int
-    started: int
-    argv: list[str]
-    kind: Kind
-    born_s: float
-    shown_s: float = 0.0
-    """Since when nothing hides it."""
-    ears: Ears = "good"
-    worker: Worker | None = None
-    """The agent that it is, or that it works for."""
-    background: bool = False
-    """Orphaned while its agent lived."""
-    known: bool = False
-    doomed: bool = False
-    """It has to go, since its agent is dead."""
-    loose: bool = False
-    """Its parent is gone too: who comes now cannot know any more where it belongs."""
-    over: bool = False
-    hangs_s: float | None = None
-    """Since when its processor time stands still, and that of all that works for it."""
-    heard_s: float = 0.0
-    """When last something that works for it began or ended, or itself went on."""
-    holds: list[int] = field(default_factory=list)
-
-    @property
-    def id(self) -> ProcessId:
-        return ProcessId(self.pid, self.started, BOOT)
-
-
-class Hold:
-    """A handle as it is where there are no descriptors for processes."""
-
-    def __init__(self, machine: Machine, process: Process) -> None:
-        self._machine, self._process = machine, process
-
-    def signal(self, number: int) -> bool:
-        return self._machine.signalled(self._process, number)
-
-    def over(self) -> bool:
-        return self._process.over
-
-    def close(self) -> None:
-        pass
-
-
-class Pidfd(PidfdHandle):
-    """A handle that can be waited for."""
-
-    def __init__(self, machine: Machine, process: Process) -> None:
-        super().__init__(os.eventfd(0))
-        self._machine, self._process = machine, process
-        process.holds.append(self.fd)
-
-    def signal(self, number: int) -> bool:
-        return self._machine.signalled(self._process, number)
-
-    def close(self) -> None:
-        self._process.holds.remove(self.fd)
-        super().close()
-
-
-class Machine:
-    """A kernel with made-up processes. Pids are few, and soon given out again."""
-
-    def __init__(self, time: Time, pidfds: bool, home: Path, project: Path, wrong: Callable[[str], None]) -> None:
-        self._time = time
-        self._wrong = wrong
-        self._handle: Callable[[Machine, Process], Hold | Pidfd] = Pidfd if pidfds else Hold
-        self._home, self._project = home, project
-        self._newest = 100
-        self.table: dict[int, Process] = {}
-        self.mute: set[int] = set()
-        """Pids of which it does not tell the command line: no file may be opened now, say."""
-        for pid, parent in ((1, 0), (os.getpid(), 1)):
-            self.table[pid] = Process(pid, parent, 1, ["init"], "stranger", time.s)
-
-    def start(self, argv: list[str], kind: Kind, parent: int = 1, pid: int | None = None, **more: Any) -> Process:
-        if pid is None:
-            pid = next(n for n in self._pids_from(self._newest + 1) if n not in self.table)
-        self._newest = pid
-        process = Process(pid, parent, int(self._time.s * 100), argv, kind, self._time.s, **more)
-        self.table[pid] = process
-        self._stir(process)
-        return process
-
-    def _stir(self, process: Process) -> None:
-        if process.worker is not None:
-            process.worker.process.heard_s = self._time.s
-
-    def _pids_from(self, first: int) -> Iterator[int]:
-        yield from range(first, 400)
-        yield from range(100, first)
-
-    def children(self, process: Process) -> list[Process]:
-        return [child for child in self.table.values() if child.parent == process.pid]
-
-    def end(self, process: Process, reaped: bool = True) -> None:
-        """The process is over, by itself or not; its children are init's now."""
-        for child in self.children(process):
-            child.parent = 1
-            child.loose |= process.kind == "tool"
-        process.over = True
-        self._stir(process)
-        for fd in process.holds:
-            os.eventfd_write(fd, 1)
-        if reaped:
-            self.reap(process)
-
-    def reap(self, process: Process) -> None:
-        if self.table.get(process.pid) is process:
-            del self.table[process.pid]
-
-    def descendants(self, process: Process) -> list[Process]:
-        return [each for child in self.children(process) for each in (child, *self.descendants(child))]
-
-    def signalled(self, process: Process, number: int) -> bool:
-        if process.over:
-            return False
-        worker = process.worker
-        if process.kind != "tool" or process.background or worker is None or worker.alive:
-            self._wrong(f"signal {number} to {process}")
-        if process.ears == "good" or (process.ears == "deaf" and number == signal.SIGKILL):
-            self.end(process)
-        return True
-
-    # what the supervisor asks of it
-
-    def boot(self) -> str:
-        return BOOT
-
-    def facts(self, pid: int) -> ProcessFacts | None:
-        found = self.table.get(pid)
-        if found is None:
-            return None
-        hangs_s = found.worker.process.hangs_s if found.worker else None
-        used = int((self._time.s if hangs_s is None else hangs_s) * 100)  # all others are at work all the time
-        return ProcessFacts(pid, found.parent, found.started, found.over, Path(found.argv[0]).name, used)
-
-    def pids(self) -> list[int]:
-        return list(self.table)
-
-    def started_at(self, started: int) -> float:
-        return started / 100 + self._time.wall_s
-
-    def same_start(self, started: int, text: str) -> bool:
-        return text == str(started)
-
-    def owner(self, pid: int) -> int:
-        return os.geteuid()
-
-    def argv(self, pid: int) -> list[str]:
-        if pid in self.mute:
-            raise OSError(errno.EMFILE, "Too many open files")
-        return self._running(pid).argv
-
-    def environment(self, pid: int) -> dict[str, str]:
-        self._running(pid)
-        return {"HOME": str(self._home)}
-
-    def folder(self, pid: int) -> str:
-        self._running(pid)
-        return str(self._project)
-
-    def executable(self, pid: int) -> str:
-        return self._running(pid).argv[0]
-
-    def _running(self, pid: int) -> Process:
-        if pid not in self.table:
-            raise ProcessLookupError(pid)
-        return self.table[pid]
-
-    def hold(self, process: ProcessId) -> Hold | Pidfd | None:
-        found = self.table.get(process.pid)
-        return self._handle(self, found) if found and found.started == process.started and not found.over else None
-
-    def has_open(self, pid: int, path: Path) -> bool:
-        return False
-
-    def newest(self) -> int | None:
-        return self._newest
-
-
-# -- the supervisor -----------------------------------------------------------------------------------------------
-
-
-class Killed(BaseException):
-    """The end of the supervisor's process."""
-
-
-class MortalDisk(Disk):
-    """A disk that nothing reaches any more once its user was killed, in the middle of an operation perhaps."""
-
-    def __init__(self, stamp: Callable[[Path], None], lives: float = float("inf")) -> None:
-        self.lives = lives
-        """How many operations are left to it."""
-        self._stamp = stamp
-
-    def _live(self) -> None:
-        self.lives -= 1
-        if self.lives < 0:
-            raise Killed
-
-    def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
-        self._live()
-        return super().open(path, flags, mode)
-
-    def write(self, fd: int, data: bytes) -> int:
-        try:
-            self._live()
-        except Killed:
-            if self.lives == -1:
-                super().write(fd, data[: len(data) // 2])
-            raise
-        return super().write(fd, data)
-
-    def truncate(self, fd: int, size: int) -> None:
-        self._live()
-        super().truncate(fd, size)
-
-    def sync(self, fd: int) -> None:
-        """The machine does not crash here, so there is nothing to flush for."""
-        self._live()
-
-    def rename(self, old: Path, new: Path) -> None:
-        self._live()
-        super().rename(old, new)
-        self._stamp(new)
-
-    def link(self, old: Path, new: Path) -> None:
-        self._live()
-        super().link(old, new)
-        self._stamp(new)
-
-    def unlink(self, path: Path) -> None:
-        self._live()
-        super().unlink(path)
-        self._stamp(path)
-
-    def mkdir(self, path: Path, mode: int = 0o700) -> None:
-        self._live()
-        super().mkdir(path, mode)
-        self._stamp(path)
-
-    def rmdir(self, path: Path) -> None:
-        self._live()
-        super().rmdir(path)
-        self._stamp(path)
-
-
-class Supervision:
-    """One life of the supervisor, wired as the daemon does it."""
-
-    def __init__(self, world: World) -> None:
-        self.since_s = world.time.s
-        self.disk = MortalDisk(world.stamp)
-        self.over = False
-        self._scope = anyio.CancelScope()
-        self._world = world
-
-    async def run(self) -> None:
-        world, processes = self._world, Processes(self._world.machine)
-        services = HostServices(world.time, processes, ProcessScanner(processes), Tmux(world.time))
-        runner = Runner(world.project, world.config, services, {"HOME": str(world.home)})
-        use_disk(runner.store, self.disk)
-
-        def sampled(changed: bool) -> None:
-            runner.write_trees()
-            if changed:
-                runner.wakeups["agents"].ring()
-
-        try:
-            with self._scope:
-                runner.open()
-                services.scanner.sample()
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(runner.run)
-                    tasks.start_soon(services.scanner.run, lambda: 1.0, sampled)
-        except* Killed:
-            pass
-        except* Exception as errors:  # noqa: BLE001 - it must never end by itself, whatever happens
-            world.wrong(f"the supervisor fell over: {errors.exceptions}")
-        finally:
-            self.over = True
-            world.supervised_s = world.time.s - 6.0  # its last look may be that old
-            world.let_loose()
-            runner.close()
-
-    def kill(self) -> None:
-        self.disk.lives = -1
-        self._scope.cancel()
-
-    def stop(self) -> None:
-        self._scope.cancel()
 
 
 # -- the team -----------------------------------------------------------------------------------------------------
@@ -588,6 +227,7 @@ class World:
         self.planning = self.project / ".yolo-planning"
         self.paths = Paths(self.project)
         self.planning.mkdir(parents=True)
+        self.tmux = Tmux(self.time)
         self.machine = Machine(self.time, pidfds, self.home, self.project, self.wrong)
         self.workers: list[Worker] = []
         self.papers: list[Paper] = []
@@ -1514,18 +1154,6 @@ def world_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., W
         return world
 
     return make
-
-
-def enter(world: World, monkeypatch: pytest.MonkeyPatch, pid_lock: Path) -> None:
-    """From now on the world's time is the program's."""
-    for name, module in list(sys.modules.items()):
-        if name.startswith("yolo_supervisor.") and getattr(module, "time", None) is time:
-            monkeypatch.setattr(module, "time", world.time)
-    # the plugin's lock over its pids is the whole machine's: here it is the world's own
-    defaults = DropPids.__init__.__kwdefaults__
-    assert defaults
-    monkeypatch.setitem(defaults, "pid_lock", pid_lock)
-    monkeypatch.setattr(LeasesWatcher.__init__, "__defaults__", (pid_lock,))
 
 
 @pytest.mark.parametrize("pidfds", [True, False], ids=["with pidfds", "without pidfds"])
