@@ -167,8 +167,10 @@ crash show X; lease list; flag list; state verify; snapshot list; explain agent 
 explain session X; explain file X; explain flag X; explain commit X; service status; history task X; check --config C
 """
 DOING = """
-agent register 1 --role X; agent forget X; task claim X --owner X; task heartbeat X --owner X --token X
-task done X --owner X --token 1; task requeue X; task claim red/1 --owner X; dead-letter redrive X; dead-letter drop X
+agent register 1 --role X; agent forget X; agent stop X --yes
+task claim X --owner X; task heartbeat X --owner X --token X
+task done X --owner X --token 1; task requeue X
+task claim red/1 --owner X; dead-letter redrive X; dead-letter drop X
 lease acquire X --owner X; lease renew X --owner X; lease release X --owner X; lease acquire a --owner X --ttl X
 flag record X error; flag enable X; flag disable X; snapshot save --role X; snapshot restore X
 snapshot restore --phase X; state recover
