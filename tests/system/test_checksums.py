@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from support.project import new_store
+from yolo_supervisor.actions.state import SaveSnapshot
 from yolo_supervisor.fs.read import digest
 from yolo_supervisor.store import checksums
 from yolo_supervisor.store.disk import Disk
@@ -262,4 +263,17 @@ def test_temporary_files_left_by_a_crash_are_excluded_from_git(tmp_path: Path) -
     for name in (".config.json.412.tmp", ".locks/.r.lease.412.tmp", "..execution-state.json.412.tmp"):
         (project / ".yolo-planning" / name).write_bytes(b"{half")
 
+    assert git(project, "status", "--porcelain", "-uall") == ""
+
+
+def test_the_folder_of_snapshots_is_made_out_of_sight_of_git(tmp_path: Path) -> None:
+    project = repository(tmp_path / "repo")
+    (project / ".yolo-planning").mkdir()
+    path = project / ".yolo-planning" / ".snapshots" / "5-20261122T205510.json"
+
+    with closing(Store(project)) as store:
+        store.open()
+        assert store.commit(SaveSnapshot(key="5", path=path, expected_digest=None, data=SOUND, reason="new"), "test")
+
+    assert path.read_bytes() == SOUND
     assert git(project, "status", "--porcelain", "-uall") == ""

@@ -170,3 +170,55 @@ def test_commands_that_only_show_write_nothing(cli: Cli, project: Path) -> None:
         cli(*argv)
 
     assert sorted(project.rglob("*")) == before
+
+
+# -- commands that stand for a verb of the plugin ---------------------------------------------------------------------
+
+OF_THE_PLUGIN = [
+    pytest.param(("lease", "acquire", "src/a.py", "--owner", "dev-1"), "v3_lock_lite", id="lease"),
+    pytest.param(("snapshot", "save"), "v3_snapshot_resume", id="snapshot"),
+    pytest.param(("state", "recover"), "v3_event_recovery", id="state"),
+    pytest.param(("gate", "check", "commit_hygiene", "5", "1", "1"), "v2_hard_gates", id="gate"),
+]
+
+
+@pytest.mark.parametrize(("words", "flag"), OF_THE_PLUGIN)
+def test_a_command_says_in_one_line_that_its_flag_is_off_and_works(
+    cli: Cli, config: Path, words: tuple[str, ...], flag: str
+) -> None:
+    config.with_name(".execution-state.json").write_text('{"phase": 5, "plans": [], "status": "running"}')
+    for content in ({flag: False}, {}, {flag: "true"}):
+        config.write_text(json.dumps(content))
+
+        answer = cli(*words)
+
+        assert answer.returncode == 0
+        (line,) = answer.stderr.splitlines()
+        assert line.startswith(f"yolo-supervisor: note: {flag} is off: ")
+        assert answer.stdout
+
+    config.write_text(json.dumps({flag: True}))
+    assert cli(*words).stderr == ""
+    config.unlink()  # no plugin rules here
+    assert cli(*words).stderr == ""
+
+
+def test_a_failed_repair_says_that_the_plugins_event_log_does_not_have_it(cli: Cli, config: Path) -> None:
+    config.write_text('{"v2_hard_gates": true, "v2_hard_contracts": true, "v3_event_log": false}')
+
+    answer = cli("gate", "repair", "contract_compliance", "5", "1", "1")
+
+    assert answer.returncode == 1
+    assert [line.split(" is off")[0] for line in answer.stderr.splitlines()] == ["yolo-supervisor: note: v3_event_log"]
+
+
+def test_doctor_lists_the_flags_that_are_off_and_what_that_means(cli: Cli, config: Path) -> None:
+    config.write_text('{"v3_lock_lite": false, "v3_snapshot_resume": true, "v3_metrics": false, "auto_commit": false}')
+
+    findings = [(finding["level"], finding["what"]) for finding in cli.json("doctor")["findings"]]
+
+    notes = [what.split(": ")[0] for level, what in findings if level == "note" and "flag" in what]
+    off = ["v3_lock_lite", "v2_hard_gates", "v2_hard_contracts", "v3_event_log", "v3_event_recovery"]
+    assert notes == [f"the plugin's flag {flag} is off" for flag in off]
+    (others,) = [what for _, what in findings if what.startswith("other flags")]
+    assert others.endswith(": v3_metrics")

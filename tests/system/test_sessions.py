@@ -21,6 +21,7 @@ from yolo_supervisor.actions.base import Action, AlertCode, Escalate
 from yolo_supervisor.config import Config, Policy, SessionsConfig
 from yolo_supervisor.inventory.agents import AgentRegistry
 from yolo_supervisor.inventory.process_scan import ProcessScanner
+from yolo_supervisor.inventory.watchdog import Watchdog
 from yolo_supervisor.models import Agent, Liveness, Pane, ProcessId
 from yolo_supervisor.store.paths import Paths
 from yolo_supervisor.system.process_backend import backend
@@ -661,10 +662,10 @@ def test_the_plugins_watchdog_is_at_work_if_the_process_it_names_lives(
     child = children.python(WATCHDOG, "tmux-watchdog")
     (project / ".yolo-planning" / ".watchdog-pid").write_text(str(child.pid))
 
-    assert scene.watcher.watchdog() == child.pid
+    assert scene.watcher.watchdog() == Watchdog(pid=child.pid, liveness=Liveness.ALIVE)
     child.kill()
     child.wait()
-    assert scene.watcher.watchdog() is None
+    assert scene.watcher.watchdog() == Watchdog(pid=child.pid, liveness=Liveness.DEAD)
 
 
 def test_a_process_that_reuses_the_watchdogs_pid_is_no_watchdog(
@@ -672,12 +673,14 @@ def test_a_process_that_reuses_the_watchdogs_pid_is_no_watchdog(
 ) -> None:
     path = project / ".yolo-planning" / ".watchdog-pid"
 
-    path.write_text(str(children.python(WATCHDOG, "something else").pid))
-    assert scene.watcher.watchdog() is None
+    other = children.python(WATCHDOG, "yolo-supervisor", "run").pid
+    path.write_text(str(other))
+    assert scene.watcher.watchdog() == Watchdog(pid=other, liveness=Liveness.UNKNOWN)  # of another pid namespace?
 
-    path.write_text(str(children.python(WATCHDOG, "tmux-watchdog").pid))
+    younger = children.python(WATCHDOG, "tmux-watchdog").pid
+    path.write_text(str(younger))
     os.utime(path, (EPOCH.timestamp(), EPOCH.timestamp() - 1e6))  # written long before that process started
-    assert scene.watcher.watchdog() is None
+    assert scene.watcher.watchdog() == Watchdog(pid=younger, liveness=Liveness.DEAD)
 
 
 @pytest.mark.parametrize("text", [None, "", "0", "1", "-1", "4242x", "9" * 12, "\u00b2", "2147483648"])

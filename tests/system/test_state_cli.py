@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from support.cli import Cli
+from support.processes import Children
 from support.project import SAMPLES, new_store
 from yolo_supervisor.store.history import history
 from yolo_supervisor.store.paths import Paths
@@ -234,6 +235,21 @@ def test_doctor_reports_a_flag_that_has_no_effect(cli: Cli, planning: Path, on: 
     for value, told in ((False, True), ("true", True), (True, False)):
         (planning / "config.json").write_text(json.dumps({on: True, off: value}))
         assert (f"{on} is on while {off} is off" in cli("doctor").stdout) == told
+
+
+def test_doctor_reports_the_plugins_watchdog(cli: Cli, planning: Path, children: Children) -> None:
+    file = planning / ".watchdog-pid"
+    child = children.python("print('ready', flush=True); import time; time.sleep(600)", "tmux-watchdog")
+    file.write_text(str(child.pid))
+    named = f"(process {child.pid} in .watchdog-pid)"
+
+    assert f"note  the plugin's watchdog runs {named}: detached sessions are left to it\n" in cli("doctor").stdout
+    child.kill()
+    child.wait()
+    dead = f"note  the plugin's watchdog is dead {named}: detached sessions are the supervisor's\n"
+    assert dead in cli("doctor").stdout
+    file.unlink()
+    assert "watchdog" not in cli("doctor").stdout
 
 
 def test_check_shows_what_would_be_done_and_does_nothing(cli: Cli, project: Path, planning: Path, state: Path) -> None:

@@ -26,7 +26,7 @@ from yolo_supervisor.actions import agents, base, circuits, flags, leases, notes
 from yolo_supervisor.actions.agents import Register, UpdateRecord
 from yolo_supervisor.actions.base import Edit, Kind, Note, Verb
 from yolo_supervisor.actions.leases import Release
-from yolo_supervisor.actions.state import DropHealth, DropPids, Restore, SetMarker
+from yolo_supervisor.actions.state import DropHealth, DropPids, Restore, SaveSnapshot, SetMarker
 from yolo_supervisor.actions.tasks import Claim, Complete, MoveToDeadLetters, Requeue, WriteDeadLetter
 from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.fs.read import digest
@@ -216,7 +216,8 @@ class Scene:
         return self.action.path.read_bytes() if self.action.path.exists() else None
 
     def begin(self) -> None:
-        self.action.path.parent.mkdir(parents=True, exist_ok=True)
+        if not self.action.makes_folder:
+            self.action.path.parent.mkdir(parents=True, exist_ok=True)
         self.action.path.unlink(missing_ok=True)
         if self.before is not None:
             self.action.path.write_bytes(self.before)
@@ -358,10 +359,9 @@ def _cut_tail(p: Path) -> Scene:
 
 
 def _snap(p: Path) -> Scene:
-    path = p / ".supervisor" / "snapshots" / "5-20261122T205510.json"
-    return Scene(
-        state.save_snapshot(key="5", path=path, data=b'{"phase":"5"}', reason="it has changed"), None, b'{"phase":"5"}'
-    )
+    data, path = b'{"phase":"5"}', p / ".snapshots" / "5-20261122T205510.json"
+    action = SaveSnapshot(key="5", path=path, expected_digest=None, data=data, reason="it has changed")
+    return Scene(action, None, data)
 
 
 def _drop_snapshot(p: Path) -> Scene:

@@ -36,6 +36,7 @@ class World:
         new_store(project)
         self.paths = Paths(project)
         self.ours = self.paths.folder / "snapshots"
+        self.theirs = self.paths.planning / ".snapshots"
 
     @property
     def snapshots(self) -> Snapshots:
@@ -70,7 +71,7 @@ def test_a_snapshot_is_what_the_plugin_would_write(world: World) -> None:
     (action,) = world.snapshots.save(state(1), AT, "state changed", commits=("9721c34 Gates",))
 
     assert isinstance(action, WriteFile)
-    assert action.path == world.ours / "5-20261122T205510.json"
+    assert action.path == world.theirs / "5-20261122T205510.json"
     assert json.loads(action.data) == {
         "agent_role": "dev",
         "compaction_trigger": "state changed",
@@ -82,12 +83,18 @@ def test_a_snapshot_is_what_the_plugin_would_write(world: World) -> None:
 
 
 def test_snapshots_are_stored_where_the_plugin_can_restore_them(world: World) -> None:
-    (world.paths.planning / ".snapshots").mkdir()
-
     world.save()
 
-    assert [path.name for path in (world.paths.planning / ".snapshots").iterdir()] == ["5-20261122T205510.json"]
+    assert [path.name for path in world.theirs.iterdir()] == ["5-20261122T205510.json"]
     assert list(world.ours.iterdir()) == []
+
+
+def test_a_file_in_the_place_of_the_folder_of_snapshots_is_left_alone(world: World) -> None:
+    world.theirs.write_bytes(b"what")
+
+    world.save(1)
+
+    assert (world.theirs.read_bytes(), world.done()) == (b"what", [1])
 
 
 def test_a_folder_of_snapshots_that_is_a_link_is_not_written_to(world: World, tmp_path: Path) -> None:
@@ -111,11 +118,11 @@ def test_ten_of_a_phase_are_kept_and_the_oldest_go(world: World) -> None:
 def test_a_dropped_snapshot_is_kept_in_the_journal(world: World) -> None:
     for n in range(10):
         world.save(n, seconds=n)
-    (world.ours / "5-20261122T205510.json").write_bytes(b"the oldest")
+    (world.theirs / "5-20261122T205510.json").write_bytes(b"the oldest")
 
     world.save(10, seconds=10)
 
-    assert not (world.ours / "5-20261122T205510.json").exists()
+    assert not (world.theirs / "5-20261122T205510.json").exists()
     assert b'"removed":"the oldest"' in world.paths.journal.read_bytes()
 
 
@@ -152,7 +159,7 @@ def test_a_state_with_any_phase_name_can_be_saved_and_found(world: World, phase:
     assert world.save(3, phase=phase) == [Outcome.DONE]
 
     assert world.done() == [3]
-    assert [path.parent for path, _ in world.snapshots.all()] == [world.ours]
+    assert [path.parent for path, _ in world.snapshots.all()] == [world.theirs]
 
 
 def test_a_state_that_is_nested_as_deep_as_can_be_read_can_be_saved(world: World) -> None:
@@ -292,4 +299,4 @@ def test_only_surplus_snapshots_are_dropped_and_no_others(world: World) -> None:
 
     assert [action.verb for action in remediation] == ["snapshotted", "pruned"]
     assert isinstance(remediation[1], RemoveFile)
-    assert remediation[1].path == world.ours / "5-20261122T205510.json"
+    assert remediation[1].path == world.theirs / "5-20261122T205510.json"

@@ -17,7 +17,7 @@ import pytest
 from support.disks import use_disk
 from support.project import SAMPLES
 from yolo_supervisor.actions.base import AlertCode, Edit, Escalate, WriteFile, WriteMode
-from yolo_supervisor.actions.state import Restore, SaveVersion, quarantine, save_snapshot
+from yolo_supervisor.actions.state import Restore, SaveSnapshot, SaveVersion, quarantine
 from yolo_supervisor.config import Config
 from yolo_supervisor.formats.json import load_object
 from yolo_supervisor.formats.plugin import execution_state
@@ -152,7 +152,7 @@ def test_a_log_in_which_no_line_is_whole_is_restored_at_once_where_it_can_be() -
 
 
 def test_a_sound_file_is_snapped_first_and_then_kept() -> None:
-    snap = save_snapshot(key="s", path=Path("/s"), data=b"x", reason="new")
+    snap = SaveSnapshot(key="s", path=Path("/s"), expected_digest=None, data=b"x", reason="new")
 
     assert decide(StateObservation(sound=(Sound(path=STATE, key="k", data=SOUND, snap=(snap,)),)), Q) == [
         (snap, SaveVersion(key="k", path=STATE, data=SOUND, reason="it is whole"))
@@ -536,8 +536,7 @@ def test_d20_finished_phases_whose_plans_and_summaries_are_spelled_differently_a
         assert (phase.name, state["status"]) == (phase.name, "complete")
         shutil.rmtree(desk.planning / "phases")
         desk.state.unlink()
-        for path in (desk.paths.folder / "snapshots").iterdir():
-            path.unlink()
+        shutil.rmtree(desk.planning / ".snapshots")
         desk.store.index.good_versions.clear()
 
 
@@ -571,7 +570,7 @@ def test_d31_a_corrupt_state_is_never_saved_as_a_snapshot(desk: Desk) -> None:
 
     desk.settle()
 
-    assert list((desk.paths.folder / "snapshots").iterdir()) == []
+    assert not (desk.planning / ".snapshots").exists()
 
 
 def test_a_lease_is_not_kept_since_it_is_rewritten_all_the_time(desk: Desk) -> None:
@@ -746,7 +745,7 @@ def test_a_state_with_an_impossible_phase_is_saved(desk: Desk, phase: str) -> No
 
 
 def saved(desk: Desk) -> list[str]:
-    return sorted(path.name for path in (desk.paths.folder / "snapshots").iterdir())
+    return sorted(path.name for path in (desk.planning / ".snapshots").iterdir())
 
 
 def test_a_change_that_means_something_is_saved_as_a_snapshot_and_no_other(desk: Desk) -> None:
@@ -770,28 +769,18 @@ def test_a_state_that_nothing_changes_in_is_not_saved_again_by_the_next_program(
     assert desk.look() == StateObservation()
 
 
-@pytest.mark.parametrize("flag", [True, "false", None])
-def test_snapshots_are_only_left_out_where_the_project_says_no(desk: Desk, flag: Any) -> None:
-    desk.write("config.json", json.dumps({"v3_snapshot_resume": flag}).encode())
-    desk.write(".execution-state.json", SOUND)
-    desk.settle()
-    assert len(saved(desk)) == 1
-
-    desk.write("config.json", b'{"v3_snapshot_resume":false}')
-    desk.write(".execution-state.json", OTHER)
-    desk.settle()
-
-    assert len(saved(desk)) == 1
-
-
-def test_events_are_not_read_where_the_project_says_no(desk: Desk) -> None:
+@pytest.mark.parametrize("flags", [{}, {"v3_snapshot_resume": False, "v3_event_recovery": False}])
+def test_flags_that_are_off_do_not_stop_snapshots_and_restorations(desk: Desk, flags: dict[str, bool]) -> None:
     (desk.planning / "phases" / "05-gates").mkdir(parents=True)
     desk.write("phases/05-gates/05-01-PLAN.md", b"---\nphase: 5\nplan: 1\n---\n")
-    desk.write("config.json", b'{"v3_event_recovery":false}')
+    desk.write("config.json", json.dumps(flags).encode())
+    desk.write(".execution-state.json", SOUND)
+    desk.settle()
     desk.write(".execution-state.json", b"")
     desk.look()
 
-    assert [each.cures for each in desk.look(1.0).broken] == [()]
+    (broken,) = desk.look(1.0).broken
+    assert [cure.source for cure in broken.cures] == ["good_version", "snapshot", "rebuilt"]
 
 
 # -- observing ----------------------------------------------------------------------------------------------------

@@ -115,6 +115,8 @@ class Action:
 class Edit(Action):
     """A change of one document. The store asks under the lock whether it still ``holds``, then makes it."""
 
+    makes_folder: ClassVar[bool] = False
+    """Whether the document's folder is made where it is missing."""
     path: Path
     replayable: bool = True
     """Whether recovery may make the change if a crash interrupted it. Otherwise a watcher decides again."""

@@ -127,11 +127,13 @@ def quarantine(
 # -- snapshots --------------------------------------------------------------------------------------------------
 
 
-def save_snapshot(*, key: str, path: Path, data: bytes, reason: str) -> WriteFile:
-    """Save the execution state as it is."""
-    return WriteFile(
-        kind="state", verb="snapshotted", key=key, path=path, expected_digest=None, data=data, reason=reason
-    )
+@dataclass(frozen=True, kw_only=True)
+class SaveSnapshot(WriteFile):
+    """Save the execution state as it is, in the plugin's folder."""
+
+    makes_folder: ClassVar[bool] = True
+    kind: Kind = "state"
+    verb: Verb = "snapshotted"
 
 
 def drop_snapshot(*, key: str, path: Path, reason: str) -> RemoveFile:

@@ -29,6 +29,7 @@ from yolo_supervisor.formats.plugin import agents as plugin_agents
 from yolo_supervisor.formats.plugin import config as plugin_config
 from yolo_supervisor.fs.read import read_or_none
 from yolo_supervisor.fs.trust import TooNew
+from yolo_supervisor.models import Liveness
 from yolo_supervisor.service.manager import Systemd, lingers, user_name
 from yolo_supervisor.service.notify import endangered
 from yolo_supervisor.store.disk import Disk
@@ -227,7 +228,9 @@ def _plugin(view: ProjectView, fix: bool) -> Iterator[Finding]:
                 "problem", f"{lock} belongs to a hook that was killed {age_s:.0f} s ago, and blocks every registration",
                 f"rmdir {lock}", fixed,
             )  # fmt: skip
-    switches = plugin_config.switches(read_or_none(planning / plugin.CONFIG) or b"")
+    config = read_or_none(planning / plugin.CONFIG) or b""
+    yield from _flags_off(config)
+    switches = plugin_config.switches(config)
     for (flag, needed), effect in plugin_config.NEEDS.items():
         if switches.get(flag) and not switches.get(needed):
             what = f"{flag} is on while {needed} is off: {effect}"
@@ -243,15 +246,38 @@ def _plugin(view: ProjectView, fix: bool) -> Iterator[Finding]:
         fixed = fix and _repair(view)
         pids = ", ".join(str(pid) for pid in sorted(observation.dangling))
         yield Finding("problem", f"the plugin's files name processes that are gone ({pids})", "run the daemon", fixed)
-    watchdog = view.sessions().watchdog()
-    if watchdog:
-        yield Finding("note", f"the plugin's watchdog runs (process {watchdog}): detached sessions are left to it")
+    yield from _watchdog(view)
     if (planning / ".yolo-session").exists():
         age_h = (time.time() - (planning / ".yolo-session").stat().st_mtime) / 3600
         if age_h > 24:
             yield Finding(
                 "note", f".yolo-session is {age_h:.0f} hours old; the plugin never removes it, and ignores it"
             )
+
+
+def _flags_off(config: bytes) -> Iterator[Finding]:
+    """List the plugin's flags that are off, with the consequence of each that concerns the supervisor."""
+    for flag in plugin_config.off(config, *plugin_config.IF_OFF):
+        yield Finding("note", f"the plugin's flag {flag} is off: {plugin_config.IF_OFF[flag]}")
+    switches = plugin_config.switches(config)
+    others = [flag for flag, on in switches.items() if plugin_config.is_flag(flag) and not on]
+    if others := sorted(set(others) - plugin_config.IF_OFF.keys()):
+        yield Finding("ok", f"other flags of the plugin that are off, which changes nothing here: {', '.join(others)}")
+
+
+def _watchdog(view: ProjectView) -> Iterator[Finding]:
+    """Say who acts on detached sessions, if the plugin has started its watchdog."""
+    watchdog = view.sessions().watchdog()
+    if watchdog is None:
+        return
+    named = f"process {watchdog.pid} in .watchdog-pid"
+    if watchdog.liveness is Liveness.ALIVE:
+        yield Finding("note", f"the plugin's watchdog runs ({named}): detached sessions are left to it")
+    elif watchdog.liveness is Liveness.DEAD:
+        yield Finding("note", f"the plugin's watchdog is dead ({named}): detached sessions are the supervisor's")
+    else:
+        what = f"whether the plugin's watchdog runs is unknown ({named}, which cannot be seen from here)"
+        yield Finding("note", f"{what}: detached sessions are the supervisor's")
 
 
 def _team(view: ProjectView) -> Iterator[Finding]:

@@ -14,6 +14,7 @@ from yolo_supervisor.cli.context import EX_DATAERR, EX_NO, Shared, fail, out, ou
 from yolo_supervisor.cli.project_view import ProjectView, project_view
 from yolo_supervisor.cli.signals import TERMINATING, cancelled_by_signal
 from yolo_supervisor.formats.json import load_object
+from yolo_supervisor.formats.plugin import config as plugin_config
 from yolo_supervisor.fs.read import read
 from yolo_supervisor.gates.gates import Answer, Gates, Question, Repair
 
@@ -83,8 +84,11 @@ def repair(options: Shared, gate: str, phase: int, plan: int, task: str) -> None
       yolo-supervisor gate repair contract_compliance 1 2 3
       yolo-supervisor gate repair required_checks 01 02 3 --json
     """
-    gates = _gates(project_view(options))
+    view = project_view(options)
+    gates = _gates(view)
     outcome = _run(lambda: gates.repair(Question(gate=gate, phase=phase, plan=plan, task=task)))
+    if outcome.answer.result == "fail":
+        view.note_flags_off(plugin_config.EVENT_LOG)
     if outcome.report_error is not None:
         click.echo(f"yolo-supervisor: the failure could not be reported: {printable(outcome.report_error)}", err=True)
     if options.json:
@@ -123,6 +127,7 @@ def _gates(view: ProjectView) -> Gates:
     data = read(path)
     if data is not None and load_object(data) is None:
         fail(EX_DATAERR, f"{path} is broken; see: yolo-supervisor state verify")
+    view.note_flags_off(plugin_config.HARD_GATES)
     return Gates(view.store, view.clock)
 
 

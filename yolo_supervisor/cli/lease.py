@@ -23,6 +23,7 @@ from yolo_supervisor.cli.context import (
 )
 from yolo_supervisor.cli.project_view import ProjectView, project_view
 from yolo_supervisor.daemon.executor import apply_action
+from yolo_supervisor.formats.plugin import config as plugin_config
 from yolo_supervisor.formats.plugin import leases as plugin_leases
 from yolo_supervisor.inventory.leases import Held
 from yolo_supervisor.models import iso
@@ -40,7 +41,7 @@ TRIES = 10
 def command() -> None:
     """Leases on resources: one holder at a time, each with a fencing token that only grows.
 
-    They are kept in the plugin's files, so that its scripts see them too.
+    They are kept in the plugin's files, so that its scripts see them too, unless its flag v3_lock_lite is off.
 
     \b
     Examples:
@@ -200,4 +201,6 @@ def _view(options: Shared, resource: str, owner: str) -> ProjectView:
         plugin_leases.lease_file(resource)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    return project_view(options)
+    view = project_view(options)
+    view.note_flags_off(plugin_config.LOCK_LITE)
+    return view

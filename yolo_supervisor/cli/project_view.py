@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
 import msgspec
 
 from yolo_supervisor import config as configuration
@@ -161,6 +162,11 @@ class ProjectView:
         """The processes of all agents on this machine that are known or look like one."""
         self.agents.agents()
         return {*self.scanner.agents, *self.agents.processes()}
+
+    def note_flags_off(self, *flags: str) -> None:
+        """Say which of these flags are off, and what that means: the command works all the same."""
+        for flag in plugin_config.off(read_or_none(self.store.paths.plugin_config) or b"", *flags):
+            click.echo(f"yolo-supervisor: note: {flag} is off: {plugin_config.IF_OFF[flag]}", err=True)
 
     def carry_out(self, *actions: Action) -> Outcome:
         """Apply actions that a command decided on, and return the outcome of the last one.

@@ -9,9 +9,21 @@ from typing import Any
 import click
 
 from yolo_supervisor.actions.state import Restore, quarantine
-from yolo_supervisor.cli.context import EX_DATAERR, EX_NO, Shared, fail, fail_busy, out, out_json, print_result, shared
+from yolo_supervisor.cli.context import (
+    EX_DATAERR,
+    EX_NO,
+    Shared,
+    fail,
+    fail_busy,
+    out,
+    out_json,
+    print_result,
+    restrict_umask,
+    shared,
+)
 from yolo_supervisor.cli.project_view import ProjectView, project_view
 from yolo_supervisor.formats.json import load_object, text_or_none
+from yolo_supervisor.formats.plugin import config as plugin_config
 from yolo_supervisor.formats.plugin import execution_state
 from yolo_supervisor.formats.plugin.snapshots import Snapshot
 from yolo_supervisor.fs.read import digest, read
@@ -26,7 +38,7 @@ GIT_LIMIT_S = 2.0
 
 @click.group()
 def command() -> None:
-    """Save, list and restore snapshots of the execution state, in the plugin's format.
+    """Save, list and restore snapshots of the execution state, in the plugin's format and folder.
 
     \b
     Examples:
@@ -34,6 +46,7 @@ def command() -> None:
       yolo-supervisor snapshot list
       yolo-supervisor snapshot restore 3-20260224T110957.json
     """
+    restrict_umask()
 
 
 @command.command("save")
@@ -48,6 +61,7 @@ def save(options: Shared, role: str | None) -> None:
       yolo-supervisor snapshot save --role dev
     """
     view = project_view(options)
+    view.note_flags_off(plugin_config.SNAPSHOT_RESUME)
     state = _state(view)
     if state is None:
         fail(EX_DATAERR, "the execution state is missing or broken; see: yolo-supervisor state verify")
@@ -101,6 +115,7 @@ def restore(options: Shared, ident: str | None, role: str | None, phase: str | N
       yolo-supervisor snapshot restore 3-20260224T110957.json
     """
     view = project_view(options)
+    view.note_flags_off(plugin_config.SNAPSHOT_RESUME)
     snapshots = Snapshots(view.store.paths)
     if ident is None:
         wanted = snapshots.best(phase, role or snapshots.active_role())

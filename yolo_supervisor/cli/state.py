@@ -9,6 +9,7 @@ import click
 from yolo_supervisor.actions.base import Escalate
 from yolo_supervisor.cli.context import EX_NO, Shared, out, out_json, shared
 from yolo_supervisor.cli.project_view import project_view
+from yolo_supervisor.formats.plugin import config as plugin_config
 from yolo_supervisor.store.store import Outcome
 from yolo_supervisor.watchers.state import Broken, StateObservation, decide, repair_of
 
@@ -94,6 +95,7 @@ def recover(options: Shared) -> None:
       yolo-supervisor state recover --json
     """
     view = project_view(options)
+    view.note_flags_off(plugin_config.EVENT_RECOVERY)
     observation = view.state().observe(view.now, 0.0)
     view.store.open()
     view.store.recover()

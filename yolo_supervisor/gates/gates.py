@@ -168,7 +168,7 @@ class Gates:
         gate_input = GateInput(question=question, paths=self._store.paths, config=config, limit_s=limit_s)
         gate = GATES.get(question.gate)
         result: Word = "skip"
-        if not plugin_config.enabled(config, "v2_hard_gates"):
+        if not plugin_config.enabled(config, plugin_config.HARD_GATES):
             evidence = "v2_hard_gates=false"
         else:
             passed, evidence = await gate(gate_input) if gate else (False, f"unknown gate type: {question.gate}")
@@ -300,7 +300,9 @@ def regenerated(planning: Path, question: Question) -> tuple[Path, bytes] | str:
     """
     name = f"plan {question.phase}-{question.plan}"
     config = read_or_none(planning / plugin.CONFIG) or b""
-    if not (plugin_config.enabled(config, "v2_hard_contracts") or plugin_config.enabled(config, "v3_contract_lite")):
+    if not (
+        any(plugin_config.enabled(config, flag) for flag in (plugin_config.HARD_CONTRACTS, plugin_config.CONTRACT_LITE))
+    ):
         return "neither v2_hard_contracts nor v3_contract_lite is set, so no contracts are generated"
     by_place = (
         [path for number, path in _of_plans(folders, question.phase, "PLAN") if number == question.plan]

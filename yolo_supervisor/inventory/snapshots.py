@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from yolo_supervisor.actions.base import Edit
-from yolo_supervisor.actions.state import drop_snapshot, save_snapshot
+from yolo_supervisor.actions.state import SaveSnapshot, drop_snapshot
 from yolo_supervisor.formats.json import text_or_none
 from yolo_supervisor.formats.plugin import execution_state
 from yolo_supervisor.formats.plugin import snapshots as plugin_snapshots
@@ -41,12 +41,10 @@ class Snapshots:
 
     @property
     def folder(self) -> Path:
-        """The folder of new snapshots.
-
-        It is the plugin's, if that has snapshots, so that the plugin can restore them; otherwise it is ours.
-        """
+        """The folder of new snapshots: the plugin's, so that it can restore them, or ours where that is no folder."""
         theirs = self._paths.plugin_snapshots
-        return theirs if theirs.is_dir() and not theirs.is_symlink() else self._paths.snapshots
+        blocked = theirs.is_symlink() or (theirs.exists() and not theirs.is_dir())
+        return self._paths.snapshots if blocked else theirs
 
     def all(self) -> list[tuple[Path, Snapshot]]:
         """All valid snapshots, the oldest first."""
@@ -81,8 +79,12 @@ class Snapshots:
         folder = self.folder
         taken = Snapshot(name, phase, at, role or self.active_role(), state, trigger, commits)
         reason = f"the state of phase {phase} as it is: {trigger}"
-        snap = save_snapshot(
-            key=f"{folder.name}/{name}", path=folder / name, data=plugin_snapshots.dump(taken), reason=reason
+        snap = SaveSnapshot(
+            key=f"{folder.name}/{name}",
+            path=folder / name,
+            expected_digest=None,
+            data=plugin_snapshots.dump(taken),
+            reason=reason,
         )
         names = [path.name for path in self._paths_of_all() if path.parent == folder]
         return (

@@ -16,8 +16,8 @@ from yolo_supervisor.store.atomic import make_folder, write_atomic
 from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.system.git_layout import common_dir, root_of
 
-HIDDEN = ("*.sha256", "**/.*.[0-9]*.tmp")
-"""Patterns of the checksum files, and of temporary files that a crash may leave."""
+HIDDEN = ("*.sha256", "**/.*.[0-9]*.tmp", f"{plugin.SNAPSHOTS}/")
+"""Patterns of the checksum files, of temporary files that a crash may leave, and of the folder of snapshots."""
 
 
 def refresh(disk: Disk, path: Path, digest: str, make: bool) -> None:
@@ -32,7 +32,7 @@ def refresh(disk: Disk, path: Path, digest: str, make: bool) -> None:
 
 
 def hide(disk: Disk, project: Path) -> bool:
-    """Keep new checksum files out of ``git status``, by the exclude file of the repository's clone.
+    """Keep new checksum files and snapshots out of ``git status``, by the exclude file of the repository's clone.
 
     False if that cannot be done: then no checksum file should be made.
     """

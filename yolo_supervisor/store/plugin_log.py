@@ -48,7 +48,7 @@ def append_event(disk: Disk, planning: Path, entry: Entry) -> None:
     if entry.kind == "state" and entry.key != execution_state.STATE_FILE:
         return
     with contextlib.suppress(OSError, Refused):
-        if not plugin_config.enabled(disk.read(planning / plugin.CONFIG) or b"", "v3_event_log"):
+        if not plugin_config.enabled(disk.read(planning / plugin.CONFIG) or b"", plugin_config.EVENT_LOG):
             return
         state = disk.read(planning / execution_state.STATE_FILE) or b""
         ident = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{entry.project}#{entry.seq}"))

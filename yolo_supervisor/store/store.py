@@ -21,6 +21,7 @@ from yolo_supervisor.fs.read import digest
 from yolo_supervisor.fs.trust import Refused, other_writers
 from yolo_supervisor.store import checksums, plugin_log
 from yolo_supervisor.store.atomic import (
+    is_folder,
     make_folder,
     refuse_links,
     sync_folder,
@@ -167,6 +168,9 @@ class Store:
                 if not action.allowed(self.index, before) or not action.holds(before):
                     return Outcome.STALE
                 after = action.edit(before)
+                if action.makes_folder and not is_folder(self.disk, action.path.parent):
+                    self._hides()  # before git can see it
+                    make_folder(self.disk, action.path.parent, 0o777)
                 done = entry(action, by, self.clock.now(), self.paths.project)
                 write = Write(
                     path=str(action.path),
@@ -301,16 +305,21 @@ class Store:
 
     def keep(self, path: Path, data: bytes) -> None:
         """Keep ``data`` as the document's newest good version, and refresh its checksum file."""
-        if self._hidden is None:
-            self._hidden = checksums.hide(self.disk, self.paths.project)
+        hidden = self._hides()
         with self._locked():
             self.journal.catch_up()
             before = self.index.good_versions.get(str(path), ())
             version = Version(str(path), self._backups.put(data))
             self.journal.append(GoodVersion(good=version), durable=False)
             self._prune(set(before) - set(self.index.good_versions[str(path)]))
-            make = self._hidden and path.parent == self.paths.planning
+            make = hidden and path.parent == self.paths.planning
             checksums.refresh(self.disk, path, version.digest, make=make)
+
+    def _hides(self) -> bool:
+        """Whether git ignores the files that we make beside the plugin's. This is arranged once."""
+        if self._hidden is None:
+            self._hidden = checksums.hide(self.disk, self.paths.project)
+        return self._hidden
 
     def _prune(self, outdated: set[str]) -> None:
         """Remove contents that no document and no promise needs any more.

@@ -12,10 +12,10 @@ from yolo_supervisor.actions.agents import PaneDied, Terminate
 from yolo_supervisor.actions.base import AlertCode, Escalate
 from yolo_supervisor.clock import Clock, until_next
 from yolo_supervisor.config import Config, Policy
-from yolo_supervisor.formats.plugin import agents as plugin_agents
-from yolo_supervisor.fs.read import read_or_none
+from yolo_supervisor.formats import plugin
 from yolo_supervisor.inventory.agents import AgentRegistry
-from yolo_supervisor.models import Agent, Liveness, ProcessId, Task
+from yolo_supervisor.inventory.watchdog import Watchdog, watchdog
+from yolo_supervisor.models import Agent, Liveness, Task
 from yolo_supervisor.store.paths import Paths
 from yolo_supervisor.system.processes import Processes
 from yolo_supervisor.system.tmux import Server, Tmux
@@ -365,7 +365,7 @@ class SessionsWatcher:
             ended=tuple(self._ended(answers, {agent.id for agent in placed})),
             agents=len(placed),
             silent=frozenset(socket for socket, server in answers.items() if server is None),
-            watchdog=self.watchdog(),
+            watchdog=self._running_watchdog(),
         )
 
     def _depends_on(self, agent: Agent, pane_pid: int) -> bool:
@@ -434,21 +434,10 @@ class SessionsWatcher:
                 busy.add(agent.id)
         return frozenset(busy)
 
-    def watchdog(self) -> int | None:
-        """The watchdog's process from ``.watchdog-pid``.
+    def watchdog(self) -> Watchdog | None:
+        """The plugin's watchdog, if the plugin has started one."""
+        return watchdog(self._paths.planning / plugin.WATCHDOG_PID, self._processes)
 
-        It must be older than the file, and its command line must say that it is the watchdog.
-        """
-        path = self._paths.planning / ".watchdog-pid"
-        word = (read_or_none(path) or b"").strip()
-        if not word.isdigit() or len(word) > 9 or not plugin_agents.is_pid(int(word)):
-            return None
-        process: ProcessId | None = self._processes.identify(int(word))
-        if process is None:
-            return None
-        try:
-            argv = " ".join(self._processes.backend.argv(process.pid))
-        except OSError:
-            return None
-        is_watchdog = "watchdog" in argv or "yolo" in argv or "vbw" in argv
-        return process.pid if is_watchdog and self._processes.older_than_file(process, path) else None
+    def _running_watchdog(self) -> int | None:
+        found = self.watchdog()
+        return found.pid if found is not None and found.liveness is Liveness.ALIVE else None

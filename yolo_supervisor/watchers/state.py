@@ -19,7 +19,6 @@ from yolo_supervisor.clock import Clock, until_next
 from yolo_supervisor.config import Config
 from yolo_supervisor.formats import plugin
 from yolo_supervisor.formats.json import load_object
-from yolo_supervisor.formats.plugin import config as plugin_config
 from yolo_supervisor.formats.plugin import event_log, execution_state, phases
 from yolo_supervisor.formats.plugin import snapshots as plugin_snapshots
 from yolo_supervisor.fs.changes import DirectoryScanner, names
@@ -367,20 +366,12 @@ class StateWatcher:
     def _snap(self, path: Path, data: bytes, now: datetime) -> Remediation:
         """A snapshot, if the execution state has changed in meaning."""
         state = load_object(data)
-        if (
-            path != self._planning / execution_state.STATE_FILE
-            or state is None
-            or not self._wished("v3_snapshot_resume")
-        ):
+        if path != self._planning / execution_state.STATE_FILE or state is None:
             return ()
         newest = plugin_snapshots.best((snapshot for _, snapshot in self._snapshots.all()), phase_of(state), None)
         if newest is not None and meaning(newest.state) == meaning(state):
             return ()
         return self._snapshots.save(state, now, "state changed")
-
-    def _wished(self, flag: str) -> bool:
-        """Whether the project's configuration permits it: only an explicit no forbids it."""
-        return plugin_config.switches(read_or_none(self._planning / plugin.CONFIG) or b"").get(flag, True)
 
     # -- sources for the restoration of a broken file, the best first -----------------------------------------------
 
@@ -400,7 +391,7 @@ class StateWatcher:
             yield Cure(
                 data=execution_state.dump(snapshot.state), source="snapshot", text=f"the snapshot {snapshot.name}"
             )
-        rebuilt = self.rebuilt(now) if self._wished("v3_event_recovery") else None
+        rebuilt = self.rebuilt(now)
         if rebuilt is not None:
             state = self._for_readers(rebuilt.state)
             text = "plans, summaries and events"

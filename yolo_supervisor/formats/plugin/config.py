@@ -9,13 +9,26 @@ from yolo_supervisor.formats.json import load_object
 from yolo_supervisor.formats.json_edit import value_span
 from yolo_supervisor.formats.plugin.leases import DEFAULT_TTL_S, MAX_TTL_S
 
+# -- the flags that concern the supervisor -----------------------------------------------------------------------------
+
+HARD_GATES = "v2_hard_gates"
+HARD_CONTRACTS = "v2_hard_contracts"
+CONTRACT_LITE = "v3_contract_lite"
+LOCK_LITE = "v3_lock_lite"
+"""The flag of the plugin's locks and leases. ``v3_lease_locks`` is read by none of its programs."""
+
+EVENT_LOG = "v3_event_log"
+SNAPSHOT_RESUME = "v3_snapshot_resume"
+EVENT_RECOVERY = "v3_event_recovery"
+
+
 # -- config.json ------------------------------------------------------------------------------------------------
 
 
 def switches(data: bytes) -> dict[str, bool]:
     """The values in a ``config.json`` that are true or false.
 
-    The plugin treats every other value as false. The supervisor does what a flag allows unless the flag is false.
+    The plugin treats every other value as false.
     """
     raw = load_object(data) or {}
     return {key: value for key, value in raw.items() if isinstance(value, bool)}
@@ -32,6 +45,12 @@ def enabled(config: bytes, flag: str) -> bool:
     return switches(config).get(flag, False)
 
 
+def off(config: bytes, *flags: str) -> tuple[str, ...]:
+    """Those of the flags that are off for the plugin; none where its configuration is missing or broken."""
+    raw = load_object(config)
+    return () if raw is None else tuple(flag for flag in flags if raw.get(flag) is not True)
+
+
 COMMAND_LIMIT_S = 30.0
 
 
@@ -42,16 +61,26 @@ def command_limit_s(config: bytes) -> float:
 
 
 NEEDS = {
-    ("v3_event_recovery", "v3_event_log"): "recovery from events has nothing to read",
-    ("v3_lease_locks", "v3_lock_lite"): "the plugin's leases are skipped",
-    ("v2_hard_gates", "v2_hard_contracts"): "the gates have no contracts to check",
+    (EVENT_RECOVERY, EVENT_LOG): "recovery from events has nothing to read",
+    ("v3_lease_locks", LOCK_LITE): "the plugin's leases are skipped",
+    (HARD_GATES, HARD_CONTRACTS): "the gates have no contracts to check",
 }
 """Flag and needed flag, and the consequence if only the first is enabled."""
 
+IF_OFF = {
+    LOCK_LITE: "the plugin ignores leases; they hold among the agents that use the supervisor's commands",
+    HARD_GATES: "the plugin skips its gates, and gate check and gate repair answer skip, too",
+    HARD_CONTRACTS: "contracts have no hash and no checks, so gates that need them have little to check",
+    EVENT_LOG: "the plugin writes no event log, and the supervisor adds nothing to it; the journal has everything",
+    SNAPSHOT_RESUME: "the plugin ignores snapshots; the supervisor saves and restores them all the same",
+    EVENT_RECOVERY: "the plugin rebuilds no execution state; the supervisor rebuilds it all the same",
+}
+"""The flags that concern the supervisor, and the consequence of each if it is off."""
+
 NEEDED_BY_SUPERVISOR = {
-    "v3_event_log": "a lost execution state is rebuilt from it",
-    "v3_snapshot_resume": "a lost execution state is restored from snapshots",
-    "v3_event_recovery": "a lost execution state is rebuilt from events",
+    EVENT_LOG: "a lost execution state is rebuilt from it",
+    SNAPSHOT_RESUME: "a lost execution state is restored from snapshots",
+    EVENT_RECOVERY: "a lost execution state is rebuilt from events",
 }
 """The flags that recovery needs, with the reason."""
 

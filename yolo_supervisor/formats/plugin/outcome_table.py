@@ -8,16 +8,13 @@ from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
 from yolo_supervisor.formats.json import load_object, time_or_none
+from yolo_supervisor.formats.plugin.config import EVENT_RECOVERY, HARD_CONTRACTS, HARD_GATES, SNAPSHOT_RESUME
 from yolo_supervisor.formats.plugin.execution_state import STATE_FILE
 from yolo_supervisor.models import RestoredFrom
 
 FAILED, WORKED = True, False
 
-HARD_GATES = "v2_hard_gates"
-HARD_CONTRACTS = "v2_hard_contracts"
 LEASE_LOCKS = "v3_lease_locks"
-SNAPSHOT_RESUME = "v3_snapshot_resume"
-EVENT_RECOVERY = "v3_event_recovery"
 
 
 class Source(StrEnum):
