@@ -217,7 +217,9 @@ def test_doctor_lists_the_flags_that_are_off_and_what_that_means(cli: Cli, confi
 
     findings = [(finding["level"], finding["what"]) for finding in cli.json("doctor")["findings"]]
 
-    notes = [what.split(": ")[0] for level, what in findings if level == "note" and "flag" in what]
+    notes = [
+        what.split(": ")[0] for level, what in findings if level == "note" and what.startswith("the plugin's flag")
+    ]
     off = ["v3_lock_lite", "v2_hard_gates", "v2_hard_contracts", "v3_event_log", "v3_event_recovery"]
     assert notes == [f"the plugin's flag {flag} is off" for flag in off]
     (others,) = [what for _, what in findings if what.startswith("other flags")]

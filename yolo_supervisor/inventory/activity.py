@@ -17,11 +17,12 @@ from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats.turns import Phase, Turn
 from yolo_supervisor.fs.changes import ParsedFileCache, names
 from yolo_supervisor.fs.read import read_or_none
+from yolo_supervisor.inventory import work_trees
 from yolo_supervisor.inventory.process_scan import ProcessScanner
 from yolo_supervisor.inventory.project_folders import ProjectFolders
 from yolo_supervisor.inventory.project_snapshot import LiveSession, ProjectSnapshot, lists_of_session
 from yolo_supervisor.inventory.transcripts import Transcripts, Version, version
-from yolo_supervisor.models import Agent, Liveness, Task
+from yolo_supervisor.models import Agent, Liveness, ProcessId, Task
 from yolo_supervisor.policy.activity import Signs
 from yolo_supervisor.store.paths import Paths
 
@@ -81,7 +82,8 @@ class ActivityReader:
             tool_runs=bool(tools),
             asks_lead=_asks_lead(agent, snapshot),
         )
-        trace = (turn, *map(self._versions, paths), active, None if leads else status, written, tools)
+        tree = self._work_tree(agent, snapshot)
+        trace = (turn, *map(self._versions, paths), active, None if leads else status, written, tools, tree)
         return Reading(signs=signs, trace=trace)
 
     def turn_under_way(self, agent: Agent, snapshot: ProjectSnapshot) -> bool:
@@ -96,6 +98,7 @@ class ActivityReader:
         return (
             tuple(self._versions_by_name(task, snapshot)),
             tuple(self._members(task, snapshot)),
+            tuple(self._trees_of_members(task, snapshot)),
             tuple(self._foreign_sessions(task, snapshot)),
             tuple(self._emptied_inboxes(task, snapshot)),
         )
@@ -161,10 +164,17 @@ class ActivityReader:
                 return True
         return False
 
-    def _members(self, task: Task, snapshot: ProjectSnapshot) -> Iterator[object]:
+    def _members(self, task: Task, snapshot: ProjectSnapshot) -> Iterator[claude.Member]:
         for team in snapshot.teams:
             if team.name == task.list:
                 yield from (member for member in team.members if task.owner in (member.name, member.agent_id))
+
+    def _trees_of_members(self, task: Task, snapshot: ProjectSnapshot) -> Iterator[work_trees.Trace]:
+        """The traces of the work trees of the team's members that may own the task."""
+        for member in self._members(task, snapshot):
+            if member.cwd:
+                others = [folder for owner, folder in self._places(snapshot) if owner != member.agent_id]
+                yield work_trees.trace([member.cwd], others)
 
     def _foreign_sessions(self, task: Task, snapshot: ProjectSnapshot) -> Iterator[object]:
         """The files of the list's sessions whose process cannot be seen, with the time of their last change."""
@@ -188,6 +198,25 @@ class ActivityReader:
             inbox = version(home / "teams" / task.list / "inboxes" / f"{owner}.json")
             if inbox is not None and inbox.size <= EMPTY_INBOX:
                 yield inbox
+
+    # -- work trees --------------------------------------------------------------------------------------------------
+
+    def _work_tree(self, agent: Agent, snapshot: ProjectSnapshot) -> work_trees.Trace:
+        """The trace of the linked work tree that only this agent works in."""
+        who = agent.id if agent.source == "team" else agent.process
+        places = self._places(snapshot)
+        return work_trees.trace(
+            [folder for owner, folder in places if owner == who],
+            [folder for owner, folder in places if owner != who],
+        )
+
+    def _places(self, snapshot: ProjectSnapshot) -> list[tuple[ProcessId | str | None, str | Path]]:
+        """The folders in which agents work, by process, and by id for teammates inside a process."""
+        places: list[tuple[ProcessId | str | None, str | Path]] = []
+        places += [(process, seen.folder) for process, seen in self._scanner.agents.items()]
+        places += [(live.process, live.session.cwd) for live in snapshot.sessions if live.session.cwd]
+        mates = (member for team in snapshot.teams for member in team.mates)
+        return [*places, *((mate.agent_id, mate.cwd) for mate in mates if mate.cwd)]
 
     # -- hooks and processes -----------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from yolo_supervisor.fs.read import read_or_none
 from yolo_supervisor.system.git_files import common_dir_of, find_root, git_dir_at
 
 
@@ -49,6 +50,16 @@ def work_trees(project: Path) -> Iterator[WorkTree]:
     yield WorkTree(root, Path(git_dir))
     own = os.path.realpath(git_dir)
     yield from (tree for tree in checkouts(common) if os.path.realpath(tree.git_dir) != own)
+
+
+def linked_tree(folder: Path) -> WorkTree | None:
+    """The linked work tree that the folder is in; None for a main work tree, a submodule, or no repository."""
+    root = root_of(folder)
+    data = read_or_none(root / ".git") if root is not None else None
+    if root is None or data is None or not data.startswith(b"gitdir:"):
+        return None
+    git_dir = root / os.fsdecode(data.removeprefix(b"gitdir:").strip())
+    return WorkTree(root, git_dir) if read_or_none(git_dir / "commondir") is not None else None
 
 
 def checkouts(common: Path) -> Iterator[WorkTree]:
