@@ -34,9 +34,11 @@ line.connect(sys.argv[1])
 socket.send_fds(line, [b"%d" % os.getpid()], [0, 1])
 os.close(0)
 os.close(1)
+line.send(b".")
 sys.exit(int(line.recv(9) or b"0"))
 """
-"""A server that passes its stdin and stdout to the test, and exits with the code that the test sends."""
+"""A server that passes its stdin and stdout to the test, says when it has closed its own, and exits with the code that
+the test sends."""
 
 UPSTREAM = [sys.executable, str(Path(__file__).with_name("upstream.py"))]
 TOOLS = [
@@ -106,7 +108,9 @@ class Server(Wire):
     def __init__(self, line: socket.socket) -> None:
         pid, fds, _, _ = socket.recv_fds(line, 64, 2)
         super().__init__(*fds)
-        self.pid = int(pid)
+        if not pid.endswith(b"."):  # until then a pipe that the test closes has another reader
+            line.recv(1)
+        self.pid = int(pid.rstrip(b"."))
         self._line = line
 
     def die(self, code: int = 3) -> None:
