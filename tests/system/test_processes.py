@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,7 +28,7 @@ from yolo_supervisor.models import Liveness, ProcessId
 from yolo_supervisor.system import processes as module
 from yolo_supervisor.system.death_watch import DeathWatch, watchable
 from yolo_supervisor.system.portable import PsutilBackend
-from yolo_supervisor.system.process_table import Tree
+from yolo_supervisor.system.process_table import Sweep, Tree
 from yolo_supervisor.system.processes import Ending, Leftovers, Processes, Refusal, RefusalCode
 from yolo_supervisor.system.procfs import ProcfsBackend
 
@@ -710,6 +711,48 @@ def test_an_open_handle_never_refers_to_a_reused_pid(processes: Processes, child
     assert not hold.signal(signal.SIGKILL)
     assert stranger.poll() is None
     hold.close()
+
+
+async def test_a_process_whose_parent_is_another_one_now_is_not_signalled(
+    processes: Processes, family: Family, children: Children, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child, pids = family.start('born("tool", session=True)', "tool")
+    agent, tool = known(processes, child.pid), known(processes, pids["tool"])
+    stranger = known(processes, children.start("sleep", "600").pid)
+    sweep = processes.sweep
+
+    def sweep_with_an_old_parent() -> Sweep:
+        """The stranger was read while a process that has ended since had the agent's pid."""
+        now = sweep()
+        return Sweep(now.boot, {**now.facts, stranger.pid: replace(now.facts[stranger.pid], parent=agent.pid)})
+
+    monkeypatch.setattr(processes, "sweep", sweep_with_an_old_parent)
+    assert stranger in [process for process, _ in processes.sweep().tree(agent)]
+
+    ending = await processes.terminate([agent], LIMIT_S, agree)
+
+    assert ({agent, tool}, (stranger,)) == ({*ending.terminated}, ending.unproven)
+    assert processes.liveness(stranger) is ALIVE
+
+
+async def test_the_subtree_of_an_unproven_process_is_not_signalled(
+    processes: Processes, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = known(processes, family.start("say('set')", "set")[0].pid)
+    other, pids = family.start('born("below")', "below")
+    stranger, below = known(processes, other.pid), known(processes, pids["below"])
+    sweep = processes.sweep
+
+    def sweep_with_an_old_parent() -> Sweep:
+        now = sweep()
+        return Sweep(now.boot, {**now.facts, stranger.pid: replace(now.facts[stranger.pid], parent=agent.pid)})
+
+    monkeypatch.setattr(processes, "sweep", sweep_with_an_old_parent)
+
+    ending = await processes.terminate([agent], LIMIT_S, agree)
+
+    assert (agent,) == ending.terminated
+    assert {stranger, below} == {*ending.unproven}
 
 
 # -- deaths are known at once -------------------------------------------------------------------------------------

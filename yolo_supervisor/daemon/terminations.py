@@ -49,6 +49,7 @@ def journal_end(action: Terminate, by: str, store: Store, begun: int, ending: En
         "killed": [p.pid for p in ending.killed],
         "survived": [p.pid for p in ending.survived],
         "refused": {str(p.pid): refusal.text for p, refusal in ending.refused.items()},
+        "left_alone": [p.pid for p in ending.unproven],
     }
     evidence = {key: value for key, value in evidence.items() if value}
     if ending.spared:
@@ -59,8 +60,8 @@ def journal_end(action: Terminate, by: str, store: Store, begun: int, ending: En
         journaled.append(replace(action, evidence=evidence))
     else:
         store.abandon(begun, ending.spared or "there was nothing left to signal")
-    if ending.survived or ending.refused:
-        pids = sorted(p.pid for p in (*ending.survived, *ending.refused))
+    if ending.survived or ending.refused or ending.unproven:
+        pids = sorted(p.pid for p in (*ending.survived, *ending.refused, *ending.unproven))
         reason = f"{action.key}: processes {pids} were not signalled or did not end: end them by hand if they must go"
         code = AlertCode.PROCESSES_LEFT
         alert = Escalate(kind="agent", code=code, key=action.key, reason=reason, evidence=evidence)

@@ -35,7 +35,11 @@ class Sweep:
         return ProcessId(pid, self.facts[pid].started, self.boot)
 
     def tree(self, root: ProcessId, spare: Collection[ProcessId] = ()) -> Tree:
-        """The descendants of ``root``, without the processes in ``spare`` and their descendants."""
+        """The descendants of ``root``, without the processes in ``spare`` and their descendants.
+
+        A sweep is not one moment: a pid that was read as a parent may belong to a new process by the time that process
+        is read. A child is never older than its parent, so an older process is none.
+        """
         if not self.has(root):
             return ()
         tree: list[tuple[ProcessId, int]] = []
@@ -44,8 +48,9 @@ class Sweep:
         while ahead:
             parent = ahead.pop(0)
             for pid in self.children.get(parent, ()):
-                process = self.id(pid)
-                if pid not in seen and not self.facts[pid].zombie and process not in spare:
+                process, facts = self.id(pid), self.facts[pid]
+                is_older = facts.started < self.facts[parent].started
+                if pid not in seen and not facts.zombie and not is_older and process not in spare:
                     seen.add(pid)
                     tree.append((process, parent))
                     ahead.append(pid)

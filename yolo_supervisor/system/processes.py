@@ -20,13 +20,16 @@ import anyio
 from yolo_supervisor.formats import claude
 from yolo_supervisor.models import Liveness, ProcessId
 from yolo_supervisor.system.process_backend import ProcessBackend, ProcessFacts, ProcessHandle
-from yolo_supervisor.system.process_table import Sweep
+from yolo_supervisor.system.process_table import Sweep, Tree
 
 FILE_TIME_SLACK_S = 0.05
 """The start of a process is known in ticks of 10 ms, and a file's time in ticks of the kernel's clock."""
 
 CLIENTS = re.compile(r"claude|node|bun|\d+\.\d+")
 """The beginnings of the names under which the kernel lists Claude Code's programs; a binary is named by its version."""
+
+TREE_READS = 3
+"""How often the process table is read at most until a tree does not change while handles are opened."""
 
 VERIFY_S = 5.0
 """The time after SIGKILL, in seconds, after which a process that is still there is reported."""
@@ -79,8 +82,24 @@ class Ending:
     killed: tuple[ProcessId, ...] = ()
     survived: tuple[ProcessId, ...] = ()
     refused: Mapping[ProcessId, Refusal] = field(default_factory=dict)
+    unproven: tuple[ProcessId, ...] = ()
+    """Not signalled: the parent ended while the tree was read, so the process may have come from elsewhere."""
     spared: str | None = None
     """The objection that stopped the termination before its end."""
+
+
+@dataclass(slots=True)
+class HeldProcesses:
+    """The processes of one termination."""
+
+    handles: dict[ProcessId, ProcessHandle] = field(default_factory=dict)
+    refused: dict[ProcessId, Refusal] = field(default_factory=dict)
+    unproven: set[ProcessId] = field(default_factory=set)
+    """Not descendants any more by the last reading: see ``Ending``."""
+
+    def over(self) -> tuple[ProcessId, ...]:
+        """The held processes that have ended."""
+        return tuple(process for process, handle in self.handles.items() if handle.over())
 
 
 class Processes:
@@ -209,30 +228,30 @@ class Processes:
         ``holds`` is asked right before each round of signals, and returns an objection or None. No signal goes to the
         processes that ``refusal`` names, nor to those that ``spare`` returns at each round and their descendants.
         """
-        refused: dict[ProcessId, Refusal] = {}
-        handles: dict[ProcessId, ProcessHandle] = {}
+        held = HeldProcesses()
+        handles = held.handles
         roots = tuple(roots)
         try:
             if objection := await holds():
                 return Ending(spared=objection)
-            self._take_hold(roots, spare(), handles, refused)
+            self._take_hold(roots, spare(), held)
             for handle in handles.values():
                 handle.signal(signal.SIGTERM)
                 handle.signal(signal.SIGCONT)  # a stopped process could not act on it
             await self._wait(handles.values(), grace_s)
-            gone = tuple(process for process, handle in handles.items() if handle.over())
+            gone = held.over()
             if len(gone) == len(handles):
-                return Ending(terminated=gone, refused=refused)
+                return Ending(gone, refused=held.refused, unproven=self._alive(held.unproven))
             objection = await holds()
-            gone = tuple(process for process, handle in handles.items() if handle.over())
+            gone = held.over()
             if objection:
-                return Ending(terminated=gone, refused=refused, spared=objection)
+                return Ending(gone, refused=held.refused, unproven=self._alive(held.unproven), spared=objection)
             left = [process for process in handles if process not in gone]
             spared = spare()
-            self._take_hold(left, spared, handles, refused)  # their descendants that were started since
+            self._take_hold(left, spared, held)  # their descendants that were started since
             for process in {*spared} & handles.keys():  # processes that have been found to be agents meanwhile
                 handles.pop(process).close()
-            gone = tuple(process for process, handle in handles.items() if handle.over())
+            gone = held.over()
             left = [process for process in handles if process not in gone]
             for process in left:
                 handles[process].signal(signal.SIGKILL)
@@ -240,38 +259,74 @@ class Processes:
             survived = tuple(process for process in left if not handles[process].over())
             self.stubborn.update(survived)
             killed = tuple(process for process in left if process not in survived)
-            return Ending(gone, killed, survived, refused)
+            return Ending(gone, killed, survived, held.refused, self._alive(held.unproven))
         finally:
             for handle in handles.values():
                 handle.close()
 
-    def _take_hold(
-        self,
-        roots: Iterable[ProcessId],
-        spare: Collection[ProcessId],
-        handles: dict[ProcessId, ProcessHandle],
-        refused: dict[ProcessId, Refusal],
-    ) -> None:
-        now = self.sweep()
-        servers = {now.id(pid) for pid, facts in now.facts.items() if self.hosts_sessions(facts)}
-        for root in roots:
-            if root in spare:
-                continue
-            below = () if root in servers else now.tree(root, {*spare, *servers})
-            for process in (root, *(process for process, _ in below)):
-                if process in handles or process in spare:
+    def _take_hold(self, roots: Collection[ProcessId], spare: Collection[ProcessId], held: HeldProcesses) -> None:
+        """Open a handle on each process in the trees of the roots. The table is read again if a tree has changed."""
+        for _ in range(TREE_READS):
+            now = self.sweep()
+            servers = {now.id(pid) for pid, facts in now.facts.items() if self.hosts_sessions(facts)}
+            trees = [
+                (root, () if root in servers else now.tree(root, {*spare, *servers}))
+                for root in roots
+                if root not in spare
+            ]
+            changed = [process for root, tree in trees for process in self._hold_tree(root, tree, now, held)]
+            held.unproven = {*held.unproven, *changed} - held.handles.keys()
+            if not changed:
+                return
+
+    def _hold_tree(self, root: ProcessId, tree: Tree, now: Sweep, held: HeldProcesses) -> list[ProcessId]:
+        """Open a handle on the root and on each descendant; the descendants that are not proven to be any more.
+
+        The parent is read again after the handle is open. If it is the same process as in the sweep and still alive,
+        the descent is proven: the pid of a parent that has ended may belong to another process meanwhile.
+        """
+        self._hold(root, held)
+        proven, unproven = {root}, []
+        for process, pid in tree:
+            parent = now.id(pid)
+            if process not in held.handles:
+                self._hold(process, held)
+                if parent not in proven or not self._is_child(process, parent):
+                    unproven.append(process)
+                    held.refused.pop(process, None)
+                    if (handle := held.handles.pop(process, None)) is not None:
+                        handle.close()
                     continue
-                if (refusal := self.refusal(process)) is not None:
-                    if self.liveness(process) is not Liveness.DEAD:
-                        refused[process] = refusal
-                    continue
-                try:
-                    handle = self.backend.hold(process)
-                except OSError as error:
-                    refused[process] = Refusal(RefusalCode.NO_HANDLE, f"it could not be opened ({error.strerror})")
-                    continue
-                if handle is not None:
-                    handles[process] = handle
+            proven.add(process)
+        return unproven
+
+    def _hold(self, process: ProcessId, held: HeldProcesses) -> None:
+        """Open a handle on the process, unless the gate refuses it."""
+        if process in held.handles:
+            return
+        if (refusal := self.refusal(process)) is not None:
+            if self.liveness(process) is not Liveness.DEAD:
+                held.refused[process] = refusal
+            return
+        try:
+            handle = self.backend.hold(process)
+        except OSError as error:
+            held.refused[process] = Refusal(RefusalCode.NO_HANDLE, f"it could not be opened ({error.strerror})")
+            return
+        if handle is not None:
+            held.handles[process] = handle
+
+    def _is_child(self, process: ProcessId, parent: ProcessId) -> bool:
+        """Whether the process is a child of this very parent, which lives."""
+        try:
+            facts = self.backend.facts(process.pid)
+        except OSError:
+            return False
+        is_below = facts is not None and facts.started == process.started and facts.parent == parent.pid
+        return is_below and self.liveness(parent) is Liveness.ALIVE
+
+    def _alive(self, processes: Iterable[ProcessId]) -> tuple[ProcessId, ...]:
+        return tuple(process for process in processes if self.liveness(process) is Liveness.ALIVE)
 
     def hosts_sessions(self, facts: ProcessFacts) -> bool:
         """Whether the process hosts sessions of people or agents: neither it nor anything below it is signalled.
