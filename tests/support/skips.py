@@ -13,6 +13,7 @@ MACHINE: Final = (
     ("^no systemd can be booted", "needs root, cgroup v2 and the right to make namespaces"),
     ("^systemd runs here", "the test is about a machine without systemd"),
     ("^this kernel does not", "older kernels"),
+    ("^this git does not", "git before 2.45 has no reftable"),
     ("^the next pid cannot be chosen|always quicker to get the pid", "pid reuse cannot be forced in every container"),
 )
 """Patterns of reasons that depend on the machine, and what they mean."""

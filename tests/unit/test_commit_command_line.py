@@ -66,3 +66,17 @@ def test_arguments_that_read_the_standard_input_are_recognised(line: str, reads_
 )  # fmt: skip
 def test_arguments_that_commit_nothing_are_recognised(line: str, is_query: bool) -> None:
     assert CommandLine(["commit", *line.split()]).is_query == is_query
+
+
+@pytest.mark.parametrize(
+    ("line", "asks"),
+    [("-p", True), ("-qpm x", True), ("--patch", True), ("--interactive -m x", True), ("--pat", True),
+     ("-mp", False), ("-Fp", False), ("--porcelain", False), ("-m x -- -p", False), ("-am x", False)],
+)  # fmt: skip
+def test_arguments_with_which_git_asks_are_recognised(line: str, asks: bool) -> None:
+    assert CommandLine(["commit", *line.split()]).asks == asks
+
+
+@pytest.mark.parametrize(("line", "is_amend"), [("--amend", True), ("--am", True), ("--author=a", False), ("", False)])
+def test_amend_is_recognised(line: str, is_amend: bool) -> None:
+    assert CommandLine(["commit", *line.split()]).is_amend == is_amend

@@ -108,6 +108,13 @@ def test_circle_of_symbolic_refs_ends(root: Path) -> None:
     assert head(str(root / ".git"), str(root / ".git")).startswith("ref: refs/heads/main ref: refs/heads/main ")
 
 
+def test_head_is_not_guessed_where_refs_are_not_files(root: Path) -> None:
+    (root / ".git" / "HEAD").write_text("ref: refs/heads/.invalid\n")
+
+    with pytest.raises(OSError, match="not stored in files"):
+        head(str(root / ".git"), str(root / ".git"))
+
+
 def test_unreadable_head_raises_os_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="HEAD"):
         head(str(tmp_path), str(tmp_path))

@@ -16,8 +16,11 @@ from yolo_supervisor.commits.fast_path import CommandLine
     help='Push the commit as well (auto_push = "always" in the plugin\'s config.json does the same).',
 )  # fmt: skip
 @click.option(
-    "--timeout", metavar="S", expose_value=False, help="Time limit of git and its hooks in seconds (default: 600)."
-)
+    "--timeout",
+    metavar="S",
+    expose_value=False,
+    help="Time limit of git, its hooks and the push together, in seconds (default: 600).",
+)  # fmt: skip
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[GIT-COMMIT-ARGS]...", expose_value=False)
 @shared
 @click.pass_obj

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from yolo_supervisor.system.git_files import git_dirs, head
 
 LIMIT_S = 600.0
-"""The default time limit of git and its hooks."""
+"""The default time limit of git, its hooks and the push together."""
 
 LOCK_LIMIT_S = 300.0
 """How long to wait for other commits in the same repository."""
@@ -35,6 +35,12 @@ CHUNK = 64 * 1024
 
 QUERY_OPTIONS = ("--dry-run", "--short", "--porcelain", "--long")
 """Options with which ``git commit`` commits nothing."""
+
+ASKING_OPTIONS = ("--patch", "--interactive")
+"""Options with which ``git commit`` asks questions on its standard input; also ``-p``."""
+
+VALUE_OPTIONS = "mFCctSu"
+"""Short options of ``git commit`` whose value may follow in the same argument."""
 
 STDIN_NAMES = ("/dev/stdin", "/dev/fd/0", "/proc/self/fd/0", "-")
 """Names of the standard input on a command line."""
@@ -105,6 +111,27 @@ class CommandLine:
         )
 
     @property
+    def is_amend(self) -> bool:
+        """Whether git replaces the last commit."""
+        return any(len(argument) > 3 and "--amend".startswith(argument) for argument in _before_paths(self.arguments))
+
+    @property
+    def asks(self) -> bool:
+        """Whether git asks what to commit. Also true for some arguments that only look so, which does no harm."""
+        for argument in _before_paths(self.arguments):
+            if argument.startswith("--"):
+                if any(len(argument) > 4 and option.startswith(argument) for option in ASKING_OPTIONS):
+                    return True
+            elif argument.startswith("-"):
+                letters = argument[1:]
+                end = min(
+                    (letters.index(letter) for letter in VALUE_OPTIONS if letter in letters), default=len(letters)
+                )
+                if "p" in letters[:end]:
+                    return True
+        return False
+
+    @property
     def reads_stdin(self) -> bool:
         """Whether git reads the message, or paths, from the standard input."""
         arguments = _before_paths(self.arguments)
@@ -117,6 +144,11 @@ class CommandLine:
             if name and is_file_option:
                 return True
         return False
+
+    def rewind_stdin(self) -> None:
+        """Let git read the message, or paths, from their beginning."""
+        if self.stdin > 0:
+            os.lseek(self.stdin, 0, os.SEEK_SET)
 
     def _set_limit(self, value: str) -> None:
         try:
@@ -222,8 +254,7 @@ class _GitProcess:
             os.killpg(self.pid, number)  # a session leader that is not reaped yet, so the group is git's
 
     def start(self, line: CommandLine, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-        if line.stdin >= 0:
-            os.lseek(line.stdin, 0, os.SEEK_SET)
+        line.rewind_stdin()
         self._is_starting = True
         child = subprocess.Popen(
             ["git", "commit", *line.arguments], cwd=line.folder, env=environment, stdin=line.stdin,
@@ -278,23 +309,29 @@ class CommitAttempt:
         self.output = ""
         """The end of what the last run wrote."""
         self._command_line = command_line
+        self.deadline = time.monotonic() + command_line.limit_s
+        """The end of the time limit, on the monotonic clock."""
         self._dirs = dirs
-        self._tip = _tip(dirs)
+        self._tip = self._read_tip()
 
     @property
-    def tip_moved(self) -> bool:
-        """Whether HEAD has moved since the attempt began; also true where that cannot be read."""
-        return _tip(self._dirs) != self._tip
+    def tip_moved(self) -> bool | None:
+        """Whether HEAD has moved since the attempt began; None if it cannot be read."""
+        tip = self._read_tip()
+        return None if tip is None or self._tip is None else tip != self._tip
 
     @property
     def committed_despite_failure(self) -> bool:
         """Whether a failed run has made its commit: git says so, or was ended after HEAD had moved.
 
-        A moved HEAD alone proves nothing: another commit may have been made while a hook of ours failed.
+        A moved HEAD alone proves nothing: another commit may have been made while a hook of ours failed. Then git still
+        finds what it was to commit.
         """
         code = self.exit_code
         half_done = code == 128 and "repository has been updated, but unable to write" in self.output
-        return (code is None or code < 0 or half_done) and self.tip_moved
+        if not (code is None or code < 0 or half_done) or not self.tip_moved:
+            return False
+        return half_done or self._command_line.is_amend or self.nothing_to_commit() is not False
 
     def run(self) -> None:
         """Run git, pass its output on, and set ``exit_code`` and ``output``.
@@ -310,14 +347,30 @@ class CommitAttempt:
         if self.exit_code not in (0, None) and git.signals:
             raise Stopped(128 + git.signals[0], "interrupted", "git was ended by a signal")
 
+    def _read_tip(self) -> str | None:
+        """HEAD's commit, with the refs that lead to it where they are files; None if it cannot be read."""
+        if self._dirs is None:
+            return None
+        try:
+            return head(*self._dirs)
+        except (OSError, ValueError):
+            pass
+        try:
+            answer = subprocess.run(
+                ["git", "rev-parse", "--verify", "--quiet", "HEAD"], cwd=self.folder, env=self.environment,
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False,
+            )  # fmt: skip
+        except OSError:
+            return None
+        return answer.stdout if answer.returncode in (0, 1) else None  # 1: the branch does not exist yet
+
     def _pump(self, git: _GitProcess, child: subprocess.Popen[bytes]) -> None:
         """Pass the outputs of git on until it has exited, or its time limit is reached."""
         output = b""
-        deadline = time.monotonic() + self._command_line.limit_s
         outputs = {pipe.fileno(): fd for pipe, fd in ((child.stdout, 1), (child.stderr, 2)) if pipe is not None}
         exited = timed_out = False
         while outputs:
-            left_s = deadline - time.monotonic()
+            left_s = self.deadline - time.monotonic()
             if left_s <= 0 and not exited:
                 timed_out = True
                 break
@@ -344,8 +397,9 @@ class CommitAttempt:
     def nothing_to_commit(self) -> bool | None:
         """Whether a dry run, without hooks, finds nothing to commit; None if git cannot say."""
         line = self._command_line
-        if line.stdin >= 0:
-            os.lseek(line.stdin, 0, os.SEEK_SET)
+        if line.stdin == 0:
+            return None  # a dry run would ask again, and the answers are used up
+        line.rewind_stdin()
         dry_run = subprocess.run(
             ["git", "commit", "--dry-run", "--no-verify", *line.arguments], cwd=line.folder, env=self.environment,
             stdin=line.stdin, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False,
@@ -380,6 +434,8 @@ def _commit(command_line: CommandLine) -> Ending:
     dirs = git_dirs(command_line.folder)
     if command_line.reads_stdin:
         command_line.stdin = _buffered_stdin()
+    elif command_line.asks and _is_open(0):
+        command_line.stdin = 0
     common_dir = dirs[1] if dirs is not None else None
     with CommitLock(common_dir) as lock:
         if lock.timed_out:
@@ -392,9 +448,8 @@ def _commit(command_line: CommandLine) -> Ending:
         attempt = CommitAttempt(command_line, lock, dirs)
         attempt.run()
         attempt.push = not command_line.is_query and (command_line.push or _auto_push(command_line.folder))
-        tip_moved = attempt.tip_moved
-        if attempt.exit_code == 0 and not (attempt.push and tip_moved):
-            committed = tip_moved and not command_line.is_query
+        committed = attempt.exit_code == 0 and attempt.tip_moved is not False and not command_line.is_query
+        if attempt.exit_code == 0 and not (attempt.push and committed):
             return Ending(0, {"result": "committed" if committed else "unchanged"})
         from yolo_supervisor.commits import recovery
 
@@ -436,6 +491,14 @@ def _before_paths(arguments: list[str]) -> list[str]:
     return arguments[: arguments.index("--")] if "--" in arguments else arguments
 
 
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
 def _buffered_stdin() -> int:
     """The standard input as an unnamed file, so that git can be run more than once."""
     import tempfile
@@ -445,16 +508,6 @@ def _buffered_stdin() -> int:
     while part := os.read(0, CHUNK):
         os.write(fd, part)
     return fd
-
-
-def _tip(dirs: tuple[str, str] | None) -> str:
-    """HEAD's commit and the refs that lead to it; a new value at each call if unreadable."""
-    try:
-        if dirs is not None:
-            return head(*dirs)
-    except OSError:
-        pass
-    return str(time.monotonic_ns())
 
 
 def _has_temporary_files(common_dir: str) -> bool:

@@ -10,23 +10,28 @@ import contextlib
 import os
 import random
 import shlex
+import time
+from dataclasses import dataclass
 
 import anyio
 
 from yolo_supervisor.actions import notes
 from yolo_supervisor.clock import pause_s
-from yolo_supervisor.commits.backup import LIMIT_S, back_up, own_folder
+from yolo_supervisor.commits.backup import back_up, own_folder
 from yolo_supervisor.commits.branch_update import Blocked, BranchUpdate, RolledBack
 from yolo_supervisor.commits.fast_path import CHECKOUT
 from yolo_supervisor.commits.result import CommitResult, write_to_journal
-from yolo_supervisor.formats.git_messages import TRANSIENT, Cause, Failure
-from yolo_supervisor.system.git import NETWORK_LIMIT_S, Git, GitError
+from yolo_supervisor.formats.git_messages import TRANSIENT, Cause, Failure, rejected_ref
+from yolo_supervisor.system.git import Git, GitError
 
 ROUNDS = 3
 """How often a push is tried."""
 
 DEFAULT_REBASE = ("-c", "rebase.updateRefs=false", "-c", "rebase.autoSquash=false", "-c", "rebase.autoStash=false")
 """Overrides what the user has configured for rebases by hand."""
+
+FETCHED_REF = "refs/yolo-supervisor/fetched"
+"""A ref on fetched commits that no ref of the user follows. It is deleted at once."""
 
 NO_HOOKS = ("-c", f"core.hooksPath={os.devnull}")
 """The temporary checkout is not one of the user's: a post-checkout hook must neither see nor stop it."""
@@ -35,18 +40,39 @@ NO_HOOKS = ("-c", f"core.hooksPath={os.devnull}")
 class Conflict(Exception):
     """Our commits and the upstream's change the same lines of ``files``."""
 
-    def __init__(self, files: list[str], upstream: str) -> None:
-        super().__init__(upstream)
+    def __init__(self, files: list[str], command: str) -> None:
+        super().__init__(command)
         self.files = files
-        self.upstream = upstream
+        self.command = command
+        """The command with which the user rebases by hand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """The branch that ``git pull`` of the current branch takes from: its remote, and its ref there."""
+
+    remote: str
+    ref: str
+    tracking: str | None
+    """The ref here that follows it; None without one, as in a bare repository with linked work trees."""
+
+
+async def upstream_of(git: Git, branch: str) -> Upstream | None:
+    """The upstream of the branch (a full ref); None if none is configured."""
+    remote = await git.or_none("config", f"branch.{_branch_name(branch)}.remote")
+    ref = await git.or_none("config", f"branch.{_branch_name(branch)}.merge")
+    if not remote or not ref:
+        return None
+    return Upstream(remote, ref, await git.or_none("rev-parse", "--symbolic-full-name", "@{upstream}"))
 
 
 class Push:
-    """The push of the current branch; ``result`` is filled in on the way."""
+    """The push of the current branch, until ``deadline``; ``result`` is filled in on the way."""
 
-    def __init__(self, git: Git, result: CommitResult) -> None:
+    def __init__(self, git: Git, result: CommitResult, deadline: float) -> None:
         self._git = git
         self._result = result
+        self._deadline = deadline
 
     async def run(self) -> None:
         """Push, and update the user's branch if its commits were rebased.
@@ -56,21 +82,22 @@ class Push:
         result, git = self._result, self._git
         result.commit = await git("rev-parse", "HEAD")
         branch = await git.or_none("symbolic-ref", "HEAD") or ""
+        upstream = await upstream_of(git, branch)
         rebased: str | None = None
         for number in range(1, ROUNDS + 1):
             result.rounds = number
             try:
-                await self._push(branch, rebased)
+                target = [upstream.remote, f"{rebased}:{upstream.ref}"] if upstream and rebased else []
+                await self._limited(git, "push", "--porcelain", *target)
                 break
             except GitError as error:
                 cause = error.failure.cause
+                onto = await self._to_rebase_onto(upstream, branch, error) if cause is Cause.REJECTED else None
                 if cause not in TRANSIENT or number == ROUNDS:
                     raise
-                if cause is Cause.REJECTED and not await self._pushes_to_upstream():
-                    raise  # the commits would be rebased onto another branch than the one that rejected them
                 await anyio.sleep(pause_s(0.2, number, 5.0, random.random()))
-                if cause is Cause.REJECTED:
-                    rebased = await self._rebase(result.commit, branch)
+                if onto is not None:
+                    rebased = await self._rebase(result.commit, branch, onto)
         result.result = "pushed"
         if rebased is not None:
             result.result = "rebased"
@@ -80,52 +107,74 @@ class Push:
             before, result.commit = result.commit, rebased
             await self._update_branch(branch, before, rebased)
 
-    async def _push(self, branch: str, commit: str | None) -> None:
-        target = []
-        if commit is not None:
-            remote, there = await self._upstream(branch)
-            target = [remote, f"{commit}:{there}"]
-        await self._git("push", "--porcelain", *target, limit_s=NETWORK_LIMIT_S)
+    async def _limited(self, git: Git, *arguments: str) -> str:
+        """Run a command of git that the user's time limit holds for, since it waits for hooks or the network."""
+        left_s = self._deadline - time.monotonic()
+        if left_s <= 0:
+            raise GitError(Failure(Cause.TIMED_OUT, None, f"no time was left for git {arguments[0]}"))
+        return await git(*arguments, limit_s=left_s)
 
-    async def _pushes_to_upstream(self) -> bool:
+    async def _to_rebase_onto(self, upstream: Upstream | None, branch: str, rejection: GitError) -> Upstream:
+        """The upstream, if it is the branch that rejected the push: a rebase onto another one would not help.
+
+        ``GitError`` if it is not.
+        """
         git = self._git
-        upstream = await git.or_none("rev-parse", "--symbolic-full-name", "@{upstream}")
-        return upstream is not None and upstream == await git.or_none("rev-parse", "--symbolic-full-name", "@{push}")
+        rejected = rejected_ref(rejection.failure.output)
+        if upstream is not None and upstream.tracking is not None:
+            if upstream.tracking == await git.or_none("rev-parse", "--symbolic-full-name", "@{push}"):
+                return upstream
+        elif upstream is not None and rejected in (upstream.ref, None):
+            keys = (f"branch.{_branch_name(branch)}.pushRemote", "remote.pushDefault")
+            pushed = [remote for key in keys if (remote := await git.or_none("config", key))]
+            if pushed[:1] in ([], [upstream.remote]):
+                return upstream
+        if rejected is None:
+            raise rejection  # another push at the same moment
+        raise GitError(Failure(Cause.DIVERGED, rejection.failure.exit, rejection.failure.output)) from None
 
-    async def _upstream(self, branch: str) -> tuple[str, str]:
-        """The remote, and the ref of the branch there."""
-        name = _branch_name(branch)
-        return await self._git("config", f"branch.{name}.remote"), await self._git("config", f"branch.{name}.merge")
-
-    async def _rebase(self, ours: str, branch: str) -> str:
+    async def _rebase(self, ours: str, branch: str, onto: Upstream) -> str:
         """Rebase our commits onto the upstream in a temporary checkout; the new tip."""
         git = self._git
-        await git("fetch", (await self._upstream(branch))[0], limit_s=NETWORK_LIMIT_S)
-        tracked = f"{_branch_name(branch)}@{{upstream}}"
-        upstream = await git("rev-parse", "--verify", f"{tracked}^{{commit}}")
-        await self._refuse_unsafe(branch, ours, upstream)
+        upstream = await self._fetch(onto)
+        await self._refuse_unsafe(branch, ours, upstream, onto.tracking)
         if not self._result.rescue:
             self._result.rescue, self._result.unkept = await back_up(git)
-        name = await git("rev-parse", "--abbrev-ref", tracked)
         folder = await own_folder(git)
         tree = folder / f"{CHECKOUT}{os.getpid()}"
         worktree = (*NO_HOOKS, f"--git-dir={folder.parent}", "worktree")
         in_folder, in_tree = git.in_checkout(folder), git.in_checkout(tree)
         try:
-            await in_folder(*worktree, "add", "--quiet", "--detach", str(tree), ours, limit_s=LIMIT_S)
+            await self._limited(in_folder, *worktree, "add", "--quiet", "--detach", str(tree), ours)
             try:
-                await in_tree(*DEFAULT_REBASE, "rebase", "--quiet", "--rebase-merges", upstream, limit_s=LIMIT_S)
+                await self._limited(in_tree, *DEFAULT_REBASE, "rebase", "--quiet", "--rebase-merges", upstream)
             except GitError:
                 unmerged = await in_tree.names("diff", "--name-only", "--diff-filter=U", "-z")
                 if unmerged:
-                    raise Conflict(unmerged, name) from None
+                    raise Conflict(unmerged, await self._rebase_by_hand(onto)) from None
                 raise
             return await in_tree("rev-parse", "HEAD")
         finally:
             with anyio.CancelScope(shield=True), contextlib.suppress(GitError):
                 await in_folder(*worktree, "remove", "--force", "--force", str(tree))
 
-    async def _refuse_unsafe(self, branch: str, ours: str, upstream: str) -> None:
+    async def _fetch(self, upstream: Upstream) -> str:
+        """Fetch the upstream's commits; its tip."""
+        if upstream.tracking is not None:
+            await self._limited(self._git, "fetch", upstream.remote)
+            return await self._git("rev-parse", "--verify", f"{upstream.tracking}^{{commit}}")
+        await self._limited(self._git, "fetch", upstream.remote, f"+{upstream.ref}:{FETCHED_REF}")
+        tip = await self._git("rev-parse", "--verify", f"{FETCHED_REF}^{{commit}}")
+        await self._git("update-ref", "-d", FETCHED_REF)
+        return tip
+
+    async def _rebase_by_hand(self, onto: Upstream) -> str:
+        """The command with which the user rebases onto the upstream."""
+        if onto.tracking is None:
+            return "git pull --rebase --autostash"
+        return f"git rebase --autostash {shlex.quote(await self._git('rev-parse', '--abbrev-ref', onto.tracking))}"
+
+    async def _refuse_unsafe(self, branch: str, ours: str, upstream: str, tracking: str | None) -> None:
         """``GitError`` if a rebase would undo what the user did.
 
         It would bring back an upstream commit that was amended or reset here, and lose what was changed by hand in a
@@ -134,8 +183,7 @@ class Push:
         git = self._git
         theirs = {*(await git("rev-list", f"{ours}..{upstream}")).split()}
         previous = await self._reflog(branch)
-        tracked = await git("rev-parse", "--symbolic-full-name", f"{_branch_name(branch)}@{{upstream}}")
-        pushed = await self._reflog(tracked)
+        pushed = await self._reflog(tracking) if tracking is not None else previous
         if taken_back := next((commit for commit in previous if commit in theirs and commit in pushed), None):
             text = f"{taken_back[:12]} is upstream, and was amended or reset here"
             raise GitError(Failure(Cause.TAKEN_BACK, None, text))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import random
 import shlex
@@ -22,7 +23,7 @@ from yolo_supervisor.clock import pause_s
 from yolo_supervisor.commits.backup import own_folder
 from yolo_supervisor.commits.branch_update import BranchUpdate
 from yolo_supervisor.commits.fast_path import CHECKOUT, INDEX_COPY, UPDATE_DOCUMENT, CommitAttempt, Ending
-from yolo_supervisor.commits.push import Conflict, Push
+from yolo_supervisor.commits.push import Conflict, Push, upstream_of
 from yolo_supervisor.commits.result import EXIT_CODES, CommitResult, write_to_journal
 from yolo_supervisor.formats.git_messages import Cause, Failure, classify
 from yolo_supervisor.fs.trust import Refused
@@ -56,7 +57,7 @@ def recover(attempt: CommitAttempt) -> Ending:
     try:
         _commit(attempt, git, result)
         if attempt.push:
-            anyio.run(Push(git, result).run)
+            anyio.run(Push(git, result, attempt.deadline).run)
         failure = Failure(result.cause, 1, "") if result.cause is not None else None
     except GitError as error:
         failure = error.failure
@@ -64,7 +65,7 @@ def recover(attempt: CommitAttempt) -> Ending:
         result.files = conflict.files
         result.commands = [
             f"cd {shlex.quote(attempt.folder)}",
-            f"git rebase --autostash {shlex.quote(conflict.upstream)}",
+            conflict.command,
             "git status    # resolve the files, git add them, git rebase --continue",
             "git push",
         ]
@@ -92,7 +93,7 @@ def _commit(attempt: CommitAttempt, git: Git, result: CommitResult) -> None:
             result.cause = failure.cause  # earlier commits are pushed all the same
             return
         is_retryable = failure.cause is Cause.LOCKED and not attempt.is_nested and result.rounds <= ROUNDS
-        if not is_retryable or not anyio.run(_clear_lock, git, failure):
+        if not is_retryable or not anyio.run(_clear_lock, git, failure, attempt.deadline):
             raise GitError(failure)
         result.rounds += 1
         attempt.run()
@@ -117,14 +118,22 @@ async def _find_cause(attempt: CommitAttempt, git: Git) -> Failure:
 
 async def _is_ahead(git: Git) -> bool:
     """Whether there are commits that the upstream does not have."""
-    return await git.or_none("rev-list", "--count", "@{upstream}..HEAD") not in (None, "0")
+    count = await git.or_none("rev-list", "--count", "@{upstream}..HEAD")
+    if count is not None:
+        return count != "0"
+    upstream = await upstream_of(git, await git.or_none("symbolic-ref", "HEAD") or "")
+    if upstream is None:
+        return False
+    listed = await git.or_none("ls-remote", upstream.remote, upstream.ref)
+    there = (listed or "").partition("\t")[0]
+    return bool(there) and await git.or_none("merge-base", "--is-ancestor", "HEAD", there) is None
 
 
 # -- locks -----------------------------------------------------------------------------------------------------------
 
 
-async def _clear_lock(git: Git, failure: Failure) -> bool:
-    """Wait for the lock that was in the way, or move it aside if it is stale.
+async def _clear_lock(git: Git, failure: Failure, deadline: float = math.inf) -> bool:
+    """Wait for the lock that was in the way, at most until ``deadline``, or move it aside if it is stale.
 
     Returns whether it is gone.
     """
@@ -132,7 +141,7 @@ async def _clear_lock(git: Git, failure: Failure) -> bool:
     if lock is None:
         await anyio.sleep(pause_s(0.2, 1, 1.0, random.random()))
         return True
-    ages, deadline = LockAges(), time.monotonic() + WAIT_S
+    ages, deadline = LockAges(), min(deadline, time.monotonic() + WAIT_S)
     while time.monotonic() < deadline:
         try:
             status = lock.lstat()

@@ -18,6 +18,8 @@ class Cause(StrEnum):
     """Another git process holds a lock, or left one when it was killed."""
     REJECTED = "rejected"
     """The upstream has commits that are missing here."""
+    DIVERGED = "diverged"
+    """The branch that rejected the push is not the one that a pull would rebase onto, so trying again does not help."""
     UNREACHABLE = "unreachable"
     """The remote did not answer; a retry may succeed."""
     CONFLICT = "conflict"
@@ -108,6 +110,8 @@ SIGXFSZ = 25
 _REFUSED = re.compile(r"^!\t\S*\t\[(remote )?rejected\] \((.*)\)$", re.MULTILINE)
 """The line of ``git push --porcelain`` about a ref; the lines around it may be a hook's."""
 
+_REJECTED_REF = re.compile(r"^!\t[^\t:]*:([^\t]*)\t\[rejected\]", re.MULTILINE)
+
 _OVERTAKEN = re.compile(r"cannot lock ref|failed to update ref|incorrect old value|already exists")
 """Reasons of a remote that rejects a ref because another client pushes it at the same moment."""
 
@@ -144,9 +148,20 @@ def classify(exit_code: int | None, output: str, command: str = "", excluded: Se
     return Failure(Cause.HOOK if command and exit_code == 1 else Cause.UNKNOWN, exit_code, end)
 
 
+def rejected_ref(output: str) -> str | None:
+    """The remote's ref that has commits which are missing here, by ``git push --porcelain``.
+
+    None where the remote rejected it for another reason, such as another push at the same moment.
+    """
+    match = _REJECTED_REF.search(output)
+    return match[1] if match else None
+
+
 ADVICE = {
     Cause.LOCKED: "another git process is at work in the repository: wait for it, or end it, and try again",
     Cause.REJECTED: "the upstream has newer commits: try again, or git pull --rebase",
+    Cause.DIVERGED: "the branch that git push goes to has newer commits and is not your branch's upstream: "
+    "git pull --rebase REMOTE BRANCH, then git push",
     Cause.UNREACHABLE: "the commit is made; push it when the remote can be reached: git push",
     Cause.CONFLICT: "your commit and the upstream's change the same lines: resolve the conflict by hand",
     Cause.UNMERGED: "resolve the files that git status shows as unmerged, git add them, and commit again",

@@ -10,7 +10,8 @@ from yolo_supervisor.formats.git_messages import Cause, Failure, classify
 from yolo_supervisor.system import subprocesses
 from yolo_supervisor.system.git_files import LOCAL_VARIABLES
 
-LIMIT_S, NETWORK_LIMIT_S = 60.0, 120.0
+LIMIT_S = 60.0
+"""The default time limit of one command."""
 
 ANSWER_LIMIT = 256 * 2**20
 """The most that git may answer, in bytes: the names of millions of files, or the largest file that is compared."""

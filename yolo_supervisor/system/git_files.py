@@ -12,6 +12,9 @@ NAMING_VARIABLES = ("GIT_DIR", "GIT_COMMON_DIR", "GIT_WORK_TREE", "GIT_INDEX_FIL
 LOCAL_VARIABLES = (*NAMING_VARIABLES, "GIT_IMPLICIT_WORK_TREE", "GIT_PREFIX")
 """Environment variables that describe one work tree. They must be unset for a git that works in another one."""
 
+NOT_IN_FILES = "ref: refs/heads/.invalid"
+"""What the file ``HEAD`` holds where git stores refs in another format than files."""
+
 SYMREF_LIMIT = 4096
 """Bytes of symbolic refs that are followed, so that a circle of them ends."""
 
@@ -71,10 +74,13 @@ def git_dirs(folder: str) -> tuple[str, str] | None:
 def head(git_dir: str, common_dir: str) -> str:
     """The symbolic refs that HEAD goes through, and the commit at their end.
 
-    The commit is empty where the branch does not exist yet. OSError if HEAD cannot be read.
+    The commit is empty where the branch does not exist yet. OSError if HEAD cannot be read, or refs are not stored in
+    files (reftable): then only git can tell.
     """
     with open(os.path.join(git_dir, "HEAD")) as file:
         value, symbolic = file.read().strip(), ""
+    if value == NOT_IN_FILES:
+        raise OSError(f"the refs of {common_dir} are not stored in files")
     while value.startswith("ref: ") and len(symbolic) < SYMREF_LIMIT:  # a branch may itself be a symbolic ref
         symbolic += f"{value} "
         value = _ref(value.removeprefix("ref: "), git_dir, common_dir)
