@@ -1,12 +1,23 @@
-"""The two clocks: wall time for documents and people, monotonic seconds for every duration."""
+"""The clocks: wall time for documents and people, monotonic seconds for durations, time awake for graces."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
+
+import anyio
+
+BEAT_S = 1.0
+"""How often the time awake is read, in seconds."""
+
+STEP_S = 1.2
+"""The most that one reading of the time awake adds, in seconds."""
+
+PAUSE_S = 2.0
+"""A longer time between two readings of the time awake is a pause of this process."""
 
 
 class Clock(Protocol):
@@ -15,6 +26,9 @@ class Clock(Protocol):
 
     def monotonic(self) -> float:
         """Seconds that never run backwards and stand still while the machine sleeps."""
+
+    def awake(self) -> float:
+        """Seconds in which this process was awake, see ``AwakeTime``. Every grace is counted in them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +68,50 @@ def until_next(every_s: float) -> float:
     return every_s - time.monotonic() % every_s
 
 
+class AwakeTime:
+    """Seconds in which this process was awake.
+
+    The monotonic clock goes on while a process is stopped (SIGSTOP, a container that is frozen), and a grace that is
+    counted by it would end as soon as the process goes on. Each reading adds the time since the last one, at most
+    ``STEP_S``. After more than ``PAUSE_S`` it adds nothing, since the process was stopped, unless the last reading was
+    as late: then the machine is busy. It has to be read every ``BEAT_S``.
+    """
+
+    def __init__(self, monotonic: Callable[[], float] | None = None) -> None:
+        self._monotonic = monotonic or time.monotonic
+        self._read_at_s = self._monotonic()
+        self._awake_s = 0.0
+        self._late = False
+
+    def read(self) -> float:
+        now_s = self._monotonic()
+        since_s, self._read_at_s = now_s - self._read_at_s, now_s
+        before, self._late = self._late, since_s > PAUSE_S
+        if before or not self._late:
+            self._awake_s += min(since_s, STEP_S)
+        return self._awake_s
+
+
 class SystemClock:
+    """The clocks of this machine. In a process that counts graces ``run`` has to run."""
+
+    def __init__(self) -> None:
+        self._awake = AwakeTime()
+
     def now(self) -> datetime:
         return datetime.now(UTC)
 
     def monotonic(self) -> float:
         return time.monotonic()
+
+    def awake(self) -> float:
+        return self._awake.read()
+
+    async def run(self) -> None:
+        """Count the time awake, for ever."""
+        while True:
+            self.awake()
+            await anyio.sleep(until_next(BEAT_S))
 
 
 class Backoff:

@@ -29,6 +29,9 @@ class FakeClock:
     def now(self) -> datetime:
         return self.wall
 
+    def awake(self) -> float:
+        return self.monotonic()
+
     def monotonic(self) -> float:
         return self.s
 

@@ -87,6 +87,9 @@ class Time:
         self.wall_s = 1_577_836_800.0
         """What the wall clock is ahead of the monotonic one."""
 
+    def awake(self) -> float:
+        return self.monotonic()
+
     def monotonic(self) -> float:
         return self.s
 

@@ -1517,6 +1517,9 @@ class SteppedClock(SystemClock):
 
     s = 1000.0
 
+    def awake(self) -> float:
+        return self.monotonic()
+
     def monotonic(self) -> float:
         return self.s
 

@@ -437,3 +437,31 @@ def test_an_agent_stopped_together_with_the_daemon_keeps_its_task(team: Team) ->
 
     team.wait_looks()
     assert running.did("requeued") == []
+
+
+@on_linux
+@pytest.mark.thorough
+def test_graces_pass_only_while_the_supervisor_is_awake(team: Team, tmux: PrivateTmux) -> None:
+    detach_grace_s, grace_s = 6.0, 4.0
+    running = team.supervise(
+        QUICK.replace("detach_grace_s = 0.5", f"detach_grace_s = {detach_grace_s}")
+        .replace("grace_s = 0.5", f"grace_s = {grace_s}", 1)
+    )  # fmt: skip
+    asked = team.project.parent / "asked"
+    pid = team.pane_agent(tmux, "work", "dev", f"signal.signal(signal.SIGTERM, lambda *_: open({str(asked)!r}, 'w'))")
+    person = tmux.person("work")
+    team.wait_sessions_looked_at()
+
+    def pause(since_s: float, grace_s: float, ends: Callable[[], bool], what: str) -> None:
+        """Stop the supervisor for longer than the grace that began then; afterwards the rest of it passes."""
+        with stopped(running.child):
+            rest_s = grace_s - (time.monotonic() - since_s)
+            until_s = time.monotonic() + grace_s + 1.0
+            wait_until(lambda: time.monotonic() > until_s, "the grace to be over if it were not for the pause")
+            went_on_s = time.monotonic()
+        wait_until(ends, what)
+        assert time.monotonic() - went_on_s >= rest_s
+
+    tmux.leave(person)
+    pause(time.monotonic(), detach_grace_s, asked.exists, "the agent to be asked to end")
+    pause(asked.stat().st_mtime - time.time() + time.monotonic(), grace_s, lambda: not team.alive(pid), "it to end")

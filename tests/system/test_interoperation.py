@@ -48,6 +48,9 @@ class Clock:
     def now(self) -> datetime:
         return self._at + timedelta(seconds=self._tenths / 10)
 
+    def awake(self) -> float:
+        return self.monotonic()
+
     def monotonic(self) -> float:
         return self._tenths / 10
 

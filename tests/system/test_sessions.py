@@ -275,9 +275,18 @@ class SteppedClock:
 
     def __init__(self) -> None:
         self.s = 1000.0
+        self.stopped_s = 0.0
 
     def now(self) -> datetime:
         return EPOCH + timedelta(seconds=self.s)
+
+    def stop(self, pause_s: float) -> None:
+        """The time goes on, and we do not."""
+        self.s += pause_s
+        self.stopped_s += pause_s
+
+    def awake(self) -> float:
+        return self.s - self.stopped_s
 
     def monotonic(self) -> float:
         return self.s
@@ -354,6 +363,19 @@ async def test_detached_agents_are_terminated_and_reattached_ones_are_not(scene:
     scene.tmux.person("work")
     assert "attached to work again" in str(await scene.objection(dev))
     assert await scene.after(1000.0) == []
+
+
+async def test_the_detach_grace_stands_still_while_the_supervisor_is_stopped(scene: Scene) -> None:
+    dev = scene.agent("dev", scene.tmux.session("work"), "%0")
+    person = scene.tmux.person("work")
+    await scene.after(1.0)
+    scene.tmux.leave(person)
+    assert await scene.after(1.0) == []
+
+    scene.clock.stop(3600.0)
+
+    assert await scene.after(GRACE_S - 0.1) == []
+    assert await scene.terminated_after(0.1) == [dev.id]
 
 
 async def test_a_control_mode_client_is_no_person(scene: Scene) -> None:

@@ -5,22 +5,20 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import anyio
 import pytest
 
 from support.processes import Children
+from support.project import FakeClock
 from support.wait import wait_until
 from yolo_supervisor.actions.base import Escalate
 from yolo_supervisor.actions.leases import BreakLock, Release
-from yolo_supervisor.clock import SystemClock
 from yolo_supervisor.config import Config
 from yolo_supervisor.formats import plugin
 from yolo_supervisor.formats.plugin import agents as plugin_agents
@@ -28,7 +26,6 @@ from yolo_supervisor.formats.plugin import execution_state
 from yolo_supervisor.inventory.leases import Leases
 from yolo_supervisor.inventory.stale_locks import INDEX_STALE_S, StaleLocks
 from yolo_supervisor.models import Agent, Liveness
-from yolo_supervisor.store import locks as lock_files
 from yolo_supervisor.store.history import history
 from yolo_supervisor.store.store import Outcome, Store
 from yolo_supervisor.system.process_backend import backend
@@ -48,16 +45,14 @@ time.sleep(600)
 class World:
     """A project with its watcher of locks, and a clock of our own for how long they have not changed."""
 
-    def __init__(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, project: Path) -> None:
         self.project = project
-        self.store = Store(project)
+        self.clock = FakeClock()
+        self.store = Store(project, self.clock)
         self.store.open()
         self.living: list[tuple[Agent, Liveness]] = []
-        self._s = 1000.0
-        now = SimpleNamespace(monotonic=lambda: self._s, time=time.time, sleep=time.sleep)
-        monkeypatch.setattr(lock_files, "time", now)
         locks = StaleLocks(self.store, backend(), lambda: self.living, project / "pid-lock")
-        self.watcher = LeasesWatcher(Config(), Leases(self.store, SystemClock(), "here"), locks)
+        self.watcher = LeasesWatcher(Config(), Leases(self.store, self.clock, "here"), locks)
 
     async def look(self) -> list[Remediation]:
         return list(await self.watcher.tick(NOW))
@@ -65,7 +60,7 @@ class World:
     async def later(self, s: float) -> list[Remediation]:
         """What is decided when nothing has changed for so long."""
         assert await self.look() == []
-        self._s += s
+        self.clock.wait(s)
         return await self.look()
 
     async def no_git_later(self, s: float) -> list[Remediation]:
@@ -97,8 +92,8 @@ class World:
 
 
 @pytest.fixture
-def world(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    made = World(project, monkeypatch)
+def world(project: Path) -> Iterator[World]:
+    made = World(project)
     with closing(made.store):
         yield made
 

@@ -37,6 +37,9 @@ class Clock:
     def now(self) -> datetime:
         return self.wall
 
+    def awake(self) -> float:
+        return self.monotonic()
+
     def monotonic(self) -> float:
         return self.passed_s
 

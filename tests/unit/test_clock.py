@@ -1,4 +1,4 @@
-"""Moments on a monotonic clock."""
+"""Moments on a monotonic clock, and the time awake."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from yolo_supervisor.clock import Backoff, Instant
+from yolo_supervisor.clock import PAUSE_S, STEP_S, AwakeTime, Backoff, Instant
 
 
 def test_an_instant_has_an_age_within_its_boot_only() -> None:
@@ -42,3 +42,34 @@ def test_backoff_doubles_up_to_its_limit_and_starts_again_after_a_reset() -> Non
 
 def test_the_first_pause_is_not_longer_than_the_limit() -> None:
     assert Backoff(5.0, 3.0).next_s() == 3.0
+
+
+class Readings:
+    """The time awake, read whenever the monotonic clock has gone on by so many seconds."""
+
+    def __init__(self) -> None:
+        self.s = 1000.0
+        self._awake = AwakeTime(lambda: self.s)
+
+    def after(self, *steps_s: float) -> float:
+        for step_s in steps_s:
+            self.s += step_s
+            awake_s = self._awake.read()
+        return round(awake_s, 6)
+
+
+def test_the_time_awake_goes_with_the_monotonic_clock_while_it_is_read_often() -> None:
+    assert Readings().after(0.0, 0.25, 1.0, 1.0, STEP_S) == 0.25 + 2.0 + STEP_S
+
+
+@pytest.mark.parametrize("pause_s", [PAUSE_S + 0.001, 60.0, 86400.0])
+def test_a_pause_of_the_process_is_no_time_awake(pause_s: float) -> None:
+    assert Readings().after(1.0, pause_s, 0.0, 1.0) == 2.0
+
+
+def test_a_short_pause_adds_one_step_at_most() -> None:
+    assert Readings().after(1.0, PAUSE_S, 1.0) == 2.0 + STEP_S
+
+
+def test_on_a_machine_where_every_reading_is_late_the_time_awake_goes_on() -> None:
+    assert Readings().after(*[3.0] * 11) == pytest.approx(10 * STEP_S)

@@ -509,6 +509,9 @@ class Clock:
     def now(self) -> datetime:
         return NOW + timedelta(seconds=self.s)
 
+    def awake(self) -> float:
+        return self.monotonic()
+
     def monotonic(self) -> float:
         return self.s
 

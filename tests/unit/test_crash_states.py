@@ -43,6 +43,9 @@ class StillClock:
     def now(self) -> datetime:
         return datetime(2026, 11, 22, 20, 55, 10, tzinfo=UTC)
 
+    def awake(self) -> float:
+        return self.monotonic()
+
     def monotonic(self) -> float:
         return 0.0
 

@@ -42,6 +42,9 @@ class BusyClock(FakeClock):
     meanwhile: Callable[[], object] | None = None
     """What somebody else does, once, while the time is being asked for."""
 
+    def awake(self) -> float:
+        return self.monotonic()
+
     def monotonic(self) -> float:
         if self.meanwhile is not None:
             deed, self.meanwhile = self.meanwhile, None

@@ -205,6 +205,9 @@ class Watch:
 
     s = 100.0
 
+    def awake(self) -> float:
+        return self.monotonic()
+
     def monotonic(self) -> float:
         return self.s
 

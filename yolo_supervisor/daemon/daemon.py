@@ -60,7 +60,7 @@ class Daemon:
         self.options = options
         self.config = self._load(None)
         processes = Processes(backend())
-        clock = SystemClock()
+        self._clock = clock = SystemClock()
         self.services = HostServices(clock, processes, ProcessScanner(processes), Tmux(clock))
         self.notifier = Notifier(os.environ)
         self.projects: dict[Path, Project] = {}
@@ -93,6 +93,7 @@ class Daemon:
                 self._log.warning("tmux_missing", error="tmux is not on PATH: no session can be watched")
             self.services.scanner.sample()
             async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._clock.run)
                 tasks.start_soon(self._signals, received, tasks)
                 for project in self.projects.values():
                     tasks.start_soon(project.run)

@@ -1,8 +1,8 @@
 """The leases of one project and their remaining times, by clocks that cannot be set.
 
 The plugin's format has wall-clock times only. A lease that was granted through the store has the age of its journal
-line, by the monotonic clock. The wall clock decides about any other lease once, when it is first seen, and from then on
-the monotonic clock does.
+line, by the monotonic clock. The wall clock decides about any other lease once, when it is first seen. From then on the
+time left is counted in time awake: what stopped us may have stopped the holder, which could not renew it then.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class _Deadline:
-    """The deadline of a lease, by the monotonic clock. It holds for this content and this grant."""
+    """The deadline of a lease, in time awake. It holds for this content and this grant."""
 
     digest: str
     granted: LeaseState | None
@@ -76,8 +76,8 @@ class Leases:
         self._order: list[tuple[float, Path]] = []
         """The same deadlines as a heap; some are out of date."""
 
-    def monotonic(self) -> float:
-        return self._clock.monotonic()
+    def awake(self) -> float:
+        return self._clock.awake()
 
     def all(self, now: datetime) -> list[Held]:
         """The readable leases, by name."""
@@ -100,7 +100,7 @@ class Leases:
             known = self._deadlines.get(path)
             if path in expired or known is None or known.at_s != deadline_s:
                 continue
-            if (left_s := deadline_s - self._clock.monotonic()) > 0:
+            if (left_s := deadline_s - self._clock.awake()) > 0:
                 next_s = left_s
                 heapq.heappush(self._order, (deadline_s, path))
             elif (held := self._look(path.name, now)) is None:
@@ -137,15 +137,15 @@ class Leases:
             return None
         content_digest = str(digest(data))
         known, granted = self._deadlines.get(path), self._granted(lease, content_digest)
-        if known is not None and known.at_s <= self._clock.monotonic():
+        if known is not None and known.at_s <= self._clock.awake():
             self._store.heed()  # another process may have renewed it within a second: then the file is the same
             granted = self._granted(lease, content_digest)
         if known is None or known.digest != content_digest or granted not in (None, known.granted):
             left_s = self._first_left_s(lease, content_digest, now)
-            known = _Deadline(content_digest, self._granted(lease, content_digest), self._clock.monotonic() + left_s)
+            known = _Deadline(content_digest, self._granted(lease, content_digest), self._clock.awake() + left_s)
             self._deadlines[path] = known
             heapq.heappush(self._order, (known.at_s, path))
-        return Held(lease=lease, expected_digest=content_digest, left_s=known.at_s - self._clock.monotonic())
+        return Held(lease=lease, expected_digest=content_digest, left_s=known.at_s - self._clock.awake())
 
     def token(self, held: Held) -> int | None:
         """The fencing token of a lease that was granted through the store."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from yolo_supervisor.actions.base import WriteMode
+from yolo_supervisor.clock import Clock
 from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.fs.read import digest
 from yolo_supervisor.fs.trust import Refused
@@ -29,11 +30,11 @@ from yolo_supervisor.store.locks import LockAges, folder_lock, put_aside
 class Documents:
     """The documents that the store changes, and the locks of their owners. Call it under the store's lock only."""
 
-    def __init__(self, disk: Disk, held_lock: Path) -> None:
+    def __init__(self, disk: Disk, held_lock: Path, clock: Clock) -> None:
         self.disk = disk
         self._held_lock = held_lock
         """The note about the lock of another program that a writer holds now."""
-        self._lock_ages = LockAges()
+        self._lock_ages = LockAges(clock.awake)
 
     def read(self, path: Path) -> bytes | None:
         """The content; None if there is no document. OSError, Refused."""

@@ -7,9 +7,10 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from yolo_supervisor.clock import AwakeTime
 from yolo_supervisor.store.atomic import refuse_links, sync_folder
 from yolo_supervisor.store.disk import Disk
 
@@ -48,16 +49,17 @@ def file_lock(disk: Disk, fd: int, path: Path, limit_s: float) -> Iterator[None]
 
 
 class LockAges:
-    """The time for which each lock folder was seen unchanged, by the monotonic clock.
+    """The time for which each lock folder was seen unchanged, in time awake.
 
     The time stamp alone proves nothing: after a step of the wall clock a held lock would look stale.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, awake: Callable[[], float] | None = None) -> None:
+        self._awake = awake or AwakeTime().read
         self._seen: dict[Path, tuple[tuple[int, int], float]] = {}
 
     def age_s(self, path: Path, found: os.stat_result) -> float:
-        stamp, now_s = (found.st_ino, found.st_mtime_ns), time.monotonic()
+        stamp, now_s = (found.st_ino, found.st_mtime_ns), self._awake()
         before = self._seen.get(path)
         if before is None or before[0] != stamp:
             self._seen[path] = stamp, now_s

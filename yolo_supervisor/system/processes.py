@@ -17,6 +17,7 @@ from pathlib import Path
 
 import anyio
 
+from yolo_supervisor.clock import AwakeTime
 from yolo_supervisor.formats import claude
 from yolo_supervisor.models import Liveness, ProcessId
 from yolo_supervisor.system.process_backend import ProcessBackend, ProcessFacts, ProcessHandle
@@ -341,9 +342,11 @@ class Processes:
             return True  # what it is cannot be known
 
     async def _wait(self, handles: Collection[ProcessHandle], limit_s: float) -> None:
-        """Wait until all are over, at most for the limit. Polling is exact enough: milliseconds do not matter here."""
-        pause_s = 0.002
-        with anyio.move_on_after(limit_s):
-            while not all(handle.over() for handle in handles):
-                await anyio.sleep(pause_s)
-                pause_s = min(pause_s * 2, 0.05)
+        """Wait until all are over, at most for the limit in time awake: a pause of ours is often theirs, too.
+
+        Polling is exact enough: milliseconds do not matter here.
+        """
+        pause_s, awake = 0.002, AwakeTime()
+        while awake.read() < limit_s and not all(handle.over() for handle in handles):
+            await anyio.sleep(min(pause_s, limit_s))
+            pause_s = min(pause_s * 2, 0.05)

@@ -314,7 +314,7 @@ class AgentsWatcher:
 
     def _attention(self, sightings: Sequence[Sighting], snapshot: ProjectSnapshot) -> list[Sighting]:
         """The agents that may need an action. One that its client may be resuming needs none yet."""
-        now_s = self._store.clock.monotonic()
+        now_s = self._store.clock.awake()
         dead = {s.record: s.agent for s in sightings if s.state is Liveness.DEAD}
         self._dead_since_s = {name: self._dead_since_s.get(name, now_s) for name in dead}
         resuming = {
@@ -428,7 +428,7 @@ class AgentsWatcher:
         """Whether an in-process teammate is one for sure: a tmux teammate looks like one while it starts."""
         if agent.source != "team":
             return True
-        now, now_s = self._store.clock.now(), self._store.clock.monotonic()
+        now, now_s = self._store.clock.now(), self._store.clock.awake()
         first_s = self._mates_since_s.setdefault(agent_key(agent), now_s)
         return now_s - first_s >= STARTING_S or (now - agent.since).total_seconds() >= STARTING_S
 

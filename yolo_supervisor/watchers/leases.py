@@ -58,7 +58,7 @@ class LeasesWatcher:
         self._leases = leases
         self._locks = locks
         self._next_s: float | None = None
-        """The monotonic time of the next action."""
+        """When the next action is due, in time awake."""
 
     @property
     def interval_s(self) -> float:
@@ -67,12 +67,12 @@ class LeasesWatcher:
     def rest_s(self) -> float:
         """The pause until the next tick: shorter if a lease expires or a lock is due before."""
         rest_s = until_next(self.interval_s)
-        return rest_s if self._next_s is None else min(rest_s, max(0.0, self._next_s - self._leases.monotonic()))
+        return rest_s if self._next_s is None else min(rest_s, max(0.0, self._next_s - self._leases.awake()))
 
     async def tick(self, now: datetime) -> Sequence[Remediation]:
         due, left_s = self._leases.due(now)
         locks = self._locks.all(self.config.tasks.idle_limit_s)
         soon = [lock.stale_s - lock.age_s for lock in locks if lock.age_s < lock.stale_s]
         next_s = min([*soon, *([] if left_s is None else [left_s])], default=None)
-        self._next_s = None if next_s is None else self._leases.monotonic() + next_s
+        self._next_s = None if next_s is None else self._leases.awake() + next_s
         return decide(due, locks)

@@ -88,7 +88,7 @@ def remember(
 ) -> dict[SessionKey, Watched]:
     """The remembered state of each session after this observation.
 
-    ``now_s`` is monotonic.
+    ``now_s`` is time awake.
     """
     after = {}
     for session in observation.sessions:
@@ -261,7 +261,7 @@ class SessionsWatcher:
     async def tick(self, now: datetime) -> Sequence[Remediation]:
         config = self.config
         observation = self._twice_seen(await self.observe(self.interval_s / 2))
-        now_s = self._clock.monotonic()
+        now_s = self._clock.awake()
         self._memory = remember(self._memory, observation, now_s)
         mass_min = config.agents.mass_death_min
         remediations = decide(

@@ -277,7 +277,7 @@ class StateWatcher:
                 if self.config.mode == "observe":
                     continue
                 sound.append(Sound(path=path, key=key, data=data, snap=self._snap(path, data, now)))
-            elif self._clock.monotonic() - known.since_s < settle_s:
+            elif self._clock.awake() - known.since_s < settle_s:
                 self._unsettled = True
             else:
                 cures = tuple(self._cures(path, key, data, now))
@@ -332,7 +332,7 @@ class StateWatcher:
         stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
         known = self._known.get(path)
         if known is None or known.stamp != stamp:
-            known = self._known[path] = _Known(stamp, self._clock.monotonic())
+            known = self._known[path] = _Known(stamp, self._clock.awake())
         elif known.flaw is None and known.digest in (None, self._store.good(path)):
             return None
         data = read(path)

@@ -195,7 +195,6 @@ class TasksWatcher:
         self._clock = clock
         self._watched: dict[tuple[str, str | None], _Watched] = {}
         self._waits = WaitClocks()
-        self._looked_s = clock.monotonic()
 
     @property
     def interval_s(self) -> float:
@@ -217,12 +216,8 @@ class TasksWatcher:
         """The tasks in progress, each with its owner and the time since a sign of work.
 
         A step of the wall clock changes nothing. Each silence starts from zero after a restart of the supervisor, and
-        after a time in which it was stopped: the cause (a container that was paused) may have stopped the owners, too.
+        stands still while that is stopped: the cause (a container that was paused) may have stopped the owners, too.
         """
-        before_s, self._looked_s = self._looked_s, self._clock.monotonic()
-        if self._looked_s - before_s > max(2 * self.interval_s, self.config.tasks.idle_limit_s / 2):
-            self._watched = {}
-            self._waits.reset()
         self._store.heed()  # other processes write the heartbeats of claims
         self._activity.renew()
         self._waits.renew()
@@ -247,7 +242,7 @@ class TasksWatcher:
             own = [readings[ident] for ident in living]
             trace = self._trace(task, own, snapshot)
             key = task.id, task.owner
-            before, now_s = self._watched.get(key), self._clock.monotonic()
+            before, now_s = self._watched.get(key), self._clock.awake()
             if before is None or before.trace != trace:
                 before = _Watched(trace, now_s, looks=0)
             before.looks += 1

@@ -28,10 +28,6 @@ class WaitClocks:
         """Begin a new look: agents that the last one did not see waiting do not wait any more."""
         self._waits, self._seen = self._seen, {}
 
-    def reset(self) -> None:
-        """Forget all waits: the supervisor was stopped for a while, and the agents perhaps as well."""
-        self._waits, self._seen = {}, {}
-
     def waited_s(self, agent: AgentKey, signs: Signs, now_s: float) -> float:
         """The time since the agent's wait began, 0 if it does not wait."""
         kind = wait_of(signs)
