@@ -311,6 +311,9 @@ class Machine:
     def has_open(self, pid: int, path: Path) -> bool:
         return False
 
+    def listens(self, pid: int) -> bool:
+        return True
+
     def newest(self) -> int | None:
         return self._newest
 

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import resource
 import shlex
 import shutil
@@ -385,6 +386,62 @@ def test_process_that_keeps_forking_is_ended(children: Children) -> None:
     wait_until(lambda: output.read() == b"", "the output to be closed")
 
 
+FORKING = """
+import os, sys, time
+for _ in range(2):
+    if os.fork() == 0:
+        if sys.argv[1] == "in another session":
+            os.setsid()
+        until = time.monotonic() + 600
+        while time.monotonic() < until:
+            if os.fork():
+                os._exit(0)
+            if sys.argv[1] == "in ever new sessions":
+                os.setsid()
+time.sleep(600)
+"""
+
+
+@LINUX
+@pytest.mark.parametrize("where", ["in its session", "in another session", "in ever new sessions"])
+def test_processes_that_fork_and_exit_at_once_are_ended(children: Children, where: str) -> None:
+    command = (*EXEC, *SHORT, "--", sys.executable, "-c", FORKING, where)
+    child = children.start(*command, start_new_session=True, stderr=subprocess.STDOUT)
+
+    assert child.wait(LIMIT_S) == 124
+
+    assert child.stdout is not None
+    os.set_blocking(child.stdout.fileno(), False)
+    output, message = child.stdout, bytearray()
+    wait_until(lambda: (part := output.read()) == b"" or message.extend(part or b""), "the output to be closed")
+    counts = re.findall(rb"(\d+) (?:terminated|killed)", message)
+    assert sum(map(int, counts)) >= 3, "those that fled count, too"
+    assert b"still running" not in message
+
+
+NAMED_TMUX = """
+import os, time
+def named(name, life):
+    if os.fork() == 0:
+        os.setsid()
+        open("/proc/self/comm", "w").write(name)
+        open("pids", "a").write(f"{os.getpid()} ")
+        life()
+        time.sleep(60)
+named("tmux: server", lambda: named("other", lambda: None))
+time.sleep(60)
+"""
+
+
+@LINUX
+def test_process_that_calls_itself_tmux_is_ended_with_its_children(run: Run, tmp_path: Path) -> None:
+    assert run("--timeout", "1.5", "--", sys.executable, "-c", NAMED_TMUX).returncode == 124
+
+    started = pids(tmp_path / "pids")
+    assert len(started) == 2
+    assert [pid for pid in started if not gone(pid)] == []
+
+
 def test_stopped_command_is_continued_to_exit(run: Run) -> None:
     done = run(*SHORT, "--", "sh", "-c", "trap 'echo tidied up; exit' TERM; kill -STOP $$; sleep 60")
 
@@ -458,8 +515,11 @@ def test_tmux_server_of_the_command_is_not_ended(run: Run, tmp_path: Path) -> No
     pane = "echo $$ > pane; exec sleep 60"
 
     try:
-        assert run(*SHORT, "--", "sh", "-c", f"{shlex.join([*tmux, 'new', '-d', pane])}; sleep 60").returncode == 124
+        done = run(*SHORT, "--", "sh", "-c", f"{shlex.join([*tmux, 'new', '-d', pane])}; sleep 60")
+        assert done.returncode == 124
         assert not gone(*pids(tmp_path / "pane"))
+        server = subprocess.run([*tmux, "display", "-p", "#{pid}"], check=True, capture_output=True).stdout.strip()
+        assert b"still running: %s\n" % server in done.stderr
     finally:
         subprocess.run([*tmux, "kill-server"], check=True)
 

@@ -618,8 +618,21 @@ async def test_a_tmux_server_is_refused(processes: Processes, children: Children
 
     ending = await processes.terminate([process], 0.1, agree)
 
-    assert Ending(refused={process: Refusal(RefusalCode.TMUX, "it is tmux")}) == ending
+    assert Ending(refused={process: Refusal(RefusalCode.TMUX, "it is a tmux server")}) == ending
     assert server.poll() is None
+
+
+@on_linux
+async def test_a_process_that_only_calls_itself_tmux_is_signalled(family: Family) -> None:
+    processes = Processes(ProcfsBackend())
+    child, pids = family.start(
+        "born('below')\nopen('/proc/self/comm', 'w').write('tmux: server')\nsay('named')", "below", "named"
+    )
+    named, below = known(processes, child.pid), known(processes, pids["below"])
+
+    ending = await processes.terminate([named], LIMIT_S, agree)
+
+    assert {named, below} == {*ending.terminated}
 
 
 @as_root

@@ -104,6 +104,9 @@ def _report_timeout(project: Path, argv: tuple[str, ...], run: AttachedRun, is_r
         "survived": len(ending.survived), "refused": len(ending.refused),
     }  # fmt: skip
     summary = ", ".join(f"{count} {how}" for how, count in counts.items() if count) or "all had exited"
+    left = sorted(process.pid for process in (*ending.survived, *ending.refused))
+    if left:
+        summary += f"; still running: {', '.join(map(str, left))}"
     text = f"{shlex.join(argv)}: time limit of {run.limit_s:g} s exceeded; processes: {summary}"
     click.echo(f"yolo-supervisor: {printable(text)}{'; retrying' if is_retried else ''}", err=True)
     if not (project / plugin.PLANNING).is_dir():
@@ -113,6 +116,8 @@ def _report_timeout(project: Path, argv: tuple[str, ...], run: AttachedRun, is_r
 
     pids = [process.pid for process in (*ending.terminated, *ending.killed, *ending.survived)]
     evidence = {"command": list(argv), "limit_s": run.limit_s, **counts, "pids": pids}
+    if left:
+        evidence["left_alone"] = left
     reason = f"it exceeded its time limit of {run.limit_s:g} s"
     note = circuits.command_timed_out(key=argv[0], reason=reason, evidence=evidence)
     try:

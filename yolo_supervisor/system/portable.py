@@ -98,6 +98,9 @@ class PsutilBackend:
     def has_open(self, pid: int, path: Path) -> bool:
         return bool(self._ask(pid, lambda process: any(file.path == str(path) for file in process.open_files())))
 
+    def listens(self, pid: int) -> bool:
+        return True
+
     def _ask(self, pid: int, question: Callable[[Any], Any]) -> Any:
         try:
             return question(self._psutil.Process(pid))

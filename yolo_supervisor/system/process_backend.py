@@ -78,6 +78,9 @@ class ProcessBackend(Protocol):
     def has_open(self, pid: int, path: Path) -> bool:
         """Whether the process has the file open."""
 
+    def listens(self, pid: int) -> bool:
+        """Whether the process listens on a Unix socket; True where the system does not say."""
+
     def hold(self, process: ProcessId) -> ProcessHandle | None:
         """A handle on the process; None if it is over."""
 

@@ -197,9 +197,9 @@ class Processes:
             facts = self.backend.facts(process.pid)
             if facts is None or facts.started != process.started:
                 return Refusal(RefusalCode.GONE, "its pid is gone or belongs to another process now")
-            if facts.comm.startswith("tmux"):
-                return Refusal(RefusalCode.TMUX, "it is tmux")
-            if claude.is_client_daemon(self.backend.argv(process.pid)):
+            if self._is_tmux_server(facts):
+                return Refusal(RefusalCode.TMUX, "it is a tmux server")
+            if self._is_client_daemon(facts):
                 return Refusal(RefusalCode.CLIENT_DAEMON, "it is Claude Code's own daemon")
             if self.backend.owner(process.pid) != os.geteuid():
                 return Refusal(RefusalCode.OTHER_USER, "it belongs to another user")
@@ -329,17 +329,31 @@ class Processes:
     def _alive(self, processes: Iterable[ProcessId]) -> tuple[ProcessId, ...]:
         return tuple(process for process in processes if self.liveness(process) is Liveness.ALIVE)
 
-    def hosts_sessions(self, facts: ProcessFacts) -> bool:
+    def hosts_sessions(self, facts: ProcessFacts, if_unknown: bool = True) -> bool:
         """Whether the process hosts sessions of people or agents: neither it nor anything below it is signalled.
 
-        That is tmux, and the client's own daemon with its terminal hosts.
+        That is a tmux server, and the client's own daemon with its terminal hosts. ``if_unknown`` is the answer about a
+        process that calls itself so and cannot be examined.
         """
-        if facts.comm.startswith("tmux"):
-            return True
         try:
-            return CLIENTS.match(facts.comm) is not None and claude.is_client_daemon(self.backend.argv(facts.pid))
+            return self._is_tmux_server(facts) or self._is_client_daemon(facts)
+        except (FileNotFoundError, ProcessLookupError):
+            return False  # it has ended
         except OSError:
-            return True  # what it is cannot be known
+            return if_unknown
+
+    def _is_tmux_server(self, facts: ProcessFacts) -> bool:
+        """Whether the process runs tmux's program and listens on a socket. A process can give itself any name."""
+        if facts.zombie or not facts.comm.startswith("tmux"):
+            return False
+        return "tmux" in Path(self.backend.executable(facts.pid)).name and self.backend.listens(facts.pid)
+
+    def _is_client_daemon(self, facts: ProcessFacts) -> bool:
+        if facts.zombie or CLIENTS.match(facts.comm) is None:
+            return False
+        if CLIENTS.match(Path(self.backend.executable(facts.pid)).name) is None:
+            return False
+        return claude.is_client_daemon(self.backend.argv(facts.pid))
 
     async def _wait(self, handles: Collection[ProcessHandle], limit_s: float) -> None:
         """Wait until all are over, at most for the limit in time awake: a pause of ours is often theirs, too.

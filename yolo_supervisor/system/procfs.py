@@ -57,6 +57,9 @@ class PidfdHandle:
 PIDFD_GET_INFO = 0xC0_40_FF_0B
 PIDFD_INFO_EXIT = 1 << 3
 
+SO_ACCEPTCON = 1 << 16
+"""The flag of a listening socket in ``/proc/net/unix``."""
+
 
 class ProcfsBackend:
     """Reads ``/proc``, and opens pidfds."""
@@ -166,6 +169,19 @@ class ProcfsBackend:
                     return True
             except FileNotFoundError:  # closed meanwhile
                 continue
+        return False
+
+    def listens(self, pid: int) -> bool:
+        listening = set()
+        for line in self._read(pid, "net/unix").splitlines()[1:]:
+            fields = line.split()
+            if int(fields[3], 16) & SO_ACCEPTCON:
+                listening.add(b"socket:[%s]" % fields[6])
+        folder = f"/proc/{pid}/fd"
+        for name in os.listdir(folder):
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                if os.fsencode(os.readlink(f"{folder}/{name}")) in listening:
+                    return True
         return False
 
     def hold(self, process: ProcessId) -> ProcessHandle | None:

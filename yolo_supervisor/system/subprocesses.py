@@ -7,17 +7,18 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
 import anyio
 
-from yolo_supervisor.models import ProcessId
-from yolo_supervisor.system.process_backend import backend
+from yolo_supervisor.models import Liveness, ProcessId
+from yolo_supervisor.system.process_backend import ProcessFacts, backend
 from yolo_supervisor.system.processes import VERIFY_S, Ending, Processes
 from yolo_supervisor.system.subreaper import bury_orphans
 
@@ -165,30 +166,31 @@ async def end(pid: int, grace_s: float, adopted: bool = False) -> Ending:
     """End our child ``pid`` with its process tree and its session.
 
     It must not be reaped yet. With ``adopted`` also the orphans that were reparented to us since it started (see
-    ``adopt_orphans``). The process table is read again until no process is left, since programs start others while they
-    exit; ``grace_s`` is shared by all rounds.
+    ``adopt_orphans``), and those that fork faster than the process table can be read. The table is read again until no
+    process is left, since programs start others while they exit; ``grace_s`` is shared by all rounds.
     """
     processes = Processes(backend())
     ended = Ending()
     deadline = time.monotonic() + grace_s
+    facts = processes.backend.facts(pid)
+    if facts is None:
+        return ended
+    begun = facts.started  # older children, of a shell that replaced itself by us, are not the command's
     while True:
         sweep = processes.sweep()
-        if pid not in sweep.facts:
-            return ended
-        begun = sweep.facts[pid].started  # older children, of a shell that replaced itself by us, are not the command's
-        roots = [
-            sweep.id(facts.pid)
+        mine = [
+            facts
             for facts in sweep.facts.values()
-            if not facts.zombie
-            and (
-                pid in (facts.pid, facts.session)
-                or (adopted and facts.parent == os.getpid() and facts.started >= begun)
-            )
+            if pid in (facts.pid, facts.session) or (adopted and facts.parent == os.getpid() and facts.started >= begun)
         ]
+        if adopted:
+            _reap(facts.pid for facts in mine if facts.zombie and facts.parent == os.getpid() and facts.pid != pid)
+        roots = [sweep.id(facts.pid) for facts in mine if not facts.zombie]
         roots = [root for root in roots if root not in ended.survived and root not in ended.refused]
         left_s = deadline - time.monotonic()
         if not roots or left_s < -VERIFY_S:
-            return replace(ended, survived=(*ended.survived, *roots))
+            ended = replace(ended, survived=(*ended.survived, *roots))
+            return _end_faster(processes, pid, begun, ended) if adopted and sys.platform == "linux" else ended
         more = await end_all(roots, max(0.0, left_s))
         ended = Ending(
             (*ended.terminated, *more.terminated),
@@ -196,6 +198,34 @@ async def end(pid: int, grace_s: float, adopted: bool = False) -> Ending:
             (*ended.survived, *more.survived),
             {**ended.refused, **more.refused},
         )
+
+
+def _reap(pids: Iterable[int]) -> None:
+    """Reap children that have exited."""
+    for pid in pids:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+
+
+def _end_faster(processes: Processes, pid: int, begun: int, ended: Ending) -> Ending:
+    """End the descendants that fork faster than the process table can be read."""
+    from yolo_supervisor.system.freeze import Freezer
+
+    def is_spared(facts: ProcessFacts) -> bool:
+        return processes.hosts_sessions(facts, if_unknown=False)
+
+    frozen = Freezer(processes, pid, begun, is_spared).kill_all()
+    killed = [process for process in frozen.killed if process not in ended.killed]
+    survived = {*ended.survived, *frozen.survived}
+    survived = {process for process in survived if processes.liveness(process) is not Liveness.DEAD}
+    refusals = {process: processes.refusal(process) for process in frozen.spared}
+    refused = {process: refusal for process, refusal in refusals.items() if refusal is not None}
+    refused = {
+        process: refusal
+        for process, refusal in {**ended.refused, **refused}.items()
+        if processes.liveness(process) is not Liveness.DEAD
+    }
+    return replace(ended, killed=(*ended.killed, *killed), survived=tuple(survived), refused=refused)
 
 
 async def end_all(roots: Sequence[ProcessId], grace_s: float) -> Ending:
