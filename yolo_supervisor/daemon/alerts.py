@@ -17,7 +17,7 @@ FailureKind = Literal["watcher", "action", "termination", "journal", "crash_repo
 """What can fail; the log events are ``KIND_failed`` and ``KIND_recovered``."""
 
 SHARED_FAILURES = frozenset({
-    errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EROFS,
+    errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EROFS,
 })  # fmt: skip
 """Errors of the disk, or of this process, that stop many things at once, whichever file they are met at."""
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import singledispatch, singledispatchmethod
+from pathlib import Path
 
 import anyio
 import anyio.abc
@@ -17,19 +17,21 @@ from yolo_supervisor.actions.base import Action, Edit, Note
 from yolo_supervisor.actions.leases import BreakLock
 from yolo_supervisor.actions.state import SaveVersion
 from yolo_supervisor.actions.tasks import Requeue
-from yolo_supervisor.clock import Clock
+from yolo_supervisor.clock import Backoff, Clock
 from yolo_supervisor.config import Config
-from yolo_supervisor.daemon.alerts import AlertLog, FailureLog
+from yolo_supervisor.daemon.alerts import SHARED_FAILURES, AlertLog, FailureLog
 from yolo_supervisor.daemon.terminations import Terminations
 from yolo_supervisor.fs.trust import Refused
 from yolo_supervisor.inventory.crash_evidence import CrashInvestigator
 from yolo_supervisor.store import crash_reports
+from yolo_supervisor.store.atomic import can_write
 from yolo_supervisor.store.locks import Busy
 from yolo_supervisor.store.store import Outcome, Store, Unwritable
 from yolo_supervisor.watchers.base import KeepsObservations, Remediation
 
-REST_S = 30.0
-"""How long a remediation rests whose document could not be written: each attempt is two lines in the journal."""
+RECHECK_S, REST_S = 2.0, 30.0
+"""The shortest and the longest rest, in seconds, of a remediation whose document could not be written: each attempt is
+two lines in the journal."""
 
 PROPOSED = "would_"
 """The prefix of a verb that was decided on and not carried out."""
@@ -102,9 +104,27 @@ class Result:
     progress: Progress
     error: str | None = None
     """The message of the failure."""
+    may_end: bool = False
+    """Whether the failure is one of the disk, or of this process, that may end at any moment."""
 
 
 DONE, WAITS = Result(Progress.DONE), Result(Progress.WAITS)
+
+
+def _failed(error: Exception) -> Result:
+    return Result(Progress.FAILED, str(error), isinstance(error, OSError) and error.errno in SHARED_FAILURES)
+
+
+@dataclass(slots=True)
+class Rest:
+    """The rest of a remediation whose document could not be written."""
+
+    pauses: Backoff
+    until_s: float = 0.0
+    """Monotonic."""
+    path: Path | None = None
+    """The document, if the remediation rests until there is room for it again."""
+    size: int = 0
 
 
 class RateLimiter:
@@ -147,9 +167,12 @@ class Executor:
         self._terminations = terminations
         self._alerts = alerts
         self._failures = failures
+        self._clock = clock
         self._requeues = RateLimiter(clock)
-        self._rests: dict[tuple[str, str], float] = {}
-        """Until when (monotonic) a remediation rests, by kind and key of its last action."""
+        self._rests: dict[tuple[str, str], Rest] = {}
+        """The remediations that rest, by kind and key of their last action."""
+        self._room: dict[tuple[Path, int], bool] = {}
+        """Whether a folder has room for so many bytes, as tried in this tick."""
 
     def configure(self, config: Config) -> None:
         """Continue with another configuration; the batch limit still counts the requeues of the last second."""
@@ -167,6 +190,7 @@ class Executor:
 
     def apply(self, by: str, remediations: Sequence[Remediation]) -> list[Result]:
         """Apply the remediations of one tick of the watcher ``by``; end its alerts that it no longer reports."""
+        self._room = {}
         results = [self._save(self._keepers[by])] if by in self._keepers else []
         with self._alerts.tick(by):
             return results + [self._apply(by, remediation) for remediation in remediations]
@@ -177,7 +201,7 @@ class Executor:
             saved = keeper.save_observations()
         except (OSError, Refused) as error:
             self._failures.failed("status_file", error, file=keeper.name)
-            return Result(Progress.FAILED, str(error))
+            return _failed(error)
         if not saved:
             return WAITS
         self._failures.recovered("status_file", file=keeper.name)
@@ -186,21 +210,38 @@ class Executor:
     def _apply(self, by: str, remediation: Remediation) -> Result:
         last = remediation[-1]
         name = (last.kind, last.key)
-        if time.monotonic() < self._rests.get(name, 0.0):
+        if (rest := self._rests.get(name)) is not None and self._rests_still(rest):
             error = self._failures.message("action", kind=last.kind, key=last.key)
-            return Result(Progress.FAILED, error)
+            return Result(Progress.FAILED, error, may_end=rest.path is not None)
         try:
             for action in remediation:
                 if self._step(action, by) is Outcome.BUSY:
                     return WAITS  # a held lock says nothing about the earlier error, so the error stays reported
         except (OSError, Refused, Busy) as error:
             if isinstance(error, Unwritable):
-                self._rests[name] = time.monotonic() + REST_S
+                self._rest(name, error)
             self._failures.failed("action", error, kind=last.kind, key=last.key)
-            return Result(Progress.FAILED, str(error))
+            return _failed(error)
         self._failures.recovered("action", kind=last.kind, key=last.key)
         self._rests.pop(name, None)
         return DONE
+
+    def _rest(self, name: tuple[str, str], error: Unwritable) -> None:
+        """Let the remediation rest; for a cause that may end at any moment, until the document can be written again."""
+        rest = self._rests.setdefault(name, Rest(Backoff(RECHECK_S, REST_S)))
+        may_end = error.errno in SHARED_FAILURES
+        rest.path, rest.size = (Path(error.filename), error.size) if may_end else (None, 0)
+        rest.until_s = self._clock.monotonic() + (rest.pauses.next_s() if may_end else REST_S)
+
+    def _rests_still(self, rest: Rest) -> bool:
+        if self._clock.monotonic() < rest.until_s:
+            return True
+        if rest.path is None:
+            return False
+        place = rest.path.parent, rest.size
+        if place not in self._room:
+            self._room[place] = can_write(self._store.disk, rest.path, rest.size)
+        return not self._room[place]
 
     def _step(self, action: Action, by: str) -> Outcome:
         if self._config.mode != "observe":

@@ -27,7 +27,7 @@ from yolo_supervisor.store.paths import Paths, refuse_linked_planning, refuse_ro
 LOST_S = 15.0
 """The pause between two checks that a project's folder exists, in seconds; its watchers fail before if it does not."""
 
-REOPEN_S = 5.0
+REOPEN_S = 3.0
 """The pause before an unavailable project is opened again, in seconds."""
 
 

@@ -19,7 +19,7 @@ from yolo_supervisor.actions.base import NO_EVIDENCE, Note
 from yolo_supervisor.clock import Backoff
 from yolo_supervisor.config import Config
 from yolo_supervisor.daemon.alerts import AlertLog, FailureLog, FdLimitLog
-from yolo_supervisor.daemon.executor import CrashReports, Executor, Progress, Result
+from yolo_supervisor.daemon.executor import RECHECK_S, CrashReports, Executor, Progress, Result
 from yolo_supervisor.daemon.file_events import Wakeup
 from yolo_supervisor.daemon.status_files import REPORT_TICKS, HookNotes, StatusFiles
 from yolo_supervisor.daemon.terminations import Terminations
@@ -86,6 +86,8 @@ class Runner:
         self._status_files = StatusFiles(self.store, self._failures)
         self._hook_notes = HookNotes(self.store.paths.hooks, self.parts.registry)
         self._retries = {watcher.name: Backoff(RETRY_S, RETRY_MAX_S) for watcher in self.watchers}
+        self._wakes_at_s: dict[str, float] = {}
+        """When (monotonic) a watcher is woken next because of what its last tick met."""
         self._after_tick = {self.parts.agents.name: self._after_agents_tick}
         self._agents_ticked = anyio.Event()
         self._reported_s = float("-inf")
@@ -197,16 +199,22 @@ class Runner:
         health.last_tick_at = self.services.clock.now()
 
     def _pace(self, watcher: Watcher, results: Sequence[Result]) -> None:
-        """Tick again soon where a remediation waits."""
+        """Tick again soon where a remediation waits, or failed for a cause that may end at any moment."""
         retry = self._retries[watcher.name]
-        if all(result.progress is not Progress.WAITS for result in results):
+        waits = any(result.progress is Progress.WAITS for result in results)
+        if not waits:
             retry.reset()
-        elif self._tasks is not None:
-            self._tasks.start_soon(self._wake_later, self.wakeups[watcher.name], retry.next_s())
+        if self._tasks is not None and (waits or any(result.may_end for result in results)):
+            at_s = time.monotonic() + (retry.next_s() if waits else RECHECK_S)
+            if at_s < self._wakes_at_s.get(watcher.name, float("inf")):
+                self._wakes_at_s[watcher.name] = at_s
+                self._tasks.start_soon(self._wake_at, watcher.name, at_s)
 
-    async def _wake_later(self, wakeup: Wakeup, pause_s: float) -> None:
-        await anyio.sleep(pause_s)
-        wakeup.ring()
+    async def _wake_at(self, name: str, at_s: float) -> None:
+        await anyio.sleep(at_s - time.monotonic())
+        if self._wakes_at_s.get(name) == at_s:
+            del self._wakes_at_s[name]
+        self.wakeups[name].ring()
 
     async def _wake_at_deaths(self) -> None:
         while True:

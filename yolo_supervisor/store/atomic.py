@@ -81,6 +81,16 @@ def create(disk: Disk, path: Path, data: bytes) -> None:
     sync_folder(disk, path.parent)
 
 
+def can_write(disk: Disk, path: Path, size: int) -> bool:
+    """Whether a file of ``size`` bytes can be made beside the path now. It is removed again."""
+    try:
+        with _written_beside(disk, path, bytes(size), FILE_MODE, durable=False) as temporary:
+            disk.unlink(temporary)
+    except OSError:
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def _written_beside(disk: Disk, path: Path, data: bytes, mode: int, durable: bool) -> Iterator[Path]:
     """The content in a temporary file beside the path. The file is removed if its use fails."""

@@ -61,7 +61,10 @@ class Outcome(StrEnum):
 
 
 class Unwritable(OSError):
-    """A promised change could not be made. Each further try costs two lines of the journal."""
+    """A promised change of ``filename`` could not be made. Each further try costs two lines of the journal."""
+
+    size = 0
+    """The size of the new content, in bytes."""
 
 
 def write_note(project: Path, action: Action, by: str) -> None:
@@ -192,7 +195,9 @@ class Store:
                 except (OSError, Refused) as error:
                     if self.documents.has_not(action.path, digest(after)):  # otherwise ``recover`` decides
                         self.journal.mark(seq, "failed", str(error))
-                    raise Unwritable(getattr(error, "errno", None), str(error), str(action.path)) from error
+                    unwritable = Unwritable(getattr(error, "errno", None), str(error), str(action.path))
+                    unwritable.size = len(after or b"")
+                    raise unwritable from error
                 plugin_log.append_event(self.disk, self.paths.planning, structs.replace(done, seq=seq))
                 self.journal.mark(seq, "done")
                 return Outcome.DONE
