@@ -84,6 +84,7 @@ class FlagsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class McpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    start_s: Seconds = 60.0
     retries: Annotated[int, msgspec.Meta(ge=0, le=100)] = 3
     backoff_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 0.1
     attempt_s: Seconds = 30.0

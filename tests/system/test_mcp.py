@@ -181,16 +181,32 @@ def test_read_lines_does_not_depend_on_how_the_data_is_split(written: list[bytes
     assert all(line.endswith(b"\n") and line.count(b"\n") == 1 for line in received[: len(written)])
 
 
-def test_server_lines_that_are_no_message_are_not_forwarded(testbed: RelayTestbed) -> None:
+NOISE = [
+    b"npm warn\n",
+    b"\n",
+    b"\xff\xfe\x00\n",
+    b'{"half": \n',
+    b"{}{}\n",
+    b"42\n",
+    b'{"level":"info","msg":"listening"}\n',
+    b'{"level":"error","id":7,"error":"taken for an answer to call 7"}\n',
+    b'{"method":"GET","id":8,"path":"/"}\n',
+    b'{"id":9,"result":"' + b"x" * 100_000 + b'"}\n',
+    b'[{"level":"info"}]\n',
+]
+
+
+def test_server_lines_that_are_no_message_are_dropped_and_reported_once(testbed: RelayTestbed) -> None:
     client, server = testbed.connect()
 
-    for number, noise in enumerate([b"npm warn\n", b"\n", b"\xff\xfe\x00\n", b'{"half": \n', b"{}{}\n", b"42\n"]):
+    for number, noise in enumerate(NOISE):
         client.call(number)
-        server.send(noise, result(server.receive()), noise, MARK)
+        call = server.receive()
+        server.send(noise, result(call), noise, MARK)
 
         assert client.receive()["id"] == number
         assert client.receive() == MARK
-    assert client.stderr().count("no JSON-RPC message") == 10  # an empty line is ignored
+    assert client.stderr().count("no JSON-RPC message") == 1
 
 
 def test_closed_stderr_does_not_stop_the_relay(testbed: RelayTestbed) -> None:

@@ -285,6 +285,209 @@ def test_server_runs_in_a_separate_session(testbed: RelayTestbed) -> None:
     assert os.getsid(server.pid) == server.pid
 
 
+# -- the start of a server ------------------------------------------------------------------------------------------
+
+
+def test_slow_initialize_is_neither_cancelled_nor_repeated(testbed: RelayTestbed) -> None:
+    """Nor are requests that the client has sent meanwhile. Another relay shows that the limits are over."""
+    limits = "attempt_s = 0.2\nretry_s = 0.2\ncap_s = 0.5"
+    other, _ = testbed.connect(limits)
+    client, server = testbed.relay(limits), testbed.server()
+    client.send(INITIALIZE)
+    client.ask(1, "tools/list")
+    hello, listing = server.receive(), server.receive()
+    other.call("other")
+    assert other.receive()["error"]["code"] == -32001
+
+    server.send(result(hello, {"capabilities": {}}), result(listing, {"tools": TOOLS}))
+
+    assert [client.receive()["id"], client.receive()["id"]] == ["hello", 1]
+    client.send(MARK)
+    assert server.receive() == MARK
+
+
+def test_server_that_does_not_start_is_ended_and_its_calls_are_refused(testbed: RelayTestbed) -> None:
+    client, server = testbed.relay("start_s = 0.3"), testbed.server()
+    client.send(INITIALIZE)
+    client.call(1)
+    server.receive()
+    server.receive()
+
+    server.receive()  # the relay lists the tools
+    refusals = [client.receive(), client.receive()]
+
+    assert [refusal["id"] for refusal in refusals] == ["hello", 1]
+    assert all("initialize within 0.3 s" in refusal["error"]["message"] for refusal in refusals)
+    server.expect_end()
+    client.send(INITIALIZE)
+    assert testbed.server().receive_line() == INITIALIZE  # once: what failed is not replayed
+    wait_until(lambda: "initialize within 0.3 s" in client.stderr(), "the relay to tell")
+
+
+def test_restarted_server_that_does_not_start_is_replaced(testbed: RelayTestbed) -> None:
+    client, server = testbed.relay("start_s = 0.5"), testbed.server()
+    initialize(client, server)
+    client.lose(server)
+    client.call(1, "once")
+    stuck = testbed.server()
+    stuck.receive()
+    stuck.expect_end()
+
+    server = receive_session(testbed.server())
+    asked = server.receive()
+
+    assert asked["id"] == 1
+    server.send(result(asked))
+    assert client.receive() == result({"id": 1})
+
+
+def test_question_is_answered_before_the_session_is_replayed(testbed: RelayTestbed) -> None:
+    client, server = testbed.relay(), testbed.server()
+    initialize(client, server)
+    client.lose(server)
+    server = testbed.server()
+    hello = server.receive()
+
+    server.send({"jsonrpc": "2.0", "id": "q", "method": "ping"})
+    client.send(result(client.receive()))
+
+    assert server.receive() == result({"id": "q"})
+    server.send(result(hello))
+    assert server.receive_line() == INITIALIZED
+
+
+@pytest.mark.parametrize("code", [-32603, -32000, -32602])
+def test_error_for_initialize_is_forwarded_and_it_is_not_sent_again(testbed: RelayTestbed, code: int) -> None:
+    client, server = testbed.relay(), testbed.server()
+    client.send(INITIALIZE)
+
+    server.send(error(server.receive(), code))
+
+    assert client.receive() == error({"id": "hello"}, code)
+    client.send(MARK)
+    assert server.receive() == MARK
+    client.lose(server)
+    client.send(MARK)
+    assert testbed.server().receive() == MARK
+
+
+# -- servers that are silent, stopped, or exit by themselves --------------------------------------------------------
+
+
+def test_silent_server_is_left_alone(testbed: RelayTestbed) -> None:
+    client, server = testbed.connect("cap_s = 0.3\nretries = 0")
+    client.call("once", "once")
+    client.call("read")
+    assert {client.receive()["id"], client.receive()["id"]} == {"once", "read"}
+
+    client.send(MARK)
+
+    for _ in range(4):  # two calls, two cancellations, and no ping
+        assert server.receive()["method"] in ("tools/call", "notifications/cancelled")
+    assert server.receive() == MARK
+
+
+@pytest.mark.thorough
+def test_stopped_server_is_restarted_and_its_call_repeated(testbed: RelayTestbed) -> None:
+    client, server = testbed.connect("attempt_s = 0.3")
+    testbed.track(server.pid)
+    os.kill(server.pid, signal.SIGSTOP)
+    client.call(1)
+
+    server = testbed.server()
+
+    server.send(result(server.receive()))
+    assert client.receive() == result({"id": 1})
+    assert "stopped by a signal" in client.stderr()
+
+
+@pytest.mark.thorough
+def test_stopped_server_that_may_be_at_work_is_not_restarted(testbed: RelayTestbed) -> None:
+    client, server = testbed.connect("cap_s = 0.3")
+    testbed.track(server.pid)
+    os.kill(server.pid, signal.SIGSTOP)
+    client.call(1, "once")
+    call = server.receive()
+    assert client.receive()["error"]["code"] == -32001
+
+    wait_until(lambda: f"kill -CONT {server.pid}" in client.stderr(), "the relay to tell")
+
+    server.send(result(call))
+    assert client.receive() == result({"id": 1})
+
+
+def exit_and_wait_until_noticed(testbed: RelayTestbed, server: Server) -> None:
+    process = testbed.track(server.pid)
+    server.die(0)
+    wait_until(lambda: gone(process), "the relay to notice")
+
+
+def test_server_that_exits_with_0_while_idle_is_started_at_the_next_call(testbed: RelayTestbed) -> None:
+    client, server = testbed.relay("failures = 1\nrestarts = 1\nbackoff_s = 3600"), testbed.server()
+    initialize(client, server)
+    for number in range(3):
+        exit_and_wait_until_noticed(testbed, server)
+        client.send(cancelled("a call that is over"))
+
+        client.call(number)
+        server = receive_session(testbed.server())
+        if (asked := server.receive())["method"] == "tools/list":
+            server.send(result(asked, {"tools": TOOLS}))
+            asked = server.receive()
+        server.send(result(asked))
+        assert client.receive() == result({"id": number})
+
+    assert "is down" not in client.stderr()
+
+
+def test_relay_of_an_idle_server_ends_with_its_client(testbed: RelayTestbed) -> None:
+    client, server = testbed.connect()
+    server.die(0)
+
+    client.close(read=False)
+
+    assert client.ended() == 0
+
+
+def test_server_that_exits_with_0_before_it_answers_a_call_has_failed(testbed: RelayTestbed) -> None:
+    client, server = testbed.connect()
+    client.call(1, "once")
+    server.receive()
+
+    server.die(0)
+
+    assert client.receive()["error"]["code"] == -32000
+    wait_until(lambda: "is down" in client.stderr(), "the relay to tell")
+
+
+def test_server_that_exits_with_0_at_its_start_is_suspended(testbed: RelayTestbed) -> None:
+    client = testbed.relay("failures = 3")
+    for _ in range(3):
+        testbed.server().die(0)
+    wait_until(lambda: client.stderr().count("is down") == 3, "the relay to notice")
+
+    client.call(1)
+
+    assert client.receive()["error"]["data"]["circuit"] == "open"
+
+
+@pytest.mark.thorough
+def test_server_that_reads_no_more_may_finish_a_call_that_must_not_be_repeated(testbed: RelayTestbed) -> None:
+    """The limit of another call shows that the server had more time than a restart waits for others."""
+    client, server = testbed.connect("attempt_s = 4\nretries = 0")
+    client.call("once", "once")
+    call = server.receive()
+    client.call("read")
+    server.receive()
+    server.close(write=False)
+    client.send(MARK)
+    assert client.receive()["id"] == "read"
+
+    server.send(result(call))
+
+    assert client.receive() == result({"id": "once"})
+
+
 # -- exit -----------------------------------------------------------------------------------------------------------
 
 
@@ -340,7 +543,7 @@ quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": su
 child = subprocess.Popen(["sleep", "60"], start_new_session=True, **quiet)
 if "deaf" in sys.argv:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-print('{"method":"ready","params":[%d,%d]}' % (os.getpid(), child.pid), flush=True)
+print('{"jsonrpc":"2.0","method":"ready","params":[%d,%d]}' % (os.getpid(), child.pid), flush=True)
 signal.alarm(60)
 while True:
     signal.pause()

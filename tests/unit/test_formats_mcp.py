@@ -160,6 +160,19 @@ def test_answered_id_is_read_from_the_ends_of_a_large_response(line: bytes) -> N
     assert mcp.answered_id(line.replace(b"X", b"X" * mcp.LARGE)) == "7"
 
 
+@pytest.mark.parametrize(
+    "line", [b'{"id":7,"result":{"x":"X"}}\n', b'{"result":"X","id":7}\n', b'{"result":{"jsonrpc":"2.0"},"id":7}\n']
+)
+def test_line_without_a_version_answers_nothing(line: bytes) -> None:
+    assert mcp.answered_id(line) is None
+    assert not mcp.is_message(mcp.load(line))
+
+
+def test_batch_is_a_message_if_any_of_its_items_is_one() -> None:
+    assert mcp.is_message([1, {"id": 1}, {"jsonrpc": "2.0"}])
+    assert not any(map(mcp.is_message, ([], [1, {"id": 1}], [["jsonrpc"]], {"jsonrpc": 2.0}, 42, "2.0", None)))
+
+
 def test_id_keys_differ_by_type() -> None:
     assert (
         len({mcp.id_key(1), mcp.id_key("1"), mcp.id_key(1.0), mcp.id_key(None), mcp.id_key(True), mcp.id_key('"1"')})
@@ -175,6 +188,9 @@ def test_field_accessors_accept_any_json(message: dict[str, Any], result: object
     assert isinstance(mcp.params(message), dict)
     assert isinstance(mcp.called_tool(message), str | None)
     assert isinstance(mcp.progress_token({"params": {"_meta": result}}), str | None)
+    assert isinstance(mcp.related_task({"_meta": result}), str | None)
+    assert isinstance(mcp.is_message(result), bool)
+    assert isinstance(mcp.begun_by("elicitation/create", message, {"result": result}), str | None)
     assert mcp.repeatable_tools(result)[0] == mcp.repeatable_tools({"tools": result})[0] == {} or isinstance(
         result, dict | list
     )

@@ -23,7 +23,8 @@ def command(options: Shared, argv: tuple[str, ...]) -> None:
     """Relay to an MCP server (stdio) with retries, time limits, a circuit breaker and restarts.
 
     Put it in front of the server's command in .mcp.json. Everything else passes unchanged. The [mcp] section of
-    supervisor.toml says which calls may be repeated, and sets every limit.
+    supervisor.toml says which calls may be repeated, and sets every limit. No limit runs while the server asks the
+    client, and through it a person, for something.
 
     \b
     Examples:

@@ -14,11 +14,12 @@ from typing import Any
 from yolo_supervisor.formats.json_edit import value_span
 
 REPEATABLE = frozenset({
-    "initialize", "server/discover", "ping", "tools/list", "prompts/list", "prompts/get", "resources/list",
+    "server/discover", "ping", "tools/list", "prompts/list", "prompts/get", "resources/list",
     "resources/templates/list", "resources/read", "resources/subscribe", "resources/unsubscribe", "completion/complete",
     "logging/setLevel", "tasks/get", "tasks/list",
 })  # fmt: skip
-"""Idempotent requests: they may be sent twice, and have a time limit."""
+"""Idempotent requests: they may be sent twice, and have a time limit. ``initialize`` is none of them: a process gets it
+once."""
 
 UNBOUNDED = frozenset({"subscriptions/listen", "tasks/result"})
 """Requests that are answered when an event occurs: they may be sent twice, and have no time limit."""
@@ -26,15 +27,22 @@ UNBOUNDED = frozenset({"subscriptions/listen", "tasks/result"})
 TRANSIENT_ERRORS = frozenset({-32603, -32000, -32001})
 """Codes of errors that a retry may avoid: internal error, connection closed, request timeout."""
 
+NESTED = frozenset({"elicitation/create", "sampling/createMessage"})
+"""Requests of a server that it makes while it answers a request of the client, and for that request."""
+
 LARGE = 64 * 1024
 """A longer line, in bytes, is not parsed completely just to find the id that it answers."""
 
 _ID = rb'("(?:[^"\\]|\\.){0,200}"|-?\d{1,40})'
-_BEGIN = rb'\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?'
+_VERSION = rb'"jsonrpc"\s*:\s*"2\.0"\s*'
+_BEGIN = rb"\s*\{\s*(?:" + _VERSION + rb",\s*)?"
 _RESULT = rb'"(?:result|error)"'
-_ID_THEN_RESULT = re.compile(_BEGIN + rb'"id"\s*:\s*' + _ID + rb"\s*,\s*" + _RESULT)
+_ID_FIELD = rb'"id"\s*:\s*' + _ID + rb"\s*"
+_ID_THEN_RESULT = re.compile(_BEGIN + _ID_FIELD + rb",\s*" + _RESULT)
 _RESULT_FIRST = re.compile(_BEGIN + _RESULT)
-_ID_AT_END = re.compile(rb'[,{]\s*"id"\s*:\s*' + _ID + rb'\s*(?:,\s*"jsonrpc"\s*:\s*"2\.0"\s*)?\}\s*\Z')
+_ID_AT_END = re.compile(rb"[,{]\s*" + _ID_FIELD + rb"(?:,\s*" + _VERSION + rb")?\}\s*\Z")
+_VERSION_FIRST = re.compile(rb"\s*\{\s*" + _VERSION)
+_VERSION_AT_END = re.compile(rb",\s*" + _VERSION + rb"(?:,\s*" + _ID_FIELD + rb")?\}\s*\Z")
 
 
 def load(line: bytes) -> Any:
@@ -60,13 +68,21 @@ def answered_id(line: bytes) -> str | None:
     """
     if not line.endswith(b"\n"):
         return None
-    match = _ID_THEN_RESULT.match(line[:512]) or (
-        _ID_AT_END.search(line[-512:]) if _RESULT_FIRST.match(line[:512]) else None
-    )
+    begin, end = line[:512], line[-512:]
+    match = _ID_THEN_RESULT.match(begin) or (_ID_AT_END.search(end) if _RESULT_FIRST.match(begin) else None)
+    if match is None or not (_VERSION_FIRST.match(begin) or _VERSION_AT_END.search(end)):
+        return None
     try:
-        return id_key(json.loads(match[1])) if match else None
+        return id_key(json.loads(match[1]))
     except ValueError:
         return None
+
+
+def is_message(value: object) -> bool:
+    """Whether a JSON value is a message, or a batch with one: any other JSON is a program's own output."""
+    if isinstance(value, dict):
+        return value.get("jsonrpc") == "2.0"
+    return isinstance(value, list) and any(isinstance(item, dict) and is_message(item) for item in value)
 
 
 def id_key(ident: object) -> str:
@@ -106,6 +122,35 @@ def progress_token(message: Mapping[str, Any]) -> str | None:
     meta = params(message).get("_meta")
     token = meta.get("progressToken") if isinstance(meta, dict) else None
     return None if token is None else id_key(token)
+
+
+def related_task(params: Mapping[str, Any]) -> str | None:
+    """Key of the task that a request belongs to; None if it belongs to none."""
+    meta = params.get("_meta")
+    task = meta.get("io.modelcontextprotocol/related-task") if isinstance(meta, dict) else None
+    return task_key(task.get("taskId")) if isinstance(task, dict) else None
+
+
+def begun_by(method: str, params: Mapping[str, Any], response: Mapping[str, Any]) -> str | None:
+    """Key of what the answer to a request of the server has only begun; None if the answer is all there is.
+
+    It is a person's visit to a URL, or a task of the client.
+    """
+    outcome = response.get("result")
+    if not isinstance(outcome, dict) or method not in NESTED:
+        return None
+    if isinstance(task := outcome.get("task"), dict):
+        return task_key(task.get("taskId"))
+    by_url = params.get("mode") == "url" and outcome.get("action") == "accept"
+    return elicitation_key(params.get("elicitationId")) if by_url else None
+
+
+def task_key(ident: object) -> str:
+    return f"task {id_key(ident)}"
+
+
+def elicitation_key(ident: object) -> str:
+    return f"elicitation {id_key(ident)}"
 
 
 def request_meta(message: Mapping[str, Any]) -> dict[str, Any]:

@@ -45,7 +45,7 @@ WITH_SERVER = (CallState.IN_FLIGHT, CallState.CANCELLING)
 
 @dataclass(eq=False, slots=True)
 class Call:
-    """A request of the client that has no response yet. Deadlines are moments of the monotonic clock, in seconds."""
+    """A request of the client that has no response yet. Deadlines are moments of the calls' clock, in seconds."""
 
     client_id: object
     client_key: str
@@ -62,6 +62,9 @@ class Call:
     sent_keys: list[str] = field(default_factory=list)
     """The ids of all attempts as keys, the last one last: a result for any of them answers the call."""
     sent_s: float = 0.0
+    """When the last attempt was sent, on the monotonic clock."""
+    generation: int = 0
+    """The server process that the last attempt was sent to (see ``ServerState``)."""
     attempt_deadline_s: float = float("inf")
     exclusive: bool = True
     """Whether no other tool was called at the same time: only then do processes started meanwhile belong to it."""
@@ -76,7 +79,7 @@ class Call:
     @property
     def bounded(self) -> bool:
         """Whether it has a time limit, so that it certainly ends."""
-        return self.tool is not None or self.method in mcp.REPEATABLE
+        return self.tool is not None or self.method in mcp.REPEATABLE or self.method == "initialize"
 
 
 class CallTable:

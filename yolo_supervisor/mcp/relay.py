@@ -8,7 +8,6 @@ take them for requests of the process before.
 from __future__ import annotations
 
 import select
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,12 +19,24 @@ from yolo_supervisor.mcp.call_table import WITH_SERVER, Call, CallState, CallTab
 from yolo_supervisor.mcp.circuit_breaker import WHOLE_SERVER, CircuitBreaker
 from yolo_supervisor.mcp.journal_writer import JournalWriter, warn
 from yolo_supervisor.mcp.pipes import MAX_LINE, LineTooLongError, PipeWriter, read_lines
+from yolo_supervisor.mcp.questions import Attempt, Question, Questions
 from yolo_supervisor.mcp.retries import FAILED, Retries
-from yolo_supervisor.mcp.server import EXIT_S, GRACE_S, ID_PREFIX, Server, ServerProcess, ServerState
+from yolo_supervisor.mcp.server import (
+    CLOSED_OUTPUT_EXIT_S,
+    EXIT_S,
+    GRACE_S,
+    ID_PREFIX,
+    Server,
+    ServerProcess,
+    ServerState,
+)
 from yolo_supervisor.mcp.session_replay import SessionReplay
 
 POLL_S = 0.1
 """Interval at which the end of calls is checked after the client has closed its input."""
+
+READ_RESULTS = frozenset({"initialize", "tools/list"})
+"""Methods whose results the relay reads, however large."""
 
 
 class Relay:
@@ -38,9 +49,12 @@ class Relay:
       ends its call; anything else is sent or queued.
     - a line of the server: a result ends its call; a transient error ends the attempt; any other error ends the call.
     - a deadline (``Retries.run``): the attempt is cancelled, or the call is given up.
+    - a request of the server: the clocks of the calls stand still until the client has answered (``Questions``).
     - the end of the server's output or input, or a line that is too long: DRAINING, then BACKING_OFF; every call that
-      was with the server is queued again or given up.
+      was with the server is queued again or given up, and the server's requests are withdrawn.
+    - the server's exit with code 0 while no call is open: DRAINING, then IDLE until the client sends something.
     - the end of the backoff pause: STARTING, the session is replayed; READY, the queue is sent.
+    - no answer to ``initialize`` within ``start_s``: the server is ended.
     - the end of the client's input: bounded calls still end as above, then the server's input is closed; CLOSED.
     """
 
@@ -53,10 +67,10 @@ class Relay:
         self._client = PipeWriter(1)
         self._calls = CallTable()
         self._server = Server(argv, name, config, breaker)
-        self._retries = Retries(self._server, self._calls, self._client, config, breaker, journal)
+        self._questions = Questions()
+        self._retries = Retries(self._server, self._calls, self._questions, self._client, config, breaker, journal)
         self._session = SessionReplay()
-        self._server_requests: dict[str, object] = {}
-        """Requests of the server that the client has not answered: the server's id, by the id that the client knows."""
+        self._chatter_reported = False
         self._exit_code = 0
 
     # -- life cycle --------------------------------------------------------------------------------------------------
@@ -77,6 +91,10 @@ class Relay:
                     if self._server.process is not None:
                         await self._server.process.input.drain()
                 self._server.input_ended = True
+                for question in self._questions.take_all():
+                    if question.method != "ping":
+                        self._answer_for_client(question)
+                self._retries.review_questions()
                 await self._finish()
                 tasks.cancel_scope.cancel()
         finally:  # on cancellation, too: no process of the server may outlive the relay
@@ -116,16 +134,27 @@ class Relay:
     async def _run_server(self) -> None:
         """Keep a server process running until the client needs none."""
         while True:
-            assert self._server.process is not None
-            self._start_session()
-            too_long = await self._forward_output(self._server.process)
-            code = await self._server.stop_process()
+            process = self._server.process
+            assert process is not None
+            self._start_session(process)
+            too_long = await self._forward_output(process)
+            idle = process.answered and not self._calls and not process.failure and not too_long
+            patience_s = EXIT_S if idle or self._server.input_ended else CLOSED_OUTPUT_EXIT_S
+            code = await self._server.stop_process(patience_s)
             reason = f"it sent a line of more than {MAX_LINE // 2**20} MiB" if too_long else _exit_reason(code)
+            reason = process.failure or reason
             self._server_died(reason)
             if self._server.input_ended and all(call.method in mcp.UNBOUNDED for call in self._calls):
                 self._server.state = ServerState.CLOSED
                 self._exit_code = code if code is not None and code >= 0 else 0
                 return
+            if idle and code == 0 and not self._server.input_ended:
+                await self._server.wait_until_needed()
+                try:
+                    self._server.start()
+                    continue
+                except OSError as error:
+                    reason = f"it cannot be started: {error}"
             await self._restart_server(reason)
 
     async def _forward_output(self, process: ServerProcess) -> bool:
@@ -135,9 +164,10 @@ class Relay:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._write_input, process, writer)
             try:
-                async for line in process.lines():
-                    self._from_server(line)
-                    await self._client.drain()
+                with process.reading:
+                    async for line in process.lines():
+                        self._from_server(line)
+                        await self._client.drain()
             except LineTooLongError:
                 too_long = True
             writer.cancel()
@@ -153,14 +183,15 @@ class Relay:
             with anyio.move_on_after(EXIT_S):
                 while self._calls.with_server():
                     await anyio.sleep(POLL_S)
+            while self._retries.unrepeatable_in_flight():
+                await anyio.sleep(POLL_S)
             warn(f"the MCP server {self._server.name} does not read its input any more: restarting it")
             await process.kill(GRACE_S)
 
     def _server_died(self, reason: str) -> None:
-        if not self._server.input_ended:
-            for shown in self._server_requests:
-                self._client.send(mcp.cancellation(mcp.load(shown.encode()), "the server was restarted"))
-        self._server_requests.clear()
+        for question in self._questions.take_all():
+            if not self._server.input_ended and not question.withdrawn:
+                self._retries.withdraw(question, "the server has ended")
         self._retries.server_died(reason)
 
     async def _restart_server(self, reason: str) -> None:
@@ -180,7 +211,7 @@ class Relay:
 
     # -- the beginning of a process ----------------------------------------------------------------------------------
 
-    def _start_session(self) -> None:
+    def _start_session(self, process: ServerProcess) -> None:
         """Replay the client's session to a restarted server, then send what is queued."""
         initialize = self._session.initialize
         initializing = any(call.method == "initialize" for call in self._calls)  # then it is queued, and sent again
@@ -188,15 +219,16 @@ class Relay:
             self._session_ready()
         else:
             line = mcp.with_value(initialize, ("id",), self._server.new_id())
-            self._server.request(line, lambda _: self._replay_session())
+            self._server.request(line, lambda _: self._replay_session(process))
+            self._retries.limit_start(process)
 
-    def _replay_session(self) -> None:
-        assert self._server.process is not None
+    def _replay_session(self, process: ServerProcess) -> None:
+        process.initializing = False
         for line in self._session.after_initialize():
             if "id" in mcp.load(line):
                 self._server.request(mcp.with_value(line, ("id",), self._server.new_id()), lambda _: None)
             else:
-                self._server.process.input.send(line)
+                process.input.send(line)
         self._session_ready()
 
     def _session_ready(self) -> None:
@@ -235,12 +267,15 @@ class Relay:
             return
         if method == "notifications/initialized":
             self._session.initialized = line
+            if self._session.initialize is not None and self._server.state is not ServerState.READY:
+                return  # the replay sends it
         self._server.send(line)
 
     def _cancel(self, line: bytes, message: Mapping[str, Any]) -> None:
         call = self._calls.by_client_key(mcp.id_key(mcp.params(message).get("requestId")))
         if call is None:
-            self._server.send(line)
+            if self._server.state is ServerState.READY or self._server.has_queue:
+                self._server.send(line)  # else the next process could not know what is cancelled
             return
         if call.state in WITH_SERVER:
             if call.sent_id != call.client_id:
@@ -251,10 +286,9 @@ class Relay:
 
     def _client_request(self, line: bytes, message: Mapping[str, Any]) -> None:
         method, ident, key = message["method"], message["id"], mcp.id_key(message["id"])
-        if method == "initialize":
-            self._session.initialize = line
         tool = mcp.called_tool(message)
         if (twin := self._calls.by_client_key(key)) is not None:
+            self._questions.detach(twin)
             self._retries.end(twin)  # two calls with one id: their responses look alike, so both just pass
             self._server.send(line)
             return
@@ -264,27 +298,30 @@ class Relay:
         if tool is not None and (refusal := self._breaker.refusal(tool)) is not None:
             self._retries.refuse(ident, FAILED, refusal, {"circuit": "open"})
             return
-        deadline_s = time.monotonic() + self._config.cap_s
+        deadline_s = self._retries.clock.now_s() + self._config.cap_s
         call = Call(ident, key, method, line, tool, mcp.progress_token(message), deadline_s)
         self._retries.accept(call, message)
 
     def _client_response(self, line: bytes, message: Mapping[str, Any]) -> None:
         """A response to a request of the server; one to a process that has ended is dropped."""
         key = mcp.id_key(message["id"])
-        if key not in self._server_requests:
+        question, process = self._questions.answer(key, message), self._server.process
+        if question is None or process is None:
             if self._server.generation == 1:
                 self._server.send(line)
             return
-        server_id = self._server_requests.pop(key)
-        self._server.send(line if mcp.id_key(server_id) == key else mcp.with_value(line, ("id",), server_id))
+        if mcp.id_key(question.server_id) != key:
+            line = mcp.with_value(line, ("id",), question.server_id)
+        process.input.send(line)  # in any state: the server may need the answer to become ready
+        self._retries.review_questions()
 
     # -- lines of the server -----------------------------------------------------------------------------------------
 
     def _from_server(self, line: bytes) -> None:
-        self._server.heard_s = time.monotonic()
         if len(line) > mcp.LARGE and (key := mcp.answered_id(line)) is not None:
             call = self._calls.by_sent_key(key)
-            if call is not None and call.sent_id == call.client_id and call.method != "tools/list":
+            if call is not None and call.sent_id == call.client_id and call.method not in READ_RESULTS:
+                self._mark_answered()
                 self._complete(call, line, key, None)  # forwarded without parsing it
                 return
         try:
@@ -293,8 +330,11 @@ class Relay:
             if line.strip():
                 self._warn_no_message(line)
             return
+        if not mcp.is_message(message):
+            self._warn_no_message(line)
+            return
         line = _with_newline(line)
-        if not isinstance(message, dict):
+        if isinstance(message, list):
             self._server_batch(line, message)
         elif "method" not in message and "id" in message:
             self._server_response(line, message)
@@ -303,34 +343,41 @@ class Relay:
         else:
             self._server_notification(line, message)
 
-    def _server_batch(self, line: bytes, messages: object) -> None:
+    def _server_batch(self, line: bytes, messages: Sequence[object]) -> None:
         """Forward a JSON-RPC batch unchanged and end the calls that it answers."""
-        if not isinstance(messages, list):
-            self._warn_no_message(line)
-            return
         for message in messages:
             if isinstance(message, dict):
                 call = self._calls.by_sent_key(mcp.id_key(message.get("id")))
                 if call is not None:
+                    self._mark_answered()
                     self._retries.end(call)
         self._client.send(line)
 
     def _warn_no_message(self, line: bytes) -> None:
-        warn(f"{self._server.name} wrote a line that is no JSON-RPC message: {line[:200]!r}")
+        if not self._chatter_reported:
+            self._chatter_reported = True
+            name = self._server.name
+            warn(f"{name} wrote a line that is no JSON-RPC message (later ones are not reported): {line[:200]!r}")
 
     def _server_response(self, line: bytes, message: Mapping[str, Any]) -> None:
         key = mcp.id_key(message["id"])
+        self._mark_answered()
         if (handler := self._server.take_handler(key)) is not None:
             handler(message)
             return
         call = self._calls.by_sent_key(key)
         if call is None:
+            if self._server.process is not None:
+                self._server.process.unfinished.discard(key)
             if not key.startswith(f'"{ID_PREFIX}'):  # a late response to a retry that was given up
                 self._client.send(line)
             return
         error = message.get("error")
         if error is not None and (call.state is not CallState.IN_FLIGHT or key != call.sent_keys[-1]):
             return  # an error counts only for the current attempt, and not once that was cancelled
+        if call.method == "initialize" and self._server.process is not None:
+            self._server.process.initializing = False
+            error = None  # whatever it is, the client gets it: no process is sent initialize twice
         code = error.get("code") if isinstance(error, dict) else None
         if isinstance(error, dict) and isinstance(code, int | float) and code in mcp.TRANSIENT_ERRORS:
             self._calls.forget_attempt(key)
@@ -357,11 +404,28 @@ class Relay:
             text = f"{call.label} of {self._server.name} was answered at attempt {call.attempt}, after: {failures}"
             self._journal.recovered(text, {"attempts": call.attempt})
 
+    def _mark_answered(self) -> None:
+        if self._server.process is not None:
+            self._server.process.answered = True
+
     def _server_request(self, line: bytes, message: Mapping[str, Any]) -> None:
         server_id = message["id"]
         shown_id = self._shown_id(server_id)
-        self._server_requests[mcp.id_key(shown_id)] = server_id
+        attempts = [Attempt(c, c.attempt) for c in self._calls.with_server() if c.method not in mcp.UNBOUNDED]
+        question = Question(server_id, shown_id, str(message["method"]), mcp.params(message), attempts)
+        if self._server.input_ended and question.method != "ping":
+            self._answer_for_client(question)
+            return
+        self._questions.add(question)
+        self._retries.review_questions()
         self._client.send(line if shown_id is server_id else mcp.with_value(line, ("id",), shown_id))
+
+    def _answer_for_client(self, question: Question) -> None:
+        """Answer a question with an error, because the client can send no answer any more."""
+        if self._server.process is not None:
+            text = "the client has closed its input: it can answer nothing any more"
+            error = mcp.error_response(question.server_id, FAILED, text, {"by": "yolo-supervisor"})
+            self._server.process.input.send(error)
 
     def _shown_id(self, server_id: object) -> object:
         """The id under which the client sees a request of the server: unique over all its processes."""
@@ -376,9 +440,15 @@ class Relay:
             self._retries.forget_tools()
         elif method == "notifications/cancelled" and "requestId" in params:
             shown_id = self._shown_id(params["requestId"])
-            self._server_requests.pop(mcp.id_key(shown_id), None)
+            question = self._questions.cancel(mcp.id_key(shown_id))
+            self._retries.review_questions()
+            if question is not None and question.withdrawn:
+                return  # the client knows
             if shown_id != params["requestId"]:
                 line = mcp.with_value(line, ("params", "requestId"), shown_id)
+        elif method == "notifications/elicitation/complete":
+            self._questions.complete(params.get("elicitationId"))
+            self._retries.review_questions()
         self._client.send(line)
 
     def _progress(self, params: Mapping[str, Any]) -> bool:

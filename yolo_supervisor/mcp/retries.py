@@ -11,11 +11,13 @@ import anyio.abc
 
 from yolo_supervisor.config import McpConfig
 from yolo_supervisor.formats import mcp
+from yolo_supervisor.mcp.call_clock import CallClock
 from yolo_supervisor.mcp.call_table import WITH_SERVER, Call, CallState, CallTable
 from yolo_supervisor.mcp.circuit_breaker import CircuitBreaker
 from yolo_supervisor.mcp.journal_writer import JournalWriter, warn
 from yolo_supervisor.mcp.pipes import PipeWriter
-from yolo_supervisor.mcp.server import GRACE_S, Server, ServerState, backoff_s
+from yolo_supervisor.mcp.questions import Question, Questions
+from yolo_supervisor.mcp.server import GRACE_S, Server, ServerProcess, ServerState, backoff_s
 
 CHECK_S = 0.1
 """Interval at which deadlines are checked."""
@@ -23,8 +25,11 @@ CHECK_S = 0.1
 OVERLAP_S = 0.1
 """Start times of processes do not distinguish calls that are closer together than this."""
 
-PING_S = 5.0
-"""A server that does not answer a ping within this time hangs."""
+SLOW_START_S = 10.0
+"""A process that has not answered ``initialize`` after this time is reported as slow."""
+
+STOPPED_S = 5.0
+"""A process that is stopped at both ends of this time does not go on by itself."""
 
 MAX_TOOLS = 10_000
 """A list of more tools is not read further."""
@@ -37,13 +42,17 @@ class Retries:
     """Sends each call to the server, and repeats a failed attempt if the call may be repeated (see ``CallState``).
 
     A call may be repeated if its method is idempotent, or if it calls a tool that ``repeatable`` names or the server
-    declares read-only or idempotent. ``unrepeatable`` overrides both.
+    declares read-only or idempotent. ``unrepeatable`` overrides both. ``initialize`` is sent to each process once.
+
+    The clock of the limits stands still while the server waits for an answer of the client, or the client for the
+    answer to ``initialize``. Silence of a server ends a call at its limit, and never the server.
     """
 
     def __init__(
         self,
         server: Server,
         calls: CallTable,
+        questions: Questions,
         client: PipeWriter,
         config: McpConfig,
         breaker: CircuitBreaker,
@@ -51,10 +60,15 @@ class Retries:
     ) -> None:
         self._server = server
         self._calls = calls
+        self._questions = questions
         self._client = client
         self._config = config
         self._breaker = breaker
         self._journal = journal
+        self.clock = CallClock()
+        """The clock of all deadlines of calls."""
+        self._initialize: Call | None = None
+        """The client's ``initialize`` that was sent last."""
         self._declared: dict[str, bool] | None = None
         """Whether each tool is declared repeatable; None until the server has been asked."""
         self._undecided: list[tuple[Call, int, str]] = []
@@ -67,6 +81,8 @@ class Retries:
     # -- what may be repeated ----------------------------------------------------------------------------------------
 
     def may_repeat(self, call: Call) -> bool:
+        if call.method == "initialize":
+            return call.generation != self._server.generation
         if call.tool is None:
             return call.method in mcp.REPEATABLE
         if call.tool in self._config.unrepeatable:
@@ -119,12 +135,11 @@ class Retries:
             call.state = CallState.QUEUED
             self._server.enqueue(call)
             return
-        now_s = time.monotonic()
         call.attempt += 1
-        call.state, call.sent_s = CallState.IN_FLIGHT, now_s
+        call.state, call.sent_s, call.generation = CallState.IN_FLIGHT, time.monotonic(), self._server.generation
         if call.tool is not None:
             self._mark_overlaps(call)
-        call.attempt_deadline_s = min(call.deadline_s, now_s + self.attempt_limit_s(call))
+        self.extend(call)
         if call.attempt == 1:
             self._calls.record_attempt(call, call.client_id, call.client_key)
             process.input.send(call.line)
@@ -132,6 +147,10 @@ class Retries:
             retry_id = self._server.new_id()
             self._calls.record_attempt(call, retry_id, mcp.id_key(retry_id))
             process.input.send(mcp.with_value(call.line, ("id",), call.sent_id))
+        if call.method == "initialize":
+            self._initialize = call
+            self.clock.hold()
+            self.limit_start(process)
 
     def _mark_overlaps(self, call: Call) -> None:
         """Record which tool calls are with the server at the same time as others."""
@@ -147,20 +166,50 @@ class Retries:
         return self._config.cap_s if call.tool is not None else float("inf")
 
     def extend(self, call: Call) -> None:
-        """Restart the time limit of the attempt: the server has reported progress."""
-        call.attempt_deadline_s = min(call.deadline_s, time.monotonic() + self.attempt_limit_s(call))
+        """Start the time limit of the attempt: it is sent, or has made progress."""
+        call.attempt_deadline_s = min(call.deadline_s, self.clock.now_s() + self.attempt_limit_s(call))
 
     def _shorten_deadlines(self) -> None:
         """Apply the limit of an attempt to calls that were sent before it was known that they may be repeated."""
         for call in self._calls:
             if call.state in WITH_SERVER and call.attempt_deadline_s == call.deadline_s:
-                call.attempt_deadline_s = min(call.deadline_s, call.sent_s + self.attempt_limit_s(call))
+                self.extend(call)
+
+    def unrepeatable_in_flight(self) -> list[Call]:
+        """The calls with the server that would be lost with it."""
+        return [call for call in self._calls.with_server() if call.bounded and not self.may_repeat(call)]
 
     def end(self, call: Call) -> None:
         """Wait for the call no longer: it is answered, refused, cancelled or given up."""
         self._last_end_s = time.monotonic()
         call.state = CallState.DONE
         self._calls.remove(call)
+        self.review_questions()
+
+    # -- questions of the server -------------------------------------------------------------------------------------
+
+    def review_questions(self) -> None:
+        """Withdraw questions whose calls are over, and let the clock stand still exactly while one is open.
+
+        An answer starts the time limits of the attempts again, as progress does: the call may not be cancelled, and the
+        person asked again, because the answer came late.
+        """
+        if not self._questions and self._initialize is None and not self.clock.held:
+            return
+        for question in self._questions.take_orphans():
+            self.withdraw(question, "the call that it belongs to is over")
+        if self._initialize is not None and self._initialize.state not in WITH_SERVER:
+            self._initialize = None
+        if self._initialize is not None or self._questions.hold_clocks:
+            self.clock.hold()
+        elif self.clock.held:
+            self.clock.release()
+            for call in self._calls.with_server():
+                self.extend(call)
+
+    def withdraw(self, question: Question, reason: str) -> None:
+        """Tell the client that a question of the server needs no answer any more."""
+        self._client.send(mcp.cancellation(question.shown_id, reason))
 
     # -- after a failure ---------------------------------------------------------------------------------------------
 
@@ -172,6 +221,7 @@ class Retries:
         if not self._record_failure(call, code, reason, response):
             return False
         call.state = CallState.RETRYING
+        self.review_questions()
         assert self._tasks is not None
         self._tasks.start_soon(self._repeat, call)
         return True
@@ -190,6 +240,7 @@ class Retries:
             elif self._record_failure(call, FAILED, f"the server died ({reason})"):
                 call.state = CallState.QUEUED  # the pause before the restart is pause enough
                 self._server.enqueue(call)
+        self.review_questions()
 
     def server_ready(self) -> None:
         """List the tools of a new process if there are calls to decide about."""
@@ -201,7 +252,7 @@ class Retries:
         call.failures.append(reason)
         if not self.may_repeat(call):
             reason = f"{reason}; it was not repeated, because it is not known to be idempotent"
-        elif call.attempt > self._config.retries or time.monotonic() >= call.deadline_s:
+        elif call.attempt > self._config.retries or self.clock.now_s() >= call.deadline_s:
             reason = f"{reason}, at the last of {call.attempt} attempts"
         else:
             return True
@@ -214,6 +265,9 @@ class Retries:
             self.send(call)
 
     def _give_up(self, call: Call, code: int, reason: str, response: bytes | None = None) -> None:
+        if code == TIMED_OUT and call.state in WITH_SERVER and not self.may_repeat(call):
+            assert self._server.process is not None
+            self._server.process.unfinished.add(call.sent_keys[-1])
         self.end(call)
         if call.tool is not None:
             self._breaker.record_failure(call.tool, call.failures[-1])
@@ -230,6 +284,8 @@ class Retries:
         """The known effect of a failed call, as text for a model."""
         if call.attempt == 0:
             return "This call was not sent."
+        if call.method == "initialize":
+            return "The server was ended."
         if self.may_repeat(call):
             return "This call may or may not have taken effect; it is safe to call it again."
         return "This call may or may not have taken effect. Check its effect before you call it again."
@@ -261,13 +317,15 @@ class Retries:
                     self._active = anyio.Event()
                     await self._active.wait()
                 await anyio.sleep(CHECK_S)
-                now_s = time.monotonic()
+                now_s = self.clock.now_s()
                 for call in self._calls:
                     if now_s >= min(call.attempt_deadline_s, call.deadline_s) and self._has_limit(call):
                         self._time_out(call, now_s)
 
     def _has_limit(self, call: Call) -> bool:
-        return call.method not in mcp.UNBOUNDED and (call.tool is not None or self.may_repeat(call))
+        if self.clock.held or call.method in mcp.UNBOUNDED:
+            return False
+        return call.state not in WITH_SERVER if call.method == "initialize" else call.bounded
 
     def _time_out(self, call: Call, now_s: float) -> None:
         if call.state not in WITH_SERVER:
@@ -283,29 +341,64 @@ class Retries:
         if self._server.state is ServerState.READY:
             self._server.send(mcp.cancellation(call.sent_id, f"no answer within {self.attempt_limit_s(call):g} s"))
         assert self._tasks is not None
-        self._tasks.start_soon(self._clean_up, call, now_s)
+        self._tasks.start_soon(self._clean_up, call, time.monotonic())
 
-    async def _clean_up(self, call: Call, now_s: float) -> None:
+    async def _clean_up(self, call: Call, until_s: float) -> None:
         """End the processes that a timed-out attempt has started, then repeat the call or give it up."""
         process, limit_s, attempt = self._server.process, self.attempt_limit_s(call), call.attempt
         if process is not None and call.tool is not None and call.exclusive:
-            await process.end_children(call.sent_s, now_s, GRACE_S)
+            await process.end_children(call.sent_s, until_s, GRACE_S)
         if call.state is not CallState.CANCELLING or call.attempt != attempt:
             return  # it was answered or cancelled meanwhile, or the server died
-        repeated = self.attempt_failed(call, TIMED_OUT, f"no answer within {limit_s:g} s")
-        if not repeated and self._server.heard_s < call.sent_s:
-            await self._kill_if_hung(call.sent_s)
+        self.attempt_failed(call, TIMED_OUT, f"no answer within {limit_s:g} s")
+        if process is not None and process.stopped():
+            await self._end_stopped(process)
 
-    async def _kill_if_hung(self, since_s: float) -> None:
-        """Kill a server that has written nothing since then and does not answer a ping."""
-        generation = self._server.generation
-        if self._server.state is not ServerState.READY or self._calls.with_server():
+    async def _end_stopped(self, process: ServerProcess) -> None:
+        """End a process that a signal has stopped, if nothing is lost with it that may not be repeated."""
+        await anyio.sleep(STOPPED_S)
+        if process is not self._server.process or self._server.state is not ServerState.READY or not process.stopped():
             return
-        self._server.request(mcp.request(self._server.new_id(), "ping"), lambda _: None)
-        await anyio.sleep(PING_S)
-        process = self._server.process
-        busy = bool(self._calls.with_server())
-        if process is None or busy or self._server.generation != generation or self._server.heard_s >= since_s:
+        name = self._server.name
+        if process.failure:
             return
-        warn(f"the MCP server {self._server.name} hangs: restarting it")
+        if process.unfinished or self.unrepeatable_in_flight():
+            reason = "it may be at work on a call that must not be repeated, so it is not restarted"
+            warn(f"the MCP server {name} was stopped by a signal; {reason}: `kill -CONT {process.pid}` lets it go on")
+            return
+        process.failure = "it was stopped by a signal"
+        await process.kill(GRACE_S)
+
+    def limit_start(self, process: ServerProcess) -> None:
+        """Limit the time until the process answers ``initialize``, which it is sent now."""
+        process.initializing = True
+        assert self._tasks is not None
+        self._tasks.start_soon(self._limit_start, process)
+
+    async def _limit_start(self, process: ServerProcess) -> None:
+        name, limit_s = self._server.name, self._config.start_s
+        passed_s, checked_s, slow = 0.0, time.monotonic(), False
+        while process.initializing and process is self._server.process:
+            await anyio.sleep(CHECK_S)
+            now_s = time.monotonic()
+            if not self._questions.hold_clocks:
+                passed_s += now_s - checked_s
+            checked_s = now_s
+            if passed_s >= limit_s:
+                await self._give_up_start(process, f"it did not answer initialize within {limit_s:g} s")
+                return
+            if passed_s >= SLOW_START_S and not slow:
+                slow = True
+                silence = f"has not answered initialize for {passed_s:.0f} s"
+                warn(f"the MCP server {name} starts slowly: it {silence} (it is ended after {limit_s:g} s)")
+        if slow and process is self._server.process:
+            warn(f"the MCP server {name} has started after {passed_s:.0f} s")
+
+    async def _give_up_start(self, process: ServerProcess, reason: str) -> None:
+        """End a process that does not start, and every call that was sent with the client's ``initialize``."""
+        process.failure = reason
+        if self._initialize is not None:
+            for call in self._calls:
+                call.failures.append(reason)
+                self._give_up(call, TIMED_OUT, reason)
         await process.kill(GRACE_S)

@@ -58,12 +58,15 @@ class ServerState(Enum):
     state        meaning                                             next state, and the event that leads to it
     ===========  ==================================================  ==================================================
     STARTING     the process runs; the client's session is being     READY: the session is replayed, or there is none ·
-                 replayed to it; the client's lines are queued       DRAINING: as below
+                 replayed to it; the client's lines are queued       DRAINING: as below, or ``start_s`` are over
     READY        lines are sent as they come                         DRAINING: it closed its output, sent a line that is
-                                                                     too long, reads its input no more, or hangs
-    DRAINING     the process is to end: nothing is sent to it, but   BACKING_OFF: it is gone, with all its descendants
-                 responses still pass; the client's lines are
-                 queued
+                                                                     too long, reads its input no more, or was ended:
+                                                                     it is stopped, or has not answered ``initialize``
+                                                                     within ``start_s``
+    DRAINING     the process is to end: no request is sent to it,    BACKING_OFF: it is gone, with all its descendants ·
+                 but responses still pass; the client's lines are    IDLE: the same, and it exited by itself with code 0
+                 queued                                              after it had answered, while no call was open
+    IDLE         no process, and none is needed                      STARTING: the client sends something
     BACKING_OFF  no process; the client's lines and calls are        STARTING: the pause is over · SUSPENDED: the
                  queued until the restart                            restart has to wait for the circuit or the restart
                                                                      limit · CLOSED: the client has closed its input
@@ -73,12 +76,13 @@ class ServerState(Enum):
     CLOSED       no process, and there will be none                  none
     ===========  ==================================================  ==================================================
 
-    ``generation`` counts the processes. A process that hangs stays READY until it is killed and its output ends.
+    ``generation`` counts the processes. A process that is being ended stays READY until its output ends.
     """
 
     STARTING = "starting"
     READY = "ready"
     DRAINING = "draining"
+    IDLE = "idle"
     BACKING_OFF = "backing off"
     SUSPENDED = "suspended"
     CLOSED = "closed"
@@ -96,12 +100,11 @@ class Server:
         """Whether the client has closed its input: the server may exit then."""
         self.deaths_in_a_row = 0
         """Without an answered call in between."""
-        self.heard_s = 0.0
-        """When the server wrote a line last, on the monotonic clock."""
         self._argv = argv
         self._config = config
         self._breaker = breaker
         self._queue: list[Call | bytes] = []
+        self._queued = anyio.Event()
         self._handlers: dict[str, Callable[[Mapping[str, Any]], None]] = {}
         """The relay's own requests to this process, and what to do with each response."""
         self._last_number = 0
@@ -121,16 +124,27 @@ class Server:
         self._restarts.append(time.monotonic())
         self.start()
 
-    async def stop_process(self) -> int | None:
-        """End the process and all its descendants; its exit code, None if that is unknown."""
+    async def stop_process(self, patience_s: float) -> int | None:
+        """Let the process exit within ``patience_s``, then end it, and all its descendants.
+
+        Returns its exit code, None if that is unknown.
+        """
         assert self.process is not None
         self.state = ServerState.DRAINING
-        code = await self.process.end(EXIT_S if self.input_ended else CLOSED_OUTPUT_EXIT_S, GRACE_S)
+        code = await self.process.end(patience_s, GRACE_S)
         self.process = None
         self.state = ServerState.BACKING_OFF
         self.generation += 1
         self._handlers.clear()
         return code
+
+    async def wait_until_needed(self) -> None:
+        """Stay without a process until a line or a call is queued."""
+        self.state = ServerState.IDLE
+        while not self._queue:
+            self._queued = anyio.Event()
+            await self._queued.wait()
+        self.state = ServerState.BACKING_OFF
 
     def back_off(self, reason: str) -> float:
         """Record that the server is down; the seconds until it is to be restarted.
@@ -165,11 +179,15 @@ class Server:
         if self.state is ServerState.READY and self.process is not None:
             self.process.input.send(line)
         else:
-            self._queue.append(line)
+            self._enqueue(line)
 
     def enqueue(self, call: Call) -> None:
         """Keep a call until the server is ready."""
-        self._queue.append(call)
+        self._enqueue(call)
+
+    def _enqueue(self, item: Call | bytes) -> None:
+        self._queue.append(item)
+        self._queued.set()
 
     @property
     def has_queue(self) -> bool:
@@ -214,6 +232,16 @@ class ServerProcess:
             with contextlib.suppress(OSError):
                 fcntl.fcntl(pipe, F_SETPIPE_SZ, PIPE_SIZE)
         self.input = PipeWriter(self._child.stdin.fileno())
+        self.reading = anyio.CancelScope()
+        """The scope in which its output is read."""
+        self.answered = False
+        """Whether it has answered any request."""
+        self.initializing = False
+        """Whether it was sent ``initialize``, and has not answered."""
+        self.failure = ""
+        """Why the relay has ended it."""
+        self.unfinished: set[str] = set()
+        """Calls that may not be repeated and were given up: it may still be at work on them (see ``mcp.id_key``)."""
 
     @property
     def pid(self) -> int:
@@ -245,9 +273,19 @@ class ServerProcess:
         bury_orphans(self.pid)
         return self._child.returncode
 
+    def stopped(self) -> bool:
+        """Whether a signal has stopped it, as far as is known."""
+        try:
+            facts = backend().facts(self.pid)
+        except OSError:
+            return False
+        return facts is not None and facts.stopped
+
     async def kill(self, grace_s: float) -> None:
         """End it and its descendants now: SIGTERM, then SIGKILL after ``grace_s``."""
         await subprocesses.end(self.pid, grace_s, adopted=True)
+        await anyio.sleep(CLOSED_OUTPUT_EXIT_S)
+        self.reading.cancel()  # another process may hold the pipe open
 
     async def end_children(self, from_s: float, to_s: float, grace_s: float) -> None:
         """End the descendants that it started between two moments of the monotonic clock.

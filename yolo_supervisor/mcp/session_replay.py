@@ -19,7 +19,9 @@ class SessionReplay:
 
     def record(self, method: str, line: bytes) -> None:
         """Record a request that the server has answered with a result."""
-        if method == "logging/setLevel":
+        if method == "initialize":
+            self.initialize = line
+        elif method == "logging/setLevel":
             self._log_level = line
         elif method in ("resources/subscribe", "resources/unsubscribe"):
             uri = mcp.id_key(mcp.params(mcp.load(line)).get("uri"))
