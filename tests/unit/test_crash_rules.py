@@ -228,7 +228,7 @@ SECRETS = {
     "s3cr3t-w0rd": '{{"command": "curl -H \\"Authorization: Bearer {}\\" x"}}',
     "tok3nvalue": "X_API_TOKEN: {}",
     "opensesame": "postgres://shop:{}@db.internal/shop",
-    "quite plain": "MY_SETTING={}",
+    "quite plain": "MY_SECRET={}",
     "ghp_" + "a1B2" * 9: "git clone with {} now",
     "AKIAIOSFODNN7EXAMPLE": "id {}",
     "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl": "jwt {}",
@@ -236,11 +236,11 @@ SECRETS = {
     "MIIEowIBAAKCAQEA7f2xk9sPq3/ab+cd1234567890abcdefGHIJKLMNOPQRSTUV": "{}",
     "cookie-of-mine": "Set-Cookie: session={}; Path=/",
     "pa55": "mysql --password={} shop",
-    "0123456789abcdef" * 4: "digest {}",
+    "0123456789abcdef" * 3: "key {}",
 }
 TEMPLATES = """\
 export DB_PASSWORD={}
-export MY_SETTING={}
+export MY_PASSPHRASE={}
 export my_pass={}
 X_API_TOKEN: {}
 x-api-key: {}
@@ -311,7 +311,7 @@ https://x.blob.core.windows.net/c?sv=2020&sig=ab%2F{}%3D
 openssl enc -pass pass:{}
 kubectl create secret generic x --from-literal=foo={}
 https://hooks.slack.com/services/T0/B0/{}""".splitlines()
-LINES = ["  password {}", "   12→DB_URL=ab {}", 'NAME="a b\n{} c"']
+LINES = ["  password {}", "   12→DB_KEY=ab {}", 'APP_SECRET="a b\n{} c"']
 """Secrets that are recognised only at the beginning of a line."""
 LETTERS = st.text("ABCDEFGHJKLMNPQRSTUVWXYZ0123456789abcdefghkmnpqrstuvwxyz", min_size=10, max_size=24)
 
