@@ -37,7 +37,7 @@ class Question:
     params: Mapping[str, Any]
     attempts: Sequence[Attempt] = field(default=())
     withdrawn: bool = False
-    """Whether the client was told that no answer is needed. A late answer is forwarded nevertheless."""
+    """Whether the client knows that no answer is needed. A late answer is forwarded nevertheless."""
 
     @property
     def holds_clocks(self) -> bool:
