@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 RestoredFrom = Literal["good_version", "snapshot", "rebuilt", "lease"]
 """The source of a broken file's new content; ``lease`` means that an unreadable lease is removed."""
@@ -48,6 +48,22 @@ class ProcessId:
     pid: int
     started: int
     boot: str
+
+
+class LockStamp(NamedTuple):
+    """One lock file. A later one may get the same inode, but not with the same time of its last change."""
+
+    device: int
+    inode: int
+    changed_ns: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SeenLock:
+    """The processes that were seen with a lock file."""
+
+    stamp: LockStamp
+    holders: tuple[ProcessId, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -30,7 +30,7 @@ from yolo_supervisor.daemon.wiring import HostServices
 from yolo_supervisor.inventory.process_scan import ProcessScanner
 from yolo_supervisor.models import ProcessId
 from yolo_supervisor.store.disk import Disk
-from yolo_supervisor.system.process_backend import ProcessFacts
+from yolo_supervisor.system.process_backend import FileId, ProcessFacts, file_id
 from yolo_supervisor.system.processes import Processes
 from yolo_supervisor.system.procfs import PidfdHandle
 from yolo_supervisor.system.tmux import Tmux
@@ -308,7 +308,13 @@ class Machine:
         found = self.table.get(process.pid)
         return self._handle(self, found) if found and found.started == process.started and not found.over else None
 
-    def has_open(self, pid: int, path: Path) -> bool:
+    def folder_ids(self, pid: int) -> list[FileId]:
+        return [file_id(self.folder(pid))]
+
+    def file_id(self, pid: int, name: str) -> FileId:
+        return file_id(Path(self.folder(pid)) / name)
+
+    def writes_to(self, pid: int, path: Path, file: FileId) -> bool:
         return False
 
     def listens(self, pid: int) -> bool:

@@ -26,7 +26,12 @@ from support.budget import SOAK
 from support.cli import PROGRAM
 from support.processes import Children
 from support.wait import LIMIT_S, wait_until
+from yolo_supervisor.formats.own import dump_seen_locks
+from yolo_supervisor.models import LockStamp, SeenLock
 from yolo_supervisor.store.history import history
+from yolo_supervisor.store.paths import Paths
+from yolo_supervisor.system.process_backend import backend
+from yolo_supervisor.system.processes import Processes
 
 HASTY = (
     sys.executable, "-c",
@@ -584,6 +589,7 @@ def test_file_size_limit_is_reported_as_no_room(repos: Repositories) -> None:
     )
 
     assert answer["cause"] == "no room"
+    (repos.mine.folder / ".git" / "index.lock").unlink(missing_ok=True)  # of the git that the limit has killed
     repos.mine.commit(*MESSAGE, program=HASTY)
     assert repos.mine.subjects() == ["message", "first"]
 
@@ -611,28 +617,85 @@ def test_full_disk_is_reported_as_no_room(repos: Repositories) -> None:
 LOCKS = ("index.lock", "HEAD.lock", "refs/heads/main.lock")
 
 
+def holds(children: Children, lock: Path) -> subprocess.Popen[bytes]:
+    """A process that has made the lock, and has it open."""
+    return children.python(f"lock = open({str(lock)!r}, 'x')\nprint('ready', flush=True)\nimport time\ntime.sleep(600)")
+
+
+def leave_lock(repos: Repositories, children: Children, lock: Path) -> int:
+    """Leave a lock whose holder was seen by a daemon, and killed. Returns the pid of the holder."""
+    holder = holds(children, lock)
+    found, process = lock.stat(), Processes(backend()).identify(holder.pid)
+    assert process is not None
+    stamp = LockStamp(found.st_dev, found.st_ino, found.st_ctime_ns)
+    path = Paths(repos.project).seen_locks
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(dump_seen_locks({lock: SeenLock(stamp=stamp, holders=(process,))}))
+    holder.kill()
+    holder.wait()
+    return holder.pid
+
+
 @pytest.mark.parametrize("name", LOCKS)
-def test_stale_lock_is_moved_aside(repos: Repositories, name: str) -> None:
+def test_stale_lock_is_moved_aside(repos: Repositories, children: Children, name: str) -> None:
     repos.mine.write("new", add=True)
-    lock = repos.mine.write(f".git/{name}", "left")
+    lock = repos.mine.folder / ".git" / name
+    pid = leave_lock(repos, children, lock)
 
     answer = repos.mine.commit(*MESSAGE, program=HASTY)
 
     assert (answer["result"], answer["rounds"]) == ("committed", 2)
     assert not lock.exists()
     (done,) = repos.journal("lease")
-    assert Path(done["evidence"]["kept"]).read_text() == "left"
+    assert Path(done["evidence"]["kept"]).exists()
+    assert done["evidence"]["pids"] == [pid]
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_lock_that_nobody_was_seen_with_stays_and_is_explained(
+    repos: Repositories, children: Children, name: str
+) -> None:
+    repos.mine.write("new", add=True)
+    lock = repos.mine.write(f".git/{name}", "left")
+    reader = children.start("git", "cat-file", "--batch", cwd=repos.mine.folder, stdin=subprocess.PIPE)
+
+    answer = repos.mine.commit(*MESSAGE, program=HASTY, code=75)
+
+    assert answer["cause"] == "locked"
+    assert str(lock) in answer["blocked_by"]
+    assert f"process {reader.pid} (git cat-file) only reads there" in answer["blocked_by"]
+    assert answer["commands"][0].startswith(f"rm {lock} ")
+    assert lock.read_text() == "left"
+
+
+def test_lock_is_moved_aside_when_its_holder_is_killed_meanwhile(repos: Repositories, children: Children) -> None:
+    repos.mine.write("new", add=True)
+    lock = repos.mine.folder / ".git" / "index.lock"
+    seen = repos.project / "seen"
+    program = (*HASTY[:2], "import pathlib\nfrom yolo_supervisor.inventory import lock_holders as h\n"
+               "look = h.LockHolders.look\ndef spy(*words):\n holder = look(*words)\n"
+               f" pathlib.Path({str(seen)!r}).touch()\n return holder\nh.LockHolders.look = spy\n"
+               + HASTY[2].replace(", 1.0, 3.0", ", 300.0, 3.0"))  # fmt: skip
+    holder = holds(children, lock)
+    ours = children.start(*program, "commit", *MESSAGE, cwd=repos.mine.folder)
+    wait_until(seen.exists, "the look at the lock")
+    holder.kill()
+    holder.wait()
+
+    assert ours.wait(LIMIT_S) == 0
+    assert not lock.exists()
 
 
 @pytest.mark.parametrize("name", LOCKS)
 def test_lock_that_a_process_has_open_stays(repos: Repositories, children: Children, name: str) -> None:
     repos.mine.write("new", add=True)
     lock = repos.mine.folder / ".git" / name
-    children.python(f"lock = open({str(lock)!r}, 'x')\nprint('ready', flush=True)\nimport time\ntime.sleep(600)")
+    holder = holds(children, lock)
 
     answer = repos.mine.commit(*MESSAGE, program=HASTY, code=75)
 
     assert answer["cause"] == "locked"
+    assert f"process {holder.pid} holds it" in answer["blocked_by"]
     assert lock.exists()
     assert repos.mine.subjects() == ["first"]
 
@@ -680,10 +743,11 @@ def test_commit_waits_until_a_lock_is_released(repos: Repositories, children: Ch
     assert repos.journal("lease") == []
 
 
-def test_index_lock_concerns_only_its_work_tree(repos: Repositories) -> None:
+def test_index_lock_concerns_only_its_work_tree(repos: Repositories, children: Children) -> None:
     linked = Repo(repos.project / "linked")
     repos.mine.git("worktree", "add", "-q", "-b", "other", str(linked.folder))
-    lock = repos.mine.write(".git/worktrees/linked/index.lock", "left")
+    lock = repos.mine.folder / ".git/worktrees/linked/index.lock"
+    leave_lock(repos, children, lock)
     repos.mine.write("new", add=True)
     repos.mine.commit(*MESSAGE)
     assert lock.exists()

@@ -23,6 +23,7 @@ from test_commit import (
     files,
     git_config,
     killed,
+    leave_lock,
     repos,
     template_repos,
 )
@@ -104,7 +105,9 @@ def test_commit_lock_holds_where_the_environment_names_the_repository(repos: Rep
     first.wait(LIMIT_S)
 
 
-def test_background_process_of_a_hook_takes_the_commit_lock_itself(repos: Repositories, tmp_path: Path) -> None:
+def test_background_process_of_a_hook_takes_the_commit_lock_itself(
+    repos: Repositories, children: Children, tmp_path: Path
+) -> None:
     """It inherits the environment of a commit that has ended."""
     done = tmp_path / "environment"
     repos.mine.hook("post-commit", f"env > {done}")
@@ -112,7 +115,7 @@ def test_background_process_of_a_hook_takes_the_commit_lock_itself(repos: Reposi
     repos.mine.commit(*MESSAGE)
     inherited = dict(line.split("=", 1) for line in done.read_text().splitlines() if line.startswith("YOLO_"))
     assert inherited
-    (repos.mine.folder / ".git" / "index.lock").touch()
+    leave_lock(repos, children, repos.mine.folder / ".git" / "index.lock")
 
     answer = repos.mine.commit("--allow-empty", "-m", "later", env={**os.environ, **inherited}, program=HASTY)
 
@@ -522,8 +525,8 @@ def test_killed_branch_update_is_rolled_back(half_moved: Repositories) -> None:
     half_moved.assert_tidy()
 
 
-def test_roll_back_removes_the_lock_of_the_killed_git(half_moved: Repositories) -> None:
-    (half_moved.mine.folder / ".git" / "index.lock").touch()
+def test_roll_back_removes_the_lock_of_the_killed_git(half_moved: Repositories, children: Children) -> None:
+    leave_lock(half_moved, children, half_moved.mine.folder / ".git" / "index.lock")
 
     half_moved.mine.commit("--allow-empty", "-m", "next", program=HASTY)
 

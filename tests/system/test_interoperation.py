@@ -32,6 +32,7 @@ from yolo_supervisor.models import Task
 from yolo_supervisor.policy.retry import RetryPolicy, requeue_or_dead_letter
 from yolo_supervisor.store.store import Outcome, Store
 from yolo_supervisor.system.process_backend import backend
+from yolo_supervisor.system.processes import Processes
 from yolo_supervisor.watchers.leases import LeasesWatcher
 
 EPOCH = datetime(2026, 11, 22, 20, 55, 10, tzinfo=UTC)
@@ -153,7 +154,7 @@ class Ours:
         self.store.open()
         self._clock = clock
         self._leases = Leases(self.store, clock, "here")
-        locks = StaleLocks(self.store, backend(), list, project / "pid-lock")
+        locks = StaleLocks(self.store, Processes(backend()), list, project / "pid-lock")
         self._watcher = LeasesWatcher(Config(), self._leases, locks)
 
     def acquire(self, resource: str, owner: str, ttl: int = 300) -> str:

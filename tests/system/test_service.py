@@ -622,10 +622,15 @@ def test_inside_the_hardening_of_the_system_template_git_commits_and_its_forgott
     machine.run(str(SCRIPT), "service", "install", "--system", "--user", person.name)
     try:
         assert person.run(*git, "log", "--format=%s").stdout == "inside\n"
-        lock = person.write("shop/.git/index.lock", "half an index")
+        seen = ".yolo-planning/.supervisor/seen-locks.json"
+        person.run("sh", "-c", (
+            f"cd {shop}; mkfifo ../input; exec 3<>../input; git update-index --stdin <&3 & git=$!\n"
+            f"until grep -q '\"pid\": '$git {seen}; do sleep 0.1; done; kill -9 $git"
+        ))  # fmt: skip
+        lock = person.path("shop/.git/index.lock")
         quarantine = person.path("shop/.yolo-planning/.supervisor/quarantine")
         wait_until(lambda: not lock.exists(), "the lock to be put aside")
-        assert [path.read_text() for path in quarantine.iterdir()] == ["half an index"]
+        assert [path.name.startswith("index.lock-") for path in quarantine.iterdir()] == [True]
         person.run(*git, "commit", "-q", "--allow-empty", "-m", "outside")
     finally:
         shutil.rmtree(folder)

@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
 
 from support.processes import Children
 from support.project import FakeClock
 from support.wait import wait_until
-from yolo_supervisor.actions.base import Escalate
+from yolo_supervisor.actions.base import AlertCode, Escalate
 from yolo_supervisor.actions.leases import BreakLock, Release
 from yolo_supervisor.config import Config
+from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats import plugin
 from yolo_supervisor.formats.plugin import agents as plugin_agents
 from yolo_supervisor.formats.plugin import execution_state
+from yolo_supervisor.inventory import lock_holders
 from yolo_supervisor.inventory.leases import Leases
+from yolo_supervisor.inventory.lock_holders import subcommand
 from yolo_supervisor.inventory.stale_locks import INDEX_STALE_S, StaleLocks
 from yolo_supervisor.models import Agent, Liveness
 from yolo_supervisor.store.history import history
 from yolo_supervisor.store.store import Outcome, Store
 from yolo_supervisor.system.process_backend import backend
+from yolo_supervisor.system.processes import Processes
 from yolo_supervisor.watchers.base import Remediation
 from yolo_supervisor.watchers.leases import LeasesWatcher
 
@@ -51,8 +56,13 @@ class World:
         self.store = Store(project, self.clock)
         self.store.open()
         self.living: list[tuple[Agent, Liveness]] = []
-        locks = StaleLocks(self.store, backend(), lambda: self.living, project / "pid-lock")
-        self.watcher = LeasesWatcher(Config(), Leases(self.store, self.clock, "here"), locks)
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was seen, as another supervisor would."""
+        self.processes = Processes(backend())
+        self.locks = StaleLocks(self.store, self.processes, lambda: self.living, self.project / "pid-lock")
+        self.watcher = LeasesWatcher(Config(), Leases(self.store, self.clock, "here"), self.locks)
 
     async def look(self) -> list[Remediation]:
         return list(await self.watcher.tick(NOW))
@@ -62,14 +72,6 @@ class World:
         assert await self.look() == []
         self.clock.wait(s)
         return await self.look()
-
-    async def no_git_later(self, s: float) -> list[Remediation]:
-        """The same once no git of another test, which may be at work anywhere, keeps the lock in place."""
-        decided = await self.later(s)
-        while not decided:
-            await anyio.sleep(0.05)
-            decided = await self.look()
-        return decided
 
     def carry_out(self, remediations: list[Remediation]) -> list[Outcome]:
         done = []
@@ -119,18 +121,6 @@ async def test_a_folder_that_a_hook_left_is_removed_after_its_time(world: World,
 # -- the plugin's files -----------------------------------------------------------------------------------------------
 
 
-async def test_a_lock_is_ended_when_no_agent_is_there_any_more_and_nothing_has_changed(world: World) -> None:
-    path = world.plugin_lock("dev-1")
-    assert await world.later(IDLE_S - 0.1) == []
-
-    remediations = await world.later(0.2)
-
-    assert world.carry_out(remediations) == [Outcome.DONE]
-    assert not path.exists()
-    (entry,) = [each for each in history(world.store.paths.journal) if each["action"] == "released"]
-    assert (entry["key"], entry["evidence"]["owner"]) == ("src/a", "dev-1")
-
-
 @pytest.mark.parametrize("state", [Liveness.ALIVE, Liveness.UNKNOWN])
 async def test_a_lock_whose_owner_may_be_there_is_left_alone(world: World, state: Liveness) -> None:
     world.plugin_lock("dev-1")
@@ -139,25 +129,17 @@ async def test_a_lock_whose_owner_may_be_there_is_left_alone(world: World, state
     assert await world.later(10 * IDLE_S) == []
 
 
-async def test_an_unknown_owner_is_reported_while_other_agents_run(
-    world: World,
-) -> None:
-    world.plugin_lock("dev-2")
-    world.living = [(agent("dev-1"), Liveness.ALIVE)]
+@pytest.mark.parametrize("others", [["dev-1"], []])
+async def test_a_lock_of_an_unknown_owner_is_reported_and_stays(world: World, others: list[str]) -> None:
+    path = world.plugin_lock("dev-2")
+    world.living = [(agent(name), Liveness.ALIVE) for name in others]
+    assert await world.later(IDLE_S - 0.1) == []
 
-    ((told,),) = await world.later(IDLE_S)
+    ((told,),) = await world.later(0.2)
 
     assert isinstance(told, Escalate)
-    assert "dev-2" in told.reason
-    assert "src__a.lock" in told.reason
-
-
-async def test_a_lock_retaken_between_observation_and_action_stands(world: World) -> None:
-    path = world.plugin_lock("dev-1")
-    remediations = await world.later(IDLE_S)
-    world.plugin_lock("dev-2")
-
-    assert world.carry_out(remediations) == [Outcome.STALE]
+    assert (told.code, told.key, told.evidence["owner"]) == (AlertCode.LOCK_OF_UNKNOWN, "src/a", "dev-2")
+    assert str(path) in told.reason
     assert path.exists()
 
 
@@ -170,11 +152,12 @@ async def test_a_lock_that_cannot_be_read_is_left_to_the_plugin_which_takes_it_f
 # -- git's ------------------------------------------------------------------------------------------------------------
 
 
-def git(folder: Path, *words: str) -> None:
-    subprocess.run(
+def git(folder: Path, *words: str) -> str:
+    done = subprocess.run(
         ["git", "-c", "user.name=A", "-c", "user.email=a@example.org", *words],
-        cwd=folder, check=True, capture_output=True,
+        cwd=folder, check=True, capture_output=True, text=True,
     )  # fmt: skip
+    return done.stdout
 
 
 @pytest.fixture
@@ -182,100 +165,266 @@ def repository(project: Path) -> Path:
     if shutil.which("git") is None:
         pytest.skip("git is not installed")
     git(project, "init", "-q")
-    git(project, "commit", "-q", "--allow-empty", "-m", "first")
+    (project / "a").write_text("one")
+    git(project, "add", "a")
+    git(project, "commit", "-qm", "first")
     return project
 
 
-async def test_gits_lock_is_put_aside_when_no_git_can_hold_it(world: World, repository: Path) -> None:
-    lock = repository / ".git" / "index.lock"
-    lock.write_bytes(b"DIRC half an index")
-    assert await world.later(INDEX_STALE_S - 0.1) == []
-
-    remediations = await world.no_git_later(0.2)
-
-    assert world.carry_out(remediations) == [Outcome.DONE]
-    (aside,) = world.store.paths.quarantine.iterdir()
-    assert aside.read_bytes() == b"DIRC half an index"
-    git(repository, "commit", "-q", "--allow-empty", "-m", "second")
+def index_lock(folder: Path) -> Path:
+    return folder / git(folder, "rev-parse", "--git-path", "index.lock").strip()
 
 
-async def test_the_lock_of_a_linked_work_tree_is_found_too(world: World, repository: Path, tmp_path: Path) -> None:
-    git(repository, "worktree", "add", "-q", str(tmp_path / "other"))
-    lock = repository / ".git" / "worktrees" / "other" / "index.lock"
-    lock.write_bytes(b"")
-
-    assert world.carry_out(await world.no_git_later(INDEX_STALE_S)) == [Outcome.DONE]
-    assert not lock.exists()
+def start_git(children: Children, folder: Path, *words: str, **options: Any) -> subprocess.Popen[bytes]:
+    """A git that waits for its input."""
+    return children.start("git", *words, cwd=folder, stdin=subprocess.PIPE, **options)
 
 
-async def test_lock_of_a_git_that_waits_for_an_editor_stays(
-    world: World, repository: Path, children: Children, tmp_path: Path
-) -> None:
-    editor = tmp_path / "editor"
-    editor.write_text(f"#!/bin/sh\ntouch {tmp_path}/editing\nexec sleep 600\n")
-    editor.chmod(0o755)
-    (repository / "a").write_text("a")
-    git(repository, "add", "a")
-    words = ["git", "-c", f"core.editor={editor}", "-c", "user.name=A", "-c", "user.email=a@b", "commit", "-a"]
-    child = children.start(*words, cwd=repository, stderr=subprocess.DEVNULL)
-    wait_until((tmp_path / "editing").exists, "the editor was not started")
-    lock = repository / ".git" / "index.lock"
-    assert lock.exists()
+def start_holder(children: Children, folder: Path) -> subprocess.Popen[bytes]:
+    """A git that has locked the index, and waits for its input."""
+    child = start_git(children, folder, "update-index", "--stdin")
+    wait_until(index_lock(folder).exists, "the lock")
+    return child
 
-    assert await world.later(10 * INDEX_STALE_S) == []
 
+def kill(child: subprocess.Popen[bytes]) -> None:
     child.kill()
     child.wait()
+
+
+async def told(world: World) -> Escalate:
+    """The one alert about a lock that has not changed for long."""
+    ((alert,),) = await world.later(INDEX_STALE_S)
+    assert isinstance(alert, Escalate)
+    assert alert.code is AlertCode.LOCK_OF_UNKNOWN
+    return alert
+
+
+@pytest.mark.parametrize("linked", [False, True], ids=["main", "linked"])
+async def test_the_lock_of_a_git_that_was_seen_and_killed_is_put_aside(
+    world: World, repository: Path, children: Children, tmp_path: Path, linked: bool
+) -> None:
+    folder = tmp_path / "other" if linked else repository
+    if linked:
+        git(repository, "worktree", "add", "-q", str(folder))
+    child = start_holder(children, folder)
+    lock = index_lock(folder)
+    assert await world.later(10 * INDEX_STALE_S) == []
+
+    kill(child)
+    (remediation,) = await world.look()
+
+    assert world.carry_out([remediation]) == [Outcome.DONE]
+    assert not lock.exists()
+    (entry,) = [each for each in history(world.store.paths.journal) if each["action"] == "released"]
+    assert entry["evidence"]["pids"] == [child.pid]
+    assert len(list(world.store.paths.quarantine.iterdir())) == 1
+    git(folder, "commit", "-q", "--allow-empty", "-m", "second")
+
+
+async def test_a_lock_that_nobody_was_seen_with_stays_and_is_reported_once(
+    world: World, repository: Path, children: Children
+) -> None:
+    lock = repository / ".git" / "index.lock"
+    lock.write_bytes(b"DIRC half an index")
+    reader = start_git(children, repository, "cat-file", "--batch")
+
+    alert = await told(world)
+
+    assert lock.exists()
+    assert (alert.key, alert.evidence["pids"]) == (".git/index.lock", [])
+    assert f"process {reader.pid} (git cat-file) only reads there" in alert.reason
+    assert f"rm {lock}" in alert.reason
+    ((again,),) = await world.look()
+    assert again.identity == alert.identity
+
+
+async def test_the_lock_of_a_killed_git_is_put_aside_beside_a_reader(
+    world: World, repository: Path, children: Children
+) -> None:
+    start_git(children, repository, "cat-file", "--batch")
+    child = start_holder(children, repository)
+    await world.later(INDEX_STALE_S)
+    kill(child)
+
     assert world.carry_out(await world.look()) == [Outcome.DONE]
 
 
-async def test_a_process_with_the_lock_file_open_holds_it(world: World, repository: Path, children: Children) -> None:
-    lock = repository / ".git" / "index.lock"
-    lock.write_bytes(b"")
-    children.python(f"file = open({str(lock)!r})\n{HOLD}", cwd=Path("/"))
+async def test_the_lock_of_a_killed_git_stays_while_another_git_is_at_work_there(
+    world: World, repository: Path, children: Children
+) -> None:
+    child = start_holder(children, repository)
+    await world.look()
+    kill(child)
+    other = start_git(children, repository, "hash-object", "--stdin")
 
-    assert await world.later(10 * INDEX_STALE_S) == []
+    alert = await told(world)
+
+    assert alert.evidence["pids"] == sorted([child.pid, other.pid])
+    assert f"process {other.pid} (git hash-object) may hold it" in alert.reason
+    kill(other)
+    assert world.carry_out(await world.look()) == [Outcome.DONE]
 
 
-@pytest.mark.parametrize("how", ["--git-dir", "GIT_DIR"])
-async def test_a_git_that_works_from_elsewhere_may_hold_it(
+@pytest.mark.parametrize("how", ["--git-dir", "GIT_DIR", "link"])
+async def test_a_git_that_works_from_elsewhere_may_hold_the_lock(
     world: World, repository: Path, children: Children, tmp_path: Path, how: str
 ) -> None:
-    lock = repository / ".git" / "index.lock"
-    lock.write_bytes(b"")
-    folder = repository / ".git"
-    words = ["git", *([f"--git-dir={folder}"] if how == "--git-dir" else []), "cat-file", "--batch"]
-    environment = {"PATH": "/usr/bin:/bin:/usr/local/bin", **({"GIT_DIR": str(folder)} if how == "GIT_DIR" else {})}
-    child = subprocess.Popen(words, cwd=tmp_path, stdin=subprocess.PIPE, env=environment)  # waits for its input
-    try:
-        assert await world.later(10 * INDEX_STALE_S) == []
-    finally:
-        child.kill()
-        child.communicate()
+    (repository / ".git" / "index.lock").touch()
+    (tmp_path / "link").symlink_to(repository)
+    folder = tmp_path / "link" / ".git"
+    words = [f"--git-dir={folder}"] if how == "--git-dir" else []
+    options = {"env": {**os.environ, "GIT_DIR": str(folder)}} if how == "GIT_DIR" else {}
+    at = tmp_path / "link" if how == "link" else tmp_path
+    child = start_git(children, at, *words, "hash-object", "--stdin", **options)
+
+    alert = await told(world)
+
+    assert alert.evidence["pids"] == [child.pid]
 
 
 @pytest.mark.parametrize("how", ["there", "from here"])
 async def test_a_git_at_work_in_another_project_holds_nothing_here(
-    world: World, repository: Path, tmp_path: Path, how: str
+    world: World, repository: Path, children: Children, tmp_path: Path, how: str
 ) -> None:
-    (repository / ".git" / "index.lock").write_bytes(b"")
+    (repository / ".git" / "index.lock").touch()
     other = tmp_path / "elsewhere"
     other.mkdir()
     git(other, "init", "-q")
-    named = {**os.environ, "GIT_DIR": str(other / ".git")} if how == "from here" else None
-    at = repository if how == "from here" else other
-    child = subprocess.Popen(["git", "cat-file", "--batch"], cwd=at, stdin=subprocess.PIPE, env=named)
-    try:
-        assert len(await world.no_git_later(INDEX_STALE_S)) == 1
-    finally:
-        child.kill()
-        child.communicate()
+    named = {"env": {**os.environ, "GIT_DIR": str(other / ".git")}} if how == "from here" else {}
+    start_git(children, repository if how == "from here" else other, "hash-object", "--stdin", **named)
+
+    assert (await told(world)).evidence["pids"] == []
 
 
-async def test_a_new_lock_in_the_place_of_the_one_that_was_left_stands(world: World, repository: Path) -> None:
+def editing(children: Children, folder: Path, tmp_path: Path, *words: str) -> subprocess.Popen[bytes]:
+    """A git that has locked the index, and has closed it while it waits for its editor."""
+    editor = tmp_path / "editor"
+    editor.write_text(f"#!/bin/sh\ntouch {tmp_path}/editing\nexec sleep 600\n")
+    editor.chmod(0o755)
+    (folder / "a").write_text("two")
+    identity = ("-c", "user.name=A", "-c", "user.email=a@b", "-c", f"core.editor={editor}")
+    child = children.start("git", *identity, "commit", *words, cwd=folder, stderr=subprocess.DEVNULL)
+    wait_until((tmp_path / "editing").exists, "the editor was not started")
+    assert index_lock(folder).exists()
+    return child
+
+
+@pytest.mark.parametrize("words", [["-a"], ["--", "a"]], ids=["all", "paths"])
+async def test_the_lock_of_a_git_that_waits_for_its_editor_stays_until_it_is_killed(
+    world: World, repository: Path, children: Children, tmp_path: Path, words: list[str]
+) -> None:
+    child = editing(children, repository, tmp_path, *words)
+
+    assert await world.later(10 * INDEX_STALE_S) == []
+
+    kill(child)
+    assert world.carry_out(await world.look()) == [Outcome.DONE]
+
+
+async def test_the_lock_of_a_git_in_another_mount_namespace_stays(
+    world: World, repository: Path, children: Children, tmp_path: Path
+) -> None:
+    """As in a container: the repository has another path there."""
+    there = tmp_path / "workspace"
+    there.mkdir()
+    words = ["git", "update-index", "--stdin"]
+    line = f"mount --bind {repository} {there} && cd {there} && exec {shlex.join(words)}"
+    child = children.start("unshare", "-rm", "sh", "-c", line, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
     lock = repository / ".git" / "index.lock"
-    lock.write_bytes(b"old")
-    remediations = await world.no_git_later(INDEX_STALE_S)
+    wait_until(lambda: lock.exists() or child.poll() is not None, "the lock")
+    if not lock.exists():
+        pytest.skip("no file system of our own can be mounted here")
+
+    assert await world.later(10 * INDEX_STALE_S) == []
+    assert [p.pid for seen in world.locks.seen.values() for p in seen.holders] == [child.pid]
+
+    kill(child)
+    assert world.carry_out(await world.look()) == [Outcome.DONE]
+
+
+@pytest.mark.parametrize("name", ["HEAD.lock", "packed-refs.lock", "config.lock", "shallow.lock"])
+async def test_other_locks_of_git_are_judged_alike(
+    world: World, repository: Path, children: Children, name: str
+) -> None:
+    lock = repository / ".git" / name
+    child = children.python(f"lock = open({str(lock)!r}, 'x')\n{HOLD}", cwd=Path("/"))
+    assert await world.later(10 * INDEX_STALE_S) == []
+
+    kill(child)
+
+    assert world.carry_out(await world.look()) == [Outcome.DONE]
+    assert not lock.exists()
+
+
+async def test_a_process_that_reads_a_lock_does_not_hold_it(world: World, repository: Path, children: Children) -> None:
+    lock = repository / ".git" / "index.lock"
+    lock.touch()
+    child = children.python(f"lock = open({str(lock)!r})\n{HOLD}", cwd=Path("/"))
+    await world.look()
+    kill(child)
+
+    await told(world)
+
+
+async def test_what_was_seen_outlives_the_supervisor(world: World, repository: Path, children: Children) -> None:
+    child = start_holder(children, repository)
+    await world.look()
+    world.store.paths.seen_locks.write_bytes(own_files.dump_seen_locks(world.locks.seen))
+    kill(child)
+    world.restart()
+
+    assert world.carry_out(await world.later(INDEX_STALE_S)) == [Outcome.DONE]
+
+
+async def test_a_holder_of_another_pid_namespace_is_unknown(world: World, repository: Path, children: Children) -> None:
+    child = start_holder(children, repository)
+    await world.look()
+    ((path, seen),) = world.locks.seen.items()
+    boot = world.processes.boot.rpartition("/")[0] + "/1"
+    elsewhere = replace(seen, holders=tuple(replace(process, boot=boot) for process in seen.holders))
+    world.store.paths.seen_locks.write_bytes(own_files.dump_seen_locks({path: elsewhere}))
+    kill(child)
+    world.restart()
+
+    alert = await told(world)
+
+    assert alert.evidence["pids"] == [child.pid]
+    assert "cannot be seen from here" in alert.reason
+
+
+async def test_a_lock_on_a_file_system_of_several_machines_stays(
+    world: World, repository: Path, children: Children, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = start_holder(children, repository)
+    await world.look()
+    kill(child)
+    monkeypatch.setattr(lock_holders, "is_local", lambda folder: False)
+
+    assert "other machines" in (await told(world)).reason
+
+
+async def test_a_later_lock_with_the_same_inode_is_another_one(
+    world: World, repository: Path, children: Children, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = start_holder(children, repository)
+    await world.look()
+    kill(child)
+    ((path, seen),) = world.locks.seen.items()
+    earlier = replace(seen, stamp=seen.stamp._replace(changed_ns=seen.stamp.changed_ns - 1))
+    monkeypatch.setattr(world.locks._holders, "seen", {path: earlier})
+
+    await told(world)
+
+
+async def test_a_new_lock_in_the_place_of_the_one_that_was_left_stands(
+    world: World, repository: Path, children: Children
+) -> None:
+    child = start_holder(children, repository)
+    await world.later(INDEX_STALE_S)
+    kill(child)
+    remediations = await world.look()
+    lock = index_lock(repository)
     lock.unlink()
     lock.write_bytes(b"new")
 
@@ -286,4 +435,19 @@ async def test_a_new_lock_in_the_place_of_the_one_that_was_left_stands(world: Wo
 async def test_a_link_in_the_place_of_gits_lock_is_left_alone(world: World, repository: Path, tmp_path: Path) -> None:
     (repository / ".git" / "index.lock").symlink_to(tmp_path / "elsewhere")
 
-    assert await world.later(10 * INDEX_STALE_S) == []
+    assert "no regular file" in (await told(world)).reason
+    assert (repository / ".git" / "index.lock").is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("argv", "command"),
+    [
+        (["git", "commit", "-m", "x"], "commit"),
+        (["git", "-C", "/a", "-c", "a=b", "--git-dir", "/b", "cat-file", "--batch"], "cat-file"),
+        (["/usr/libexec/git-core/git-upload-pack", "/a"], "upload-pack"),
+        (["git", "--no-pager", "--git-dir=/b", "log"], "log"),
+        (["git"], None),
+    ],
+)  # fmt: skip
+def test_gits_command_is_found_in_its_arguments(argv: list[str], command: str | None) -> None:
+    assert subcommand(argv) == command

@@ -636,12 +636,15 @@ EXCEPTIONS = {
     ("commits/branch_update.py", "apply", "document.unlink"),  # the step is complete: nothing to recover
     ("commits/branch_update.py", "recover", "document.unlink"),
     ("commits/recovery.py", "_finish_interrupted", "document.unlink"),
-    ("commits/branch_update.py", "_locked", "lock.open"),  # git's own convention
+    ("commits/branch_update.py", "_locked", "lock.touch"),
     ("commits/branch_update.py", "_locked", "lock.unlink"),
-    ("commits/branch_update.py", "_locked", "lock.with_name(f'{lock.name}.lock').unlink"),
-    ("commits/branch_update.py", "_locked", "lock.chmod"),
-    ("commits/branch_update.py", "_locked", "os.utime"),
-    ("commits/branch_update.py", "_step_once", "lock.rename"),
+    ("commits/branch_update.py", "_step_once", "copy.rename"),
+    ("commits/branch_update.py", "_step_once", "lock.unlink"),
+    ("commits/branch_update.py", "copy_of", "self._copy.write_bytes"),  # a temporary index
+    ("commits/branch_update.py", "copy_of", "self._copy.chmod"),
+    ("commits/branch_update.py", "copy_of", "self._copy.unlink"),
+    ("commits/branch_update.py", "copy_of", "self._document.unlink"),
+    ("commits/branch_update.py", "copy_of", "os.utime"),
     ("commits/branch_update.py", "recover", "lock.unlink"),
     ("commits/branch_update.py", "_roll_back", "path.unlink"),  # the user's files, rolled back
     ("commits/branch_update.py", "_remove_empty", "folder.rmdir"),

@@ -30,6 +30,7 @@ from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.store.history import history
 from yolo_supervisor.store.store import Outcome, Store
 from yolo_supervisor.system.process_backend import backend
+from yolo_supervisor.system.processes import Processes
 from yolo_supervisor.watchers.leases import LeasesWatcher, decide
 
 DAY = timedelta(days=1)
@@ -68,9 +69,15 @@ class Process:
         self.leases = Leases(self.store, clock, boot)
         self.living: list[Agent] = []
         locks = StaleLocks(
-            self.store, backend(), lambda: [(each, Liveness.ALIVE) for each in self.living], project / "pid-lock"
+            self.store,
+            Processes(backend()),
+            lambda: [(each, Liveness.ALIVE) for each in self.living],
+            project / "pid-lock",
         )
         self.watcher = LeasesWatcher(Config(), self.leases, locks)
+
+    def _agents(self) -> list[tuple[Agent, Liveness]]:
+        return [(each, Liveness.ALIVE) for each in self.living]
 
     def ask(self, owner: str, resource: str = FILE, ttl_s: int = 60) -> int | str:
         """The token that the owner gets; else who holds the lease."""

@@ -18,12 +18,17 @@ from pathlib import Path
 
 import anyio
 
-from yolo_supervisor.commits.fast_path import UPDATE_DOCUMENT
+from yolo_supervisor.commits.fast_path import INDEX_COPY, LOCKS_DOCUMENT, UPDATE_DOCUMENT
+from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats.git_messages import Cause, Failure, classify
 from yolo_supervisor.formats.json import load_object
+from yolo_supervisor.inventory.lock_holders import lock_stamp
+from yolo_supervisor.models import SeenLock
 from yolo_supervisor.store.atomic import write_atomic
 from yolo_supervisor.store.disk import Disk
-from yolo_supervisor.system.git import LIMIT_S, Git, GitError
+from yolo_supervisor.system.git import LIMIT_S, Git, GitError, GitPaths
+from yolo_supervisor.system.process_backend import backend
+from yolo_supervisor.system.processes import Processes
 from yolo_supervisor.system.subprocesses import undisturbed
 
 WAIT_S = 60.0
@@ -98,7 +103,7 @@ class BranchUpdate:
         place = {"root": str(paths.root), "git_dir": str(paths.git_dir), "branch": self.branch, "rescue": self.rescue}
         write_atomic(Disk(), document, json.dumps({**place, "before": self.before, "after": self.after}).encode())
         try:
-            await self._step()
+            await self._step(HeldLocks(folder, paths, self.branch))
         except Blocked:
             document.unlink(missing_ok=True)
             raise
@@ -172,7 +177,7 @@ class BranchUpdate:
 
     # -- the step ------------------------------------------------------------------------------------------------
 
-    async def _step(self) -> None:
+    async def _step(self, held: HeldLocks) -> None:
         """Update files, branch and index under git's locks on the index, the branch and HEAD.
 
         The locks keep other git processes out. After a kill, the index is as it was, or the branch has moved already.
@@ -183,24 +188,26 @@ class BranchUpdate:
                 raise Blocked("the branch has moved meanwhile")
             try:
                 with undisturbed():  # a signal to the group would end git between two files
-                    await self._step_once()
+                    await self._step_once(held)
                 return
             except GitError as error:
                 if error.failure.cause is not Cause.LOCKED or time.monotonic() >= deadline:
                     raise
                 await anyio.sleep(0.1)
 
-    async def _step_once(self) -> None:
+    async def _step_once(self, held: HeldLocks) -> None:
         index = await self._index()
-        with _locked(index) as lock:
+        with _locked(index) as lock, held.copy_of(index) as copy:
             transaction = _RefTransaction(self.git, f"{self.branch} {self.after} {self.before}")
             try:
-                git = self.git.with_environment(GIT_INDEX_FILE=str(lock))
+                held.write(lock, transaction)
+                git = self.git.with_environment(GIT_INDEX_FILE=str(copy))
                 await git("read-tree", "-m", "-u", self.before, self.after, limit_s=10 * LIMIT_S)
                 transaction.commit()
             finally:
                 transaction.close()
-            lock.rename(index)
+            copy.rename(index)
+            lock.unlink()
 
     async def _index(self) -> Path:
         return Path(await self.git("rev-parse", "--path-format=absolute", "--git-path", "index"))
@@ -270,25 +277,17 @@ class BranchUpdate:
 
 @contextlib.contextmanager
 def _locked(index: Path) -> Iterator[Path]:
-    """Hold git's lock on the index, with a copy of the index in it.
-
-    To replace the index, rename the lock to its name. ``GitError`` if another git holds it.
-    """
+    """Hold git's lock on the index, which the caller removes at the end. ``GitError`` if another git holds it."""
     lock = index.with_name(f"{index.name}.lock")
     try:
-        with lock.open("xb") as copy:
-            copy.write(index.read_bytes())
+        lock.touch(exist_ok=False)
     except FileExistsError:
         raise GitError(Failure(Cause.LOCKED, None, f"Unable to create '{lock}': File exists")) from None
     try:
-        lock.with_name(f"{lock.name}.lock").unlink(missing_ok=True)  # of a run that held the lock and was killed
-        status = index.stat()  # by its time git knows which files it has to compare
-        os.utime(lock, ns=(status.st_mtime_ns, status.st_mtime_ns))
-        lock.chmod(stat.S_IMODE(status.st_mode))
         yield lock
     except BaseException:
         lock.unlink(missing_ok=True)
-        raise  # after a success the caller has renamed or removed it, and a lock there may be another git's
+        raise  # after a success the caller has removed it, and a lock there may be another git's
 
 
 class _RefTransaction:
@@ -303,6 +302,7 @@ class _RefTransaction:
             command, cwd=git.folder, env=git.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, text=True, errors="surrogateescape",
         )  # fmt: skip
+        self.pid = self._git.pid
         try:
             self._send("start", f"update {update}\nprepare")
         except GitError:
@@ -330,6 +330,39 @@ class _RefTransaction:
         """End the transaction. Without a commit the branch stays where it was."""
         with contextlib.suppress(BrokenPipeError):
             self._git.communicate()
+
+
+class HeldLocks:
+    """The document in ``folder`` about the locks that the update of a branch holds.
+
+    If the update is killed, it proves to the next commit whose these locks are.
+    """
+
+    def __init__(self, folder: Path, paths: GitPaths, branch: str) -> None:
+        self._document = folder / f"{LOCKS_DOCUMENT}{os.getpid()}.json"
+        self._copy = folder / f"{INDEX_COPY}{os.getpid()}-step"
+        self._refs = (paths.git_dir / "HEAD.lock", paths.common_dir / f"{branch}.lock")
+        self._processes = Processes(backend())
+
+    def write(self, index_lock: Path, transaction: _RefTransaction) -> None:
+        """Write down the locks that exist, with their holders: this process, and the git that has locked the refs."""
+        pids = {index_lock: os.getpid(), **dict.fromkeys(self._refs, transaction.pid)}
+        held = {path: (lock_stamp(path), self._processes.identify(pid)) for path, pid in pids.items()}
+        seen = {path: SeenLock(stamp=stamp, holders=(p,)) for path, (stamp, p) in held.items() if stamp and p}
+        write_atomic(Disk(), self._document, own_files.dump_seen_locks(seen))
+
+    @contextlib.contextmanager
+    def copy_of(self, index: Path) -> Iterator[Path]:
+        """A copy of the index to work on; the lock itself has to stay the file that was written down."""
+        try:
+            self._copy.write_bytes(index.read_bytes())
+            status = index.stat()  # by its time git knows which files it has to compare
+            os.utime(self._copy, ns=(status.st_mtime_ns, status.st_mtime_ns))
+            self._copy.chmod(stat.S_IMODE(status.st_mode))
+            yield self._copy
+        finally:
+            self._copy.unlink(missing_ok=True)
+            self._document.unlink(missing_ok=True)  # the locks are released
 
 
 def _chunks(names: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -51,7 +51,7 @@ EXIT_CHECK_S = 0.05
 OWN_FOLDER = "yolo-supervisor"
 """The folder for our files, in the repository's common directory."""
 
-TEMPORARY = UPDATE_DOCUMENT, CHECKOUT, INDEX_COPY = "move-", "tree-", "index-"
+TEMPORARY = UPDATE_DOCUMENT, CHECKOUT, INDEX_COPY, LOCKS_DOCUMENT = "move-", "tree-", "index-", "locks-"
 """Prefixes of the temporary files in ``OWN_FOLDER``."""
 
 EX_UNAVAILABLE, EX_TEMPFAIL = 69, 75

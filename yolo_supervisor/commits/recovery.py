@@ -11,7 +11,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,17 +22,30 @@ from yolo_supervisor.actions.leases import BreakLock
 from yolo_supervisor.clock import pause_s
 from yolo_supervisor.commits.backup import own_folder
 from yolo_supervisor.commits.branch_update import BranchUpdate
-from yolo_supervisor.commits.fast_path import CHECKOUT, INDEX_COPY, UPDATE_DOCUMENT, CommitAttempt, Ending
+from yolo_supervisor.commits.fast_path import (
+    CHECKOUT,
+    INDEX_COPY,
+    LOCKS_DOCUMENT,
+    UPDATE_DOCUMENT,
+    CommitAttempt,
+    Ending,
+)
 from yolo_supervisor.commits.push import Conflict, Push, upstream_of
-from yolo_supervisor.commits.result import EXIT_CODES, CommitResult, write_to_journal
+from yolo_supervisor.commits.result import EXIT_CODES, CommitResult, project_of, write_to_journal
+from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats.git_messages import Cause, Failure, classify
+from yolo_supervisor.fs.read import read_or_none
 from yolo_supervisor.fs.trust import Refused
-from yolo_supervisor.inventory.stale_locks import INDEX_STALE_S, git_at_work
+from yolo_supervisor.inventory.lock_holders import LockHolder, LockHolders
+from yolo_supervisor.inventory.stale_locks import INDEX_STALE_S
+from yolo_supervisor.models import Liveness
 from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.store.locks import Busy, LockAges, put_aside
+from yolo_supervisor.store.paths import Paths
 from yolo_supervisor.system.git import Git, GitError
 from yolo_supervisor.system.git_layout import WorkTree, checkouts
 from yolo_supervisor.system.process_backend import backend
+from yolo_supervisor.system.processes import Processes
 
 ROUNDS = 3
 """How often a locked repository is tried again."""
@@ -45,8 +58,8 @@ CAUSES_OF_ERRNO = {
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), Cause.NO_PERMISSION),
 }
 
-WORK_TREE_LOCKS = frozenset({"index.lock", "HEAD.lock"})
-"""Locks of one work tree. All others belong to the repository, which linked work trees share."""
+LOOK_S = 0.5
+"""How often to look who works with the lock."""
 
 
 def recover(attempt: CommitAttempt) -> Ending:
@@ -93,7 +106,10 @@ def _commit(attempt: CommitAttempt, git: Git, result: CommitResult) -> None:
             result.cause = failure.cause  # earlier commits are pushed all the same
             return
         is_retryable = failure.cause is Cause.LOCKED and not attempt.is_nested and result.rounds <= ROUNDS
-        if not is_retryable or not anyio.run(_clear_lock, git, failure, attempt.deadline):
+        if not is_retryable:
+            raise GitError(failure)
+        if (blocked := anyio.run(_clear_lock, git, failure, attempt.deadline)) is not None:
+            _explain(result, failure, blocked)
             raise GitError(failure)
         result.rounds += 1
         attempt.run()
@@ -132,55 +148,85 @@ async def _is_ahead(git: Git) -> bool:
 # -- locks -----------------------------------------------------------------------------------------------------------
 
 
-async def _clear_lock(git: Git, failure: Failure, deadline: float = math.inf) -> bool:
-    """Wait for the lock that was in the way, at most until ``deadline``, or move it aside if it is stale.
+async def _clear_lock(git: Git, failure: Failure, deadline: float = math.inf) -> str | None:
+    """Wait until ``deadline`` for the lock that was in the way, or move it aside if its holder was seen and is dead.
 
-    Returns whether it is gone.
+    Returns None once it is gone, else what is known of its holder.
     """
-    lock = Path(failure.lock) if failure.lock else None
-    if lock is None:
+    if failure.lock is None:
         await anyio.sleep(pause_s(0.2, 1, 1.0, random.random()))
-        return True
-    ages, deadline = LockAges(), min(deadline, time.monotonic() + WAIT_S)
+        return None
+    return await _clear_locks(git, [Path(failure.lock)], deadline)
+
+
+async def _clear_locks(git: Git, locks: Sequence[Path], deadline: float = math.inf) -> str | None:
+    """The same for several locks. What is returned is about the first of those that are left."""
+    holders, ages, known = LockHolders(Processes(backend())), LockAges(), ""
+    left = {lock: await _work_trees(git, lock) for lock in locks}
+    if any(trees is not None for trees in left.values()):
+        await _recall(git, holders)
+    deadline, look_s = min(deadline, time.monotonic() + WAIT_S), 0.0
     while time.monotonic() < deadline:
-        try:
-            status = lock.lstat()
-        except OSError:
-            return True
-        is_stale = ages.age_s(lock, status) >= INDEX_STALE_S
-        if is_stale and await _has_no_holder(git, lock) and await _move_aside(git, lock, ages):
-            return True
-        await anyio.sleep(0.05)  # also after another program has moved it first
-    return False
+        if is_time := time.monotonic() >= look_s:
+            look_s, known = time.monotonic() + LOOK_S, ""
+        for lock, trees in [*left.items()]:
+            try:
+                is_stale = ages.age_s(lock, lock.lstat()) >= INDEX_STALE_S
+            except OSError:
+                del left[lock]
+                continue
+            if trees is None or not is_time or (holder := holders.look(lock, trees)) is None:
+                continue
+            known = known or holder.describe()
+            if holder.state is Liveness.DEAD and is_stale and await _move_aside(git, lock, ages, holder):
+                del left[lock]
+        if not left:
+            return None
+        await anyio.sleep(0.05)  # also after another program has moved one first
+    return known
 
 
-async def _has_no_holder(git: Git, lock: Path) -> bool:
-    """Whether it is proven that no git process holds this lock of the repository."""
+async def _recall(git: Git, holders: LockHolders) -> None:
+    """Ask those who may have seen the holder: the project's daemon, and a commit that was killed."""
+    documents = [*(await own_folder(git)).glob(f"{LOCKS_DOCUMENT}*.json")]
+    if (project := project_of(git.folder)) is not None:
+        documents.append(Paths(project).seen_locks)
+    for document in documents:
+        holders.recall(own_files.load_seen_locks(read_or_none(document) or b""))
+
+
+async def _work_trees(git: Git, lock: Path) -> set[WorkTree] | None:
+    """The work trees in which this lock is taken; None if it is no lock of the repository, or that is unknown."""
     try:
         paths = await git.paths()
     except GitError:
-        return False
+        return None
     lock = lock.parent.resolve() / lock.name
     if not paths.contains_lock(lock):
-        return False
-    trees = {WorkTree(paths.root, paths.git_dir), *checkouts(paths.common_dir)}
-    if lock.name in WORK_TREE_LOCKS:
-        trees = {tree for tree in trees if tree.git_dir == lock.parent}
-    return bool(trees) and all(git_at_work(backend(), tree, lock) is None for tree in trees)
+        return None
+    return {WorkTree(paths.root, paths.git_dir), *checkouts(paths.common_dir)}
 
 
-async def _move_aside(git: Git, lock: Path, ages: LockAges) -> bool:
+async def _move_aside(git: Git, lock: Path, ages: LockAges, holder: LockHolder) -> bool:
     """Move the stale lock into our folder, and journal that; False if it could not be moved."""
-    reason = f"stale lock: unchanged for {INDEX_STALE_S:g} s, and no git process is at work that could hold it"
+    reason = f"stale lock: unchanged for {INDEX_STALE_S:g} s, and {holder.describe()}"
     kept = await own_folder(git) / f"{lock.name}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
     try:
         put_aside(Disk(), lock, kept, INDEX_STALE_S, ages)
     except (OSError, Busy, Refused):
         return False
-    evidence = {"kept": str(kept)}
+    evidence = {"kept": str(kept), "pids": holder.pids}
     action = BreakLock(key=lock.name, path=lock, stale_s=INDEX_STALE_S, reason=reason, evidence=evidence)
     write_to_journal(git.folder, action)
     return True
+
+
+def _explain(result: CommitResult, failure: Failure, known: str) -> None:
+    """Say who holds the lock that was in the way, and how a person removes it."""
+    assert failure.lock is not None
+    if known:
+        result.blocked_by = f"{failure.lock} exists: {known}"
+        result.commands.append(f"rm {shlex.quote(failure.lock)}    # if no git is at work there")
 
 
 # -- after a crash ---------------------------------------------------------------------------------------------------
@@ -196,7 +242,7 @@ def finish_interrupted(folder: str, environment: Mapping[str, str]) -> None:
         try:
             return anyio.run(_finish_interrupted, git)
         except GitError as error:
-            if error.failure.cause is not Cause.LOCKED or not anyio.run(_clear_lock, git, error.failure):
+            if error.failure.cause is not Cause.LOCKED or anyio.run(_clear_lock, git, error.failure) is not None:
                 return
         except OSError:
             return
@@ -204,6 +250,11 @@ def finish_interrupted(folder: str, environment: Mapping[str, str]) -> None:
 
 async def _finish_interrupted(git: Git) -> None:
     folder = await own_folder(git)
+    for document in folder.glob(f"{LOCKS_DOCUMENT}*.json"):
+        locks = [*own_files.load_seen_locks(read_or_none(document) or b"")]  # that the killed run held
+        if locks and await _clear_locks(git, locks) is not None:
+            return  # another git holds one: the next commit tries again
+        document.unlink(missing_ok=True)
     for document in folder.glob(f"{UPDATE_DOCUMENT}*.json"):
         if (update := BranchUpdate.from_document(git, document)) is None:
             document.unlink(missing_ok=True)

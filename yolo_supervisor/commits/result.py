@@ -45,6 +45,8 @@ class CommitResult:
     files: list[str] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
     """Commands for the user to go on with."""
+    blocked_by: str | None = None
+    """The lock that was in the way, and what is known of its holder."""
     unkept: list[str] = field(default_factory=list)
     """Files of the work tree that are missing in the copy: git could not add them."""
 
@@ -53,7 +55,7 @@ class CommitResult:
         self.cause = failure.cause
         state = self.message or STATES[self.result]
         where = f" ({', '.join(self.files)})" if self.files else ""
-        self.message = f"{state}: {failure.cause}{where}: {ADVICE[failure.cause]}"
+        self.message = f"{state}: {failure.cause}{where}: {self.blocked_by or ADVICE[failure.cause]}"
         if self.rescue:
             without = f" without {', '.join(map(shlex.quote, self.unkept))}" if self.unkept else ""
             self.commands.append(f"git stash apply {self.rescue}    # restores a copy of your work tree{without}")
@@ -75,9 +77,14 @@ class CommitResult:
         return Ending(code, asdict(self), lines)
 
 
+def project_of(folder: Path) -> Path | None:
+    """The project that the folder is in, or None if there is none."""
+    return next((parent for parent in (folder, *folder.parents) if (parent / PLANNING).is_dir()), None)
+
+
 def write_to_journal(folder: Path, action: Note | BreakLock) -> None:
     """Write the action into the journal of the project that the folder is in, if there is one."""
-    project = next((parent for parent in (folder, *folder.parents) if (parent / PLANNING).is_dir()), None)
+    project = project_of(folder)
     if project is None:
         return
     try:

@@ -88,7 +88,10 @@ class Runner:
         self._retries = {watcher.name: Backoff(RETRY_S, RETRY_MAX_S) for watcher in self.watchers}
         self._wakes_at_s: dict[str, float] = {}
         """When (monotonic) a watcher is woken next because of what its last tick met."""
-        self._after_tick = {self.parts.agents.name: self._after_agents_tick}
+        self._after_tick = {
+            self.parts.agents.name: self._after_agents_tick,
+            self.parts.leases.name: self._after_leases_tick,
+        }
         self._agents_ticked = anyio.Event()
         self._reported_s = float("-inf")
         self._tasks: anyio.abc.TaskGroup | None = None
@@ -148,7 +151,7 @@ class Runner:
         paths, parts = self.store.paths, self.parts
         yield from ((folder, self.wakeups[parts.state.name]) for folder in parts.state.folders())
         yield from ((folder, self.wakeups[parts.agents.name]) for folder in (paths.agents, paths.hooks))
-        yield paths.locks, self.wakeups[parts.leases.name]
+        yield from ((folder, self.wakeups[parts.leases.name]) for folder in (paths.locks, *parts.locks.folders()))
         logs = (paths.planning / log.parent for log in (event_log.EVENT_LOG, event_log.METRICS))
         yield from (
             (folder, self.wakeups[parts.flags.name]) for folder in (paths.flags, paths.planning, *logs, paths.locks)
@@ -228,6 +231,9 @@ class Runner:
         self._fd_limit.update(bool(self.parts.deaths.left_out), self.parts.agents.interval_s)
         self._agents_ticked.set()
         self._agents_ticked = anyio.Event()
+
+    def _after_leases_tick(self) -> None:
+        self._status_files.write_seen_locks(self.parts.locks.seen)
 
     # -- status files --------------------------------------------------------------------------------------------
 

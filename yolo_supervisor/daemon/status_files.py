@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from yolo_supervisor.daemon.alerts import FailureLog
@@ -12,6 +13,7 @@ from yolo_supervisor.fs.changes import names
 from yolo_supervisor.fs.read import read_part
 from yolo_supervisor.fs.trust import Refused
 from yolo_supervisor.inventory.agents import AgentRegistry
+from yolo_supervisor.models import SeenLock
 from yolo_supervisor.store.atomic import write_atomic
 from yolo_supervisor.store.store import Store
 
@@ -23,17 +25,25 @@ NOTES, NOTE_SIZE = 1000, 64 * 1024
 
 
 class StatusFiles:
-    """The holder file (who supervises the project, for ``status``) and the process trees of its agents."""
+    """The holder file (who supervises the project, for ``status``), the process trees of its agents, and seen locks."""
 
     def __init__(self, store: Store, failures: FailureLog) -> None:
         self._store = store
         self._failures = failures
         self._written_trees: Trees = {}
+        self._written_locks: Mapping[Path, SeenLock] | None = None
 
     def write_trees(self, trees: Trees) -> None:
         """Save the process trees of the agents if they changed: after a crash the next supervisor needs them."""
         if trees != self._written_trees and self._write(self._store.paths.trees, own_files.dump_trees(trees)):
             self._written_trees = trees
+
+    def write_seen_locks(self, seen: Mapping[Path, SeenLock]) -> None:
+        """Save who was seen with which lock of git's, if that changed: the next supervisor and ``commit`` need it."""
+        if seen == self._written_locks or not (seen or self._store.disk.status(self._store.paths.seen_locks)):
+            return
+        if self._write(self._store.paths.seen_locks, own_files.dump_seen_locks(seen)):
+            self._written_locks = dict(seen)
 
     def write_holder(self, holder: own_files.Holder) -> None:
         """Write down who supervises the project, and how the watchers are."""

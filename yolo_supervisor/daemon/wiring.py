@@ -80,7 +80,8 @@ class ProjectParts:
         living = self.agents.living
         self.sessions = SessionsWatcher(config, self.registry, living, store.paths, processes, services.tmux, clock)
         self.state = StateWatcher(config, self.registry, store, clock)
-        self.leases = LeasesWatcher(config, self.held_leases, StaleLocks(store, processes.backend, living))
+        self.locks = StaleLocks(store, processes, living)
+        self.leases = LeasesWatcher(config, self.held_leases, self.locks)
         self.activity = ActivityReader(store.paths, self.registry.folders, scanner)
         self.tasks = TasksWatcher(config, self.registry, living, store, self.activity, self.retry_policy, clock)
         self.flags = FlagsWatcher(config, self.flag_outcomes)

@@ -24,7 +24,7 @@ import tomli_w
 from yolo_supervisor.drill.fake_agent import write_turn
 from yolo_supervisor.drill.fake_mcp_client import McpClient
 from yolo_supervisor.formats.json import load_object
-from yolo_supervisor.formats.own import load_holder
+from yolo_supervisor.formats.own import load_holder, load_seen_locks
 from yolo_supervisor.fs.read import read_or_none
 from yolo_supervisor.inventory.project_folders import within
 from yolo_supervisor.models import Liveness, ProcessId
@@ -359,6 +359,18 @@ class Sandbox:
             self.git("init", "-q")
             self.git("commit", "-q", "--allow-empty", "-m", "first")
         return self.project
+
+    def git_with_index_lock(self, folder: Path) -> tuple[ProcessId, Path]:
+        """A git that holds the index's lock while it waits for its input, and that the daemon has seen."""
+        lock = folder / self.git("rev-parse", "--git-path", "index.lock", folder=folder)
+        git = self.bystander_process("git", "update-index", "--stdin", folder=folder)
+
+        def is_seen() -> bool:
+            seen = load_seen_locks(read_or_none(Paths(self.project).seen_locks) or b"")
+            return any(git in known.holders for known in seen.values())
+
+        self.wait(is_seen, "the daemon did not see the holder of the lock")
+        return git, lock
 
     def upstream(self) -> Path:
         """The repository that the project pushes to; ``other_clone`` is another user's clone of it."""

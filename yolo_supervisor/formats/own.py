@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from yolo_supervisor.formats.json import load_object, same_path, text_or_none, time_or_none
-from yolo_supervisor.models import Agent, Pane, ProcessId, iso
+from yolo_supervisor.models import Agent, LockStamp, Pane, ProcessId, SeenLock, iso
 
 FOLDER = ".supervisor"
 VERSION = 2
@@ -229,6 +229,36 @@ def load_held_lock(data: bytes) -> tuple[Path, int, int] | None:
     raw = load_object(data) or {}
     path, inode, made = text_or_none(raw.get("path")), raw.get("inode"), raw.get("made")
     return (Path(path), inode, made) if path and type(inode) is int and type(made) is int else None
+
+
+# -- seen-locks.json: the processes that were seen with locks of git's ------------------------------------------------
+
+
+def dump_seen_locks(seen: Mapping[Path, SeenLock]) -> bytes:
+    return _dump(
+        {
+            "locks": [
+                {"path": str(path), **lock.stamp._asdict(), "holders": [dump_process(p) for p in lock.holders]}
+                for path, lock in sorted(seen.items())
+            ]
+        }
+    )
+
+
+def load_seen_locks(data: bytes) -> dict[Path, SeenLock]:
+    """The locks by path; without those that cannot be read, whose holders count as never seen."""
+    listed = (load_object(data) or {}).get("locks")
+    seen: dict[Path, SeenLock] = {}
+    for raw in listed if isinstance(listed, list) else ():
+        if not isinstance(raw, Mapping):
+            continue
+        path, numbers = text_or_none(raw.get("path")), [n for f in LockStamp._fields if type(n := raw.get(f)) is int]
+        holders = raw.get("holders")
+        processes = [load_process(holder) for holder in holders] if isinstance(holders, list) else []
+        if path and processes and None not in processes and len(numbers) == len(LockStamp._fields):
+            stamp = LockStamp(*numbers)
+            seen[Path(path)] = SeenLock(stamp=stamp, holders=tuple(p for p in processes if p is not None))
+    return seen
 
 
 # -- hooks/<event>-<pid>: the notes of the hook command ---------------------------------------------------------------

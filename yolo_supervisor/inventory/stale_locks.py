@@ -1,51 +1,50 @@
-"""Locks without a time limit, and the proof that no process holds them.
+"""Locks without a time limit that may be left, and what is known of their holders.
 
-These are the plugin's lock folders and ``.lock`` files, and git's ``index.lock``.
+These are the plugin's lock folders and ``.lock`` files, and git's locks.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats.plugin import agents as plugin_agents
 from yolo_supervisor.formats.plugin import leases as plugin_leases
 from yolo_supervisor.fs.changes import DirectoryScanner
-from yolo_supervisor.fs.read import digest, read_or_none
-from yolo_supervisor.inventory.project_folders import within
-from yolo_supervisor.models import Agent, Lease, Liveness
+from yolo_supervisor.fs.read import read_or_none
+from yolo_supervisor.inventory.lock_holders import OWN_LOCKS, LockHolder, LockHolders
+from yolo_supervisor.models import Agent, Lease, Liveness, SeenLock
 from yolo_supervisor.store.store import Store
-from yolo_supervisor.system.git_files import NAMING_VARIABLES
-from yolo_supervisor.system.git_layout import WorkTree, work_trees
-from yolo_supervisor.system.process_backend import ProcessBackend
+from yolo_supervisor.system.git_layout import WorkTree, common_dir, root_of, work_trees
+from yolo_supervisor.system.processes import Processes
 
 INDEX_STALE_S = 10.0
-"""The time for which git's lock must not have changed, besides the proof that no git is at work. It covers a holder
-that is invisible to us, on the other side of a network file system, for example."""
+"""The time for which git's lock must not have changed, besides the proof that its holder is dead."""
 
-SERVANTS = frozenset({"credential-cache--daemon", "fsmonitor--daemon", "daemon", "credential-cache"})
-"""Git's long-running programs, which never take that lock."""
+SHARED_LOCKS = ("packed-refs.lock", "config.lock", "shallow.lock")
+"""Git's locks in the directory that linked work trees share. Those of single refs are left to ``commit``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StaleLock:
-    """A lock, the time for which it has been seen unchanged, and its possible holder.
+    """A lock, and the time for which it has been seen unchanged."""
 
-    ``holder`` is None if it is proven that none exists.
-    """
-
+    key: str
     path: Path
     age_s: float
     stale_s: float
-    holder: str | None = None
+    holder: LockHolder | None = None
+    """The holder, if it is a lock of git's."""
     lease: Lease | None = None
-    """The content of the lock, if it is a file of the plugin."""
-    expected_digest: str | None = None
-    """The digest of that content."""
+    """The content of the lock, if it is a file of the plugin. None of the known agents is its holder."""
+
+    @property
+    def changes_soon(self) -> bool:
+        """Whether more may soon be known of the holder: it was seen, or the lock is new."""
+        return self.holder is not None and (bool(self.holder.holders) or self.age_s < self.stale_s)
 
 
 class StaleLocks:
@@ -54,17 +53,19 @@ class StaleLocks:
     def __init__(
         self,
         store: Store,
-        backend: ProcessBackend,
+        processes: Processes,
         agents: Callable[[], list[tuple[Agent, Liveness]]],
         pid_lock: Path = plugin_agents.PID_LOCK,
     ) -> None:
         self._store = store
-        self._backend = backend
+        self._holders = LockHolders(processes)
+        self._recalled = False
+        """Whether the observations of an earlier daemon have been read."""
         self._agents = agents
         self._folders = (pid_lock, store.paths.active_agent_lock)
         self._place = store.paths.locks
         self._files = DirectoryScanner(self._place, lambda name: name.endswith(".lock"))
-        self._held: dict[str, tuple[Lease, str | None]] = {}
+        self._held: dict[str, Lease] = {}
 
     def all(self, file_stale_s: float) -> list[StaleLock]:
         """Every lock.
@@ -73,94 +74,60 @@ class StaleLocks:
         """
         return [*self._of_hooks(), *self._of_agents(file_stale_s), *self._of_git()]
 
+    @property
+    def seen(self) -> Mapping[Path, SeenLock]:
+        """The processes that were seen with locks of git's."""
+        return self._holders.seen
+
+    def folders(self) -> set[Path]:
+        """The folders in which a change may be a new lock of git's: its holder has to be seen at once."""
+        return {path.parent for path, _ in git_locks(self._store.paths.project)}
+
+    def of_git(self) -> Iterator[tuple[Path, LockHolder]]:
+        """Git's locks that are there, with what is known of their holders."""
+        if not self._recalled:
+            self._recalled = True
+            self._holders.recall(own_files.load_seen_locks(read_or_none(self._store.paths.seen_locks) or b""))
+        for path, trees in git_locks(self._store.paths.project):
+            if (holder := self._holders.look(path, trees)) is not None:
+                yield path, holder
+
     def _of_hooks(self) -> Iterator[StaleLock]:
         for path in self._folders:
             if (age_s := self._store.lock_age_s(path)) is not None:
-                yield StaleLock(path=path, age_s=age_s, stale_s=plugin_agents.PID_LOCK_STALE_S)
+                yield StaleLock(key=path.name, path=path, age_s=age_s, stale_s=plugin_agents.PID_LOCK_STALE_S)
 
     def _of_agents(self, stale_s: float) -> Iterator[StaleLock]:
+        """The plugin's locks whose owners are not known here.
+
+        A dead agent's locks are released with its other resources.
+        """
         for name in self._files.look():
             self._held.pop(name, None)
             data = read_or_none(self._place / name)
             if data is not None and (lease := plugin_leases.lease(data, self._place / name)) is not None:
-                self._held[name] = lease, digest(data)
+                self._held[name] = lease
         if not self._held:
             return
         there = [agent for agent, state in self._agents() if state is not Liveness.DEAD]
-        for lease, content_digest in self._held.values():
+        for lease in self._held.values():
             age_s = self._store.lock_age_s(lease.path)
             if age_s is not None and not any(agent.bears(lease.owner) for agent in there):
-                holder = "an unknown subagent" if there else None
-                yield StaleLock(
-                    path=lease.path,
-                    age_s=age_s,
-                    stale_s=stale_s,
-                    holder=holder,
-                    lease=lease,
-                    expected_digest=content_digest,
-                )
+                yield StaleLock(key=lease.resource, path=lease.path, age_s=age_s, stale_s=stale_s, lease=lease)
 
     def _of_git(self) -> Iterator[StaleLock]:
-        for tree in work_trees(self._store.paths.project):
-            age_s = self._store.lock_age_s(tree.index_lock)
-            if age_s is not None:
-                holder = (
-                    git_at_work(self._backend, tree, tree.index_lock)
-                    if age_s >= INDEX_STALE_S
-                    else "not searched for yet"
-                )
-                yield StaleLock(path=tree.index_lock, age_s=age_s, stale_s=INDEX_STALE_S, holder=holder)
+        for path, holder in self.of_git():
+            if (age_s := self._store.lock_age_s(path)) is not None:
+                key = os.path.relpath(path, self._store.paths.project)
+                yield StaleLock(key=key, path=path, age_s=age_s, stale_s=INDEX_STALE_S, holder=holder)
 
 
-def git_at_work(backend: ProcessBackend, tree: WorkTree, lock: Path) -> str | None:
-    """The possible holder of this checkout's lock, or None if it is proven that none exists.
-
-    Git closes the lock file while an editor or a hook runs. It is therefore not enough that no process has the file
-    open: no git may be at work there.
-    """
-    try:
-        status = lock.lstat()
-    except OSError as error:
-        return f"unknown: {error}"
-    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
-        return "another user"
-    for pid in backend.pids():
-        try:
-            if backend.owner(pid) == os.geteuid() and _may_hold(backend, pid, tree, lock):
-                return f"process {pid}"
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        except OSError as error:
-            if _exists(backend, pid):
-                return f"process {pid}, perhaps: {error}"
-    return None
-
-
-def _may_hold(backend: ProcessBackend, pid: int, tree: WorkTree, lock: Path) -> bool:
-    facts = backend.facts(pid)
-    if facts is None or facts.zombie:
-        return False
-    with contextlib.suppress(PermissionError):  # guarded programs, for example key agents: none works on repositories
-        if backend.has_open(pid, lock):
-            return True
-    if not facts.comm.startswith("git"):
-        return False
-    argv = backend.argv(pid)
-    if SERVANTS.intersection(argv[1:2]):
-        return False
-    if any(word.startswith(("--git-dir", "--work-tree")) for word in argv):
-        return True
-    environment, folder = backend.environment(pid), Path(backend.folder(pid))
-    if named := environment.get("GIT_DIR"):
-        place = os.path.realpath(folder / named)
-        return place == os.path.realpath(tree.git_dir) or not os.path.isdir(place)  # a file names another folder
-    if any(name in environment for name in NAMING_VARIABLES):
-        return True
-    return within(folder, tree.root) or within(folder, tree.git_dir)
-
-
-def _exists(backend: ProcessBackend, pid: int) -> bool:
-    try:
-        return backend.facts(pid) is not None
-    except OSError:
-        return True
+def git_locks(project: Path) -> Iterator[tuple[Path, list[WorkTree]]]:
+    """The paths of git's locks in the project's repository, each with the work trees in which it is taken."""
+    trees = list(work_trees(project))
+    root = root_of(project)
+    if not trees or root is None:
+        return
+    for tree in trees:
+        yield from ((tree.git_dir / name, [tree]) for name in sorted(OWN_LOCKS))
+    yield from ((common_dir(root) / name, trees) for name in SHARED_LOCKS)

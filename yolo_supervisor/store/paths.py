@@ -116,6 +116,10 @@ class Paths:
         return self.folder / "trees.json"
 
     @property
+    def seen_locks(self) -> Path:
+        return self.folder / "seen-locks.json"
+
+    @property
     def holder(self) -> Path:
         return self.folder / "daemon.json"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from yolo_supervisor.models import ProcessId
-from yolo_supervisor.system.process_backend import MAX_PID, ProcessFacts, ProcessHandle
+from yolo_supervisor.system.process_backend import MAX_PID, FileId, ProcessFacts, ProcessHandle, file_id
 
 
 class PsutilHandle:
@@ -95,8 +95,16 @@ class PsutilBackend:
     def ignores(self, pid: int, number: int) -> bool:
         return True
 
-    def has_open(self, pid: int, path: Path) -> bool:
-        return bool(self._ask(pid, lambda process: any(file.path == str(path) for file in process.open_files())))
+    def folder_ids(self, pid: int) -> list[FileId]:
+        folder = Path(self.folder(pid))
+        return [file_id(each) for each in (folder, *folder.parents)]
+
+    def file_id(self, pid: int, name: str) -> FileId:
+        return file_id(Path(self.folder(pid)) / name)
+
+    def writes_to(self, pid: int, path: Path, file: FileId) -> bool:
+        names = self._ask(pid, lambda process: [open_file.path for open_file in process.open_files()])
+        return any(os.path.basename(name) == path.name and file_id(name) == file for name in names)
 
     def listens(self, pid: int) -> bool:
         return True

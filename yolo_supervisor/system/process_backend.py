@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from yolo_supervisor.models import ProcessId
 
 MAX_PID = 2**31 - 1
 """The largest pid that system calls accept."""
+
+
+class FileId(NamedTuple):
+    """A file or folder, however it is reached. The inode may be given to another file once this one is removed."""
+
+    device: int
+    inode: int
+
+
+def file_id(path: str | Path) -> FileId:
+    """The file that the path leads to. OSError."""
+    found = os.stat(path)
+    return FileId(found.st_dev, found.st_ino)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +89,17 @@ class ProcessBackend(Protocol):
     def ignores(self, pid: int, number: int) -> bool:
         """Whether the process ignores the signal; True where the system does not say."""
 
-    def has_open(self, pid: int, path: Path) -> bool:
-        """Whether the process has the file open."""
+    def folder_ids(self, pid: int) -> list[FileId]:
+        """The working folder of the process and the folders above it, the innermost first.
+
+        They are compared by device and inode, because a bind mount or a symbolic link gives a folder another path.
+        """
+
+    def file_id(self, pid: int, name: str) -> FileId:
+        """The file that the process means by this name, from its working folder and its root."""
+
+    def writes_to(self, pid: int, path: Path, file: FileId) -> bool:
+        """Whether the process has this file open for writing; ``path`` is our path of it."""
 
     def listens(self, pid: int) -> bool:
         """Whether the process listens on a Unix socket; True where the system does not say."""

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from yolo_supervisor.models import ProcessId
-from yolo_supervisor.system.process_backend import MAX_PID, ProcessFacts, ProcessHandle
+from yolo_supervisor.system.process_backend import MAX_PID, FileId, ProcessFacts, ProcessHandle, file_id
 
 
 class PidfdHandle:
@@ -59,6 +59,9 @@ PIDFD_INFO_EXIT = 1 << 3
 
 SO_ACCEPTCON = 1 << 16
 """The flag of a listening socket in ``/proc/net/unix``."""
+
+FOLDERS_AT_MOST = 100
+"""The number of folders above a working folder that are compared."""
 
 
 class ProcfsBackend:
@@ -161,11 +164,25 @@ class ProcfsBackend:
                 return bool(int(mask, 16) >> (number - 1) & 1)
         return True
 
-    def has_open(self, pid: int, path: Path) -> bool:
-        folder, wanted = f"/proc/{pid}/fd", str(path)
+    def folder_ids(self, pid: int) -> list[FileId]:
+        path, ids = f"/proc/{pid}/cwd", [file_id(f"/proc/{pid}/cwd")]
+        while len(ids) < FOLDERS_AT_MOST:  # ".." of the root is the root itself
+            path += "/.."
+            if (above := file_id(path)) == ids[-1]:
+                break
+            ids.append(above)
+        return ids
+
+    def file_id(self, pid: int, name: str) -> FileId:
+        return file_id(f"/proc/{pid}/root{name}" if name.startswith("/") else f"/proc/{pid}/cwd/{name}")
+
+    def writes_to(self, pid: int, path: Path, file: FileId) -> bool:
+        folder = f"/proc/{pid}/fd"
         for name in os.listdir(folder):
             try:
-                if os.readlink(f"{folder}/{name}") == wanted:
+                if os.path.basename(os.readlink(f"{folder}/{name}")) != path.name:  # a stat may wait for a file server
+                    continue
+                if file_id(f"{folder}/{name}") == file and self._is_writable(pid, name):
                     return True
             except FileNotFoundError:  # closed meanwhile
                 continue
@@ -183,6 +200,13 @@ class ProcfsBackend:
                 if os.fsencode(os.readlink(f"{folder}/{name}")) in listening:
                     return True
         return False
+
+    def _is_writable(self, pid: int, fd: str) -> bool:
+        for line in self._read(pid, f"fdinfo/{fd}").splitlines():
+            name, _, flags = line.partition(b":")
+            if name == b"flags":
+                return int(flags, 8) & os.O_ACCMODE != os.O_RDONLY
+        return True
 
     def hold(self, process: ProcessId) -> ProcessHandle | None:
         try:

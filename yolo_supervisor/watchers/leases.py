@@ -2,51 +2,57 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 from yolo_supervisor.actions.base import AlertCode, Escalate
-from yolo_supervisor.actions.leases import BreakLock, Release
+from yolo_supervisor.actions.leases import BreakLock
 from yolo_supervisor.clock import until_next
 from yolo_supervisor.config import Config
 from yolo_supervisor.inventory.leases import Held, Leases, over
 from yolo_supervisor.inventory.stale_locks import StaleLock, StaleLocks
+from yolo_supervisor.models import Liveness
 from yolo_supervisor.watchers.base import Remediation
+
+LOOK_S = 1.0
+"""How often a lock of git's is looked at whose holder may soon be known, or dead."""
 
 
 def decide(due: Sequence[Held], locks: Sequence[StaleLock]) -> list[Remediation]:
     """End expired leases and stale locks.
 
-    A lease ends at its time, for any holder: its holder has to renew it. A lock has no time: it ends when no process
-    can be holding it.
+    A lease ends at its time, for any holder: its holder has to renew it. A lock of git's has no time: it ends when its
+    holder was seen, and is dead. An unknown holder is reported.
     """
-    return [(over(held),) for held in due if held.left_s <= 0] + [
-        _end(lock) for lock in locks if lock.age_s >= lock.stale_s and (lock.holder is None or lock.lease is not None)
-    ]
+    ended = ((over(held),) for held in due if held.left_s <= 0)
+    stale = (_end(lock) for lock in locks if lock.age_s >= lock.stale_s)
+    return [*ended, *((action,) for action in stale if action is not None)]
 
 
-def _end(lock: StaleLock) -> Remediation:
-    evidence = {"path": str(lock.path), "unchanged_s": round(lock.age_s, 1)}
+def _end(lock: StaleLock) -> BreakLock | Escalate | None:
     unchanged = f"unchanged for {lock.age_s:.0f} s"
-    if lock.lease is None:
-        reason = f"it is stale: {unchanged}, and no process can hold it any more"
-        return (BreakLock(key=lock.path.name, path=lock.path, stale_s=lock.stale_s, reason=reason, evidence=evidence),)
-    name, owner = lock.lease.resource, lock.lease.owner
-    evidence["owner"] = owner
-    if lock.holder is not None:
+    evidence: dict[str, Any] = {"path": str(lock.path), "unchanged_s": round(lock.age_s, 1)}
+    code = AlertCode.LOCK_OF_UNKNOWN
+    if lock.lease is not None:
+        owner = lock.lease.owner
         reason = f"{owner}, an unknown agent, holds it, and a lock never expires: remove {lock.path} if it is stale"
-        return (Escalate(kind="lease", code=AlertCode.LOCK_OF_UNKNOWN, key=name, reason=reason, evidence=evidence),)
-    reason = f"{owner} left it: {unchanged}, and no agent runs any more"
-    return (
-        Release(
-            key=name,
-            path=lock.path,
-            owner=owner,
-            expected_digest=lock.expected_digest,
-            reason=reason,
-            evidence=evidence,
-        ),
-    )
+        evidence["owner"] = owner
+        return Escalate(kind="lease", code=code, key=lock.key, reason=reason, evidence=evidence)
+    if lock.holder is None:
+        reason = f"it is stale: {unchanged}, longer than any hook of the plugin may run"
+        return BreakLock(key=lock.key, path=lock.path, stale_s=lock.stale_s, reason=reason, evidence=evidence)
+    evidence["pids"] = lock.holder.pids
+    known = lock.holder.describe()
+    if lock.holder.state is Liveness.DEAD:
+        reason = f"it is stale: {unchanged}, and {known}"
+        return BreakLock(key=lock.path.name, path=lock.path, stale_s=lock.stale_s, reason=reason, evidence=evidence)
+    if lock.holder.state is Liveness.ALIVE:
+        return None
+    do = f"if no git is at work there: rm {shlex.quote(str(lock.path))}"
+    reason = f"git's lock is {unchanged}, and {known}; {do}"
+    return Escalate(kind="lease", code=code, key=lock.key, reason=reason, evidence=evidence)
 
 
 class LeasesWatcher:
@@ -73,6 +79,7 @@ class LeasesWatcher:
         due, left_s = self._leases.due(now)
         locks = self._locks.all(self.config.tasks.idle_limit_s)
         soon = [lock.stale_s - lock.age_s for lock in locks if lock.age_s < lock.stale_s]
+        soon += [LOOK_S for lock in locks if lock.changes_soon]
         next_s = min([*soon, *([] if left_s is None else [left_s])], default=None)
         self._next_s = None if next_s is None else self._leases.awake() + next_s
         return decide(due, locks)

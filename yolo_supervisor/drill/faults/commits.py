@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 import shutil
+import signal
 import time
 from collections.abc import Callable
 
 from yolo_supervisor.drill.sandbox import Sandbox
-from yolo_supervisor.drill.trial import Expectation, Fault
+from yolo_supervisor.drill.trial import Expectation, Fault, send
 
 
 def _change(sandbox: Sandbox, name: str, text: str, theirs: bool = False) -> str:
@@ -44,8 +45,9 @@ def _race(sandbox: Sandbox, rng: random.Random, theirs: str, ours: str) -> tuple
 
 def commit_index_lock(sandbox: Sandbox, rng: random.Random) -> Expectation:
     """A killed git has left an index.lock, and a commit meets it."""
-    sandbox.repository()
-    (sandbox.project / ".git" / "index.lock").touch()
+    sandbox.configure(leases={"interval_s": 0.25})
+    killed, _ = sandbox.git_with_index_lock(sandbox.repository())
+    send(killed, signal.SIGKILL)
     child = sandbox.start_command("commit", "-q", "--allow-empty", "-m", "locked")
     return Expectation(lambda: child.poll() == 0, frozenset({"index.lock"}), ("released",))
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+import signal
 from datetime import UTC, datetime, timedelta
 
 from yolo_supervisor.drill.sandbox import Sandbox
-from yolo_supervisor.drill.trial import Expectation, Fault
+from yolo_supervisor.drill.trial import Expectation, Fault, send
 from yolo_supervisor.formats.plugin import leases as plugin_leases
 
 
@@ -19,21 +20,24 @@ def lease_abandoned(sandbox: Sandbox, rng: random.Random) -> Expectation:
 
 
 def lock_ownerless(sandbox: Sandbox, rng: random.Random) -> Expectation:
-    """A killed git has left an index.lock; the lock of a checkout where git is at work stays."""
+    """A killed git has left an index.lock; those of a git that is at work, and of one without a known holder, stay."""
     project, other = sandbox.repository(), sandbox.folder / f"checkout-{rng.randrange(10**9)}"
     sandbox.configure(leases={"interval_s": 0.25})
-    sandbox.git("worktree", "add", "-q", str(other))
-    held = project / ".git" / "worktrees" / other.name / "index.lock"
-    holder = sandbox.bystander_process("git", "cat-file", "--batch", folder=other)
-    held.touch()
-    left = project / ".git" / "index.lock"
-    left.touch()
+    unseen = sandbox.folder / f"checkout-{rng.randrange(10**9)}"
+    for tree in (other, unseen):
+        sandbox.git("worktree", "add", "-q", str(tree))
+    holder, held = sandbox.git_with_index_lock(other)
+    unseen_lock = project / ".git" / "worktrees" / unseen.name / "index.lock"
+    unseen_lock.touch()
+    reader = sandbox.bystander_process("git", "cat-file", "--batch")
+    killed, left = sandbox.git_with_index_lock(project)
+    send(killed, signal.SIGKILL)
     return Expectation(
         lambda: not left.exists(),
         frozenset({left.name}),
         ("released",),
-        bystander_processes=[holder],
-        kept_files=[held],
+        bystander_processes=[holder, reader],
+        kept_files=[held, unseen_lock],
     )
 
 
