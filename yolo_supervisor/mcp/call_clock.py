@@ -22,6 +22,11 @@ class CallClock:
         at_s = self._monotonic() if self._held_since_s is None else self._held_since_s
         return at_s - self._held_s
 
+    def skip(self, length_s: float) -> None:
+        """Leave out a time that has passed although nothing could be done in it."""
+        if self._held_since_s is None:
+            self._held_s += length_s
+
     def hold(self) -> None:
         """Let the clock stand still until ``release``."""
         if self._held_since_s is None:

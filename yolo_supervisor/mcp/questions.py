@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from yolo_supervisor.formats import mcp
 from yolo_supervisor.mcp.call_table import WITH_SERVER, Call
+
+MAX_OPEN = 1000
+"""Of more unanswered requests the oldest is forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,20 +38,25 @@ class Question:
     """The id under which the client sees it."""
     method: str
     params: Mapping[str, Any]
-    attempts: Sequence[Attempt] = field(default=())
+    attempts: Sequence[Attempt] = ()
+    """Those that were with the server when it asked, and are not over."""
+    nested: bool = False
+    """Whether it certainly belongs to a call."""
     withdrawn: bool = False
     """Whether the client knows that no answer is needed. A late answer is forwarded nevertheless."""
+
+    @classmethod
+    def asked(cls, message: Mapping[str, Any], shown_id: object, calls: Sequence[Call]) -> Question:
+        """The request that the server has made while it had these calls."""
+        method, params = str(message["method"]), mcp.params(message)
+        attempts = [Attempt(call, call.attempt) for call in calls if call.method not in mcp.UNBOUNDED]
+        nested = bool(attempts) and method in mcp.NESTED and mcp.related_task(params) is None
+        return cls(message["id"], shown_id, method, params, attempts, nested)
 
     @property
     def holds_clocks(self) -> bool:
         """Whether a call waits for the answer, as far as is known."""
         return self.method != "ping" and not self.withdrawn and not all(attempt.over for attempt in self.attempts)
-
-    @property
-    def orphaned(self) -> bool:
-        """Whether it asks for something that no call waits for any more."""
-        nested = self.method in mcp.NESTED and mcp.related_task(self.params) is None
-        return nested and bool(self.attempts) and all(attempt.over for attempt in self.attempts)
 
 
 class Questions:
@@ -76,6 +84,8 @@ class Questions:
         return any(question.holds_clocks for question in (*self._open.values(), *self._begun.values()))
 
     def add(self, question: Question) -> None:
+        if len(self._open) >= MAX_OPEN:
+            del self._open[next(iter(self._open))]
         self._open[mcp.id_key(question.shown_id)] = question
 
     def answer(self, key: str, message: Mapping[str, Any]) -> Question | None:
@@ -93,21 +103,25 @@ class Questions:
         return self._open.pop(key, None)
 
     def detach(self, call: Call) -> None:
-        """Take no question as one of this call any more: it is not known when the call ends."""
+        """Withdraw no question that may belong to this call: it is not known when the call ends."""
         for question in (*self._open.values(), *self._begun.values()):
-            question.attempts = [attempt for attempt in question.attempts if attempt.call is not call]
+            if any(attempt.call is call for attempt in question.attempts):
+                question.nested = False
 
     def complete(self, elicitation_id: object) -> None:
         """The person has done what an elicitation by URL asked for."""
         self._begun.pop(mcp.elicitation_key(elicitation_id), None)
 
     def take_orphans(self) -> list[Question]:
-        """The open questions that are to be withdrawn; they count as withdrawn from now on."""
-        orphans = [question for question in self if question.orphaned and not question.withdrawn]
-        for question in orphans:
-            question.withdrawn = True
-        self._begun = {key: question for key, question in self._begun.items() if question.holds_clocks}
-        return orphans
+        """The open questions whose calls are over; they count as withdrawn from now on."""
+        orphans = []
+        for question in (*self._open.values(), *self._begun.values()):
+            question.attempts = [attempt for attempt in question.attempts if not attempt.over]
+            if question.nested and not question.attempts and not question.withdrawn:
+                question.withdrawn = True
+                orphans.append(question)
+        self._begun = {key: question for key, question in self._begun.items() if question.attempts}
+        return [question for question in orphans if mcp.id_key(question.shown_id) in self._open]
 
     def take_all(self) -> list[Question]:
         """All open questions, which are forgotten."""

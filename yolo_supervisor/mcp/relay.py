@@ -19,7 +19,7 @@ from yolo_supervisor.mcp.call_table import WITH_SERVER, Call, CallState, CallTab
 from yolo_supervisor.mcp.circuit_breaker import WHOLE_SERVER, CircuitBreaker
 from yolo_supervisor.mcp.journal_writer import JournalWriter, warn
 from yolo_supervisor.mcp.pipes import MAX_LINE, LineTooLongError, PipeWriter, read_lines
-from yolo_supervisor.mcp.questions import Attempt, Question, Questions
+from yolo_supervisor.mcp.questions import Question, Questions
 from yolo_supervisor.mcp.retries import FAILED, Retries
 from yolo_supervisor.mcp.server import (
     CLOSED_OUTPUT_EXIT_S,
@@ -411,8 +411,7 @@ class Relay:
     def _server_request(self, line: bytes, message: Mapping[str, Any]) -> None:
         server_id = message["id"]
         shown_id = self._shown_id(server_id)
-        attempts = [Attempt(c, c.attempt) for c in self._calls.with_server() if c.method not in mcp.UNBOUNDED]
-        question = Question(server_id, shown_id, str(message["method"]), mcp.params(message), attempts)
+        question = Question.asked(message, shown_id, self._calls.with_server())
         if self._server.input_ended and question.method != "ping":
             self._answer_for_client(question)
             return

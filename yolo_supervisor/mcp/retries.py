@@ -28,6 +28,9 @@ OVERLAP_S = 0.1
 SLOW_START_S = 10.0
 """A process that has not answered ``initialize`` after this time is reported as slow."""
 
+SUSPENDED_S = 5.0
+"""When the relay does not run for so long, the machine, or its container, was suspended or overloaded."""
+
 STOPPED_S = 5.0
 """A process that is stopped at both ends of this time does not go on by itself."""
 
@@ -316,7 +319,11 @@ class Retries:
                 if not self._calls:
                     self._active = anyio.Event()
                     await self._active.wait()
+                slept_s = time.monotonic()
                 await anyio.sleep(CHECK_S)
+                slept_s = time.monotonic() - slept_s
+                if slept_s > SUSPENDED_S:  # then the server could not work either, as far as is known
+                    self.clock.skip(slept_s)
                 now_s = self.clock.now_s()
                 for call in self._calls:
                     if now_s >= min(call.attempt_deadline_s, call.deadline_s) and self._has_limit(call):
@@ -381,7 +388,7 @@ class Retries:
         while process.initializing and process is self._server.process:
             await anyio.sleep(CHECK_S)
             now_s = time.monotonic()
-            if not self._questions.hold_clocks:
+            if not self._questions.hold_clocks and now_s - checked_s < SUSPENDED_S:
                 passed_s += now_s - checked_s
             checked_s = now_s
             if passed_s >= limit_s:
