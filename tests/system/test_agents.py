@@ -348,16 +348,14 @@ def test_an_idle_agent_is_reported_and_left_running() -> None:
     assert (note.kind, note.key) == ("agent", "role dev")
 
 
-def test_pids_that_no_process_has_are_struck_from_the_plugins_books() -> None:
-    health, pids = Path("/.agent-health/qa.json"), Path("/.agent-pids")
+def test_pids_that_no_process_has_are_reported_once() -> None:
+    ((alert,),) = decided(
+        dangling=frozenset({9, 8}), dangling_files=(Path("/.agent-pids"), Path("/.agent-health/qa.json"))
+    )
 
-    assert decided(dangling=frozenset({9, 8}), dangling_files=((health, 9), (pids, None))) == [
-        (DropHealth(key=".agent-health/qa.json", path=health, pid=9, reason="no process has its pid"),),
-        (
-            DropPids(key=".agent-pids", path=pids, pids=frozenset({8, 9}), reason="no process has these pids",
-                     evidence={"pids": [8, 9]}),
-        ),
-    ]  # fmt: skip
+    assert isinstance(alert, Escalate)
+    assert (alert.code, alert.key, alert.evidence) == (AlertCode.PIDS_UNKNOWN, ".agent-pids", {"pids": [8, 9]})
+    assert "8, 9 in .agent-pids, qa.json" in alert.reason
 
 
 # -- looks at real processes --------------------------------------------------------------------------------------
@@ -1290,18 +1288,18 @@ def test_of_two_agents_of_one_role_the_living_one_keeps_the_health_file(world: W
     assert read_task(health)["pid"] == second.pid
 
 
-def test_pids_in_the_books_that_no_process_has_are_struck_and_all_others_stay(world: World, children: Children) -> None:
-    stranger = children.start("sleep", "600")
-    pids = world.plugin(".agent-pids", f"{NOBODY}\n{stranger.pid}\njunk\n")
-    dangling = world.plugin(".agent-health/qa.json", json.dumps({"pid": str(NOBODY), "role": "qa"}))
-    living = world.plugin(".agent-health/dev.json", json.dumps({"pid": stranger.pid, "role": "dev"}))
+def test_pids_in_the_plugins_files_that_no_process_has_stay(world: World, children: Children) -> None:
+    """They may be those of agents in another pid namespace."""
+    other = children.start("sleep", "600")
+    pids = world.plugin(".agent-pids", f"{NOBODY}\n{other.pid}\njunk\n")
+    health = world.plugin(".agent-health/qa.json", json.dumps({"pid": str(NOBODY), "role": "qa"}))
+    before = pids.read_bytes(), health.read_bytes()
 
-    world.turn()
+    (alert,) = world.turn()
 
-    assert pids.read_text() == f"{stranger.pid}\njunk\n"
-    assert not dangling.exists()
-    assert living.exists()
-    assert world.turn() == []
+    assert (pids.read_bytes(), health.read_bytes()) == before
+    assert isinstance(alert, Escalate)
+    assert alert.evidence == {"pids": [NOBODY]}
 
 
 def test_an_agent_counts_as_idle_from_three_idle_turns_on(world: World, children: Children) -> None:

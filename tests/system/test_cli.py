@@ -460,6 +460,21 @@ def test_status_contains_every_documented_key(
     assert {watcher["name"] for watcher in seen["watchers"]} >= {"agents", "sessions"}
 
 
+def test_status_shows_locks_and_pids_whose_holders_are_unknown(cli: Cli, project: Path) -> None:
+    subprocess.run(["git", "init", "-q"], cwd=project, check=True)
+    lock = project / ".git" / "index.lock"
+    lock.touch()
+    (project / ".yolo-planning" / ".agent-pids").write_text("4194303\n")
+
+    (seen,) = cli.json("status")["projects"]
+    text = cli("status").stdout
+
+    assert [(held["path"], held["state"], held["pids"]) for held in seen["locks"]] == [(str(lock), "unknown", [])]
+    assert seen["unknown_pids"] == [4194303]
+    assert re.search(r"index\.lock +no process was seen with it", text)
+    assert "4194303" in text
+
+
 def test_status_with_the_daemon_down_says_so(
     cli: Cli, daemon: StartDaemon, project: Path, claude_home: Path, children: Children
 ) -> None:

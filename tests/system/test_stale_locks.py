@@ -30,6 +30,8 @@ from yolo_supervisor.inventory.leases import Leases
 from yolo_supervisor.inventory.lock_holders import subcommand
 from yolo_supervisor.inventory.stale_locks import INDEX_STALE_S, StaleLocks
 from yolo_supervisor.models import Agent, Liveness
+from yolo_supervisor.store import locks as lock_files
+from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.store.history import history
 from yolo_supervisor.store.store import Outcome, Store
 from yolo_supervisor.system.process_backend import backend
@@ -116,6 +118,42 @@ async def test_a_folder_that_a_hook_left_is_removed_after_its_time(world: World,
 
     assert world.carry_out(remediations) == [Outcome.DONE]
     assert not (world.project / where).exists()
+
+
+async def test_a_folder_with_files_stays_and_is_reported(world: World) -> None:
+    """Another program's rule holds for it: the pid may be one of another pid namespace."""
+    folder = world.project / "pid-lock"
+    folder.mkdir()
+    (folder / "pid").write_text("1234\n")
+
+    ((alert,),) = await world.later(plugin_agents.PID_LOCK_STALE_S)
+
+    assert isinstance(alert, Escalate)
+    assert (alert.code, alert.key) == (AlertCode.LOCK_OF_UNKNOWN, "pid-lock")
+    assert f"rm -r {folder}" in alert.reason
+    with pytest.raises(lock_files.Busy), lock_files.folder_lock(Disk(), folder, 0.0):
+        pass
+    assert (folder / "pid").exists()
+
+
+async def test_a_folder_stays_while_an_older_hook_of_the_plugin_runs(
+    world: World, children: Children, tmp_path: Path
+) -> None:
+    (tmp_path / "hook").write_text("echo ready; read answer\n")
+    words = ("yolo", "hook", "SubagentStart")
+    hook = children.start(*words, executable="/bin/sh", cwd=tmp_path, stdin=subprocess.PIPE)
+    assert hook.stdout is not None
+    assert hook.stdout.readline()
+    folder = world.project / "pid-lock"
+    folder.mkdir()
+
+    ((alert,),) = await world.later(plugin_agents.PID_LOCK_STALE_S)
+
+    assert isinstance(alert, Escalate)
+    assert alert.evidence["pids"] == [hook.pid]
+    kill(hook)
+    assert world.carry_out(await world.look()) == [Outcome.DONE]
+    assert not folder.exists()
 
 
 # -- the plugin's files -----------------------------------------------------------------------------------------------

@@ -74,6 +74,8 @@ class AlertCode(StrEnum):
     MASS_DEATH = "mass_death"
     MASS_END = "mass_end"
     """The policy would end more than half of the agents at once."""
+    PIDS_UNKNOWN = "pids_unknown"
+    """The plugin's files name pids that no process has here."""
     PROCESSES_LEFT = "processes_left"
     SESSION_LEFT = "session_left"
     SESSION_LEFT_TO_PLUGIN = "session_left_to_plugin"

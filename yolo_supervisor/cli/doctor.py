@@ -36,6 +36,7 @@ from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.store.locks import Busy, folder_lock
 from yolo_supervisor.system.death_watch import watchable
 from yolo_supervisor.system.tmux import ask_now
+from yolo_supervisor.watchers.agents import AgentsObservation
 
 
 @dataclass(frozen=True)
@@ -243,9 +244,10 @@ def _plugin(view: ProjectView, fix: bool) -> Iterator[Finding]:
                       "the wrong processes", f"remove these lines from {planning / '.agent-pids'}")  # fmt: skip
     observation = view.agents.observe()
     if observation.dangling:
-        fixed = fix and _repair(view)
         pids = ", ".join(str(pid) for pid in sorted(observation.dangling))
-        yield Finding("problem", f"the plugin's files name processes that are gone ({pids})", "run the daemon", fixed)
+        fixed = fix and _strike(view, observation)
+        what = f"the plugin's files name pids that no process has here ({pids})"
+        yield Finding("problem", what, "if no agent of a container has them: yolo-supervisor doctor --fix", fixed)
     yield from _watchdog(view)
     if (planning / ".yolo-session").exists():
         age_h = (time.time() - (planning / ".yolo-session").stat().st_mtime) / 3600
@@ -325,15 +327,22 @@ def _break_lock(lock: Path) -> bool:
         return False
 
 
-def _repair(view: ProjectView) -> bool:
-    from yolo_supervisor.watchers.agents import decide
+def _strike(view: ProjectView, observation: AgentsObservation) -> bool:
+    """Remove the pids that no process has here from the plugin's files.
 
+    Only a person can decide that: they may be those of agents in a container.
+    """
+    pids, reason = observation.dangling, "no process has it here, and a person asked for it"
     view.store.open()
-    observation = view.agents.observe()
-    remediations = decide(
-        observation, view.store.paths.agents, view.config.processes.grace_s, view.config.agents.mass_death_min
-    )
-    for remediation in remediations:
-        if len(remediation) == 1 and isinstance(remediation[0], DropPids | DropHealth):
-            apply_remediation(remediation, view.store, "cli")
+    for path in observation.dangling_files:
+        if path.name == plugin.AGENT_PIDS:
+            evidence = {"pids": sorted(pids)}
+            apply_remediation(
+                (DropPids(key=path.name, path=path, pids=pids, reason=reason, evidence=evidence),), view.store, "cli"
+            )
+            continue
+        health = plugin_agents.health(read_or_none(path) or b"", path.stem)
+        if health is not None and health.pid in pids:
+            key = f"{plugin.AGENT_HEALTH}/{path.name}"
+            apply_remediation((DropHealth(key=key, path=path, pid=health.pid, reason=reason),), view.store, "cli")
     return not view.agents.observe().dangling

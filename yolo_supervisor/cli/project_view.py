@@ -107,6 +107,19 @@ class ProjectView:
             for task in self.tasks()
         ]
 
+    def locks_json(self) -> list[dict[str, Any]]:
+        """Git's locks that are there now; ``pids`` hold them, or may."""
+        return [
+            {"path": str(path), "state": str(holder.state), "pids": holder.pids, "holder": holder.describe()}
+            for path, holder in self._parts.locks.of_git()
+        ]
+
+    def unknown_pids(self) -> list[int]:
+        """The pids in the plugin's files that no process has here, and no known agent."""
+        snapshot = self.registry.snapshot()
+        known = {agent.pid for agent in snapshot.records.agents}
+        return sorted(self.registry.dangling_pids(snapshot) - known)
+
     def circuits_json(self) -> list[dict[str, Any]]:
         """The open circuits of MCP servers and tools."""
         now = Instant(self.processes.boot, self.clock.monotonic())

@@ -50,6 +50,8 @@ def command(options: Shared) -> None:
                     }
                     for lease in readable_leases(view.store.paths.planning)
                 ],
+                "locks": view.locks_json(),
+                "unknown_pids": view.unknown_pids(),
                 "tasks": view.tasks_json(),
                 "dead_letters": len(view.store.index.dead_letters),
                 "flags": view.flags_json(),
@@ -87,6 +89,11 @@ def _print_status(document: dict[str, Any]) -> None:
             [(project["dead_letters"], "see: yolo-supervisor dead-letter list")][: project["dead_letters"]],
         ),
         ("leases", [(x["resource"], x["owner"], f"until {x['expires_at'] or 'released'}") for x in project["leases"]]),
+        ("git's locks", [(lock["path"], lock["holder"]) for lock in project["locks"]]),
+        (
+            "pids in the plugin's files that no process has here",
+            [(pid, "its process ended unseen, or runs in a container") for pid in project["unknown_pids"]],
+        ),
         (
             "open circuits",
             [

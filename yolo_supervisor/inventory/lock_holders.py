@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from yolo_supervisor.fs.changes import names
 from yolo_supervisor.fs.mounts import is_local
 from yolo_supervisor.models import Liveness, LockStamp, ProcessId, SeenLock
 from yolo_supervisor.system.git_layout import WorkTree
@@ -37,6 +38,9 @@ VALUED_OPTIONS = frozenset({"-C", "-c", "--git-dir", "--work-tree", "--namespace
 OWN_LOCKS = frozenset({"index.lock", "HEAD.lock"})
 """Locks of one work tree. All others belong to the repository, which linked work trees share."""
 
+HOOK = ["yolo", "hook"]
+"""The beginning of the command line of the plugin's hooks."""
+
 FALSE_INDEX = re.compile(r"next-index-\d+\.lock")
 """The index that hooks see while ``git commit -- PATHS`` holds ``index.lock``."""
 
@@ -57,6 +61,10 @@ class Doubt(StrEnum):
     """The process that was seen with it belongs to another pid namespace, or cannot be examined."""
     MAY_BE_HELD = "may_be_held"
     """The process that was seen with it is dead, but another git is at work there."""
+    HOOK_RUNS = "hook_runs"
+    """A hook of the plugin that may have made the lock folder still runs, or is stopped."""
+    NOT_EMPTY = "not_empty"
+    """It is a folder with files in it: the plugin makes none, so another program's rule holds for it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,6 +115,8 @@ _DOUBTS = {
     Doubt.NEVER_SEEN: "no process was seen with it",
     Doubt.HOLDER_UNKNOWN: "whether its holder lives cannot be seen from here",
     Doubt.MAY_BE_HELD: "the process that was seen with it is dead, but another git is at work there",
+    Doubt.HOOK_RUNS: "a hook of the plugin that is older than the lock still runs, or is stopped",
+    Doubt.NOT_EMPTY: "there are files in it, which the plugin never makes",
 }
 
 
@@ -174,6 +184,25 @@ class LockHolders:
         else:
             state = Liveness.DEAD
         return LockHolder(state=state, holders=holders, may_hold=survey.may_hold, readers=survey.readers, doubt=doubt)
+
+    def look_at_folder(self, lock: Path) -> LockHolder | None:
+        """The possible holder of a lock folder of the plugin; None if only its time limit decides.
+
+        The plugin's hooks keep such a lock for seconds, and Claude Code kills a hook that does not end. A stopped one
+        goes on holding its lock.
+        """
+        if names(lock):
+            return LockHolder(state=Liveness.UNKNOWN, doubt=Doubt.NOT_EMPTY)
+        hooks = {}
+        for pid in self._backend.pids():
+            with contextlib.suppress(OSError):
+                argv = self._backend.argv(pid)
+                if [os.path.basename(argument) for argument in argv[:2]] != HOOK:
+                    continue
+                process = self._processes.identify(pid)
+                if process is not None and self._processes.older_than_file(process, lock):
+                    hooks[pid] = " ".join([*HOOK, *argv[2:3]])
+        return LockHolder(state=Liveness.UNKNOWN, may_hold=hooks, doubt=Doubt.HOOK_RUNS) if hooks else None
 
     # -- the processes -----------------------------------------------------------------------------------------------
 

@@ -37,7 +37,8 @@ class StaleLock:
     age_s: float
     stale_s: float
     holder: LockHolder | None = None
-    """The holder, if it is a lock of git's."""
+    """The holder, if it is a lock of git's, or the possible one of a lock folder of the plugin."""
+    is_folder: bool = False
     lease: Lease | None = None
     """The content of the lock, if it is a file of the plugin. None of the known agents is its holder."""
 
@@ -95,7 +96,9 @@ class StaleLocks:
     def _of_hooks(self) -> Iterator[StaleLock]:
         for path in self._folders:
             if (age_s := self._store.lock_age_s(path)) is not None:
-                yield StaleLock(key=path.name, path=path, age_s=age_s, stale_s=plugin_agents.PID_LOCK_STALE_S)
+                stale_s = plugin_agents.PID_LOCK_STALE_S
+                holder = self._holders.look_at_folder(path) if age_s >= stale_s else None
+                yield StaleLock(key=path.name, path=path, age_s=age_s, stale_s=stale_s, holder=holder, is_folder=True)
 
     def _of_agents(self, stale_s: float) -> Iterator[StaleLock]:
         """The plugin's locks whose owners are not known here.

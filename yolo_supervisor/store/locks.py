@@ -126,6 +126,8 @@ def _take_over(disk: Disk, path: Path, stale_s: float, ages: LockAges | None) ->
         age_s = ages.age_s(path, found) if ages is not None else time.time() - found.st_mtime
         if not stat.S_ISDIR(found.st_mode) or age_s < stale_s:
             raise Busy(f"{path} is held", path)
+        if disk.names(path):
+            raise Busy(f"{path} is not empty, so it follows another program's rule", path)
         aside = path.with_name(f"{path.name}.{os.getpid()}.stale")
         disk.rename(path, aside)
         if _identity(disk, aside) != (found.st_ino, found.st_mtime_ns):

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from yolo_supervisor.actions.agents import Register, Terminate, UpdateRecord, forget
 from yolo_supervisor.actions.base import AlertCode, Edit, Escalate
-from yolo_supervisor.actions.state import DropHealth, DropPids
 from yolo_supervisor.clock import until_next
 from yolo_supervisor.config import Config
 from yolo_supervisor.formats import own as own_files
+from yolo_supervisor.formats import plugin
 from yolo_supervisor.formats.crash_report import CrashCause
 from yolo_supervisor.formats.own import Trees
 from yolo_supervisor.formats.plugin import agents as plugin_agents
@@ -50,8 +50,9 @@ class AgentsObservation:
     confirmed: bool = True
     """Whether the previous observation showed the same deaths concluded from absence."""
     dangling: frozenset[int] = frozenset()
-    """Pids in the plugin's files that no process has."""
-    dangling_files: tuple[tuple[Path, int | None], ...] = ()
+    """Pids in the plugin's files that no process has, and no agent that was known."""
+    dangling_files: tuple[Path, ...] = ()
+    """The files that name them."""
     observing: bool = False
     """Whether this is observe mode: nothing is recorded, so dead agents cannot be registered first."""
     damaged: tuple[str, ...] = ()
@@ -80,7 +81,7 @@ def decide(observation: AgentsObservation, records: Path, grace_s: float, mass_m
         *((action,) for action in _record_changes(observation, records)),
         *((alert,) for alert in alerts),
         *recoveries,
-        *((action,) for action in _strike_dangling_pids(observation)),
+        *((alert,) for alert in _unknown_pids(observation)),
         *((_idle_role(role, count),) for role, count in observation.idle),
     ]
 
@@ -118,16 +119,17 @@ def _certain_deaths(observation: AgentsObservation, mass_min: int) -> tuple[list
     return [s for s in dead if s.certain], [alert]
 
 
-def _strike_dangling_pids(observation: AgentsObservation) -> Iterator[Edit]:
-    """Remove pids that no process has from the plugin's files."""
-    pids = observation.dangling
-    for path, health_pid in observation.dangling_files:
-        if health_pid is not None:
-            key = f".agent-health/{path.name}"
-            yield DropHealth(key=key, path=path, pid=health_pid, reason="no process has its pid")
-        else:
-            evidence = {"pids": sorted(pids)}
-            yield DropPids(key=path.name, path=path, pids=pids, reason="no process has these pids", evidence=evidence)
+def _unknown_pids(observation: AgentsObservation) -> Iterator[Escalate]:
+    """Report pids in the plugin's files that no process has here.
+
+    They may be those of agents in another pid namespace, a container for instance, and stay.
+    """
+    if observation.dangling_files:
+        pids, files = sorted(observation.dangling), ", ".join(path.name for path in observation.dangling_files)
+        listed, do = ", ".join(map(str, pids)), "yolo-supervisor doctor --fix"
+        reason = f"no process has the pids {listed} in {files} here: if no agent of a container has them, {do}"
+        code, evidence = AlertCode.PIDS_UNKNOWN, {"pids": pids}
+        yield Escalate(kind="agent", code=code, key=plugin.AGENT_PIDS, reason=reason, evidence=evidence)
 
 
 def _idle_role(role: str, count: int) -> Escalate:
@@ -512,16 +514,13 @@ class AgentsWatcher:
         held = self._held_resources.of(agent, snapshot, mates, others, self._liveness, crash, ours)
         return replace(sighting, held=held, terminated=ours, crash=crash)
 
-    def _dangling_files(
-        self, dangling: frozenset[int], snapshot: ProjectSnapshot
-    ) -> tuple[tuple[Path, int | None], ...]:
+    def _dangling_files(self, dangling: frozenset[int], snapshot: ProjectSnapshot) -> tuple[Path, ...]:
         if not dangling:
             return ()
-        files: list[tuple[Path, int | None]] = [(p, h.pid) for h, p in snapshot.health_files if h.pid in dangling]
         path = self._store.paths.agent_pids
-        if plugin_agents.mentions_pid(read_or_none(path) or b"", dangling):
-            files.append((path, None))
-        return tuple(files)
+        listed = plugin_agents.mentions_pid(read_or_none(path) or b"", dangling)
+        health = (p for h, p in snapshot.health_files if h.pid in dangling)
+        return (*([path] if listed else []), *health)
 
 
 def _has_pane(agent: Agent, snapshot: ProjectSnapshot) -> bool:

@@ -50,8 +50,9 @@ def _end(lock: StaleLock) -> BreakLock | Escalate | None:
         return BreakLock(key=lock.path.name, path=lock.path, stale_s=lock.stale_s, reason=reason, evidence=evidence)
     if lock.holder.state is Liveness.ALIVE:
         return None
-    do = f"if no git is at work there: rm {shlex.quote(str(lock.path))}"
-    reason = f"git's lock is {unchanged}, and {known}; {do}"
+    program, command = ("hook", "rm -r") if lock.is_folder else ("git", "rm")
+    do = f"if no {program} is at work there: {command} {shlex.quote(str(lock.path))}"
+    reason = f"the lock is {unchanged}, and {known}; {do}"
     return Escalate(kind="lease", code=code, key=lock.key, reason=reason, evidence=evidence)
 
 
