@@ -575,6 +575,46 @@ def test_end_of_input_ends_all_server_processes(testbed: RelayTestbed) -> None:
     assert all(map(gone, processes))
 
 
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives orphans to those who ask for them")
+
+DAEMONS = """
+import subprocess, sys
+script = '''
+setsid sleep 600 >/dev/null & echo $!
+nohup sleep 600 >/dev/null & echo $!
+sleep 600 >/dev/null & echo $!
+'''
+started = subprocess.run(["sh", "-c", f"exec 2>/dev/null; {script}"], capture_output=True, text=True)
+print('{"jsonrpc":"2.0","method":"ready","params":[%s]}' % ",".join(started.stdout.split()), flush=True)
+"""
+
+LEAVES = "sys.stdin.read()"
+STAYS = "import time; time.sleep(600)"
+
+
+@LINUX
+@pytest.mark.parametrize("how", [LEAVES, STAYS], ids=["server that exits", "server that has to be ended"])
+def test_daemons_of_a_tool_live_on_when_the_session_ends(testbed: RelayTestbed, how: str) -> None:
+    client = testbed.relay("", [sys.executable, "-c", DAEMONS + how])
+    own_session, ignores_hangup, background = (testbed.track(pid) for pid in client.receive()["params"])
+
+    client.close(read=False)
+
+    client.ended()
+    assert [gone(own_session), gone(ignores_hangup), gone(background)] == [False, False, True]
+
+
+@LINUX
+def test_daemons_of_a_tool_live_on_when_the_relay_is_ended(testbed: RelayTestbed) -> None:
+    client = testbed.relay("", [sys.executable, "-c", DAEMONS + STAYS])
+    own_session, ignores_hangup, background = (testbed.track(pid) for pid in client.receive()["params"])
+
+    client.process.send_signal(signal.SIGTERM)
+
+    client.ended()
+    assert [gone(own_session), gone(ignores_hangup), gone(background)] == [False, False, True]
+
+
 @pytest.mark.parametrize("sockets", [False, True])
 def test_death_of_the_client_ends_all_server_processes(testbed: RelayTestbed, sockets: bool) -> None:
     """Over sockets, too, as node uses them: the relay does not wait for responses that cannot be delivered."""

@@ -97,10 +97,10 @@ class Relay:
                 self._retries.review_questions()
                 await self._finish()
                 tasks.cancel_scope.cancel()
-        finally:  # on cancellation, too: no process of the server may outlive the relay
+        finally:  # on cancellation, too: no process of the server may outlive the relay, except daemons
             with anyio.CancelScope(shield=True):
                 if self._server.process is not None:
-                    await self._server.process.end(0.0, GRACE_S)
+                    await self._server.process.end(0.0, GRACE_S, spares_daemons=True)
             self._client.restore_blocking()
         return self._exit_code
 

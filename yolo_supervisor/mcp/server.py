@@ -127,11 +127,12 @@ class Server:
     async def stop_process(self, patience_s: float) -> int | None:
         """Let the process exit within ``patience_s``, then end it, and all its descendants.
 
-        Returns its exit code, None if that is unknown.
+        When the session ends (the client has closed its input), the daemons of its tools live on. Returns its exit
+        code, None if that is unknown.
         """
         assert self.process is not None
         self.state = ServerState.DRAINING
-        code = await self.process.end(patience_s, GRACE_S)
+        code = await self.process.end(patience_s, GRACE_S, spares_daemons=self.input_ended)
         self.process = None
         self.state = ServerState.BACKING_OFF
         self.generation += 1
@@ -259,13 +260,13 @@ class ServerProcess:
             with contextlib.suppress(OSError):
                 self._child.stdin.close()
 
-    async def end(self, patience_s: float, grace_s: float) -> int | None:
+    async def end(self, patience_s: float, grace_s: float, spares_daemons: bool = False) -> int | None:
         """Wait ``patience_s`` for its exit, then end it and its descendants; its exit code, None if unknown."""
         self.close_input()
         with anyio.move_on_after(patience_s):
             while not self._exited():
                 await anyio.sleep(0.01)
-        await subprocesses.end(self.pid, grace_s, adopted=True)
+        await subprocesses.end(self.pid, grace_s, adopted=True, spares_daemons=spares_daemons)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._child.wait(1.0)
         if self._child.stdout is not None:

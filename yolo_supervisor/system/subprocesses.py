@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -18,7 +18,9 @@ from types import FrameType
 import anyio
 
 from yolo_supervisor.models import Liveness, ProcessId
-from yolo_supervisor.system.process_backend import ProcessFacts, backend
+from yolo_supervisor.system.daemons import daemons
+from yolo_supervisor.system.process_backend import ProcessBackend, ProcessFacts, backend
+from yolo_supervisor.system.process_table import Sweep
 from yolo_supervisor.system.processes import VERIFY_S, Ending, Processes
 from yolo_supervisor.system.subreaper import bury_orphans
 
@@ -162,12 +164,13 @@ class _DeferredSignals:
             signal.raise_signal(arrived)
 
 
-async def end(pid: int, grace_s: float, adopted: bool = False) -> Ending:
+async def end(pid: int, grace_s: float, adopted: bool = False, spares_daemons: bool = False) -> Ending:
     """End our child ``pid`` with its process tree and its session.
 
     It must not be reaped yet. With ``adopted`` also the orphans that were reparented to us since it started (see
     ``adopt_orphans``), and those that fork faster than the process table can be read. The table is read again until no
-    process is left, since programs start others while they exit; ``grace_s`` is shared by all rounds.
+    process is left, since programs start others while they exit; ``grace_s`` is shared by all rounds. With
+    ``spares_daemons`` the daemons that it has started live on (see ``daemons``); its session has to be its own then.
     """
     processes = Processes(backend())
     ended = Ending()
@@ -186,18 +189,26 @@ async def end(pid: int, grace_s: float, adopted: bool = False) -> Ending:
         if adopted:
             _reap(facts.pid for facts in mine if facts.zombie and facts.parent == os.getpid() and facts.pid != pid)
         roots = [sweep.id(facts.pid) for facts in mine if not facts.zombie]
-        roots = [root for root in roots if root not in ended.survived and root not in ended.refused]
+        spared = _daemons_of(pid, roots, sweep, processes.backend) if spares_daemons else set[ProcessId]()
+        roots = [root for root in roots if root not in {*ended.survived, *ended.refused, *spared}]
         left_s = deadline - time.monotonic()
         if not roots or left_s < -VERIFY_S:
             ended = replace(ended, survived=(*ended.survived, *roots))
-            return _end_faster(processes, pid, begun, ended) if adopted and sys.platform == "linux" else ended
-        more = await end_all(roots, max(0.0, left_s))
+            is_final = not adopted or spares_daemons or sys.platform != "linux"
+            return ended if is_final else _end_faster(processes, pid, begun, ended)
+        more = await end_all(roots, max(0.0, left_s), spared)
         ended = Ending(
             (*ended.terminated, *more.terminated),
             (*ended.killed, *more.killed),
             (*ended.survived, *more.survived),
             {**ended.refused, **more.refused},
         )
+
+
+def _daemons_of(pid: int, roots: Iterable[ProcessId], sweep: Sweep, backend: ProcessBackend) -> set[ProcessId]:
+    """The daemons that the child ``pid``, a session leader, has started. While it lives, its children are none."""
+    started = {process for root in roots for process in (root, *(below for below, _ in sweep.tree(root)))}
+    return daemons(sweep, started, [pid], backend, signal.getsignal(signal.SIGHUP) is signal.SIG_IGN)
 
 
 def _reap(pids: Iterable[int]) -> None:
@@ -228,13 +239,16 @@ def _end_faster(processes: Processes, pid: int, begun: int, ended: Ending) -> En
     return replace(ended, killed=(*ended.killed, *killed), survived=tuple(survived), refused=refused)
 
 
-async def end_all(roots: Sequence[ProcessId], grace_s: float) -> Ending:
-    """End these processes, which must be children of this one, with their trees."""
+async def end_all(roots: Sequence[ProcessId], grace_s: float, spared: Collection[ProcessId] = ()) -> Ending:
+    """End these processes, which must be children of this one, with their trees.
+
+    No signal goes to those in ``spared`` and to their descendants.
+    """
 
     async def no_objection() -> str | None:
         return None
 
-    return await Processes(backend()).terminate(roots, grace_s, no_objection)
+    return await Processes(backend()).terminate(roots, grace_s, no_objection, lambda: spared)
 
 
 def run_attached(command: Sequence[str], limit_s: float) -> AttachedRun:
