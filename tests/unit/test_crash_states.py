@@ -636,8 +636,8 @@ EXCEPTIONS = {
     ("commits/branch_update.py", "apply", "document.unlink"),  # the step is complete: nothing to recover
     ("commits/branch_update.py", "recover", "document.unlink"),
     ("commits/recovery.py", "_finish_interrupted", "document.unlink"),
-    ("commits/branch_update.py", "_locked", "lock.touch"),
-    ("commits/branch_update.py", "_locked", "lock.unlink"),
+    ("commits/branch_update.py", "index_locked", "lock.touch"),
+    ("commits/branch_update.py", "index_locked", "lock.unlink"),
     ("commits/branch_update.py", "_step_once", "copy.rename"),
     ("commits/branch_update.py", "_step_once", "lock.unlink"),
     ("commits/branch_update.py", "copy_of", "self._copy.write_bytes"),  # a temporary index
@@ -648,9 +648,27 @@ EXCEPTIONS = {
     ("commits/branch_update.py", "recover", "lock.unlink"),
     ("commits/branch_update.py", "_roll_back", "path.unlink"),  # the user's files, rolled back
     ("commits/branch_update.py", "_remove_empty", "folder.rmdir"),
-    ("commits/backup.py", "back_up", "copy.write_bytes"),  # a temporary index
-    ("commits/backup.py", "back_up", "copy.unlink"),
-    ("commits/backup.py", "back_up", "os.utime"),
+    ("commits/backup.py", "_copy_index", "shutil.copyfile"),  # a temporary index
+    ("commits/backup.py", "_copy_index", "os.unlink"),
+    ("commits/backup.py", "_copy_index", "os.utime"),
+    ("commits/push.py", "_back_up", "Path(copy).unlink"),
+    ("commits/work_copy.py", "make", "os.makedirs"),  # each commit with hooks: the store is not imported
+    ("commits/work_copy.py", "make", "shutil.copy2"),
+    ("commits/work_copy.py", "tree_now", "shutil.copyfile"),
+    (
+        "commits/work_copy.py",
+        "_write_record",
+        "open",
+    ),  # a power cut leaves the ref
+    ("commits/work_copy.py", "git_started", "open"),
+    ("commits/work_copy.py", "forget", "os.unlink"),
+    ("commits/hidden_work.py", "_put_back", "os.unlink"),  # the user's files, as they were
+    ("commits/hidden_work.py", "_restore_index", "shutil.copy2"),  # git's own convention
+    ("commits/hidden_work.py", "_restore_index", "new.rename"),
+    ("commits/hidden_work.py", "_restore_index", "lock.unlink"),
+    ("commits/hidden_work.py", "_restore_index", "document.unlink"),
+    ("commits/recovery.py", "_finish_hooks", "record.unlink"),
+    ("commits/recovery.py", "_finish_hooks", "path.unlink"),
     ("commits/recovery.py", "_finish_interrupted", "copy.unlink"),
     ("commits/recovery.py", "_finish_interrupted", "shutil.rmtree"),  # the temporary checkout
     ("mcp/pipes.py", "_write", "os.write"),  # a pipe

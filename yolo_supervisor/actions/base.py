@@ -84,6 +84,8 @@ class AlertCode(StrEnum):
     TASK_OWNER_UNCLEAR = "task_owner_unclear"
     TASK_OWNER_UNKNOWN = "task_owner_unknown"
     TASK_UNREADABLE = "task_unreadable"
+    WORK_HIDDEN = "work_hidden"
+    """A hook of a commit that was ended has hidden changes, which are not in the work tree."""
 
 
 class WriteMode(StrEnum):

@@ -30,7 +30,8 @@ def command(options: Shared) -> None:
     All arguments after ours are git's. Commits in one repository are serialised. A lock that a killed git left is moved
     aside once no git process is at work there. If others pushed first, our commits are rebased onto theirs in a
     temporary checkout and pushed. On a conflict nothing is changed, and the message gives the commands to go on with.
-    Nothing is ever forced, dropped or resolved.
+    Nothing is ever forced, dropped or resolved. Changes that a hook has hidden and not given back are put back, or the
+    message says where they are.
 
     \b
     Examples:

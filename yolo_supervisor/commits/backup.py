@@ -1,78 +1,131 @@
-"""Copy the work tree, the index and untracked files to a ref without changing any of them."""
+"""Copy the work tree, the index and untracked files to a ref without changing any of them.
 
-from __future__ import annotations
+Every commit with hooks uses this module, so it imports little.
+"""
 
 import contextlib
 import os
+import shutil
 from datetime import UTC, datetime
-from pathlib import Path
+from typing import NamedTuple
 
-from yolo_supervisor.commits.fast_path import INDEX_COPY, OWN_FOLDER
-from yolo_supervisor.store.atomic import make_folder
-from yolo_supervisor.store.disk import Disk
-from yolo_supervisor.system.git import Git, GitError
-
-LIMIT_S = 600.0
-"""How long git may take to read a whole work tree, or to check one out."""
+from yolo_supervisor.commits.fast_path import OWN_FOLDER
+from yolo_supervisor.commits.quick_git import NAMES_PER_COMMAND, QuickGit
 
 RESCUE_REFS = "refs/yolo-supervisor/rescue/"
 
+LARGE_FILE, LARGE_TOTAL = 16 * 2**20, 64 * 2**20
+"""Bytes of an untracked file, and of all of them, above which they are left out before hooks run."""
 
-async def own_folder(git: Git) -> Path:
-    """Our folder in the repository's common directory, created if it is missing."""
-    folder = Path(await git("rev-parse", "--path-format=absolute", "--git-common-dir"), OWN_FOLDER)
-    make_folder(Disk(), folder)
-    return folder
+IDENTITY = {
+    f"GIT_{role}_{part}": value
+    for role in ("AUTHOR", "COMMITTER")
+    for part, value in (("NAME", "yolo-supervisor"), ("EMAIL", "yolo-supervisor@localhost"))
+}
+"""The author of copies."""
 
 
-async def back_up(git: Git) -> tuple[str, list[str]]:
-    """Make the copy; its ref, and the files that git could not add.
+class Places(NamedTuple):
+    """The absolute paths of a work tree."""
+
+    root: str
+    git_dir: str
+    common_dir: str
+    index_file: str
+
+    @property
+    def own_folder(self) -> str:
+        """Our folder in the repository's common directory."""
+        return os.path.join(self.common_dir, OWN_FOLDER)
+
+
+class Backup(NamedTuple):
+    """A copy of a work tree."""
+
+    ref: str
+    tree: str
+    """The tree of the work tree's files."""
+    index_tree: str | None
+    """The tree of the index; None while files in it are unmerged."""
+    head: str
+    """HEAD's commit; empty before the first one."""
+    omitted: list[str]
+    """Files that are not in the copy."""
+
+
+def places(git: QuickGit) -> Places:
+    """The places of the work tree that the git is in."""
+    asked = (("--show-toplevel",), ("--git-dir",), ("--git-common-dir",), ("--git-path", "index"))
+    every = [option for options in asked for option in options]
+    lines = git("rev-parse", "--path-format=absolute", *every).split("\n")
+    if len(lines) != len(asked):  # a path with a newline
+        lines = [git("rev-parse", "--path-format=absolute", *options) for options in asked]
+    return Places(*lines)
+
+
+def back_up(git: QuickGit, where: Places, copy: str, small_only: bool = False) -> Backup:
+    """Make the copy; the index file of its work tree is left at ``copy``.
 
     ``git stash apply REF`` restores it. The commit has the shape of a stash: the work tree, with HEAD and a commit of
-    the index as its parents.
+    the index as its parents. With ``small_only`` large untracked files are left out.
     """
-    index = Path(await git("rev-parse", "--path-format=absolute", "--git-path", "index"))
-    copy = await own_folder(git) / f"{INDEX_COPY}{os.getpid()}"
-    with_copy = git.with_environment(GIT_INDEX_FILE=str(copy))
-    try:
-        copy.write_bytes(index.read_bytes() if index.exists() else b"")
-        if index.exists():  # by the time of the index git knows which files it has to compare
-            written_ns = index.stat().st_mtime_ns
-            os.utime(copy, ns=(written_ns, written_ns))
-        index_tree = await git.or_none("write-tree")
-        omitted = await _add_all(with_copy)
-        tree = await with_copy("write-tree")
-    finally:
-        copy.unlink(missing_ok=True)
+    at_root = git.at(where.root, GIT_INDEX_FILE=copy)
+    _copy_index(where.index_file, copy)
+    index_tree = at_root.or_none("write-tree")
+    omitted = _add_all(at_root, small_only)
+    tree = at_root("write-tree")
     when = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    head = await git.or_none("rev-parse", "--verify", "HEAD")
+    head = git.or_none("rev-parse", "--verify", "--quiet", "HEAD") or ""
+    as_us = git.at(git.folder, **IDENTITY)
     parents = ["-p", head] if head else []
-    as_us = git.with_environment(
-        GIT_COMMITTER_NAME="yolo-supervisor", GIT_COMMITTER_EMAIL="yolo-supervisor@localhost",
-        GIT_AUTHOR_NAME="yolo-supervisor", GIT_AUTHOR_EMAIL="yolo-supervisor@localhost",
-    )  # fmt: skip
-    if index_tree and parents:
-        parents += ["-p", await as_us("commit-tree", index_tree, *parents, "-m", f"index at {when}")]
-    commit = await as_us("commit-tree", tree, *parents, "-m", f"work tree at {when}")
+    if index_tree:
+        parents += ["-p", as_us("commit-tree", index_tree, *parents, "-m", f"index at {when}")]
+    commit = as_us("commit-tree", tree, *parents, "-m", f"work tree at {when}")
     ref = f"{RESCUE_REFS}{when}-{os.getpid()}"
-    await git("update-ref", ref, commit)
-    return ref, omitted
+    git("update-ref", ref, commit)
+    return Backup(ref, tree, index_tree, head, omitted)
 
 
-async def _add_all(git: Git) -> list[str]:
-    """Add every file to a temporary index; the files that git cannot add.
+def _copy_index(index: str, copy: str) -> None:
+    """Copy the index file. By its time git knows which files it has to compare, so that is copied as well."""
+    if os.path.exists(index):
+        shutil.copyfile(index, copy)
+        written_ns = os.stat(index).st_mtime_ns
+        os.utime(copy, ns=(written_ns, written_ns))
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(copy)
+
+
+def _add_all(git: QuickGit, small_only: bool) -> list[str]:
+    """Add every file to a temporary index; the files that were left out, since git cannot add them or they are large.
 
     One such file stops ``git add --all``, so then the files are added one by one.
     """
     add = ("-c", "core.safecrlf=false", "--literal-pathspecs", "add")
-    with contextlib.suppress(GitError):
-        await git(*add, "--all", limit_s=LIMIT_S)
+    large = _large_files(git) if small_only else []
+    if not large and git.or_none(*add, "--all") is not None:
         return []
-    at_root = Git(Path(await git("rev-parse", "--show-toplevel")), git.environment)
-    omitted = []
-    for name in dict.fromkeys(await at_root.names("ls-files", "-z", "-m", "-o", "--exclude-standard")):
-        try:
-            await at_root(*add, "--", name)
-        except GitError:
-            omitted.append(name)
+    names = dict.fromkeys(git.names("ls-files", "-z", "-m", "-o", "--exclude-standard"))
+    rest = [name for name in names if name not in large]
+    omitted = [*large]
+    for at in range(0, len(rest), NAMES_PER_COMMAND):
+        chunk = rest[at : at + NAMES_PER_COMMAND]
+        if git.or_none(*add, "--", *chunk) is None:
+            omitted += [name for name in chunk if git.or_none(*add, "--", name) is None]
     return omitted
+
+
+def _large_files(git: QuickGit) -> list[str]:
+    """The untracked files that are large, or that are too many together."""
+    large, total = [], 0
+    for name in git.names("ls-files", "-z", "-o", "--exclude-standard"):
+        try:
+            size = os.lstat(os.path.join(git.folder, name)).st_size
+        except OSError:
+            continue
+        if size > LARGE_FILE or total + size > LARGE_TOTAL:
+            large.append(name)
+        else:
+            total += size
+    return large

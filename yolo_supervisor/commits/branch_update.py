@@ -13,18 +13,18 @@ import os
 import stat
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import anyio
 
-from yolo_supervisor.commits.fast_path import INDEX_COPY, LOCKS_DOCUMENT, UPDATE_DOCUMENT
+from yolo_supervisor.commits.fast_path import INDEX_COPY, LOCKS_DOCUMENT, OWN_FOLDER, UPDATE_DOCUMENT
 from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats.git_messages import Cause, Failure, classify
 from yolo_supervisor.formats.json import load_object
 from yolo_supervisor.inventory.lock_holders import lock_stamp
 from yolo_supervisor.models import SeenLock
-from yolo_supervisor.store.atomic import write_atomic
+from yolo_supervisor.store.atomic import make_folder, write_atomic
 from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.system.git import LIMIT_S, Git, GitError, GitPaths
 from yolo_supervisor.system.process_backend import backend
@@ -120,7 +120,7 @@ class BranchUpdate:
         To finish it, only the index has to follow. False if a file stays as it is because the user changed it
         meanwhile. ``GitError`` if another git is at work there: then the next commit tries again.
         """
-        with _locked(await self._index()) as lock:  # proves that no git is at work there, and none of the killed run
+        with index_locked(await self._index()) as lock:  # proves that no git is at work there
             lock.unlink()
         complete = True
         if await self.is_at_start():
@@ -197,7 +197,7 @@ class BranchUpdate:
 
     async def _step_once(self, held: HeldLocks) -> None:
         index = await self._index()
-        with _locked(index) as lock, held.copy_of(index) as copy:
+        with index_locked(index) as lock, held.copy_of(index) as copy:
             transaction = _RefTransaction(self.git, f"{self.branch} {self.after} {self.before}")
             try:
                 held.write(lock, transaction)
@@ -275,8 +275,15 @@ class BranchUpdate:
         return await self.git.or_none("rev-parse", "--verify", "--quiet", f"{commit}:{name}")
 
 
+async def own_folder(git: Git) -> Path:
+    """Our folder in the repository's common directory, created if it is missing."""
+    folder = Path(await git("rev-parse", "--path-format=absolute", "--git-common-dir"), OWN_FOLDER)
+    make_folder(Disk(), folder)
+    return folder
+
+
 @contextlib.contextmanager
-def _locked(index: Path) -> Iterator[Path]:
+def index_locked(index: Path) -> Iterator[Path]:
     """Hold git's lock on the index, which the caller removes at the end. ``GitError`` if another git holds it."""
     lock = index.with_name(f"{index.name}.lock")
     try:
@@ -342,14 +349,10 @@ class HeldLocks:
         self._document = folder / f"{LOCKS_DOCUMENT}{os.getpid()}.json"
         self._copy = folder / f"{INDEX_COPY}{os.getpid()}-step"
         self._refs = (paths.git_dir / "HEAD.lock", paths.common_dir / f"{branch}.lock")
-        self._processes = Processes(backend())
 
     def write(self, index_lock: Path, transaction: _RefTransaction) -> None:
         """Write down the locks that exist, with their holders: this process, and the git that has locked the refs."""
-        pids = {index_lock: os.getpid(), **dict.fromkeys(self._refs, transaction.pid)}
-        held = {path: (lock_stamp(path), self._processes.identify(pid)) for path, pid in pids.items()}
-        seen = {path: SeenLock(stamp=stamp, holders=(p,)) for path, (stamp, p) in held.items() if stamp and p}
-        write_atomic(Disk(), self._document, own_files.dump_seen_locks(seen))
+        write_held(self._document, {index_lock: os.getpid(), **dict.fromkeys(self._refs, transaction.pid)})
 
     @contextlib.contextmanager
     def copy_of(self, index: Path) -> Iterator[Path]:
@@ -363,6 +366,14 @@ class HeldLocks:
         finally:
             self._copy.unlink(missing_ok=True)
             self._document.unlink(missing_ok=True)  # the locks are released
+
+
+def write_held(document: Path, pids: Mapping[Path, int]) -> None:
+    """Write down which process holds which of the locks, as far as they exist."""
+    processes = Processes(backend())
+    held = {path: (lock_stamp(path), processes.identify(pid)) for path, pid in pids.items()}
+    seen = {path: SeenLock(stamp=stamp, holders=(p,)) for path, (stamp, p) in held.items() if stamp and p}
+    write_atomic(Disk(), document, own_files.dump_seen_locks(seen))
 
 
 def _chunks(names: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -4,6 +4,7 @@ It runs git as the user has it and imports next to nothing; ``recovery`` is impo
 it is long: every further module costs start-up time, also ``__future__``.
 """
 
+import contextlib
 import fcntl
 import os
 import select
@@ -14,6 +15,10 @@ import time
 from collections.abc import Mapping, Sequence
 
 from yolo_supervisor.system.git_files import git_dirs, head
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from yolo_supervisor.commits.work_copy import WorkCopy
 
 LIMIT_S = 600.0
 """The default time limit of git, its hooks and the push together."""
@@ -33,6 +38,9 @@ NEVER_ASK = {"GIT_TERMINAL_PROMPT": "0", "GIT_EDITOR": "true", "GIT_SEQUENCE_EDI
 CHUNK = 64 * 1024
 """Bytes of one read, and of git's output that are kept."""
 
+HOOK_KEYS = r"^(core\.hookspath|hook\..*)$"
+"""Keys of git's configuration that name hooks."""
+
 QUERY_OPTIONS = ("--dry-run", "--short", "--porcelain", "--long")
 """Options with which ``git commit`` commits nothing."""
 
@@ -51,8 +59,17 @@ EXIT_CHECK_S = 0.05
 OWN_FOLDER = "yolo-supervisor"
 """The folder for our files, in the repository's common directory."""
 
-TEMPORARY = UPDATE_DOCUMENT, CHECKOUT, INDEX_COPY, LOCKS_DOCUMENT = "move-", "tree-", "index-", "locks-"
+TEMPORARY = UPDATE_DOCUMENT, CHECKOUT, INDEX_COPY, LOCKS_DOCUMENT, HOOKS_RECORD = (
+    "move-",
+    "tree-",
+    "index-",
+    "locks-",
+    "hooks-",
+)
 """Prefixes of the temporary files in ``OWN_FOLDER``."""
+
+INTERRUPT_GRACE_S = 10.0
+"""How long hooks that were interrupted, as by Ctrl-C, may take to restore what they have hidden."""
 
 EX_UNAVAILABLE, EX_TEMPFAIL = 69, 75
 
@@ -235,7 +252,7 @@ class CommitLock:
 
 
 class _GitProcess:
-    """One process of ``git commit``, and the signals that are forwarded to it and its hooks."""
+    """One process of ``git commit``, and the signals that end it and its hooks."""
 
     def __init__(self) -> None:
         self.pid: int | None = None
@@ -244,14 +261,14 @@ class _GitProcess:
         self._is_starting = False
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self._forward)
+                signal.signal(number, self._note)
+            elif number == signal.SIGINT:  # git runs in a separate session, where only we send this signal
+                signal.signal(number, _ignore)
 
-    def _forward(self, number: int, _: object) -> None:
+    def _note(self, number: int, _: object) -> None:
         if self.pid is None and not self._is_starting:
             raise SystemExit(128 + number)
         self.signals.append(number)
-        if self.pid is not None:
-            os.killpg(self.pid, number)  # a session leader that is not reaped yet, so the group is git's
 
     def start(self, line: CommandLine, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
         line.rewind_stdin()
@@ -262,17 +279,33 @@ class _GitProcess:
             close_fds=False,  # descriptors that were opened for git, by <(...) for instance; ours have CLOEXEC set
         )  # fmt: skip
         self.pid, self._is_starting = child.pid, False
-        for number in self.signals:
-            os.killpg(child.pid, number)
         return child
 
-    def has_exited(self, wait: bool = False) -> bool:
+    def has_exited(self) -> bool:
         """Whether git has exited. It is not reaped, so that its pid is not used again."""
         assert self.pid is not None
-        if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | (0 if wait else os.WNOHANG)) is None:
+        if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
             return False
         self.pid = None
         return True
+
+
+def _was_killed(pid: int) -> bool:
+    """Whether our child, which is not reaped yet, has ended by a signal: then its hooks may go on."""
+    status = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+    return status is not None and status.si_code != os.CLD_EXITED
+
+
+def _ignore(*_: object) -> None:
+    """Ignore a signal, which the programs that we start do not inherit."""
+
+
+def _has_session(pid: int) -> bool:
+    """Whether a process is left in the session of git, which is not reaped yet."""
+    from yolo_supervisor.system.process_backend import backend
+    from yolo_supervisor.system.processes import Processes
+
+    return any(facts.session == pid and not facts.zombie for facts in Processes(backend()).sweep().facts.values())
 
 
 def _end_tree(pid: int) -> None:
@@ -306,13 +339,21 @@ class CommitAttempt:
         """Whether the commit is to be pushed; known after the first run."""
         self.exit_code: int | None = None
         """The exit code of the last run; None if the time limit ended it."""
-        self.output = ""
-        """The end of what the last run wrote."""
+        self._output = b""
+        self.signal: int | None = None
+        """The signal that ended the last run."""
+        self.copy: WorkCopy | None = None
+        """The copy of the work tree that was made before hooks ran."""
         self._command_line = command_line
         self.deadline = time.monotonic() + command_line.limit_s
         """The end of the time limit, on the monotonic clock."""
         self._dirs = dirs
         self._tip = self._read_tip()
+
+    @property
+    def output(self) -> str:
+        """The end of what the last run wrote."""
+        return self._output.decode(errors="replace")
 
     @property
     def tip_moved(self) -> bool | None:
@@ -333,19 +374,26 @@ class CommitAttempt:
             return False
         return half_done or self._command_line.is_amend or self.nothing_to_commit() is not False
 
-    def run(self) -> None:
-        """Run git, pass its output on, and set ``exit_code`` and ``output``.
+    @property
+    def was_ended(self) -> bool:
+        """Whether the last run was ended by its time limit or a signal."""
+        return self.exit_code is None or self.exit_code < 0 or self.signal is not None
 
-        ``Stopped`` if a signal ended it, or there is no git.
+    def run(self) -> None:
+        """Run git, pass its output on, and set ``exit_code``, ``signal`` and ``output``.
+
+        ``Stopped`` if there is no git.
         """
         git = _GitProcess()
         try:
             child = git.start(self._command_line, self.environment)
         except FileNotFoundError:
             raise Stopped(EX_UNAVAILABLE, "no git", "git is not installed") from None
+        if self.copy is not None:
+            self.copy.git_started(child.pid)
         self._pump(git, child)
         if self.exit_code not in (0, None) and git.signals:
-            raise Stopped(128 + git.signals[0], "interrupted", "git was ended by a signal")
+            self.signal = git.signals[0]
 
     def _read_tip(self) -> str | None:
         """HEAD's commit, with the refs that lead to it where they are files; None if it cannot be read."""
@@ -365,34 +413,50 @@ class CommitAttempt:
         return answer.stdout if answer.returncode in (0, 1) else None  # 1: the branch does not exist yet
 
     def _pump(self, git: _GitProcess, child: subprocess.Popen[bytes]) -> None:
-        """Pass the outputs of git on until it has exited, or its time limit is reached."""
-        output = b""
+        """Pass the outputs of git on until it has exited, or has to be ended."""
         outputs = {pipe.fileno(): fd for pipe, fd in ((child.stdout, 1), (child.stderr, 2)) if pipe is not None}
+        self._output = b""
         exited = timed_out = False
-        while outputs:
+        while (outputs or not exited) and not git.signals:
             left_s = self.deadline - time.monotonic()
             if left_s <= 0 and not exited:
                 timed_out = True
                 break
-            ready, _, _ = select.select(list(outputs), [], [], 0 if exited else min(left_s, EXIT_CHECK_S))
+            ready = self._pass_on(outputs, 0 if exited else min(left_s, EXIT_CHECK_S if outputs else 0.001))
             if exited and (not ready or left_s <= 0):
                 break  # a background process of a hook, a server for instance, keeps the pipes open
-            for fd in ready:
-                part = os.read(fd, CHUNK)
-                if not self.as_json:
-                    _write(outputs[fd], part)
-                if not part:
-                    del outputs[fd]
-                output = (output + part)[-CHUNK:]
             exited = exited or (not ready and git.has_exited())
-        if not timed_out and not exited:
-            git.has_exited(wait=True)
-        if timed_out or git.signals:  # a shell between two of its commands may have missed the signal
-            _end_tree(child.pid)
+        if timed_out or git.signals or _was_killed(child.pid):
+            git.pid = child.pid  # further signals are only noted
+            self._end(child.pid, outputs)
         code = child.wait()
         git.pid = None
         self.exit_code = None if timed_out else code
-        self.output = output.decode(errors="replace")
+
+    def _pass_on(self, outputs: dict[int, int], limit_s: float) -> bool:
+        """Pass on what git writes within the time; whether it wrote something."""
+        ready, _, _ = select.select(list(outputs), [], [], limit_s)
+        for fd in ready:
+            part = os.read(fd, CHUNK)
+            if not self.as_json:
+                _write(outputs[fd], part)
+            if not part:
+                del outputs[fd]
+            self._output = (self._output + part)[-CHUNK:]
+        return bool(ready)
+
+    def _end(self, pid: int, outputs: dict[int, int]) -> None:
+        """End git and its hooks as Ctrl-C does; after a grace period, harder.
+
+        The group is git's: it leads a separate session, and is not reaped yet.
+        """
+        os.killpg(pid, signal.SIGINT)
+        deadline = time.monotonic() + INTERRUPT_GRACE_S
+        while time.monotonic() < deadline and _has_session(pid):
+            self._pass_on(outputs, EXIT_CHECK_S)  # hooks that cannot write do not end
+            if not outputs:
+                time.sleep(EXIT_CHECK_S)
+        _end_tree(pid)
 
     def nothing_to_commit(self) -> bool | None:
         """Whether a dry run, without hooks, finds nothing to commit; None if git cannot say."""
@@ -446,10 +510,18 @@ def _commit(command_line: CommandLine) -> Ending:
 
             recovery.finish_interrupted(command_line.folder, lock.environment)
         attempt = CommitAttempt(command_line, lock, dirs)
+        if common_dir is not None and not command_line.is_query and _has_hooks(attempt, common_dir):
+            from yolo_supervisor.commits.work_copy import WorkCopy
+
+            attempt.copy = WorkCopy.make(attempt.folder, attempt.environment)
         attempt.run()
         attempt.push = not command_line.is_query and (command_line.push or _auto_push(command_line.folder))
         committed = attempt.exit_code == 0 and attempt.tip_moved is not False and not command_line.is_query
-        if attempt.exit_code == 0 and not (attempt.push and committed):
+        intact = attempt.copy is None or (not attempt.was_ended and attempt.copy.is_intact)
+        if intact and attempt.copy is not None:
+            attempt.copy.forget()
+            attempt.copy = None
+        if attempt.exit_code == 0 and intact and not (attempt.push and committed):
             return Ending(0, {"result": "committed" if committed else "unchanged"})
         from yolo_supervisor.commits import recovery
 
@@ -519,6 +591,23 @@ def _has_temporary_files(common_dir: str) -> bool:
         return any(name.startswith(TEMPORARY) for name in os.listdir(os.path.join(common_dir, OWN_FOLDER)))
     except OSError:
         return False
+
+
+def _has_hooks(attempt: CommitAttempt, common_dir: str) -> bool:
+    """Whether git may run hooks: there are some in their usual folder, or the configuration names others."""
+    folder = os.path.join(common_dir, "hooks")
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            if not name.endswith(".sample") and os.access(os.path.join(folder, name), os.X_OK):
+                return True
+    try:
+        configured = subprocess.run(
+            ["git", "config", "--get-regexp", HOOK_KEYS], cwd=attempt.folder, env=attempt.environment,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False,
+        )  # fmt: skip
+    except OSError:
+        return False
+    return any(not line.endswith(os.devnull.encode()) for line in configured.stdout.splitlines())
 
 
 def _auto_push(folder: str) -> bool:

@@ -12,16 +12,20 @@ import random
 import shlex
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import anyio
 
 from yolo_supervisor.actions import notes
 from yolo_supervisor.clock import pause_s
-from yolo_supervisor.commits.backup import back_up, own_folder
-from yolo_supervisor.commits.branch_update import Blocked, BranchUpdate, RolledBack
-from yolo_supervisor.commits.fast_path import CHECKOUT
+from yolo_supervisor.commits.backup import back_up, places
+from yolo_supervisor.commits.branch_update import Blocked, BranchUpdate, RolledBack, own_folder
+from yolo_supervisor.commits.fast_path import CHECKOUT, INDEX_COPY
+from yolo_supervisor.commits.quick_git import QuickGit, QuickGitError
 from yolo_supervisor.commits.result import CommitResult, write_to_journal
-from yolo_supervisor.formats.git_messages import TRANSIENT, Cause, Failure, rejected_ref
+from yolo_supervisor.formats.git_messages import TRANSIENT, Cause, Failure, classify, rejected_ref
+from yolo_supervisor.store.atomic import make_folder
+from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.system.git import Git, GitError
 
 ROUNDS = 3
@@ -73,6 +77,8 @@ class Push:
         self._git = git
         self._result = result
         self._deadline = deadline
+        self._rescue: str | None = None
+        """A ref on a copy of the work tree as it was before the branch is moved."""
 
     async def run(self) -> None:
         """Push, and update the user's branch if its commits were rebased.
@@ -138,8 +144,8 @@ class Push:
         git = self._git
         upstream = await self._fetch(onto)
         await self._refuse_unsafe(branch, ours, upstream, onto.tracking)
-        if not self._result.rescue:
-            self._result.rescue, self._result.unkept = await back_up(git)
+        if self._rescue is None:
+            self._back_up()
         folder = await own_folder(git)
         tree = folder / f"{CHECKOUT}{os.getpid()}"
         worktree = (*NO_HOOKS, f"--git-dir={folder.parent}", "worktree")
@@ -157,6 +163,23 @@ class Push:
         finally:
             with anyio.CancelScope(shield=True), contextlib.suppress(GitError):
                 await in_folder(*worktree, "remove", "--force", "--force", str(tree))
+
+    def _back_up(self) -> None:
+        """Copy the work tree: the branch, and with it files, may be moved."""
+        quick = QuickGit(str(self._git.folder), self._git.environment)
+        copy = ""
+        try:
+            where = places(quick)
+            make_folder(Disk(), Path(where.own_folder))
+            copy = os.path.join(where.own_folder, f"{INDEX_COPY}{os.getpid()}")
+            backup = back_up(quick, where, copy)
+        except QuickGitError as error:
+            raise GitError(classify(error.exit, error.output)) from None
+        finally:
+            Path(copy).unlink(missing_ok=True) if copy else None
+        self._rescue = backup.ref
+        if self._result.rescue is None:
+            self._result.rescue, self._result.unkept = backup.ref, backup.omitted
 
     async def _fetch(self, upstream: Upstream) -> str:
         """Fetch the upstream's commits; its tip."""
@@ -200,7 +223,7 @@ class Push:
     async def _update_branch(self, branch: str, before: str, after: str) -> None:
         """Let branch and work tree follow; where that would touch a change of the user, leave both."""
         result = self._result
-        update = BranchUpdate(self._git, branch, before, after, result.rescue)
+        update = BranchUpdate(self._git, branch, before, after, self._rescue)
         try:
             await update.apply(await own_folder(self._git))
         except Blocked as blocked:
@@ -209,16 +232,16 @@ class Push:
             if blocked.file is not None:
                 moved = shlex.quote(f"{blocked.file}.mine")
                 aside = f"mv {shlex.quote(blocked.file)} {moved}    # git would overwrite it"
-            result.commands = [aside, "git pull --rebase --autostash"]
+            result.commands += [aside, "git pull --rebase --autostash"]
         except GitError as error:
             state = "nothing was changed" if isinstance(error, RolledBack) else "the next commit here tries again"
             result.message = f"pushed as {after[:12]}; your branch could not be updated, and {state}"
-            result.commands = ["git pull --rebase --autostash"]
+            result.commands += ["git pull --rebase --autostash"]
             result.cause = error.failure.cause
         else:
-            if result.rescue:
-                await self._git.or_none("update-ref", "-d", result.rescue)
-                result.rescue = None
+            if self._rescue:
+                await self._git.or_none("update-ref", "-d", self._rescue)
+                result.rescue = None if result.rescue == self._rescue else result.rescue
 
 
 def _branch_name(ref: str) -> str:

@@ -20,18 +20,28 @@ import anyio
 from yolo_supervisor.actions.base import AlertCode, Escalate
 from yolo_supervisor.actions.leases import BreakLock
 from yolo_supervisor.clock import pause_s
-from yolo_supervisor.commits.backup import own_folder
-from yolo_supervisor.commits.branch_update import BranchUpdate
+from yolo_supervisor.commits.branch_update import BranchUpdate, own_folder
 from yolo_supervisor.commits.fast_path import (
     CHECKOUT,
+    HOOKS_RECORD,
     INDEX_COPY,
     LOCKS_DOCUMENT,
     UPDATE_DOCUMENT,
     CommitAttempt,
     Ending,
 )
+from yolo_supervisor.commits.hidden_work import Findings, left_by_killed, settle
 from yolo_supervisor.commits.push import Conflict, Push, upstream_of
-from yolo_supervisor.commits.result import EXIT_CODES, CommitResult, project_of, write_to_journal
+from yolo_supervisor.commits.quick_git import QuickGitError
+from yolo_supervisor.commits.result import (
+    EXIT_CODES,
+    CommitResult,
+    missing_work,
+    project_of,
+    restored_work,
+    write_to_journal,
+)
+from yolo_supervisor.commits.work_copy import RECORD, WorkCopy
 from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats.git_messages import Cause, Failure, classify
 from yolo_supervisor.fs.read import read_or_none
@@ -46,6 +56,7 @@ from yolo_supervisor.system.git import Git, GitError
 from yolo_supervisor.system.git_layout import WorkTree, checkouts
 from yolo_supervisor.system.process_backend import backend
 from yolo_supervisor.system.processes import Processes
+from yolo_supervisor.system.subprocesses import undisturbed
 
 ROUNDS = 3
 """How often a locked repository is tried again."""
@@ -68,15 +79,20 @@ def recover(attempt: CommitAttempt) -> Ending:
     git = Git(folder, attempt.environment)
     failure: Failure | None
     try:
-        _commit(attempt, git, result)
+        try:
+            _commit(attempt, git, result)
+        finally:
+            _settle(attempt, result)
         if attempt.push:
             anyio.run(Push(git, result, attempt.deadline).run)
         failure = Failure(result.cause, 1, "") if result.cause is not None else None
     except GitError as error:
         failure = error.failure
+        if attempt.signal is not None and failure.cause is Cause.INTERRUPTED:
+            exit_code = 128 + attempt.signal
     except Conflict as conflict:
         result.files = conflict.files
-        result.commands = [
+        result.commands += [
             f"cd {shlex.quote(attempt.folder)}",
             conflict.command,
             "git status    # resolve the files, git add them, git rebase --continue",
@@ -98,7 +114,10 @@ def recover(attempt: CommitAttempt) -> Ending:
 def _commit(attempt: CommitAttempt, git: Git, result: CommitResult) -> None:
     """Run the commit again while its failure may be gone; ``GitError`` if it cannot be made."""
     while attempt.exit_code != 0:
-        failure = anyio.run(_find_cause, attempt, git)
+        if attempt.signal is not None:
+            failure = Failure(Cause.INTERRUPTED, attempt.exit_code, "")
+        else:
+            failure = anyio.run(_find_cause, attempt, git)
         if attempt.committed_despite_failure:
             result.result, result.message = "committed", "the commit is made, but git did not exit normally"
             raise GitError(failure)
@@ -113,7 +132,36 @@ def _commit(attempt: CommitAttempt, git: Git, result: CommitResult) -> None:
             raise GitError(failure)
         result.rounds += 1
         attempt.run()
-    result.result = "committed"
+    result.result = "unchanged" if attempt.tip_moved is False else "committed"
+
+
+def _settle(attempt: CommitAttempt, result: CommitResult) -> None:
+    """Look whether hooks have hidden changes of the user, and put them back, or say where they are."""
+    if attempt.copy is None:
+        return
+    ref = attempt.copy.backup.ref
+    try:
+        with undisturbed():
+            findings = settle(attempt.copy, result.result == "committed", attempt.was_ended)
+    except (QuickGitError, OSError) as error:
+        sys.stderr.write(f"yolo-supervisor: {error}: the work tree of before the hooks is in {ref}\n")
+        return
+    result.restored, result.missing = findings.restored, findings.missing
+    if findings.restored:
+        result.notes.append(restored_work(findings.restored))
+    if findings.commands:
+        result.notes.append(missing_work(findings.missing))
+        result.rescue, result.unkept = ref, attempt.copy.backup.omitted
+        result.commands += findings.commands
+        _report_missing(Path(attempt.copy.places.root), findings, ref)
+
+
+def _report_missing(root: Path, findings: Findings, ref: str) -> None:
+    """Report changes of the user that are not in the work tree."""
+    reason = missing_work(findings.missing)
+    evidence = {"files": findings.missing, "rescue": ref, "commands": findings.commands}
+    alert = Escalate(kind="commit", code=AlertCode.WORK_HIDDEN, key=str(root), reason=reason, evidence=evidence)
+    write_to_journal(root, alert)
 
 
 async def _find_cause(attempt: CommitAttempt, git: Git) -> Failure:
@@ -250,6 +298,7 @@ def finish_interrupted(folder: str, environment: Mapping[str, str]) -> None:
 
 async def _finish_interrupted(git: Git) -> None:
     folder = await own_folder(git)
+    _finish_hooks(folder, git.environment)
     for document in folder.glob(f"{LOCKS_DOCUMENT}*.json"):
         locks = [*own_files.load_seen_locks(read_or_none(document) or b"")]  # that the killed run held
         if locks and await _clear_locks(git, locks) is not None:
@@ -266,6 +315,37 @@ async def _finish_interrupted(git: Git) -> None:
     for copy in folder.glob(f"{INDEX_COPY}*"):
         copy.unlink(missing_ok=True)
     await git.or_none("worktree", "prune")
+
+
+def _finish_hooks(folder: Path, environment: Mapping[str, str]) -> None:
+    """Say what killed commits, and their hooks, have left hidden."""
+    for record in sorted(folder.glob(f"{HOOKS_RECORD}*{RECORD}")):
+        copy = WorkCopy.from_record(str(record), environment)
+        if copy is None:
+            record.unlink(missing_ok=True)
+        elif not _is_at_work(copy):
+            try:
+                findings = left_by_killed(copy)
+            except (QuickGitError, OSError):
+                continue  # the next commit tries again
+            if findings.commands:
+                _report_missing(Path(copy.places.root), findings, copy.backup.ref)
+                lines = [missing_work(findings.missing), *(f"  {command}" for command in findings.commands)]
+                sys.stderr.write("".join(f"yolo-supervisor: {line}\n" for line in lines))
+    known = {record.stem for record in folder.glob(f"{HOOKS_RECORD}*{RECORD}")}
+    for path in folder.glob(f"{HOOKS_RECORD}*"):
+        if path.stem not in known:
+            path.unlink(missing_ok=True)
+
+
+def _is_at_work(copy: WorkCopy) -> bool:
+    """Whether the commit that made the copy, or a hook of it, is still running."""
+    commit_pid = copy.path.rpartition("-")[2]
+    facts = Processes(backend()).sweep().facts.values()
+    return any(
+        (str(each.pid) == commit_pid or (copy.git_pid and each.session == copy.git_pid)) and not each.zombie
+        for each in facts
+    )
 
 
 def _report_incomplete(update: BranchUpdate) -> None:

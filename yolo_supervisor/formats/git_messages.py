@@ -183,7 +183,7 @@ ADVICE = {
     Cause.TAKEN_BACK: "a commit that is upstream was amended or reset here; decide which one counts: "
     "git pull --rebase brings the upstream's back, git push --force-with-lease --force-if-includes removes it for all",
     Cause.MERGE: "a merge with changes by hand cannot be repeated automatically: git pull --rebase=merges, or git pull",
-    Cause.INTERRUPTED: "a signal interrupted it: the next commit in this repository continues",
+    Cause.INTERRUPTED: "a signal interrupted it: the next commit finishes or undoes what was begun",
     Cause.UNKNOWN: "see git's output",
 }
 """The advice for a person, one sentence for each cause."""

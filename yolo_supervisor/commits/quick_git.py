@@ -1,0 +1,70 @@
+"""Run git without the event loop, whose import takes longer than the commands that ``commit`` runs before its hooks."""
+
+import os
+import subprocess
+from collections.abc import Iterable, Mapping
+
+LIMIT_S = 600.0
+"""How long git may take to read a whole work tree, or to check one out."""
+
+NAMES_PER_COMMAND = 500
+
+
+class QuickGitError(Exception):
+    """A git command failed; ``exit`` is None at the time limit."""
+
+    def __init__(self, exit_code: int | None, output: str) -> None:
+        super().__init__(output)
+        self.exit = exit_code
+        self.output = output
+
+
+class QuickGit:
+    """Git commands in ``folder``, with the caller's ``environment``. ``QuickGitError`` if one fails."""
+
+    def __init__(self, folder: str, environment: Mapping[str, str]) -> None:
+        self.folder = folder
+        self.environment = {**environment, "GIT_OPTIONAL_LOCKS": "0"}
+
+    def at(self, folder: str, **variables: str) -> "QuickGit":
+        """The same in another folder, or with these variables set."""
+        return QuickGit(folder, {**self.environment, **variables})
+
+    def __call__(self, *arguments: str, given: bytes = b"") -> str:
+        """The output of the command, which reads ``given``, without its last newline."""
+        return os.fsdecode(self.output(*arguments, given=given)).removesuffix("\n")
+
+    def names(self, *arguments: str) -> list[str]:
+        """The names that the command lists. Its arguments must include ``-z``."""
+        return os.fsdecode(self.output(*arguments)).split("\0")[:-1]
+
+    def or_none(self, *arguments: str) -> str | None:
+        """The output of the command, without its last newline; None if it fails."""
+        done = self._run(arguments, b"")
+        return os.fsdecode(done.stdout).removesuffix("\n") if done.returncode == 0 else None
+
+    def output(self, *arguments: str, given: bytes = b"") -> bytes:
+        """The output of the command, which reads ``given``."""
+        done = self._run(arguments, given)
+        if done.returncode != 0:
+            raise QuickGitError(done.returncode, (done.stderr + done.stdout).decode(errors="replace"))
+        return done.stdout
+
+    def _run(self, arguments: tuple[str, ...], given: bytes) -> subprocess.CompletedProcess[bytes]:
+        try:
+            return subprocess.run(
+                ["git", *arguments], cwd=self.folder, env=self.environment, input=given, capture_output=True,
+                timeout=LIMIT_S, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise QuickGitError(None, f"git {arguments[0]} took longer than {LIMIT_S:g} s") from None
+
+    def changed(self, before: str, after: str, filters: str = "") -> set[str]:
+        """The files, from the root of the work tree, that differ between two trees."""
+        chosen = (f"--diff-filter={filters}",) if filters else ()
+        return {*self.names("diff-tree", "-r", "-z", "--no-renames", "--name-only", *chosen, before, after)}
+
+
+def null_separated(names: Iterable[str]) -> bytes:
+    """The names as git reads them with ``-z --stdin``."""
+    return b"".join(os.fsencode(name) + b"\0" for name in names)
