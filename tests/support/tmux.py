@@ -59,6 +59,13 @@ class PrivateTmux:
         client.wait(LIMIT_S)
         wait_until(lambda: client.pid not in self._clients(), "the client to be detached")
 
+    def terminal(self, client: subprocess.Popen[bytes]) -> str:
+        """The terminal of a person's client."""
+        terminals = dict(
+            line.split(" ") for line in self("list-clients", "-F", "#{client_pid} #{client_tty}").splitlines()
+        )
+        return terminals[str(client.pid)]
+
     def ends(self, session: str) -> list[str]:
         """``status/signal`` of each pane; at times tmux misses an end, and learns of it with the next."""
         self.server.send_signal(signal.SIGCHLD)

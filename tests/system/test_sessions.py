@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import pytest
@@ -16,14 +17,16 @@ from support.processes import Children
 from support.project import write_task
 from support.tmux import PrivateTmux
 from support.wait import wait_until
-from yolo_supervisor.actions.agents import PaneDied, Terminate
+from yolo_supervisor.actions.agents import PaneDied, ShowMessage, Terminate
 from yolo_supervisor.actions.base import Action, AlertCode, Escalate
 from yolo_supervisor.config import Config, Policy, SessionsConfig
+from yolo_supervisor.formats.session_ends import SessionEnds
 from yolo_supervisor.inventory.agents import AgentRegistry
 from yolo_supervisor.inventory.process_scan import ProcessScanner
+from yolo_supervisor.inventory.session_ends import SessionEndsRecord, load_session_ends
 from yolo_supervisor.inventory.watchdog import Watchdog
 from yolo_supervisor.models import Agent, Liveness, Pane, ProcessId
-from yolo_supervisor.store.paths import Paths
+from yolo_supervisor.store.store import Store
 from yolo_supervisor.system.process_backend import backend
 from yolo_supervisor.system.processes import Processes
 from yolo_supervisor.system.tmux import PaneState, Server, Tmux
@@ -300,12 +303,21 @@ class Scene:
         self.clock = SteppedClock()
         self.processes = Processes(backend())
         self.agents: list[Agent] = []
-        paths = Paths(project)
-        registry = AgentRegistry(paths, self.processes, ProcessScanner(self.processes), [claude_home])
-        self.watcher = SessionsWatcher(
-            Config(), registry, self._known, paths, self.processes, Tmux(self.clock), self.clock
-        )
+        self.store = Store(project, self.clock)
+        self.store.open()
+        self.registry = AgentRegistry(self.store.paths, self.processes, ProcessScanner(self.processes), [claude_home])
+        self.watcher = self._made(Config())
         self.policy("terminate")
+
+    def restart(self) -> None:
+        """Another watcher, which knows only what is written down."""
+        self.watcher = self._made(self.watcher.config)
+
+    def _made(self, config: Config) -> SessionsWatcher:
+        return SessionsWatcher(
+            config, self.registry, self._known, self.store.paths, self.processes, Tmux(self.clock), self.clock,
+            SessionEndsRecord(self.store),
+        )  # fmt: skip
 
     def policy(self, policy: Policy) -> None:
         sessions = SessionsConfig(on_detach=policy, detach_grace_s=GRACE_S, interval_s=1.0)
@@ -327,6 +339,17 @@ class Scene:
         self.clock.s += pause_s
         return [action for remediation in await self.watcher.tick(self.clock.now()) for action in remediation]
 
+    async def shown_after(self, pause_s: float) -> list[ShowMessage]:
+        """What it wants people to be shown so many seconds later."""
+        actions = await self.after(pause_s)
+        self.watcher.save_observations()
+        return [action for action in actions if isinstance(action, ShowMessage)]
+
+    def record(self) -> SessionEnds:
+        """What is written down of agents that are being ended."""
+        self.watcher.save_observations()
+        return load_session_ends(self.store.paths)
+
     async def terminated_after(self, pause_s: float) -> list[str]:
         """Whom it wants to terminate so many seconds later."""
         return [action.key for action in await self.after(pause_s) if isinstance(action, Terminate)]
@@ -343,8 +366,10 @@ class Scene:
 
 
 @pytest.fixture
-def scene(tmux: PrivateTmux, project: Path, claude_home: Path) -> Scene:
-    return Scene(tmux, project, claude_home)
+def scene(tmux: PrivateTmux, project: Path, claude_home: Path) -> Iterator[Scene]:
+    made = Scene(tmux, project, claude_home)
+    yield made
+    made.store.close()
 
 
 async def test_detached_agents_are_terminated_and_reattached_ones_are_not(scene: Scene) -> None:
@@ -363,6 +388,72 @@ async def test_detached_agents_are_terminated_and_reattached_ones_are_not(scene:
     scene.tmux.person("work")
     assert "attached to work again" in str(await scene.objection(dev))
     assert await scene.after(1000.0) == []
+
+
+async def test_people_elsewhere_on_the_server_see_the_countdown_and_who_comes_back_sees_the_end(scene: Scene) -> None:
+    dev = scene.agent("dev", scene.tmux.session("work"), "%0")
+    scene.tmux.session("other")
+    bystander, person = scene.tmux.person("other"), scene.tmux.person("work")
+    at_other = scene.tmux.terminal(bystander)
+    assert await scene.shown_after(1.0) == []
+
+    scene.tmux.leave(person)
+    (begun,) = await scene.shown_after(1.0)
+    assert (begun.client, begun.about) == (at_other, "countdown")
+    assert begun.reason == (
+        f"yolo-supervisor will end dev in {GRACE_S:.0f} s: session work was left. Attach to it to stop this"
+    )
+    (countdown,) = scene.record().countdowns
+    assert (countdown.process, countdown.due_s) == (dev.process, scene.clock.s + GRACE_S)
+
+    assert await scene.terminated_after(GRACE_S) == [dev.id]
+    os.kill(dev.pid or 0, signal.SIGKILL)
+    wait_until(lambda: scene.processes.identify(dev.pid or 0) is None, "the agent to end")
+    assert await scene.shown_after(1.0) == [], "who is there has seen the countdown"
+    assert [end.agent for end in scene.record().ended] == [dev.id]
+
+    scene.restart()
+    assert await scene.shown_after(1.0) == []
+    back = scene.tmux.person("other")
+    (told,) = await scene.shown_after(1.0)
+    assert (told.client, told.about, told.agents) == (scene.tmux.terminal(back), "ended", (dev.id,))
+
+    scene.watcher.message_shown(told)
+    assert await scene.shown_after(1.0) == []
+    assert scene.record() == SessionEnds()
+    scene.tmux.person("other")
+    assert await scene.shown_after(1.0) == []
+
+
+async def test_an_agent_whose_person_comes_back_is_not_counted_down_any_more(scene: Scene) -> None:
+    scene.agent("dev", scene.tmux.session("work"), "%0")
+    person = scene.tmux.person("work")
+    await scene.after(1.0)
+    scene.tmux.leave(person)
+    await scene.after(1.0)
+    assert len(scene.record().countdowns) == 1
+
+    scene.tmux.person("work")
+    assert await scene.shown_after(1.0) == []
+
+    assert scene.record() == SessionEnds()
+
+
+@pytest.mark.parametrize(("mode", "policy"), [("observe", "terminate"), ("heal", "notify"), ("heal", "keep")])
+async def test_nothing_is_counted_down_where_nothing_will_be_ended(
+    scene: Scene, mode: Literal["heal", "observe"], policy: Policy
+) -> None:
+    scene.agent("dev", scene.tmux.session("work"), "%0")
+    scene.policy(policy)
+    scene.watcher.config = msgspec.structs.replace(scene.watcher.config, mode=mode)
+    scene.tmux.session("other")
+    scene.tmux.person("other")
+    person = scene.tmux.person("work")
+    await scene.after(1.0)
+    scene.tmux.leave(person)
+
+    assert await scene.shown_after(1.0) == []
+    assert scene.record() == SessionEnds()
 
 
 async def test_the_detach_grace_stands_still_while_the_supervisor_is_stopped(scene: Scene) -> None:

@@ -276,8 +276,8 @@ def test_server_output_is_taken_literally(name: str, people: int, programs: int,
     ends = [f"{p.dead:d}:{'' if p.status is None else p.status}:{p.signal or ''}" for p in shown]
     lines = [
         f"S 4242 $0 {name}",
-        *(f"C $0 /dev/pts/{number}" for number in range(people)),
-        *(["C $0 "] * programs),
+        *(f"C $0 {100 + number} /dev/pts/{number}" for number in range(people)),
+        *(["C $0 99 "] * programs),
         *(f"P %{n} $0 {pane.pid} {end}" for n, (pane, end) in enumerate(zip(shown, ends, strict=True))),
     ]
 
@@ -288,6 +288,7 @@ def test_server_output_is_taken_literally(name: str, people: int, programs: int,
         attached={"$0": people},
         panes={f"%{n}": pane for n, pane in enumerate(shown)},
         people={"$0": frozenset(f"/dev/pts/{number}" for number in range(people))} if people else {},
+        clients={100 + number: f"/dev/pts/{number}" for number in range(people)},
     )
 
 

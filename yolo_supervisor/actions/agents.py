@@ -65,6 +65,22 @@ class PaneDied(Note):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShowMessage(Note):
+    """Show the reason to a person at a tmux client, once as long as it is decided again."""
+
+    distinct_by: ClassVar[tuple[str, ...]] = ("socket", "client", "about")
+    kind: Kind = "session"
+    verb: Verb = "announced"
+    durable: bool = False
+    socket: str
+    client: str
+    """The client's terminal."""
+    about: str
+    """What it is about, ``countdown`` or ``ended``: two messages to one client."""
+    agents: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Terminate(Action):
     """End the roots and their process trees: SIGTERM, and SIGKILL after the grace period."""
 

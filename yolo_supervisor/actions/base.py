@@ -14,7 +14,7 @@ from yolo_supervisor.fs.read import digest
 Kind = Literal["agent", "task", "lease", "flag", "session", "state", "commit", "gate", "command", "daemon"]
 
 Verb = Literal[
-    "acquired", "circuit_closed", "circuit_half_opened", "circuit_opened", "claimed", "completed",
+    "acquired", "announced", "circuit_closed", "circuit_half_opened", "circuit_opened", "claimed", "completed",
     "crash_reported", "dead_letter_removed", "dead_letter_written", "dead_lettered", "died", "disabled", "dropped",
     "enabled", "escalated", "forgotten", "pruned", "quarantined", "rebased", "recovered", "redriven", "registered",
     "released", "reloaded", "renewed", "repaired", "requeued", "restored", "snapshotted", "started", "stopped",

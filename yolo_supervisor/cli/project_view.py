@@ -21,8 +21,10 @@ from yolo_supervisor.daemon.status_files import REPORT_TICKS
 from yolo_supervisor.daemon.wiring import HostServices, ProjectParts
 from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats.plugin import config as plugin_config
+from yolo_supervisor.formats.session_ends import Countdown
 from yolo_supervisor.fs.read import read_or_none
 from yolo_supervisor.inventory.process_scan import ProcessScanner
+from yolo_supervisor.inventory.session_ends import load_session_ends
 from yolo_supervisor.mcp.circuit_breaker import circuit_status, open_circuits
 from yolo_supervisor.models import Agent, Liveness, ProcessId, Task, iso
 from yolo_supervisor.policy.activity import Signs, judge
@@ -143,13 +145,40 @@ class ProjectView:
         return plugin_config.lease_ttl_s(read_or_none(self.store.paths.plugin_config) or b"")
 
     def agents_json(self) -> list[dict[str, Any]]:
-        """The agents; ``activity`` is what each is doing, and ``sign`` is what says so."""
+        """The agents; ``activity`` is what each is doing, and ``sign`` is what says so.
+
+        ``ends_in_s`` is the time after which the daemon ends it, because its session was left; None if it does not.
+        """
         snapshot, reader = self.registry.snapshot(), self._parts.activity
         reader.renew()
         agents = self.agents.agents()
+        countdowns = self._countdowns()
         return [
-            {**self._agent_json(agent, state), **self._activity_json(reader.read(agent, state, snapshot).signs)}
+            {
+                **self._agent_json(agent, state),
+                **self._activity_json(reader.read(agent, state, snapshot).signs),
+                **self._ending_json(countdowns.get(agent.process) if state is Liveness.ALIVE else None),
+            }
             for agent, state in agents
+        ]
+
+    def _countdowns(self) -> dict[ProcessId | None, Countdown]:
+        """What the daemon is counting down to, by the agent's process; nothing without a daemon."""
+        if self.holder() is None:
+            return {}
+        return {countdown.process: countdown for countdown in load_session_ends(self.store.paths).countdowns}
+
+    def _ending_json(self, countdown: Countdown | None) -> dict[str, Any]:
+        if countdown is None:
+            return {"ends_in_s": None, "ends_because": None}
+        left_s = max(0.0, countdown.due_s - self.clock.monotonic())
+        return {"ends_in_s": round(left_s, 1), "ends_because": countdown.reason}
+
+    def ended_agents_json(self) -> list[dict[str, Any]]:
+        """The agents that were ended because their session was left, and that no person at tmux has been shown."""
+        return [
+            {"id": end.agent, "ended_at": end.at, "session": end.session, "reason": end.reason}
+            for end in load_session_ends(self.store.paths).ended
         ]
 
     def _activity_json(self, signs: Signs) -> dict[str, str]:

@@ -42,6 +42,7 @@ def command(options: Shared) -> None:
             {
                 "path": str(project),
                 "agents": view.agents_json(),
+                "ended_agents": view.ended_agents_json(),
                 "leases": [
                     {
                         "resource": lease.resource,
@@ -83,6 +84,15 @@ def _print_status(document: dict[str, Any]) -> None:
                 for a in project["agents"]
             ],
         ),
+        (
+            "countdowns",
+            [
+                (a["id"], f"will be ended in {a['ends_in_s']:.0f} s: {a['ends_because']}")
+                for a in project["agents"]
+                if a["ends_in_s"] is not None
+            ],
+        ),
+        ("ended agents", [(e["id"], f"was ended at {e['ended_at']}: {e['reason']}") for e in project["ended_agents"]]),
         ("tasks", [(t["id"], t["status"], t["owner"] or "-", t["subject"]) for t in project["tasks"]]),
         (
             "dead letters",

@@ -12,7 +12,7 @@ from pathlib import Path
 import anyio
 import anyio.abc
 
-from yolo_supervisor.actions.agents import Terminate, WriteCrashReport
+from yolo_supervisor.actions.agents import ShowMessage, Terminate, WriteCrashReport
 from yolo_supervisor.actions.base import Action, Edit, Note
 from yolo_supervisor.actions.leases import BreakLock
 from yolo_supervisor.actions.state import SaveVersion
@@ -20,6 +20,7 @@ from yolo_supervisor.actions.tasks import Requeue
 from yolo_supervisor.clock import Backoff, Clock
 from yolo_supervisor.config import Config
 from yolo_supervisor.daemon.alerts import SHARED_FAILURES, AlertLog, FailureLog
+from yolo_supervisor.daemon.messages import Messages
 from yolo_supervisor.daemon.terminations import Terminations
 from yolo_supervisor.fs.trust import Refused
 from yolo_supervisor.inventory.crash_evidence import CrashInvestigator
@@ -156,6 +157,7 @@ class Executor:
         keepers: Mapping[str, KeepsObservations],
         reports: CrashReports,
         terminations: Terminations,
+        messages: Messages,
         alerts: AlertLog,
         failures: FailureLog,
     ) -> None:
@@ -165,6 +167,7 @@ class Executor:
         """The watchers that store what they observed, by name."""
         self._reports = reports
         self._terminations = terminations
+        self._messages = messages
         self._alerts = alerts
         self._failures = failures
         self._clock = clock
@@ -180,8 +183,8 @@ class Executor:
         self._terminations.configure(config)
 
     def start(self, tasks: anyio.abc.TaskGroup) -> None:
-        """From now on terminate processes and write crash reports in the background."""
-        self._reports.tasks = self._terminations.tasks = tasks
+        """From now on terminate processes, write crash reports and show messages in the background."""
+        self._reports.tasks = self._terminations.tasks = self._messages.tasks = tasks
 
     @property
     def terminating(self) -> bool:
@@ -191,12 +194,13 @@ class Executor:
     def apply(self, by: str, remediations: Sequence[Remediation]) -> list[Result]:
         """Apply the remediations of one tick of the watcher ``by``; end its alerts that it no longer reports."""
         self._room = {}
-        results = [self._save(self._keepers[by])] if by in self._keepers else []
+        results = [self.save(by)] if by in self._keepers else []
         with self._alerts.tick(by):
             return results + [self._apply(by, remediation) for remediation in remediations]
 
-    def _save(self, keeper: KeepsObservations) -> Result:
+    def save(self, by: str) -> Result:
         """Store what the watcher observed; a failure stops no remediation."""
+        keeper = self._keepers[by]
         try:
             saved = keeper.save_observations()
         except (OSError, Refused) as error:
@@ -255,6 +259,14 @@ class Executor:
     @_take.register
     def _(self, action: Note, by: str) -> Outcome:
         return self._report_once(action, by)
+
+    @_take.register
+    def _(self, action: ShowMessage, by: str) -> Outcome:
+        is_new = self._alerts.is_new(by, action)
+        outcome = self._report_once(action, by)
+        if is_new:
+            self._messages.start(action)
+        return outcome
 
     @_take.register
     def _(self, action: Requeue, by: str) -> Outcome:

@@ -15,12 +15,14 @@ import structlog
 
 from yolo_supervisor import __version__
 from yolo_supervisor.actions import notes
+from yolo_supervisor.actions.agents import ShowMessage
 from yolo_supervisor.actions.base import NO_EVIDENCE, Note
 from yolo_supervisor.clock import Backoff
 from yolo_supervisor.config import Config
 from yolo_supervisor.daemon.alerts import AlertLog, FailureLog, FdLimitLog
 from yolo_supervisor.daemon.executor import RECHECK_S, CrashReports, Executor, Progress, Result
 from yolo_supervisor.daemon.file_events import Wakeup
+from yolo_supervisor.daemon.messages import Messages
 from yolo_supervisor.daemon.status_files import REPORT_TICKS, HookNotes, StatusFiles
 from yolo_supervisor.daemon.terminations import Terminations
 from yolo_supervisor.daemon.wiring import HostServices, ProjectParts
@@ -79,9 +81,11 @@ class Runner:
             config, self.store, services.processes, services.scanner, self.parts.objections, alerts, self._failures,
             wake_agents,
         )  # fmt: skip
+        messages = Messages(self._message_shown)
         self.executor = Executor(
-            config, self.store, services.clock, self.parts.keepers, reports, terminations, alerts, self._failures
-        )
+            config, self.store, services.clock, self.parts.keepers, reports, terminations, messages, alerts,
+            self._failures,
+        )  # fmt: skip
         self._fd_limit = FdLimitLog(log)
         self._status_files = StatusFiles(self.store, self._failures)
         self._hook_notes = HookNotes(self.store.paths.hooks, self.parts.registry)
@@ -234,6 +238,10 @@ class Runner:
 
     def _after_leases_tick(self) -> None:
         self._status_files.write_seen_locks(self.parts.locks.seen)
+
+    def _message_shown(self, message: ShowMessage) -> None:
+        self.parts.sessions.message_shown(message)
+        self.executor.save(self.parts.sessions.name)
 
     # -- status files --------------------------------------------------------------------------------------------
 

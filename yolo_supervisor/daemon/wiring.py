@@ -15,6 +15,7 @@ from yolo_supervisor.inventory.crash_evidence import CrashInvestigator
 from yolo_supervisor.inventory.flag_outcomes import FlagOutcomes
 from yolo_supervisor.inventory.leases import Leases
 from yolo_supervisor.inventory.process_scan import ProcessScanner
+from yolo_supervisor.inventory.session_ends import SessionEndsRecord
 from yolo_supervisor.inventory.stale_locks import StaleLocks
 from yolo_supervisor.policy.retry import RetryPolicy
 from yolo_supervisor.store.store import Store
@@ -78,7 +79,10 @@ class ProjectParts:
             config, self.registry, store, processes, scanner, self.deaths, self.retry_policy, self.investigator
         )
         living = self.agents.living
-        self.sessions = SessionsWatcher(config, self.registry, living, store.paths, processes, services.tmux, clock)
+        ends = SessionEndsRecord(store)
+        self.sessions = SessionsWatcher(
+            config, self.registry, living, store.paths, processes, services.tmux, clock, ends
+        )
         self.state = StateWatcher(config, self.registry, store, clock)
         self.locks = StaleLocks(store, processes, living)
         self.leases = LeasesWatcher(config, self.held_leases, self.locks)
@@ -105,7 +109,7 @@ class ProjectParts:
     @property
     def keepers(self) -> Mapping[str, KeepsObservations]:
         """The watchers that store what they observed, by name."""
-        keepers: tuple[KeepsObservations, ...] = (self.flags,)
+        keepers: tuple[KeepsObservations, ...] = self.flags, self.sessions
         return {watcher.name: watcher for watcher in keepers}
 
     def close(self) -> None:

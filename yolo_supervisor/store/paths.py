@@ -124,6 +124,10 @@ class Paths:
         return self.folder / "daemon.json"
 
     @property
+    def session_ends(self) -> Path:
+        return self.folder / "session-ends.json"
+
+    @property
     def store_lock(self) -> Path:
         return self.folder / "store.lock"
 

@@ -22,13 +22,16 @@ from yolo_supervisor.system import subprocesses
 LIMIT_S = 2.0
 """The time limit of a query. A server that is stopped or overloaded exceeds it: its state is unknown, not gone."""
 
+MESSAGE_S, MESSAGE_LENGTH = 10.0, 300
+"""How long a message is shown at a client, in seconds, unless a key is pressed; and its greatest length."""
+
 LINES = 60
 WIDTH = 2000
 """The lines and columns of a dead agent's screen that are read."""
 
 _QUERY = (
     ("list-sessions", "-F", "S #{pid} #{session_id} #{session_name}"),
-    ("list-clients", "-F", "C #{session_id} #{client_tty}"),
+    ("list-clients", "-F", "C #{session_id} #{client_pid} #{client_tty}"),
     (
         "list-panes",
         "-a",
@@ -61,6 +64,8 @@ class Server:
     panes: Mapping[str, PaneState]
     people: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """The terminals of the people attached to each session."""
+    clients: Mapping[int, str] = field(default_factory=dict)
+    """The terminals of all attached people by the pid of their client."""
 
 
 @dataclass
@@ -120,6 +125,25 @@ async def last_words(pane: Pane, limit_s: float) -> LastWords | None:
         return None
 
 
+async def show_message(socket: str, client: str, text: str) -> bool:
+    """Show a line at the client with this terminal for some seconds. Returns whether that was done, and in time.
+
+    tmux reports no error about a client that has left, so it is asked for its clients, too.
+    """
+    text = "".join(c if c.isprintable() else "?" for c in text)[:MESSAGE_LENGTH]
+    text = text.replace("#", "##").replace("%", "%%") + "."  # no format of tmux, no time, no end of a command
+    for options in (("-d", str(round(MESSAGE_S * 1000))), ()):  # before tmux 3.2 a message has no separate time
+        argv = ["tmux", "-S", socket, "display-message", "-c", client, *options, text, ";", "list-clients", "-F",
+                "#{client_tty}"]  # fmt: skip
+        try:
+            result = await subprocesses.run(argv, LIMIT_S, _environment())
+        except (OSError, ValueError):
+            return False
+        if result.exit != 1:
+            return result.exit == 0 and client in result.stdout.decode("utf-8", "replace").splitlines()
+    return False
+
+
 async def _ask(socket: str) -> Server | None:
     try:
         if not Path(socket).exists():
@@ -168,6 +192,7 @@ def parse(socket: str, answer: str) -> Server | None:
     names: dict[str, str] = {}
     attached: dict[str, int] = {}
     people: dict[str, frozenset[str]] = {}
+    clients: dict[int, str] = {}
     panes: dict[str, PaneState] = {}
     try:
         for line in answer.split("\n"):
@@ -177,10 +202,11 @@ def parse(socket: str, answer: str) -> Server | None:
                 pid, names[session] = int(server), name
                 attached.setdefault(session, 0)
             elif kind == "C":
-                session, terminal = rest.split(" ", 1)
+                session, client, terminal = rest.split(" ", 2)
                 if terminal:  # a control client on a pipe is a program; one with a terminal is a person's ("tmux -CC")
                     attached[session] = attached.get(session, 0) + 1
                     people[session] = people.get(session, frozenset()) | {terminal}
+                    clients[int(client)] = terminal
             elif kind == "P":
                 pane, session, process, end = rest.split(" ")
                 dead, status, killer = end.split(":")
@@ -194,7 +220,7 @@ def parse(socket: str, answer: str) -> Server | None:
                 )
     except ValueError:
         return None
-    return Server(socket, pid, names, attached, panes, people) if pid else None
+    return Server(socket, pid, names, attached, panes, people, clients) if pid else None
 
 
 def pane_of(environment: Mapping[str, str]) -> Pane | None:

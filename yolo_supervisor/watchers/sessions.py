@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import NamedTuple
 
-from yolo_supervisor.actions.agents import PaneDied, Terminate
+from yolo_supervisor.actions.agents import PaneDied, ShowMessage, Terminate
 from yolo_supervisor.actions.base import AlertCode, Escalate
 from yolo_supervisor.clock import Clock, until_next
 from yolo_supervisor.config import Config, Policy
 from yolo_supervisor.formats import plugin
+from yolo_supervisor.formats.session_ends import Clients, Countdown
 from yolo_supervisor.inventory.agents import AgentRegistry
+from yolo_supervisor.inventory.session_ends import SessionEndsRecord
 from yolo_supervisor.inventory.watchdog import Watchdog, watchdog
-from yolo_supervisor.models import Agent, Liveness, Task
+from yolo_supervisor.models import Agent, Liveness, ProcessId, Task
 from yolo_supervisor.store.paths import Paths
 from yolo_supervisor.system.processes import Processes
 from yolo_supervisor.system.tmux import Server, Tmux
 from yolo_supervisor.watchers.base import Remediation
+from yolo_supervisor.watchers.session_ends import follow, messages
 
 LOOKS_APART_S = 5.0
 """The plugin's rule: a session is detached if two observations this far apart show no client."""
+
+GONE = "its tmux session is gone"
+"""The reason to end an agent that has outlived its session."""
 
 SessionKey = tuple[str, int, str]
 """Socket, server pid, session id: a name is reused, this triple is not."""
@@ -81,6 +87,8 @@ class SessionsObservation:
     """The sockets of servers that have not answered: the state of their sessions is unknown."""
     watchdog: int | None = None
     """The pid of the plugin's watchdog, if that runs: it terminates by the same rule."""
+    clients: Mapping[str, Clients] = field(default_factory=dict)
+    """The clients of the people on each server that has answered."""
 
 
 def remember(
@@ -119,14 +127,10 @@ def decide(
     remediations: list[Remediation] = [(_pane_died(end),) for end in observation.ended]
     if policy == "keep":
         return remediations
-    for session in observation.sessions:
-        before = memory.get(session.key, Watched())
-        if not before.had_client or before.empty_since_s is None:
+    for session, detached_s in _left(observation, memory, now_s):
+        if detached_s < max(LOOKS_APART_S, detach_grace_s):
             continue
-        detached_s = round(now_s - before.empty_since_s, 1)  # observations are no more punctual than that
-        if detached_s < LOOKS_APART_S or detached_s < detach_grace_s:
-            continue
-        reason = f"its tmux session {session.name} was left by its last person"
+        reason = _left_reason(session)
         evidence = {"session": session.name, "tmux": session.key[0], "detached_s": detached_s}
         if policy == "notify" or observation.watchdog is not None:
             code = AlertCode.SESSION_LEFT
@@ -136,11 +140,7 @@ def decide(
             alert = Escalate(kind="session", code=code, key=session.name, reason=reason, evidence=evidence)
             remediations.append((alert,))
             continue
-        remediations += [
-            _terminate(agent, reason, evidence, grace_s)
-            for agent in session.agents
-            if not (policy == "drain" and agent.id in session.at_work)
-        ]
+        remediations += [_terminate(agent, reason, evidence, grace_s) for agent in _to_be_ended(session, policy)]
     if len(observation.orphans) * 2 > observation.agents >= mass_min and not observation.confirmed:
         reason = (
             f"the tmux sessions of {len(observation.orphans)} of {observation.agents} agents are missing at once: "
@@ -148,7 +148,7 @@ def decide(
         )
         return [*remediations, (Escalate(kind="session", code=AlertCode.MASS_DEATH, key="all", reason=reason),)]
     for agent in observation.orphans:
-        reason = "its tmux session is gone"
+        reason = GONE
         evidence = {"tmux": agent.pane.socket, "pane": agent.pane.pane} if agent.pane else {}
         if policy == "notify" or observation.watchdog is not None:
             code = AlertCode.AGENT_ORPHANED
@@ -156,6 +156,47 @@ def decide(
         else:
             remediations.append(_terminate(agent, reason, evidence, grace_s))
     return remediations
+
+
+def _left(
+    observation: SessionsObservation, memory: Mapping[SessionKey, Watched], now_s: float
+) -> Iterator[tuple[SessionState, float]]:
+    """The sessions that their people have left, and for how long they have been detached."""
+    for session in observation.sessions:
+        before = memory.get(session.key, Watched())
+        if before.had_client and before.empty_since_s is not None:
+            yield session, round(now_s - before.empty_since_s, 1)  # observations are no more punctual than that
+
+
+def _left_reason(session: SessionState) -> str:
+    return f"its tmux session {session.name} was left by its last person"
+
+
+def _to_be_ended(session: SessionState, policy: Policy) -> list[Agent]:
+    """The agents of a session that was left, without those that may finish their task."""
+    return [agent for agent in session.agents if not (policy == "drain" and agent.id in session.at_work)]
+
+
+def count_down(
+    observation: SessionsObservation,
+    memory: Mapping[SessionKey, Watched],
+    now_s: float,
+    policy: Policy,
+    detach_grace_s: float,
+    interval_s: float,
+) -> Iterator[tuple[Agent, str | None, str, float]]:
+    """The agents that are going to be ended: each with its session, the reason, and the time that is left.
+
+    An agent whose session is gone is ended at the second look, after ``interval_s``.
+    """
+    if policy in ("keep", "notify") or observation.watchdog is not None:
+        return
+    for session, detached_s in _left(observation, memory, now_s):
+        left_s = max(0.0, max(LOOKS_APART_S, detach_grace_s) - detached_s)
+        for agent in _to_be_ended(session, policy):
+            yield agent, session.name, _left_reason(session), left_s
+    for agent in observation.orphans:
+        yield agent, None, GONE, interval_s
 
 
 def terminated(remediations: Sequence[Remediation]) -> frozenset[str]:
@@ -226,6 +267,7 @@ class SessionsWatcher:
         processes: Processes,
         tmux: Tmux,
         clock: Clock,
+        ends: SessionEndsRecord,
     ) -> None:
         self.config = config
         """The configuration in force: a reload replaces it."""
@@ -235,12 +277,13 @@ class SessionsWatcher:
         self._processes = processes
         self._tmux = tmux
         self._clock = clock
+        self._ends = ends
         self._memory: dict[SessionKey, Watched] = {}
         self._panes: dict[tuple[str, int, str], _PaneAgent] = {}
         """The agent that was seen in each pane: socket, server pid, pane."""
         self._orphans: set[str] = set()
         self._many: frozenset[str] = frozenset()
-        self._ends: frozenset[str] = frozenset()
+        self._decided: frozenset[str] = frozenset()
         """The agents that were to be ended at the last look."""
 
     @property
@@ -260,7 +303,8 @@ class SessionsWatcher:
 
     async def tick(self, now: datetime) -> Sequence[Remediation]:
         config = self.config
-        observation = self._twice_seen(await self.observe(self.interval_s / 2))
+        seen = await self.observe(self.interval_s / 2)
+        observation = self._twice_seen(seen)
         now_s = self._clock.awake()
         self._memory = remember(self._memory, observation, now_s)
         mass_min = config.agents.mass_death_min
@@ -273,8 +317,49 @@ class SessionsWatcher:
             config.processes.grace_s,
             mass_min,
         )
-        before, self._ends = self._ends, terminated(remediations)
-        return hold_mass_end(remediations, before, observation.agents, mass_min)
+        before, self._decided = self._decided, terminated(remediations)
+        remediations = hold_mass_end(remediations, before, observation.agents, mass_min)
+        return self._follow_ends(seen, terminated(remediations), now_s, now) + remediations
+
+    def _follow_ends(
+        self, observation: SessionsObservation, ending: Collection[str], now_s: float, now: datetime
+    ) -> list[Remediation]:
+        """Follow the countdowns and the ends of agents. Returns what people are to be shown of them."""
+        monotonic_s, sessions = self._clock.monotonic(), self.config.sessions
+        counted = (
+            count_down(observation, self._memory, now_s, self.policy, sessions.detach_grace_s, self.interval_s)
+            if self.config.mode == "heal"
+            else ()
+        )
+        countdowns = [
+            Countdown(
+                agent=agent.id,
+                name=agent.name,
+                process=agent.process,
+                socket=agent.pane.socket,
+                session=session,
+                reason=reason,
+                due_s=monotonic_s + left_s,
+                ending=agent.id in ending,
+            )
+            for agent, session, reason, left_s in counted
+            if agent.process is not None and agent.pane is not None
+        ]
+        self._ends.ends = follow(self._ends.ends, countdowns, observation.clients, self._is_dead, now)
+        return [(message,) for message in messages(self._ends.ends, observation.clients, monotonic_s)]
+
+    def _is_dead(self, process: ProcessId) -> bool:
+        return self._processes.liveness(process) is Liveness.DEAD
+
+    def message_shown(self, message: ShowMessage) -> None:
+        """Take notice that a person has seen a message."""
+        if message.about == "ended":
+            self._ends.mark_shown(message.socket, message.agents)
+
+    def save_observations(self) -> bool:
+        """Store the countdowns, and the ends that people are still to be shown."""
+        self._ends.save()
+        return True
 
     def _twice_seen(self, observation: SessionsObservation) -> SessionsObservation:
         """Confirm orphans by a second observation.
@@ -311,6 +396,7 @@ class SessionsWatcher:
         """
         placed = self.placed()
         sockets = {agent.pane.socket for agent in placed if agent.pane} | {socket for socket, _, _ in self._panes}
+        sockets |= {end.socket for end in self._ends.ends.ended}
         return self.observation(placed, {socket: await self._tmux.look(socket, fresh_s) for socket in sockets})
 
     def placed(self) -> list[Agent]:
@@ -366,6 +452,7 @@ class SessionsWatcher:
             agents=len(placed),
             silent=frozenset(socket for socket, server in answers.items() if server is None),
             watchdog=self._running_watchdog(),
+            clients={socket: dict(server.clients) for socket, server in answers.items() if server is not None},
         )
 
     def _depends_on(self, agent: Agent, pane_pid: int) -> bool:
