@@ -877,7 +877,7 @@ def test_a_tmux_server_cannot_be_registered(cli: Cli, project: Path, tmux: Priva
 
     assert (told.returncode, told.stderr) == (
         1,
-        f"yolo-supervisor: process {tmux.server.pid} cannot be registered: it is tmux\n",
+        f"yolo-supervisor: process {tmux.server.pid} cannot be registered: it is a tmux server\n",
     )
 
 
