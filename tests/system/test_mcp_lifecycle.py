@@ -318,10 +318,25 @@ def test_server_that_does_not_start_is_ended_and_its_calls_are_refused(testbed: 
 
     assert [refusal["id"] for refusal in refusals] == ["hello", 1]
     assert all("initialize within 0.3 s" in refusal["error"]["message"] for refusal in refusals)
-    server.expect_end()
     client.send(INITIALIZE)
+    server.expect_end()
     assert testbed.server().receive_line() == INITIALIZE  # once: what failed is not replayed
     wait_until(lambda: "initialize within 0.3 s" in client.stderr(), "the relay to tell")
+
+
+def test_cancelled_initialize_has_no_limit(testbed: RelayTestbed) -> None:
+    """Another relay shows that the limit is over."""
+    other, server = testbed.relay("start_s = 0.5"), testbed.server()
+    client, its_server = testbed.relay("start_s = 0.5"), testbed.server()
+    client.send(INITIALIZE, cancelled("hello"))
+    assert [its_server.receive()["method"] for _ in range(2)] == ["initialize", "notifications/cancelled"]
+    other.send(INITIALIZE)
+    server.receive()
+    assert "error" in other.receive()
+
+    client.send(MARK)
+
+    assert its_server.receive() == MARK
 
 
 def test_restarted_server_that_does_not_start_is_replaced(testbed: RelayTestbed) -> None:

@@ -30,6 +30,9 @@ class CallState(Enum):
     Every state also leads to DONE: by a result of any attempt (also of a cancelled one), by the client's cancellation,
     at the call's deadline, or by a failure if the call may not be repeated or no attempts are left. An error response
     counts only for the attempt that is IN_FLIGHT: any other belongs to an attempt that was given up.
+
+    The clock of the limits stands still while the server waits for an answer of the client (see ``Retries``). To
+    ``initialize`` neither CANCELLING nor RETRYING applies: while it is IN_FLIGHT its process has a limit, ``start_s``.
     """
 
     QUEUED = "queued"
@@ -63,8 +66,6 @@ class Call:
     """The ids of all attempts as keys, the last one last: a result for any of them answers the call."""
     sent_s: float = 0.0
     """When the last attempt was sent, on the monotonic clock."""
-    generation: int = 0
-    """The server process that the last attempt was sent to (see ``ServerState``)."""
     attempt_deadline_s: float = float("inf")
     exclusive: bool = True
     """Whether no other tool was called at the same time: only then do processes started meanwhile belong to it."""

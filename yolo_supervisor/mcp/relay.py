@@ -375,8 +375,7 @@ class Relay:
         error = message.get("error")
         if error is not None and (call.state is not CallState.IN_FLIGHT or key != call.sent_keys[-1]):
             return  # an error counts only for the current attempt, and not once that was cancelled
-        if call.method == "initialize" and self._server.process is not None:
-            self._server.process.initializing = False
+        if call.method == "initialize":
             error = None  # whatever it is, the client gets it: no process is sent initialize twice
         code = error.get("code") if isinstance(error, dict) else None
         if isinstance(error, dict) and isinstance(code, int | float) and code in mcp.TRANSIENT_ERRORS:

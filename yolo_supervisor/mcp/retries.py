@@ -84,10 +84,8 @@ class Retries:
     # -- what may be repeated ----------------------------------------------------------------------------------------
 
     def may_repeat(self, call: Call) -> bool:
-        if call.method == "initialize":
-            return call.generation != self._server.generation
         if call.tool is None:
-            return call.method in mcp.REPEATABLE
+            return call.method in mcp.REPEATABLE or call.method == "initialize"  # to another process
         if call.tool in self._config.unrepeatable:
             return False
         return call.tool in self._config.repeatable or (self._declared or {}).get(call.tool, False)
@@ -139,7 +137,7 @@ class Retries:
             self._server.enqueue(call)
             return
         call.attempt += 1
-        call.state, call.sent_s, call.generation = CallState.IN_FLIGHT, time.monotonic(), self._server.generation
+        call.state, call.sent_s = CallState.IN_FLIGHT, time.monotonic()
         if call.tool is not None:
             self._mark_overlaps(call)
         self.extend(call)
@@ -187,6 +185,8 @@ class Retries:
         self._last_end_s = time.monotonic()
         call.state = CallState.DONE
         self._calls.remove(call)
+        if call is self._initialize and self._server.process is not None:
+            self._server.process.initializing = False
         self.review_questions()
 
     # -- questions of the server -------------------------------------------------------------------------------------
@@ -374,6 +374,7 @@ class Retries:
             warn(f"the MCP server {name} was stopped by a signal; {reason}: `kill -CONT {process.pid}` lets it go on")
             return
         process.failure = "it was stopped by a signal"
+        self._server.state = ServerState.DRAINING
         await process.kill(GRACE_S)
 
     def limit_start(self, process: ServerProcess) -> None:
@@ -404,6 +405,7 @@ class Retries:
     async def _give_up_start(self, process: ServerProcess, reason: str) -> None:
         """End a process that does not start, and every call that was sent with the client's ``initialize``."""
         process.failure = reason
+        self._server.state = ServerState.DRAINING  # what the client sends now is for the next process
         if self._initialize is not None:
             for call in self._calls:
                 call.failures.append(reason)
