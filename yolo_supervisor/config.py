@@ -16,8 +16,12 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from yolo_supervisor.formats.plugin import PLANNING
+from yolo_supervisor.fs.bounded import read_regular
 from yolo_supervisor.fs.trust import other_writers
 from yolo_supervisor.user_dirs import config_dir, home
+
+LIMIT = 2**20
+"""The largest configuration that is read, in bytes."""
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
 Policy = Literal["terminate", "drain", "notify", "keep"]
@@ -186,7 +190,7 @@ def _read(path: Path, needed: bool) -> dict[str, Any]:
         for place in (path, path.parent):
             if path.exists() and (reason := other_writers(place, place.stat())):
                 raise ConfigError(f"{path}: not trusted: {reason}; chmod go-w {place}")
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(_text(path))
     except FileNotFoundError as error:
         if needed:
             raise ConfigError(f"{path}: there is no such file") from error
@@ -199,11 +203,16 @@ def _read(path: Path, needed: bool) -> dict[str, Any]:
         raise ConfigError(f"{path}: is not UTF-8 text") from error
     except tomllib.TOMLDecodeError as error:
         match = re.fullmatch(r"(.*) \(at (?:line (\d+), column \d+|end of document)\)", str(error))
-        line = (match[2] if match else None) or str(len(path.read_text(encoding="utf-8").splitlines()))
+        line = (match[2] if match else None) or str(len(_text(path).splitlines()))
         where, what = f"{path}:{line}", match[1] if match else str(error)
         raise ConfigError(f"{where}: not valid TOML: {what}") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
+
+
+def _text(path: Path) -> str:
+    """The text of a configuration, which may be a link, as people who keep theirs in a repository have it."""
+    return read_regular(path, LIMIT, follow=True).decode("utf-8").replace("\r\n", "\n")
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -286,7 +295,7 @@ def _where(path: Path, *key: str) -> str:
     """
     table: tuple[str, ...] = ()
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = _text(path).splitlines()
     except (OSError, UnicodeDecodeError):
         lines = []
     for number, line in enumerate(lines, 1):

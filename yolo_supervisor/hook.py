@@ -118,8 +118,11 @@ def _main_work_tree(here: str) -> str | None:
 
 
 def _line(path: str) -> str:
-    with open(path, "rb") as file:
-        return file.readline(4096).decode("utf-8", "surrogateescape").rstrip("\n")
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would never answer
+    try:
+        return os.read(fd, 4096).partition(b"\n")[0].decode("utf-8", "surrogateescape")
+    finally:
+        os.close(fd)
 
 
 def _ancestry() -> list[tuple[int, int, str, int]]:

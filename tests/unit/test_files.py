@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import re
 import stat
 import threading
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from support.wait import wait_until
+from yolo_supervisor.fs.bounded import read_regular
 from yolo_supervisor.fs.read import digest, read, read_or_none
 from yolo_supervisor.fs.trust import Refused
 from yolo_supervisor.store.atomic import append, make_folder, remove, write_atomic
@@ -98,7 +100,16 @@ def _endless_link(path: Path) -> None:
     path.symlink_to(path)
 
 
-@pytest.mark.parametrize("make", [_folder, os.mkfifo, _endless_link])
+def _link(path: Path) -> None:
+    (path.parent / "target").write_bytes(b"x")
+    path.symlink_to(path.parent / "target")
+
+
+def _link_to_a_device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("make", [_folder, os.mkfifo, _endless_link, _link, _link_to_a_device])
 def test_an_existing_unreadable_file_is_an_error_never_none(make: Callable[[Path], None], tmp_path: Path) -> None:
     path = tmp_path / "thing"
     make(path)
@@ -126,6 +137,58 @@ def test_a_file_larger_than_the_limit_is_an_error(tmp_path: Path) -> None:
     assert read(path, limit=5) == b"12345"
     with pytest.raises(OSError, match="larger than 4 bytes"):
         read(path, limit=4)
+
+
+@pytest.mark.skipif(not Path("/proc/self/pagemap").exists(), reason="needs a file of unknown size")
+def test_a_file_that_hides_its_size_is_read_up_to_the_limit(tmp_path: Path) -> None:
+    assert os.stat("/proc/self/pagemap").st_size == 0
+
+    with pytest.raises(OSError, match="larger than 4095 bytes"):
+        read(Path("/proc/self/pagemap"), limit=4095)  # reads are of 8 bytes each
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, _folder, _link_to_a_device])
+def test_a_link_is_followed_on_demand_to_an_ordinary_file_only(make: Callable[[Path], None], tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"text")
+    (tmp_path / "good").symlink_to(tmp_path / "file")
+    make(tmp_path / "other")
+    (tmp_path / "bad").symlink_to(tmp_path / "other")
+
+    assert read_regular(tmp_path / "good", 4, follow=True) == b"text"
+    with pytest.raises(OSError, match="not an ordinary file"):
+        read_regular(tmp_path / "bad", 4, follow=True)
+
+
+READ_OTHERWISE = {
+    "commits/backup.py": "the index of git, which may have any size",
+    "commits/branch_update.py": "the index of git, which may have any size",
+    "commits/fast_path.py": "/proc",
+    "fs/bounded.py": "the bounded reader",
+    "fs/mounts.py": "/proc",
+    "hook.py": "/proc, and one bounded read, without the import",
+    "log.py": "/etc, and the terminal",
+    "service/manager.py": "files of this package",
+    "store/disk.py": "files of the supervisor, never through a link",
+    "system/cgroups.py": "/proc and /sys",
+    "system/freeze.py": "/proc",
+    "system/oom.py": "/proc and /sys",
+    "system/procfs.py": "/proc and /etc",
+    "system/subprocesses.py": "the terminal",
+    "cli/app.py": "the null device",
+}
+"""The modules that open or read files without the bounded reader, and what."""
+
+
+def test_files_of_other_programs_are_read_by_the_bounded_reader_only() -> None:
+    package = Path(__file__).parents[2] / "yolo_supervisor"
+    pattern = re.compile(r"(?<![\w.])open\((?!self)|\.read_text\(|\.read_bytes\(|\bos\.open\(")
+    found = {
+        path.relative_to(package).as_posix()
+        for path in package.glob("**/*.py")
+        if "drill" not in path.parts and pattern.search(path.read_text())
+    }
+
+    assert found == set(READ_OTHERWISE)
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts descriptors in /proc")

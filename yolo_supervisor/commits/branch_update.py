@@ -22,6 +22,8 @@ from yolo_supervisor.commits.fast_path import INDEX_COPY, LOCKS_DOCUMENT, OWN_FO
 from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats.git_messages import Cause, Failure, classify
 from yolo_supervisor.formats.json import load_object
+from yolo_supervisor.fs.bounded import read_regular
+from yolo_supervisor.fs.read import read
 from yolo_supervisor.inventory.lock_holders import lock_stamp
 from yolo_supervisor.models import SeenLock
 from yolo_supervisor.store.atomic import make_folder, write_atomic
@@ -75,7 +77,7 @@ class BranchUpdate:
 
         None if the document is incomplete or its work tree is gone.
         """
-        raw = load_object(document.read_bytes()) or {}
+        raw = load_object(read(document) or b"") or {}
         keys = ("root", "git_dir", "branch", "before", "after")
         values = [str(raw[key]) for key in keys if isinstance(raw.get(key), str)]
         if len(values) < len(keys) or not os.path.isdir(values[0]) or not os.path.isdir(values[1]):
@@ -261,8 +263,8 @@ class BranchUpdate:
     async def _written(self, path: Path, name: str) -> tuple[Path, bool] | None:
         """The file and whether it is complete; None if its content is not a prefix of ours."""
         try:
-            content = os.fsencode(os.readlink(path)) if path.is_symlink() else path.read_bytes()
             expected = await self.git.bytes("cat-file", "--filters", f"{self.after}:{name}")
+            content = os.fsencode(os.readlink(path)) if path.is_symlink() else read_regular(path, len(expected))
         except (GitError, OSError):
             return None
         return (path, content == expected) if expected.startswith(content) else None

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
+from yolo_supervisor.fs.bounded import read_regular
 from yolo_supervisor.system.git_files import git_dirs, head
 
 TYPE_CHECKING = False
@@ -616,8 +617,7 @@ def _auto_push(folder: str) -> bool:
         if os.path.lexists(os.path.join(folder, ".git")) or folder == (folder := os.path.dirname(folder)):
             return False
     try:
-        with open(os.path.join(folder, ".yolo-planning", "config.json"), "rb") as config:
-            data = config.read(1 << 20)
+        data = read_regular(os.path.join(folder, ".yolo-planning", "config.json"), 1 << 20)
     except OSError:
         return False
     if b"auto_push" not in data:

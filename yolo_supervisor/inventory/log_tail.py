@@ -17,13 +17,13 @@ continues there. Before each read the file is compared with that position; the f
 from __future__ import annotations
 
 import os
-import stat
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import msgspec
 
+from yolo_supervisor.fs.bounded import open_regular
 from yolo_supervisor.fs.read import digest
 from yolo_supervisor.models import iso
 
@@ -91,7 +91,7 @@ class LogTail:
             stamp = (found.st_ino, found.st_size, found.st_mtime_ns)
             if stamp == self._stamp and not self.behind:
                 return []
-            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            fd = open_regular(self._path)
         except (FileNotFoundError, NotADirectoryError):
             self.position = self.position or LogPosition()
             self._stamp, self.behind = None, False
@@ -99,10 +99,7 @@ class LogTail:
         except (OSError, ValueError):
             return []
         try:
-            found = os.fstat(fd)
-            if not stat.S_ISREG(found.st_mode):
-                return []
-            lines = self._read_on(fd, found.st_size)
+            lines = self._read_on(fd, os.fstat(fd).st_size)
         except OSError:
             return []
         finally:

@@ -1,10 +1,12 @@
 """The git directory of a work tree, and the commit of its HEAD.
 
-The files are read without git. Only ``os`` is imported, and paths are strings: the fast path of ``commit`` uses this
-module.
+The files are read without git. Only small modules are imported, and paths are strings: the fast path of ``commit`` uses
+this module.
 """
 
 import os
+
+from yolo_supervisor.fs.bounded import read_regular
 
 NAMING_VARIABLES = ("GIT_DIR", "GIT_COMMON_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
 """Environment variables by which git works on another repository than the one that its folder is in."""
@@ -14,6 +16,12 @@ LOCAL_VARIABLES = (*NAMING_VARIABLES, "GIT_IMPLICIT_WORK_TREE", "GIT_PREFIX")
 
 NOT_IN_FILES = "ref: refs/heads/.invalid"
 """What the file ``HEAD`` holds where git stores refs in another format than files."""
+
+POINTER_LIMIT = 2**16
+"""The largest file, in bytes, with a path or one ref in it."""
+
+PACKED_REFS_LIMIT = 2**28
+"""The largest ``packed-refs`` that is read, in bytes: some four million refs."""
 
 SYMREF_LIMIT = 4096
 """Bytes of symbolic refs that are followed, so that a circle of them ends."""
@@ -35,8 +43,7 @@ def git_dir_at(path: str) -> str:
     """
     if os.path.isdir(path):
         return path
-    with open(path) as pointer:
-        return os.path.normpath(os.path.join(os.path.dirname(path), pointer.read().removeprefix("gitdir:").strip()))
+    return os.path.normpath(os.path.join(os.path.dirname(path), _text(path).removeprefix("gitdir:").strip()))
 
 
 def common_dir_of(git_dir: str) -> str:
@@ -45,8 +52,7 @@ def common_dir_of(git_dir: str) -> str:
     OSError, ValueError if the file that names it cannot be read.
     """
     try:
-        with open(os.path.join(git_dir, "commondir")) as pointer:
-            return os.path.normpath(os.path.join(git_dir, pointer.read().strip()))
+        return os.path.normpath(os.path.join(git_dir, _text(os.path.join(git_dir, "commondir")).strip()))
     except (FileNotFoundError, NotADirectoryError):
         return git_dir
 
@@ -77,8 +83,7 @@ def head(git_dir: str, common_dir: str) -> str:
     The commit is empty where the branch does not exist yet. OSError if HEAD cannot be read, or refs are not stored in
     files (reftable): then only git can tell.
     """
-    with open(os.path.join(git_dir, "HEAD")) as file:
-        value, symbolic = file.read().strip(), ""
+    value, symbolic = _text(os.path.join(git_dir, "HEAD")).strip(), ""
     if value == NOT_IN_FILES:
         raise OSError(f"the refs of {common_dir} are not stored in files")
     while value.startswith("ref: ") and len(symbolic) < SYMREF_LIMIT:  # a branch may itself be a symbolic ref
@@ -91,12 +96,16 @@ def _ref(name: str, git_dir: str, common_dir: str) -> str:
     """The value of the ref; empty where it does not exist yet."""
     for folder in (git_dir, common_dir):
         try:
-            with open(os.path.join(folder, name)) as ref:
-                return ref.read().strip()
+            return _text(os.path.join(folder, name)).strip()
         except FileNotFoundError:
             continue
     try:
-        with open(os.path.join(common_dir, "packed-refs")) as packed:
-            return next((line.split()[0] for line in packed if line.rstrip().endswith(f" {name}")), "")
+        packed = _text(os.path.join(common_dir, "packed-refs"), PACKED_REFS_LIMIT)
     except FileNotFoundError:
         return ""
+    return next((line.split()[0] for line in packed.splitlines() if line.endswith(f" {name}")), "")
+
+
+def _text(path: str, limit: int = POINTER_LIMIT) -> str:
+    """The text of a file of git, which may be a link. OSError, ValueError if it cannot be read."""
+    return os.fsdecode(read_regular(path, limit, follow=True))

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from yolo_supervisor.fs.bounded import read_regular
 from yolo_supervisor.fs.read import read_or_none
-from yolo_supervisor.system.git_files import common_dir_of, find_root, git_dir_at
+from yolo_supervisor.system.git_files import POINTER_LIMIT, common_dir_of, find_root, git_dir_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,7 @@ def checkouts(common: Path) -> Iterator[WorkTree]:
     for name in linked:
         git_dir = common / "worktrees" / name
         try:
-            yield WorkTree(Path((git_dir / "gitdir").read_text().strip()).parent, git_dir)
-        except (OSError, ValueError):
+            pointer = os.fsdecode(read_regular(git_dir / "gitdir", POINTER_LIMIT)).strip()
+        except OSError:
             continue
+        yield WorkTree(Path(pointer).parent, git_dir)
