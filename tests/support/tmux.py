@@ -54,6 +54,10 @@ class PrivateTmux:
             self._run("-C", "attach", "-t", f"={session}", stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
         )
 
+    def popup(self, client: subprocess.Popen[bytes], program: str) -> None:
+        """A program in a popup at the client."""
+        self._run("display-popup", "-c", self.terminal(client), "-E", program, stdin=subprocess.DEVNULL)
+
     def leave(self, client: subprocess.Popen[bytes]) -> None:
         client.terminate()
         client.wait(LIMIT_S)

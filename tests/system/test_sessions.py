@@ -558,9 +558,10 @@ async def test_an_agent_that_outlived_its_session_is_terminated(
         pytest.param("setsid cat {0}/lifeline & echo $! > {0}/pid; exec sleep 600", id="a session of its own"),
     ],
 )
+@pytest.mark.parametrize("end", [("kill-session", "-t", "=work"), ("kill-pane", "-t", "%1")], ids=lambda end: end[0])
 @pytest.mark.usefixtures("deaf")
 async def test_an_agent_that_was_started_to_outlive_its_terminal_goes_on(
-    scene: Scene, tmp_path: Path, start: str
+    scene: Scene, tmp_path: Path, start: str, end: tuple[str, ...]
 ) -> None:
     scene.tmux.session("rest")
     scene.tmux.session("work", start.format(tmp_path))
@@ -568,7 +569,7 @@ async def test_an_agent_that_was_started_to_outlive_its_terminal_goes_on(
     scene.agent("dev", int((tmp_path / "pid").read_text()), "%1")
     assert await scene.after(1.0) == []
 
-    scene.tmux("kill-session", "-t", "=work")
+    scene.tmux(*end)
 
     for _ in range(3):
         assert await scene.after(1.0) == []
@@ -599,6 +600,100 @@ async def test_attaching_in_the_control_mode_of_a_terminal_is_not_leaving(scene:
 
     assert await scene.after(1000.0) == []
     assert await scene.after(1000.0) == []
+
+
+@pytest.mark.usefixtures("deaf")
+async def test_an_agent_in_a_popup_is_in_no_pane(scene: Scene, tmp_path: Path) -> None:
+    scene.tmux.session("rest")
+    scene.tmux.session("work")
+    person = scene.tmux.person("work")
+    scene.tmux.popup(person, f"trap '' HUP; echo $$ > {tmp_path}/pid; exec cat {tmp_path}/lifeline")
+    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), "the agent to start")
+    scene.agent("dev", int((tmp_path / "pid").read_text()), "%1")
+    assert await scene.after(1.0) == []
+
+    scene.tmux.leave(person)
+    assert await scene.after(1.0) == []
+    assert await scene.after(1000.0) == []
+    scene.tmux("kill-session", "-t", "=work")
+    for _ in range(3):
+        assert await scene.after(1.0) == []
+
+
+async def test_a_session_is_not_left_while_a_session_of_its_group_is_attached(scene: Scene) -> None:
+    dev = scene.agent("dev", scene.tmux.session("work"), "%0")
+    scene.tmux("new-session", "-d", "-t", "=work", "-s", "view")
+    at_work, at_view = scene.tmux.person("work"), scene.tmux.person("view")
+    assert await scene.after(1.0) == []
+
+    scene.tmux.leave(at_work)
+    assert await scene.after(1.0) == []
+    assert await scene.after(1000.0) == []
+
+    scene.tmux.leave(at_view)
+    assert await scene.after(1.0) == []
+    assert await scene.terminated_after(GRACE_S) == [dev.id]
+
+
+@pytest.mark.parametrize(
+    "move",
+    [
+        pytest.param(("move-window", "-s", "=work:0", "-t", "=desk:5"), id="move-window"),
+        pytest.param(("move-pane", "-s", "%0", "-t", "=desk:0"), id="move-pane"),
+    ],
+)
+async def test_an_agent_that_is_moved_to_an_attached_session_is_not_ended(scene: Scene, move: tuple[str, ...]) -> None:
+    dev = scene.agent("dev", scene.tmux.session("work"), "%0")
+    scene.tmux.session("desk")
+    person, other = scene.tmux.person("work"), scene.tmux.person("desk")
+    await scene.after(1.0)
+    scene.tmux.leave(person)
+    await scene.after(1.0)
+    assert await scene.terminated_after(GRACE_S) == [dev.id]
+
+    scene.tmux(*move)
+
+    assert "attached to desk again" in str(await scene.objection(dev))
+    assert await scene.after(1000.0) == []
+    scene.tmux.leave(other)
+    await scene.after(1.0)
+    assert await scene.terminated_after(GRACE_S) == [dev.id]
+
+
+async def test_an_agent_that_is_moved_to_a_session_that_had_no_person_is_not_ended(scene: Scene) -> None:
+    scene.agent("dev", scene.tmux.session("work"), "%0")
+    scene.tmux.session("store")
+    person = scene.tmux.person("work")
+    await scene.after(1.0)
+
+    scene.tmux("move-pane", "-s", "%0", "-t", "=store:0")
+    wait_until(lambda: person.poll() is not None, "the client of the session that has become empty to end")
+
+    for _ in range(3):
+        assert await scene.after(1000.0) == []
+
+
+async def test_a_session_in_a_pane_of_another_server_is_left_when_that_pane_closes(
+    scene: Scene, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    outer = PrivateTmux(tmp_path_factory.mktemp("outer"))
+    try:
+        dev = scene.agent("dev", scene.tmux.session("work"), "%0")
+        outer.session("desk", f"env -u TMUX tmux -S {scene.tmux.socket} attach -t =work")
+        wait_until(lambda: scene.tmux("list-clients"), "the inner client to be attached")
+        person = outer.person("desk")
+        assert await scene.after(1.0) == []
+
+        outer.leave(person)
+        assert await scene.after(1000.0) == []
+        assert await scene.after(1000.0) == []
+
+        outer("kill-pane", "-t", "%0")
+        wait_until(lambda: not scene.tmux("list-clients"), "the inner client to end")
+        assert await scene.after(1.0) == []
+        assert await scene.terminated_after(GRACE_S) == [dev.id]
+    finally:
+        outer.end()
 
 
 @pytest.mark.usefixtures("deaf")
