@@ -391,7 +391,7 @@ class MemoryDisk(Disk):
         seconds = node.changed // 10**9
         return os.stat_result(
             (mode, node.number, 7, 1, 0, 0, len(node.data), seconds, seconds, seconds),
-            {"st_mtime": node.changed / 10**9, "st_mtime_ns": node.changed},
+            {"st_mtime": node.changed / 10**9, "st_mtime_ns": node.changed, "st_ctime_ns": node.changed},
         )
 
     def _name(self, folder: Node, *names: tuple[str, int | None]) -> None:

@@ -33,6 +33,7 @@ from yolo_supervisor.policy.retry import RetryDecision, RetryPolicy, requeue_or_
 from yolo_supervisor.store import crash_reports
 from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.store.paths import Paths
+from yolo_supervisor.store.quotas import CRASHES
 from yolo_supervisor.store.store import Outcome, Store
 from yolo_supervisor.system.death_watch import DeathWatch
 from yolo_supervisor.system.process_backend import backend
@@ -383,12 +384,12 @@ def test_any_hook_payload_yields_a_report(event: str, wrong: object) -> None:
 
 
 def test_reports_are_private_to_the_user_and_old_ones_are_pruned(tmp_path: Path) -> None:
-    for number in range(crash_reports.REPORTS_KEPT + 2):
+    for number in range(CRASHES.files + 2):
         crash_reports.save(Disk(), tmp_path, report_of(at=NOW + timedelta(seconds=number)))
 
     files = sorted(tmp_path.iterdir())
 
-    assert len(files) == crash_reports.REPORTS_KEPT
+    assert len(files) == CRASHES.files
     assert files[-1].name.startswith("20261123T120321Z-dev-1@red")
     assert files[0].name.startswith("20261123T120002Z-")
     assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from yolo_supervisor.actions.base import NO_EVIDENCE, Action, Edit, Kind, RemoveFile, Verb, WriteFile, WriteMode
+from yolo_supervisor.actions.base import NO_EVIDENCE, Action, Edit, Kind, Note, RemoveFile, Verb, WriteFile, WriteMode
 from yolo_supervisor.formats import plugin
 from yolo_supervisor.formats.plugin import agents as plugin_agents
 from yolo_supervisor.models import FlawCode
@@ -122,6 +122,13 @@ def quarantine(
         reason=reason,
         evidence=evidence,
     )
+
+
+def files_pruned(*, folder: str, files: int, size: int) -> Note:
+    """Record that the oldest files of a folder in the state folder were removed, to keep it within its quota."""
+    reason = f"the oldest {files} files ({size >> 10} KiB) were removed: the folder exceeded its quota"
+    evidence = {"files": files, "bytes": size}
+    return Note(kind="state", verb="pruned", key=folder, reason=reason, evidence=evidence, durable=False)
 
 
 # -- snapshots --------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import anyio.abc
 from yolo_supervisor.actions.agents import ShowMessage, Terminate, WriteCrashReport
 from yolo_supervisor.actions.base import Action, Edit, Note
 from yolo_supervisor.actions.leases import BreakLock
-from yolo_supervisor.actions.state import SaveVersion
+from yolo_supervisor.actions.state import SaveVersion, files_pruned
 from yolo_supervisor.actions.tasks import Requeue
 from yolo_supervisor.clock import Backoff, Clock
 from yolo_supervisor.config import Config
@@ -288,6 +288,8 @@ class Executor:
         outcome = apply_action(action, self._store, by)
         if outcome is Outcome.DONE and not isinstance(action, UNREPORTED):
             self._alerts.applied(action)
+        for note in self._store.take_pruned():
+            self._alerts.applied(note)
         return outcome
 
     def _report_once(self, action: Action, by: str, prefix: str = "") -> Outcome:
@@ -333,7 +335,9 @@ class CrashReports:
     def _write(self, action: WriteCrashReport) -> None:
         """Save the report; a failure is logged and stops nothing."""
         try:
-            crash_reports.save(self._store.disk, self._store.paths.crashes, action.report)
+            pruned = crash_reports.save(self._store.disk, self._store.paths.crashes, action.report)
+            if pruned is not None:
+                self._store.note(files_pruned(folder=pruned.folder, files=pruned.files, size=pruned.size), "agents")
         except Exception as error:  # noqa: BLE001 - a failing crash report must not block recovery
             self._failures.failed("crash_report", error)
         else:

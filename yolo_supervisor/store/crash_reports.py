@@ -1,27 +1,19 @@
-"""Crash reports on disk: one file a death, the newest ``REPORTS_KEPT`` of them."""
+"""Crash reports on disk: one file a death, the newest of them."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from yolo_supervisor.formats.crash_report import Report, dump
 from yolo_supervisor.store.atomic import write_atomic
 from yolo_supervisor.store.disk import Disk
+from yolo_supervisor.store.quotas import CRASHES, Pruned, QuotaFolder
 
-REPORTS_KEPT = 200
+_REPORT_FILE = r"\d{8}T\d{6}Z-.+\.json"
+"""The name of a report. Files with other names are not reports and stay."""
 
-_REPORT_FILE = re.compile(r"\d{8}T\d{6}Z-.+\.json")
 
-
-def save(disk: Disk, folder: Path, report: Report) -> None:
-    """Write the report and prune old ones. Raises OSError or Refused."""
+def save(disk: Disk, folder: Path, report: Report) -> Pruned | None:
+    """Write the report and remove the oldest ones above the quota. Raises OSError or Refused."""
     write_atomic(disk, folder / f"{report.ident}.json", dump(report), durable=False)
-    prune(disk, folder)
-
-
-def prune(disk: Disk, folder: Path) -> None:
-    """Remove all reports but the newest ``REPORTS_KEPT``. Files with other names are not reports and stay."""
-    reports = sorted(name for name in disk.names(folder) if _REPORT_FILE.fullmatch(name))
-    for name in reports[:-REPORTS_KEPT]:
-        disk.unlink(folder / name)
+    return QuotaFolder(disk, folder, CRASHES, _REPORT_FILE).prune()

@@ -15,6 +15,7 @@ from msgspec import structs
 
 from yolo_supervisor.actions.base import Action, Edit, Escalate, Note
 from yolo_supervisor.actions.leases import BreakLock
+from yolo_supervisor.actions.state import files_pruned
 from yolo_supervisor.clock import Clock, SystemClock
 from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.fs.read import digest
@@ -46,6 +47,7 @@ from yolo_supervisor.store.lines import (
 )
 from yolo_supervisor.store.locks import Busy, file_lock
 from yolo_supervisor.store.paths import Paths, refuse_linked_planning, refuse_root
+from yolo_supervisor.store.quotas import BACKUPS, QUARANTINE, QuotaFolder
 from yolo_supervisor.store.recovery import Recovery, recover
 
 LOCK_LIMIT_S = 0.25
@@ -100,6 +102,11 @@ class Store:
         self.journal = Journal(self.paths.journal, self.disk, self.paths.quarantine, journal_size)
         self.documents = Documents(self.disk, self.paths.held_lock, self.clock)
         self._backups = Backups(self.disk, self.paths.backups, self.paths.quarantine)
+        self._quotas = {
+            folder: QuotaFolder(self.disk, folder, quota)
+            for folder, quota in ((self.paths.backups, BACKUPS), (self.paths.quarantine, QUARANTINE))
+        }
+        self._pruned: list[Note] = []
         self._lock_fd = -1
         self._hidden: bool | None = None
         """Whether git ignores the checksum files that we make; None before that was arranged."""
@@ -200,6 +207,12 @@ class Store:
                     raise unwritable from error
                 plugin_log.append_event(self.disk, self.paths.planning, structs.replace(done, seq=seq))
                 self.journal.mark(seq, "done")
+                if action.path.parent == self.paths.quarantine:
+                    self._added(self.paths.quarantine, after or b"", by)
+                if write.removed_in is not None:
+                    self._added(self.paths.quarantine, before or b"", by)
+                if write.content_in is not None:
+                    self._added(self.paths.backups, after or b"", by)
                 return Outcome.DONE
         except Busy:
             return Outcome.BUSY
@@ -234,6 +247,7 @@ class Store:
                 self.journal.mark(begun, "failed", str(error))
                 return Outcome.STALE
             self.journal.append(ended(done, begun, {}))
+            self._added(self.paths.quarantine, b"", by)
             return Outcome.DONE
 
     def note(self, action: Action, by: str, prefix: str = "") -> None:
@@ -313,12 +327,13 @@ class Store:
         hidden = self._hides()
         with self._locked():
             self.journal.catch_up()
-            before = self.index.good_versions.get(str(path), ())
+            before = tuple(self.index.good_versions.get(str(path), ()))
             version = Version(str(path), self._backups.put(data))
             self.journal.append(GoodVersion(good=version), durable=False)
             self._prune(set(before) - set(self.index.good_versions[str(path)]))
             make = hidden and path.parent == self.paths.planning
             checksums.refresh(self.disk, path, version.digest, make=make)
+            self._added(self.paths.backups, data, "state")
 
     def _hides(self) -> bool:
         """Whether git ignores the files that we make beside the plugin's. This is arranged once."""
@@ -329,8 +344,32 @@ class Store:
     def _prune(self, outdated: set[str]) -> None:
         """Remove contents that no document and no promise needs any more.
 
-        A content that the journal does not know stays: it may be all that is left of a journal that was deleted.
+        A content that the journal does not know stays, within the quota: it may be all that is left of a journal that
+        was deleted.
         """
-        needed = {version for versions in self.index.good_versions.values() for version in versions}
-        needed |= {str(line.write.content_in) for line in self.journal.pending.values() if isinstance(line, Promise)}
-        self._backups.remove(outdated - needed)
+        known = {version for versions in self.index.good_versions.values() for version in versions}
+        self._backups.remove(outdated - known - self._promised())
+
+    # -- quotas ------------------------------------------------------------------------------------------------------
+
+    def take_pruned(self) -> list[Note]:
+        """The notes about files that were removed since the last call, to keep a folder within its quota."""
+        taken, self._pruned = self._pruned, []
+        return taken
+
+    def _added(self, folder: Path, data: bytes, by: str) -> None:
+        """Keep the folder, to which a file with this content was added, within its quota."""
+        quota = self._quotas[folder]
+        if not quota.added(len(data)):
+            return
+        newest = {versions[-1] for versions in self.index.good_versions.values() if versions}
+        if (pruned := quota.prune(newest | self._promised())) is None:
+            return
+        note = files_pruned(folder=pruned.folder, files=pruned.files, size=pruned.size)
+        self.journal.append(entry(note, by, self.clock.now(), self.paths.project), durable=False)
+        self._pruned.append(note)
+
+    def _promised(self) -> set[str]:
+        """The names of contents that a promise without a mark needs."""
+        writes = [line.write for line in self.journal.pending.values() if isinstance(line, Promise)]
+        return {name for write in writes for name in (write.content_in, write.removed_in) if name is not None}
