@@ -455,6 +455,67 @@ def test_server_that_exits_with_0_while_idle_is_started_at_the_next_call(testbed
     assert "is down" not in client.stderr()
 
 
+def test_call_that_a_server_has_not_read_is_sent_to_the_next(testbed: RelayTestbed) -> None:
+    """Also one that may not be repeated, and without an attempt; one that was read may have taken effect."""
+    client, server = testbed.connect("retries = 0")
+    client.call("read", "once")
+    server.receive()
+    client.call("unread", "once")
+    client.call("repeatable")
+    select.select([server.read], [], [], LIMIT_S)
+    server.die()
+
+    assert client.receive()["id"] == "read"
+    server = testbed.server()
+    for ident in ("unread", "repeatable"):
+        call = server.receive()
+        assert call["id"] == ident
+        server.send(result(call))
+        assert client.receive() == result(call)
+
+
+def test_server_that_exits_with_0_after_each_answer_does_not_fail(testbed: RelayTestbed) -> None:
+    """Although the next call is in its input already."""
+    client, server = testbed.connect("failures = 1\nrestarts = 1\nbackoff_s = 3600")
+    for number in range(4):
+        client.call(number, "once")
+    for number in range(4):
+        call = json.loads(server_line := read_one_line(server))
+        assert call["id"] == number, server_line
+        server.send(result(call))
+        server.die(0)
+        assert client.receive() == result(call)
+        if number < 3:
+            server = testbed.server()
+
+    assert "is down" not in client.stderr()
+
+
+def read_one_line(server: Server) -> bytes:
+    """Read one line and not a byte more."""
+    line = b""
+    while not line.endswith(b"\n"):
+        select.select([server.read], [], [], LIMIT_S)
+        line += os.read(server.read, 1)
+    return line
+
+
+def test_server_that_exits_with_0_before_it_reads_a_call_is_not_started_without_end(testbed: RelayTestbed) -> None:
+    client, server = testbed.relay("failures = 3"), testbed.server()
+    initialize(client, server)
+    client.lose(server)
+    client.call(1, "once")
+    for _ in range(2):
+        server = testbed.server()
+        hello = json.loads(read_one_line(server))
+        server.send(result(hello))
+        assert read_one_line(server) == INITIALIZED
+        select.select([server.read], [], [], LIMIT_S)
+        server.die(0)
+
+    assert client.receive()["error"]["data"]["circuit"] == "open"
+
+
 def test_relay_of_an_idle_server_ends_with_its_client(testbed: RelayTestbed) -> None:
     client, server = testbed.connect()
     server.die(0)

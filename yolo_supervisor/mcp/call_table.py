@@ -18,7 +18,8 @@ class CallState(Enum):
     QUEUED       not with the server: it is not ready                IN_FLIGHT: the server is ready
     IN_FLIGHT    sent, no response yet                               CANCELLING: the attempt's time limit is reached ·
                                                                      RETRYING: transient error ·
-                                                                     QUEUED, UNDECIDED: the server died
+                                                                     QUEUED, UNDECIDED: the server died, or ended
+                                                                     before it read the call
     CANCELLING   the server was asked to cancel the attempt, and     RETRYING: that is done ·
                  the processes it started are being ended            QUEUED, UNDECIDED: the server died
     UNDECIDED    failed by the server's death before the server      RETRYING: the next server process has listed its
@@ -66,6 +67,8 @@ class Call:
     """The ids of all attempts as keys, the last one last: a result for any of them answers the call."""
     sent_s: float = 0.0
     """When the last attempt was sent, on the monotonic clock."""
+    offset: int = 0
+    """Where its last attempt begins in the input of the server process, in bytes."""
     attempt_deadline_s: float = float("inf")
     exclusive: bool = True
     """Whether no other tool was called at the same time: only then do processes started meanwhile belong to it."""

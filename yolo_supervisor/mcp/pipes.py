@@ -32,6 +32,9 @@ class PipeWriter:
         self.fd = fd
         self.broken = False
         """Whether the reader is gone: whatever is sent is discarded."""
+        self.accepted = 0
+        """Bytes that were given to ``send``."""
+        self._written = 0
         self._queue: deque[memoryview] = deque()
         self._size = 0
         self._queued = anyio.Event()
@@ -39,6 +42,7 @@ class PipeWriter:
         self._was_blocking = make_nonblocking(fd)
 
     def send(self, data: bytes) -> None:
+        self.accepted += len(data)
         if self.broken:
             return
         view = memoryview(data)
@@ -59,6 +63,7 @@ class PipeWriter:
                 if isinstance(error, BlockingIOError):
                     raise
                 self.abort()
+        self._written += written
         return written
 
     async def run(self) -> None:
@@ -91,6 +96,18 @@ class PipeWriter:
         self._size = 0
         self._drained.set()
         self._queued.set()
+
+    def take_back(self) -> int:
+        """Take out of the pipe what the reader has not read; how many bytes it has read, as far as is known."""
+        unread = 0
+        with contextlib.suppress(OSError):  # also when the pipe is empty; and without /proc it is not known
+            fd = os.open(f"/proc/self/fd/{self.fd}", os.O_RDONLY | os.O_NONBLOCK)
+            try:
+                while chunk := os.read(fd, LARGE_READ):
+                    unread += len(chunk)
+            finally:
+                os.close(fd)
+        return self._written - unread
 
     async def drain(self) -> None:
         """Wait until less than ``HIGH_WATER`` is queued."""

@@ -22,7 +22,6 @@ from yolo_supervisor.mcp.pipes import MAX_LINE, LineTooLongError, PipeWriter, re
 from yolo_supervisor.mcp.questions import Question, Questions
 from yolo_supervisor.mcp.retries import FAILED, Retries
 from yolo_supervisor.mcp.server import (
-    CLOSED_OUTPUT_EXIT_S,
     EXIT_S,
     GRACE_S,
     ID_PREFIX,
@@ -138,17 +137,17 @@ class Relay:
             assert process is not None
             self._start_session(process)
             too_long = await self._forward_output(process)
-            idle = process.answered and not self._calls and not process.failure and not too_long
-            patience_s = EXIT_S if idle or self._server.input_ended else CLOSED_OUTPUT_EXIT_S
-            code = await self._server.stop_process(patience_s)
-            reason = f"it sent a line of more than {MAX_LINE // 2**20} MiB" if too_long else _exit_reason(code)
-            reason = process.failure or reason
-            self._server_died(reason)
+            code = await self._server.stop_process(idle=not self._calls.with_server())
+            if too_long:
+                process.failure = f"it sent a line of more than {MAX_LINE // 2**20} MiB"
+            reason = process.failure or _exit_reason(code)
+            idle = code == 0 and not process.failure and self._was_idle(process)
+            self._server_died(process, reason)
             if self._server.input_ended and all(call.method in mcp.UNBOUNDED for call in self._calls):
                 self._server.state = ServerState.CLOSED
                 self._exit_code = code if code is not None and code >= 0 else 0
                 return
-            if idle and code == 0 and not self._server.input_ended:
+            if idle and not self._server.input_ended:
                 await self._server.wait_until_needed()
                 try:
                     self._server.start()
@@ -156,6 +155,16 @@ class Relay:
                 except OSError as error:
                     reason = f"it cannot be started: {error}"
             await self._restart_server(reason)
+
+    def _was_idle(self, process: ServerProcess) -> bool:
+        """Whether nothing was lost with a process that has ended.
+
+        A call that it has not read is for the next process; but one that answers nothing would be started without end.
+        """
+        calls = self._calls.with_server()
+        if self._retries.undecided or any(process.received(call) for call in calls):
+            return False
+        return process.served if calls else process.answered
 
     async def _forward_output(self, process: ServerProcess) -> bool:
         """Forward the server's lines until its output ends; whether it ended with a line that is too long."""
@@ -188,11 +197,11 @@ class Relay:
             warn(f"the MCP server {self._server.name} does not read its input any more: restarting it")
             await process.kill(GRACE_S)
 
-    def _server_died(self, reason: str) -> None:
+    def _server_died(self, process: ServerProcess, reason: str) -> None:
         for question in self._questions.take_all():
             if not self._server.input_ended and not question.withdrawn:
                 self._retries.withdraw(question, "the server has ended")
-        self._retries.server_died(reason)
+        self._retries.server_died(process, reason)
 
     async def _restart_server(self, reason: str) -> None:
         while True:
@@ -321,7 +330,7 @@ class Relay:
         if len(line) > mcp.LARGE and (key := mcp.answered_id(line)) is not None:
             call = self._calls.by_sent_key(key)
             if call is not None and call.sent_id == call.client_id and call.method not in READ_RESULTS:
-                self._mark_answered()
+                self._mark_answered(of_client=True)
                 self._complete(call, line, key, None)  # forwarded without parsing it
                 return
         try:
@@ -349,7 +358,7 @@ class Relay:
             if isinstance(message, dict):
                 call = self._calls.by_sent_key(mcp.id_key(message.get("id")))
                 if call is not None:
-                    self._mark_answered()
+                    self._mark_answered(of_client=True)
                     self._retries.end(call)
         self._client.send(line)
 
@@ -375,6 +384,7 @@ class Relay:
         error = message.get("error")
         if error is not None and (call.state is not CallState.IN_FLIGHT or key != call.sent_keys[-1]):
             return  # an error counts only for the current attempt, and not once that was cancelled
+        self._mark_answered(of_client=True)
         if call.method == "initialize":
             error = None  # whatever it is, the client gets it: no process is sent initialize twice
         code = error.get("code") if isinstance(error, dict) else None
@@ -403,9 +413,11 @@ class Relay:
             text = f"{call.label} of {self._server.name} was answered at attempt {call.attempt}, after: {failures}"
             self._journal.recovered(text, {"attempts": call.attempt})
 
-    def _mark_answered(self) -> None:
+    def _mark_answered(self, of_client: bool = False) -> None:
+        """Record that the process has answered a request, of the client or of the relay."""
         if self._server.process is not None:
             self._server.process.answered = True
+            self._server.process.served |= of_client
 
     def _server_request(self, line: bytes, message: Mapping[str, Any]) -> None:
         server_id = message["id"]

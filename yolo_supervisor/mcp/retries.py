@@ -74,7 +74,7 @@ class Retries:
         """The client's ``initialize`` that was sent last."""
         self._declared: dict[str, bool] | None = None
         """Whether each tool is declared repeatable; None until the server has been asked."""
-        self._undecided: list[tuple[Call, int, str]] = []
+        self.undecided: list[tuple[Call, int, str]] = []
         """The calls in state UNDECIDED, each with the code and reason of its failure."""
         self._active = anyio.Event()
         self._last_end_s = float("-inf")
@@ -111,7 +111,7 @@ class Retries:
             if next_cursor is not None and self._declared is declared and len(declared) < MAX_TOOLS:
                 self._list_tools(meta, next_cursor)
                 return
-            undecided, self._undecided = self._undecided, []
+            undecided, self.undecided = self.undecided, []
             for call, code, reason in undecided:
                 if call.state is not CallState.DONE:
                     self.attempt_failed(call, code, reason)
@@ -141,6 +141,7 @@ class Retries:
         if call.tool is not None:
             self._mark_overlaps(call)
         self.extend(call)
+        call.offset = process.input.accepted
         if call.attempt == 1:
             self._calls.record_attempt(call, call.client_id, call.client_key)
             process.input.send(call.line)
@@ -229,17 +230,21 @@ class Retries:
         self._tasks.start_soon(self._repeat, call)
         return True
 
-    def server_died(self, reason: str) -> None:
-        """Repeat or give up every call that was with the server."""
+    def server_died(self, process: ServerProcess, reason: str) -> None:
+        """Repeat or give up every call that was with the server. A call that it has not read was no attempt."""
         self._declared = self._declared or None  # it may have died before it could list its tools
         for call in self._calls.with_server():
-            if call.method in mcp.UNBOUNDED:
+            if not process.received(call):
+                call.attempt -= 1
+                call.state = CallState.QUEUED
+                self._server.enqueue(call)
+            elif call.method in mcp.UNBOUNDED:
                 call.attempt = 0  # it keeps the client's id, which later messages of the stream refer to
                 call.state = CallState.QUEUED
                 self._server.enqueue(call)
             elif call.tool is not None and self._declared is None and not self.may_repeat(call):
                 call.state = CallState.UNDECIDED
-                self._undecided.append((call, FAILED, f"the server died ({reason})"))
+                self.undecided.append((call, FAILED, f"the server died ({reason})"))
             elif self._record_failure(call, FAILED, f"the server died ({reason})"):
                 call.state = CallState.QUEUED  # the pause before the restart is pause enough
                 self._server.enqueue(call)
@@ -247,8 +252,8 @@ class Retries:
 
     def server_ready(self) -> None:
         """List the tools of a new process if there are calls to decide about."""
-        if self._undecided:
-            self._list_tools(mcp.request_meta(mcp.load(self._undecided[0][0].line)))
+        if self.undecided:
+            self._list_tools(mcp.request_meta(mcp.load(self.undecided[0][0].line)))
 
     def _record_failure(self, call: Call, code: int, reason: str, response: bytes | None = None) -> bool:
         """Whether the call is to be repeated; if not, it has been given up."""

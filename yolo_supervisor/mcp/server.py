@@ -41,6 +41,9 @@ EXIT_S, GRACE_S = 2.0, 2.0
 CLOSED_OUTPUT_EXIT_S = 0.2
 """How long it may take to exit after it has closed its output although its input is open."""
 
+EXITING_S = 0.05
+"""How long a process that has closed its output may take to exit before its input is closed."""
+
 RESTART_WINDOW_S = 60.0
 """At most ``restarts`` restarts happen within this time."""
 
@@ -124,15 +127,16 @@ class Server:
         self._restarts.append(time.monotonic())
         self.start()
 
-    async def stop_process(self, patience_s: float) -> int | None:
-        """Let the process exit within ``patience_s``, then end it, and all its descendants.
+    async def stop_process(self, idle: bool) -> int | None:
+        """Let the process exit for a moment, or for longer if it is ``idle``; then end it, and all its descendants.
 
-        When the session ends (the client has closed its input), the daemons of its tools live on. Returns its exit
-        code, None if that is unknown.
+        The daemons of its tools live on when the session ends (the client has closed its input), and when an idle
+        process exits with code 0. Returns its exit code, None if that is unknown.
         """
         assert self.process is not None
         self.state = ServerState.DRAINING
-        code = await self.process.end(patience_s, GRACE_S, spares_daemons=self.input_ended)
+        patience_s = EXIT_S if idle or self.input_ended else CLOSED_OUTPUT_EXIT_S
+        code = await self.process.end(patience_s, GRACE_S, spares_daemons=self.input_ended, idle=idle)
         self.process = None
         self.state = ServerState.BACKING_OFF
         self.generation += 1
@@ -237,8 +241,12 @@ class ServerProcess:
         """The scope in which its output is read."""
         self.answered = False
         """Whether it has answered any request."""
+        self.served = False
+        """Whether it has answered a request of the client."""
         self.initializing = False
         """Whether it was sent ``initialize``, and has not answered."""
+        self._received: int | None = None
+        """Bytes of its input that it has read, once it has ended; None if that is unknown."""
         self.failure = ""
         """Why the relay has ended it."""
         self.unfinished: set[str] = set()
@@ -260,19 +268,38 @@ class ServerProcess:
             with contextlib.suppress(OSError):
                 self._child.stdin.close()
 
-    async def end(self, patience_s: float, grace_s: float, spares_daemons: bool = False) -> int | None:
-        """Wait ``patience_s`` for its exit, then end it and its descendants; its exit code, None if unknown."""
-        self.close_input()
-        with anyio.move_on_after(patience_s):
-            while not self._exited():
-                await anyio.sleep(0.01)
+    async def end(
+        self, patience_s: float, grace_s: float, spares_daemons: bool = False, idle: bool = False
+    ) -> int | None:
+        """Wait ``patience_s`` for its exit, then end it and its descendants; its exit code, None if unknown.
+
+        If it was ``idle`` and has exited with code 0, daemons are spared, too.
+        """
+        await self._wait_for_exit(EXITING_S)
+        if not self._exited():
+            self.close_input()
+            await self._wait_for_exit(patience_s)
+        spares_daemons = spares_daemons or (idle and self._exited_with_0())
         await subprocesses.end(self.pid, grace_s, adopted=True, spares_daemons=spares_daemons)
+        assert self._child.stdin is not None
+        if not self._child.stdin.closed:
+            self._received = self.input.take_back()
+            self.close_input()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._child.wait(1.0)
         if self._child.stdout is not None:
             self._child.stdout.close()
         bury_orphans(self.pid)
         return self._child.returncode
+
+    async def _wait_for_exit(self, limit_s: float) -> None:
+        with anyio.move_on_after(limit_s):
+            while not self._exited():
+                await anyio.sleep(0.01)
+
+    def received(self, call: Call) -> bool:
+        """Whether it may have read any of this call before it ended."""
+        return self._received is None or call.offset < self._received
 
     def stopped(self) -> bool:
         """Whether a signal has stopped it, as far as is known."""
@@ -321,10 +348,19 @@ class ServerProcess:
     def _exited(self) -> bool:
         """Whether it has exited. It is not reaped here: its pid must stay taken until its descendants are ended."""
         try:
-            status = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            return self._status() is not None
         except ChildProcessError:
             return True
-        return status is not None
+
+    def _exited_with_0(self) -> bool:
+        try:
+            status = self._status()
+        except ChildProcessError:
+            return False
+        return status is not None and status.si_code == os.CLD_EXITED and status.si_status == 0
+
+    def _status(self) -> os.waitid_result | None:
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
 
 
 def backoff_s(config: McpConfig, failures: int) -> float:
