@@ -1329,6 +1329,17 @@ def test_with_the_last_agent_the_plugins_marks_go(world: World) -> None:
     assert read() == (None, None)
 
 
+def test_the_plugins_marks_stay_while_its_files_name_unknown_pids(world: World) -> None:
+    """They may be those of agents in a container."""
+    read = marks(world, "dev", 1)
+    world.plugin(".agent-pids", f"{NOBODY - 1}\n")
+    dead_dev(world)
+
+    world.turn()
+
+    assert read() == ("dev", "1")
+
+
 def test_the_plugins_marks_follow_those_who_live(world: World, children: Children) -> None:
     dev, qa = (children.agent(name, "red", cwd=world.project) for name in ("dev-1", "qa"))
     world.plugin(".agent-pids", f"{dev.pid}\n{qa.pid}\n")

@@ -118,7 +118,7 @@ def notes(team: Team) -> list[Path]:
 
 def observations(team: Team) -> list[Path]:
     """Our own, written anew all the time: what stood there is no loss."""
-    return [team.own.folder / name for name in ("trees.json", "daemon.json", "held-lock.json")]
+    return [team.own.folder / name for name in ("trees.json", "seen-locks.json", "daemon.json", "held-lock.json")]
 
 
 @pytest.mark.parametrize("garbage", cases(GARBAGE, ["torn", "deep"]))
@@ -152,7 +152,7 @@ def test_garbage_of_every_kind_that_comes_while_the_daemon_runs_stops_nothing_an
         assert {path: looks(path) for path in kept} == kept, garbage
 
 
-@pytest.mark.parametrize("name", ["trees.json", "daemon.json"])
+@pytest.mark.parametrize("name", ["trees.json", "seen-locks.json", "daemon.json"])
 @pytest.mark.parametrize("garbage", cases(SOME, ["torn"]))
 def test_garbage_in_our_own_observations_stops_nothing(team: Team, garbage: str, name: str) -> None:
     new_store(team.project)

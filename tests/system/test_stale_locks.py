@@ -415,6 +415,35 @@ async def test_what_was_seen_outlives_the_supervisor(world: World, repository: P
     assert world.carry_out(await world.later(INDEX_STALE_S)) == [Outcome.DONE]
 
 
+async def test_a_process_that_has_got_the_pid_of_the_holder_holds_nothing(
+    world: World, repository: Path, children: Children
+) -> None:
+    child = start_holder(children, repository)
+    await world.look()
+    ((path, seen),) = world.locks.seen.items()
+    other = world.processes.identify(children.start("sleep", "600").pid)
+    assert other is not None
+    earlier = replace(seen, holders=(replace(other, started=other.started - 1),))
+    world.store.paths.seen_locks.write_bytes(own_files.dump_seen_locks({path: earlier}))
+    kill(child)
+    world.restart()
+
+    assert world.carry_out(await world.later(INDEX_STALE_S)) == [Outcome.DONE]
+
+
+async def test_the_lock_of_a_killed_commit_is_put_aside(world: World, repository: Path, children: Children) -> None:
+    """A commit writes down the locks that it takes itself: it does not keep them open."""
+    child = start_holder(children, repository)
+    await world.look()
+    document = repository / ".git" / "yolo-supervisor" / "locks-1.json"
+    document.parent.mkdir()
+    document.write_bytes(own_files.dump_seen_locks(world.locks.seen))
+    kill(child)
+    world.restart()
+
+    assert world.carry_out(await world.later(INDEX_STALE_S)) == [Outcome.DONE]
+
+
 async def test_a_holder_of_another_pid_namespace_is_unknown(world: World, repository: Path, children: Children) -> None:
     child = start_holder(children, repository)
     await world.look()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats.plugin import agents as plugin_agents
-from yolo_supervisor.models import Agent, Pane, ProcessId
+from yolo_supervisor.models import Agent, LockStamp, Pane, ProcessId, SeenLock
 
 BOOT = "8e4d0a6c:4026531836"
 SINCE = datetime(2026, 11, 22, 20, 55, 10, 250_000, tzinfo=UTC)
@@ -184,6 +184,29 @@ def test_trees_are_read_back_as_they_were_written(sampled: dict[ProcessId, list[
 )
 def test_trees_that_make_no_sense_are_none(listed: object) -> None:
     assert own_files.load_trees(json.dumps({"version": 1, "trees": listed}).encode()) == {}
+
+
+# -- locks of git's -----------------------------------------------------------------------------------------------
+
+
+def test_seen_locks_survive_a_round_trip() -> None:
+    seen = {Path("/a/.git/index.lock"): SeenLock(stamp=LockStamp(1, 2, 3), holders=(ProcessId(7, 8, BOOT),))}
+
+    assert own_files.load_seen_locks(own_files.dump_seen_locks(seen)) == seen
+
+
+LOCK = {"path": "/a", "device": 1, "inode": 2, "changed_ns": 3, "holders": [{"pid": 7, "started": 8, "boot": BOOT}]}
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        None, 7, [7], [{}], [{**LOCK, "path": 7}], [{**LOCK, "inode": "2"}], [{**LOCK, "holders": []}],
+        [{**LOCK, "holders": [*LOCK["holders"], {"pid": 7}]}],
+    ],
+)  # fmt: skip
+def test_seen_locks_that_cannot_be_read_are_none(listed: object) -> None:
+    assert own_files.load_seen_locks(json.dumps({"locks": listed}).encode()) == {}
 
 
 # -- the daemon ---------------------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ import shutil
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from yolo_supervisor.commits.fast_path import OWN_FOLDER
 from yolo_supervisor.commits.quick_git import NAMES_PER_COMMAND, QuickGit
+from yolo_supervisor.system.git_files import OWN_FOLDER
 
 RESCUE_REFS = "refs/yolo-supervisor/rescue/"
 

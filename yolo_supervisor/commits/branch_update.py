@@ -18,7 +18,7 @@ from pathlib import Path
 
 import anyio
 
-from yolo_supervisor.commits.fast_path import INDEX_COPY, LOCKS_DOCUMENT, OWN_FOLDER, UPDATE_DOCUMENT
+from yolo_supervisor.commits.fast_path import INDEX_COPY, UPDATE_DOCUMENT
 from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats.git_messages import Cause, Failure, classify
 from yolo_supervisor.formats.json import load_object
@@ -29,6 +29,7 @@ from yolo_supervisor.models import SeenLock
 from yolo_supervisor.store.atomic import make_folder, write_atomic
 from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.system.git import LIMIT_S, Git, GitError, GitPaths
+from yolo_supervisor.system.git_files import LOCKS_DOCUMENT, OWN_FOLDER
 from yolo_supervisor.system.process_backend import backend
 from yolo_supervisor.system.processes import Processes
 from yolo_supervisor.system.subprocesses import undisturbed

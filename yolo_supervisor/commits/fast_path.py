@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from yolo_supervisor.fs.bounded import read_regular
-from yolo_supervisor.system.git_files import git_dirs, head
+from yolo_supervisor.system.git_files import LOCKS_DOCUMENT, OWN_FOLDER, git_dirs, head
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,16 +57,8 @@ STDIN_NAMES = ("/dev/stdin", "/dev/fd/0", "/proc/self/fd/0", "-")
 EXIT_CHECK_S = 0.05
 """How often to check whether git has exited while another process keeps its outputs open."""
 
-OWN_FOLDER = "yolo-supervisor"
-"""The folder for our files, in the repository's common directory."""
-
-TEMPORARY = UPDATE_DOCUMENT, CHECKOUT, INDEX_COPY, LOCKS_DOCUMENT, HOOKS_RECORD = (
-    "move-",
-    "tree-",
-    "index-",
-    "locks-",
-    "hooks-",
-)
+UPDATE_DOCUMENT, CHECKOUT, INDEX_COPY, HOOKS_RECORD = "move-", "tree-", "index-", "hooks-"
+TEMPORARY = (UPDATE_DOCUMENT, CHECKOUT, INDEX_COPY, LOCKS_DOCUMENT, HOOKS_RECORD)
 """Prefixes of the temporary files in ``OWN_FOLDER``."""
 
 INTERRUPT_GRACE_S = 10.0

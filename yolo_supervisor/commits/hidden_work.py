@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from yolo_supervisor.commits.branch_update import index_locked, write_held
-from yolo_supervisor.commits.fast_path import LOCKS_DOCUMENT
 from yolo_supervisor.commits.quick_git import QuickGit, QuickGitError, null_separated
 from yolo_supervisor.commits.work_copy import NOW_INDEX, RECORD, USER_INDEX, StashEntry, WorkCopy, stash_list
 from yolo_supervisor.system.git import GitError
+from yolo_supervisor.system.git_files import LOCKS_DOCUMENT
 from yolo_supervisor.system.subprocesses import undisturbed
 
 LINES_LIMIT = 100

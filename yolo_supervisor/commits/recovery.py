@@ -25,7 +25,6 @@ from yolo_supervisor.commits.fast_path import (
     CHECKOUT,
     HOOKS_RECORD,
     INDEX_COPY,
-    LOCKS_DOCUMENT,
     UPDATE_DOCUMENT,
     CommitAttempt,
     Ending,
@@ -53,6 +52,7 @@ from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.store.locks import Busy, LockAges, put_aside
 from yolo_supervisor.store.paths import Paths
 from yolo_supervisor.system.git import Git, GitError
+from yolo_supervisor.system.git_files import LOCKS_DOCUMENT
 from yolo_supervisor.system.git_layout import WorkTree, checkouts
 from yolo_supervisor.system.process_backend import backend
 from yolo_supervisor.system.processes import Processes

@@ -220,22 +220,25 @@ class HeldResourcesFinder:
             "health": health,
             "pids": lists.get(plugin.AGENT_PIDS),
             "panes": lists.get(plugin.AGENT_PANES),
-            "markers": tuple(self._markers(agent, others, counted)),
+            "markers": tuple(self._markers(agent, others, counted, unknown_pids=snapshot.has_unknown_pids)),
         }
 
-    def _markers(self, agent: Agent, others: Sequence[Agent], counted: bool) -> Iterable[StaleMarker]:
+    def _markers(
+        self, agent: Agent, others: Sequence[Agent], counted: bool, *, unknown_pids: bool
+    ) -> Iterable[StaleMarker]:
         """``.active-agent`` and its count.
 
-        Both are removed with the last agent. Otherwise they follow the agents that the plugin counted.
+        Both are removed with the last agent. Otherwise they follow the agents that the plugin counted. While the
+        plugin's files name pids that are unknown here, agents in a container may be among them.
         """
         role_path, count_path = self._paths.active_agent, self._paths.active_agent_count
         role, count = read_or_none(role_path), read_or_none(count_path)
-        if not others:
+        if not others and not unknown_pids:
             for path, data in ((role_path, role), (count_path, count)):
                 if data is not None:
                     yield StaleMarker(path=path, expected_digest=str(digest(data)), word=None)
             return
-        if not counted:
+        if not counted or not others:
             return
         number = int(count) if count is not None and count.strip().isdigit() and len(count) < 9 else None
         known = {*plugin_agents.agent_pids(read_or_none(self._paths.agent_pids) or b"")} - {agent.pid}

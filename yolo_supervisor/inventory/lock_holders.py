@@ -132,9 +132,11 @@ class LockHolders:
         self._backend = processes.backend
         self.seen: dict[Path, SeenLock] = {}
 
-    def recall(self, seen: Mapping[Path, SeenLock]) -> None:
-        """Take over the observations of another supervisor, as far as these locks are still there."""
-        self.seen |= {path: lock for path, lock in seen.items() if lock_stamp(path) == lock.stamp}
+    def recall(self, seen: Mapping[Path, SeenLock]) -> bool:
+        """Take over the observations of another program, as far as these locks are still there; False if none is."""
+        there = {_real(path): lock for path, lock in seen.items() if lock_stamp(path) == lock.stamp}
+        self.seen |= there
+        return bool(there)
 
     def look(self, lock: Path, trees: Collection[WorkTree]) -> LockHolder | None:
         """The holder of the lock; None if the lock is gone.
@@ -142,7 +144,7 @@ class LockHolders:
         ``trees`` are the work trees of its repository. A holder is found only while it works with the lock, so this has
         to be asked from the lock's first moments on, again and again.
         """
-        lock = Path(os.path.realpath(lock.parent)) / lock.name
+        lock = _real(lock)
         try:
             found = lock.lstat()
         except FileNotFoundError:
@@ -327,6 +329,11 @@ class _Place:
                 ids.add(git_dir)
                 ids.add(file_id(tree.root))
         return cls(file=FileId(stamp.device, stamp.inode), folder=folder, repository=frozenset(ids))
+
+
+def _real(lock: Path) -> Path:
+    """The path of the lock without symbolic links above it."""
+    return Path(os.path.realpath(lock.parent)) / lock.name
 
 
 def lock_stamp(lock: Path) -> LockStamp | None:

@@ -84,6 +84,11 @@ class ProjectSnapshot:
         return dict.fromkeys(self.listed_pids, "agent") | {health.pid: health.role for health, _ in self.health_files}
 
     @cached_property
+    def has_unknown_pids(self) -> bool:
+        """Whether the plugin's files name a pid that is none of a recorded agent."""
+        return not self.plugin_pids.keys() <= {agent.pid for agent in self.records.agents}
+
+    @cached_property
     def list_names(self) -> frozenset[str]:
         """The names of the task lists that are tied to the project: of its teams, agents and sessions."""
         lists = {team.name for team in self.teams}

@@ -6,18 +6,19 @@ These are the plugin's lock folders and ``.lock`` files, and git's locks.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats.plugin import agents as plugin_agents
 from yolo_supervisor.formats.plugin import leases as plugin_leases
-from yolo_supervisor.fs.changes import DirectoryScanner
+from yolo_supervisor.fs.changes import DirectoryScanner, names
 from yolo_supervisor.fs.read import read_or_none
-from yolo_supervisor.inventory.lock_holders import OWN_LOCKS, LockHolder, LockHolders
+from yolo_supervisor.inventory.lock_holders import OWN_LOCKS, Doubt, LockHolder, LockHolders
 from yolo_supervisor.models import Agent, Lease, Liveness, SeenLock
 from yolo_supervisor.store.store import Store
+from yolo_supervisor.system.git_files import LOCKS_DOCUMENT, OWN_FOLDER
 from yolo_supervisor.system.git_layout import WorkTree, common_dir, root_of, work_trees
 from yolo_supervisor.system.processes import Processes
 
@@ -88,10 +89,26 @@ class StaleLocks:
         """Git's locks that are there, with what is known of their holders."""
         if not self._recalled:
             self._recalled = True
-            self._holders.recall(own_files.load_seen_locks(read_or_none(self._store.paths.seen_locks) or b""))
+            self._recall([self._store.paths.seen_locks])
         for path, trees in git_locks(self._store.paths.project):
-            if (holder := self._holders.look(path, trees)) is not None:
+            holder = self._holders.look(path, trees)
+            if holder is not None and holder.doubt is Doubt.NEVER_SEEN and self._recall(self._of_commits()):
+                holder = self._holders.look(path, trees)
+            if holder is not None:
                 yield path, holder
+
+    def _recall(self, documents: Iterable[Path]) -> bool:
+        """Take over what these documents say of locks that are there now; False if that is nothing."""
+        seen: dict[Path, SeenLock] = {}
+        for document in documents:
+            seen |= own_files.load_seen_locks(read_or_none(document) or b"")
+        return self._holders.recall(seen)
+
+    def _of_commits(self) -> list[Path]:
+        """The documents of commits about their own locks."""
+        root = root_of(self._store.paths.project)
+        folder = common_dir(root) / OWN_FOLDER if root is not None else None
+        return [] if folder is None else [folder / name for name in names(folder) if name.startswith(LOCKS_DOCUMENT)]
 
     def _of_hooks(self) -> Iterator[StaleLock]:
         for path in self._folders:

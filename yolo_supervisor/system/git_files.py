@@ -17,6 +17,9 @@ LOCAL_VARIABLES = (*NAMING_VARIABLES, "GIT_IMPLICIT_WORK_TREE", "GIT_PREFIX")
 NOT_IN_FILES = "ref: refs/heads/.invalid"
 """What the file ``HEAD`` holds where git stores refs in another format than files."""
 
+OWN_FOLDER, LOCKS_DOCUMENT = "yolo-supervisor", "locks-"
+"""Our folder in a repository's common directory, and the prefix of the documents in it about the locks of a commit."""
+
 POINTER_LIMIT = 2**16
 """The largest file, in bytes, with a path or one ref in it."""
 
