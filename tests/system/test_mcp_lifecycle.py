@@ -318,10 +318,23 @@ def test_server_that_does_not_start_is_ended_and_its_calls_are_refused(testbed: 
 
     assert [refusal["id"] for refusal in refusals] == ["hello", 1]
     assert all("initialize within 0.3 s" in refusal["error"]["message"] for refusal in refusals)
-    client.send(INITIALIZE)
     server.expect_end()
-    assert testbed.server().receive_line() == INITIALIZE  # once: what failed is not replayed
     wait_until(lambda: "initialize within 0.3 s" in client.stderr(), "the relay to tell")
+
+
+@pytest.mark.thorough
+def test_initialize_sent_again_after_a_failed_start_is_for_the_next_process(testbed: RelayTestbed) -> None:
+    client, server = testbed.relay("start_s = 4"), testbed.server()
+    client.send(INITIALIZE)
+    server.receive()
+    assert client.receive()["id"] == "hello"
+
+    client.send(INITIALIZE, MARK)
+
+    server.expect_end()
+    server = testbed.server()
+    assert server.receive_line() == INITIALIZE  # once: what failed is not replayed
+    assert server.receive() == MARK
 
 
 def test_cancelled_initialize_has_no_limit(testbed: RelayTestbed) -> None:
@@ -339,8 +352,9 @@ def test_cancelled_initialize_has_no_limit(testbed: RelayTestbed) -> None:
     assert its_server.receive() == MARK
 
 
+@pytest.mark.thorough
 def test_restarted_server_that_does_not_start_is_replaced(testbed: RelayTestbed) -> None:
-    client, server = testbed.relay("start_s = 0.5"), testbed.server()
+    client, server = testbed.relay("start_s = 4"), testbed.server()
     initialize(client, server)
     client.lose(server)
     client.call(1, "once")
