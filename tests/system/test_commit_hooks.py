@@ -31,8 +31,7 @@ __all__ = ["clean_git_environment", "git_config", "repos", "template_repos"]
 
 IMPATIENT = (
     *HASTY[:2],
-    "import yolo_supervisor.system.subprocesses as c\nfrom yolo_supervisor.commits import fast_path as f\n"
-    "f.INTERRUPT_GRACE_S = c.GRACE_S = 0.3\n" + HASTY[2],
+    "import yolo_supervisor.system.subprocesses as c\nc.INTERRUPT_GRACE_S = c.GRACE_S = 0.3\n" + HASTY[2],
 )
 """The program with short grace periods."""
 
@@ -175,6 +174,25 @@ def test_hooks_are_ended_when_git_was_killed(mine: Repo) -> None:
     assert State(mine) == before
 
 
+def test_merge_that_a_hook_has_reset_is_still_a_merge(repos: Repositories, children: Children) -> None:
+    mine = repos.mine
+    mine.git("switch", "-qc", "side")
+    mine.put("side", "side\n")
+    mine.git("switch", "-q", "main")
+    mine.put("five", "five\n")
+    mine.git("merge", "-q", "--no-ff", "--no-commit", "side")
+    mine.write("one", "unstaged\n")
+    hook = mine.hook("pre-commit", f"git reset -q --hard\n{READY}\nexec sleep 600")
+    before = State(mine)
+
+    ended(children, mine, signal.SIGTERM)
+
+    assert State(mine) == before
+    hook.unlink()
+    mine.commit(*MESSAGE)
+    assert len(mine.git("rev-list", "--parents", "-1", "HEAD").split()) == 3
+
+
 def test_file_that_another_changed_meanwhile_is_not_written(mine: Repo, children: Children) -> None:
     mine.hook("pre-commit", f"{STASH}\necho another > two\ngit add two\n{READY}\nexec sleep 600")
 
@@ -231,6 +249,26 @@ def test_changes_that_a_successful_hook_has_hidden_are_reported(mine: Repo) -> N
     assert mine.content("two", answer["rescue"]) == "unstaged"
 
 
+def test_old_copies_are_removed_only_if_their_content_is_elsewhere(mine: Repo) -> None:
+    program = (*HASTY[:2], "from yolo_supervisor.commits import rescue_refs\nrescue_refs.REFS_KEPT = 1\n" + HASTY[2])
+    mine.hook("pre-commit", "git checkout -q two")
+    first = mine.commit("--allow-empty", *MESSAGE, "--only", program=program)
+    assert first["missing"] == ["two"]
+    mine.write("two", "newer\n")
+
+    second = mine.commit("--allow-empty", *MESSAGE, "--only", program=program)
+
+    assert rescue_refs(mine) == [first["rescue"], second["rescue"]]
+    assert "2 copies in refs/yolo-supervisor/rescue/ have changes that are nowhere else" in second["notes"][-1]
+    mine.write("two", "newest\n")
+    mine.write("kept", "unstaged\n", add=True)
+
+    third = mine.commit("--allow-empty", *MESSAGE, "--only", program=program)
+
+    assert rescue_refs(mine) == [second["rescue"], third["rescue"]]
+    assert "removed 1 old copy of work that is in the work tree or in history" in third["notes"]
+
+
 def test_interruption_after_the_commit_says_that_it_is_made(mine: Repo, children: Children) -> None:
     mine.hook("post-commit", f"{READY}\nexec sleep 600")
 
@@ -239,6 +277,28 @@ def test_interruption_after_the_commit_says_that_it_is_made(mine: Repo, children
     assert (code, answer["result"], answer["cause"]) == (143, "committed", "interrupted")
     assert mine.subjects()[0] == "message"
     assert (mine.folder / "one").read_text() == "staged\nunstaged\n"
+
+
+def test_changes_that_a_pre_push_hook_has_hidden_are_put_back(mine: Repo, children: Children) -> None:
+    mine.hook("pre-push", f"git stash -q\n{READY}\nexec sleep 600")
+    before = State(mine)
+
+    code, answer, _ = ended(children, mine, signal.SIGTERM, argv=("--push", "--allow-empty", *MESSAGE, "--only"))
+
+    assert (code, answer["result"], answer["cause"]) == (143, "committed", "interrupted")
+    assert State(mine) == before
+    assert_nothing_left(mine)
+
+
+def test_pre_push_hook_is_interrupted_and_restores_what_it_has_hidden(mine: Repo) -> None:
+    mine.hook("pre-push", f"trap '{APPLY}; exit 1' INT\n{PATCH}\nsleep 600")
+    before = State(mine)
+
+    answer = mine.commit("--timeout", "4", "--push", "--allow-empty", *MESSAGE, "--only", code=1)
+
+    assert (answer["cause"], answer["restored"], answer["missing"]) == ("timed out", [], [])
+    assert State(mine) == before
+    assert_nothing_left(mine)
 
 
 def kill(child: subprocess.Popen[bytes], all_of_it: bool) -> None:

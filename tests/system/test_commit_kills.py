@@ -20,7 +20,7 @@ from support import npm, pip
 from support.budget import budget
 from support.cli import PROGRAM
 from support.processes import Children
-from support.wait import LIMIT_S
+from support.wait import LIMIT_S, wait_until
 from test_commit import HASTY, Repo, Repositories, clean_git_environment, git_config, repos, template_repos
 
 __all__ = ["clean_git_environment", "git_config", "repos", "template_repos"]
@@ -102,9 +102,17 @@ def killed(children: Children, repo: Repo, how: str, after_s: float) -> tuple[in
             os.kill(child.pid, signal.Signals[f"SIG{how}"])
     assert child.stderr is not None
     with child.stderr:
-        said = child.stderr.read().decode()  # until the last hook has ended
+        said = child.stderr.read().decode()
     psutil.wait_procs(tree, LIMIT_S)
+    wait_until(lambda: not any(session_of(pid) in {p.pid for p in tree} for pid in psutil.pids()), "the hooks to end")
     return child.wait(LIMIT_S), said
+
+
+def session_of(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return 0
 
 
 def where(repo: Repo, change: str, name: str, said: str) -> str:
@@ -151,6 +159,7 @@ def test_no_change_is_lost_when_a_commit_is_ended_at_any_moment(
             assert place not in ("nowhere", "in a copy that was not named"), f"round {number}, {how}, {name}: {said}"
             counts[place] += 1
         if how.startswith("KILL") or made:
-            assert not list((repo.folder / ".git" / "yolo-supervisor").glob("hooks-*"))
+            left = [*(repo.folder / ".git" / "yolo-supervisor").glob("hooks-*")]
+            assert left == [], f"round {number}, {how}, {code}, {made}: {said}"
     print(tool, ROUNDS, "rounds:", dict(sorted(counts.items())))
     record_property(tool, dict(counts))

@@ -661,6 +661,7 @@ EXCEPTIONS = {
         "open",
     ),  # a power cut leaves the ref
     ("commits/work_copy.py", "git_started", "open"),
+    ("commits/work_copy.py", "resume_operation", "open"),
     ("commits/work_copy.py", "forget", "os.unlink"),
     ("commits/hidden_work.py", "_put_back", "os.unlink"),  # the user's files, as they were
     ("commits/hidden_work.py", "_restore_index", "shutil.copy2"),  # git's own convention

@@ -61,9 +61,6 @@ UPDATE_DOCUMENT, CHECKOUT, INDEX_COPY, HOOKS_RECORD = "move-", "tree-", "index-"
 TEMPORARY = (UPDATE_DOCUMENT, CHECKOUT, INDEX_COPY, LOCKS_DOCUMENT, HOOKS_RECORD)
 """Prefixes of the temporary files in ``OWN_FOLDER``."""
 
-INTERRUPT_GRACE_S = 10.0
-"""How long hooks that were interrupted, as by Ctrl-C, may take to restore what they have hidden."""
-
 EX_UNAVAILABLE, EX_TEMPFAIL = 69, 75
 
 
@@ -251,6 +248,8 @@ class _GitProcess:
         self.pid: int | None = None
         self.signals: list[int] = []
         """The signals that have arrived."""
+        self.is_held = False
+        """Whether signals are only noted, since what git has made is not reported yet."""
         self._is_starting = False
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:
@@ -259,7 +258,7 @@ class _GitProcess:
                 signal.signal(number, _ignore)
 
     def _note(self, number: int, _: object) -> None:
-        if self.pid is None and not self._is_starting:
+        if self.pid is None and not self._is_starting and not self.is_held:
             raise SystemExit(128 + number)
         self.signals.append(number)
 
@@ -279,7 +278,7 @@ class _GitProcess:
         assert self.pid is not None
         if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
             return False
-        self.pid = None
+        self.pid, self.is_held = None, True
         return True
 
 
@@ -291,14 +290,6 @@ def _was_killed(pid: int) -> bool:
 
 def _ignore(*_: object) -> None:
     """Ignore a signal, which the programs that we start do not inherit."""
-
-
-def _has_session(pid: int) -> bool:
-    """Whether a process is left in the session of git, which is not reaped yet."""
-    from yolo_supervisor.system.process_backend import backend
-    from yolo_supervisor.system.processes import Processes
-
-    return any(facts.session == pid and not facts.zombie for facts in Processes(backend()).sweep().facts.values())
 
 
 def _end_tree(pid: int) -> None:
@@ -335,8 +326,11 @@ class CommitAttempt:
         self._output = b""
         self.signal: int | None = None
         """The signal that ended the last run."""
+        self.has_hooks = False
+        """Whether git may run hooks."""
         self.copy: WorkCopy | None = None
         """The copy of the work tree that was made before hooks ran."""
+        self._git: _GitProcess | None = None
         self._command_line = command_line
         self.deadline = time.monotonic() + command_line.limit_s
         """The end of the time limit, on the monotonic clock."""
@@ -377,7 +371,7 @@ class CommitAttempt:
 
         ``Stopped`` if there is no git.
         """
-        git = _GitProcess()
+        git = self._git = _GitProcess()
         try:
             child = git.start(self._command_line, self.environment)
         except FileNotFoundError:
@@ -387,6 +381,13 @@ class CommitAttempt:
         self._pump(git, child)
         if self.exit_code not in (0, None) and git.signals:
             self.signal = git.signals[0]
+
+    def heed_signals(self) -> None:
+        """End the program at a signal again; ``SystemExit`` if one has arrived since git exited."""
+        if self._git is not None:
+            self._git.is_held = False
+            if self._git.signals and self.signal is None:
+                raise SystemExit(128 + self._git.signals[0])
 
     def _read_tip(self) -> str | None:
         """HEAD's commit, with the refs that lead to it where they are files; None if it cannot be read."""
@@ -423,7 +424,7 @@ class CommitAttempt:
             git.pid = child.pid  # further signals are only noted
             self._end(child.pid, outputs)
         code = child.wait()
-        git.pid = None
+        git.pid, git.is_held = None, True
         self.exit_code = None if timed_out else code
 
     def _pass_on(self, outputs: dict[int, int], limit_s: float) -> bool:
@@ -444,8 +445,10 @@ class CommitAttempt:
         The group is git's: it leads a separate session, and is not reaped yet.
         """
         os.killpg(pid, signal.SIGINT)
+        from yolo_supervisor.system.subprocesses import INTERRUPT_GRACE_S, has_session
+
         deadline = time.monotonic() + INTERRUPT_GRACE_S
-        while time.monotonic() < deadline and _has_session(pid):
+        while time.monotonic() < deadline and has_session(pid):
             self._pass_on(outputs, EXIT_CHECK_S)  # hooks that cannot write do not end
             if not outputs:
                 time.sleep(EXIT_CHECK_S)
@@ -503,7 +506,8 @@ def _commit(command_line: CommandLine) -> Ending:
 
             recovery.finish_interrupted(command_line.folder, lock.environment)
         attempt = CommitAttempt(command_line, lock, dirs)
-        if common_dir is not None and not command_line.is_query and _has_hooks(attempt, common_dir):
+        attempt.has_hooks = common_dir is not None and not command_line.is_query and _has_hooks(attempt, common_dir)
+        if attempt.has_hooks:
             from yolo_supervisor.commits.work_copy import WorkCopy
 
             attempt.copy = WorkCopy.make(attempt.folder, attempt.environment)

@@ -11,12 +11,15 @@ import os
 import shlex
 import shutil
 import stat
+import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from yolo_supervisor.actions.base import AlertCode, Escalate
 from yolo_supervisor.commits.branch_update import index_locked, write_held
 from yolo_supervisor.commits.quick_git import QuickGit, QuickGitError, null_separated
+from yolo_supervisor.commits.result import CommitResult, missing_work, restored_work, write_to_journal
 from yolo_supervisor.commits.work_copy import NOW_INDEX, RECORD, USER_INDEX, StashEntry, WorkCopy, stash_list
 from yolo_supervisor.system.git import GitError
 from yolo_supervisor.system.git_files import LOCKS_DOCUMENT
@@ -53,6 +56,34 @@ class Comparison:
     """Other files that lack lines of the user's."""
 
 
+def give_back(copy: WorkCopy, result: CommitResult, committed: bool, was_ended: bool) -> None:
+    """Put back what hooks have hidden, or say where it is, in the result and as an alert."""
+    ref = copy.backup.ref
+    try:
+        with undisturbed():
+            findings = settle(copy, committed, was_ended)
+    except (QuickGitError, OSError) as error:
+        sys.stderr.write(f"yolo-supervisor: {error}: the work tree of before the hooks is in {ref}\n")
+        return
+    result.restored += findings.restored
+    result.missing += findings.missing
+    if findings.restored:
+        result.notes.append(restored_work(findings.restored))
+    if findings.commands:
+        result.notes.append(missing_work(findings.missing))
+        result.rescue, result.unkept = ref, copy.backup.omitted
+        result.commands += findings.commands
+        report_missing(copy, findings)
+
+
+def report_missing(copy: WorkCopy, findings: Findings) -> None:
+    """Report changes of the user that are not in the work tree."""
+    root, reason = Path(copy.places.root), missing_work(findings.missing)
+    evidence = {"files": findings.missing, "rescue": copy.backup.ref, "commands": findings.commands}
+    alert = Escalate(kind="commit", code=AlertCode.WORK_HIDDEN, key=str(root), reason=reason, evidence=evidence)
+    write_to_journal(root, alert)
+
+
 def settle(copy: WorkCopy, committed: bool, was_ended: bool) -> Findings:
     """Look after the hooks; ``was_ended`` if git and its hooks did not end by themselves.
 
@@ -66,6 +97,7 @@ def settle(copy: WorkCopy, committed: bool, was_ended: bool) -> Findings:
     if not committed and (was_ended or restored):
         findings.is_index_changed = not _restore_index(copy)
         _drop_stashes(copy)
+        copy.resume_operation()
     return _finish(copy, findings)
 
 

@@ -21,8 +21,10 @@ from yolo_supervisor.clock import pause_s
 from yolo_supervisor.commits.backup import back_up, places
 from yolo_supervisor.commits.branch_update import Blocked, BranchUpdate, RolledBack, own_folder
 from yolo_supervisor.commits.fast_path import CHECKOUT, INDEX_COPY
+from yolo_supervisor.commits.hidden_work import give_back
 from yolo_supervisor.commits.quick_git import QuickGit, QuickGitError
 from yolo_supervisor.commits.result import CommitResult, write_to_journal
+from yolo_supervisor.commits.work_copy import WorkCopy
 from yolo_supervisor.formats.git_messages import TRANSIENT, Cause, Failure, classify, rejected_ref
 from yolo_supervisor.store.atomic import make_folder
 from yolo_supervisor.store.disk import Disk
@@ -73,10 +75,11 @@ async def upstream_of(git: Git, branch: str) -> Upstream | None:
 class Push:
     """The push of the current branch, until ``deadline``; ``result`` is filled in on the way."""
 
-    def __init__(self, git: Git, result: CommitResult, deadline: float) -> None:
+    def __init__(self, git: Git, result: CommitResult, deadline: float, has_hooks: bool) -> None:
         self._git = git
         self._result = result
         self._deadline = deadline
+        self._has_hooks = has_hooks
         self._rescue: str | None = None
         """A ref on a copy of the work tree as it was before the branch is moved."""
 
@@ -94,7 +97,7 @@ class Push:
             result.rounds = number
             try:
                 target = [upstream.remote, f"{rebased}:{upstream.ref}"] if upstream and rebased else []
-                await self._limited(git, "push", "--porcelain", *target)
+                await self._push(*target)
                 break
             except GitError as error:
                 cause = error.failure.cause
@@ -112,6 +115,22 @@ class Push:
             write_to_journal(git.folder, notes.rebased(key=str(git.folder), reason=reason, evidence=rounds))
             before, result.commit = result.commit, rebased
             await self._update_branch(branch, before, rebased)
+
+    async def _push(self, *target: str) -> None:
+        """Push once; what a hook has hidden and not given back is put back."""
+        git, was_ended = self._git, True
+        copy = WorkCopy.make(str(git.folder), git.environment, "push") if self._has_hooks else None
+        try:
+            await self._limited(git, "push", "--porcelain", *target)
+            was_ended = False
+        except GitError as error:
+            was_ended = error.failure.exit is None or error.failure.exit < 0
+            raise
+        finally:
+            if copy is not None and not was_ended and copy.is_intact:
+                copy.forget()
+            elif copy is not None:
+                give_back(copy, self._result, committed=False, was_ended=was_ended)
 
     async def _limited(self, git: Git, *arguments: str) -> str:
         """Run a command of git that the user's time limit holds for, since it waits for hooks or the network."""

@@ -29,15 +29,15 @@ from yolo_supervisor.commits.fast_path import (
     CommitAttempt,
     Ending,
 )
-from yolo_supervisor.commits.hidden_work import Findings, left_by_killed, settle
+from yolo_supervisor.commits.hidden_work import give_back, left_by_killed, report_missing
 from yolo_supervisor.commits.push import Conflict, Push, upstream_of
-from yolo_supervisor.commits.quick_git import QuickGitError
+from yolo_supervisor.commits.quick_git import QuickGit, QuickGitError
+from yolo_supervisor.commits.rescue_refs import prune
 from yolo_supervisor.commits.result import (
     EXIT_CODES,
     CommitResult,
     missing_work,
     project_of,
-    restored_work,
     write_to_journal,
 )
 from yolo_supervisor.commits.work_copy import RECORD, WorkCopy
@@ -56,7 +56,6 @@ from yolo_supervisor.system.git_files import LOCKS_DOCUMENT
 from yolo_supervisor.system.git_layout import WorkTree, checkouts
 from yolo_supervisor.system.process_backend import backend
 from yolo_supervisor.system.processes import Processes
-from yolo_supervisor.system.subprocesses import undisturbed
 
 ROUNDS = 3
 """How often a locked repository is tried again."""
@@ -83,8 +82,9 @@ def recover(attempt: CommitAttempt) -> Ending:
             _commit(attempt, git, result)
         finally:
             _settle(attempt, result)
+        attempt.heed_signals()
         if attempt.push:
-            anyio.run(Push(git, result, attempt.deadline).run)
+            anyio.run(Push(git, result, attempt.deadline, attempt.has_hooks).run)
         failure = Failure(result.cause, 1, "") if result.cause is not None else None
     except GitError as error:
         failure = error.failure
@@ -105,6 +105,7 @@ def recover(attempt: CommitAttempt) -> Ending:
     except SystemExit as end:  # a signal, outside of the sections that must be finished
         failure = Failure(Cause.INTERRUPTED, None, "")
         exit_code = end.code if isinstance(end.code, int) else 1
+    _prune(git, result)
     if failure is None:
         return result.ending(0)
     result.fail(failure, folder, attempt.as_json)
@@ -114,6 +115,7 @@ def recover(attempt: CommitAttempt) -> Ending:
 def _commit(attempt: CommitAttempt, git: Git, result: CommitResult) -> None:
     """Run the commit again while its failure may be gone; ``GitError`` if it cannot be made."""
     while attempt.exit_code != 0:
+        attempt.heed_signals()
         if attempt.signal is not None:
             failure = Failure(Cause.INTERRUPTED, attempt.exit_code, "")
         else:
@@ -136,32 +138,16 @@ def _commit(attempt: CommitAttempt, git: Git, result: CommitResult) -> None:
 
 
 def _settle(attempt: CommitAttempt, result: CommitResult) -> None:
-    """Look whether hooks have hidden changes of the user, and put them back, or say where they are."""
-    if attempt.copy is None:
-        return
-    ref = attempt.copy.backup.ref
-    try:
-        with undisturbed():
-            findings = settle(attempt.copy, result.result == "committed", attempt.was_ended)
-    except (QuickGitError, OSError) as error:
-        sys.stderr.write(f"yolo-supervisor: {error}: the work tree of before the hooks is in {ref}\n")
-        return
-    result.restored, result.missing = findings.restored, findings.missing
-    if findings.restored:
-        result.notes.append(restored_work(findings.restored))
-    if findings.commands:
-        result.notes.append(missing_work(findings.missing))
-        result.rescue, result.unkept = ref, attempt.copy.backup.omitted
-        result.commands += findings.commands
-        _report_missing(Path(attempt.copy.places.root), findings, ref)
+    """Look what the hooks of the commit have hidden."""
+    if attempt.copy is not None:
+        give_back(attempt.copy, result, result.result == "committed", attempt.was_ended)
 
 
-def _report_missing(root: Path, findings: Findings, ref: str) -> None:
-    """Report changes of the user that are not in the work tree."""
-    reason = missing_work(findings.missing)
-    evidence = {"files": findings.missing, "rescue": ref, "commands": findings.commands}
-    alert = Escalate(kind="commit", code=AlertCode.WORK_HIDDEN, key=str(root), reason=reason, evidence=evidence)
-    write_to_journal(root, alert)
+def _prune(git: Git, result: CommitResult) -> None:
+    """Remove old copies, since this one stays."""
+    if result.rescue is not None:
+        with contextlib.suppress(QuickGitError, OSError):
+            result.notes += prune(QuickGit(str(git.folder), git.environment), result.rescue)
 
 
 async def _find_cause(attempt: CommitAttempt, git: Git) -> Failure:
@@ -329,7 +315,7 @@ def _finish_hooks(folder: Path, environment: Mapping[str, str]) -> None:
             except (QuickGitError, OSError):
                 continue  # the next commit tries again
             if findings.commands:
-                _report_missing(Path(copy.places.root), findings, copy.backup.ref)
+                report_missing(copy, findings)
                 lines = [missing_work(findings.missing), *(f"  {command}" for command in findings.commands)]
                 sys.stderr.write("".join(f"yolo-supervisor: {line}\n" for line in lines))
     known = {record.stem for record in folder.glob(f"{HOOKS_RECORD}*{RECORD}")}
@@ -340,10 +326,9 @@ def _finish_hooks(folder: Path, environment: Mapping[str, str]) -> None:
 
 def _is_at_work(copy: WorkCopy) -> bool:
     """Whether the commit that made the copy, or a hook of it, is still running."""
-    commit_pid = copy.path.rpartition("-")[2]
     facts = Processes(backend()).sweep().facts.values()
     return any(
-        (str(each.pid) == commit_pid or (copy.git_pid and each.session == copy.git_pid)) and not each.zombie
+        (each.pid == copy.maker or (copy.git_pid and each.session == copy.git_pid)) and not each.zombie
         for each in facts
     )
 

@@ -21,6 +21,12 @@ RECORD, WORK_INDEX, USER_INDEX, NOW_INDEX = ".json", ".work", ".user", ".now"
 """Suffixes of our files: the record, and the index files of the copy, of the user, and of the work tree now."""
 
 
+OPERATION_FILES = (
+    "MERGE_HEAD", "MERGE_MSG", "MERGE_MODE", "AUTO_MERGE", "SQUASH_MSG", "CHERRY_PICK_HEAD", "REVERT_HEAD",
+)  # fmt: skip
+"""Files in the git directory that make the commit a merge, for instance. ``git reset --hard`` removes them."""
+
+
 class StashEntry(NamedTuple):
     """An entry of the user's stash list."""
 
@@ -38,14 +44,16 @@ class WorkCopy:
         self.backup = backup
         self.stashes = stashes
         """The stash entries of before, the newest first."""
+        self.operation: dict[str, str] = {}
+        """The files of a merge, for instance, that the commit concludes."""
         self.git_pid = 0
         """The git that runs the hooks, and leads their session."""
         self.path = os.path.join(where.own_folder, name)
         """The beginning of the paths of our files."""
 
     @classmethod
-    def make(cls, folder: str, environment: Mapping[str, str]) -> "WorkCopy | None":
-        """Copy the work tree; None, with a warning, if that fails."""
+    def make(cls, folder: str, environment: Mapping[str, str], before: str = "commit") -> "WorkCopy | None":
+        """Copy the work tree ``before`` a command of git's with hooks; None, with a warning, if that fails."""
         try:
             git = QuickGit(folder, environment)
             where = places(git)
@@ -53,12 +61,13 @@ class WorkCopy:
                 git = git.at(folder, GIT_DIR=where.git_dir, GIT_WORK_TREE=where.root)
             git = git.at(where.root)
             os.makedirs(where.own_folder, exist_ok=True)
-            name = f"{HOOKS_RECORD}{os.getpid()}"
+            name = f"{HOOKS_RECORD}{os.getpid()}-{before}"
             path = os.path.join(where.own_folder, name)
             if os.path.exists(where.index_file):
                 shutil.copy2(where.index_file, path + USER_INDEX)
             backup = back_up(git, where, path + WORK_INDEX, small_only=True)
             copy = cls(git, where, name, backup, stash_list(git))
+            copy.operation = _operation(where.git_dir)
             copy._write_record()
         except (OSError, QuickGitError) as error:
             sys.stderr.write(f"yolo-supervisor: no copy of your work was made before the hooks: {error}\n")
@@ -74,18 +83,21 @@ class WorkCopy:
             raw = json.loads(first)
             where, backup = Places(*raw["places"]), Backup(*raw["backup"])
             stashes = [StashEntry(*entry) for entry in raw["stashes"]]
+            operation = {str(name): str(text) for name, text in raw["operation"].items()}
             is_there = all(isinstance(path, str) for path in where) and os.path.isdir(where.root)
-        except (OSError, ValueError, KeyError, TypeError):
+            int(os.path.basename(record).split("-")[1])
+        except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
             return None
         if not is_there or not os.path.isdir(where.git_dir):
             return None
         git = QuickGit(where.root, environment).at(where.root, GIT_DIR=where.git_dir, GIT_WORK_TREE=where.root)
         copy = cls(git, where, os.path.basename(record).removesuffix(RECORD), backup, stashes)
+        copy.operation = operation
         copy.git_pid = int(rest) if rest.strip().isdecimal() else 0
         return copy
 
     def _write_record(self) -> None:
-        record = {"places": self.places, "backup": self.backup, "stashes": self.stashes}
+        record = {"places": self.places, "backup": self.backup, "stashes": self.stashes, "operation": self.operation}
         with open(self.path + RECORD, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(json.dumps(record) + "\n")
 
@@ -96,10 +108,15 @@ class WorkCopy:
             file.write(str(pid))
 
     @property
+    def maker(self) -> int:
+        """The process that made the copy."""
+        return int(os.path.basename(self.path).split("-")[1])
+
+    @property
     def is_intact(self) -> bool:
         """Whether the work tree holds what the copy holds, and the stash list is the same."""
         try:
-            self._at(WORK_INDEX)("update-index", "-q", "--refresh")
+            self._at(WORK_INDEX)("update-index", "--refresh")
         except QuickGitError:
             return False
         return not self.resurrected() and stash_list(self.git) == self.stashes
@@ -129,6 +146,14 @@ class WorkCopy:
         """Write files of the copy into the work tree."""
         self._at(WORK_INDEX)("checkout-index", "--force", "-z", "--stdin", given=null_separated(names))
 
+    def resume_operation(self) -> None:
+        """Write the files of a merge, for instance, that a hook has removed."""
+        for name in self.operation.keys() & {*OPERATION_FILES}:
+            with contextlib.suppress(FileExistsError):
+                path = os.path.join(self.places.git_dir, name)
+                with open(path, "x", encoding="utf-8", errors="surrogateescape", newline="") as file:
+                    file.write(self.operation[name])
+
     def user_index(self) -> QuickGit:
         """Git with the user's index as it was."""
         return self._at(USER_INDEX)
@@ -143,6 +168,15 @@ class WorkCopy:
         for suffix in (WORK_INDEX, USER_INDEX, NOW_INDEX, RECORD):  # the record last: it leads to the others
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.path + suffix)
+
+
+def _operation(git_dir: str) -> dict[str, str]:
+    files = {}
+    for name in OPERATION_FILES:
+        path = os.path.join(git_dir, name)
+        with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+            files[name] = file.read()
+    return files
 
 
 def stash_list(git: QuickGit) -> list[StashEntry]:

@@ -79,8 +79,9 @@ class Git:
         """The output of the command. ``GitError`` if it fails, or writes more than ``ANSWER_LIMIT``."""
         environment = {**self.environment, "GIT_OPTIONAL_LOCKS": "0"}
         result = await subprocesses.run(
-            ["git", *arguments], limit_s, environment, self.folder, subprocesses.GRACE_S, ANSWER_LIMIT
-        )
+            ["git", *arguments], limit_s, environment, self.folder, subprocesses.GRACE_S, ANSWER_LIMIT,
+            interrupt=arguments[0] == "push",  # it runs hooks
+        )  # fmt: skip
         if result.exit != 0:
             output = (result.stderr + result.stdout).decode(errors="replace")
             raise GitError(classify(result.exit, output, "push" if arguments[0] == "push" else ""))

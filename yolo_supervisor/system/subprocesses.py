@@ -30,6 +30,9 @@ OUTPUT_LIMIT = 4 * 1024 * 1024
 GRACE_S = 5.0
 """Seconds between SIGTERM and SIGKILL for a command that reached its time limit."""
 
+INTERRUPT_GRACE_S = 10.0
+"""Seconds after SIGINT in which the hooks of git may restore what they have hidden."""
+
 TERMINATING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 FORWARDED = (*TERMINATING, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -73,11 +76,12 @@ async def run(
     folder: Path | None = None,
     grace_s: float = 0.0,
     output_limit: int = OUTPUT_LIMIT,
+    interrupt: bool = False,
 ) -> Result:
     """Run the command for at most ``limit_s`` seconds, then end its process tree.
 
-    The tree gets SIGTERM, and SIGKILL after ``grace_s``. ``output_limit`` bytes of each output
-    are kept. FileNotFoundError if there is no such program.
+    The tree gets SIGTERM, and SIGKILL after ``grace_s``; with ``interrupt`` it gets SIGINT before, as by Ctrl-C.
+    ``output_limit`` bytes of each output are kept. FileNotFoundError if there is no such program.
     """
     global started  # noqa: PLW0603 - the process scan compares it
     started += 1
@@ -126,6 +130,8 @@ async def run(
     finally:
         if child.returncode is None:
             with anyio.CancelScope(shield=True):
+                if interrupt:
+                    await _interrupt(child.pid)
                 await end(child.pid, grace_s)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)  # not reaped yet and a session leader, so the group is the child's
@@ -162,6 +168,19 @@ class _DeferredSignals:
             signal.signal(number, handler)
         for arrived in self._arrived:
             signal.raise_signal(arrived)
+
+
+async def _interrupt(pid: int) -> None:
+    """Interrupt our child, which leads a session and is not reaped yet, and wait for the end of its session."""
+    os.killpg(pid, signal.SIGINT)
+    with anyio.move_on_after(INTERRUPT_GRACE_S):
+        while has_session(pid):
+            await anyio.sleep(0.05)
+
+
+def has_session(pid: int) -> bool:
+    """Whether a process is left in the session that ``pid`` leads, or has led."""
+    return any(facts.session == pid and not facts.zombie for facts in Processes(backend()).sweep().facts.values())
 
 
 async def end(pid: int, grace_s: float, adopted: bool = False, spares_daemons: bool = False) -> Ending:
