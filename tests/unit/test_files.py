@@ -160,13 +160,14 @@ def test_a_link_is_followed_on_demand_to_an_ordinary_file_only(make: Callable[[P
 
 
 READ_OTHERWISE = {
-    "commits/backup.py": "the index of git, which may have any size",
     "commits/branch_update.py": "the index of git, which may have any size",
     "commits/fast_path.py": "/proc",
+    "commits/work_copy.py": "its record in the folder of this program in git's",
     "fs/bounded.py": "the bounded reader",
     "fs/mounts.py": "/proc",
     "hook.py": "/proc, and one bounded read, without the import",
     "log.py": "/etc, and the terminal",
+    "mcp/pipes.py": "/proc",
     "service/manager.py": "files of this package",
     "store/disk.py": "files of the supervisor, never through a link",
     "system/cgroups.py": "/proc and /sys",

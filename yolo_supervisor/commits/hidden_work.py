@@ -21,6 +21,7 @@ from yolo_supervisor.commits.branch_update import index_locked, write_held
 from yolo_supervisor.commits.quick_git import QuickGit, QuickGitError, null_separated
 from yolo_supervisor.commits.result import CommitResult, missing_work, restored_work, write_to_journal
 from yolo_supervisor.commits.work_copy import NOW_INDEX, RECORD, USER_INDEX, StashEntry, WorkCopy, stash_list
+from yolo_supervisor.fs.bounded import read_regular
 from yolo_supervisor.system.git import GitError
 from yolo_supervisor.system.git_files import LOCKS_DOCUMENT
 from yolo_supervisor.system.subprocesses import undisturbed
@@ -182,14 +183,11 @@ def _stashed_untracked(copy: WorkCopy) -> set[str]:
 
 def _is_cut_off(copy: WorkCopy, name: str, *trees: str) -> bool:
     """Whether the file holds the beginning of what it was before, since the program that wrote it was killed."""
-    try:
-        content = Path(copy.places.root, name).read_bytes()
-    except OSError:
-        return False
     for tree in (*trees, copy.backup.tree):
         try:
             whole = copy.git.output("cat-file", "--filters", f"{tree}:{name}")
-        except QuickGitError:
+            content = read_regular(os.path.join(copy.places.root, name), len(whole))
+        except (QuickGitError, OSError):
             continue
         if len(content) < len(whole) and whole.startswith(content):
             return True

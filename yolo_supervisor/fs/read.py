@@ -28,13 +28,13 @@ def read(path: Path, limit: int = LIMIT) -> bytes | None:
         return None
 
 
-def read_or_none(path: Path) -> bytes | None:
+def read_or_none(path: Path, limit: int = LIMIT) -> bytes | None:
     """The file's bytes; None also if it cannot be read.
 
     Use it only where absence decides nothing.
     """
     try:
-        return read(path)
+        return read(path, limit)
     except OSError:
         return None
 

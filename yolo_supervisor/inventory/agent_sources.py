@@ -171,6 +171,10 @@ class ProcessDescriber:
             return None
         return process if self._processes.older_than_file(process, path) else None
 
+    def agent_pids(self) -> set[int]:
+        """The pids of processes that look like agents: only these are worth a question to the kernel."""
+        return {process.pid for process in self._scanner.agents}
+
     def seen(self, process: ProcessId) -> AgentProcess | None:
         return self._scanner.agents.get(process) or self._scanner.read_now(process)
 
@@ -400,13 +404,14 @@ class AgentHealth:
         self._describer = describer
 
     def agents(self, snapshot: ProjectSnapshot) -> Sequence[Agent]:
+        pids = self._describer.agent_pids()
         return [
             self._describer.agent(
                 process, snapshot.records.folder_id, id=f"{health.role}#{health.pid}", name=health.role,
                 role=health.role, team=None, source="agent-health", pane=self._describer.pane(process),
             )
             for health, path in snapshot.health_files
-            if (process := self._describer.proven(health.pid, path))
+            if health.pid in pids and (process := self._describer.proven(health.pid, path))
         ]  # fmt: skip
 
 
@@ -420,11 +425,12 @@ class AgentPids:
         self._describer = describer
 
     def agents(self, snapshot: ProjectSnapshot) -> Sequence[Agent]:
+        pids = self._describer.agent_pids()
         return [
             self._describer.agent(
                 process, snapshot.records.folder_id, id=f"agent#{pid}", name="agent", role="agent", team=None,
                 source="agent-pids", pane=self._describer.pane(process),
             )
             for pid in snapshot.listed_pids
-            if (process := self._describer.proven(pid, self._path))
+            if pid in pids and (process := self._describer.proven(pid, self._path))
         ]  # fmt: skip

@@ -9,6 +9,7 @@ from pathlib import Path
 from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats.plugin import agents as plugin_agents
 from yolo_supervisor.fs.changes import names
+from yolo_supervisor.fs.portions import FilePortions, FolderPortions
 from yolo_supervisor.fs.read import read_or_none
 from yolo_supervisor.inventory.agent_sources import (
     AgentHealth,
@@ -31,6 +32,12 @@ from yolo_supervisor.models import Agent, Liveness, ProcessId
 from yolo_supervisor.store.paths import Paths
 from yolo_supervisor.system.processes import Processes
 
+PIDS_SIZE = 16 * 1024
+"""The part of ``.agent-pids`` that one look reads, in bytes: some 2,000 agents. The next look goes on behind it."""
+
+HEALTH_FILES = 1000
+"""The number of health files that one look reads."""
+
 
 class AgentRegistry:
     """All sources of agents of one project. ``homes`` are read beside the folders that agents name."""
@@ -43,6 +50,8 @@ class AgentRegistry:
         self._homes = ClaudeHomes(self.folders, processes, homes)
         self._describer = ProcessDescriber(processes, scanner)
         self._records = RecordFiles(paths)
+        self._pids = FilePortions(paths.agent_pids, PIDS_SIZE)
+        self._health_names = FolderPortions(paths.agent_health, HEALTH_FILES)
         self._command_lines = CommandLines(self.folders, scanner, self._describer)
         self._hook_notes = HookNotes(paths, processes, scanner, self._describer)
         self._session_files = SessionFiles(self._describer)
@@ -79,12 +88,13 @@ class AgentRegistry:
             unreadable_teams=unreadable_teams,
             hook_files=tuple(names(self.paths.hooks)),
             health_files=tuple(self._health_files()),
-            listed_pids=tuple(plugin_agents.agent_pids(read_or_none(self.paths.agent_pids) or b"")),
+            listed_pids=tuple(dict.fromkeys(plugin_agents.agent_pids(self._pids.next()))),
+            plugin_files_partial=self._pids.partial or self._health_names.partial,
         )
 
     def _health_files(self) -> Iterable[tuple[plugin_agents.Health, Path]]:
         folder = self.paths.agent_health
-        for name in names(folder):
+        for name in self._health_names.next():
             if name.endswith(".json"):
                 health = plugin_agents.health(read_or_none(folder / name) or b"", name[:-5])
                 if health is not None:

@@ -13,7 +13,7 @@ from yolo_supervisor.formats import plugin
 from yolo_supervisor.formats.own import Trees
 from yolo_supervisor.formats.plugin import agents as plugin_agents
 from yolo_supervisor.formats.plugin import execution_state
-from yolo_supervisor.fs.read import digest, read_or_none
+from yolo_supervisor.fs.read import digest, read, read_or_none
 from yolo_supervisor.inventory.crash_evidence import Crash
 from yolo_supervisor.inventory.leases import readable_leases
 from yolo_supervisor.inventory.process_scan import ProcessScanner
@@ -213,7 +213,7 @@ class HeldResourcesFinder:
         lists = {
             name: planning / name
             for name in (plugin.AGENT_PIDS, plugin.AGENT_PANES)
-            if plugin_agents.mentions_pid(read_or_none(planning / name) or b"", pids)
+            if plugin_agents.mentions_pid(read_or_none(planning / name, plugin_agents.LIST_LIMIT) or b"", pids)
         }
         counted = plugin.AGENT_PIDS in lists or health is not None
         return {
@@ -222,6 +222,13 @@ class HeldResourcesFinder:
             "panes": lists.get(plugin.AGENT_PANES),
             "markers": tuple(self._markers(agent, others, counted, unknown_pids=snapshot.has_unknown_pids)),
         }
+
+    def _listed_pids(self) -> set[int | None] | None:
+        """The pids that the plugin lists; None if its list cannot be read."""
+        try:
+            return {*plugin_agents.agent_pids(read(self._paths.agent_pids, plugin_agents.LIST_LIMIT) or b"")}
+        except OSError:
+            return None
 
     def _markers(
         self, agent: Agent, others: Sequence[Agent], counted: bool, *, unknown_pids: bool
@@ -241,8 +248,8 @@ class HeldResourcesFinder:
         if not counted or not others:
             return
         number = int(count) if count is not None and count.strip().isdigit() and len(count) < 9 else None
-        known = {*plugin_agents.agent_pids(read_or_none(self._paths.agent_pids) or b"")} - {agent.pid}
-        if count is not None and number is not None and number > max(1, len(known)):
+        known = self._listed_pids()
+        if count is not None and number and known is not None and number > max(1, len(known - {agent.pid})):
             yield StaleMarker(path=count_path, expected_digest=str(digest(count)), word=str(number - 1))
         named = plugin_agents.normal_role(role.decode("utf-8", "replace")) if role is not None else None
         if role is not None and named == agent.role and all(other.role != named for other in others):

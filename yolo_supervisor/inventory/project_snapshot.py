@@ -77,6 +77,8 @@ class ProjectSnapshot:
     """The plugin's readable health files."""
     listed_pids: tuple[int, ...]
     """The pids in the plugin's ``.agent-pids``."""
+    plugin_files_partial: bool = False
+    """Whether the health files or the list of pids were too many for one look, and others may follow."""
 
     @cached_property
     def plugin_pids(self) -> Mapping[int, str]:
@@ -85,8 +87,8 @@ class ProjectSnapshot:
 
     @cached_property
     def has_unknown_pids(self) -> bool:
-        """Whether the plugin's files name a pid that is none of a recorded agent."""
-        return not self.plugin_pids.keys() <= {agent.pid for agent in self.records.agents}
+        """Whether the plugin's files name a pid that is none of a recorded agent, or were read in part."""
+        return self.plugin_files_partial or not self.plugin_pids.keys() <= {agent.pid for agent in self.records.agents}
 
     @cached_property
     def list_names(self) -> frozenset[str]:

@@ -32,6 +32,9 @@ from yolo_supervisor.system.processes import Processes
 from yolo_supervisor.watchers.base import Remediation
 from yolo_supervisor.watchers.dead_agents import RecoveryContext, Sighting, agent_facts, earliest_requeue_s, recover
 
+PIDS_SHOWN = 20
+"""The number of unknown pids that an alert names."""
+
 STARTING_S = 5.0
 """The time in which a tmux teammate has its process; it joins its team before."""
 
@@ -126,9 +129,10 @@ def _unknown_pids(observation: AgentsObservation) -> Iterator[Escalate]:
     """
     if observation.dangling_files:
         pids, files = sorted(observation.dangling), ", ".join(path.name for path in observation.dangling_files)
-        listed, do = ", ".join(map(str, pids)), "yolo-supervisor doctor --fix"
+        more = f" and {len(pids) - PIDS_SHOWN} more" if len(pids) > PIDS_SHOWN else ""
+        listed, do = ", ".join(map(str, pids[:PIDS_SHOWN])) + more, "yolo-supervisor doctor --fix"
         reason = f"no process has the pids {listed} in {files} here: if no agent of a container has them, {do}"
-        code, evidence = AlertCode.PIDS_UNKNOWN, {"pids": pids}
+        code, evidence = AlertCode.PIDS_UNKNOWN, {"pids": pids[:PIDS_SHOWN]}
         yield Escalate(kind="agent", code=code, key=plugin.AGENT_PIDS, reason=reason, evidence=evidence)
 
 
@@ -518,7 +522,7 @@ class AgentsWatcher:
         if not dangling:
             return ()
         path = self._store.paths.agent_pids
-        listed = plugin_agents.mentions_pid(read_or_none(path) or b"", dangling)
+        listed = plugin_agents.mentions_pid(read_or_none(path, plugin_agents.LIST_LIMIT) or b"", dangling)
         health = (p for h, p in snapshot.health_files if h.pid in dangling)
         return (*([path] if listed else []), *health)
 

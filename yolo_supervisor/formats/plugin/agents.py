@@ -36,6 +36,11 @@ def is_pid(value: object) -> bool:
     return type(value) is int and 1 < value <= MAX_PID
 
 
+LIST_LIMIT = 256 * 1024
+"""The largest ``.agent-pids`` or ``.agent-panes``, in bytes, from which lines are removed. A larger one is not the
+plugin's work, and is left as it is."""
+
+
 def agent_pids(data: bytes) -> list[int]:
     """The pids in an ``.agent-pids``, without lines that are no pids."""
     lines = (line.strip() for line in data.splitlines())
