@@ -28,6 +28,7 @@ from yolo_supervisor.models import Liveness, ProcessId
 from yolo_supervisor.system import processes as module
 from yolo_supervisor.system.death_watch import DeathWatch, watchable
 from yolo_supervisor.system.portable import PsutilBackend
+from yolo_supervisor.system.process_backend import file_id
 from yolo_supervisor.system.process_table import Sweep, Tree
 from yolo_supervisor.system.processes import Ending, Leftovers, Processes, Refusal, RefusalCode
 from yolo_supervisor.system.procfs import ProcfsBackend
@@ -200,6 +201,36 @@ def test_a_process_is_known_by_its_words_folder_user_and_surroundings(
 
 
 @on_linux
+@pytest.mark.parametrize(("mode", "writes"), [("r", False), ("a", True), ("r+", True)])
+def test_a_process_writes_to_a_file_that_it_has_open_for_writing(
+    processes: Processes, children: Children, tmp_path: Path, mode: str, writes: bool
+) -> None:
+    path, other = tmp_path / "file", tmp_path / "other"
+    path.touch()
+    other.touch()
+    child = children.python(
+        f"file = open({str(path)!r}, {mode!r})\nprint('ready', flush=True)\nimport time\ntime.sleep(600)"
+    )
+
+    assert processes.backend.writes_to(child.pid, path, file_id(path)) is writes
+    assert not processes.backend.writes_to(child.pid, other, file_id(other))
+
+
+def test_a_file_of_a_process_is_known_by_device_and_inode(
+    processes: Processes, children: Children, tmp_path: Path
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    (tmp_path / "folder" / "file").touch()
+    child = children.start("sleep", "600", cwd=tmp_path / "link")
+    backend, file = processes.backend, tmp_path / "folder" / "file"
+
+    assert [backend.file_id(child.pid, name) for name in ("file", "../link/file", str(file))] == [file_id(file)] * 3
+    folders = backend.folder_ids(child.pid)
+    assert folders[:2] == [file_id(tmp_path / "folder"), file_id(tmp_path)]
+    assert folders[-1] == file_id("/")
+
+
 def test_a_start_time_can_be_compared_with_the_time_of_a_file(children: Children, tmp_path: Path) -> None:
     backend, tick_s = ProcfsBackend(), 0.02
     (tmp_path / "before").touch()

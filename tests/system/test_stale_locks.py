@@ -37,7 +37,7 @@ from yolo_supervisor.store.store import Outcome, Store
 from yolo_supervisor.system.process_backend import backend
 from yolo_supervisor.system.processes import Processes
 from yolo_supervisor.watchers.base import Remediation
-from yolo_supervisor.watchers.leases import LeasesWatcher
+from yolo_supervisor.watchers.leases import HELD_LONG_S, LeasesWatcher
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 IDLE_S = Config().tasks.idle_limit_s
@@ -354,7 +354,11 @@ async def test_the_lock_of_a_git_that_waits_for_its_editor_stays_until_it_is_kil
 ) -> None:
     child = editing(children, repository, tmp_path, *words)
 
-    assert await world.later(10 * INDEX_STALE_S) == []
+    assert await world.later(HELD_LONG_S - 1) == []
+    world.clock.wait(1)
+    ((alert,),) = await world.look()
+    assert isinstance(alert, Escalate)
+    assert (alert.code, alert.evidence["pids"]) == (AlertCode.LOCK_HELD_LONG, [child.pid])
 
     kill(child)
     assert world.carry_out(await world.look()) == [Outcome.DONE]

@@ -70,6 +70,8 @@ class AlertCode(StrEnum):
     """The flag fails too often, and the supervisor needs it."""
     FLAG_OFF = "flag_off"
     GATE_FAILED = "gate_failed"
+    LOCK_HELD_LONG = "lock_held_long"
+    """A living process has held a lock of git's for so long that it may be stopped or hang."""
     LOCK_OF_UNKNOWN = "lock_of_unknown"
     MASS_DEATH = "mass_death"
     MASS_END = "mass_end"

@@ -103,7 +103,8 @@ class PsutilBackend:
         return file_id(Path(self.folder(pid)) / name)
 
     def writes_to(self, pid: int, path: Path, file: FileId) -> bool:
-        names = self._ask(pid, lambda process: [open_file.path for open_file in process.open_files()])
+        opened = self._ask(pid, lambda process: process.open_files())
+        names = [each.path for each in opened if getattr(each, "mode", "r") != "r"]  # macOS does not report how
         return any(os.path.basename(name) == path.name and file_id(name) == file for name in names)
 
     def listens(self, pid: int) -> bool:

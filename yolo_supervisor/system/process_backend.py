@@ -99,7 +99,10 @@ class ProcessBackend(Protocol):
         """The file that the process means by this name, from its working folder and its root."""
 
     def writes_to(self, pid: int, path: Path, file: FileId) -> bool:
-        """Whether the process has this file open for writing; ``path`` is our path of it."""
+        """Whether the process has this file open for writing; False where the system does not say how.
+
+        ``path`` is our path of the file.
+        """
 
     def listens(self, pid: int) -> bool:
         """Whether the process listens on a Unix socket; True where the system does not say."""

@@ -20,6 +20,10 @@ LOOK_S = 1.0
 """How often a lock of git's is looked at whose holder may soon be known, or dead."""
 
 
+HELD_LONG_S = 600.0
+"""The time for which a living git may hold a lock, for an editor or a hook for instance, before that is reported."""
+
+
 def decide(due: Sequence[Held], locks: Sequence[StaleLock]) -> list[Remediation]:
     """End expired leases and stale locks.
 
@@ -49,7 +53,10 @@ def _end(lock: StaleLock) -> BreakLock | Escalate | None:
         reason = f"it is stale: {unchanged}, and {known}"
         return BreakLock(key=lock.path.name, path=lock.path, stale_s=lock.stale_s, reason=reason, evidence=evidence)
     if lock.holder.state is Liveness.ALIVE:
-        return None
+        if lock.age_s < HELD_LONG_S:
+            return None
+        reason = f"the lock is {unchanged}, and {known}: every other git there fails until it ends"
+        return Escalate(kind="lease", code=AlertCode.LOCK_HELD_LONG, key=lock.key, reason=reason, evidence=evidence)
     program, command = ("hook", "rm -r") if lock.is_folder else ("git", "rm")
     do = f"if no {program} is at work there: {command} {shlex.quote(str(lock.path))}"
     reason = f"the lock is {unchanged}, and {known}; {do}"
