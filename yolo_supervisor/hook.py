@@ -8,13 +8,23 @@ command, which the note contains.
 import os
 import select
 import sys
+import time
 
 PAYLOAD_LIMIT = 4_194_304
+"""The part of a payload that a note keeps, in bytes. The rest is read and dropped: a client that can write no more
+takes its hook for a failed one."""
+
 PAUSE_MS = 50
 """The pause after which a payload that ends with ``}`` counts as whole."""
 
-SILENCE_MS = 2_000
+SILENCE_MS = 1_000
 """The pause after which the rest of a payload is not waited for: the agent waits for its hook."""
+
+DISCARD_LIMIT = 2**27
+"""The rest that is read and dropped at most, in bytes: such an input has no end."""
+
+INPUT_LIMIT_S = 5.0
+"""The time after which nothing more is read, however little comes at a time."""
 
 NOTES_LIMIT = 1_000
 """The largest number of notes. New ones are dropped above it, since no daemon may be running that reads them."""
@@ -55,8 +65,17 @@ def _parse(arguments: list[str]) -> tuple[str, str, str | None]:
 
 def leave_note(event: str, project: str | None = None) -> None:
     """Write the note of this event, if the folder or a parent of it is a supervised project."""
+    until_s = time.monotonic() + INPUT_LIMIT_S
+    payload, more = (b"", False) if os.isatty(0) else _payload(0, until_s)
+    try:
+        _write_note(event, project, payload)
+    finally:
+        if more:
+            _discard(0, until_s)
+
+
+def _write_note(event: str, project: str | None, payload: bytes) -> None:
     folder = _notes_folder(os.path.abspath(project or os.environ.get("CLAUDE_PROJECT_DIR") or os.getcwd()))
-    payload = b"" if os.isatty(0) else _payload(0)
     if folder is None or not event.isalnum() or len(os.listdir(folder)) > NOTES_LIMIT:
         return
     chain = _ancestry()
@@ -73,20 +92,36 @@ def leave_note(event: str, project: str | None = None) -> None:
     os.rename(temporary, f"{folder}/{name}")
 
 
-def _payload(fd: int) -> bytes:
-    """The payload: to its end, or to a pause after a whole object, since a client may leave the pipe open."""
-    payload = b""
+def _payload(fd: int, until_s: float) -> tuple[bytes, bool]:
+    """The payload, and whether more follows that is to be discarded.
+
+    It is read to its end, its limit, or a pause after a whole object, since a client may leave the pipe open.
+    """
+    payload = bytearray()
+    while len(payload) < PAYLOAD_LIMIT:
+        whole = payload[-64:].rstrip().endswith(b"}")
+        part = _part(fd, PAUSE_MS if whole else SILENCE_MS, until_s)
+        if not part:
+            return bytes(payload), False
+        payload += part
+    return bytes(payload[:PAYLOAD_LIMIT]), True
+
+
+def _discard(fd: int, until_s: float) -> None:
+    left = DISCARD_LIMIT
+    while left > 0 and (part := _part(fd, SILENCE_MS, until_s)):
+        left -= len(part)
+
+
+def _part(fd: int, pause_ms: float, until_s: float) -> bytes:
+    """The next bytes; none at the end of the input, after the pause, and when the time is over."""
+    pause_ms = min(pause_ms, (until_s - time.monotonic()) * 1000)
     poll = select.poll()
     poll.register(fd, select.POLLIN)
-    while len(payload) < PAYLOAD_LIMIT:
-        whole = payload.rstrip().endswith(b"}")
-        if not poll.poll(PAUSE_MS if whole else SILENCE_MS):
-            break
-        part = os.read(fd, 65536)
-        if not part:
-            break
-        payload += part
-    return payload
+    try:
+        return os.read(fd, 65536) if pause_ms > 0 and poll.poll(pause_ms) else b""
+    except OSError:  # it was closed, or is a folder
+        return b""
 
 
 def _notes_folder(here: str) -> str | None:

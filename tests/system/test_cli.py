@@ -1205,6 +1205,19 @@ def test_a_hook_takes_whatever_comes(cli: Cli, hooks: Path, payload: str) -> Non
     assert all(note.stat().st_size < PAYLOAD_LIMIT + 100_000 for note in hooks.iterdir())
 
 
+def test_a_client_can_write_a_payload_above_the_limit_to_its_end(cli: Cli, hooks: Path, project: Path) -> None:
+    hook = subprocess.Popen(
+        [sys.executable, "-m", "yolo_supervisor", "hook", "Stop"], stdin=subprocess.PIPE, cwd=project
+    )
+    assert hook.stdin is not None
+    with hook.stdin as client:  # a BrokenPipeError would fail this test
+        client.write(b"{" + b" " * 3 * PAYLOAD_LIMIT)
+
+    assert hook.wait(LIMIT_S) == 0
+    (note,) = hooks.iterdir()
+    assert len(note.read_bytes().partition(b"\n")[2]) == PAYLOAD_LIMIT
+
+
 EVENTS = ["NoSuchEvent", "x" * 400, "../../escape", "a b", "", "\x1b[31m", "SessionStart/..", ".", "ünï", "--", "-x"]
 
 
