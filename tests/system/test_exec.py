@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -531,6 +532,24 @@ def test_timeout_is_not_retried_by_default(run: Run, tmp_path: Path) -> None:
     assert run(*SHORT, "--", "sh", "-c", "echo run >> runs; sleep 60").returncode == 124
 
     assert (tmp_path / "runs").read_text() == "run\n"
+
+
+@pytest.mark.thorough
+def test_time_in_which_it_is_stopped_with_its_command_does_not_count(children: Children, tmp_path: Path) -> None:
+    limit_s, pause_s = 4.0, 5.0
+    started = tmp_path / "started"
+    child = children.start(*EXEC, "--timeout", str(limit_s), "--", "sh", "-c", f"touch {started}; sleep 600")
+    begun_s = time.monotonic()
+    wait_until(started.exists, "the command to start")
+
+    child.send_signal(signal.SIGSTOP)
+    stopped_s = time.monotonic()
+    wait_until(lambda: time.monotonic() > stopped_s + pause_s, "the limit to pass")
+    child.send_signal(signal.SIGCONT)
+    went_on_s = time.monotonic()
+
+    assert child.wait(LIMIT_S) == 124
+    assert time.monotonic() - went_on_s >= limit_s - (stopped_s - begun_s)
 
 
 def test_retry_after_a_timeout_has_twice_the_limit(run: Run, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def command(options: Shared, limit_s: float | None, retries: int, argv: tuple[st
 
     Input, output and exit code are the command's; 124 means a timeout. At the limit its whole process tree gets
     SIGTERM, and SIGKILL after 5 s, including processes in other sessions. If the command exits in time, its background
-    processes are left running.
+    processes are left running. Time in which exec itself is stopped (Ctrl-Z) does not count.
 
     \b
     Examples:

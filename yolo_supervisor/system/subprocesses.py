@@ -17,6 +17,7 @@ from types import FrameType
 
 import anyio
 
+from yolo_supervisor.clock import BEAT_S, AwakeTime
 from yolo_supervisor.models import Liveness, ProcessId
 from yolo_supervisor.system.daemons import daemons
 from yolo_supervisor.system.process_backend import ProcessBackend, ProcessFacts, backend
@@ -273,22 +274,23 @@ async def end_all(roots: Sequence[ProcessId], grace_s: float, spared: Collection
 def run_attached(command: Sequence[str], limit_s: float) -> AttachedRun:
     """Run the command with our input and output, and forward signals to it.
 
+    The limit is counted in time awake: a terminal stops (Ctrl-Z) and continues us together with the command.
     FileNotFoundError, PermissionError if it cannot be started.
     """
     with _signals() as wakeup_fd:
-        began = time.monotonic()
+        began, awake = time.monotonic(), AwakeTime()
         # descriptors that were opened for the command, by <(...) for instance, are inherited; ours have CLOEXEC set
         child = subprocess.Popen(command, close_fds=False)
         while child.poll() is None:
             bury_orphans(child.pid)
-            left_s = began + limit_s - time.monotonic()
+            left_s = limit_s - awake.read()
             if left_s <= 0:
                 ending = anyio.run(end, child.pid, GRACE_S, True)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     child.wait(0)
                 cancelled = not {*_received(wakeup_fd, 0.0)}.isdisjoint(TERMINATING)
                 return AttachedRun(limit_s, time.monotonic() - began, None, ending, cancelled)
-            for number in _received(wakeup_fd, left_s):
+            for number in _received(wakeup_fd, min(left_s, BEAT_S)):
                 if not _sent_by_terminal(number, child.pid):
                     child.send_signal(number)
         code = child.returncode if child.returncode >= 0 else 128 - child.returncode
