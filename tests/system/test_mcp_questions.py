@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -167,6 +169,24 @@ def test_clocks_stand_still_until_a_visit_to_a_url_is_complete(testbed: RelayTes
     server.send(notification("notifications/elicitation/complete", elicitationId="visit"))
     assert client.receive()["method"] == "notifications/elicitation/complete"
     assert server.receive()["params"]["requestId"] == 1
+
+
+@pytest.mark.thorough
+def test_time_in_which_the_relay_was_suspended_does_not_count(testbed: RelayTestbed) -> None:
+    """As in a container that is paused. Another relay shows that the limit is over."""
+    limits = "cap_s = 6"
+    other, _ = testbed.connect(limits)
+    client, server = testbed.connect(limits)
+    client.call(1, "once")
+    server.receive()
+    os.kill(client.process.pid, signal.SIGSTOP)
+    other.call("other", "once")
+    assert other.receive()["error"]["code"] == -32001
+
+    os.kill(client.process.pid, signal.SIGCONT)
+
+    client.send(MARK)
+    assert server.receive() == MARK
 
 
 # -- withdrawn questions --------------------------------------------------------------------------------------------
