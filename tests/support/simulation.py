@@ -370,6 +370,11 @@ class MortalDisk(Disk):
         super().rename(old, new)
         self._stamp(new)
 
+    def exchange(self, one: Path, other: Path) -> None:
+        self._live()
+        super().exchange(one, other)
+        self._stamp(other)
+
     def link(self, old: Path, new: Path) -> None:
         self._live()
         super().link(old, new)

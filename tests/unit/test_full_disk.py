@@ -49,6 +49,13 @@ class SmallDisk(QuickDisk):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(new))
         super().rename(old, new)
 
+    def exchange(self, one: Path, other: Path) -> None:
+        if other.parent == self.folder:
+            self.tries += 1
+            if not self.renames:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(other))
+        super().exchange(one, other)
+
 
 class Scene:
     """A project whose daemon has to requeue one task."""

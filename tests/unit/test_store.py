@@ -419,10 +419,8 @@ def test_an_interrupted_action_is_closed_by_the_first_recovery_only(project: Pat
 
 def test_a_promise_on_a_changed_document_is_marked_overtaken(project: Path, task: Path) -> None:
     class Dying(Disk):
-        def rename(self, old: Path, new: Path) -> None:
-            if new == task:
-                raise KeyboardInterrupt
-            super().rename(old, new)
+        def exchange(self, one: Path, other: Path) -> None:
+            raise KeyboardInterrupt
 
     crashed, next_run = Store(project, disk=Dying()), Store(project)
     crashed.open()
@@ -466,10 +464,8 @@ def test_a_line_that_a_crash_left_half_written_is_cut_off_and_kept_aside(project
 
 def test_a_change_that_failed_is_not_made_up_for_later(project: Path, task: Path) -> None:
     class Unrenamable(Disk):
-        def rename(self, old: Path, new: Path) -> None:
-            if new == task:
-                raise OSError(errno.EIO, "Input/output error")
-            super().rename(old, new)
+        def exchange(self, one: Path, other: Path) -> None:
+            raise OSError(errno.EIO, "Input/output error")
 
     failing, next_run, before = Store(project, disk=Unrenamable()), Store(project), task.read_bytes()
     failing.open()
@@ -514,3 +510,108 @@ def test_a_writer_sees_at_once_what_another_has_written(project: Path, store: St
     with closing(Store(project)) as reader:
         reader.journal.load()
         assert reader.journal.seq == 3
+
+
+# -- what replaces a document ------------------------------------------------------------------------------------------
+
+
+class EditorAtTheExchange(Disk):
+    """Other programs save the document right before the store's exchanges, one content each time."""
+
+    def __init__(self, path: Path, *saves: bytes) -> None:
+        self._path, self._saves = path, list(saves)
+
+    def exchange(self, one: Path, other: Path) -> None:
+        if other == self._path and self._saves:
+            saved = self._path.with_name("saved")
+            saved.write_bytes(self._saves.pop(0))
+            saved.rename(self._path)
+        super().exchange(one, other)
+
+
+@pytest.mark.parametrize("saves", [[b"first"], [b"first", b"second"], [b"first", b"second", b"third"]])
+def test_save_at_the_very_moment_of_a_change_is_put_back(store: Store, task: Path, saves: list[bytes]) -> None:
+    use_disk(store, EditorAtTheExchange(task, *saves))
+
+    assert store.commit(Put(key="it", path=task, content=b'{"ours": 1}'), "test") is Outcome.STALE
+
+    assert task.read_bytes() == saves[-1]
+    assert os.listdir(task.parent) == ["1.json"]
+
+
+def test_save_is_never_lost_if_it_cannot_be_put_back(project: Path, task: Path) -> None:
+    class Dying(EditorAtTheExchange):
+        def exchange(self, one: Path, other: Path) -> None:
+            if not self._saves:
+                raise KeyboardInterrupt
+            super().exchange(one, other)
+
+    with closing(Store(project, disk=Dying(task, b"theirs"))) as crashed:
+        crashed.open()
+        with pytest.raises(KeyboardInterrupt):
+            crashed.commit(requeue(task), "test")
+
+    with closing(Store(project)) as store:
+        store.open()
+        recovery = store.recover()
+        (copy,) = store.paths.quarantine.iterdir()
+
+    assert copy.read_bytes() == b"theirs"
+    assert any(str(copy) in text for text in recovery.overtaken)
+    assert os.listdir(task.parent) == ["1.json"]
+
+
+def test_change_on_a_system_without_exchange_replaces_the_document(store: Store, task: Path) -> None:
+    class Exchangeless(Disk):
+        def exchange(self, one: Path, other: Path) -> None:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(one))
+
+    use_disk(store, Exchangeless())
+
+    assert store.commit(Put(key="it", path=task, content=b'{"ours": 1}'), "test") is Outcome.DONE
+
+    assert task.read_bytes() == b'{"ours": 1}'
+    assert os.listdir(task.parent) == ["1.json"]
+
+
+def test_a_document_keeps_its_extended_attributes(store: Store, task: Path) -> None:
+    try:
+        os.setxattr(task, "user.note", b"mine")
+    except OSError:
+        pytest.skip("this file system has no extended attributes")
+
+    store.commit(requeue(task), "agents")
+
+    assert os.getxattr(task, "user.note") == b"mine"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another group")
+def test_a_document_keeps_its_owner_and_group(store: Store, task: Path) -> None:
+    os.chown(task, 1234, 60_000)
+    task.chmod(0o664)
+
+    store.commit(requeue(task), "agents")
+
+    found = task.stat()
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (1234, 60_000, 0o664)
+
+
+def test_a_document_whose_owner_cannot_be_kept_is_left_as_it_is(store: Store, task: Path) -> None:
+    class Foreign(Disk):
+        def status(self, path: Path) -> os.stat_result | None:
+            found = super().status(path)
+            if found is None or path != task:
+                return found
+            return os.stat_result([*found[:4], found.st_uid + 1, *found[5:10]])
+
+        def chown(self, fd: int, user: int, group: int) -> None:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    before = task.read_bytes()
+    use_disk(store, Foreign())
+
+    with pytest.raises(OSError, match="could not keep its owner"):
+        store.commit(requeue(task), "agents")
+
+    assert task.read_bytes() == before
+    assert os.listdir(task.parent) == ["1.json"]

@@ -14,8 +14,12 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from yolo_supervisor.fs.exchange import EXCHANGELESS
 from yolo_supervisor.fs.trust import Refused
 from yolo_supervisor.store.disk import FILE_MODE, FOLDER_MODE, Disk, Unflushed
+
+PUT_BACK_LIMIT = 100
+"""How often a content that changes meanwhile is put back."""
 
 LINKLESS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 """The errors of file systems without hard links."""
@@ -51,17 +55,60 @@ def flush(disk: Disk, fd: int) -> None:
 def write_atomic(disk: Disk, path: Path, data: bytes, durable: bool = True, expected: bytes | None = None) -> None:
     """Make ``data`` the file's content in one step: readers and crashes see the old or the new, never a mixture.
 
-    ``durable=False`` leaves out the flushing, for observations that are worthless after a power cut anyway.
-    With ``expected`` the old content is compared right before the change. OSError if it could not be made, then the old
-    content stands; BlockingIOError if the old content is not the expected one.
+    Owner, group, mode and extended attributes of the old file are kept. ``durable=False`` leaves out the flushing, for
+    observations that are worthless after a power cut anyway. With ``expected`` no other content is ever replaced: an
+    editor does not use our locks. OSError if the change could not be made, then the old content stands;
+    BlockingIOError if the old content is not the expected one; ``Refused`` if an attribute cannot be kept.
     """
     found = refuse_links(disk, path)
-    with _written_beside(disk, path, data, stat.S_IMODE(found.st_mode) if found else FILE_MODE, durable) as temporary:
-        if expected is not None:  # flushing takes time, and an editor does not use our locks
-            refuse_changed(disk, path, expected)
-        disk.rename(temporary, path)
+    with _written_beside(disk, path, data, found, durable) as temporary:
+        if expected is None:
+            disk.rename(temporary, path)
+        else:
+            _replace_expected(disk, temporary, path, data, expected)
     if durable:
         sync_folder(disk, path.parent)
+
+
+def _replace_expected(disk: Disk, temporary: Path, path: Path, data: bytes, expected: bytes) -> None:
+    """Put the new file into the place of the old one, if that has the expected content. BlockingIOError if it has not.
+
+    The two change names in one step. If another content comes out than the expected one, it is put back.
+    """
+    refuse_changed(disk, path, expected)
+    try:
+        disk.exchange(temporary, path)
+    except FileNotFoundError:
+        raise BlockingIOError(errno.EAGAIN, "another process has removed it", str(path)) from None
+    except OSError as error:
+        if error.errno not in EXCHANGELESS:
+            raise
+        disk.rename(temporary, path)  # the moment between comparison and renaming is left
+        return
+    if (came_out := disk.read(temporary)) != expected:
+        _put_back(disk, temporary, path, [data, came_out])
+        _discard(disk, temporary)
+        raise BlockingIOError(errno.EAGAIN, "another process has written to it", str(path))
+    _discard(disk, temporary)
+
+
+def _discard(disk: Disk, temporary: Path) -> None:
+    """Remove what an exchange has left. The change is made: if this fails twice, the next change does it."""
+    try:
+        disk.unlink(temporary)
+    except OSError:
+        with contextlib.suppress(OSError):
+            disk.unlink(temporary)
+
+
+def _put_back(disk: Disk, temporary: Path, path: Path, seen: list[bytes | None]) -> None:
+    """Put back what came out of an exchange. A still newer content that comes out then is put back in turn."""
+    for _ in range(PUT_BACK_LIMIT):
+        disk.exchange(temporary, path)
+        if (came_out := disk.read(temporary)) in seen:
+            return
+        seen.append(came_out)
+    raise OSError(errno.EAGAIN, f"it changes all the time; its newest content may be {temporary}", str(path))
 
 
 def create(disk: Disk, path: Path, data: bytes) -> None:
@@ -69,7 +116,7 @@ def create(disk: Disk, path: Path, data: bytes) -> None:
 
     On a file system without hard links it replaces like ``write_atomic``: then only a lock protects the other file.
     """
-    with _written_beside(disk, path, data, FILE_MODE, durable=True) as temporary:
+    with _written_beside(disk, path, data, None, durable=True) as temporary:
         try:
             disk.link(temporary, path)
         except OSError as error:
@@ -84,7 +131,7 @@ def create(disk: Disk, path: Path, data: bytes) -> None:
 def can_write(disk: Disk, path: Path, size: int) -> bool:
     """Whether a file of ``size`` bytes can be made beside the path now. It is removed again."""
     try:
-        with _written_beside(disk, path, bytes(size), FILE_MODE, durable=False) as temporary:
+        with _written_beside(disk, path, bytes(size), None, durable=False) as temporary:
             disk.unlink(temporary)
     except OSError:
         return False
@@ -92,10 +139,13 @@ def can_write(disk: Disk, path: Path, size: int) -> bool:
 
 
 @contextlib.contextmanager
-def _written_beside(disk: Disk, path: Path, data: bytes, mode: int, durable: bool) -> Iterator[Path]:
-    """The content in a temporary file beside the path. The file is removed if its use fails."""
-    name = os.fsdecode(os.fsencode(path.name)[:200])  # leaves room for the rest
-    temporary = path.with_name(f".{name}.{threading.get_native_id()}.tmp")  # the pid, except in a second thread
+def _written_beside(disk: Disk, path: Path, data: bytes, old: os.stat_result | None, durable: bool) -> Iterator[Path]:
+    """The content in a temporary file beside the path, with the attributes of the ``old`` file there, if there is one.
+
+    The file is removed if its use fails, unless it has the content of another program by then (see ``leftovers``).
+    """
+    temporary = path.with_name(f"{_temporary_start(path)}{threading.get_native_id()}.tmp")
+    made: os.stat_result | None = None
     try:
         try:
             fd = disk.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
@@ -103,19 +153,66 @@ def _written_beside(disk: Disk, path: Path, data: bytes, mode: int, durable: boo
             disk.unlink(temporary)
             fd = disk.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
-            left = memoryview(data)
-            while left:
-                left = left[disk.write(fd, bytes(left)) :]
-            disk.chmod(fd, mode)
+            rest = memoryview(data)
+            while rest:
+                rest = rest[disk.write(fd, bytes(rest)) :]
+            if old is None:
+                disk.chmod(fd, FILE_MODE)
+                _give_to_owner(disk, fd, path.parent)
+            else:
+                _keep_attributes(disk, fd, temporary, path, old)
             if durable:
                 disk.sync(fd)
+            made = disk.status_of(fd)
         finally:
             disk.close(fd)
         yield temporary
-    except OSError:
+    except (OSError, Refused):
         with contextlib.suppress(OSError):
-            disk.unlink(temporary)
+            left = disk.status(temporary)
+            if left is not None and (made is None or left.st_ino == made.st_ino):
+                disk.unlink(temporary)
         raise
+
+
+def leftovers(disk: Disk, path: Path) -> list[Path]:
+    """The temporary files beside the path that killed writers have left. One may have another program's content."""
+    start = _temporary_start(path)
+    return [path.with_name(name) for name in disk.names(path.parent) if name.startswith(start) and name[-4:] == ".tmp"]
+
+
+def _temporary_start(path: Path) -> str:
+    return f".{os.fsdecode(os.fsencode(path.name)[:200])}."  # leaves room for the rest
+
+
+def _keep_attributes(disk: Disk, fd: int, temporary: Path, path: Path, old: os.stat_result) -> None:
+    """Give the new file the owner, group, mode and extended attributes of the one that it is to replace.
+
+    ``Refused`` if one of them cannot be given: then the old file stays.
+    """
+    made = disk.status_of(fd)
+    try:
+        if (made.st_uid, made.st_gid) != (old.st_uid, old.st_gid):
+            disk.chown(fd, old.st_uid, old.st_gid)
+        disk.chmod(fd, stat.S_IMODE(old.st_mode))  # after the change of owner, which clears bits
+        wanted, inherited = disk.attributes(path), disk.attributes(temporary)
+        for name in wanted.keys() | inherited.keys():
+            if wanted.get(name) != inherited.get(name):
+                disk.set_attribute(fd, name, wanted.get(name))
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP):
+            raise
+        raise Refused(
+            f"{path} is left as it is: a new file in its place could not keep its owner ({old.st_uid}), group "
+            f"({old.st_gid}) or access list: {error.strerror}",
+            path,
+        ) from None
+
+
+def _give_to_owner(disk: Disk, fd: int, folder: Path) -> None:
+    """Give a file that root has made in another user's folder to that user."""
+    if os.geteuid() == 0 and (found := disk.status(folder)) is not None and found.st_uid != 0:
+        disk.chown(fd, found.st_uid, found.st_gid)
 
 
 def shorten(disk: Disk, path: Path, before: bytes, size: int) -> None:

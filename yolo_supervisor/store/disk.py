@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from pathlib import Path
 
+from yolo_supervisor.fs.exchange import exchange
 from yolo_supervisor.fs.read import LIMIT, read
 
 FILE_MODE = 0o600
@@ -45,6 +47,20 @@ class Disk:
         else:
             os.fdatasync(fd)
 
+    def exchange(self, one: Path, other: Path) -> None:
+        """Let two names change their files in one step. OSError (``EXCHANGELESS``) where the system cannot."""
+        exchange(one, other)
+
+    def chown(self, fd: int, user: int, group: int) -> None:
+        os.fchown(fd, user, group)
+
+    def set_attribute(self, fd: int, name: str, value: bytes | None) -> None:
+        """Set an extended attribute, or remove it (None)."""
+        if value is None:
+            os.removexattr(fd, name)
+        else:
+            os.setxattr(fd, name, value)
+
     def chmod(self, fd: int, mode: int) -> None:
         os.fchmod(fd, mode)
 
@@ -77,6 +93,18 @@ class Disk:
             return path.lstat()
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+    def attributes(self, path: Path) -> dict[str, bytes]:
+        """The extended attributes, access lists among them; none where the file system has none."""
+        if not hasattr(os, "listxattr"):
+            return {}
+        try:
+            names = os.listxattr(path, follow_symlinks=False)
+            return {name: os.getxattr(path, name, follow_symlinks=False) for name in names}
+        except OSError as error:
+            if error.errno in (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENODATA):
+                return {}
+            raise
 
     def status_of(self, fd: int) -> os.stat_result:
         return os.fstat(fd)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from yolo_supervisor.actions.base import WriteMode
@@ -15,6 +15,7 @@ from yolo_supervisor.store import checksums
 from yolo_supervisor.store.atomic import (
     create,
     is_folder,
+    leftovers,
     refuse_changed,
     refuse_links,
     remove,
@@ -25,13 +26,15 @@ from yolo_supervisor.store.atomic import (
 from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.store.lines import Write
 from yolo_supervisor.store.locks import LockAges, folder_lock, put_aside
+from yolo_supervisor.store.paths import quarantine_file
 
 
 class Documents:
     """The documents that the store changes, and the locks of their owners. Call it under the store's lock only."""
 
-    def __init__(self, disk: Disk, held_lock: Path, clock: Clock) -> None:
+    def __init__(self, disk: Disk, held_lock: Path, quarantine: Path, clock: Clock) -> None:
         self.disk = disk
+        self._quarantine = quarantine
         self._held_lock = held_lock
         """The note about the lock of another program that a writer holds now."""
         self._lock_ages = LockAges(clock.awake)
@@ -43,6 +46,7 @@ class Documents:
 
     def write(self, path: Path, before: bytes | None, after: bytes | None, mode: WriteMode) -> None:
         """Make the change. FileExistsError, BlockingIOError if another process has written to the document."""
+        self.rescue_leftovers(path, (digest(before), digest(after)))
         if after is None:
             if before is not None:
                 refuse_changed(self.disk, path, before)
@@ -56,6 +60,23 @@ class Documents:
         else:
             write_atomic(self.disk, path, after, expected=before)
             checksums.refresh(self.disk, path, str(digest(after)), make=False)
+
+    def rescue_leftovers(self, path: Path, known: Collection[str | None]) -> list[Path]:
+        """Remove temporary files that killed writers have left beside the document; the copies that were made.
+
+        A writer may have been killed between an exchange and its check: a content that is not ``known`` may be another
+        program's, and is copied to the quarantine before.
+        """
+        copies = []
+        for left in leftovers(self.disk, path):
+            data = self.disk.read(left)
+            if data is not None and digest(data) not in known:
+                copy = quarantine_file(self._quarantine, path.name, data)
+                write_atomic(self.disk, copy, data)
+                copies.append(copy)
+            if data is not None:
+                self.disk.unlink(left)
+        return copies
 
     def make_durable(self, path: Path, write: Write, now: bytes | None) -> None:
         """Flush a promised change that is made: its writer may have been killed before it had.

@@ -82,6 +82,8 @@ class _Run:
 
     def _finish_locked(self, promise: Promise, path: Path, write: Write) -> None:
         try:
+            for copy in self._documents.rescue_leftovers(path, (write.before, write.after)):
+                self.overtaken.append(f"{promise.action} {promise.key}: a content found beside it is in {copy}")
             now = self._documents.read(path)
         except (OSError, Refused) as error:
             self._fail(promise, str(error))

@@ -100,7 +100,7 @@ class Store:
         self.disk = disk or Disk()
         self.clock = clock or SystemClock()
         self.journal = Journal(self.paths.journal, self.disk, self.paths.quarantine, journal_size)
-        self.documents = Documents(self.disk, self.paths.held_lock, self.clock)
+        self.documents = Documents(self.disk, self.paths.held_lock, self.paths.quarantine, self.clock)
         self._backups = Backups(self.disk, self.paths.backups, self.paths.quarantine)
         self._quotas = {
             folder: QuotaFolder(self.disk, folder, quota)
