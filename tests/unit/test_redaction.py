@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from yolo_supervisor.redaction import HIDDEN, SECRET_RULES, SecretRule, redacted, redacted_all
+from yolo_supervisor.redaction import HIDDEN, redacted, redacted_all
+from yolo_supervisor.redaction.rule import SecretRule
+from yolo_supervisor.redaction.table import SECRET_RULES
 
 HEX = "0123456789abcdef"
 ALPHABETS = {

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-HIDDEN = "[hidden]"
+from yolo_supervisor.redaction.text import HIDDEN
 
 _FREQUENT = (
     "in er re te on st at es le en ti se or nt et de ar co al an ta me li ed ri ge ro tr ra it io ma ng is nd ne ec "

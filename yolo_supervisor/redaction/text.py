@@ -9,15 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from yolo_supervisor.redaction.context import CONTEXT_RULES, names_a_secret
-from yolo_supervisor.redaction.rule import HIDDEN
-from yolo_supervisor.redaction.tokens import TOKEN_RULES
+HIDDEN = "[hidden]"
 
 MAX_ITEMS, MAX_DEPTH = 60, 20
 """The number of items of a list (the last ones) or an object, and of levels of a JSON value, that are kept."""
-
-SECRET_RULES = TOKEN_RULES + CONTEXT_RULES
-"""All rules, in the order in which they are applied."""
 
 _KEY_END = re.compile(r"(-----END [A-Z0-9 ]{0,40}PRIVATE KEY[A-Z ]{0,20}-----)")
 _KEY_LINE = re.compile(r"[\s\d→│|>+-]{0,20}[0-9A-Za-z+/]{1,100}={0,2}[\s│|]{0,20}")
@@ -26,6 +21,8 @@ _LINE = re.compile(r"(\r?\n|\\+n)")
 
 def redacted(text: str) -> str:
     """The text with everything hidden that looks like a secret."""
+    from yolo_supervisor.redaction.table import SECRET_RULES  # building the rules takes a tenth of a command's start
+
     text = _without_key_tails(text)
     lowered = text.lower()
     for rule in SECRET_RULES:
@@ -59,7 +56,7 @@ def cut(value: object, limit: int, depth: int = MAX_DEPTH) -> object:
 
 def redacted_fields(fields: Mapping[str, object]) -> dict[str, object]:
     """A JSON object with the redaction of ``redacted_all``."""
-    return {redacted(key): redacted_all(value, names_a_secret(key, value)) for key, value in fields.items()}
+    return {redacted(key): redacted_all(value, _names_a_secret(key, value)) for key, value in fields.items()}
 
 
 def redacted_all(value: object, under_secret: bool = False) -> object:
@@ -69,7 +66,7 @@ def redacted_all(value: object, under_secret: bool = False) -> object:
     """
     if isinstance(value, Mapping):
         return {
-            redacted(str(key)): redacted_all(item, under_secret or names_a_secret(str(key), item))
+            redacted(str(key)): redacted_all(item, under_secret or _names_a_secret(str(key), item))
             for key, item in value.items()
         }
     if isinstance(value, list | tuple):
@@ -77,6 +74,12 @@ def redacted_all(value: object, under_secret: bool = False) -> object:
     if under_secret and value is not None and not isinstance(value, bool):
         return HIDDEN
     return redacted(value) if isinstance(value, str) else value
+
+
+def _names_a_secret(key: str, value: object) -> bool:
+    from yolo_supervisor.redaction.context import names_a_secret
+
+    return names_a_secret(key, value)
 
 
 def _without_key_tails(text: str) -> str:
