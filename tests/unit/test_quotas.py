@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from yolo_supervisor.actions.state import quarantine
+from yolo_supervisor.formats.crash_report import Evidence, Report
 from yolo_supervisor.fs.read import digest
+from yolo_supervisor.models import Agent
+from yolo_supervisor.policy.crash_rules import classify
+from yolo_supervisor.store import crash_reports
 from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.store.history import history
 from yolo_supervisor.store.index import VERSIONS
 from yolo_supervisor.store.paths import quarantine_file
 from yolo_supervisor.store.quotas import Quota, QuotaFolder
 from yolo_supervisor.store.store import Outcome, Store
+
+SINCE = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -138,3 +145,17 @@ def test_a_file_that_cannot_be_removed_stops_nothing(tmp_path: Path) -> None:
     assert pruned is not None
     assert pruned.files == 1
     assert sorted(os.listdir(tmp_path)) == ["0", "2"]
+
+
+def test_the_removal_of_crash_reports_above_the_quota_is_recorded(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crash_reports, "CRASHES", Quota(2**20, 2, rest=1))
+    agent = Agent(id="dev-1@red", name="dev-1", role="dev", team="red", source="test", since=SINCE)
+    for second in range(4):
+        evidence = Evidence(at=SINCE + timedelta(seconds=second))
+        store.save_crash_report(Report(agent=agent, evidence=evidence, verdict=classify(evidence)), "agents")
+
+    assert len(os.listdir(store.paths.crashes)) == 2
+    assert [(key, count) for key, count, _ in pruned_entries(store)] == [("crashes", 1)] * 2
+    assert len(store.take_pruned()) == 2

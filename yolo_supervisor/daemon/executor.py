@@ -15,7 +15,7 @@ import anyio.abc
 from yolo_supervisor.actions.agents import ShowMessage, Terminate, WriteCrashReport
 from yolo_supervisor.actions.base import Action, Edit, Note
 from yolo_supervisor.actions.leases import BreakLock
-from yolo_supervisor.actions.state import SaveVersion, files_pruned
+from yolo_supervisor.actions.state import SaveVersion
 from yolo_supervisor.actions.tasks import Requeue
 from yolo_supervisor.clock import Backoff, Clock
 from yolo_supervisor.config import Config
@@ -24,7 +24,6 @@ from yolo_supervisor.daemon.messages import Messages
 from yolo_supervisor.daemon.terminations import Terminations
 from yolo_supervisor.fs.trust import Refused
 from yolo_supervisor.inventory.crash_evidence import CrashInvestigator
-from yolo_supervisor.store import crash_reports
 from yolo_supervisor.store.atomic import can_write
 from yolo_supervisor.store.locks import Busy
 from yolo_supervisor.store.store import Outcome, Store, Unwritable
@@ -335,9 +334,7 @@ class CrashReports:
     def _write(self, action: WriteCrashReport) -> None:
         """Save the report; a failure is logged and stops nothing."""
         try:
-            pruned = crash_reports.save(self._store.disk, self._store.paths.crashes, action.report)
-            if pruned is not None:
-                self._store.note(files_pruned(folder=pruned.folder, files=pruned.files, size=pruned.size), "agents")
+            self._store.save_crash_report(action.report, "agents")
         except Exception as error:  # noqa: BLE001 - a failing crash report must not block recovery
             self._failures.failed("crash_report", error)
         else:

@@ -18,9 +18,10 @@ from yolo_supervisor.actions.leases import BreakLock
 from yolo_supervisor.actions.state import files_pruned
 from yolo_supervisor.clock import Clock, SystemClock
 from yolo_supervisor.formats import own as own_files
+from yolo_supervisor.formats.crash_report import Report
 from yolo_supervisor.fs.read import digest
 from yolo_supervisor.fs.trust import Refused, other_writers
-from yolo_supervisor.store import checksums, plugin_log
+from yolo_supervisor.store import checksums, crash_reports, plugin_log
 from yolo_supervisor.store.atomic import (
     is_folder,
     make_folder,
@@ -47,7 +48,7 @@ from yolo_supervisor.store.lines import (
 )
 from yolo_supervisor.store.locks import Busy, file_lock
 from yolo_supervisor.store.paths import Paths, refuse_linked_planning, refuse_root
-from yolo_supervisor.store.quotas import BACKUPS, QUARANTINE, QuotaFolder
+from yolo_supervisor.store.quotas import BACKUPS, QUARANTINE, Pruned, QuotaFolder
 from yolo_supervisor.store.recovery import Recovery, recover
 
 LOCK_LIMIT_S = 0.25
@@ -352,6 +353,14 @@ class Store:
 
     # -- quotas ------------------------------------------------------------------------------------------------------
 
+    def save_crash_report(self, report: Report, by: str) -> None:
+        """Write a crash report; the oldest ones leave its folder above the quota."""
+        pruned = crash_reports.save(self.disk, self.paths.crashes, report)
+        if pruned is not None:
+            with self._locked():
+                self.journal.catch_up()
+                self._record_pruned(pruned, by)
+
     def take_pruned(self) -> list[Note]:
         """The notes about files that were removed since the last call, to keep a folder within its quota."""
         taken, self._pruned = self._pruned, []
@@ -363,8 +372,10 @@ class Store:
         if not quota.added(len(data)):
             return
         newest = {versions[-1] for versions in self.index.good_versions.values() if versions}
-        if (pruned := quota.prune(newest | self._promised())) is None:
-            return
+        if (pruned := quota.prune(newest | self._promised())) is not None:
+            self._record_pruned(pruned, by)
+
+    def _record_pruned(self, pruned: Pruned, by: str) -> None:
         note = files_pruned(folder=pruned.folder, files=pruned.files, size=pruned.size)
         self.journal.append(entry(note, by, self.clock.now(), self.paths.project), durable=False)
         self._pruned.append(note)
