@@ -611,9 +611,9 @@ SEAM = {"store/atomic.py", "store/disk.py", "store/locks.py", "fs/read.py"}
 """The modules through which every durable change and every bounded read goes."""
 
 EXCEPTIONS = {
-    ("hook.py", "leave_note", "os.open"),  # a hook is to be quick: it imports nothing of ours
-    ("hook.py", "leave_note", "os.write"),
-    ("hook.py", "leave_note", "os.rename"),
+    ("hook.py", "_write_note", "os.open"),  # a hook is to be quick: it imports nothing of ours
+    ("hook.py", "_write_note", "os.write"),
+    ("hook.py", "_write_note", "os.rename"),
     ("daemon/status_files.py", "remove_holder", "self._store.paths.holder.unlink"),  # an observation
     ("daemon/status_files.py", "prune", "outdated.unlink"),  # hooks' notes that were read
     ("log.py", "_put", "os.write"),  # the standard error
