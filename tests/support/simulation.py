@@ -317,6 +317,9 @@ class Machine:
     def writes_to(self, pid: int, path: Path, file: FileId) -> bool:
         return False
 
+    def ignores(self, pid: int, number: int) -> bool:
+        return False
+
     def listens(self, pid: int) -> bool:
         return True
 

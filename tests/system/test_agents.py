@@ -102,9 +102,9 @@ def died(of: Agent = DEV) -> Note:
     return died_note(key=of.id, reason=f"{of.name} is dead: gone", evidence={**who, "proof": "gone"})
 
 
-def forget(of: Agent = DEV, **more: Any) -> RemoveFile:
+def forget(of: Agent = DEV, rest: str = "", **more: Any) -> RemoveFile:
     return forget_action(
-        key=of.id, path=RECORDS / f"{of.name}.json", reason="its recovery is complete",
+        key=of.id, path=RECORDS / f"{of.name}.json", reason=f"its recovery is complete{rest}",
         evidence={**evidence(of), **more},
     )  # fmt: skip
 
@@ -212,7 +212,8 @@ def test_while_leftovers_live_the_record_stands() -> None:
 def test_background_processes_of_a_dead_agent_are_reported_and_left_running() -> None:
     held = HeldResources(leftovers=Leftovers(uncertain=(DAEMON,)))
 
-    assert decided(sighting(held=held)) == [(died(), forget(left_alone=[502]))]
+    rest = "; processes that it had started and that still run: 1"
+    assert decided(sighting(held=held)) == [(died(), forget(rest=rest, left_alone=[502]))]
 
 
 def test_while_one_of_its_task_files_cannot_be_read_the_record_stands() -> None:
@@ -1200,6 +1201,42 @@ def test_a_process_that_a_tool_forked_before_it_exited_is_a_leftover(
     assert left(world).uncertain == ()
 
 
+DAEMONS = {"setsid": "setsid cat <&3 &", "nohup": "nohup cat <&3 >/dev/null 2>&1 &"}
+
+
+@pytest.mark.parametrize("how", DAEMONS)
+def test_a_daemon_that_a_tool_has_started_is_reported_and_left_running(
+    how: str, world: World, children: Children, lifeline: int, tmp_path: Path
+) -> None:
+    script = f"{DAEMONS[how]} echo $! > {tmp_path}/pid; until [ -e {tmp_path}/go ]; do sleep 0.02; done"
+    program = in_a_tools_session(script, lifeline)
+    child = children.agent("dev-1", "red", cwd=world.project, program=program, pass_fds=(lifeline,))
+    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), "the tool to fork")
+    daemon = int((tmp_path / "pid").read_text())
+    wait_until(lambda: world.processes.backend.argv(daemon) == ["cat"], "the daemon to run its program")
+    world.turn()
+    world.scanner.sample()
+    tool = parent_of(daemon)
+    (tmp_path / "go").touch()
+    wait_until(lambda: parent_of(daemon) != tool, "the tool to exit")
+
+    end(child)
+
+    assert left(world).roots == ()
+    assert [process.pid for process in left(world).uncertain] == [daemon]
+
+
+def test_the_tree_of_a_new_agent_is_read_at_once(world: World, children: Children, lifeline: int) -> None:
+    child = children.agent("dev-1", "red", cwd=world.project, program=with_tools(lifeline), pass_fds=(lifeline,))
+    tool, _ = tools(child)
+    world.turn()
+
+    assert world.scanner.catch_up()
+
+    assert tool in [process.pid for process, _ in world.scanner.trees[world.identify(child)]]
+    assert not world.scanner.catch_up(), "nothing is new"
+
+
 def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
@@ -1219,7 +1256,7 @@ def test_a_tmux_server_that_a_tool_started_is_no_leftover_nor_are_its_panes(
 
     hosted = [world.processes.identify(int(pid)) for pid in (tmp_path / "pids").read_text().split()]
     seen = {process.pid: process.started for process in hosted if process}  # a sample in the moment of the start
-    world.scanner._tool_sessions[world.identify(child)] |= seen
+    world.scanner.descent._leaders[world.identify(child)] |= seen
 
     end(child)
     roots = [root.pid for root in left(world).roots]

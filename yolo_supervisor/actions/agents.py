@@ -89,6 +89,8 @@ class Terminate(Action):
     verb: Verb = "terminated"
     roots: tuple[ProcessId, ...]
     grace_s: float
+    sessions: tuple[int, ...] = ()
+    """Sessions in which everything is to be ended, also what is started meanwhile."""
 
 
 def died(*, key: str, reason: str, evidence: Mapping[str, Any] = NO_EVIDENCE) -> Note:

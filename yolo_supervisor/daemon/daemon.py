@@ -28,6 +28,7 @@ from yolo_supervisor.fs.trust import Refused, TooNew
 from yolo_supervisor.inventory.process_scan import ProcessScanner
 from yolo_supervisor.service.notify import Notifier, endangered
 from yolo_supervisor.store.locks import Busy
+from yolo_supervisor.system.births import Births
 from yolo_supervisor.system.process_backend import backend
 from yolo_supervisor.system.processes import Processes
 from yolo_supervisor.system.tmux import Tmux
@@ -61,7 +62,7 @@ class Daemon:
         self.config = self._load(None)
         processes = Processes(backend())
         self._clock = clock = SystemClock()
-        self.services = HostServices(clock, processes, ProcessScanner(processes), Tmux(clock))
+        self.services = HostServices(clock, processes, ProcessScanner(processes, Births()), Tmux(clock))
         self.notifier = Notifier(os.environ)
         self.projects: dict[Path, Project] = {}
         self._refused = ""
@@ -98,6 +99,7 @@ class Daemon:
                 for project in self.projects.values():
                     tasks.start_soon(project.run)
                 tasks.start_soon(self.services.scanner.run, self._sample_s, self._sampled)
+                tasks.start_soon(self.services.scanner.follow_births)
                 tasks.start_soon(self._file_events.run)
                 tasks.start_soon(self._keep_manager_informed)
                 self.notifier.ready(self._status())

@@ -231,7 +231,12 @@ class Runner:
             await ticked.wait()
 
     def _after_agents_tick(self) -> None:
-        """Report agents that cannot be watched, and let ``_wake_at_deaths`` wait for the next death."""
+        """Report agents that cannot be watched, and let ``_wake_at_deaths`` wait for the next death.
+
+        The trees of new agents are saved at once: after a crash the next supervisor needs them.
+        """
+        if self.services.scanner.catch_up():
+            self.write_trees()
         self._fd_limit.update(bool(self.parts.deaths.left_out), self.parts.agents.interval_s)
         self._agents_ticked.set()
         self._agents_ticked = anyio.Event()
@@ -247,7 +252,7 @@ class Runner:
 
     def write_trees(self) -> None:
         """Save the process trees of the agents."""
-        self._status_files.write_trees(self.parts.agents.trees())
+        self._status_files.write_trees(self.parts.agents.trees(), self.parts.agents.descents())
 
     def _report_at_times(self) -> None:
         if time.monotonic() - self._reported_s >= REPORT_TICKS * min(watcher.interval_s for watcher in self.watchers):

@@ -13,7 +13,7 @@ from yolo_supervisor.fs.changes import names
 from yolo_supervisor.fs.read import read_part
 from yolo_supervisor.fs.trust import Refused
 from yolo_supervisor.inventory.agents import AgentRegistry
-from yolo_supervisor.models import SeenLock
+from yolo_supervisor.models import ProcessId, SeenLock
 from yolo_supervisor.store.atomic import write_atomic
 from yolo_supervisor.store.store import Store
 
@@ -30,13 +30,14 @@ class StatusFiles:
     def __init__(self, store: Store, failures: FailureLog) -> None:
         self._store = store
         self._failures = failures
-        self._written_trees: Trees = {}
+        self._written_trees: tuple[Trees, Mapping[ProcessId, own_files.Descent]] = ({}, {})
         self._written_locks: Mapping[Path, SeenLock] | None = None
 
-    def write_trees(self, trees: Trees) -> None:
-        """Save the process trees of the agents if they changed: after a crash the next supervisor needs them."""
-        if trees != self._written_trees and self._write(self._store.paths.trees, own_files.dump_trees(trees)):
-            self._written_trees = trees
+    def write_trees(self, trees: Trees, descents: Mapping[ProcessId, own_files.Descent]) -> None:
+        """Save the descendants of the agents if they changed: after a crash the next supervisor needs them."""
+        now = trees, descents
+        if now != self._written_trees and self._write(self._store.paths.trees, own_files.dump_trees(*now)):
+            self._written_trees = now
 
     def write_seen_locks(self, seen: Mapping[Path, SeenLock]) -> None:
         """Save who was seen with which lock of git's, if that changed: the next supervisor and ``commit`` need it."""

@@ -38,7 +38,7 @@ async def terminate(
         return {*scanner.agents, *scanner.tracked} - set(action.roots)
 
     begun = store.begin(action, by)
-    ending = await processes.terminate(action.roots, action.grace_s, lambda: objection(action), spared)
+    ending = await processes.terminate(action.roots, action.grace_s, lambda: objection(action), spared, action.sessions)
     return begun, ending
 
 
@@ -50,12 +50,13 @@ def journal_end(action: Terminate, by: str, store: Store, begun: int, ending: En
         "survived": [p.pid for p in ending.survived],
         "refused": {str(p.pid): refusal.text for p, refusal in ending.refused.items()},
         "left_alone": [p.pid for p in ending.unproven],
+        "sessions": list(ending.sessions),
     }
     evidence = {key: value for key, value in evidence.items() if value}
     if ending.spared:
         evidence["spared"] = ending.spared
     journaled: list[Action] = []
-    if ending.terminated or ending.killed or ending.survived:
+    if ending.terminated or ending.killed or ending.survived or ending.sessions:
         store.end(begun, action, by, evidence)
         journaled.append(replace(action, evidence=evidence))
     else:

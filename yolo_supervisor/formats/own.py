@@ -137,8 +137,21 @@ Trees = Mapping[ProcessId, tuple[tuple[ProcessId, int], ...]]
 """For each agent its descendants with their parents' pids, parents before children."""
 
 
-def dump_trees(trees: Trees) -> bytes:
-    boots = {process.boot for process in trees}
+@dataclass(frozen=True, slots=True)
+class Descent:
+    """The descendants of an agent that are not in its tree."""
+
+    sessions: frozenset[int] = frozenset()
+    """The sessions of its tools."""
+    orphans: tuple[ProcessId, ...] = ()
+    """Descendants whose parents have ended."""
+
+
+NO_DESCENTS: Mapping[ProcessId, Descent] = {}
+
+
+def dump_trees(trees: Trees, descents: Mapping[ProcessId, Descent] = NO_DESCENTS) -> bytes:
+    boots = {process.boot for process in (*trees, *descents)}
     return json.dumps(
         {
             "version": VERSION,
@@ -148,6 +161,11 @@ def dump_trees(trees: Trees) -> bytes:
                     "agents": [
                         [agent.pid, agent.started, [[p.pid, p.started, parent] for p, parent in tree]]
                         for agent, tree in trees.items()
+                        if agent.boot == boot
+                    ],
+                    "descents": [
+                        [agent.pid, agent.started, sorted(d.sessions), [[p.pid, p.started] for p in d.orphans]]
+                        for agent, d in descents.items()
                         if agent.boot == boot
                     ],
                 }
@@ -175,6 +193,22 @@ def load_trees(data: bytes) -> dict[ProcessId, tuple[tuple[ProcessId, int], ...]
     except (KeyError, TypeError, ValueError, OverflowError):
         return {}
     return trees
+
+
+def load_descents(data: bytes) -> dict[ProcessId, Descent]:
+    """The descendants outside the trees. Empty if the file cannot be read, or names none."""
+    raw = load_object(data) or {}
+    descents: dict[ProcessId, Descent] = {}
+    try:
+        for of_boot in raw["trees"]:
+            boot = str(of_boot["boot"])
+            for pid, started, sessions, orphans in of_boot.get("descents", ()):
+                descents[ProcessId(int(pid), int(started), boot)] = Descent(
+                    frozenset(map(int, sessions)), tuple(ProcessId(int(p), int(s), boot) for p, s in orphans)
+                )
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
+        return {}
+    return descents
 
 
 # -- daemon.json: the daemon that supervises the project ----------------------------------------------------------

@@ -3,18 +3,19 @@ files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats import plugin
-from yolo_supervisor.formats.own import Trees
+from yolo_supervisor.formats.own import Descent, Trees
 from yolo_supervisor.formats.plugin import agents as plugin_agents
 from yolo_supervisor.formats.plugin import execution_state
 from yolo_supervisor.fs.read import digest, read, read_or_none
 from yolo_supervisor.inventory.crash_evidence import Crash
+from yolo_supervisor.inventory.descent import Descendants
 from yolo_supervisor.inventory.leases import readable_leases
 from yolo_supervisor.inventory.process_scan import ProcessScanner
 from yolo_supervisor.inventory.project_snapshot import ProjectSnapshot
@@ -23,6 +24,7 @@ from yolo_supervisor.models import Agent, Lease, Liveness, ProcessId, Task
 from yolo_supervisor.policy.retry import RetryDecision, RetryPolicy
 from yolo_supervisor.policy.task_owner import OwnerState, Worker, ownership
 from yolo_supervisor.store.paths import Paths
+from yolo_supervisor.system.daemons import daemons
 from yolo_supervisor.system.processes import Leftovers, Processes
 
 
@@ -95,7 +97,7 @@ class HeldResourcesFinder:
         self._paths = paths
         self._processes = processes
         self._scanner = scanner
-        self._before: Trees | None = None
+        self._before: tuple[Trees, Mapping[ProcessId, Descent]] | None = None
         """The trees from the last daemon: they count until the scanner has seen more."""
 
     def of(
@@ -186,25 +188,57 @@ class HeldResourcesFinder:
         if agent.process is None or agent.lead is not None:
             return Leftovers()
         tree = self.trees([agent.process]).get(agent.process, ())
-        leftovers = self._processes.leftovers(agent.process, tree)
-        more = [
+        sampled = self._processes.leftovers(agent.process, tree)
+        earlier = self._earlier()[1].get(agent.process, Descent())
+        found = self._scanner.find_descendants(agent.process, agent.session, earlier)
+        sweep, stubborn = found.sweep, self._processes.stubborn
+        children = {*sampled.roots, *found.children} - stubborn
+        started = {*children, *sampled.uncertain, *found.processes} - stubborn
+        below = {process for child in children for process, _ in sweep.tree(child)}
+        left = daemons(sweep, started, found.sessions, self._processes.backend, found.nohup) - children - below
+        pids = {process.pid for process in started}
+        roots = [
             process
-            for process in self._scanner.in_tool_sessions(agent.process)
-            if process not in leftovers.roots and process not in self._processes.stubborn
+            for process in started - left - below
+            if process in children or (sweep.has(process) and sweep.facts[process.pid].parent not in pids)
         ]
-        below = {process for process, _ in tree} - {*leftovers.uncertain}
-        roots = (*leftovers.roots, *(process for process in more if process not in below))
-        return Leftovers(roots, tuple(process for process in leftovers.uncertain if process not in more))
+        ended = {*roots, *(process for root in roots for process, _ in sweep.tree(root))}
+        return Leftovers(tuple(sorted(roots)), tuple(sorted(left)), self._whole_sessions(found, ended))
+
+    def _whole_sessions(self, found: Descendants, ended: Collection[ProcessId]) -> tuple[int, ...]:
+        """The sessions of its tools in which everything that runs is to be ended."""
+        members: dict[int, set[ProcessId]] = {session: set() for session in found.sessions}
+        for pid, facts in found.sweep.facts.items():
+            if facts.session in members and not facts.zombie:
+                members[facts.session].add(found.sweep.id(pid))
+        others = {session: inside - {*ended} for session, inside in members.items() if inside}
+        return tuple(
+            sorted(
+                session
+                for session, rest in others.items()
+                if all(self._processes.liveness(process) is Liveness.DEAD for process in rest)
+            )
+        )
 
     def trees(self, wanted: Iterable[ProcessId]) -> Trees:
         """The last known trees, from the process scan or from an earlier daemon.
 
         Trees without descendants are left out.
         """
-        if self._before is None:
-            self._before = own_files.load_trees(read_or_none(self._paths.trees) or b"")
-        before, now = self._before, self._scanner.trees
+        before, now = self._earlier()[0], self._scanner.trees
         return {process: tree for process in wanted if (tree := now.get(process) or before.get(process))}
+
+    def descents(self, wanted: Iterable[ProcessId]) -> dict[ProcessId, Descent]:
+        """The last known descendants outside the trees, likewise."""
+        before, now = self._earlier()[1], self._scanner.descent.known
+        known = {process: now.get(process) or before.get(process) for process in wanted}
+        return {process: descent for process, descent in known.items() if descent and descent != Descent()}
+
+    def _earlier(self) -> tuple[Trees, Mapping[ProcessId, Descent]]:
+        if self._before is None:
+            data = read_or_none(self._paths.trees) or b""
+            self._before = own_files.load_trees(data), own_files.load_descents(data)
+        return self._before
 
     def _registry_files(self, agent: Agent, others: Sequence[Agent], snapshot: ProjectSnapshot) -> dict[str, Any]:
         planning = self._paths.planning

@@ -18,8 +18,11 @@ import anyio
 from yolo_supervisor.clock import until_next
 from yolo_supervisor.formats import claude
 from yolo_supervisor.formats.json import same_path
+from yolo_supervisor.formats.own import Descent
+from yolo_supervisor.inventory.descent import Descendants, DescentTracker
 from yolo_supervisor.models import Liveness, Pane, ProcessId
 from yolo_supervisor.system import subprocesses
+from yolo_supervisor.system.births import Births
 from yolo_supervisor.system.process_backend import ProcessFacts
 from yolo_supervisor.system.process_table import Sweep, Tree
 from yolo_supervisor.system.processes import Processes
@@ -27,6 +30,12 @@ from yolo_supervisor.system.tmux import pane_of
 
 YOUNG_S = 2.0
 """A process this young may still be the copy of its parent that every program starts as: it is read again."""
+
+BORN_S = 0.2
+"""The shortest pause between two samples, after a birth in an agent's tree."""
+
+BATCH_S = 0.05
+"""The pause between two readings of births."""
 
 LOAD_FACTOR = 20
 """After a long sweep (thousands of processes) the scanner pauses this many times its length: at most 5 % of a core."""
@@ -48,8 +57,10 @@ class AgentProcess:
 class ProcessScanner:
     """The latest sample. ``generation`` grows whenever an agent has appeared or gone."""
 
-    def __init__(self, processes: Processes) -> None:
+    def __init__(self, processes: Processes, births: Births | None = None) -> None:
         self.processes = processes
+        self.births = births or Births(is_wanted=False)
+        self.descent = DescentTracker(processes, self.births)
         self.agents: dict[ProcessId, AgentProcess] = {}
         self.trees: dict[ProcessId, Tree] = {}
         self.generation = 0
@@ -58,8 +69,10 @@ class ProcessScanner:
         self._known: set[ProcessId] = set()
         self._young: set[ProcessId] = set()
         self._tracked: set[ProcessId] = set()
-        self._tool_sessions: dict[ProcessId, dict[int, int]] = {}
-        """The sessions that each agent's tools have begun: the leader's pid and start time."""
+        self._without_tree: set[ProcessId] = set()
+        """The processes that are tracked since the last sample."""
+        self._born = anyio.Event()
+        """Set when an agent has got a new descendant since the last sample."""
         self._newest: int | None = None
         self._started = 0
 
@@ -72,12 +85,22 @@ class ProcessScanner:
         """Record this process's tree from now on."""
         if process not in self._tracked:
             self._tracked.add(process)
+            self._without_tree.add(process)
             self._newest = None  # the next sample must read its tree, even if nothing starts
+            self.descent.track(process)
+
+    def catch_up(self) -> bool:
+        """Read the trees of processes that are tracked since the last sample; whether there was one."""
+        if not self._without_tree:
+            return False
+        self.sample()
+        return True
 
     def drop(self, process: ProcessId) -> None:
         self._tracked.discard(process)
+        self._without_tree.discard(process)
         self.trees.pop(process, None)
-        self._tool_sessions.pop(process, None)
+        self.descent.drop(process)
 
     def quiet(self) -> bool:
         """Whether no process was started since the last sample except our commands."""
@@ -91,10 +114,12 @@ class ProcessScanner:
 
     def sample(self) -> None:
         """Sample the whole process table."""
+        self.descent.begin()
         self._take(self.processes.sweep())
 
     async def sample_gently(self) -> None:
         """Sample without a long pause of the event loop, even with thousands of processes."""
+        self.descent.begin()
         by_pid: dict[int, ProcessFacts] = {}
         for number, facts in enumerate(self.processes.each()):
             by_pid[facts.pid] = facts
@@ -115,46 +140,20 @@ class ProcessScanner:
         started_at = self.processes.backend.started_at
         self._young = failed | {process for process in unread if now - started_at(process.started) < YOUNG_S}
         self._known = alive - failed
+        trees: dict[ProcessId, Tree] = {}
         for process in self._tracked & alive:
             tree = sweep.tree(process, (self._tracked | self.agents.keys()) - {process})
             # it may have died in the middle of the sweep: then its children have lost their parent
-            if tree != self.trees.get(process) and self.processes.liveness(process) is Liveness.ALIVE:
-                self.trees[process] = tree
-                self._note_sessions(process, tree, sweep)
-        self._forget_sessions(sweep)
+            if tree == self.trees.get(process) or self.processes.liveness(process) is Liveness.ALIVE:
+                self.trees[process] = trees[process] = tree
+        self._without_tree -= trees.keys()
+        others = self.agents.keys() - trees.keys()
+        below = {child for other in others for child, _ in sweep.tree(other)}
+        self.descent.update(sweep, trees, others | below)
 
-    def _note_sessions(self, agent: ProcessId, tree: Tree, sweep: Sweep) -> None:
-        """Remember the sessions that began in the agent's tree: a tool that forks and exits stays in its session."""
-        led = {child.pid: child.started for child, _ in tree if sweep.facts[child.pid].session == child.pid}
-        if led:
-            self._tool_sessions.setdefault(agent, {}).update(led)
-
-    def _forget_sessions(self, sweep: Sweep) -> None:
-        """Forget sessions without a process. The pid of a leader is not given out again while its session has one."""
-        if self._tool_sessions:
-            live = {facts.session for facts in sweep.facts.values()}
-            for agent, led in list(self._tool_sessions.items()):
-                self._tool_sessions[agent] = {pid: started for pid, started in led.items() if pid in live}
-
-    def in_tool_sessions(self, agent: ProcessId) -> tuple[ProcessId, ...]:
-        """The processes that run now in sessions of the agent's tools.
-
-        They were started after the session's leader, which was seen in the agent's tree. Other agents and programs that
-        host sessions (tmux) are left out, with everything below them.
-        """
-        led = self._tool_sessions.get(agent)
-        if not led:
-            return ()
-        sweep = self.processes.sweep()
-        others = ({*self.agents, *self._tracked} - {agent}) & {sweep.id(pid) for pid in sweep.facts}
-        others |= {sweep.id(pid) for pid, facts in sweep.facts.items() if self.processes.hosts_sessions(facts)}
-        spared = others | {process for other in others for process, _ in sweep.tree(other)}
-        return tuple(
-            process
-            for pid, facts in sweep.facts.items()
-            if not facts.zombie and facts.session in led and facts.started >= led[facts.session]
-            if (process := sweep.id(pid)) not in spared and process != agent
-        )
+    def find_descendants(self, agent: ProcessId, session: str | None, earlier: Descent) -> Descendants:
+        """What a dead agent has started and still runs (see ``DescentTracker.find``)."""
+        return self.descent.find(agent, session, earlier, {*self.agents, *self._tracked})
 
     def _read_all(
         self, processes: Iterable[ProcessId], sweep: Sweep
@@ -221,14 +220,27 @@ class ProcessScanner:
         ``sampled`` is called after each sample, with True if an agent is new or gone.
         """
         while True:
-            pause_s = until_next(every_s())
+            pause_s, least_s = until_next(every_s()), BORN_S
             if not self.quiet():
                 began, generation = time.monotonic(), self.generation
                 with contextlib.suppress(OSError):  # no descriptors left, for example: retried at the next sample
                     await self.sample_gently()
-                pause_s = max(pause_s, LOAD_FACTOR * (time.monotonic() - began))
+                least_s = max(least_s, LOAD_FACTOR * (time.monotonic() - began))
                 sampled(self.generation != generation)
-            await anyio.sleep(pause_s)
+            self._born = anyio.Event()
+            await anyio.sleep(least_s)
+            with anyio.move_on_after(pause_s - least_s):
+                await self._born.wait()
+
+    async def follow_births(self) -> None:
+        """Read the births that the kernel reports, for ever. After one in an agent's tree the next sample is early."""
+        while True:
+            await self.births.wait()
+            changes = self.births.lineages.changes
+            self.descent.read_births()
+            if self.births.lineages.changes != changes:
+                self._born.set()
+            await anyio.sleep(BATCH_S)  # many at once are cheaper
 
 
 def _without_copies(seen: Mapping[ProcessId, AgentProcess], sweep: Sweep) -> dict[ProcessId, AgentProcess]:

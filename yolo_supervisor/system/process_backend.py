@@ -42,6 +42,8 @@ class ProcessFacts:
     """The pid of its session's leader; 0 if the kernel does not report it."""
     stopped: bool = False
     """Whether a signal such as SIGSTOP has stopped it."""
+    terminal: int = 0
+    """The number of its controlling terminal; 0 without one."""
 
 
 class ProcessHandle(Protocol):

@@ -22,6 +22,7 @@ from yolo_supervisor.formats import claude
 from yolo_supervisor.models import Liveness, ProcessId
 from yolo_supervisor.system.process_backend import ProcessBackend, ProcessFacts, ProcessHandle
 from yolo_supervisor.system.process_table import Sweep, Tree
+from yolo_supervisor.system.procfs import signal_sessions
 
 FILE_TIME_SLACK_S = 0.05
 """The start of a process is known in ticks of 10 ms, and a file's time in ticks of the kernel's clock."""
@@ -46,6 +47,8 @@ class Leftovers:
     roots: tuple[ProcessId, ...] = ()
     uncertain: tuple[ProcessId, ...] = ()
     """Processes whose parents are gone, too: they may have been sent to the background on purpose."""
+    sessions: tuple[int, ...] = ()
+    """The sessions in which everything is a leftover: processes that fork and exit are always in them."""
 
 
 class RefusalCode(StrEnum):
@@ -85,6 +88,8 @@ class Ending:
     refused: Mapping[ProcessId, Refusal] = field(default_factory=dict)
     unproven: tuple[ProcessId, ...] = ()
     """Not signalled: the parent ended while the tree was read, so the process may have come from elsewhere."""
+    sessions: tuple[int, ...] = ()
+    """The sessions in which processes were signalled that fork faster than they can be held."""
     spared: str | None = None
     """The objection that stopped the termination before its end."""
 
@@ -223,11 +228,13 @@ class Processes:
         grace_s: float,
         holds: Callable[[], Awaitable[str | None]],
         spare: Callable[[], Collection[ProcessId]] = tuple,
+        sessions: Collection[int] = (),
     ) -> Ending:
         """Terminate the roots with their trees: SIGTERM, a grace period, SIGKILL, then verify.
 
         ``holds`` is asked right before each round of signals, and returns an objection or None. No signal goes to the
-        processes that ``refusal`` names, nor to those that ``spare`` returns at each round and their descendants.
+        processes that ``refusal`` names, nor to those that ``spare`` returns at each round and their descendants. In
+        the ``sessions`` everything is terminated, however fast it forks.
         """
         held = HeldProcesses()
         handles = held.handles
@@ -235,14 +242,17 @@ class Processes:
         try:
             if objection := await holds():
                 return Ending(spared=objection)
-            self._take_hold(roots, spare(), held)
+            spared = spare()
+            self._take_hold(roots, spared, held)
             for handle in handles.values():
                 handle.signal(signal.SIGTERM)
                 handle.signal(signal.SIGCONT)  # a stopped process could not act on it
+            sessions = signal_sessions(self._only_ours(sessions, spared, held), signal.SIGTERM)
             await self._wait(handles.values(), grace_s)
             gone = held.over()
-            if len(gone) == len(handles):
-                return Ending(gone, refused=held.refused, unproven=self._alive(held.unproven))
+            if len(gone) == len(handles) and not signal_sessions(sessions, 0):
+                unproven = self._alive(held.unproven)
+                return Ending(gone, refused=held.refused, unproven=unproven, sessions=sessions)
             objection = await holds()
             gone = held.over()
             if objection:
@@ -256,14 +266,33 @@ class Processes:
             left = [process for process in handles if process not in gone]
             for process in left:
                 handles[process].signal(signal.SIGKILL)
+            await self._end_sessions(self._only_ours(sessions, spared, held))
             await self._wait([handles[process] for process in left], VERIFY_S)
             survived = tuple(process for process in left if not handles[process].over())
             self.stubborn.update(survived)
             killed = tuple(process for process in left if process not in survived)
-            return Ending(gone, killed, survived, held.refused, self._alive(held.unproven))
+            return Ending(gone, killed, survived, held.refused, self._alive(held.unproven), sessions)
         finally:
             for handle in handles.values():
                 handle.close()
+
+    def _only_ours(
+        self, sessions: Collection[int], spared: Collection[ProcessId], held: HeldProcesses
+    ) -> Collection[int]:
+        """The sessions in which no process runs that must not be signalled."""
+        if not sessions:
+            return ()
+        now = self.sweep()
+        hosts = [pid for pid, facts in now.facts.items() if self.hosts_sessions(facts)]
+        kept = {*hosts, *self.ancestry(), *(process.pid for process in (*spared, *held.refused))}
+        taken = {now.facts[pid].session for pid in kept if pid in now.facts}
+        return [session for session in sessions if session > 1 and session not in taken]
+
+    async def _end_sessions(self, sessions: Collection[int]) -> None:
+        """Kill everything in the sessions."""
+        with anyio.move_on_after(VERIFY_S):
+            while signal_sessions(sessions, signal.SIGKILL):
+                await anyio.sleep(0.002)
 
     def _take_hold(self, roots: Collection[ProcessId], spare: Collection[ProcessId], held: HeldProcesses) -> None:
         """Open a handle on each process in the trees of the roots. The table is read again if a tree has changed."""

@@ -10,6 +10,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 from yolo_supervisor.models import ProcessId
@@ -92,8 +93,8 @@ class ProcfsBackend:
         zombie = fields[0] in (b"Z", b"X", b"x") and self._last_thread(pid)
         comm = head.partition(b"(")[2].decode("utf-8", "replace")
         used = int(fields[11]) + int(fields[12])
-        stopped = fields[0] == b"T"
-        return ProcessFacts(pid, int(fields[1]), int(fields[19]), zombie, comm, used, int(fields[3]), stopped)
+        parent, session, terminal, started = (int(fields[number]) for number in (1, 3, 4, 19))
+        return ProcessFacts(pid, parent, started, zombie, comm, used, session, fields[0] == b"T", terminal)
 
     def _gone(self, pid: int) -> bool:
         try:
@@ -237,3 +238,26 @@ class ProcfsBackend:
 
 INITIAL_PIDS = 0xEFFFFFFC
 """The inode of the initial pid namespace, whose pids the kernel log uses."""
+
+
+def signal_sessions(sessions: Collection[int], number: int) -> tuple[int, ...]:
+    """Signal all process groups in the sessions; the sessions in which there is a process.
+
+    The kernel signals all members of a group at one moment, and with them a child that is being forked. A process in
+    the session keeps the group's number from being reused.
+    """
+    if not sessions or sys.platform != "linux":
+        return ()
+    groups: dict[int, int] = {}
+    for pid in reversed([int(name) for name in os.listdir("/proc") if name.isdigit()]):
+        with contextlib.suppress(OSError):
+            session, group = os.getsid(pid), os.getpgid(pid)
+            if session in sessions and group not in groups and _runs(pid):
+                groups[group] = session
+                os.killpg(group, number)
+    return tuple(sorted({*groups.values()}))
+
+
+def _runs(pid: int) -> bool:
+    with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+        return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")

@@ -14,7 +14,7 @@ from yolo_supervisor.config import Config
 from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats import plugin
 from yolo_supervisor.formats.crash_report import CrashCause
-from yolo_supervisor.formats.own import Trees
+from yolo_supervisor.formats.own import Descent, Trees
 from yolo_supervisor.formats.plugin import agents as plugin_agents
 from yolo_supervisor.fs.mounts import is_local
 from yolo_supervisor.fs.read import read_or_none
@@ -307,6 +307,10 @@ class AgentsWatcher:
     def trees(self) -> Trees:
         """The process trees of all known agents, as last seen by the scanner or an earlier daemon."""
         return self._held_resources.trees(self.processes())
+
+    def descents(self) -> Mapping[ProcessId, Descent]:
+        """The descendants of all known agents that are not in their trees, likewise."""
+        return self._held_resources.descents(self.processes())
 
     def processes(self) -> list[ProcessId]:
         """The processes of all known agents."""

@@ -215,6 +215,7 @@ def kill_leftovers(dead: Sighting, context: RecoveryContext) -> PhaseResult:
         key=dead.agent.id,
         roots=roots,
         grace_s=context.grace_s,
+        sessions=dead.held.leftovers.sessions,
         reason=f"a leftover process of {dead.agent.name}, which is dead",
         evidence={**dead.evidence, "left": [process.pid for process in roots]},
     )
@@ -277,9 +278,10 @@ def clean_registry_files(dead: Sighting, context: RecoveryContext) -> PhaseResul
 def deregister(dead: Sighting, context: RecoveryContext) -> PhaseResult:
     """Remove the agent's record, the proof that something remains to be done."""
     evidence = dead.evidence
-    if uncertain := dead.held.leftovers.uncertain:
-        evidence["left_alone"] = [process.pid for process in uncertain]
     reason = "it stopped" if dead.stopped else "its recovery is complete"
+    if left := dead.held.leftovers.uncertain:
+        evidence["left_alone"] = [process.pid for process in left]
+        reason += f"; processes that it had started and that still run: {len(left)}"
     path = context.records / dead.record
     forget = agent_actions.forget(key=dead.agent.id, path=path, reason=reason, evidence=evidence)
     return PhaseResult((forget,), may_continue=False)
