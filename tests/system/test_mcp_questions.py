@@ -100,6 +100,7 @@ def test_limit_goes_on_after_the_answer(testbed: RelayTestbed, other: Client) ->
     assert server.receive()["params"]["requestId"] == 1
 
 
+@pytest.mark.thorough
 def test_limit_goes_on_after_the_server_has_withdrawn_its_question(testbed: RelayTestbed) -> None:
     client, server = testbed.connect(LIMITS)
     client.call(1)
@@ -121,6 +122,7 @@ def test_unanswered_ping_of_the_server_stops_no_clock(testbed: RelayTestbed) -> 
     assert server.receive()["params"]["requestId"] == 1
 
 
+@pytest.mark.thorough
 def test_clocks_stand_still_until_the_last_of_two_questions_is_answered(testbed: RelayTestbed, other: Client) -> None:
     client, server = testbed.connect(LIMITS)
     client.call(1, "once")
@@ -140,6 +142,7 @@ def test_clocks_stand_still_until_the_last_of_two_questions_is_answered(testbed:
     assert {server.receive()["params"]["requestId"] for _ in range(2)} == {1, 2}
 
 
+@pytest.mark.thorough
 def test_call_sent_during_a_question_waits_for_it_too(testbed: RelayTestbed, other: Client) -> None:
     client, server = testbed.connect(LIMITS)
     client.call(1, "once")
@@ -154,6 +157,7 @@ def test_call_sent_during_a_question_waits_for_it_too(testbed: RelayTestbed, oth
     assert_received_nothing(client, server)
 
 
+@pytest.mark.thorough
 def test_clocks_stand_still_until_a_visit_to_a_url_is_complete(testbed: RelayTestbed, other: Client) -> None:
     client, server = testbed.connect(LIMITS)
     client.call(1)

@@ -87,6 +87,7 @@ def test_initialize_sent_again_after_a_failed_start_is_for_the_next_process(test
     assert server.receive() == MARK
 
 
+@pytest.mark.thorough
 def test_cancelled_initialize_has_no_limit(testbed: RelayTestbed) -> None:
     """Another relay shows that the limit is over."""
     other, server = testbed.relay("start_s = 0.5"), testbed.server()
