@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import signal
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,13 @@ class PrivateTmux:
         """A server, in the place of one that has ended."""
         Path(self.socket).unlink(missing_ok=True)
         self.server = self._run("-D", "-f", "/dev/null", stdin=subprocess.DEVNULL)
-        wait_until(Path(self.socket).exists, "the tmux server to listen")
+        wait_until(self._listens, "the tmux server to listen")
         return self.server
+
+    def _listens(self) -> bool:
+        """Whether the server accepts clients: its socket is there a moment before."""
+        with socket.socket(socket.AF_UNIX) as client:
+            return client.connect_ex(self.socket) == 0
 
     def __call__(self, *words: str) -> str:
         """What tmux says to a command."""

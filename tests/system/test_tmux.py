@@ -23,6 +23,8 @@ from yolo_supervisor.models import Pane
 from yolo_supervisor.system import tmux as module
 from yolo_supervisor.system.tmux import PaneState, Server, Tmux, pane_of, parse
 
+STRANGER = 65534
+
 
 @pytest.fixture
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,9 +244,40 @@ async def test_without_the_program_nothing_is_known(tmux: PrivateTmux, monkeypat
 @pytest.mark.parametrize("end", ["exit 1", "sleep 600"])
 async def test_an_answer_that_breaks_off_is_none(tmp_path: Path, shadow: Callable[[str, str], None], end: str) -> None:
     shadow("tmux", f"echo 'S 4242 $0 work'\n{end}")  # its panes are missing: all seem to be gone
-    (tmp_path / "tmux").touch()
+    with socket.socket(socket.AF_UNIX) as nobodys:
+        nobodys.bind(str(tmp_path / "tmux"))
 
-    assert await look(str(tmp_path / "tmux")) is None
+        assert await look(str(tmp_path / "tmux")) is None
+
+
+async def test_a_server_is_asked_through_links_of_ours(tmux: PrivateTmux, tmp_path: Path) -> None:
+    tmux.session("work")
+    (tmp_path / "link").symlink_to(Path(tmux.socket).parent)
+
+    assert await look(str(tmp_path / "link" / "tmux")) is not None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file to another user")
+@pytest.mark.parametrize(
+    "give",
+    [
+        pytest.param(lambda socket: os.chown(socket, STRANGER, STRANGER), id="its socket"),
+        pytest.param(lambda socket: os.chown(socket.parent, STRANGER, STRANGER), id="its folder"),
+        pytest.param(lambda socket: socket.parent.chmod(0o777), id="a folder for all"),
+    ],
+)
+async def test_a_server_that_another_user_may_have_put_there_is_not_asked(
+    tmux: PrivateTmux, give: Callable[[Path], object]
+) -> None:
+    tmux.session("work")
+    assert await look(tmux.socket) is not None
+
+    give(Path(tmux.socket))
+
+    assert await look(tmux.socket) is None
+    assert module.ask_now(tmux.socket) is None
+    assert not await module.show_message(tmux.socket, "/dev/pts/0", "hello")
+    assert await module.last_words(Pane(socket=tmux.socket, server_pid=tmux.server.pid, pane="%0"), LIMIT_S) is None
 
 
 # -- the answer is read ------------------------------------------------------------------------------------------

@@ -39,6 +39,25 @@ def other_writers(path: Path, status: os.stat_result) -> str | None:
     return None
 
 
+def own_socket(name: str) -> Path:
+    """The path of a socket that only this user can have put there, without links.
+
+    A server may answer what it likes, and a tmux server has its client read and write files.
+    ``Refused`` if another user owns the socket, or could replace it. OSError, ValueError if it cannot be found.
+    """
+    path = Path(os.path.realpath(os.path.dirname(name)), os.path.basename(name))
+    found, me = path.lstat(), os.geteuid()
+    if not stat.S_ISSOCK(found.st_mode) or found.st_uid != me:
+        raise Refused(f"{path} is no socket of this user", path)
+    for folder in path.parents:
+        status = folder.stat()
+        if status.st_uid not in (0, me):
+            raise Refused(f"{folder} belongs to another user ({status.st_uid})", folder)
+        if (reason := other_writers(folder, status)) is not None:
+            raise Refused(reason, folder)
+    return path
+
+
 def _private_group(status: os.stat_result) -> bool:
     """Whether the owner is the only member of the group."""
     if status.st_gid == 0:

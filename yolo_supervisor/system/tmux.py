@@ -11,11 +11,11 @@ import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import anyio
 
 from yolo_supervisor.clock import Clock
+from yolo_supervisor.fs.trust import Refused, own_socket
 from yolo_supervisor.models import Pane
 from yolo_supervisor.system import subprocesses
 
@@ -108,12 +108,12 @@ async def last_words(pane: Pane, limit_s: float) -> LastWords | None:
     None if its server does not answer in time, or no longer has the pane.
     """
     format_ = "#{pid} #{pane_pid} #{pane_dead_status}:#{pane_dead_signal}"
-    argv = ["tmux", "-S", pane.socket, "display-message", "-p", "-t", pane.pane, format_, ";",
+    argv = ["display-message", "-p", "-t", pane.pane, format_, ";",
             "capture-pane", "-p", "-J", "-t", pane.pane, "-S", f"-{LINES}"]  # fmt: skip
     try:
-        if not re.fullmatch(r"%\d{1,9}", pane.pane) or not Path(pane.socket).exists():
+        if not re.fullmatch(r"%\d{1,9}", pane.pane):
             return None
-        result = await subprocesses.run(argv, limit_s, _environment())
+        result = await subprocesses.run([*_client(pane.socket), *argv], limit_s, _environment())
         head, _, screen = result.stdout.decode("utf-8", "replace").partition("\n")
         server, pid, end = head.split(" ")
         status, _, killer = end.partition(":")
@@ -121,7 +121,7 @@ async def last_words(pane: Pane, limit_s: float) -> LastWords | None:
             return None
         lines = tuple(line.rstrip()[:WIDTH] for line in screen.splitlines() if line.strip())
         return LastWords(int(pid), lines[-LINES:], int(status) if status else None, int(killer) if killer else None)
-    except (OSError, ValueError):
+    except (OSError, ValueError, Refused):
         return None
 
 
@@ -133,11 +133,10 @@ async def show_message(socket: str, client: str, text: str) -> bool:
     text = "".join(c if c.isprintable() else "?" for c in text)[:MESSAGE_LENGTH]
     text = text.replace("#", "##").replace("%", "%%") + "."  # no format of tmux, no time, no end of a command
     for options in (("-d", str(round(MESSAGE_S * 1000))), ()):  # before tmux 3.2 a message has no separate time
-        argv = ["tmux", "-S", socket, "display-message", "-c", client, *options, text, ";", "list-clients", "-F",
-                "#{client_tty}"]  # fmt: skip
+        argv = ["display-message", "-c", client, *options, text, ";", "list-clients", "-F", "#{client_tty}"]
         try:
-            result = await subprocesses.run(argv, LIMIT_S, _environment())
-        except (OSError, ValueError):
+            result = await subprocesses.run([*_client(socket), *argv], LIMIT_S, _environment())
+        except (OSError, ValueError, Refused):
             return False
         if result.exit != 1:
             return result.exit == 0 and client in result.stdout.decode("utf-8", "replace").splitlines()
@@ -146,10 +145,8 @@ async def show_message(socket: str, client: str, text: str) -> bool:
 
 async def _ask(socket: str) -> Server | None:
     try:
-        if not Path(socket).exists():
-            return None
         result = await subprocesses.run(_argv(socket), LIMIT_S, _environment())
-    except (OSError, ValueError):  # a path with a NUL, for example: agents' environments may contain anything
+    except (OSError, ValueError, Refused):  # a path with a NUL, for example: agents' environments may contain anything
         return None
     return (
         parse(socket, result.stdout.decode("utf-8", "replace")) if result.exit == 0 and not result.truncated else None
@@ -170,13 +167,18 @@ def ask_now(socket: str) -> Server | None:
             timeout=LIMIT_S,
             check=False,
         )
-    except (OSError, ValueError, subprocess.TimeoutExpired):
+    except (OSError, ValueError, Refused, subprocess.TimeoutExpired):
         return None
     return parse(socket, result.stdout.decode("utf-8", "replace")) if result.returncode == 0 else None
 
 
+def _client(socket: str) -> list[str]:
+    """The beginning of a client's command line. OSError, ValueError, ``Refused`` if the socket cannot be used."""
+    return ["tmux", "-S", str(own_socket(socket))]
+
+
 def _argv(socket: str) -> list[str]:
-    argv = ["tmux", "-S", socket]
+    argv = _client(socket)
     for part in _QUERY:
         argv += [*part, ";"]
     return argv[:-1]
