@@ -25,7 +25,7 @@ from test_commit import HASTY, Repo, Repositories, clean_git_environment, git_co
 
 __all__ = ["clean_git_environment", "git_config", "repos", "template_repos"]
 
-ROUNDS = budget(quick=2, full=8, soak=100)
+ROUNDS = budget(quick=1, full=8, soak=100)
 FILES = {"partly.js": "staged, and changed again", "other.js": "changed", "untracked.js": "new"}
 """Files of the user, and the change in each that is not staged."""
 

@@ -648,13 +648,10 @@ EXCEPTIONS = {
     ("commits/branch_update.py", "recover", "lock.unlink"),
     ("commits/branch_update.py", "_roll_back", "path.unlink"),  # the user's files, rolled back
     ("commits/branch_update.py", "_remove_empty", "folder.rmdir"),
-    ("commits/backup.py", "_copy_index", "shutil.copyfile"),  # a temporary index
-    ("commits/backup.py", "_copy_index", "os.unlink"),
-    ("commits/backup.py", "_copy_index", "os.utime"),
+    ("commits/backup.py", "copy_file", "open"),  # a temporary index
+    ("commits/backup.py", "copy_file", "os.utime"),
     ("commits/push.py", "_back_up", "Path(copy).unlink"),
     ("commits/work_copy.py", "make", "os.makedirs"),  # each commit with hooks: the store is not imported
-    ("commits/work_copy.py", "make", "shutil.copy2"),
-    ("commits/work_copy.py", "tree_now", "shutil.copyfile"),
     (
         "commits/work_copy.py",
         "_write_record",
@@ -664,8 +661,7 @@ EXCEPTIONS = {
     ("commits/work_copy.py", "resume_operation", "open"),
     ("commits/work_copy.py", "forget", "os.unlink"),
     ("commits/hidden_work.py", "_put_back", "os.unlink"),  # the user's files, as they were
-    ("commits/hidden_work.py", "_restore_index", "shutil.copy2"),  # git's own convention
-    ("commits/hidden_work.py", "_restore_index", "new.rename"),
+    ("commits/hidden_work.py", "_restore_index", "new.rename"),  # git's own convention
     ("commits/hidden_work.py", "_restore_index", "lock.unlink"),
     ("commits/hidden_work.py", "_restore_index", "document.unlink"),
     ("commits/recovery.py", "_finish_hooks", "record.unlink"),

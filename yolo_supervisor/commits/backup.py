@@ -3,10 +3,8 @@
 Every commit with hooks uses this module, so it imports little.
 """
 
-import contextlib
 import os
-import shutil
-from datetime import UTC, datetime
+import time
 from typing import NamedTuple
 
 from yolo_supervisor.commits.quick_git import NAMES_PER_COMMAND, QuickGit
@@ -70,11 +68,12 @@ def back_up(git: QuickGit, where: Places, copy: str, small_only: bool = False) -
     the index as its parents. With ``small_only`` large untracked files are left out.
     """
     at_root = git.at(where.root, GIT_INDEX_FILE=copy)
-    _copy_index(where.index_file, copy)
+    copy_file(where.index_file, copy)
     index_tree = at_root.or_none("write-tree")
     omitted = _add_all(at_root, small_only)
     tree = at_root("write-tree")
-    when = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    seconds, ns = divmod(time.time_ns(), 10**9)
+    when = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(seconds))}.{ns // 1000:06d}Z"
     head = git.or_none("rev-parse", "--verify", "--quiet", "HEAD") or ""
     as_us = git.at(git.folder, **IDENTITY)
     parents = ["-p", head] if head else []
@@ -86,15 +85,16 @@ def back_up(git: QuickGit, where: Places, copy: str, small_only: bool = False) -
     return Backup(ref, tree, index_tree, head, omitted)
 
 
-def _copy_index(index: str, copy: str) -> None:
-    """Copy the index file. By its time git knows which files it has to compare, so that is copied as well."""
-    if os.path.exists(index):
-        shutil.copyfile(index, copy)
-        written_ns = os.stat(index).st_mtime_ns
+def copy_file(path: str, copy: str) -> None:
+    """Copy an index file, if there is one. By its time git knows which files it has to compare, so that is kept."""
+    try:
+        with open(path, "rb") as file, open(copy, "wb") as new:
+            new.write(file.read())
+        written_ns = os.stat(path).st_mtime_ns
         os.utime(copy, ns=(written_ns, written_ns))
-    else:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(copy)
+    except FileNotFoundError:
+        with open(copy, "wb"):
+            pass  # an empty index
 
 
 def _add_all(git: QuickGit, small_only: bool) -> list[str]:

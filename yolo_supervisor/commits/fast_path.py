@@ -4,7 +4,6 @@ It runs git as the user has it and imports next to nothing; ``recovery`` is impo
 it is long: every further module costs start-up time, also ``__future__``.
 """
 
-import contextlib
 import fcntl
 import os
 import select
@@ -479,6 +478,8 @@ def main() -> None:
         ending = _commit(command_line)
     except Stopped as stopped:
         ending = stopped.ending
+    except KeyboardInterrupt:  # before git has started
+        os._exit(128 + signal.SIGINT)
     if command_line.json:
         import json
 
@@ -593,10 +594,12 @@ def _has_temporary_files(common_dir: str) -> bool:
 def _has_hooks(attempt: CommitAttempt, common_dir: str) -> bool:
     """Whether git may run hooks: there are some in their usual folder, or the configuration names others."""
     folder = os.path.join(common_dir, "hooks")
-    with contextlib.suppress(OSError):
-        for name in os.listdir(folder):
-            if not name.endswith(".sample") and os.access(os.path.join(folder, name), os.X_OK):
-                return True
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        names = []
+    if any(not name.endswith(".sample") and os.access(os.path.join(folder, name), os.X_OK) for name in names):
+        return True
     try:
         configured = subprocess.run(
             ["git", "config", "--get-regexp", HOOK_KEYS], cwd=attempt.folder, env=attempt.environment,

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from yolo_supervisor.actions.base import AlertCode, Escalate
+from yolo_supervisor.commits.backup import copy_file
 from yolo_supervisor.commits.branch_update import index_locked, write_held
 from yolo_supervisor.commits.quick_git import QuickGit, QuickGitError, null_separated
 from yolo_supervisor.commits.result import CommitResult, missing_work, restored_work, write_to_journal
@@ -259,7 +260,7 @@ def _restore_index(copy: WorkCopy) -> bool:
     try:
         with undisturbed(), index_locked(index) as lock:
             write_held(document, {lock: os.getpid()})
-            shutil.copy2(index if foreign else copy.path + USER_INDEX, new)
+            copy_file(str(index) if foreign else copy.path + USER_INDEX, str(new))
             if foreign:
                 git = copy.git.at(copy.places.root, GIT_INDEX_FILE=str(new))
                 lines = [entry for name in differing - foreign for entry in _index_info(name, before, now)]

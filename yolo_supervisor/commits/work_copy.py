@@ -8,12 +8,11 @@ so that the next commit finds what a killed one has left.
 import contextlib
 import json
 import os
-import shutil
 import sys
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from yolo_supervisor.commits.backup import Backup, Places, back_up, places
+from yolo_supervisor.commits.backup import Backup, Places, back_up, copy_file, places
 from yolo_supervisor.commits.fast_path import HOOKS_RECORD
 from yolo_supervisor.commits.quick_git import QuickGit, QuickGitError, null_separated
 
@@ -63,8 +62,7 @@ class WorkCopy:
             os.makedirs(where.own_folder, exist_ok=True)
             name = f"{HOOKS_RECORD}{os.getpid()}-{before}"
             path = os.path.join(where.own_folder, name)
-            if os.path.exists(where.index_file):
-                shutil.copy2(where.index_file, path + USER_INDEX)
+            copy_file(where.index_file, path + USER_INDEX)
             backup = back_up(git, where, path + WORK_INDEX, small_only=True)
             copy = cls(git, where, name, backup, stash_list(git))
             copy.operation = _operation(where.git_dir)
@@ -124,14 +122,14 @@ class WorkCopy:
     def resurrected(self) -> list[str]:
         """The files that the user had deleted without staging that, and that exist again."""
         index_tree = self.backup.index_tree
-        if index_tree is None:
+        if index_tree in (None, self.backup.tree):
             return []
         deleted = self.git.changed(index_tree, self.backup.tree, "D")
         return sorted(name for name in deleted if os.path.lexists(os.path.join(self.places.root, name)))
 
     def tree_now(self) -> str:
         """The tree of the work tree as it is now, for the files of the copy and the resurrected ones."""
-        shutil.copyfile(self.path + WORK_INDEX, self.path + NOW_INDEX)
+        copy_file(self.path + WORK_INDEX, self.path + NOW_INDEX)
         now = self._at(NOW_INDEX)
         now.or_none("-c", "core.safecrlf=false", "add", "--update", "--ignore-errors", ".")
         if again := self.resurrected():
@@ -181,7 +179,5 @@ def _operation(git_dir: str) -> dict[str, str]:
 
 def stash_list(git: QuickGit) -> list[StashEntry]:
     """The user's stash entries, the newest first."""
-    if git.or_none("rev-parse", "--verify", "--quiet", "refs/stash") is None:
-        return []
-    lines = git("stash", "list", "-z", "--format=%H %gs").split("\0")
+    lines = (git.or_none("stash", "list", "-z", "--format=%H %gs") or "").split("\0")
     return [StashEntry(*line.partition(" ")[::2]) for line in lines if line]
