@@ -31,6 +31,7 @@ FILES = {"partly.js": "staged, and changed again", "other.js": "changed", "untra
 
 TASK = 'for file; do echo formatted >> "$file"; done; sleep 0.2'
 LINES = "".join(f"line {number}\n" for number in range(30))
+ARGUMENTS = ((), ("-a",), ("--", "partly.js", "staged.js"))
 HOW = ("TERM", "INT", "KILL", "KILL all")
 
 
@@ -82,10 +83,12 @@ def new_round(template: Repo, number: int) -> Repo:
     return repo
 
 
-def killed(children: Children, repo: Repo, how: str, after_s: float) -> tuple[int, str]:
+def killed(
+    children: Children, repo: Repo, how: str, after_s: float, arguments: tuple[str, ...] = ()
+) -> tuple[int, str]:
     """Commit, and end that after a while; the exit code and what was said."""
     child = children.start(
-        *PROGRAM, "commit", "-qm", "round", cwd=repo.folder,
+        *PROGRAM, "commit", "-qm", "round", *arguments, cwd=repo.folder,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     end_s = time.monotonic() + after_s
@@ -144,7 +147,7 @@ def test_no_change_is_lost_when_a_commit_is_ended_at_any_moment(
         repo, how = new_round(template, number), rng.choice(HOW)
         before, head = State(repo), repo.head
 
-        code, said = killed(children, repo, how, rng.uniform(0, whole_s))
+        code, said = killed(children, repo, how, rng.uniform(0, whole_s), rng.choice(ARGUMENTS))
 
         made = repo.head != head
         counts[f"{how}: {'committed' if made else 'not committed'}"] += 1

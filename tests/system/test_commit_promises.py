@@ -91,6 +91,19 @@ def test_commit_whose_post_commit_hook_hangs_is_reported_as_made(repos: Reposito
     assert (answer["result"], repos.mine.subjects()[0]) == ("committed", "message")
 
 
+def test_amend_of_another_while_our_hook_hangs_is_not_reported_as_ours(repos: Repositories) -> None:
+    repos.mine.hook(
+        "pre-commit",
+        "test -e .git/once && exit 0; touch .git/once; unset $(git rev-parse --local-env-vars)\n"
+        "git commit -qm another two; exec sleep 600",
+    )
+    repos.mine.write("two", "theirs\n")
+
+    answer = repos.mine.commit("--timeout", "4", "--amend", *MESSAGE, code=1)
+
+    assert (repos.mine.subjects(), answer["result"]) == (["another", "first"], "failed")
+
+
 # -- one limit -------------------------------------------------------------------------------------------------------
 
 
@@ -102,6 +115,19 @@ def test_time_limit_holds_for_the_push_and_its_hooks(repos: Repositories) -> Non
 
     assert (answer["result"], answer["cause"]) == ("committed", "timed out")
     assert answer["message"].startswith("the commit is made, but not pushed: timed out")
+
+
+def test_filter_that_hangs_while_the_work_is_copied_is_ended_at_the_time_limit(repos: Repositories) -> None:
+    repos.mine.hook("pre-commit", "exit 0")
+    repos.mine.git("config", "filter.slow.clean", "touch .git/slow; sleep 600")
+    repos.mine.write(".git/info/attributes", "slow filter=slow\n")
+    repos.mine.write("slow")
+
+    done = repos.mine.run("--timeout", "3", "--allow-empty", *MESSAGE)
+
+    assert (repos.mine.folder / ".git" / "slow").exists()
+    assert done.returncode == 1
+    assert "no copy of your work was made before the hooks" in done.stderr
 
 
 # -- a bare repository with linked work trees ------------------------------------------------------------------------
@@ -132,6 +158,17 @@ def test_push_without_tracking_branches_is_rebased_onto_the_upstream(repos: Repo
     assert linked.git("rev-parse", "HEAD~1") == theirs
     assert linked.status() == ["", " M one"]
     assert linked.git("for-each-ref", "refs/yolo-supervisor") == ""
+
+
+def test_push_of_a_mirror_is_rebased_onto_the_upstream(repos: Repositories, linked: Repo) -> None:
+    linked.git("config", "remote.origin.fetch", "+refs/heads/*:refs/heads/*")
+    theirs = repos.others_push()
+    linked.write("five", add=True)
+
+    assert linked.commit("--push", *MESSAGE)["result"] == "rebased"
+
+    assert linked.git("rev-parse", "HEAD~1") == theirs
+    assert linked.head == repos.upstream.git("rev-parse", "main")
 
 
 def test_earlier_commits_are_pushed_without_tracking_branches(repos: Repositories, linked: Repo) -> None:
@@ -182,6 +219,19 @@ def test_rejection_by_another_branch_than_the_upstream_is_not_to_be_tried_again(
 
     assert (answer["result"], answer["cause"]) == ("committed", "diverged")
     assert "git pull --rebase REMOTE BRANCH" in answer["message"]
+
+
+@pytest.mark.parametrize("said", ["git@host: Permission denied (publickey).", "Host key verification failed."])
+def test_remote_that_refuses_the_key_is_not_to_be_tried_again(
+    repos: Repositories, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_SSH_COMMAND", f"echo '{said}' >&2; exit 255;")
+    repos.mine.git("remote", "set-url", "origin", "git@host:repository")
+    repos.mine.write("new", add=True)
+
+    answer = repos.mine.commit("--push", *MESSAGE, code=1)
+
+    assert (answer["result"], answer["cause"]) == ("committed", "no access")
 
 
 # -- the standard input ----------------------------------------------------------------------------------------------

@@ -329,7 +329,7 @@ class CommitAttempt:
         """Whether git may run hooks."""
         self.copy: WorkCopy | None = None
         """The copy of the work tree that was made before hooks ran."""
-        self._git: _GitProcess | None = None
+        self._git = _GitProcess()  # from here on a signal ends the program in order
         self._command_line = command_line
         self.deadline = time.monotonic() + command_line.limit_s
         """The end of the time limit, on the monotonic clock."""
@@ -358,7 +358,9 @@ class CommitAttempt:
         half_done = code == 128 and "repository has been updated, but unable to write" in self.output
         if not (code is None or code < 0 or half_done) or not self.tip_moved:
             return False
-        return half_done or self._command_line.is_amend or self.nothing_to_commit() is not False
+        if self._command_line.is_amend:
+            return half_done or self._parent("HEAD") == self._parent((self._tip or "").rpartition(" ")[2].strip())
+        return half_done or self.nothing_to_commit() is not False
 
     @property
     def was_ended(self) -> bool:
@@ -383,10 +385,9 @@ class CommitAttempt:
 
     def heed_signals(self) -> None:
         """End the program at a signal again; ``SystemExit`` if one has arrived since git exited."""
-        if self._git is not None:
-            self._git.is_held = False
-            if self._git.signals and self.signal is None:
-                raise SystemExit(128 + self._git.signals[0])
+        self._git.is_held = False
+        if self._git.signals and self.signal is None:
+            raise SystemExit(128 + self._git.signals[0])
 
     def _read_tip(self) -> str | None:
         """HEAD's commit, with the refs that lead to it where they are files; None if it cannot be read."""
@@ -396,14 +397,22 @@ class CommitAttempt:
             return head(*self._dirs)
         except (OSError, ValueError):
             pass
+        return self._rev_parse("--verify", "--quiet", "HEAD")
+
+    def _parent(self, commit: str) -> str | None:
+        """The first parent of the commit, nothing if there is none; None if that is unknown."""
+        return self._rev_parse("--verify", "--quiet", f"{commit}^1") if commit else None
+
+    def _rev_parse(self, *arguments: str) -> str | None:
+        """What ``git rev-parse`` answers, nothing if there is no such commit; None if it cannot say."""
         try:
             answer = subprocess.run(
-                ["git", "rev-parse", "--verify", "--quiet", "HEAD"], cwd=self.folder, env=self.environment,
+                ["git", "rev-parse", *arguments], cwd=self.folder, env=self.environment,
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False,
             )  # fmt: skip
         except OSError:
             return None
-        return answer.stdout if answer.returncode in (0, 1) else None  # 1: the branch does not exist yet
+        return answer.stdout if answer.returncode in (0, 1) else None
 
     def _pump(self, git: _GitProcess, child: subprocess.Popen[bytes]) -> None:
         """Pass the outputs of git on until it has exited, or has to be ended."""
@@ -511,7 +520,7 @@ def _commit(command_line: CommandLine) -> Ending:
         if attempt.has_hooks:
             from yolo_supervisor.commits.work_copy import WorkCopy
 
-            attempt.copy = WorkCopy.make(attempt.folder, attempt.environment)
+            attempt.copy = WorkCopy.make(attempt.folder, attempt.environment, attempt.deadline)
         attempt.run()
         attempt.push = not command_line.is_query and (command_line.push or _auto_push(command_line.folder))
         committed = attempt.exit_code == 0 and attempt.tip_moved is not False and not command_line.is_query

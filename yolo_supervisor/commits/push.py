@@ -60,7 +60,7 @@ class Upstream:
     remote: str
     ref: str
     tracking: str | None
-    """The ref here that follows it; None without one, as in a bare repository with linked work trees."""
+    """The ref here that follows it; None if no other than the branch does, as in a bare repository."""
 
 
 async def upstream_of(git: Git, branch: str) -> Upstream | None:
@@ -69,7 +69,8 @@ async def upstream_of(git: Git, branch: str) -> Upstream | None:
     ref = await git.or_none("config", f"branch.{_branch_name(branch)}.merge")
     if not remote or not ref:
         return None
-    return Upstream(remote, ref, await git.or_none("rev-parse", "--symbolic-full-name", "@{upstream}"))
+    tracking = await git.or_none("rev-parse", "--symbolic-full-name", "@{upstream}")
+    return Upstream(remote, ref, None if tracking == branch else tracking)  # a mirror follows into the branch itself
 
 
 class Push:
@@ -119,7 +120,7 @@ class Push:
     async def _push(self, *target: str) -> None:
         """Push once; what a hook has hidden and not given back is put back."""
         git, was_ended = self._git, True
-        copy = WorkCopy.make(str(git.folder), git.environment, "push") if self._has_hooks else None
+        copy = WorkCopy.make(str(git.folder), git.environment, self._deadline, "push") if self._has_hooks else None
         try:
             await self._limited(git, "push", "--porcelain", *target)
             was_ended = False
@@ -205,7 +206,7 @@ class Push:
         if upstream.tracking is not None:
             await self._limited(self._git, "fetch", upstream.remote)
             return await self._git("rev-parse", "--verify", f"{upstream.tracking}^{{commit}}")
-        await self._limited(self._git, "fetch", upstream.remote, f"+{upstream.ref}:{FETCHED_REF}")
+        await self._limited(self._git, "fetch", "--refmap=", upstream.remote, f"+{upstream.ref}:{FETCHED_REF}")
         tip = await self._git("rev-parse", "--verify", f"{FETCHED_REF}^{{commit}}")
         await self._git("update-ref", "-d", FETCHED_REF)
         return tip

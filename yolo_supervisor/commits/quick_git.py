@@ -1,7 +1,10 @@
 """Run git without the event loop, whose import takes longer than the commands that ``commit`` runs before its hooks."""
 
+import contextlib
 import os
+import signal
 import subprocess
+import time
 from collections.abc import Iterable, Mapping
 
 LIMIT_S = 600.0
@@ -22,13 +25,14 @@ class QuickGitError(Exception):
 class QuickGit:
     """Git commands in ``folder``, with the caller's ``environment``. ``QuickGitError`` if one fails."""
 
-    def __init__(self, folder: str, environment: Mapping[str, str]) -> None:
+    def __init__(self, folder: str, environment: Mapping[str, str], deadline: float | None = None) -> None:
         self.folder = folder
         self.environment = {**environment, "GIT_OPTIONAL_LOCKS": "0"}
+        self._deadline = deadline
 
     def at(self, folder: str, **variables: str) -> "QuickGit":
         """The same in another folder, or with these variables set."""
-        return QuickGit(folder, {**self.environment, **variables})
+        return QuickGit(folder, {**self.environment, **variables}, self._deadline)
 
     def __call__(self, *arguments: str, given: bytes = b"") -> str:
         """The output of the command, which reads ``given``, without its last newline."""
@@ -51,13 +55,20 @@ class QuickGit:
         return done.stdout
 
     def _run(self, arguments: tuple[str, ...], given: bytes) -> subprocess.CompletedProcess[bytes]:
-        try:
-            return subprocess.run(
-                ["git", *arguments], cwd=self.folder, env=self.environment, input=given, capture_output=True,
-                timeout=LIMIT_S, check=False,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            raise QuickGitError(None, f"git {arguments[0]} took longer than {LIMIT_S:g} s") from None
+        limit_s = LIMIT_S if self._deadline is None else max(0.0, min(LIMIT_S, self._deadline - time.monotonic()))
+        with subprocess.Popen(
+            ["git", *arguments], cwd=self.folder, env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, start_new_session=True,
+        ) as child:  # fmt: skip
+            try:
+                output, errors = child.communicate(given, limit_s)
+            except BaseException as error:  # git, or a filter that it has started, hangs; or a signal ends us
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGKILL)  # not reaped yet and a session leader, so the group is git's
+                if not isinstance(error, subprocess.TimeoutExpired):
+                    raise
+                raise QuickGitError(None, f"git {arguments[0]} took longer than {limit_s:g} s") from None
+        return subprocess.CompletedProcess(arguments, child.returncode, output, errors)
 
     def changed(self, before: str, after: str, filters: str = "") -> set[str]:
         """The files, from the root of the work tree, that differ between two trees."""

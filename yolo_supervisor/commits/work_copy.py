@@ -51,19 +51,21 @@ class WorkCopy:
         """The beginning of the paths of our files."""
 
     @classmethod
-    def make(cls, folder: str, environment: Mapping[str, str], before: str = "commit") -> "WorkCopy | None":
+    def make(
+        cls, folder: str, environment: Mapping[str, str], deadline: float, before: str = "commit"
+    ) -> "WorkCopy | None":
         """Copy the work tree ``before`` a command of git's with hooks; None, with a warning, if that fails."""
         try:
-            git = QuickGit(folder, environment)
+            git = QuickGit(folder, environment, deadline)
             where = places(git)
             if "GIT_DIR" in environment:  # it may be relative to the folder
                 git = git.at(folder, GIT_DIR=where.git_dir, GIT_WORK_TREE=where.root)
-            git = git.at(where.root)
             os.makedirs(where.own_folder, exist_ok=True)
             name = f"{HOOKS_RECORD}{os.getpid()}-{before}"
             path = os.path.join(where.own_folder, name)
             copy_file(where.index_file, path + USER_INDEX)
             backup = back_up(git, where, path + WORK_INDEX, small_only=True)
+            git = QuickGit(where.root, git.environment)
             copy = cls(git, where, name, backup, stash_list(git))
             copy.operation = _operation(where.git_dir)
             copy._write_record()

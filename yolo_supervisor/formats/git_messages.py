@@ -20,6 +20,8 @@ class Cause(StrEnum):
     """The upstream has commits that are missing here."""
     DIVERGED = "diverged"
     """The branch that rejected the push is not the one that a pull would rebase onto, so trying again does not help."""
+    NO_ACCESS = "no access"
+    """The remote does not accept the key or password, or it is not the host that is known; a retry does not help."""
     UNREACHABLE = "unreachable"
     """The remote did not answer; a retry may succeed."""
     CONFLICT = "conflict"
@@ -97,6 +99,12 @@ class Failure:
         return match[1] if match else None
 
 
+_NO_ACCESS = re.compile(
+    r"Permission denied \(|Authentication failed|Host key verification failed|could not read (?:Username|Password)|"
+    r"returned error: 40[134]|Permission to .* denied"
+)
+"""What ssh, a server or git itself says before git exits with 128. A hook cannot make it exit so."""
+
 OUTPUT_LIMIT = 4000
 """Characters of the output that a failure keeps."""
 
@@ -139,6 +147,8 @@ def classify(exit_code: int | None, output: str, command: str = "", excluded: Se
         if match := _REFUSED.search(output):
             overtaken = not match[1] or _OVERTAKEN.search(match[2])
             return Failure(Cause.REJECTED if overtaken else Cause.REFUSED, exit_code, end)
+        if exit_code != 1 and _NO_ACCESS.search(output):
+            return Failure(Cause.NO_ACCESS, exit_code, end)
         causes -= {Cause.REJECTED, Cause.REFUSED}
         prefixes = _PUSH_ERRORS if exit_code == 1 else ("fatal:", "error:", "ssh:")
         output = "\n".join(line for line in output.splitlines() if line.startswith(prefixes))
@@ -162,6 +172,7 @@ ADVICE = {
     Cause.REJECTED: "the upstream has newer commits: try again, or git pull --rebase",
     Cause.DIVERGED: "the branch that git push goes to has newer commits and is not your branch's upstream: "
     "git pull --rebase REMOTE BRANCH, then git push",
+    Cause.NO_ACCESS: "the commit is made; the remote refused the key or password: see the output of git push",
     Cause.UNREACHABLE: "the commit is made; push it when the remote can be reached: git push",
     Cause.CONFLICT: "your commit and the upstream's change the same lines: resolve the conflict by hand",
     Cause.UNMERGED: "resolve the files that git status shows as unmerged, git add them, and commit again",
