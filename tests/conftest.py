@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from support.cli import Cli, start_program, warm_program
 from support.daemon import RunningDaemon, StartDaemon
 from support.guard import Guard
 from support.processes import Children
-from support.project import write_team
+from support.project import write_settings, write_team
 from support.skips import is_expected
 from support.team import Team
 from support.tmux import PrivateTmux
@@ -62,6 +63,12 @@ def pytest_configure(config: pytest.Config) -> None:
     if sys.platform == "linux" and not runs_workers(config):
         GUARDS.append(Guard())
     sys.addaudithook(forbid_processes)
+    # The tests' projects get their state folders here, never in the state directory of the user.
+    os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="yolo-supervisor-tests-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    shutil.rmtree(os.environ.pop("XDG_STATE_HOME", ""), ignore_errors=True)
 
 
 def runs_workers(config: pytest.Config) -> bool:
@@ -200,7 +207,7 @@ def daemon(project: Path, claude_home: Path, tmp_path: Path) -> Iterator[StartDa
     def start(*arguments: str, config: str = "", over: Path | None = None) -> RunningDaemon:
         at = over or project
         if config:
-            (at / ".yolo-planning" / "supervisor.toml").write_text(config)
+            write_settings(at, config)
         log = tmp_path / f"daemon-{len(running)}.log"
         with log.open("wb") as output:
             child = start_program(("run", "--project", str(at), *arguments), tmp_path, output.fileno())

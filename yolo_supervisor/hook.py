@@ -10,6 +10,8 @@ import select
 import sys
 import time
 
+from yolo_supervisor.user_dirs import project_state_dir
+
 PAYLOAD_LIMIT = 4_194_304
 """The part of a payload that a note keeps, in bytes. The rest is read and dropped: a client that can write no more
 takes its hook for a failed one."""
@@ -125,11 +127,21 @@ def _part(fd: int, pause_ms: float, until_s: float) -> bytes:
 
 
 def _notes_folder(here: str) -> str | None:
-    """The folder for notes of the project around ``here``, or around its linked work tree's main one."""
-    folder = _above(here, ".yolo-planning/.supervisor/hooks")
-    if folder is None and (main := _main_work_tree(here)) is not None:
-        folder = _above(main, ".yolo-planning/.supervisor/hooks")
-    return folder
+    """The folder for notes of the project around ``here``, or around its linked work tree's main one.
+
+    It is in the user's own state directory: a note never follows what lies in a project.
+    """
+    main = _main_work_tree(here)
+    for folder in (here, *((main,) if main else ())):
+        at = os.path.realpath(folder)
+        while not os.path.isdir(notes := project_state_dir(at) + "/hooks"):
+            above = os.path.dirname(at)
+            if above == at:
+                break
+            at = above
+        else:
+            return notes
+    return None
 
 
 def _above(here: str, name: str) -> str | None:

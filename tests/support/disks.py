@@ -289,6 +289,9 @@ class MemoryDisk(Disk):
             raise _refuse(errno.EEXIST, new)
         self._name(self._folder_of(new), (new.name, number))
 
+    def symlink(self, target: Path, path: Path) -> None:
+        raise _refuse(errno.EPERM, path)
+
     def unlink(self, path: Path) -> None:
         self.step("unlink", path)
         if self.nodes[self._there(path)].folder:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from yolo_supervisor.formats import own as own_files
+from yolo_supervisor.fs.read import read_or_none
 from yolo_supervisor.models import Agent, ProcessId, from_iso
 from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.store.paths import Paths
+from yolo_supervisor.store.state_folder import enrol
 from yolo_supervisor.store.store import Store
 
 SAMPLES = Path(__file__).parents[1] / "samples"
@@ -85,10 +88,25 @@ def health_of(role: str, pid: int, idle_count: int = 0) -> dict[str, Any]:
 
 def new_store(project: Path) -> None:
     """The supervisor's folder as a daemon leaves it."""
-    Paths(project).folder.mkdir(mode=0o700, exist_ok=True)
     store = Store(project)
     store.open()
     store.close()
+
+
+def write_settings(project: Path, text: str, environment: Mapping[str, str] | None = None) -> Path:
+    """Write the project's own configuration, which its user trusts."""
+    path = project / ".yolo-planning" / "supervisor.toml"
+    path.write_text(text)
+    trust(project, environment)
+    return path
+
+
+def trust(project: Path, environment: Mapping[str, str] | None = None) -> None:
+    """Trust the project with its own configuration as it is now."""
+    paths = Paths(project, environment)
+    enrol(Disk(), paths, 60.0)
+    content = read_or_none(paths.planning / "supervisor.toml") or b""
+    paths.trusted.write_bytes(content)
 
 
 def agent_of(name: str, team: str, process: ProcessId, **more: Any) -> Agent:

@@ -20,7 +20,7 @@ import pytest
 
 from support.cli import Cli
 from support.processes import Children
-from support.project import read_task, write_task
+from support.project import new_store, read_task, write_task
 from support.wait import wait_until
 from yolo_supervisor.actions.agents import Register, Terminate
 from yolo_supervisor.actions.agents import died as died_note
@@ -39,7 +39,6 @@ from yolo_supervisor.inventory.process_scan import ProcessScanner
 from yolo_supervisor.inventory.project_snapshot import ProjectSnapshot
 from yolo_supervisor.models import Agent, Lease, Liveness, ProcessId, Task
 from yolo_supervisor.policy.retry import RetryDecision, RetryPolicy
-from yolo_supervisor.store.paths import Paths
 from yolo_supervisor.store.store import Outcome, Store
 from yolo_supervisor.system.death_watch import DeathWatch
 from yolo_supervisor.system.process_backend import backend
@@ -565,7 +564,7 @@ def further_in(world: World, supervised: bool) -> Path:
     (inner / ".yolo-planning").mkdir(parents=True)
     (inner / "src").mkdir()
     if supervised:
-        Paths(inner).folder.mkdir()
+        new_store(inner)
     return inner / "src"
 
 

@@ -26,7 +26,7 @@ import pytest
 from support.cli import PROGRAM, Cli
 from support.daemon import QUICK, RunningDaemon, StartDaemon
 from support.processes import Children
-from support.project import agent_of, new_store, write_record, write_task
+from support.project import agent_of, new_store, write_record, write_settings, write_task
 from support.team import Team
 from support.tmux import PrivateTmux
 from support.wait import LIMIT_S, wait_until
@@ -322,7 +322,7 @@ def test_a_configuration_file_that_is_named_must_be_there(cli: Cli, tmp_path: Pa
 
 
 def test_the_file_that_is_named_wins_over_the_projects(cli: Cli, project: Path, tmp_path: Path) -> None:
-    (project / ".yolo-planning" / "supervisor.toml").write_text('mode = "heal"')
+    write_settings(project, 'mode = "heal"')
     (tmp_path / "mine.toml").write_text('mode = "observe"')
 
     assert cli.json("check")["mode"] == "heal"
@@ -1166,7 +1166,7 @@ def assert_silent(told: Answer) -> None:
 
 
 def test_a_real_hook_note_holds_event_payload_and_ancestors(project: Path) -> None:
-    notes = project / ".yolo-planning" / ".supervisor" / "hooks"
+    notes = Paths(project).hooks
     notes.mkdir(parents=True)
     payload = {"session_id": "85d6cfb4", "agent_id": "a1", "agent_type": "yolo:yolo-dev", "text": "naïve 😀\n"}
 

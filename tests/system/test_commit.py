@@ -629,7 +629,7 @@ def leave_lock(repos: Repositories, children: Children, lock: Path) -> int:
     assert process is not None
     stamp = LockStamp(found.st_dev, found.st_ino, found.st_ctime_ns)
     path = Paths(repos.project).seen_locks
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(exist_ok=True, parents=True)
     path.write_bytes(dump_seen_locks({lock: SeenLock(stamp=stamp, holders=(process,))}))
     holder.kill()
     holder.wait()

@@ -20,7 +20,7 @@ import pytest
 
 from support.daemon import RunningDaemon
 from support.processes import Children
-from support.project import read_task, write_task
+from support.project import read_task, write_settings, write_task
 from support.wait import LIMIT_S, wait_until
 from yolo_supervisor.config import Config
 from yolo_supervisor.daemon.daemon import Daemon, Options
@@ -481,7 +481,7 @@ def unheard(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_daemon_recovers_agents_with_an_unwritable_log(
     unheard: BinaryIO, children: Children, project: Path, claude_home: Path
 ) -> None:
-    (project / ".yolo-planning" / "supervisor.toml").write_text(QUICK)
+    write_settings(project, QUICK)
     tasks = [write_task(claude_home, "team", n, f"dev-{n}", "in_progress") for n in (1, 2)]
     child = children.start(sys.executable, "-m", "yolo_supervisor", "run", stderr=unheard, cwd=project)
     running = RunningDaemon(project, child, Path(os.devnull))
@@ -495,7 +495,7 @@ def test_the_daemon_recovers_agents_with_an_unwritable_log(
 
 
 def test_the_daemon_ends_cleanly_with_an_unwritable_log(unheard: BinaryIO, children: Children, project: Path) -> None:
-    (project / ".yolo-planning" / "supervisor.toml").write_text(QUICK)
+    write_settings(project, QUICK)
     victim = children.agent("dev-1", "team", project)
     child = children.start(sys.executable, "-m", "yolo_supervisor", "run", stderr=unheard, cwd=project)
     running = RunningDaemon(project, child, Path(os.devnull))
@@ -509,7 +509,7 @@ def test_the_daemon_ends_cleanly_with_an_unwritable_log(unheard: BinaryIO, child
 def test_where_its_log_cannot_be_written_a_second_signal_still_ends_it_at_once(
     unheard: BinaryIO, children: Children, project: Path
 ) -> None:
-    (project / ".yolo-planning" / "supervisor.toml").write_text(QUICK.replace("grace_s = 0.5", "grace_s = 600"))
+    write_settings(project, QUICK.replace("grace_s = 0.5", "grace_s = 600"))
     stubborn = TOOL.replace("import time;", 'import signal, time; signal.signal(15, lambda *_: open("asked", "w"));')
     victim = children.agent("dev-1", "team", project, stubborn)
     tool = int((project / "tool.pid").read_text())
@@ -596,7 +596,7 @@ def test_observing_writes_nothing_but_our_own_folder_and_sends_no_signal(
     calls = trace.read_text().splitlines()
     assert [c for c in calls if _signals(c)] == []
     assert [
-        c for c in calls if _writes(c) and "/.yolo-planning/.supervisor/" not in c and str(running.log) not in c
+        c for c in calls if _writes(c) and str(Paths(project).folder.parent) not in c and str(running.log) not in c
     ] == []
     done = {e["action"] for e in running.history()} - {"started", "stopped"}
     assert {"would_died", "would_requeued", "would_released", "would_terminated"} <= done
@@ -632,7 +632,7 @@ def test_a_daemon_that_observes_can_be_made_to_heal_by_a_reload(
     wait_until(lambda: running.did("would_requeued"), "the decision")
     assert read_task(task)["owner"] == "dev-1"
 
-    (project / ".yolo-planning" / "supervisor.toml").write_text(QUICK)
+    write_settings(project, QUICK)
     running.child.send_signal(signal.SIGHUP)
     wait_until(lambda: running.did("requeued"), "dev-1 to be healed")
     assert read_task(task)["status"] == "pending"

@@ -65,7 +65,9 @@ class Stage:
 
     def daemon(self) -> int:
         (planning,) = self.folder.glob("*/project/.yolo-planning")
-        holder = own_files.load_holder(Paths(planning.parent).holder.read_bytes())
+        holder = own_files.load_holder(
+            Paths(planning.parent, {"HOME": str(planning.parents[1] / "home")}).holder.read_bytes()
+        )
         assert holder is not None
         return holder.process.pid
 
@@ -133,7 +135,7 @@ def test_a_supervisor_killed_in_the_middle_of_healing_finishes_it_after_its_rest
 def test_a_supervisor_that_only_observes_fails_the_drill() -> None:
     with sandbox.new_sandbox() as scratch:
         file = scratch.project / ".yolo-planning" / "supervisor.toml"
-        file.write_text("mode = 'observe'\n" + file.read_text())
+        file.write_text("mode = 'observe'\n" + file.read_text())  # it is not trusted any more, and does less
         scratch.start_daemon()
         result = trial.run_trial(scratch, faults.FAULTS["agent-killed"], random.Random(1), limit_s=3.0)
 

@@ -28,7 +28,7 @@ import test_simulation
 from support.budget import budget
 from support.daemon import QUICK, RunningDaemon
 from support.processes import Children
-from support.project import given_back, read_task
+from support.project import given_back, read_task, write_settings
 from support.simulation import enter
 from support.team import Team
 from support.tmux import PrivateTmux
@@ -75,7 +75,7 @@ def watched_by(pid: int) -> set[int]:
 def test_with_64_descriptors_and_more_agents_than_that_all_are_healed(
     team: Team, children: Children, tmux: PrivateTmux, tmp_path: Path
 ) -> None:
-    (team.planning / "supervisor.toml").write_text(QUICK)
+    write_settings(team.project, QUICK)
     log = tmp_path / "log"
     with log.open("wb") as stderr:
         daemon = children.start(sys.executable, "-c", LIMITED, "--project", str(team.project), stderr=stderr)

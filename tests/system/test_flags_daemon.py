@@ -196,7 +196,7 @@ def test_gates_that_let_nothing_pass_are_disabled_by_the_plugins_metrics(project
 def test_a_failing_save_is_logged_and_a_flag_is_still_disabled(project: Path, daemon: StartDaemon) -> None:
     path = project / plugin.PLANNING / CONFIG
     path.write_bytes(execution_state.dump({CONTRACTS: True}))
-    (project / plugin.PLANNING / ".supervisor" / "flags" / "lock").mkdir(parents=True)
+    (Paths(project).flags / "lock").mkdir(parents=True)
     metrics = project / plugin.PLANNING / event_log.METRICS
     metrics.parent.mkdir()
     metrics.write_bytes(b"".join(metric(True, number, datetime.now(UTC)) for number in range(8)))

@@ -22,6 +22,7 @@ from yolo_supervisor.formats import plugin
 from yolo_supervisor.formats.plugin import contracts, event_log, execution_state
 from yolo_supervisor.gates.gates import Answer, Gates, Question, Repair
 from yolo_supervisor.store.history import history
+from yolo_supervisor.store.paths import Paths
 from yolo_supervisor.store.store import Store
 from yolo_supervisor.system.process_backend import backend
 from yolo_supervisor.system.processes import Processes
@@ -441,7 +442,9 @@ async def test_the_event_log_hears_nothing_where_the_plugin_keeps_none(world: Wo
 
 def test_an_answer_is_given_also_where_nothing_can_be_written_down(world: World) -> None:
     world.sign()
-    (world.planning / ".supervisor").write_text("in the way")
+    folder = Paths(world.planning.parent).folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.write_text("in the way")
 
     told = world.cli("gate", "repair", "contract_compliance", "5", "1", "9", "--json")
 

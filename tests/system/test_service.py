@@ -37,6 +37,7 @@ from yolo_supervisor.cli import service
 from yolo_supervisor.service import manager
 from yolo_supervisor.store.history import history
 from yolo_supervisor.store.paths import Paths
+from yolo_supervisor.user_dirs import project_state_dir
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 SCRIPT = Path(sys.executable).with_name("yolo-supervisor")
@@ -134,8 +135,13 @@ class Person:
 
     def name_project(self) -> None:
         """A project, and a configuration that names it."""
-        self.write("shop/.yolo-planning/supervisor.toml", QUICK)
-        self.write(self.config, 'projects = ["~/shop"]\n')
+        self.path("shop/.yolo-planning").mkdir(parents=True, exist_ok=True)
+        self.write(self.config, 'projects = ["~/shop"]\n' + QUICK)
+
+    def state(self, name: str) -> Path:
+        """A file in the project's state folder, as it is seen from outside."""
+        folder = project_state_dir(f"{self.home}/shop", {"HOME": str(self.home)})
+        return Path(f"/proc/{self.box.pid1}/root{folder}", name)
 
     def supervise(self, **settings: str) -> int:
         """Install the service, with these settings of the unit changed; the daemon's pid."""
@@ -151,7 +157,7 @@ class Person:
         return int(self.show("MainPID"))
 
     def history(self) -> list[dict[str, Any]]:
-        return history(self.path("shop/.yolo-planning/.supervisor/journal.jsonl"))
+        return history(self.state("journal.jsonl"))
 
     def did(self, action: str, key: str) -> bool:
         return any(entry["action"] == action and entry["key"] == key for entry in self.history())
@@ -186,7 +192,7 @@ class Person:
         seen: set[str] = set()
 
         def looks() -> bool:
-            told = json.loads(self.path("shop/.yolo-planning/.supervisor/daemon.json").read_text())
+            told = json.loads(self.state("daemon.json").read_text())
             seen.update(str(each["last_tick_at"]) for each in told["watchers"] if each["name"] == "sessions")
             return len(seen) > 2
 
@@ -498,7 +504,7 @@ def test_where_the_journal_is_kept_on_the_disk_there_is_no_copy_and_the_command_
     person.supervise()
 
     assert person.json("service", "status")["log"] == "journalctl --user -u yolo-supervisor"
-    assert not person.path(".local/state/yolo-supervisor").exists()
+    assert not person.path(".local/state/yolo-supervisor/log.jsonl").exists()
     person.write(person.config, 'projects = ["~/shop"]\n[log]\nfile = "~/own.log"\n')
     person.systemctl("restart", UNIT)
     person.write("shop/.yolo-planning/supervisor.toml", "[agents\n")
@@ -583,7 +589,7 @@ def test_the_system_template_heals_inside_its_hardening(machine: Any, person: Pe
     agent = person.agent("dev-1", left)
     wait_until(lambda: person.path("shop/left").exists() and person.path("shop/left").read_text(), "what it starts")
     leftover = int(person.path("shop/left").read_text())
-    trees = person.path("shop/.yolo-planning/.supervisor/trees.json")
+    trees = person.state("trees.json")
     wait_until(lambda: trees.exists() and str(leftover) in trees.read_text(), "its tree to be seen")
     machine.run("systemctl", "reload", unit)
     machine.run("kill", "-KILL", str(agent))
@@ -609,7 +615,7 @@ def test_inside_the_hardening_of_the_system_template_git_commits_and_its_forgott
     machine: Any, person: Person
 ) -> None:
     person.name_project()
-    person.write("shop/.yolo-planning/supervisor.toml", f"{QUICK}[leases]\ninterval_s = 0.3\n")
+    person.write(person.config, f'projects = ["~/shop"]\n{QUICK}[leases]\ninterval_s = 0.3\n')
     shop, unit = f"{person.home}/shop", f"{UNIT}@{person.name}"
     git = ["git", "-C", shop, "-c", "user.name=dev", "-c", "user.email=dev@example.com"]
     person.run(*git, "init", "-q")
@@ -628,7 +634,7 @@ def test_inside_the_hardening_of_the_system_template_git_commits_and_its_forgott
             f"until grep -q '\"pid\": '$git {seen}; do sleep 0.1; done; kill -9 $git"
         ))  # fmt: skip
         lock = person.path("shop/.git/index.lock")
-        quarantine = person.path("shop/.yolo-planning/.supervisor/quarantine")
+        quarantine = person.state("quarantine")
         wait_until(lambda: not lock.exists(), "the lock to be put aside")
         assert [path.name.startswith("index.lock-") for path in quarantine.iterdir()] == [True]
         person.run(*git, "commit", "-q", "--allow-empty", "-m", "outside")
@@ -742,7 +748,7 @@ def test_an_unknown_user_is_reported_in_one_sentence(
     users: dict[str, object] = {}
     nobody = {"getpwuid": lambda _: users["nobody"]}
     monkeypatch.setattr(manager, "pwd", SimpleNamespace(**nobody))
-    monkeypatch.setattr("yolo_supervisor.user_dirs.pwd", SimpleNamespace(**nobody))
+    monkeypatch.setitem(sys.modules, "pwd", SimpleNamespace(**nobody))
     monkeypatch.delenv("HOME")
     monkeypatch.setattr(os, "geteuid", lambda: 54321)
 

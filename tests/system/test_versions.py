@@ -148,7 +148,7 @@ def test_a_garbage_version_file_is_rewritten(project: Path, garbage: bytes) -> N
 def test_the_version_is_there_before_anything_that_it_is_about(project: Path) -> None:
     """An older program must not meet what it would misread without being told."""
     folder = Paths(project).folder
-    folder.mkdir(mode=0o700)
+    folder.mkdir(mode=0o700, parents=True)
     (folder / own_files.VERSION_FILE).write_text('{"version": 99}')
 
     with pytest.raises(TooNew, match="nothing was changed"):

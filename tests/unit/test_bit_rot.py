@@ -16,12 +16,13 @@ from test_crash_states import PATHS, PROJECT, Life, new_disk, opened, small_limi
 from yolo_supervisor.actions import notes
 from yolo_supervisor.fs.read import digest
 from yolo_supervisor.store.lines import Entry, Write, load
+from yolo_supervisor.store.paths import Paths
 from yolo_supervisor.store.store import Store
 
 __all__ = ["small_limits"]
 
 MUTATIONS = budget(quick=1_000, full=10_000, soak=1_000_000)
-FOLDER = f"{PROJECT}/.yolo-planning/.supervisor/"
+FOLDER = f"{Paths(PROJECT).folder}/"
 
 
 def a_life() -> MemoryDisk:
@@ -112,7 +113,7 @@ def memory(store: Store) -> Any:
 
 def requeues_in(disk: MemoryDisk) -> set[str]:
     """The tasks that were requeued by lines that can be read, as far as these are in order."""
-    data = disk.content(PROJECT / ".yolo-planning" / ".supervisor" / "journal.jsonl") or b""
+    data = disk.content(Paths(PROJECT).journal) or b""
     lines = [line for each in data.split(b"\n")[:-1] if (line := load(each)) is not None]
     if sorted(lines, key=lambda line: line.seq) != lines:
         return set()
@@ -156,7 +157,7 @@ def without_the_unflushed(disk: MemoryDisk) -> list[Any]:
     found = []
     for cut in (1, 2):
         short = disk.copy()
-        path = PROJECT / ".yolo-planning" / ".supervisor" / "journal.jsonl"
+        path = Paths(PROJECT).journal
         lines = (short.content(path) or b"").splitlines(keepends=True)
         short.put(path, b"".join(lines[:-cut]))
         with closing(opened(short)) as store:

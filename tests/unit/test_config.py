@@ -14,6 +14,7 @@ import tomli_w
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from support.project import trust
 from yolo_supervisor.config import Config, ConfigError, expanded, known_keys, load, project_file, user_file
 from yolo_supervisor.inventory.claude_homes import default_homes
 from yolo_supervisor.service.manager import Systemd
@@ -34,6 +35,9 @@ class World:
             path.parent.mkdir(parents=True)
 
     def load(self, extra: Path | None = None, **overrides: Any) -> Config:
+        """Load it all; the user trusts the project's file."""
+        if self.projects.exists():
+            trust(self.project, self.environment)
         return load(self.project, extra, overrides, self.environment)
 
     def troubles(self, extra: Path | None = None) -> list[str]:

@@ -29,6 +29,7 @@ from yolo_supervisor.store import journal as journal_module
 from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.store.history import History
 from yolo_supervisor.store.locks import Busy
+from yolo_supervisor.store.paths import Paths
 from yolo_supervisor.store.store import Outcome, Store
 
 PROJECT = Path("/p")
@@ -238,7 +239,7 @@ def opened(disk: Disk) -> Store:
 
 
 def told(disk: Disk) -> list[str]:
-    history = History(PROJECT / ".yolo-planning" / ".supervisor" / "journal.jsonl")
+    history = History(Paths(PROJECT).journal)
     history._disk = disk
     return [entry.key for entry in sorted(history.new_entries(), key=lambda entry: entry.seq)]
 
@@ -669,6 +670,8 @@ EXCEPTIONS = {
     ("commits/recovery.py", "_finish_interrupted", "copy.unlink"),
     ("commits/recovery.py", "_finish_interrupted", "shutil.rmtree"),  # the temporary checkout
     ("mcp/pipes.py", "_write", "os.write"),  # a pipe
+    ("store/state_folder.py", "_move", "shutil.copytree"),  # to another file system: complete before it gets its name
+    ("store/state_folder.py", "_move", "shutil.rmtree"),
     ("cli/doctor.py", "_store", "folder.chmod"),  # the one thing that it mends by itself
 }
 """Who writes without the disk, and why it may. The drill is not told here: its stage is no user's."""

@@ -15,6 +15,7 @@ from support.budget import SOAK, budget
 from support.disks import FaultyDisk, MemoryDisk, Mode, crash_states
 from test_crash_states import LOG, PATHS, Life, StillClock, new_disk, small_limits, wrongs
 from yolo_supervisor.store.locks import Busy
+from yolo_supervisor.store.paths import Paths
 from yolo_supervisor.store.store import Store
 
 __all__ = ["small_limits"]
@@ -115,8 +116,10 @@ class Trouble:
             store.close()
             self._expect(self.disk.open_fds == 0, f"{self.disk.open_fds} files are left open")
             left = [name for name, _ in self.disk.files() if name.endswith((".tmp", ".stale", ".lock"))]
-            left = [name for name in left if self._mode != "on" or ".supervisor" not in name]
-            self._expect(set(left) <= {"/p/.yolo-planning/.supervisor/store.lock"}, f"left behind: {left}")
+            left = [name for name in left if self._mode != "on" or "yolo-supervisor" not in name]
+            paths = Paths(PROJECT)
+            own = {str(paths.store_lock), str(paths.folder.with_name("enrolment.lock"))}
+            self._expect(set(left) <= own, f"left behind: {left}")
         except (OSError, Busy, AssertionError) as error:
             self._expect(False, f"not mended: {type(error).__name__}: {error}")
 

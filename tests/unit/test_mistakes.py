@@ -23,6 +23,7 @@ from yolo_supervisor.store import journal as journal_module
 from yolo_supervisor.store.disk import FILE_MODE, Disk
 from yolo_supervisor.store.documents import Documents
 from yolo_supervisor.store.journal import Journal
+from yolo_supervisor.store.paths import Paths
 from yolo_supervisor.store.recovery import Recovery
 from yolo_supervisor.store.store import Store
 
@@ -88,7 +89,7 @@ def a_torn_tail_stays(patch: Patch) -> None:
     truncate = MemoryDisk.truncate
 
     def not_the_journal(self: MemoryDisk, fd: int, size: int) -> None:
-        if self._fds[fd][0] != self._find(Path("/p/.yolo-planning/.supervisor/journal.jsonl")):
+        if self._fds[fd][0] != self._find(Paths(Path("/p")).journal):
             truncate(self, fd, size)
 
     patch.setattr(MemoryDisk, "truncate", not_the_journal)

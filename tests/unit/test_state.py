@@ -808,7 +808,7 @@ class ReadOnly(Disk):
     on = True
 
     def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
-        if self.on and flags & (os.O_WRONLY | os.O_RDWR) and ".supervisor" not in path.parts:
+        if self.on and flags & (os.O_WRONLY | os.O_RDWR) and "yolo-supervisor" not in path.parts:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
         return super().open(path, flags, mode)
 
@@ -838,5 +838,5 @@ def looks(folder: Path) -> dict[str, tuple[int, int, bytes]]:
     return {
         str(path): (path.stat().st_ino, path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
         for path in folder.rglob("*")
-        if ".supervisor" not in path.parts and path != folder
+        if "yolo-supervisor" not in path.parts and path != folder
     }

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from support.disks import use_disk
-from support.project import read_task, write_task
+from support.project import new_store, read_task, write_task
 from yolo_supervisor.actions import notes
 from yolo_supervisor.actions.agents import Register, Terminate, died, forget
 from yolo_supervisor.actions.base import Edit, Kind, Verb, WriteMode
@@ -31,6 +31,7 @@ from yolo_supervisor.models import Agent, Task
 from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.store.history import history
 from yolo_supervisor.store.lines import load
+from yolo_supervisor.store.paths import Paths
 from yolo_supervisor.store.store import Outcome, Store
 
 SINCE = datetime(2026, 11, 22, 20, 31, 56, tzinfo=UTC)
@@ -301,9 +302,10 @@ def test_a_document_keeps_its_mode(store: Store, task: Path) -> None:
 
 
 def test_a_folder_of_ours_that_is_a_link_is_refused_and_nothing_is_written_there(project: Path, tmp_path: Path) -> None:
-    elsewhere = tmp_path / "elsewhere"
+    elsewhere, folder = tmp_path / "elsewhere", Paths(project).folder
     elsewhere.mkdir()
-    (project / ".yolo-planning" / ".supervisor").symlink_to(elsewhere)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.symlink_to(elsewhere)
 
     with pytest.raises(Refused, match="symbolic link"):
         Store(project).open()
@@ -325,10 +327,10 @@ def test_a_linked_planning_folder_is_refused_by_name(tmp_path: Path) -> None:
 def test_a_journal_that_is_a_link_is_an_error_and_its_target_is_not_written(project: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.write_bytes(b"somebody's")
-    folder = project / ".yolo-planning" / ".supervisor"
-    folder.mkdir()
-    (folder / "journal.jsonl").symlink_to(target)
+    new_store(project)
     store = Store(project)
+    store.paths.journal.unlink()
+    store.paths.journal.symlink_to(target)
 
     with pytest.raises(OSError, match=r"journal\.jsonl"):
         store.open()

@@ -14,11 +14,12 @@ from yolo_supervisor.fs.read import digest
 Kind = Literal["agent", "task", "lease", "flag", "session", "state", "commit", "gate", "command", "daemon"]
 
 Verb = Literal[
-    "acquired", "announced", "circuit_closed", "circuit_half_opened", "circuit_opened", "claimed", "completed",
+    "acquired", "adopted", "announced", "circuit_closed", "circuit_half_opened", "circuit_opened", "claimed",
+    "completed",
     "crash_reported", "dead_letter_removed", "dead_letter_written", "dead_lettered", "died", "disabled", "dropped",
     "enabled", "escalated", "forgotten", "pruned", "quarantined", "rebased", "recovered", "redriven", "registered",
     "released", "reloaded", "renewed", "repaired", "requeued", "restored", "snapshotted", "started", "stopped",
-    "taken_over", "terminated", "updated", "version_saved",
+    "taken_over", "terminated", "trusted", "updated", "version_saved",
 ]  # fmt: skip
 """The verbs of the journal (docs/journal.md). They are a wire format: they do not change."""
 
@@ -81,6 +82,12 @@ class AlertCode(StrEnum):
     PROCESSES_LEFT = "processes_left"
     SESSION_LEFT = "session_left"
     SESSION_LEFT_TO_PLUGIN = "session_left_to_plugin"
+    SETTINGS_UNTRUSTED = "settings_untrusted"
+    """Settings of the project's own file are ignored until the user trusts it."""
+    STATE_FOLDER_FOREIGN = "state_folder_foreign"
+    """The project holds a state folder that this machine did not write."""
+    STATE_FOLDER_OFFERED = "state_folder_offered"
+    """The state of another project at this path was set aside."""
     TASK_DONE_TWICE = "task_done_twice"
     TASK_HELD = "task_held"
     TASK_OWNER_UNCLEAR = "task_owner_unclear"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from yolo_supervisor.actions.base import NO_EVIDENCE, Note, WriteFile
+from yolo_supervisor.fs.read import digest
 
 DaemonVerb = Literal["started", "stopped", "reloaded", "recovered"]
 
@@ -36,6 +37,19 @@ def regenerate_contract(
         reason=reason,
         evidence=evidence,
     )
+
+
+def adopted(*, folder: Path, replaced: Path | None) -> Note:
+    """Record that an older state folder was taken up."""
+    aside = {"set_aside": str(replaced)} if replaced is not None else {}
+    evidence = {"folder": str(folder), **aside}
+    return Note(kind="state", verb="adopted", key="state folder", reason="asked to", evidence=evidence)
+
+
+def trusted(*, content: bytes | None, reason: str) -> Note:
+    """Record that the project, with this content of its configuration file, is trusted; None: no longer."""
+    evidence = {"digest": digest(content)}
+    return Note(kind="state", verb="trusted", key="supervisor.toml", reason=reason, evidence=evidence)
 
 
 def daemon(verb: DaemonVerb, *, key: str = "daemon", reason: str, evidence: Mapping[str, Any] = NO_EVIDENCE) -> Note:

@@ -35,9 +35,10 @@ GROUPS = {
         "flag": "List, record, enable and disable feature flags.",
     },
     "Recovery": {
+        "trust": "Trust a project's own configuration file and the plugin's rules in it.",
         "doctor": "Find problems of the installation and the state.",
         "dead-letter": "List, show, redrive and drop tasks that kept failing.",
-        "state": "Verify the plugin's critical files; restore broken ones.",
+        "state": "Verify and restore critical files; take up older state.",
         "snapshot": "Save, list and restore the execution state.",
         "gate": "Check the plugin's hard gates; repair what one reports.",
         "drill": "Run a fire drill: inject faults into a scratch team.",

@@ -20,13 +20,18 @@ def agent_above(processes: Processes, agents: Collection[ProcessId]) -> ProcessI
     return next((agent for agent in agents if agent.pid in ancestry and processes.identify(agent.pid) == agent), None)
 
 
+def refuse_agents(processes: Processes, agents: Collection[ProcessId]) -> None:
+    """End the program if it runs in the process tree of an agent: only a person may decide this."""
+    if (agent := agent_above(processes, agents)) is not None:
+        fail(EX_NO, f"this command runs below the agent in process {agent.pid}, and needs a person: run it in a shell")
+
+
 def confirm(processes: Processes, agents: Collection[ProcessId], question: str, yes: bool) -> None:
     """Ask a person on the terminal, unless ``--yes`` was given; end the program without consent.
 
     An agent cannot consent for a person: the command is refused in the process tree of one of ``agents``.
     """
-    if (agent := agent_above(processes, agents)) is not None:
-        fail(EX_NO, f"this command runs below the agent in process {agent.pid}, and needs a person: run it in a shell")
+    refuse_agents(processes, agents)
     if yes:
         return
     if not sys.stdin.isatty():

@@ -34,6 +34,7 @@ from yolo_supervisor.service.manager import Systemd, lingers, user_name
 from yolo_supervisor.service.notify import endangered
 from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.store.locks import Busy, folder_lock
+from yolo_supervisor.store.state_folder import linked_elsewhere
 from yolo_supervisor.system.death_watch import watchable
 from yolo_supervisor.system.tmux import ask_now
 from yolo_supervisor.watchers.agents import AgentsObservation
@@ -113,10 +114,15 @@ def _installation() -> Iterator[Finding]:
 
 
 def _store(view: ProjectView, fix: bool) -> Iterator[Finding]:
-    folder = view.store.paths.folder
-    if folder.parent.is_symlink():
+    paths = view.store.paths
+    folder = paths.folder
+    if paths.planning.is_symlink():
         do = "supervise the project that it leads to, or replace it by a folder"
-        yield Finding("problem", f"{folder.parent} is a symbolic link: the project is not supervised", do)
+        yield Finding("problem", f"{paths.planning} is a symbolic link: the project is not supervised", do)
+        return
+    if (elsewhere := linked_elsewhere(view.store.disk, paths)) is not None:
+        do = "use the same HOME and XDG_STATE_HOME, or begin with a new folder: yolo-supervisor state adopt --new"
+        yield Finding("problem", f"{paths.link} leads to {elsewhere}, which is not in your state directory", do)
         return
     if not folder.exists():
         yield Finding("note", f"{view.project} has never been supervised", "yolo-supervisor run")
@@ -146,6 +152,9 @@ def _store(view: ProjectView, fix: bool) -> Iterator[Finding]:
     observation = view.state().observe(view.now, 0.0)
     for broken in observation.broken:
         yield Finding("problem", f"{broken.key}: {broken.flaw.text}", "yolo-supervisor state recover")
+    for older in observation.undecided:
+        what = f"an older state folder is not in use: {older.folder}"
+        yield Finding("problem", what, "yolo-supervisor state adopt, or state adopt --dismiss")
     for unreadable in observation.unreadable:
         yield Finding("problem", f"{unreadable.key} cannot be read: {unreadable.text}", "repair or remove it")
     holder = view.holder()

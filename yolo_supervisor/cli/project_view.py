@@ -28,6 +28,7 @@ from yolo_supervisor.inventory.session_ends import load_session_ends
 from yolo_supervisor.mcp.circuit_breaker import circuit_status, open_circuits
 from yolo_supervisor.models import Agent, Liveness, ProcessId, Task, iso
 from yolo_supervisor.policy.activity import Signs, judge
+from yolo_supervisor.store.state_folder import linked_elsewhere
 from yolo_supervisor.store.store import Outcome, Store
 from yolo_supervisor.system.process_backend import backend
 from yolo_supervisor.system.processes import Processes
@@ -60,6 +61,9 @@ class ProjectView:
         size = config.journal.size_mib * 2**20
         self.store = Store(project, self.clock, journal_size=size, lock_limit_s=PATIENCE_S)
         self.store.journal.load()
+        if (elsewhere := linked_elsewhere(self.store.disk, self.store.paths)) is not None:
+            note = f"the state of {project} is in {elsewhere}, of another HOME or XDG_STATE_HOME: it is not shown"
+            click.echo(f"yolo-supervisor: {note}", err=True)
         services = HostServices(self.clock, self.processes, self.scanner, Tmux(self.clock))
         # a command cannot wait for a file to settle: one that is being written is broken
         state = msgspec.structs.replace(config.state, settle_s=0.0)

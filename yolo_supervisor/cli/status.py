@@ -41,6 +41,12 @@ def command(options: Shared) -> None:
         "projects": [
             {
                 "path": str(project),
+                "state_dir": str(view.store.paths.folder),
+                "trust": {
+                    "trusted": view.config.trust.trusted,
+                    "edited": view.config.trust.edited,
+                    "ignored": list(view.config.trust.ignored),
+                },
                 "agents": view.agents_json(),
                 "ended_agents": view.ended_agents_json(),
                 "leases": [
@@ -76,6 +82,9 @@ def _print_status(document: dict[str, Any]) -> None:
             out(f"  it has reported nothing for {daemon['silent_s']:.0f} s: it hangs or is stopped")
     else:
         out(f"{project['path']}: not supervised, no daemon is running. Start one: yolo-supervisor run")
+    if ignored := project["trust"]["ignored"]:
+        changed = "has changed since it was trusted" if project["trust"]["edited"] else "is not trusted"
+        out(f"  supervisor.toml {changed}; ignored: {', '.join(ignored)}. Read it, then: yolo-supervisor trust")
     for title, rows in (
         (
             "agents",

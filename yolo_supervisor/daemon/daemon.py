@@ -76,7 +76,7 @@ class Daemon:
         return configuration.load(project, self.options.config, self.options.overrides)
 
     def _project(self, path: Path, config: Config) -> Project:
-        return Project(path, config, self.services, self._file_events.renew, self.options.allow_root)
+        return Project(path, config, self._load, self.services, self._file_events.renew, self.options.allow_root)
 
     def wanted(self, config: Config) -> list[Path]:
         """The projects to supervise: the command line's, else the configuration's."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from collections.abc import Callable
@@ -11,18 +12,21 @@ import anyio
 import structlog
 
 from yolo_supervisor import __version__
+from yolo_supervisor import config as configuration
+from yolo_supervisor.actions import notes
 from yolo_supervisor.clock import until_next
-from yolo_supervisor.config import Config
+from yolo_supervisor.config import Config, ConfigError
 from yolo_supervisor.daemon.alerts import failure_identity
 from yolo_supervisor.daemon.runner import Runner
 from yolo_supervisor.daemon.wiring import HostServices
 from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.fs.read import read_or_none
 from yolo_supervisor.fs.trust import Refused
-from yolo_supervisor.store.atomic import make_folder
+from yolo_supervisor.store.atomic import write_atomic
 from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.store.locks import Busy
-from yolo_supervisor.store.paths import Paths, refuse_linked_planning, refuse_root
+from yolo_supervisor.store.paths import Paths, refuse_root
+from yolo_supervisor.store.state_folder import enrol
 
 LOST_S = 15.0
 """The pause between two checks that a project's folder exists, in seconds; its watchers fail before if it does not."""
@@ -31,46 +35,69 @@ REOPEN_S = 3.0
 """The pause before an unavailable project is opened again, in seconds."""
 
 
+ENROL_LIMIT_S = 5.0
+"""How long another process may take to enrol a project, in seconds."""
+
+
+UPGRADED = "the user's file names the project, and version 0.1.0 has supervised it"
+
+
 class Held(Exception):
     """Another supervisor holds the project."""
 
 
 class ProjectLock:
-    """The right to supervise a project: an flock that ends with the process, however it ends."""
+    """The right to supervise a project: two flocks that end with the process, however it ends.
+
+    One is on the project's folder itself, for daemons with another home, in a container for instance; the other is in
+    the state folder, for commands.
+    """
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
-        self._fd = -1
+        self._fds: list[int] = []
 
-    def take(self) -> None:
-        """Take the right. ``Held``, naming the holder, if another process has it."""
-        refuse_linked_planning(self._paths.planning, Disk().status(self._paths.planning))
-        make_folder(Disk(), self._paths.folder)
-        fd = Disk().open(self._paths.supervisor_lock, os.O_RDWR | os.O_CREAT)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            holder = own_files.load_holder(read_or_none(self._paths.holder) or b"")
-            holder_text = f"process {holder.process.pid}, since {holder.started_at}" if holder else "another process"
-            raise Held(f"{self._paths.project} is supervised already, by {holder_text}") from None
-        self._fd = fd
+    def take(self) -> bool:
+        """Take the right; whether the state folder of 0.1.0 was taken up with it.
+
+        ``Held``, naming the holder, if another process has it.
+        """
+        taken_up = enrol(Disk(), self._paths, ENROL_LIMIT_S)
+        for path, flags in (
+            (self._paths.supervisor_lock, os.O_RDWR | os.O_CREAT),
+            (self._paths.project, os.O_RDONLY | os.O_DIRECTORY),
+        ):
+            self._fds.append(Disk().open(path, flags))
+            try:
+                fcntl.flock(self._fds[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self.release()
+                holder = own_files.load_holder(read_or_none(self._paths.holder) or b"")
+                by = f"process {holder.process.pid}, since {holder.started_at}" if holder else "another process"
+                raise Held(f"{self._paths.project} is supervised already, by {by}") from None
+        return taken_up
 
     def release(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        while self._fds:
+            os.close(self._fds.pop())
 
 
 class Project:
     """One project under the daemon: opened, watched, and opened again after it was lost."""
 
     def __init__(
-        self, path: Path, config: Config, services: HostServices, opened: Callable[[], None], allow_root: bool = False
+        self,
+        path: Path,
+        config: Config,
+        load: Callable[[Path], Config],
+        services: HostServices,
+        opened: Callable[[], None],
+        allow_root: bool = False,
     ) -> None:
         self.path = path
         self._allow_root = allow_root
         self._opened = opened
+        self._load = load
         self.config = config
         self.services = services
         self.runner: Runner | None = None
@@ -87,12 +114,16 @@ class Project:
         if not self.path.is_dir():
             raise FileNotFoundError(f"there is no folder {self.path}")
         if not self._allow_root:
-            refuse_root(self.path, self.path.stat())
-        self._lock.take()
+            for folder in (self.path, Paths(self.path).planning):
+                refuse_root(folder, Disk().status(folder))
+        content = self._trust_after_upgrade() if self._lock.take() else None
         runner = Runner(self.path, self.config, self.services, os.environ, self._allow_root)
         try:
             runner.open()
             runner.report()
+            if content is not None:
+                runner.store.note(notes.trusted(content=content, reason=UPGRADED), "daemon")
+                self._log.info("project_trusted", reason=UPGRADED)
             runner.daemon_note("started", f"version {__version__}", {"pid": os.getpid(), "mode": self.config.mode})
         except BaseException:
             runner.close()
@@ -100,6 +131,16 @@ class Project:
             raise
         self.runner = runner
         self._opened()
+
+    def _trust_after_upgrade(self) -> bytes | None:
+        """Trust the project's own file if the user's file names the project; the content, None if it does not."""
+        if not any(os.path.realpath(configuration.expanded(name)) == str(self.path) for name in self.config.projects):
+            return None
+        content = read_or_none(configuration.project_file(self.path)) or b""
+        write_atomic(Disk(), Paths(self.path).trusted, content)
+        with contextlib.suppress(ConfigError):  # it was valid a moment ago
+            self.config = self._load(self.path)
+        return content
 
     async def run(self) -> None:
         """Watch until ``scope`` is cancelled, through loss and return of the folder."""
@@ -125,11 +166,12 @@ class Project:
     async def _watch_while_there(self, runner: Runner) -> None:
         """Watch until the project's folder, or the state folder in it, is gone, or the watch fails."""
         failure: tuple[object, ...] = ("gone",)
-        reason = f"{runner.store.paths.folder} is gone: watched again when the project is back"
+        paths = runner.store.paths
+        reason = f"{paths.planning} or {paths.folder} is gone: watched again when the project is back"
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(runner.run)
-                while os.path.isdir(runner.store.paths.agents):
+                while os.path.isdir(paths.planning) and os.path.isdir(paths.agents):
                     await anyio.sleep(until_next(LOST_S))
                 tasks.cancel_scope.cancel()
         except Exception as error:  # noqa: BLE001 - a failure in one project must not stop the others

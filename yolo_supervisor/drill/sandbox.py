@@ -28,8 +28,10 @@ from yolo_supervisor.formats.own import load_holder, load_seen_locks
 from yolo_supervisor.fs.read import read_or_none
 from yolo_supervisor.inventory.project_folders import within
 from yolo_supervisor.models import Liveness, ProcessId
+from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.store.history import history
 from yolo_supervisor.store.paths import Paths
+from yolo_supervisor.store.state_folder import enrol
 from yolo_supervisor.system.process_backend import backend
 from yolo_supervisor.system.processes import Processes
 from yolo_supervisor.system.subprocesses import undisturbed
@@ -56,6 +58,7 @@ class Sandbox:
         self.folder = folder
         self.project = folder / "project"
         self.claude = folder / "home" / ".claude"
+        self.paths = Paths(self.project, {"HOME": str(self.claude.parent)})
         self.socket = folder / "tmux.sock"
         self.processes = Processes(backend())
         self.agents: list[FakeAgent] = []
@@ -80,7 +83,10 @@ class Sandbox:
         self._write_settings()
 
     def _write_settings(self) -> None:
-        (self.project / ".yolo-planning" / "supervisor.toml").write_bytes(tomli_w.dumps(self._settings).encode())
+        content = tomli_w.dumps(self._settings).encode()
+        (self.project / ".yolo-planning" / "supervisor.toml").write_bytes(content)
+        enrol(Disk(), self.paths, LIMIT_S)
+        self.paths.trusted.write_bytes(content)
 
     def planning(self, folder: str = "") -> Path:
         """A folder of the plugin in the project, created if it is missing."""
@@ -107,6 +113,7 @@ class Sandbox:
     def _environment(self) -> dict[str, str]:
         home, omitted = self.claude.parent, ("TMUX", "TMUX_PANE", "NOTIFY_SOCKET")
         added = {"HOME": str(home), "XDG_CONFIG_HOME": str(home / ".config"), "CLAUDE_CONFIG_DIR": str(self.claude)}
+        added["XDG_STATE_HOME"] = str(home / ".local/state")
         added |= {
             f"GIT_{who}_{what}": "drill@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
         }
@@ -193,7 +200,7 @@ class Sandbox:
 
     def entries(self) -> list[dict[str, Any]]:
         """The entries of the journal."""
-        return history(Paths(self.project).journal)
+        return history(self.paths.journal)
 
     # -- the team ------------------------------------------------------------------------------------------------
 
@@ -253,6 +260,7 @@ class Sandbox:
             *(["--dies", dies] if dies else []),
         ]
         environment = {"HOME": str(self.claude.parent), "CLAUDE_CONFIG_DIR": str(self.claude)}
+        environment["XDG_STATE_HOME"] = str(self.claude.parent / ".local/state")
         window = session.new_window(
             window_name=name, attach=False, start_directory=str(self.project), environment=environment,
             window_shell="exec " + shlex.join(argv),
@@ -276,7 +284,7 @@ class Sandbox:
 
     def _trees(self) -> str:
         try:
-            return Paths(self.project).trees.read_text()
+            return self.paths.trees.read_text()
         except OSError:
             return ""
 
@@ -298,7 +306,7 @@ class Sandbox:
 
     def _last_session_tick(self) -> str:
         """The time of the last tick of the sessions watcher, by the daemon's status file."""
-        holder = load_holder(read_or_none(Paths(self.project).holder) or b"")
+        holder = load_holder(read_or_none(self.paths.holder) or b"")
         ticks = [w["last_tick_at"] for w in holder.watchers if w["name"] == "sessions"] if holder else []
         return ticks[0] or "" if ticks else ""
 
@@ -366,7 +374,7 @@ class Sandbox:
         git = self.bystander_process("git", "update-index", "--stdin", folder=folder)
 
         def is_seen() -> bool:
-            seen = load_seen_locks(read_or_none(Paths(self.project).seen_locks) or b"")
+            seen = load_seen_locks(read_or_none(self.paths.seen_locks) or b"")
             return any(git in known.holders for known in seen.values())
 
         self.wait(is_seen, "the daemon did not see the holder of the lock")

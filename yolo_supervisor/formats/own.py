@@ -1,4 +1,4 @@
-"""The supervisor's documents in ``.supervisor/``: agent records, the holder, hook notes."""
+"""The documents in a project's state folder: its enrolment, agent records, the holder, hook notes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from urllib.parse import quote
 from yolo_supervisor.formats.json import load_object, same_path, text_or_none, time_or_none
 from yolo_supervisor.models import Agent, LockStamp, Pane, ProcessId, SeenLock, iso
 
-FOLDER = ".supervisor"
+LINK = ".supervisor"
+"""The name of the link to the state folder in the planning folder. In version 0.1.0 it was the folder itself."""
+
 VERSION = 2
 """The version of the folder. It grows when an older program would misread the files in it."""
 
@@ -36,6 +38,31 @@ def load_version(data: bytes) -> int | None:
     """The version of the folder; None if the file does not contain one."""
     version = (load_object(data) or {}).get("version")
     return version if type(version) is int else None
+
+
+# -- project.json: the project that the folder belongs to -------------------------------------------------------------
+
+ENROLMENT = "project.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """The project of a state folder. A device number is not part of it: it changes from boot to boot."""
+
+    path: str
+    inode: int
+    offers: tuple[str, ...] = ()
+    """Older state folders that ``state adopt`` may take up, until a person has decided."""
+
+
+def dump_enrolment(enrolment: Enrolment) -> bytes:
+    return _dump({"path": enrolment.path, "inode": enrolment.inode, "offers": list(enrolment.offers)})
+
+
+def load_enrolment(data: bytes) -> Enrolment | None:
+    raw = load_object(data) or {}
+    path, inode, offers = text_or_none(raw.get("path")), raw.get("inode"), _texts(raw.get("offers"))
+    return Enrolment(path, inode, offers) if path is not None and type(inode) is int else None
 
 
 # -- agents/<id>.json -------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The stored state of each feature flag: a small document in ``.supervisor/flags/``, and the read positions beside it.
+"""The stored state of each feature flag: a small document in the state folder, and the read positions beside it.
 
 A document does not hold the outcomes, only the state that the test in ``failure_rate`` needs, and the position to
 which each source was counted, so that every outcome counts once. The documents are not flushed: a power cut may lose

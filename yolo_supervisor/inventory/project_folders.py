@@ -40,7 +40,7 @@ class ProjectFolders:
         with contextlib.suppress(OSError, ValueError):
             common = common_dir(root)
             trees = [tree.root / inside for tree in checkouts(common) if _leads_back(tree.root, tree.git_dir)]
-            first = next((tree for tree in trees if Paths(tree).folder.is_dir()), None)
+            first = next((tree for tree in trees if _is_supervised(tree)), None)
             if first is None or os.path.realpath(first) == str(self.project):
                 yield from (tree for tree in trees if os.path.realpath(tree) != str(self.project))
 
@@ -58,7 +58,13 @@ def _is_innermost(folder: Path, root: Path, *, inclusive: bool) -> bool:
     if not within(folder, root):
         return False
     between = [inner for inner in (folder, *folder.parents) if within(inner, root) and (inclusive or inner != root)]
-    return not any(Paths(inner).folder.is_dir() for inner in between)
+    return not any(_is_supervised(inner) for inner in between)
+
+
+def _is_supervised(folder: Path) -> bool:
+    """Whether the folder is a project that was enrolled."""
+    paths = Paths(folder)
+    return paths.planning.is_dir() and paths.enrolment.is_file()
 
 
 def within(folder: Path, project: Path) -> bool:

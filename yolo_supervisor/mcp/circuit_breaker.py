@@ -3,8 +3,8 @@
 A circuit is *closed* until ``failures`` calls in a row have failed; then it is *open* for ``cool_down_s`` and calls are
 refused; then it is *half-open*: one call is let through as a probe, and its outcome closes or reopens the circuit.
 
-An open or half-open circuit is a document in ``.supervisor/circuits/``; a closed one has none. A relay that finds the
-store unusable keeps the circuit for itself.
+An open or half-open circuit is a document in the state folder; a closed one has none. A relay that finds the store
+unusable keeps the circuit for itself.
 """
 
 from __future__ import annotations

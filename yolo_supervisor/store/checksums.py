@@ -10,14 +10,16 @@ import contextlib
 import re
 from pathlib import Path
 
+from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats import plugin
 from yolo_supervisor.fs.trust import Refused
 from yolo_supervisor.store.atomic import make_folder, write_atomic
 from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.system.git_layout import common_dir, root_of
 
-HIDDEN = ("*.sha256", "**/.*.[0-9]*.tmp", f"{plugin.SNAPSHOTS}/")
-"""Patterns of the checksum files, of temporary files that a crash may leave, and of the folder of snapshots."""
+HIDDEN = ("*.sha256", "**/.*.[0-9]*.tmp", f"{plugin.SNAPSHOTS}/", own_files.LINK)
+"""Patterns of the checksum files, of temporary files that a crash may leave, of the folder of snapshots, and of the
+link to the state folder."""
 
 
 def refresh(disk: Disk, path: Path, digest: str, make: bool) -> None:
@@ -32,9 +34,9 @@ def refresh(disk: Disk, path: Path, digest: str, make: bool) -> None:
 
 
 def hide(disk: Disk, project: Path) -> bool:
-    """Keep new checksum files and snapshots out of ``git status``, by the exclude file of the repository's clone.
+    """Keep what we make in a project out of ``git status``, by the exclude file of the repository's clone.
 
-    False if that cannot be done: then no checksum file should be made.
+    False if that cannot be done: then nothing should be made there.
     """
     root = root_of(project)
     if root is None:

@@ -70,6 +70,9 @@ class Disk:
     def link(self, old: Path, new: Path) -> None:
         os.link(old, new, follow_symlinks=False)
 
+    def symlink(self, target: Path, path: Path) -> None:
+        os.symlink(target, path)
+
     def unlink(self, path: Path) -> None:
         os.unlink(path)
 
@@ -105,6 +108,8 @@ class Disk:
             if error.errno in (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENODATA):
                 return {}
             raise
+    def readlink(self, path: Path) -> Path:
+        return Path(os.readlink(path))
 
     def status_of(self, fd: int) -> os.stat_result:
         return os.fstat(fd)

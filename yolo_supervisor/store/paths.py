@@ -4,20 +4,34 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 
+from yolo_supervisor.config.trust import TRUSTED_FILE
 from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats import plugin
 from yolo_supervisor.fs.read import digest
 from yolo_supervisor.fs.trust import Refused
+from yolo_supervisor.user_dirs import project_state_dir
 
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """The paths of one project."""
+    """The paths of one project. ``environment`` names the user's state directory (default: this process's)."""
 
     project: Path
+    environment: InitVar[Mapping[str, str] | None] = None
+    real: Path = field(init=False)
+    """The project without links in its path."""
+    folder: Path = field(init=False)
+    """The state folder, in the user's own state directory: nothing that comes with a project can lie in it."""
+
+    def __post_init__(self, environment: Mapping[str, str] | None) -> None:
+        real = os.path.realpath(self.project)
+        object.__setattr__(self, "real", Path(real))
+        folder = project_state_dir(real, os.environ if environment is None else environment)
+        object.__setattr__(self, "folder", Path(folder))
 
     @property
     def planning(self) -> Path:
@@ -68,8 +82,18 @@ class Paths:
     # -- the state folder --------------------------------------------------------------------------------------------
 
     @property
-    def folder(self) -> Path:
-        return self.planning / own_files.FOLDER
+    def link(self) -> Path:
+        """The link in the project that leads to the state folder, for people and for other programs."""
+        return self.planning / own_files.LINK
+
+    @property
+    def enrolment(self) -> Path:
+        return self.folder / own_files.ENROLMENT
+
+    @property
+    def trusted(self) -> Path:
+        """The content of the project's configuration file that the user has trusted."""
+        return self.folder / TRUSTED_FILE
 
     @property
     def journal(self) -> Path:
@@ -157,11 +181,11 @@ def quarantine_file(quarantine: Path, name: str, data: bytes) -> Path:
     return quarantine / f"{short}-{str(digest(data))[:12]}"
 
 
-def refuse_root(project: Path, found: os.stat_result | None) -> None:
-    """``Refused`` where root would make itself at home in another user's project, and lock that user out of it."""
+def refuse_root(folder: Path, found: os.stat_result | None) -> None:
+    """``Refused`` where root would work in another user's project or planning folder, and lock that user out of it."""
     if found is not None and found.st_uid != 0 and os.geteuid() == 0:
         raise Refused(
-            f"{project} belongs to user {found.st_uid}: run as that user, or tell root to: run --allow-root", project
+            f"{folder} belongs to user {found.st_uid}: run as that user, or tell root to: run --allow-root", folder
         )
 
 

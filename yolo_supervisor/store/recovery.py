@@ -73,7 +73,7 @@ class _Run:
     def finish(self, promise: Promise) -> None:
         """Make the promised change, or mark it failed. If a lock is held it is left for the next recovery."""
         write = promise.write
-        if not is_ours(write, self._paths.project):
+        if not is_ours(write, self._paths):
             self._fail(promise, "it is about a file of another project: the journal was copied")
             return
         lock = (Path(write.lock[0]), write.lock[1]) if write.lock else None
@@ -112,19 +112,21 @@ class _Run:
         self.overtaken.append(f"{promise.action} {promise.key}")
 
 
-def is_ours(write: Write, project: Path) -> bool:
-    """Whether a promise may be kept: the journal may come from a hostile clone, or from a copy of another project.
+def is_ours(write: Write, paths: Paths) -> bool:
+    """Whether a promise may be kept: a person may have taken up the journal of another project.
 
-    Accepted are files in the project, except git's, and existing tasks in a task list of Claude Code, with the lock of
-    the document's owners.
+    Accepted are files in the state folder, files in the project, except git's, and existing tasks in a task list of
+    Claude Code, with the lock of the document's owners.
     """
     try:
         path, lock = Path(write.path), Path(write.lock[0]) if write.lock else None
-        folder, root = Path(os.path.realpath(path.parent)), Path(os.path.realpath(project))
+        folder, root = Path(os.path.realpath(path.parent)), Path(os.path.realpath(paths.project))
     except ValueError:
         return False
     if not path.is_absolute() or ".." in path.parts or (write.lock is not None and write.lock[1] < 0):
         return False
+    if folder.is_relative_to(os.path.realpath(paths.folder)):
+        return write.lock is None
     inside = folder.is_relative_to(root)
     if inside and ".git" in map(str.lower, (*folder.parts[len(root.parts) :], path.name)):
         return False

@@ -20,12 +20,11 @@ from yolo_supervisor.clock import Clock, SystemClock
 from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats.crash_report import Report
 from yolo_supervisor.fs.read import digest
-from yolo_supervisor.fs.trust import Refused, other_writers
+from yolo_supervisor.fs.trust import Refused
 from yolo_supervisor.store import checksums, crash_reports, plugin_log
 from yolo_supervisor.store.atomic import (
     is_folder,
     make_folder,
-    refuse_links,
     sync_folder,
     write_atomic,
 )
@@ -50,6 +49,7 @@ from yolo_supervisor.store.locks import Busy, file_lock
 from yolo_supervisor.store.paths import Paths, refuse_linked_planning, refuse_root
 from yolo_supervisor.store.quotas import BACKUPS, QUARANTINE, Pruned, QuotaFolder
 from yolo_supervisor.store.recovery import Recovery, recover
+from yolo_supervisor.store.state_folder import enrol, refuse_untrusted
 
 LOCK_LIMIT_S = 0.25
 """The longest time that one change may block the loop while another process writes; then the outcome is BUSY."""
@@ -118,44 +118,32 @@ class Store:
         return self.journal.index
 
     def open(self) -> None:
-        """Make the state folder where it is missing, private to the user and ignored by git.
+        """Make the state folder where it is missing, private to the user.
 
         ``Refused`` if it, or one in it, is a link, or one that others may write to; ``TooNew`` if it is a newer
         program's.
         """
         folder = self.paths.folder
         if not self._allow_root:
-            refuse_root(self.paths.project, self.disk.status(self.paths.project))
-        self._refuse_untrusted(folder)
-        refuse_linked_planning(folder.parent, self.disk.status(folder.parent))
+            for each in (self.paths.project, self.paths.planning):
+                refuse_root(each, self.disk.status(each))
+        refuse_untrusted(self.disk, folder)
+        refuse_linked_planning(self.paths.planning, self.disk.status(self.paths.planning))
+        enrol(self.disk, self.paths, self._lock_limit_s)
         version = refuse_newer(self.disk, folder)
         self._make_private(folder)
         sync_folder(self.disk, folder.parent)  # the run that made it may have been killed before this
         for inner in self.paths.folders:
-            self._refuse_untrusted(inner)
+            refuse_untrusted(self.disk, inner)
             make_folder(self.disk, inner)
-        if self.disk.status(folder / ".gitignore") is None:
-            write_atomic(self.disk, folder / ".gitignore", b"*\n")
         if version != own_files.VERSION:  # before the first line that an older program would misread
             write_atomic(self.disk, folder / own_files.VERSION_FILE, own_files.dump_version())
         self._lock_fd = self.disk.open(self.paths.store_lock, os.O_RDWR | os.O_CREAT, FILE_MODE)
         with self._locked():
             self.journal.catch_up()
 
-    def _refuse_untrusted(self, folder: Path) -> None:
-        """Refuse a folder that is a link or that other users may write to: a project may be hostile."""
-        try:
-            found = refuse_links(self.disk, folder)
-        except Refused:
-            raise Refused(
-                f"{folder} is a symbolic link: remove it, the supervisor needs a folder here", folder
-            ) from None
-        if found is not None and (why := other_writers(folder, found)):
-            raise Refused(f"{why}: its content cannot be trusted; chmod 700 {folder}", folder)
-
     def _make_private(self, folder: Path) -> None:
-        """Make the folder accessible to its user only, also if it came with a clone."""
-        make_folder(self.disk, folder)
+        """Make the folder accessible to its user only, also if an older program or a person made it."""
         found = self.disk.status(folder)
         if found is not None and stat.S_IMODE(found.st_mode) & 0o077:
             fd = self.disk.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -295,6 +283,8 @@ class Store:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         path = self.paths.store_lock
+        if self.disk.status(self.paths.project) is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.paths.project))
         if (there := self.disk.status(path)) is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
         if self._lock_fd >= 0 and not os.path.samestat(self.disk.status_of(self._lock_fd), there):

@@ -292,11 +292,12 @@ class SessionsWatcher:
 
     @property
     def policy(self) -> Policy:
-        """The policy for a session that was left: the plugin's rule in a project of the plugin."""
+        """The policy for a session that was left: the plugin's rule in a trusted project of the plugin."""
         policy = self.config.sessions.on_detach
         if policy != "auto":
             return policy
-        return "terminate" if (self._paths.planning / "config.json").is_file() else "notify"
+        is_plugins = self.config.trust.trusted and (self._paths.planning / "config.json").is_file()
+        return "terminate" if is_plugins else "notify"
 
     def rest_s(self) -> float:
         return until_next(self.interval_s)

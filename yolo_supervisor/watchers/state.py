@@ -30,6 +30,7 @@ from yolo_supervisor.models import FlawCode, RestoredFrom
 from yolo_supervisor.policy import file_integrity
 from yolo_supervisor.policy.file_integrity import Flaw
 from yolo_supervisor.store.paths import quarantine_file
+from yolo_supervisor.store.state_folder import Undecided, UndecidedCode, undecided
 from yolo_supervisor.store.store import Store
 from yolo_supervisor.watchers.base import Remediation
 
@@ -91,6 +92,10 @@ class StateObservation:
     sound: tuple[Sound, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
     """The files that cannot be read now."""
+    undecided: tuple[Undecided, ...] = ()
+    """The older state folders that a person has to decide about."""
+    ignored: tuple[str, ...] = ()
+    """The settings of the project's own file that are ignored until the user trusts it."""
 
 
 def decide(observation: StateObservation, copies: Path) -> list[Remediation]:
@@ -115,7 +120,24 @@ def decide(observation: StateObservation, copies: Path) -> list[Remediation]:
         )
         for file in observation.unreadable
     ]
+    remediations += [(_ask_about(older),) for older in observation.undecided]
+    if observation.ignored:
+        names = ", ".join(observation.ignored)
+        reason = f"it is not trusted, so these settings are ignored: {names}. Read it, then: yolo-supervisor trust"
+        code = AlertCode.SETTINGS_UNTRUSTED
+        remediations.append((Escalate(kind="state", code=code, detail=names, key="supervisor.toml", reason=reason),))
     return remediations
+
+
+def _ask_about(older: Undecided) -> Escalate:
+    do = "yolo-supervisor state adopt takes it up, state adopt --dismiss leaves it aside"
+    if older.code is UndecidedCode.FOREIGN:
+        code = AlertCode.STATE_FOLDER_FOREIGN
+        reason = f"{older.folder} was not written on this machine, so nothing in it is used: {do}"
+    else:
+        code = AlertCode.STATE_FOLDER_OFFERED
+        reason = f"another project was at this path, and its state is in {older.folder}: {do}"
+    return Escalate(kind="state", code=code, key=older.folder.name, reason=reason)
 
 
 def repair_of(broken: Broken) -> int | Cure | None:
@@ -282,7 +304,13 @@ class StateWatcher:
             else:
                 cures = tuple(self._cures(path, key, data, now))
                 broken.append(Broken(path=path, key=key, data=data, flaw=known.flaw, cures=cures))
-        return StateObservation(broken=tuple(broken), sound=tuple(sound), unreadable=tuple(unreadable))
+        return StateObservation(
+            broken=tuple(broken),
+            sound=tuple(sound),
+            unreadable=tuple(unreadable),
+            undecided=tuple(undecided(self._store.disk, self._store.paths)),
+            ignored=self.config.trust.ignored,
+        )
 
     def folders(self) -> set[Path]:
         """The folders that contain critical files, existing or not."""

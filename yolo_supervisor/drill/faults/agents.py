@@ -11,7 +11,6 @@ from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats.crash_report import load
 from yolo_supervisor.fs.read import read_or_none
 from yolo_supervisor.models import Agent, ProcessId, from_iso
-from yolo_supervisor.store.paths import Paths
 
 
 def _crash(sandbox: Sandbox, way: str, cause: str) -> tuple[FakeAgent, Expectation]:
@@ -27,7 +26,7 @@ def _crash(sandbox: Sandbox, way: str, cause: str) -> tuple[FakeAgent, Expectati
         deaths = [e["evidence"] for e in sandbox.entries() if (e["action"], e["key"]) == ("died", key)]
         if not healed() or not deaths:
             return False
-        report = load(read_or_none(Paths(sandbox.project).crashes / f"{deaths[0].get('report')}.json") or b"")
+        report = load(read_or_none(sandbox.paths.crashes / f"{deaths[0].get('report')}.json") or b"")
         return report is not None and report.cause == deaths[0]["class"] == cause
 
     expected.healed = explained
@@ -100,7 +99,7 @@ def pid_reused(sandbox: Sandbox, rng: random.Random) -> Expectation:
         id=f"{name}@{TEAM}", name=name, role="dev", team=TEAM, source="record", since=from_iso("2026-01-01"),
         process=gone, pid=gone.pid, claude_dir=sandbox.claude,
     )  # fmt: skip
-    (Paths(sandbox.project).agents / own_files.agent_file(ghost)).write_bytes(own_files.dump_agent(ghost))
+    (sandbox.paths.agents / own_files.agent_file(ghost)).write_bytes(own_files.dump_agent(ghost))
     sandbox.start_daemon()
     expected = agents_gone(sandbox, [FakeAgent(name, gone, gone, task)], [bystander])
     expected.bystander_processes.append(bystander_process)

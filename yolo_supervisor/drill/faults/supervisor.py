@@ -11,7 +11,6 @@ from yolo_supervisor.drill.sandbox import FakeAgent, Sandbox
 from yolo_supervisor.drill.trial import Expectation, Fault, agents_gone, send
 from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats.plugin import leases as plugin_leases
-from yolo_supervisor.store.paths import Paths
 
 
 def _team(sandbox: Sandbox, rng: random.Random) -> tuple[FakeAgent, FakeAgent, FakeAgent]:
@@ -41,16 +40,20 @@ def supervisor_killed(sandbox: Sandbox, rng: random.Random) -> Expectation:
 
 
 def supervisor_upgraded(sandbox: Sandbox, rng: random.Random) -> Expectation:
-    """The supervisor is upgraded during a recovery; an agent dies meanwhile."""
+    """The supervisor is upgraded from 0.1.0 during a recovery; an agent dies meanwhile."""
     first, second, bystander = _team(sandbox, rng)
     _kill_agents(sandbox, rng, first)
     sandbox.stop_daemon()
-    version = Paths(sandbox.project).folder / own_files.VERSION_FILE
-    version.unlink()  # older versions wrote none
+    paths = sandbox.paths
+    paths.link.unlink()
+    paths.folder.rename(paths.link)  # version 0.1.0 had its state folder in the project
+    version, enrolment = own_files.VERSION_FILE, own_files.ENROLMENT
+    for newer in (version, enrolment):  # and wrote neither
+        (paths.link / newer).unlink()
     send(second.process, signal.SIGKILL)
     sandbox.start_daemon()
     expected = agents_gone(sandbox, [first, second], [bystander])
-    expected.kept_files.append(version)
+    expected.kept_files += [paths.folder / version, paths.folder / enrolment]
     return expected
 
 

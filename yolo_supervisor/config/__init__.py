@@ -15,8 +15,10 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from yolo_supervisor.config.trust import Trust, limited, trusted_content
 from yolo_supervisor.formats.plugin import PLANNING
 from yolo_supervisor.fs.bounded import read_regular
+from yolo_supervisor.fs.read import read_or_none
 from yolo_supervisor.fs.trust import other_writers
 from yolo_supervisor.user_dirs import config_dir, home
 
@@ -126,6 +128,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mcp: McpConfig = McpConfig()
     journal: JournalConfig = JournalConfig()
     log: LogConfig = LogConfig()
+    trust: Trust = Trust()
+    """The standing of the project's own file: a result of loading, no setting."""
 
 
 class ConfigError(Exception):
@@ -162,25 +166,52 @@ def load(
     A later layer wins key by key. ``extra`` is the file named on the command line, which must exist; ``overrides`` are
     its options. ConfigError for a file that cannot be read, an unknown key, a wrong type or value.
     """
-    merged: dict[str, Any] = {}
-    layers = [(user_file(environment), False)]
+    merged = read_file(user_file(environment))
+    trust = Trust()
     if project is not None:
-        layers.append((project_file(project), False))
+        merged, trust = _with_project(merged, project, environment)
     if extra is not None:
-        layers.append((extra, True))
-    for path, needed in layers:
-        raw = _read(path, needed)
-        _check(raw, path)
-        if path != user_file(environment) and path != extra and "projects" in raw:
-            raise ConfigError(f"{_where(path, 'projects')}: a project's own file cannot name projects")
-        merged = _merge(merged, raw)
-    config = msgspec.convert(_merge(merged, overrides or {}), Config)
+        merged = _merge(merged, read_file(extra, needed=True))
+    config = msgspec.structs.replace(msgspec.convert(_merge(merged, overrides or {}), Config), trust=trust)
     for name in (config.claude_dir, config.log.file, *config.projects):
         try:
             expanded(name)
         except RuntimeError as error:
             raise ConfigError(f"{name!r} in the configuration: {error}") from error
     return config
+
+
+def _with_project(
+    below: Mapping[str, Any], project: Path, environment: Mapping[str, str]
+) -> tuple[dict[str, Any], Trust]:
+    """The settings with those of the project's own file, as far as the file is trusted."""
+    settings = read_project_file(project)
+    content = read_or_none(project_file(project)) or b""
+    trusted = trusted_content(str(project), environment)
+    if trusted == content:
+        return _merge(below, settings), Trust(trusted=True)
+    in_force = dict(below)
+    if trusted is not None:
+        in_force = _merge(below, tomllib.loads(trusted.decode()))
+    base = msgspec.to_builtins(msgspec.convert(in_force, Config))
+    allowed, ignored = limited(settings, base)
+    return _merge(in_force, allowed), Trust(trusted=trusted is not None, edited=trusted is not None, ignored=ignored)
+
+
+def read_project_file(project: Path) -> dict[str, Any]:
+    """The settings of a project's own file, trusted or not. ConfigError if it is invalid."""
+    path = project_file(project)
+    settings = read_file(path)
+    if "projects" in settings:
+        raise ConfigError(f"{_where(path, 'projects')}: a project's own file cannot name projects")
+    return settings
+
+
+def read_file(path: Path, needed: bool = False) -> dict[str, Any]:
+    """The settings of one file. ConfigError if it is invalid, or needed and missing."""
+    raw = _read(path, needed)
+    _check(raw, path)
+    return raw
 
 
 def _read(path: Path, needed: bool) -> dict[str, Any]:
@@ -242,7 +273,8 @@ def _check(raw: Mapping[str, Any], path: Path) -> None:
 
 
 def _fields(model: type[msgspec.Struct]) -> dict[str, Any]:
-    return {field.encode_name: field.type for field in msgspec.structs.fields(model)}
+    """The settings of a table, and their types."""
+    return {field.encode_name: field.type for field in msgspec.structs.fields(model) if field.type is not Trust}
 
 
 def _is_table(kind: object) -> bool:
