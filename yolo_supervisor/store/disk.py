@@ -108,6 +108,7 @@ class Disk:
             if error.errno in (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENODATA):
                 return {}
             raise
+
     def readlink(self, path: Path) -> Path:
         return Path(os.readlink(path))
 
