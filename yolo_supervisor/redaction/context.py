@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from yolo_supervisor.redaction.rule import SecretRule, is_random
+from yolo_supervisor.redaction.rule import SecretRule, has_digit_or_is_random, is_random
 
 _KEY = (
     r"api[ _-]?key|(?<!unexpected )token|secret(?: (?:access )?key)?|passw(?:or)?d|passphrase|passcode|credential"
@@ -97,7 +97,7 @@ _VARIABLE = (
     r"\$\{\{|\{\{|\$\{[A-Za-z_]\w{0,60}+\}|\$(?:[A-Z_][A-Z0-9_]{0,60}|[a-z_]{1,60})(?!\w)|\$env:|\$\(|\$[0-9](?!\w)"
     r"|%[A-Z_]{2,60}%"
     r"|#\{|\{[a-z_][\w.]{0,40}+\}|<[A-Za-z][A-Za-z0-9 _-]{0,40}+>|[*•]{3,}|[xX]{3,}(?!\w)|\.{3}|…"
-    r"|\[(?:hidden|redacted|masked|filtered|removed)\]|your[_-]\w|\{\}|\[\]"
+    r"|\[(?:hidden|redacted|masked|filtered|removed)\](?=[\s\"'`,;)\]}\\]|\Z)|your[_-]\w|\{\}|\[\]"
     r"|\{\s{0,9}[\"']?type\b|\((?:none|empty|unset|not set|hidden|redacted)\)|&&"
     r"|&(?:'\w{1,20} )?(?:mut )?(?:str|String"
     r"|self|[A-Z]\w{0,40})"
@@ -333,6 +333,7 @@ CONTEXT_RULES = (
         "cookie: <any>",
         "token: <digits:6>",
         "aws_secret_access_key = <b64:40>",
+        "SECRET_KEY = 'django-insecure-<b62:32>%<b62:9>'",
         '{"name": "DB_PASSWORD", "value": "<any>"}',
         '<add key="Password" value="<any>" />',
         keeps=(
@@ -612,7 +613,7 @@ CONTEXT_RULES = (
         ("?code=404", "?sort_key=created_at", "?key=value"),
         ("key=", "code="),
         re.IGNORECASE,
-        is_random,
+        has_digit_or_is_random,
     ),
 )
 """Secrets known by what stands before them, in the order in which they are hidden."""

@@ -101,3 +101,8 @@ def is_random(match: re.Match[str]) -> bool:
     """Whether the secret of a match is neither made of words nor an alphabet."""
     secret = match["secret"]
     return "abcdefghijklmnopqrstuvwxyz" not in secret.lower() and not reads_as_words(secret)
+
+
+def has_digit_or_is_random(match: re.Match[str]) -> bool:
+    """Whether the secret of a match has a digit, or does not read as words."""
+    return any(map(str.isdigit, match["secret"])) or is_random(match)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from yolo_supervisor.redaction.rule import SecretRule, is_random
+from yolo_supervisor.redaction.rule import SecretRule, has_digit_or_is_random, is_random
 
 _MIXED = r"(?=[0-9A-Za-z+/_-]{0,200}?[0-9])(?=[0-9A-Za-z+/_-]{0,200}?[a-z])(?=[0-9A-Za-z+/_-]{0,200}?[A-Z])"
 _START = r"(?<![0-9A-Za-z+/_-])"
@@ -231,11 +231,11 @@ TOKEN_RULES = (
     _token("vault_token", "hvs. hvb. hvr.", rf"{_WORD}{{16,}}+", "hvs.<b64url:90>", "hvb.<b64url:150>"),
     SecretRule(
         "vault_old_token",
-        rf"(?<![0-9A-Za-z_.-])[sbr]\.{_MIXED}[0-9A-Za-z]{{24}}(?![0-9A-Za-z(])",
+        r"(?<![0-9A-Za-z_.-])[sbr]\.(?=[0-9A-Z]{0,24}[a-z])(?=[0-9a-z]{0,24}[A-Z])[0-9A-Za-z]{24}(?![0-9A-Za-z(])",
         ("s.<b62:24>",),
-        ("s.thisIsTheNameOfAMethod24", "s.aVeryLongMethodNameCall1()"),
+        ("s.thisIsTheNameOfAMethodOk", "s.aVeryLongMethodNameCall1()"),
         ("s.", "b.", "r."),
-        accepts=is_random,
+        accepts=has_digit_or_is_random,
     ),
     _token(
         "doppler_token",
