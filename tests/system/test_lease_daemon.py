@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import traceback
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -15,12 +16,16 @@ import pytest
 
 from support.cli import Cli
 from support.daemon import StartDaemon
+from support.processes import Children
 from support.project import EPOCH, QuickDisk
 from support.wait import LIMIT_S
 from yolo_supervisor.clock import SystemClock
+from yolo_supervisor.formats.own import load_holder, load_seen_locks
+from yolo_supervisor.fs.read import read_or_none
 from yolo_supervisor.inventory.leases import Held, Leases
 from yolo_supervisor.models import iso
 from yolo_supervisor.store.locks import Busy
+from yolo_supervisor.store.paths import Paths
 from yolo_supervisor.store.store import Outcome, Store
 
 DAY = timedelta(days=1)
@@ -183,3 +188,37 @@ def test_observe_mode_ends_no_lease_and_reports_what_it_would_do(project: Path, 
     assert told["at"] >= before
     assert path.read_bytes() == as_plugin("dev-1")
     assert running.did("released") == []
+
+
+# -- locks of git's ---------------------------------------------------------------------------------------------------
+
+
+def has_looked(project: Path) -> bool:
+    holder = load_holder(read_or_none(Paths(project).holder) or b"")
+    return any(w["name"] == "leases" and w["last_tick_at"] for w in (holder.watchers if holder else ()))
+
+
+@pytest.mark.parametrize("where", ["main", "a new work tree"])
+def test_the_holder_of_a_lock_is_seen_while_it_works(
+    project: Path, daemon: StartDaemon, children: Children, tmp_path: Path, where: str
+) -> None:
+    identity = ("-c", "user.name=A", "-c", "user.email=a@b")
+    subprocess.run(["git", "init", "-q"], cwd=project, check=True)
+    subprocess.run(["git", *identity, "commit", "-q", "--allow-empty", "-m", "first"], cwd=project, check=True)
+    running = daemon(config=f"{WIDE_AWAKE}[sessions]\ninterval_s = 0.1\n")  # so often it reports its ticks
+    running.wait(lambda: has_looked(project), "its first look")
+    folder, git_dir = project, project / ".git"
+    if where == "a new work tree":
+        folder, git_dir = tmp_path / "linked", project / ".git" / "worktrees" / "linked"
+        subprocess.run(["git", "worktree", "add", "-q", str(folder)], cwd=project, check=True)
+
+    git = children.start("git", "update-index", "--stdin", cwd=folder, stdin=subprocess.PIPE)
+
+    def is_seen() -> bool:
+        (git_dir / "nudge").touch()  # a new folder is watched from an unknown moment on
+        (git_dir / "nudge").unlink()
+        seen = load_seen_locks(read_or_none(Paths(project).seen_locks) or b"")
+        return [holder.pid for lock in seen.values() for holder in lock.holders] == [git.pid]
+
+    running.wait(is_seen, "the holder to be seen")
+    assert (git_dir / "index.lock").exists()

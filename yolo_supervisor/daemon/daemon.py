@@ -20,7 +20,7 @@ import structlog
 from yolo_supervisor import config as configuration
 from yolo_supervisor.clock import SystemClock, until_next
 from yolo_supervisor.config import Config, ConfigError
-from yolo_supervisor.daemon.file_events import FileEvents, Wakeup
+from yolo_supervisor.daemon.file_events import LOCK_STEP_MS, FileEvents, Wakeup
 from yolo_supervisor.daemon.project import Held, Project
 from yolo_supervisor.daemon.runner import Runner
 from yolo_supervisor.daemon.wiring import HostServices
@@ -71,12 +71,13 @@ class Daemon:
         self._log = structlog.get_logger()
         self._stopping = anyio.Event()
         self._file_events = FileEvents(self._edges)
+        self._lock_events = FileEvents(self._lock_edges, LOCK_STEP_MS)
 
     def _load(self, project: Path | None) -> Config:
         return configuration.load(project, self.options.config, self.options.overrides)
 
     def _project(self, path: Path, config: Config) -> Project:
-        return Project(path, config, self._load, self.services, self._file_events.renew, self.options.allow_root)
+        return Project(path, config, self._load, self.services, self._renew_file_events, self.options.allow_root)
 
     def wanted(self, config: Config) -> list[Path]:
         """The projects to supervise: the command line's, else the configuration's."""
@@ -101,6 +102,7 @@ class Daemon:
                 tasks.start_soon(self.services.scanner.run, self._sample_s, self._sampled)
                 tasks.start_soon(self.services.scanner.follow_births)
                 tasks.start_soon(self._file_events.run)
+                tasks.start_soon(self._lock_events.run)
                 tasks.start_soon(self._keep_manager_informed)
                 self.notifier.ready(self._status())
                 await self._stopping.wait()
@@ -188,7 +190,7 @@ class Daemon:
                 else:
                     self.projects[path] = self._project(path, project_config)
                     tasks.start_soon(self.projects[path].run)
-            self._file_events.renew()
+            self._renew_file_events()
             self._log.info("reloaded", projects=len(configs), mode=config.mode)
         finally:
             self.notifier.reloaded(self._status(), self._refused)
@@ -205,6 +207,14 @@ class Daemon:
     def _edges(self) -> Iterator[tuple[Path, Wakeup]]:
         for runner in self._runners():
             yield from runner.edges()
+
+    def _lock_edges(self) -> Iterator[tuple[Path, Wakeup]]:
+        for runner in self._runners():
+            yield from runner.lock_edges()
+
+    def _renew_file_events(self) -> None:
+        self._file_events.renew()
+        self._lock_events.renew()
 
     # -- the service manager ---------------------------------------------------------------------------------------
 

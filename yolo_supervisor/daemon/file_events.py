@@ -16,6 +16,13 @@ AGAIN_S, AGAIN_MAX_S = 0.1, 10.0
 """First and longest pause before folders are watched again after an error, in seconds; it doubles."""
 
 
+STEP_MS, LOCK_STEP_MS = 200, 20
+"""How long further changes are waited for after one, in milliseconds; less for locks: a holder may soon be gone."""
+
+RENEW_S = 60.0
+"""How often the folders are asked for again, at the latest: another one may exist now."""
+
+
 class Wakeup:
     """Wakes a watcher before its time. It carries no reason: the watcher observes everything."""
 
@@ -36,8 +43,9 @@ class Wakeup:
 class FileEvents:
     """Watches the folders of all projects. ``edges`` are the folders, each with the wakeup that it rings."""
 
-    def __init__(self, edges: Callable[[], Iterable[tuple[Path, Wakeup]]]) -> None:
+    def __init__(self, edges: Callable[[], Iterable[tuple[Path, Wakeup]]], step_ms: int = STEP_MS) -> None:
         self._edges = edges
+        self._step_ms = step_ms
         self._changed = anyio.Event()
         self._backoff = Backoff(AGAIN_S, AGAIN_MAX_S)
         self._error = ""
@@ -61,7 +69,8 @@ class FileEvents:
                 if folders:
                     await self._watch(folders, wakeups)
                 else:
-                    await self._changed.wait()
+                    with anyio.move_on_after(RENEW_S):
+                        await self._changed.wait()
 
     async def _end_with_us(self) -> None:
         """End the thread that waits for changes; without this a stop would wait for its time-out."""
@@ -75,12 +84,15 @@ class FileEvents:
         began_s = time.monotonic()
         try:
             async for changes in watchfiles.awatch(
-                *folders, watch_filter=None, step=200, rust_timeout=60_000, recursive=False, stop_event=self._changed
-            ):
+                *folders, watch_filter=None, step=self._step_ms, rust_timeout=int(RENEW_S * 1000),
+                yield_on_timeout=True, recursive=False, stop_event=self._changed,
+            ):  # fmt: skip
                 changed = {Path(name) for _, name in changes}
                 _ring(wakeups, {path.parent for path in changed} & folders)
                 if moved := changed & wakeups.keys():  # a folder to be watched appeared or disappeared, with its files
                     _ring(wakeups, moved)
+                    return
+                if {folder for folder, _ in self._edges()} != wakeups.keys():
                     return
         except* Exception as errors:  # noqa: BLE001 - a file whose name is no text, say, must not end the daemon
             error = str(errors.exceptions[0])

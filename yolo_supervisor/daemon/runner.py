@@ -155,11 +155,15 @@ class Runner:
         paths, parts = self.store.paths, self.parts
         yield from ((folder, self.wakeups[parts.state.name]) for folder in parts.state.folders())
         yield from ((folder, self.wakeups[parts.agents.name]) for folder in (paths.agents, paths.hooks))
-        yield from ((folder, self.wakeups[parts.leases.name]) for folder in (paths.locks, *parts.locks.folders()))
+        yield paths.locks, self.wakeups[parts.leases.name]
         logs = (paths.planning / log.parent for log in (event_log.EVENT_LOG, event_log.METRICS))
         yield from (
             (folder, self.wakeups[parts.flags.name]) for folder in (paths.flags, paths.planning, *logs, paths.locks)
         )
+
+    def lock_edges(self) -> Iterator[tuple[Path, Wakeup]]:
+        """The same for locks of git's: their holders have to be seen at once."""
+        yield from ((folder, self.wakeups[self.parts.leases.name]) for folder in self.parts.locks.folders())
 
     @property
     def terminating(self) -> bool:

@@ -82,8 +82,9 @@ class StaleLocks:
         return self._holders.seen
 
     def folders(self) -> set[Path]:
-        """The folders in which a change may be a new lock of git's: its holder has to be seen at once."""
-        return {path.parent for path, _ in git_locks(self._store.paths.project)}
+        """The folders in which a change may be a new lock of git's, or a new work tree."""
+        folders = {path.parent for path, _ in git_locks(self._store.paths.project)}
+        return folders | {folder / "worktrees" for folder in folders if folder.parent.name != "worktrees"}
 
     def of_git(self) -> Iterator[tuple[Path, LockHolder]]:
         """Git's locks that are there, with what is known of their holders."""
