@@ -324,6 +324,35 @@ def test_the_newest_line_of_an_action_is_its_end(world: World) -> None:
     assert journal.index.recorded("dev-1", "terminated", since="registered")
 
 
+@pytest.mark.parametrize(
+    ("actions", "ours"),
+    [
+        (["registered", "begun", "died", "ended"], [False, True, True, True]),
+        (["registered", "died", "begun", "ended"], [False, False, False, False]),
+        (["registered", "begun", "ended", "died", "registered"], [False, True, True, True, False]),
+    ],
+    ids=["ended by us", "leftovers of a dead agent", "registered again"],
+)
+def test_an_agent_was_ended_by_us_if_that_began_before_its_death(
+    world: World, actions: list[str], ours: list[bool]
+) -> None:
+    journal, seen, begun = world.journal(), [], 0
+    for action in actions:
+        match action:
+            case "begun":
+                line = told("terminated", "dev-1", "agent", begun=True)
+            case "ended":
+                line = told("terminated", "dev-1", "agent", done=begun)
+            case _:
+                line = told(action, "dev-1", "agent")
+        number = journal.append(line, durable=False)
+        begun = number if action == "begun" else begun
+        seen.append(journal.index.terminated("dev-1"))
+
+    assert seen == ours
+    assert world.reader().index.terminated("dev-1") == ours[-1]
+
+
 def test_an_old_promise_kept_late_does_not_hide_a_newer_line(world: World) -> None:
     journal = world.journal()
     old = journal.append(told("died", "dev-1", "agent", **PROMISE), durable=False)

@@ -139,7 +139,8 @@ class Index:
                 self._rename_agent(_evidence(entry).was, entry.key)
             case "agent":
                 newest = self._agents.setdefault(entry.key, {})
-                newest[entry.action] = max(entry.seq, newest.get(entry.action, 0))
+                seq = entry.done if isinstance(entry, Ended) else entry.seq  # an operation stands where it began
+                newest[entry.action] = max(seq, newest.get(entry.action, 0))
             case "lease" if isinstance(entry, Promise):
                 self._lend(entry, _evidence(entry))
             case "task":
