@@ -160,6 +160,7 @@ def test_a_link_is_followed_on_demand_to_an_ordinary_file_only(make: Callable[[P
 
 
 READ_OTHERWISE = {
+    "commits/backup.py": "the index of git, which may have any size",
     "commits/branch_update.py": "the index of git, which may have any size",
     "commits/fast_path.py": "/proc",
     "commits/work_copy.py": "its record in the folder of this program in git's",
@@ -189,7 +190,7 @@ def test_files_of_other_programs_are_read_by_the_bounded_reader_only() -> None:
         if "drill" not in path.parts and pattern.search(path.read_text())
     }
 
-    assert found == set(READ_OTHERWISE)
+    assert found <= READ_OTHERWISE.keys(), "read them with yolo_supervisor.fs, or say here what is read, and why"
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts descriptors in /proc")
