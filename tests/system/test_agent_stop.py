@@ -60,7 +60,7 @@ def test_an_agent_that_no_daemon_has_seen_is_recorded_before_it_is_stopped(
     assert told.stdout.endswith("its tasks are requeued as soon as a daemon runs\n")
     assert child.wait(LIMIT_S) == -15
     running = daemon()
-    running.wait(lambda: given_back(task), "the task to be requeued")
+    running.wait(lambda: given_back(task) and running.did("requeued"), "the task to be requeued")
     assert running.did("requeued")[0]["evidence"]["charged"] is False
 
 

@@ -485,6 +485,19 @@ def test_children_of_the_shell_that_became_exec_are_not_ended(tmp_path: Path) ->
 
 
 @LINUX
+def test_orphans_are_ended_although_the_shell_that_became_exec_has_children(tmp_path: Path) -> None:
+    orphan = "(setsid sh -c 'echo $$ > orphan; exec sleep 60' &); sleep 60"
+    line = f"sleep 60 & echo $! > server; exec {shlex.join([*EXEC, '--timeout', '1.5', '--', 'sh', '-c', orphan])}"
+
+    assert subprocess.run(["sh", "-c", line], cwd=tmp_path, timeout=LIMIT_S).returncode == 124
+
+    (server,), (orphaned,) = pids(tmp_path / "server"), pids(tmp_path / "orphan")
+    assert gone(orphaned)
+    assert not gone(server)
+    os.kill(server, signal.SIGKILL)
+
+
+@LINUX
 def test_orphans_of_those_children_are_not_ended(tmp_path: Path) -> None:
     server = "sleep 0.2; setsid sh -c 'echo $$ > worker; exec sleep 60' &"
     line = f"({server}) & exec {shlex.join([*EXEC, *SHORT, '--', 'sleep', '60'])}"

@@ -23,6 +23,8 @@ from yolo_supervisor.system.subreaper import adopt_orphans
 TIMED_OUT, NOT_EXECUTABLE, NOT_FOUND = 124, 126, 127
 """Exit codes, as of ``timeout`` and of shells."""
 
+FOR_EVER_S = 365 * 86400.0
+
 
 @click.command(context_settings={"allow_interspersed_args": False})
 @click.option(
@@ -58,7 +60,8 @@ def command(options: Shared, limit_s: float | None, retries: int, argv: tuple[st
         raise click.BadParameter("nan is not a number of seconds", param_hint="'--timeout'")
     project = options.project()
     limit_s = limit_s or plugin_config.command_limit_s(read_or_none(project / plugin.PLANNING / plugin.CONFIG) or b"")
-    adopt_orphans()
+    if not adopt_orphans():
+        sys.exit(_run_in_a_child())
     _restore_locale()
     runs: list[AttachedRun] = []
     is_retried = True
@@ -81,6 +84,12 @@ def command(options: Shared, limit_s: float | None, retries: int, argv: tuple[st
         ]
         click.echo(json.dumps({"attempts": rows, "exit": code}), err=True)
     sys.exit(code)
+
+
+def _run_in_a_child() -> int:
+    """Run this very command in a child, which has no children yet and can adopt orphans; the exit code."""
+    again = run_attached([sys.executable, "-m", "yolo_supervisor", *sys.argv[1:]], FOR_EVER_S)
+    return TIMED_OUT if again.exit is None else again.exit
 
 
 def _restore_locale() -> None:

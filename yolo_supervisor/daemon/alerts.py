@@ -121,6 +121,8 @@ class AlertLog:
         alert = isinstance(action, Escalate)
         event = "alert" if alert and not prefix else prefix + action.verb
         level = self._log.warning if alert else self._log.info
+        if left := action.evidence.get("left_alone"):
+            more = {"left_alone": left, **more}
         level(event, kind=action.kind, key=action.key, reason=action.reason, **more)
 
 

@@ -10,17 +10,19 @@ import sys
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 
-def adopt_orphans() -> None:
+def adopt_orphans() -> bool:
     """Become a child subreaper: orphaned descendants become children of this process (Linux).
 
-    A process that has children already, because a shell replaced itself by it, does not: those children's orphans are
-    not ours to end.
+    A process that has children already, because a shell replaced itself by it, does not, and returns False: those
+    children's orphans are not ours to end.
     """
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
     except ChildProcessError:
         _prctl(PR_SET_CHILD_SUBREAPER, 1)
+        return True
+    return False
 
 
 def bury_orphans(child: int) -> None:
