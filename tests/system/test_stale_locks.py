@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import shutil
@@ -383,6 +384,28 @@ async def test_the_lock_of_a_git_in_another_mount_namespace_stays(
 
     kill(child)
     assert world.carry_out(await world.look()) == [Outcome.DONE]
+
+
+async def test_a_lock_on_another_file_system_than_the_quarantine_is_kept_in_the_repository(
+    world: World, repository: Path, children: Children, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Disk.rename
+
+    def rename_here(disk: Disk, old: Path, new: Path) -> None:
+        if new.parent == world.store.paths.quarantine:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        rename(disk, old, new)
+
+    monkeypatch.setattr(Disk, "rename", rename_here)
+    child = start_holder(children, repository)
+    await world.later(INDEX_STALE_S)
+    kill(child)
+
+    assert world.carry_out(await world.look()) == [Outcome.DONE]
+    assert not index_lock(repository).exists()
+    assert [path.name.partition("-")[0] for path in (repository / ".git" / "yolo-supervisor").iterdir()] == [
+        "index.lock"
+    ]
 
 
 @pytest.mark.parametrize("name", ["HEAD.lock", "packed-refs.lock", "config.lock", "shallow.lock"])

@@ -64,3 +64,5 @@ class BreakLock(Action):
     verb: Verb = "released"
     path: Path
     stale_s: float
+    near: Path | None = None
+    """The folder that keeps a lock file if the quarantine is on another file system."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from yolo_supervisor.store.atomic import (
     create,
     is_folder,
     leftovers,
+    make_folder,
     refuse_changed,
     refuse_links,
     remove,
@@ -144,13 +146,20 @@ class Documents:
             return None
         return self._lock_ages.age_s(path, status)
 
-    def break_lock(self, path: Path, stale_s: float, aside: Path) -> None:
+    def break_lock(self, path: Path, stale_s: float, aside: Path, near: Path | None = None) -> None:
         """Take over a stale lock folder and release it, or move a stale lock file to ``aside``.
 
-        ``Busy`` if the lock is held after all, OSError if it cannot be moved.
+        A file cannot be moved to another file system: then the folder ``near`` keeps it. ``Busy`` if the lock is held
+        after all, OSError if it cannot be moved.
         """
         if is_folder(self.disk, path):
             with folder_lock(self.disk, path, stale_s, self._lock_ages):
                 pass
         else:
-            put_aside(self.disk, path, aside, stale_s, self._lock_ages)
+            try:
+                put_aside(self.disk, path, aside, stale_s, self._lock_ages)
+            except OSError as error:
+                if error.errno != errno.EXDEV or near is None:
+                    raise
+                make_folder(self.disk, near)
+                put_aside(self.disk, path, near / aside.name, stale_s, self._lock_ages)

@@ -231,7 +231,7 @@ class Store:
             begun = self.journal.append(Begun(**fields(done)))
             try:
                 aside = self.paths.quarantine / f"{action.path.name}-{begun}"
-                self.documents.break_lock(action.path, action.stale_s, aside)
+                self.documents.break_lock(action.path, action.stale_s, aside, action.near)
             except (Busy, OSError) as error:
                 self.journal.mark(begun, "failed", str(error))
                 return Outcome.STALE

@@ -14,6 +14,7 @@ from yolo_supervisor.config import Config
 from yolo_supervisor.inventory.leases import Held, Leases, over
 from yolo_supervisor.inventory.stale_locks import StaleLock, StaleLocks
 from yolo_supervisor.models import Liveness
+from yolo_supervisor.system.git_files import OWN_FOLDER
 from yolo_supervisor.watchers.base import Remediation
 
 LOOK_S = 1.0
@@ -51,7 +52,10 @@ def _end(lock: StaleLock) -> BreakLock | Escalate | None:
     known = lock.holder.describe()
     if lock.holder.state is Liveness.DEAD:
         reason = f"it is stale: {unchanged}, and {known}"
-        return BreakLock(key=lock.path.name, path=lock.path, stale_s=lock.stale_s, reason=reason, evidence=evidence)
+        return BreakLock(
+            key=lock.path.name, path=lock.path, stale_s=lock.stale_s, near=lock.path.parent / OWN_FOLDER,
+            reason=reason, evidence=evidence,
+        )  # fmt: skip
     if lock.holder.state is Liveness.ALIVE:
         if lock.age_s < HELD_LONG_S:
             return None
