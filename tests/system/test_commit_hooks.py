@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from support.cli import PROGRAM
+from support.cli import PROGRAM, Cli
 from support.processes import Children
 from support.wait import LIMIT_S, wait_until
 from test_commit import (
@@ -118,7 +118,7 @@ def test_hook_is_interrupted_as_by_ctrl_c_and_restores_what_it_has_hidden(
 
     code, answer, _ = ended(children, mine, number)
 
-    assert (code, answer["cause"]) == (128 + number, "interrupted")
+    assert (code, answer["cause"], answer["restored"]) == (128 + number, "interrupted", [])
     assert State(mine) == before
     assert_nothing_left(mine)
 
@@ -326,10 +326,11 @@ def test_next_commit_says_where_the_changes_of_a_killed_one_are(
     kill(child, all_of_it=True)
     hook.unlink()
 
-    done = mine.run("--allow-empty", *MESSAGE, program=HASTY)
+    done = mine.run("--json", "--allow-empty", *MESSAGE, program=HASTY)
 
     assert done.returncode == 0, done
     (ref,) = rescue_refs(mine)
+    assert ref in str(json.loads(done.stdout)["notes"])
     assert "they are not in the work tree any more: one, three, two" in done.stderr
     assert f"git restore --source={ref}" in done.stderr
     assert "git stash show -p stash@{0}" in done.stderr
@@ -337,6 +338,25 @@ def test_next_commit_says_where_the_changes_of_a_killed_one_are(
     assert [entry["evidence"]["rescue"] for entry in repos.journal()] == [ref]
     assert "hidden" not in mine.run("--allow-empty", *MESSAGE).stderr
     assert rescue_refs(mine) == [ref]
+    assert f"have kept: 1, the newest is {ref}" in str(Cli(mine.folder).json("doctor", "--project", "."))
+
+
+def test_staged_changes_that_a_killed_hook_has_reset_are_named_also_beside_a_lock(
+    mine: Repo, children: Children
+) -> None:
+    mine.git("checkout", "-q", "one")  # it is as staged
+    mine.write("one", "one\n" * 3)
+    hook = mine.hook("pre-commit", f"git stash push -q --keep-index; git reset -q --hard\n{READY}\nexec sleep 600")
+    child = start(children, mine, (mine.folder / ".git" / "ready").exists)
+    kill(child, all_of_it=True)
+    hook.unlink()
+    mine.write(".git/index.lock", "")
+
+    done = mine.run("--allow-empty", *MESSAGE, program=HASTY)
+
+    (ref,) = rescue_refs(mine)
+    assert f"git diff HEAD {ref}^2" in done.stderr
+    assert mine.content("one", f"{ref}^2") == "staged"
 
 
 def test_nothing_is_said_where_the_hook_of_a_killed_commit_restored_the_changes(

@@ -22,6 +22,7 @@ from yolo_supervisor import config as configuration
 from yolo_supervisor.actions.state import DropHealth, DropPids
 from yolo_supervisor.cli.context import EX_NO, Shared, out, out_json, shared
 from yolo_supervisor.cli.project_view import ProjectView
+from yolo_supervisor.commits.backup import RESCUE_REFS
 from yolo_supervisor.config import ConfigError
 from yolo_supervisor.daemon.executor import apply_remediation
 from yolo_supervisor.formats import plugin
@@ -63,7 +64,7 @@ def command(options: Shared, fix: bool) -> None:
       yolo-supervisor doctor --fix
     """
     project = options.project()
-    findings = list(_installation())
+    findings = [*_installation(), *_kept_work(project)]
     try:
         config = configuration.load(project, options.config)
     except ConfigError as error:
@@ -111,6 +112,18 @@ def _installation() -> Iterator[Finding]:
         yield Finding("ok", "deaths are detected at once (pidfd)")
     else:
         yield Finding("note", "this system has no pidfds: deaths are detected at the next tick")
+
+
+def _kept_work(project: Path) -> Iterator[Finding]:
+    """Say whether commits have kept copies of changes that are not in the work tree."""
+    argv = ["git", "for-each-ref", "--format=%(refname)", RESCUE_REFS]
+    try:
+        ended = subprocess.run(argv, cwd=project, stdin=subprocess.DEVNULL, capture_output=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return
+    if refs := ended.stdout.decode(errors="replace").split():
+        what = f"copies of uncommitted work that commits have kept: {len(refs)}, the newest is {refs[-1]}"
+        yield Finding("note", what, "git diff HEAD REF shows one, git update-ref -d REF removes it")
 
 
 def _store(view: ProjectView, fix: bool) -> Iterator[Finding]:

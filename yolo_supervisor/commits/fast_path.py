@@ -511,28 +511,37 @@ def _commit(command_line: CommandLine) -> Ending:
         if lock.timed_out:
             message = f"other commits in {common_dir} have held the lock for {LOCK_LIMIT_S:g} s: try again"
             return Ending(EX_TEMPFAIL, {"result": "busy", "message": message}, [message])
+        earlier: list[str] = []
         if common_dir is not None and not lock.is_nested and _has_temporary_files(common_dir):
             from yolo_supervisor.commits import recovery
 
-            recovery.finish_interrupted(command_line.folder, lock.environment)
-        attempt = CommitAttempt(command_line, lock, dirs)
-        attempt.has_hooks = common_dir is not None and not command_line.is_query and _has_hooks(attempt, common_dir)
-        if attempt.has_hooks:
-            from yolo_supervisor.commits.work_copy import WorkCopy
+            earlier = recovery.finish_interrupted(command_line.folder, lock.environment)
+        ending = _attempt(CommitAttempt(command_line, lock, dirs), command_line, common_dir)
+        if earlier:
+            notes = ending.document.get("notes")
+            ending.document = {**ending.document, "notes": [*earlier, *(notes if isinstance(notes, list) else [])]}
+        return ending
 
-            attempt.copy = WorkCopy.make(attempt.folder, attempt.environment, attempt.deadline)
-        attempt.run()
-        attempt.push = not command_line.is_query and (command_line.push or _auto_push(command_line.folder))
-        committed = attempt.exit_code == 0 and attempt.tip_moved is not False and not command_line.is_query
-        intact = attempt.copy is None or (not attempt.was_ended and attempt.copy.is_intact)
-        if intact and attempt.copy is not None:
-            attempt.copy.forget()
-            attempt.copy = None
-        if attempt.exit_code == 0 and intact and not (attempt.push and committed):
-            return Ending(0, {"result": "committed" if committed else "unchanged"})
-        from yolo_supervisor.commits import recovery
 
-        return recovery.recover(attempt)
+def _attempt(attempt: CommitAttempt, command_line: CommandLine, common_dir: str | None) -> Ending:
+    """Commit once; recover if that fails, if it is to be pushed, or if a hook has changed the user's work."""
+    attempt.has_hooks = common_dir is not None and not command_line.is_query and _has_hooks(attempt, common_dir)
+    if attempt.has_hooks:
+        from yolo_supervisor.commits.work_copy import WorkCopy
+
+        attempt.copy = WorkCopy.make(attempt.folder, attempt.environment, attempt.deadline)
+    attempt.run()
+    attempt.push = not command_line.is_query and (command_line.push or _auto_push(command_line.folder))
+    committed = attempt.exit_code == 0 and attempt.tip_moved is not False and not command_line.is_query
+    intact = attempt.copy is None or (not attempt.was_ended and attempt.copy.is_intact)
+    if intact and attempt.copy is not None:
+        attempt.copy.forget()
+        attempt.copy = None
+    if attempt.exit_code == 0 and intact and not (attempt.push and committed):
+        return Ending(0, {"result": "committed" if committed else "unchanged"})
+    from yolo_supervisor.commits import recovery
+
+    return recovery.recover(attempt)
 
 
 def _ancestors() -> set[str]:

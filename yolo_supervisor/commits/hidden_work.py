@@ -100,28 +100,26 @@ def settle(copy: WorkCopy, committed: bool, was_ended: bool) -> Findings:
         findings.is_index_changed = not _restore_index(copy)
         _drop_stashes(copy)
         copy.resume_operation()
-    return _finish(copy, findings)
+    if findings.missing or findings.is_index_changed:
+        findings.commands = _show(copy, findings)
+    copy.forget(keep_ref=bool(findings.commands))
+    return findings
 
 
 def left_by_killed(copy: WorkCopy) -> Findings:
-    """What a commit that was killed has left; nothing is changed.
+    """What a commit that was killed has left; nothing is changed, and the copy stays.
 
     Content that has been committed or staged since is not missing.
     """
     comparison = compare(copy, True)
-    staged_now = copy.git.or_none("write-tree")
+    staged_now = copy.staged_now()
     missing = comparison.hidden | comparison.changed
     for tree in (copy.git.or_none("rev-parse", "--verify", "--quiet", "HEAD^{tree}"), staged_now):
         missing = missing & copy.git.changed(copy.backup.tree, tree) if tree else missing
     is_lost = bool(_lost_from_index(copy, staged_now))
-    return _finish(copy, Findings(missing=sorted(missing), is_index_changed=is_lost))
-
-
-def _finish(copy: WorkCopy, findings: Findings) -> Findings:
-    """Keep the copy only if something of it is nowhere else."""
-    if findings.missing or findings.is_index_changed:
+    findings = Findings(missing=sorted(missing), is_index_changed=is_lost)
+    if missing or is_lost:
         findings.commands = _show(copy, findings)
-    copy.forget(keep_ref=bool(findings.commands))
     return findings
 
 

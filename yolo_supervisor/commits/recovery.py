@@ -266,25 +266,29 @@ def _explain(result: CommitResult, failure: Failure, known: str) -> None:
 # -- after a crash ---------------------------------------------------------------------------------------------------
 
 
-def finish_interrupted(folder: str, environment: Mapping[str, str]) -> None:
+def finish_interrupted(folder: str, environment: Mapping[str, str]) -> list[str]:
     """Finish or roll back what killed runs have begun, and remove their temporary files.
+
+    Returns what the user has to know, which is said at once as well.
 
     The caller holds the commit lock, which proves that none of them is still running.
     """
-    git = Git(Path(folder), environment)
+    git, notes = Git(Path(folder), environment), list[str]()
     for _ in range(ROUNDS):
         try:
-            return anyio.run(_finish_interrupted, git)
+            anyio.run(_finish_interrupted, git, notes)
+            break
         except GitError as error:
             if error.failure.cause is not Cause.LOCKED or anyio.run(_clear_lock, git, error.failure) is not None:
-                return
+                break
         except OSError:
-            return
+            break
+    return notes
 
 
-async def _finish_interrupted(git: Git) -> None:
+async def _finish_interrupted(git: Git, notes: list[str]) -> None:
     folder = await own_folder(git)
-    _finish_hooks(folder, git.environment)
+    notes += _finish_hooks(folder, git.environment)
     for document in folder.glob(f"{LOCKS_DOCUMENT}*.json"):
         locks = [*own_files.load_seen_locks(read_or_none(document) or b"")]  # that the killed run held
         if locks and await _clear_locks(git, locks) is not None:
@@ -303,8 +307,9 @@ async def _finish_interrupted(git: Git) -> None:
     await git.or_none("worktree", "prune")
 
 
-def _finish_hooks(folder: Path, environment: Mapping[str, str]) -> None:
+def _finish_hooks(folder: Path, environment: Mapping[str, str]) -> list[str]:
     """Say what killed commits, and their hooks, have left hidden."""
+    notes = []
     for record in sorted(folder.glob(f"{HOOKS_RECORD}*{RECORD}")):
         copy = WorkCopy.from_record(str(record), environment)
         if copy is None:
@@ -318,10 +323,13 @@ def _finish_hooks(folder: Path, environment: Mapping[str, str]) -> None:
                 report_missing(copy, findings)
                 lines = [missing_work(findings.missing), *(f"  {command}" for command in findings.commands)]
                 sys.stderr.write("".join(f"yolo-supervisor: {line}\n" for line in lines))
+                notes += lines
+            copy.forget(keep_ref=bool(findings.commands))
     known = {record.stem for record in folder.glob(f"{HOOKS_RECORD}*{RECORD}")}
     for path in folder.glob(f"{HOOKS_RECORD}*"):
         if path.stem not in known:
             path.unlink(missing_ok=True)
+    return notes
 
 
 def _is_at_work(copy: WorkCopy) -> bool:

@@ -16,8 +16,8 @@ from yolo_supervisor.commits.backup import Backup, Places, back_up, copy_file, p
 from yolo_supervisor.commits.fast_path import HOOKS_RECORD
 from yolo_supervisor.commits.quick_git import QuickGit, QuickGitError, null_separated
 
-RECORD, WORK_INDEX, USER_INDEX, NOW_INDEX = ".json", ".work", ".user", ".now"
-"""Suffixes of our files: the record, and the index files of the copy, of the user, and of the work tree now."""
+RECORD, WORK_INDEX, USER_INDEX, NOW_INDEX, STAGED_INDEX = ".json", ".work", ".user", ".now", ".staged"
+"""Suffixes of our files: the record, and the indexes of the copy, the user, the work tree now, and the user now."""
 
 
 OPERATION_FILES = (
@@ -138,6 +138,11 @@ class WorkCopy:
             now("update-index", "--add", "-z", "--stdin", given=null_separated(again))
         return now("write-tree")
 
+    def staged_now(self) -> str | None:
+        """The tree of the user's index as it is now, also while it is locked; None while files in it are unmerged."""
+        copy_file(self.places.index_file, self.path + STAGED_INDEX)
+        return self._at(STAGED_INDEX).or_none("write-tree")
+
     def changed_since(self) -> set[str]:
         """The files that have changed since ``tree_now``."""
         return {*self._at(NOW_INDEX).names("diff-files", "-z", "--name-only")}
@@ -165,7 +170,13 @@ class WorkCopy:
         """Remove the record and, unless it is needed, the copy."""
         if not keep_ref:
             self.git.or_none("update-ref", "-d", self.backup.ref)
-        for suffix in (WORK_INDEX, USER_INDEX, NOW_INDEX, RECORD):  # the record last: it leads to the others
+        for suffix in (
+            WORK_INDEX,
+            USER_INDEX,
+            NOW_INDEX,
+            STAGED_INDEX,
+            RECORD,
+        ):  # the record last: it leads to the others
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.path + suffix)
 
