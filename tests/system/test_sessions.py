@@ -20,6 +20,7 @@ from support.wait import wait_until
 from yolo_supervisor.actions.agents import PaneDied, ShowMessage, Terminate
 from yolo_supervisor.actions.base import Action, AlertCode, Escalate
 from yolo_supervisor.config import Config, Policy, SessionsConfig
+from yolo_supervisor.config.trust import Trust
 from yolo_supervisor.formats.session_ends import SessionEnds
 from yolo_supervisor.inventory.agents import AgentRegistry
 from yolo_supervisor.inventory.process_scan import ProcessScanner
@@ -707,9 +708,12 @@ async def test_an_agent_that_never_was_in_a_pane_has_no_session_to_lose(scene: S
         assert await scene.after(1.0) == []
 
 
-async def test_by_default_the_plugins_rule_holds_only_in_its_projects(scene: Scene, project: Path) -> None:
-    sessions = SessionsConfig(detach_grace_s=GRACE_S, interval_s=1.0)
-    scene.watcher.config = msgspec.structs.replace(scene.watcher.config, sessions=sessions)
+async def test_by_default_the_plugins_rule_holds_only_in_its_trusted_projects(scene: Scene, project: Path) -> None:
+    def trust(trusted: bool) -> None:
+        sessions = SessionsConfig(detach_grace_s=GRACE_S, interval_s=1.0)
+        scene.watcher.config = Config(sessions=sessions, trust=Trust(trusted=trusted))
+
+    trust(True)
     dev = scene.agent("dev", scene.tmux.session("work"), "%0")
     config = project / ".yolo-planning" / "config.json"
     config.unlink(missing_ok=True)
@@ -721,6 +725,10 @@ async def test_by_default_the_plugins_rule_holds_only_in_its_projects(scene: Sce
     assert await scene.terminated_after(GRACE_S) == []
 
     config.write_text("{}")
+    trust(False)
+    assert await scene.terminated_after(1.0) == []
+
+    trust(True)
     assert await scene.terminated_after(1.0) == [dev.id]
 
 
