@@ -643,6 +643,19 @@ def status(project: Path) -> dict[str, Any]:
     return answer
 
 
+def test_the_tree_of_an_agent_is_saved_at_its_registration(daemon: Start, children: Children, project: Path) -> None:
+    """A daemon that dies before its next sample leaves no orphan that the following one does not know."""
+    start = "tool = subprocess.Popen(['sleep', '600'])"
+    program = f"import subprocess; {start}; print('started', tool.pid, sep='\\n', flush=True)"
+    agent = children.agent("dev-1", "team", project, program)
+    assert agent.stdout is not None
+    tool = int(agent.stdout.readline())
+    running = daemon(config="[processes]\nsample_s = 86400.0\n")
+    found(running, "dev-1@team")
+
+    running.wait(lambda: running.sees(tool), "its tree")
+
+
 def test_status_shows_the_running_daemon(daemon: Start, children: Children, project: Path) -> None:
     agent = children.agent("dev-1", "team", project)
     running = daemon(config=QUICK)
