@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-RestoredFrom = Literal["good_version", "snapshot", "rebuilt", "lease"]
+RestoredFrom = Literal["good_version", "snapshot", "rebuilt", "lease", "itself"]
 """The source of a broken file's new content; ``lease`` means that an unreadable lease is removed."""
 
 
@@ -27,6 +27,13 @@ class FlawCode(StrEnum):
     NOT_AN_OBJECT = "not_an_object"
     NO_STATUS = "no_status"
     PLANS_NOT_A_LIST = "plans_not_a_list"
+    BYTE_ORDER_MARK = "byte_order_mark"
+    NOT_UTF8 = "not_utf8"
+    LONE_SURROGATE = "lone_surrogate"
+    DUPLICATE_KEY = "duplicate_key"
+    NOT_A_NUMBER = "not_a_number"
+    UNMERGED = "unmerged"
+    """Git has left a merge conflict in it."""
 
 
 class Liveness(StrEnum):

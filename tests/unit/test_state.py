@@ -29,8 +29,9 @@ from yolo_supervisor.models import FlawCode
 from yolo_supervisor.policy.file_integrity import Flaw
 from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.store.store import Outcome, Store
-from yolo_supervisor.system.process_backend import backend
+from yolo_supervisor.system.process_backend import FileId, backend
 from yolo_supervisor.system.processes import Processes
+from yolo_supervisor.watchers import state
 from yolo_supervisor.watchers.base import Remediation
 from yolo_supervisor.watchers.state import (
     Broken,
@@ -226,7 +227,8 @@ class Desk:
         self.planning = self.paths.planning
         self.state = self.planning / ".execution-state.json"
         self.store.open()
-        processes = Processes(backend())
+        self.backend = backend()
+        processes = Processes(self.backend)
         self.registry = AgentRegistry(
             self.paths,
             processes,
@@ -237,7 +239,7 @@ class Desk:
 
     def restart(self) -> None:
         """Another program: it knows what the journal tells, and nothing else."""
-        self.watcher = StateWatcher(self.config, self.registry, self.store, self.clock)
+        self.watcher = StateWatcher(self.config, self.registry, self.store, self.clock, self.backend)
 
     def write(self, name: str, data: bytes) -> Path:
         path = self.planning / name
@@ -734,7 +736,7 @@ def test_a_state_nested_as_deep_as_can_be_read_stops_nothing(desk: Desk) -> None
     assert desk.store.good(desk.planning / "config.json") == digest(b"{}")
 
 
-@pytest.mark.parametrize("phase", ["\ud800", "x" * 5000, "../../../x", ".", "a\nb"])
+@pytest.mark.parametrize("phase", ["x" * 5000, "../../../x", ".", "a\nb"])
 def test_a_state_with_an_impossible_phase_is_saved(desk: Desk, phase: str) -> None:
     data = json.dumps({"status": "running", "phase": phase}).encode()
     desk.write(".execution-state.json", data)
@@ -828,6 +830,98 @@ def test_where_nothing_can_be_written_the_file_stays_and_is_restored_when_it_can
     disk.on = False
     desk.settle()
     assert (desk.state.read_bytes(), desk.aside()) == (SOUND, [b"{torn"])
+
+
+# -- contents that a person may mean as they are ----------------------------------------------------------------------
+
+
+STRICT = {
+    "a byte order mark": (b'\xef\xbb\xbf{"status": "running"}', FlawCode.BYTE_ORDER_MARK, b'{"status": "running"}'),
+    "UTF-16": ('{"status": "läuft"}'.encode("utf-16"), FlawCode.NOT_UTF8, '{"status": "läuft"}'.encode()),
+    "half a character": (b'{"status": "running", "phase": "\\ud800"}', FlawCode.LONE_SURROGATE, None),
+    "a key twice": (b'{"status": "a", "status": "b"}', FlawCode.DUPLICATE_KEY, None),
+    "a key twice, alike": (b'{"status": "a", "status": "a"}', FlawCode.DUPLICATE_KEY, b'{"status": "a"}'),
+    "not a number": (b'{"status": "running", "n": NaN}', FlawCode.NOT_A_NUMBER, None),
+    "infinity": (b'{"status": "running", "n": -Infinity}', FlawCode.NOT_A_NUMBER, None),
+}
+"""Contents that strict readers refuse: their flaw, and what they are rewritten to by hand."""
+
+
+@pytest.mark.parametrize("name", STRICT)
+def test_content_that_strict_readers_refuse_is_reported_and_never_replaced_by_an_older_one(
+    desk: Desk, name: str
+) -> None:
+    data, code, _ = STRICT[name]
+    desk.write(".execution-state.json", SOUND)
+    desk.settle()
+
+    desk.write(".execution-state.json", data)
+    desk.look()
+    (remediation,) = decide(desk.look(1.0), desk.paths.quarantine)
+
+    (alert,) = remediation
+    assert isinstance(alert, Escalate)
+    assert (alert.code, alert.detail) == (AlertCode.FILE_NOT_STRICT, code)
+    desk.settle()
+    assert desk.state.read_bytes() == data
+    assert desk.store.good(desk.state) == digest(SOUND)
+
+
+@pytest.mark.parametrize("name", STRICT)
+def test_content_that_strict_readers_refuse_is_rewritten_by_hand_if_nothing_is_lost(desk: Desk, name: str) -> None:
+    data, _, rewritten = STRICT[name]
+    desk.write(".execution-state.json", SOUND)
+    desk.settle()
+    desk.write(".execution-state.json", data)
+    desk.look()
+
+    for remediation in decide(desk.look(1.0), desk.paths.quarantine, by_hand=True):
+        for action in remediation:
+            if isinstance(action, Edit):
+                assert desk.store.commit(action, "cli") is Outcome.DONE
+
+    assert desk.state.read_bytes() == (data if rewritten is None else rewritten)
+    assert desk.aside() == ([] if rewritten is None else [data])
+
+
+@pytest.mark.parametrize(("answer", "left"), [(True, True), (None, True), (False, False)])
+def test_file_in_a_merge_conflict_is_left_to_whoever_resolves_it(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, answer: bool | None, left: bool
+) -> None:
+    (desk.planning.parent / ".git").mkdir()
+    (desk.planning.parent / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
+    monkeypatch.setattr(state, "is_unmerged", lambda path: answer)
+    desk.write(".execution-state.json", SOUND)
+    desk.settle()
+    conflict = b"{\n<<<<<<< HEAD\n" + SOUND + b"=======\n>>>>>>> theirs\n}"
+
+    desk.write(".execution-state.json", conflict)
+    desk.settle()
+    desk.settle()
+
+    assert desk.state.read_bytes() == (conflict if left else SOUND)
+
+
+class Writing:
+    """The backend where process 4711 has every file open for writing."""
+
+    def pids(self) -> list[int]:
+        return [4711]
+
+    def writes_to(self, pid: int, path: Path, file: FileId) -> bool:
+        return True
+
+
+def test_slow_writer_is_waited_for_but_not_for_ever(desk: Desk) -> None:
+    desk.write(".execution-state.json", SOUND)
+    desk.settle()
+    desk.watcher._backend = Writing()  # type: ignore[assignment]
+    desk.write(".execution-state.json", b"{half")
+
+    seen = [desk.look(step).broken for step in (0.0, 1.0, 20.0, 8.0, 1.5)]
+
+    assert [len(broken) for broken in seen] == [0, 0, 0, 0, 1]
+    assert seen[-1][0].writer == 4711
 
 
 # -- the real daemon ----------------------------------------------------------------------------------------------

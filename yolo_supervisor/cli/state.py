@@ -26,6 +26,7 @@ from yolo_supervisor.cli.context import (
 from yolo_supervisor.cli.project_view import PATIENCE_S, ProjectView, project_view
 from yolo_supervisor.formats.plugin import config as plugin_config
 from yolo_supervisor.fs.trust import Refused
+from yolo_supervisor.models import FlawCode
 from yolo_supervisor.store import state_folder
 from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.store.locks import Busy
@@ -93,6 +94,8 @@ def verify(options: Shared) -> None:
 
 
 def _plan(broken: Broken) -> str:
+    if broken.flaw.code is FlawCode.UNMERGED:
+        return "leave it to you: resolve the conflict, then git add it"
     repair = repair_of(broken)
     if isinstance(repair, int):
         return "cut off its last line, with a copy in quarantine/"
@@ -178,7 +181,7 @@ def recover(options: Shared) -> None:
     view.store.recover()
     done: list[dict[str, Any]] = []
     restorable = StateObservation(broken=observation.broken, unreadable=observation.unreadable)
-    for remediation in decide(restorable, view.store.paths.quarantine):
+    for remediation in decide(restorable, view.store.paths.quarantine, by_hand=True):
         outcome, last = view.carry_out(*remediation), remediation[-1]
         left = isinstance(last, Escalate) or outcome is Outcome.STALE
         done.append({"file": last.key, "result": "left" if left else last.verb, "reason": last.reason})

@@ -83,7 +83,7 @@ class ProjectParts:
         self.sessions = SessionsWatcher(
             config, self.registry, living, store.paths, processes, services.tmux, clock, ends
         )
-        self.state = StateWatcher(config, self.registry, store, clock)
+        self.state = StateWatcher(config, self.registry, store, clock, processes.backend)
         self.locks = StaleLocks(store, processes, living)
         self.leases = LeasesWatcher(config, self.held_leases, self.locks)
         self.activity = ActivityReader(store.paths, self.registry.folders, scanner)

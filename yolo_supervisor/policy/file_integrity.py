@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from yolo_supervisor.formats.json import load_object, text_or_none
+from yolo_supervisor.formats.json import dump_like, load_object, text_or_none
 from yolo_supervisor.formats.plugin.execution_state import STATE_FILE
 from yolo_supervisor.models import FlawCode
+
+PERSONS_OWN = frozenset({
+    FlawCode.BYTE_ORDER_MARK, FlawCode.NOT_UTF8, FlawCode.LONE_SURROGATE, FlawCode.DUPLICATE_KEY,
+    FlawCode.NOT_A_NUMBER, FlawCode.UNMERGED,
+})  # fmt: skip
+"""The flaws of a content that a person may mean as it is: an older content never replaces it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +24,8 @@ class Flaw:
 
     code: FlawCode
     text: str
+    rewritten: bytes | None = None
+    """The same content as every reader understands it, if there is one: nothing is lost by it."""
 
 
 def flaw(name: str, data: bytes) -> Flaw | None:
@@ -49,6 +58,8 @@ def _text_flaw(data: bytes) -> Flaw | None:
 
 def _object_flaw(name: str, data: bytes) -> Flaw | None:
     raw = load_object(data)
+    if (flaw := strictness_flaw(data)) is not None:
+        return flaw
     if raw is None:
         try:
             json.loads(data)
@@ -61,6 +72,64 @@ def _object_flaw(name: str, data: bytes) -> Flaw | None:
         if not isinstance(raw.get("plans", []), list):
             return Flaw(FlawCode.PLANS_NOT_A_LIST, "its plans are no list")
     return None
+
+
+def strictness_flaw(data: bytes) -> Flaw | None:
+    """The flaw of an object that lenient readers understand, and the strictest does not; None if there is none.
+
+    The plugin reads with serde_json and Claude Code with ``JSON.parse``: both refuse a byte order mark and numbers such
+    as ``NaN``; serde_json also refuses lone surrogates, and repeated keys of a known structure.
+    """
+    try:
+        text = data.decode(json.detect_encoding(data))
+        pairs = _Pairs()
+        value = json.loads(text, object_pairs_hook=pairs.add, parse_constant=pairs.refuse)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(value, dict):
+        return None
+    if pairs.constant is not None:
+        return Flaw(FlawCode.NOT_A_NUMBER, f"{pairs.constant} is no JSON: put a number or null there")
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return Flaw(FlawCode.LONE_SURROGATE, "it holds half a character, such as \\ud800: the plugin refuses it")
+    if pairs.different is not None:
+        return Flaw(FlawCode.DUPLICATE_KEY, f"it holds the key {pairs.different!r} twice, with different values")
+    if pairs.repeated is not None:
+        return Flaw(FlawCode.DUPLICATE_KEY, f"it holds the key {pairs.repeated!r} twice", dump_like(data, value))
+    if data.startswith(codecs.BOM_UTF8):
+        what = "it begins with a byte order mark, which the plugin refuses"
+        return Flaw(FlawCode.BYTE_ORDER_MARK, what, text.encode())
+    if not json.detect_encoding(data).startswith("utf-8"):
+        return Flaw(FlawCode.NOT_UTF8, "it is not written in UTF-8, which the plugin expects", text.encode())
+    return None
+
+
+class _Pairs:
+    """What a parser meets that strict readers refuse."""
+
+    def __init__(self) -> None:
+        self.constant: str | None = None
+        self.repeated: str | None = None
+        """A key that stands twice in one object, with equal values."""
+        self.different: str | None = None
+        """A key that stands twice in one object, with different values."""
+
+    def add(self, pairs: list[tuple[str, object]]) -> dict[str, object]:
+        found: dict[str, object] = {}
+        for key, value in pairs:
+            if key in found:
+                if found[key] == value:
+                    self.repeated = key
+                else:
+                    self.different = key
+            found[key] = value
+        return found
+
+    def refuse(self, constant: str) -> float:
+        self.constant = constant
+        return 0.0
 
 
 def torn_at(data: bytes) -> int | None:

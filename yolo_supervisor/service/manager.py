@@ -20,8 +20,14 @@ from yolo_supervisor.store.atomic import make_folder, remove, write_atomic
 from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.user_dirs import config_dir, home
 
-LIMIT_S = 90.0
-"""The time limit of a command, in seconds: longer than the units' limits for a start or stop."""
+LIMIT_S = 10.0
+"""The time limit of a question to the service manager, in seconds."""
+
+JOB_LIMIT_S = 90.0
+"""The time limit of a command that starts or stops a unit, in seconds: longer than the units' own limits."""
+
+JOBS = frozenset({"start", "stop", "restart", "--now", "bootstrap", "bootout", "kickstart"})
+"""The arguments of commands that wait for a start or a stop."""
 
 LABEL = "org.yolo-supervisor"
 NOTIFY_RELOAD = 253
@@ -366,10 +372,13 @@ def _surroundings() -> str:
 
 
 def _call(command: list[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    limit_s = LIMIT_S if JOBS.isdisjoint(command) else JOB_LIMIT_S
     try:
         return subprocess.run(
             command, env=dict(environment), stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-            timeout=LIMIT_S, check=False,
+            timeout=limit_s, check=False,
         )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(command, 124, "", f"{command[0]} has not answered within {limit_s:g} s")
+    except OSError as error:
         return subprocess.CompletedProcess(command, 124, "", str(error))

@@ -7,6 +7,7 @@ import difflib
 import errno
 import fnmatch
 import functools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,7 +33,13 @@ from yolo_supervisor.policy.file_integrity import Flaw
 from yolo_supervisor.store.paths import quarantine_file
 from yolo_supervisor.store.state_folder import Undecided, UndecidedCode, undecided
 from yolo_supervisor.store.store import Store
+from yolo_supervisor.system.git_index import is_unmerged
+from yolo_supervisor.system.git_layout import root_of
+from yolo_supervisor.system.process_backend import ProcessBackend, file_id
 from yolo_supervisor.watchers.base import Remediation
+
+WRITER_S = 30.0
+"""The longest time for which a broken file is left to a process that has it open for writing, in seconds."""
 
 DIFF_LINES = 40
 """The largest part of a restoration's diff that is reported."""
@@ -62,6 +69,8 @@ class Broken:
     flaw: Flaw
     cures: tuple[Cure, ...] = ()
     """The candidates, the best first."""
+    writer: int | None = None
+    """The process that has had it open for writing for ``WRITER_S``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,16 +107,17 @@ class StateObservation:
     """The settings of the project's own file that are ignored until the user trusts it."""
 
 
-def decide(observation: StateObservation, copies: Path) -> list[Remediation]:
+def decide(observation: StateObservation, copies: Path, *, by_hand: bool = False) -> list[Remediation]:
     """Keep new good versions, and quarantine and restore broken files.
 
-    A person is asked where no restoration is certain.
+    A person is asked where no restoration is certain. A content that a person may mean as it is (``PERSONS_OWN``) is
+    only rewritten for strict readers, and only ``by_hand``.
     """
     remediations: list[Remediation] = [
         (*sound.snap, SaveVersion(key=sound.key, path=sound.path, data=sound.data, reason="it is whole"))
         for sound in observation.sound
     ]
-    remediations += [_repair(broken, copies) for broken in observation.broken]
+    remediations += [_repair(broken, copies, by_hand=by_hand) for broken in observation.broken]
     remediations += [
         (
             Escalate(
@@ -152,7 +162,9 @@ def repair_of(broken: Broken) -> int | Cure | None:
     return broken.cures[0] if broken.cures else None
 
 
-def _repair(broken: Broken, copies: Path) -> Remediation:
+def _repair(broken: Broken, copies: Path, *, by_hand: bool) -> Remediation:
+    if broken.flaw.code in file_integrity.PERSONS_OWN and not (by_hand and broken.cures):
+        return (_ask_about_content(broken),)
     expected = str(digest(broken.data))
     cure = repair_of(broken)
     if isinstance(cure, int):
@@ -173,6 +185,8 @@ def _repair(broken: Broken, copies: Path) -> Remediation:
         return (*aside, Escalate(kind="state", code=code, detail=flaw, key=broken.key, reason=reason))
     evidence: dict[str, Any] = {"source": cure.text, "restored_from": cure.source, "flaw": broken.flaw.text,
                                 "diff": _diff(broken.data, cure.data)}  # fmt: skip
+    if broken.writer is not None:
+        evidence["open_for_writing_by"] = broken.writer
     if cure.inferred:
         evidence["inferred"] = list(cure.inferred)
     reason = f"{broken.flaw.text}: {'removed' if cure.data is None else 'restored from'} {cure.text}"
@@ -188,6 +202,16 @@ def _repair(broken: Broken, copies: Path) -> Remediation:
             evidence=evidence,
         ),
     )
+
+
+def _ask_about_content(broken: Broken) -> Escalate:
+    if broken.flaw.code is FlawCode.UNMERGED:
+        do = "resolve it, then git add the file"
+    else:
+        do = "yolo-supervisor state recover rewrites it" if broken.cures else "correct it by hand"
+    code = AlertCode.FILE_NOT_STRICT if broken.flaw.code is not FlawCode.UNMERGED else AlertCode.FILE_UNMERGED
+    reason = f"{broken.flaw.text}: {do}"
+    return Escalate(kind="state", code=code, detail=broken.flaw.code, key=broken.key, reason=reason)
 
 
 def _aside(broken: Broken, data: bytes, copies: Path) -> Remediation:
@@ -250,7 +274,10 @@ class _Known:
 class StateWatcher:
     name = "state"
 
-    def __init__(self, config: Config, registry: AgentRegistry, store: Store, clock: Clock) -> None:
+    def __init__(
+        self, config: Config, registry: AgentRegistry, store: Store, clock: Clock, backend: ProcessBackend
+    ) -> None:
+        self._backend = backend
         self.config = config
         """The configuration in force: a reload replaces it."""
         self._registry = registry
@@ -302,8 +329,13 @@ class StateWatcher:
             elif self._clock.awake() - known.since_s < settle_s:
                 self._unsettled = True
             else:
-                cures = tuple(self._cures(path, key, data, now))
-                broken.append(Broken(path=path, key=key, data=data, flaw=known.flaw, cures=cures))
+                flaw = self._conflict(path, data) or known.flaw
+                writer = self._writer(path) if flaw.code not in file_integrity.PERSONS_OWN else None
+                if writer is not None and self._clock.awake() - known.since_s < WRITER_S:
+                    self._unsettled = True
+                    continue
+                cures = tuple(self._cures(path, key, data, flaw, now))
+                broken.append(Broken(path=path, key=key, data=data, flaw=flaw, cures=cures, writer=writer))
         return StateObservation(
             broken=tuple(broken),
             sound=tuple(sound),
@@ -311,6 +343,27 @@ class StateWatcher:
             undecided=tuple(undecided(self._store.disk, self._store.paths)),
             ignored=self.config.trust.ignored,
         )
+
+    def _conflict(self, path: Path, data: bytes) -> Flaw | None:
+        """The flaw of a file in a merge conflict. If git does not answer, the markers decide."""
+        if root_of(self._planning.parent) is None:
+            return None
+        unmerged = is_unmerged(path)
+        if unmerged or (unmerged is None and b"<<<<<<< " in data):
+            return Flaw(FlawCode.UNMERGED, "git has left a merge conflict in it")
+        return None
+
+    def _writer(self, path: Path) -> int | None:
+        """The pid of a process that has the file open for writing, or None."""
+        try:
+            found = file_id(path)
+        except OSError:
+            return None
+        for pid in self._backend.pids():
+            with contextlib.suppress(OSError):
+                if pid != os.getpid() and self._backend.writes_to(pid, path, found):
+                    return pid
+        return None
 
     def folders(self) -> set[Path]:
         """The folders that contain critical files, existing or not."""
@@ -403,7 +456,11 @@ class StateWatcher:
 
     # -- sources for the restoration of a broken file, the best first -----------------------------------------------
 
-    def _cures(self, path: Path, key: str, data: bytes, now: datetime) -> Iterator[Cure]:
+    def _cures(self, path: Path, key: str, data: bytes, flaw: Flaw, now: datetime) -> Iterator[Cure]:
+        if flaw.code in file_integrity.PERSONS_OWN:
+            if flaw.rewritten is not None:
+                yield Cure(data=flaw.rewritten, source="itself", text="its own content, rewritten for strict readers")
+            return
         for version in self._store.versions(path):
             if version != data and file_integrity.flaw(key, version) is None:
                 yield Cure(data=version, source="good_version", text="the last good version")
