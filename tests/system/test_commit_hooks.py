@@ -341,6 +341,31 @@ def test_next_commit_says_where_the_changes_of_a_killed_one_are(
     assert f"have kept: 1, the newest is {ref}" in str(Cli(mine.folder).json("doctor", "--project", "."))
 
 
+@pytest.mark.parametrize("record", ["", "{}", "[]", '{"places": 1}', "\xff", None])
+def test_record_that_is_incomplete_or_names_another_ref_is_removed(mine: Repo, record: str | None) -> None:
+    if record is None:
+        where = [
+            str(mine.folder),
+            str(mine.folder / ".git"),
+            str(mine.folder / ".git"),
+            str(mine.folder / ".git/index"),
+        ]
+        tree, head = mine.git("rev-parse", "HEAD^{tree}"), mine.head
+        document = {
+            "places": where,
+            "backup": ["refs/heads/main", tree, tree, head, []],
+            "stashes": [],
+            "operation": {},
+        }
+        record = json.dumps(document) + "\n"
+    mine.write(".git/yolo-supervisor/hooks-1999999-commit.json", record)
+
+    mine.run("--allow-empty", *MESSAGE)
+
+    assert mine.subjects() == ["message", "first"]
+    assert_nothing_left(mine)
+
+
 def test_staged_changes_that_a_killed_hook_has_reset_are_named_also_beside_a_lock(
     mine: Repo, children: Children
 ) -> None:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from yolo_supervisor.commits.backup import Backup, Places, back_up, copy_file, places
+from yolo_supervisor.commits.backup import RESCUE_REFS, Backup, Places, back_up, copy_file, places
 from yolo_supervisor.commits.fast_path import HOOKS_RECORD
 from yolo_supervisor.commits.quick_git import QuickGit, QuickGitError, null_separated
 
@@ -85,6 +85,7 @@ class WorkCopy:
             stashes = [StashEntry(*entry) for entry in raw["stashes"]]
             operation = {str(name): str(text) for name, text in raw["operation"].items()}
             is_there = all(isinstance(path, str) for path in where) and os.path.isdir(where.root)
+            is_there &= backup.ref.startswith(RESCUE_REFS)
             int(os.path.basename(record).split("-")[1])
         except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
             return None
