@@ -56,6 +56,9 @@ STDIN_NAMES = ("/dev/stdin", "/dev/fd/0", "/proc/self/fd/0", "-")
 EXIT_CHECK_S = 0.05
 """How often to check whether git has exited while another process keeps its outputs open."""
 
+CLOSED_CHECK_S = 0.0002
+"""How often to check whether git has exited once all its outputs are closed."""
+
 UPDATE_DOCUMENT, CHECKOUT, INDEX_COPY, HOOKS_RECORD = "move-", "tree-", "index-", "hooks-"
 TEMPORARY = (UPDATE_DOCUMENT, CHECKOUT, INDEX_COPY, LOCKS_DOCUMENT, HOOKS_RECORD)
 """Prefixes of the temporary files in ``OWN_FOLDER``."""
@@ -424,7 +427,7 @@ class CommitAttempt:
             if left_s <= 0 and not exited:
                 timed_out = True
                 break
-            ready = self._pass_on(outputs, 0 if exited else min(left_s, EXIT_CHECK_S if outputs else 0.001))
+            ready = self._pass_on(outputs, 0 if exited else min(left_s, EXIT_CHECK_S if outputs else CLOSED_CHECK_S))
             if exited and (not ready or left_s <= 0):
                 break  # a background process of a hook, a server for instance, keeps the pipes open
             exited = exited or (not ready and git.has_exited())
