@@ -118,7 +118,8 @@ def test_with_64_descriptors_and_more_agents_than_that_all_are_healed(
     limits = [(line["event"], line["level"]) for line in lines if line["event"].startswith("fd_limit_")]
     assert limits == [("fd_limit_reached", "warning"), ("fd_limit_cleared", "info")]
     assert [line for line in lines if line["level"] == "error"] == []
-    running.wait(lambda: descriptors(daemon.pid) == before, "nothing more to be open than before")
+    # births are read only while there are agents, so there may be less
+    running.wait(lambda: {*descriptors(daemon.pid)} <= {*before}, "nothing more to be open than before")
 
 
 def start_crowd(children: Children, project: Path) -> dict[str, subprocess.Popen[bytes]]:
