@@ -173,7 +173,7 @@ task done X --owner X --token 1; task requeue X
 task claim red/1 --owner X; dead-letter redrive X; dead-letter drop X
 lease acquire X --owner X; lease renew X --owner X; lease release X --owner X; lease acquire a --owner X --ttl X
 flag record X error; flag enable X; flag disable X; snapshot save --role X; snapshot restore X
-snapshot restore --phase X; state recover
+snapshot restore --phase X; state recover; state adopt X; state adopt --dismiss; trust --revoke; trust
 gate check X X X X; gate check contract 5 1 X; gate repair X X X X; hook X; commit --allow-empty -m X
 exec -- X; exec -- false X; mcp -- X; service reload; service install --system --user X
 service uninstall --system --user X; history; explain commit commit; explain command X

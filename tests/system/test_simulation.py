@@ -1102,7 +1102,8 @@ class World:
             if worker.known and not worker.forgotten and process not in recorded:
                 self.wrong(f"{worker} is not watched")
         at_work = {pid for pid, process in self.machine.table.items() if not process.over}
-        known = {worker.process.pid: worker.known for worker in self.workers}  # another one may be in a container
+        # another one may be in a container, and so may one whose record a person has removed
+        known = {worker.process.pid: worker.known and not worker.forgotten for worker in self.workers}
         listed = {int(pid) for pid in (self.planning / ".agent-pids").read_text().split()}
         if gone := {pid for pid in listed - at_work if known.get(pid)}:
             self.wrong(f"the plugin's books still name {gone}")

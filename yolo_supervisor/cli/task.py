@@ -148,7 +148,7 @@ def done(options: Shared, ident: str, owner: str, token: int) -> None:
             other = f"{newest.owner} works on it with token {newest.token}"
             reason = f"{owner} completed it with token {token}, while {other}"
             _escalate(view, task, reason, msgspec.to_builtins(newest))
-            held = f"refused: {newest.owner} holds it with token {newest.token}; token {token} is not current"
+            held = f"refused: {newest.owner} holds it with token {newest.token}; {owner}'s token {token} is not current"
             _conflict(options, task, owner, held)
         state = tasks.state(task, read_or_none(task.path) or b"")
         if state is not None and state[0] in (tasks.AT_WORK, tasks.DONE) and state[1] not in (None, owner):
