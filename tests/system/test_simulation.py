@@ -237,6 +237,8 @@ class World:
         self.touched: dict[Path, float] = {}
         """When the supervisor, or a person by its store, has last changed what is there."""
         self.garbled: dict[Path, bytes] = {}
+        self.written_back: set[int] = set()
+        """Pids that a person has written into the plugin's books again, with an older content of the file."""
         self.locked: dict[Path, float] = {}
         self.supervision: Supervision | None = None
         self.supervised_s = 0.0
@@ -604,6 +606,8 @@ class World:
         path = self.some(list(self.garbled))
         if path is not None:
             before = self.garbled.pop(path)
+            if path.name == ".agent-pids":
+                self.written_back |= {int(pid) for pid in before.split()}
             if path.exists() and load_object(path.read_bytes()) is None:
                 self.write(path, before)
             for grant in self.grants:
@@ -1105,7 +1109,7 @@ class World:
         # another one may be in a container, and so may one whose record a person has removed
         known = {worker.process.pid: worker.known and not worker.forgotten for worker in self.workers}
         listed = {int(pid) for pid in (self.planning / ".agent-pids").read_text().split()}
-        if gone := {pid for pid in listed - at_work if known.get(pid)}:
+        if gone := {pid for pid in listed - at_work - self.written_back if known.get(pid)}:
             self.wrong(f"the plugin's books still name {gone}")
         self.look_at_the_journal()
 
