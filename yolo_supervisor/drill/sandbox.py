@@ -301,8 +301,17 @@ class Sandbox:
         )  # fmt: skip
         os.close(terminal)
         self.wait(lambda: session.cmd("list-clients", "-F", "#{client_pid}").stdout, "no client could attach")
-        attached_at = self._last_session_tick()
-        self.wait(lambda: self._last_session_tick() > attached_at, "the daemon did not observe the sessions")
+        self.wait_for_session_ticks()
+
+    def wait_for_session_ticks(self) -> None:
+        """Wait until the daemon has observed the sessions. The first tick that ends may have begun before."""
+        seen = {self._last_session_tick()}
+
+        def observed_twice() -> bool:
+            seen.add(self._last_session_tick())
+            return len(seen) > 2
+
+        self.wait(observed_twice, "the daemon did not observe the sessions")
 
     def _last_session_tick(self) -> str:
         """The time of the last tick of the sessions watcher, by the daemon's status file."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import signal
-import time
 
 from yolo_supervisor.drill.sandbox import TEAM, FakeAgent, Sandbox
 from yolo_supervisor.drill.trial import Expectation, Fault, agents_gone, send
@@ -81,7 +80,7 @@ def agent_ignores_sigterm(sandbox: Sandbox, rng: random.Random) -> Expectation:
     """An agent's session is closed, and it ignores SIGHUP and SIGTERM."""
     session, other = sandbox.session(), sandbox.session()
     victim, bystander = sandbox.agent(session, ignore_sigterm=True), sandbox.agent(other)
-    time.sleep(1.5)  # three looks at the sessions: an agent that was never seen in its pane has no session to lose
+    sandbox.wait_for_session_ticks()  # an agent that was never seen in its pane has no session to lose
     session.kill()
     return agents_gone(sandbox, [victim], [bystander], verbs=("terminated", "died"))
 
