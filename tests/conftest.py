@@ -20,6 +20,7 @@ from support.daemon import RunningDaemon, StartDaemon
 from support.guard import Guard
 from support.processes import Children
 from support.project import write_settings, write_team
+from support.relay_testbed import RelayTestbed
 from support.skips import is_expected
 from support.team import Team
 from support.tmux import PrivateTmux
@@ -250,6 +251,14 @@ def shadow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, st
         monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
 
     return put
+
+
+@pytest.fixture
+def testbed(tmp_path: Path, project: Path, claude_home: Path) -> Iterator[RelayTestbed]:
+    """An MCP relay between a client and servers that the test plays."""
+    started = RelayTestbed(tmp_path, project)
+    yield started
+    started.end()
 
 
 @pytest.fixture

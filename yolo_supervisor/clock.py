@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import anyio
 
 BEAT_S = 1.0
-"""How often the time awake is read, in seconds."""
+"""The interval at which the time awake is read, in seconds."""
 
 STEP_S = 1.2
 """The most that one reading of the time awake adds, in seconds."""

@@ -85,7 +85,7 @@ class Time:
     def __init__(self) -> None:
         self.s = 1000.0
         self.wall_s = 1_577_836_800.0
-        """What the wall clock is ahead of the monotonic one."""
+        """The offset of the wall clock from the monotonic one."""
 
     def awake(self) -> float:
         return self.monotonic()
@@ -339,7 +339,7 @@ class MortalDisk(Disk):
 
     def __init__(self, stamp: Callable[[Path], None], lives: float = float("inf")) -> None:
         self.lives = lives
-        """How many operations are left to it."""
+        """The number of operations that are left to it."""
         self._stamp = stamp
 
     def _live(self) -> None:

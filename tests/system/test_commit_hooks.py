@@ -42,7 +42,7 @@ LINT_STAGED = f"{STASH} -m 'lint-staged automatic backup'"
 
 
 class State:
-    """What must be as before: index, stash list, and the files of the work tree."""
+    """The index, the stash list and the files of the work tree, which must be as before."""
 
     def __init__(self, repo: Repo) -> None:
         self.staged = repo.git("diff", "--cached", "--binary")

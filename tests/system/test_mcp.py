@@ -7,7 +7,6 @@ import os
 import select
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +36,6 @@ from yolo_supervisor.clock import pause_s
 from yolo_supervisor.mcp.pipes import read_lines
 from yolo_supervisor.system.process_backend import backend
 from yolo_supervisor.system.processes import Processes
-
-
-@pytest.fixture
-def testbed(tmp_path: Path, project: Path, claude_home: Path) -> Iterator[RelayTestbed]:
-    made = RelayTestbed(tmp_path, project)
-    yield made
-    made.end()
-
 
 # -- forwarding ----------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,6 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +35,6 @@ from support.upstream import effects
 from support.wait import LIMIT_S, wait_until
 from yolo_supervisor.models import ProcessId
 from yolo_supervisor.system.process_backend import backend
-
-
-@pytest.fixture
-def testbed(tmp_path: Path, project: Path, claude_home: Path) -> Iterator[RelayTestbed]:
-    made = RelayTestbed(tmp_path, project)
-    yield made
-    made.end()
-
 
 # -- restarts of the server -----------------------------------------------------------------------------------------
 

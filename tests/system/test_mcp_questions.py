@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,13 +30,6 @@ ASKING = [
     for method in ("elicitation/create", "sampling/createMessage", "roots/list", "x/unknown")
     for tool in ("read", "once")
 ]
-
-
-@pytest.fixture
-def testbed(tmp_path: Path, project: Path, claude_home: Path) -> Iterator[RelayTestbed]:
-    made = RelayTestbed(tmp_path, project)
-    yield made
-    made.end()
 
 
 @pytest.fixture

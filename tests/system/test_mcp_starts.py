@@ -6,8 +6,6 @@ import json
 import os
 import select
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -26,14 +24,6 @@ from support.relay_testbed import (
     result,
 )
 from support.wait import LIMIT_S, wait_until
-
-
-@pytest.fixture
-def testbed(tmp_path: Path, project: Path, claude_home: Path) -> Iterator[RelayTestbed]:
-    made = RelayTestbed(tmp_path, project)
-    yield made
-    made.end()
-
 
 # -- the start of a server ------------------------------------------------------------------------------------------
 

@@ -341,13 +341,13 @@ class Scene:
         return [action for remediation in await self.watcher.tick(self.clock.now()) for action in remediation]
 
     async def shown_after(self, pause_s: float) -> list[ShowMessage]:
-        """What it wants people to be shown so many seconds later."""
+        """The messages for people so many seconds later."""
         actions = await self.after(pause_s)
         self.watcher.save_observations()
         return [action for action in actions if isinstance(action, ShowMessage)]
 
     def record(self) -> SessionEnds:
-        """What is written down of agents that are being ended."""
+        """The stored ends of agents that are being ended."""
         self.watcher.save_observations()
         return load_session_ends(self.store.paths)
 

@@ -76,7 +76,7 @@ class ShowMessage(Note):
     client: str
     """The client's terminal."""
     about: str
-    """What it is about, ``countdown`` or ``ended``: two messages to one client."""
+    """The subject, ``countdown`` or ``ended``: two messages to one client."""
     agents: tuple[str, ...]
 
 

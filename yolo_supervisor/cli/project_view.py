@@ -167,7 +167,7 @@ class ProjectView:
         ]
 
     def _countdowns(self) -> dict[ProcessId | None, Countdown]:
-        """What the daemon is counting down to, by the agent's process; nothing without a daemon."""
+        """The ends that the daemon is counting down to, by the agent's process; empty without a daemon."""
         if self.holder() is None:
             return {}
         return {countdown.process: countdown for countdown in load_session_ends(self.store.paths).countdowns}

@@ -54,10 +54,10 @@ STDIN_NAMES = ("/dev/stdin", "/dev/fd/0", "/proc/self/fd/0", "-")
 """Names of the standard input on a command line."""
 
 EXIT_CHECK_S = 0.05
-"""How often to check whether git has exited while another process keeps its outputs open."""
+"""The interval of checks whether git has exited while another process keeps its outputs open."""
 
 CLOSED_CHECK_S = 0.0002
-"""How often to check whether git has exited once all its outputs are closed."""
+"""The interval of checks whether git has exited once all its outputs are closed."""
 
 UPDATE_DOCUMENT, CHECKOUT, INDEX_COPY, HOOKS_RECORD = "move-", "tree-", "index-", "hooks-"
 TEMPORARY = (UPDATE_DOCUMENT, CHECKOUT, INDEX_COPY, LOCKS_DOCUMENT, HOOKS_RECORD)
@@ -407,7 +407,7 @@ class CommitAttempt:
         return self._rev_parse("--verify", "--quiet", f"{commit}^1") if commit else None
 
     def _rev_parse(self, *arguments: str) -> str | None:
-        """What ``git rev-parse`` answers, nothing if there is no such commit; None if it cannot say."""
+        """The answer of ``git rev-parse``: empty if there is no such commit, None if it cannot say."""
         try:
             answer = subprocess.run(
                 ["git", "rev-parse", *arguments], cwd=self.folder, env=self.environment,

@@ -28,7 +28,7 @@ from yolo_supervisor.system.git_files import LOCKS_DOCUMENT
 from yolo_supervisor.system.subprocesses import undisturbed
 
 LINES_LIMIT = 100
-"""How many files are compared line by line; more are reported as missing."""
+"""The number of files that are compared line by line; more are reported as missing."""
 
 GITLINK = "160000"
 """The mode of a submodule."""
@@ -107,7 +107,7 @@ def settle(copy: WorkCopy, committed: bool, was_ended: bool) -> Findings:
 
 
 def left_by_killed(copy: WorkCopy) -> Findings:
-    """What a commit that was killed has left; nothing is changed, and the copy stays.
+    """The work that a killed commit has left; nothing is changed, and the copy stays.
 
     Content that has been committed or staged since is not missing.
     """

@@ -112,12 +112,11 @@ def _enrol(disk: Disk, paths: Paths) -> bool:
     offers: tuple[str, ...] = ()
     if disk.status(paths.folder) is not None:
         known = read_enrolment(disk, paths.folder)
-        offers = known.offers if known is not None else ()
+        offers = _offers(disk, paths.folder)
         if known is not None and known.inode != _inode(disk, paths) and target != paths.folder:
             offers = (str(_set_aside(disk, paths.folder)),)
     elif target is not None and _has_moved(disk, paths, target):
-        known = read_enrolment(disk, target)
-        offers = known.offers if known is not None else ()
+        offers = _offers(disk, target)
         disk.rename(target, paths.folder)
     elif _is_real(disk, paths.link) and was_written_here(disk, paths.link):
         _refuse_running(disk, paths.link)
@@ -193,6 +192,12 @@ def read_enrolment(disk: Disk, folder: Path) -> Enrolment | None:
     return own_files.load_enrolment(disk.read(folder / own_files.ENROLMENT) or b"")
 
 
+def _offers(disk: Disk, folder: Path) -> tuple[str, ...]:
+    """The older state folders that the one in use offers."""
+    known = read_enrolment(disk, folder)
+    return known.offers if known is not None else ()
+
+
 @contextlib.contextmanager
 def _lock(disk: Disk, paths: Paths, limit_s: float) -> Iterator[None]:
     """Hold the lock of all enrolments of the user, in a directory that no other user can change."""
@@ -234,8 +239,7 @@ def refuse_untrusted(disk: Disk, folder: Path) -> None:
 
 def undecided(disk: Disk, paths: Paths) -> list[Undecided]:
     """The older state folders that a person has to decide about."""
-    known = read_enrolment(disk, paths.folder)
-    found = [Undecided(UndecidedCode.OFFERED, Path(offer)) for offer in (known.offers if known is not None else ())]
+    found = [Undecided(UndecidedCode.OFFERED, Path(offer)) for offer in _offers(disk, paths.folder)]
     if _is_real(disk, paths.link):
         found.append(Undecided(UndecidedCode.FOREIGN, paths.link))
     return found
@@ -255,8 +259,7 @@ def adopt(disk: Disk, paths: Paths, folder: Path, limit_s: float) -> Path | None
             _refuse_running(disk, each)
         above = max(last_seq(disk, folder), last_seq(disk, paths.folder))
         _continue_above(disk, folder, above)
-        known = read_enrolment(disk, paths.folder)
-        offers = tuple(offer for offer in (known.offers if known is not None else ()) if offer != str(folder))
+        offers = tuple(offer for offer in _offers(disk, paths.folder) if offer != str(folder))
         replaced = _set_aside(disk, paths.folder) if disk.status(paths.folder) is not None else None
         _move(disk, folder, paths.folder)
         _begin(disk, paths, offers)
