@@ -31,10 +31,10 @@ from yolo_supervisor.store.atomic import make_folder
 from yolo_supervisor.store.store import Outcome
 
 SETTLE_S = 0.3
-"""How long to wait for an unreadable lease to become readable."""
+"""The wait for an unreadable lease to become readable, in seconds."""
 
 TRIES = 10
-"""How often to decide again when another program has changed the lease meanwhile."""
+"""The number of decisions, if another program changes the lease each time."""
 
 
 @click.group()

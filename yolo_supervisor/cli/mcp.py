@@ -12,7 +12,7 @@ from yolo_supervisor.cli.signals import cancelled_by_signal
 from yolo_supervisor.formats.plugin import PLANNING
 
 LAST_WRITE_S = 2.0
-"""How long writing the last journal entries may take at the end."""
+"""The time limit of writing the last journal entries at the end, in seconds."""
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 PATIENCE_S = 5.0
-"""How long a command waits for other writers of the store."""
+"""The time that a command waits for other writers of the store, in seconds."""
 
 SILENT_S = 20.0
 """A daemon hangs if it has reported nothing for this long beyond twice its usual interval."""

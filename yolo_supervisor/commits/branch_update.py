@@ -35,12 +35,12 @@ from yolo_supervisor.system.processes import Processes
 from yolo_supervisor.system.subprocesses import undisturbed
 
 WAIT_S = 60.0
-"""How long the update waits for a lock that another git holds."""
+"""The time that the update waits for a lock that another git holds, in seconds."""
 
 NAMES_PER_COMMAND = 500
 
 STEP_END_S = 2.0
-"""How long after the last complete file the file may have been modified at which the step was interrupted.
+"""The longest time between the last complete file and the interrupted one, in seconds, by their modification times.
 
 Git writes one file after the other, so a file with a later time was written by the user.
 """

@@ -24,7 +24,7 @@ LIMIT_S = 600.0
 """The default time limit of git, its hooks and the push together."""
 
 LOCK_LIMIT_S = 300.0
-"""How long to wait for other commits in the same repository."""
+"""The time limit of waiting for other commits in the same repository, in seconds."""
 
 NESTING_VARIABLE = "YOLO_SUPERVISOR_COMMITS_IN"
 """Environment variable for hooks that commit: a line ``PID COMMON-DIR`` for each commit whose hook they are.

@@ -31,7 +31,7 @@ from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.system.git import Git, GitError
 
 ROUNDS = 3
-"""How often a push is tried."""
+"""The number of attempts to push."""
 
 DEFAULT_REBASE = ("-c", "rebase.updateRefs=false", "-c", "rebase.autoSquash=false", "-c", "rebase.autoStash=false")
 """Overrides what the user has configured for rebases by hand."""

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Mapping
 
 LIMIT_S = 600.0
-"""How long git may take to read a whole work tree, or to check one out."""
+"""The time limit of git that reads a whole work tree, or checks one out, in seconds."""
 
 NAMES_PER_COMMAND = 500
 

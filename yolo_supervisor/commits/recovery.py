@@ -58,10 +58,10 @@ from yolo_supervisor.system.process_backend import backend
 from yolo_supervisor.system.processes import Processes
 
 ROUNDS = 3
-"""How often a locked repository is tried again."""
+"""The number of retries in a locked repository."""
 
 WAIT_S = 60.0
-"""How long to wait for a lock that another process may hold."""
+"""The time limit of waiting for a lock that another process may hold, in seconds."""
 
 CAUSES_OF_ERRNO = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), Cause.NO_ROOM),
@@ -69,7 +69,7 @@ CAUSES_OF_ERRNO = {
 }
 
 LOOK_S = 0.5
-"""How often to look who works with the lock."""
+"""The pause between two looks for the holder of a lock, in seconds."""
 
 
 def recover(attempt: CommitAttempt) -> Ending:

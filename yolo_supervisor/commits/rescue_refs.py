@@ -12,7 +12,7 @@ BYTES_KEPT = 2**30
 """The number of copies, and the bytes on disk that only they need, above which old ones are removed."""
 
 ELSEWHERE = ("--not", f"--exclude={RESCUE_REFS}*", "--all", "--indexed-objects")
-"""What other refs and the indexes of all work trees reach."""
+"""Arguments of ``git rev-list`` that leave out all that other refs and the indexes of all work trees reach."""
 
 
 def prune(git: QuickGit, keep: str) -> list[str]:

@@ -23,7 +23,7 @@ NOT_ESCALATED = frozenset({Cause.NOTHING, Cause.NO_MESSAGE, Cause.USAGE, Cause.H
 """Causes that only the caller needs to know."""
 
 SHOWN_FILES = 10
-"""How many files a message names."""
+"""The number of files that a message names."""
 
 STATES = {
     "unchanged": "nothing was committed",

@@ -27,7 +27,7 @@ LIMIT = 2**20
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
 Policy = Literal["terminate", "drain", "notify", "keep"]
-"""What happens to the agents of a session that its person has left."""
+"""The treatment of the agents of a session that its person has left."""
 
 
 class ProcessesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -22,7 +22,7 @@ class Trial:
     heal_s: float | None = None
     lost: int = 0
     failure: str = ""
-    """What went wrong; empty if nothing did."""
+    """A sentence about the failure; empty if there was none."""
 
 
 @dataclass

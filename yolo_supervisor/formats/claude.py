@@ -97,7 +97,7 @@ class Session:
     name: str | None
     status: str | None
     waiting_for: str | None = None
-    """What it waits for: ``permission prompt`` or ``input needed``."""
+    """The reason why it waits: ``permission prompt`` or ``input needed``."""
     hosted: bool = False
     """Whether the client's own daemon runs it (``claude --bg``)."""
     pid_domain: str | None = None

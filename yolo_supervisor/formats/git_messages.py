@@ -103,7 +103,7 @@ _NO_ACCESS = re.compile(
     r"Permission denied \(|Authentication failed|Host key verification failed|could not read (?:Username|Password)|"
     r"returned error: 40[134]|Permission to .* denied"
 )
-"""What ssh, a server or git itself says before git exits with 128. A hook cannot make it exit so."""
+"""Messages of ssh, a server or git itself before git exits with 128. A hook cannot make it exit so."""
 
 OUTPUT_LIMIT = 4000
 """Characters of the output that a failure keeps."""

@@ -24,7 +24,7 @@ class Countdown(msgspec.Struct, frozen=True, kw_only=True):
     """The tmux session's name; None if it is gone."""
     reason: str
     due_s: float
-    """When its grace has passed: monotonic, of the boot of ``process``."""
+    """The time at which its grace has passed: monotonic, of the boot of ``process``."""
     ending: bool = False
     """Whether its termination was decided."""
     clients: frozenset[int] = frozenset()

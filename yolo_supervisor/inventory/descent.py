@@ -24,10 +24,10 @@ from yolo_supervisor.system.processes import Processes
 NO_DESCENT = Descent()
 
 LOOKS, LOOK_S = 5, 0.05
-"""How often the process table is read for one agent at most, and how long agents that die at once share it."""
+"""The most reads of the process table for one agent, and the seconds for which agents that die at once share a read."""
 
 REMEMBERED_S = 60.0
-"""How long a session is remembered in which no process was found: a sample may miss those that fork and exit."""
+"""Seconds for which a session without processes is remembered: a sample may miss processes that fork and exit."""
 
 CHAIN_SEEN_S, CHAIN_AGE_S = 3.0, 2.0
 """A session that was seen so long ago, and in which every process is younger than this, holds no daemon: one stays."""
@@ -48,7 +48,7 @@ class Descendants:
 
 
 class Leaderless(NamedTuple):
-    """When a session whose leader has ended was first and last sampled, on the monotonic clock."""
+    """The times of the first and the last sample of a session whose leader has ended, on the monotonic clock."""
 
     first_s: float
     last_s: float
@@ -161,7 +161,7 @@ class DescentTracker:
     def find(
         self, agent: ProcessId, session: str | None, earlier: Descent, others: Collection[ProcessId]
     ) -> Descendants:
-        """What a dead agent has started, and still runs. ``earlier`` is what an earlier daemon knew.
+        """Find the processes that a dead agent has started and that still run. ``earlier`` is an earlier daemon's.
 
         Other agents and programs that host sessions (tmux) are left out, with everything below them.
         """

@@ -36,10 +36,10 @@ MAX_FLAGS, MAX_OUTCOMES = 1000, 100_000
 """While so many flags or outcomes wait to be saved, because every write fails, no more are collected."""
 
 SAVE_LIMIT_S = 0.25
-"""How long ``save`` waits for the lock: the daemon does nothing else meanwhile."""
+"""The time that ``save`` waits for the lock, in seconds: the daemon does nothing else meanwhile."""
 
 RECORD_LIMIT_S = 5.0
-"""How long ``flag record`` waits for the lock."""
+"""The time that ``flag record`` waits for the lock, in seconds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

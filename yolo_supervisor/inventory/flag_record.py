@@ -42,7 +42,7 @@ class FlagOutcome(NamedTuple):
     position: int = 0
     """The position in the source at which the outcome ends."""
     subject: str = ""
-    """What it was about. The same subject failing again (a retry, say) is not another outcome."""
+    """The thing that succeeded or failed. If it fails again (at a retry, say), that is not another outcome."""
 
 
 @dataclass(frozen=True, slots=True)

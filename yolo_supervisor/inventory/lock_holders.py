@@ -1,8 +1,8 @@
-"""Who holds a lock file of git's: the one rule for the watcher of locks and for ``commit``.
+"""The holder of a lock file of git's: the one rule for the watcher of locks and for ``commit``.
 
-A lock file names no process, and that no process has it open proves nothing: git closes it while an editor or a hook
-runs, and a git in another container or on another machine cannot be seen from here. So a holder has to have been seen
-with the lock, and to be proven dead. See docs/who-is-at-work.md.
+A lock file names no process, and a lock file that no process has open may be held: git closes it while an editor or
+a hook runs, and a git in another container or on another machine cannot be seen from here. So a holder has to have
+been seen with the lock, and to be proven dead. See docs/who-is-at-work.md.
 """
 
 from __future__ import annotations
@@ -301,7 +301,7 @@ class LockHolders:
 
 @dataclass
 class _Survey:
-    """What all processes say about one lock."""
+    """The findings about one lock in all processes."""
 
     holders: list[ProcessId] = field(default_factory=list)
     may_hold: dict[int, str] = field(default_factory=dict)

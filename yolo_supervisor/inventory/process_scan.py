@@ -152,7 +152,7 @@ class ProcessScanner:
         self.descent.update(sweep, trees, others | below)
 
     def find_descendants(self, agent: ProcessId, session: str | None, earlier: Descent) -> Descendants:
-        """What a dead agent has started and still runs (see ``DescentTracker.find``)."""
+        """Find the processes that a dead agent has started and that still run (see ``DescentTracker.find``)."""
         return self.descent.find(agent, session, earlier, {*self.agents, *self._tracked})
 
     def _read_all(

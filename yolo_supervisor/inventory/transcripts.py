@@ -44,7 +44,7 @@ class _Known:
     version: Version | None = None
     """Its version when it was last compared with others."""
     changed: int | None = None
-    """When it was last seen to change, as a number that grows."""
+    """The time of its last observed change, as a number that grows."""
     read: Version | None = None
     turn: Turn | None = None
     """The turn at its end in the version ``read``."""

@@ -66,15 +66,15 @@ class Call:
     sent_keys: list[str] = field(default_factory=list)
     """The ids of all attempts as keys, the last one last: a result for any of them answers the call."""
     sent_s: float = 0.0
-    """When the last attempt was sent, on the monotonic clock."""
+    """The time of the last attempt, on the monotonic clock."""
     offset: int = 0
-    """Where its last attempt begins in the input of the server process, in bytes."""
+    """The position of its last attempt in the input of the server process, in bytes."""
     attempt_deadline_s: float = float("inf")
     exclusive: bool = True
     """Whether no other tool was called at the same time: only then do processes started meanwhile belong to it."""
     progress: float = float("-inf")
     failures: list[str] = field(default_factory=list)
-    """Why each failed attempt failed."""
+    """The reason of each failed attempt."""
 
     @property
     def label(self) -> str:

@@ -51,7 +51,7 @@ class Circuit(msgspec.Struct, frozen=True):
     cool_down_s: float
     failures: int
     probed_s: float | None = None
-    """When a call was let through as a probe; None if none is under way."""
+    """The time at which a call was let through as a probe; None if none is under way."""
 
     def remaining_s(self, now: Instant) -> float:
         """Seconds until a probe is allowed, 0 or less if it is now. After a reboot it is."""

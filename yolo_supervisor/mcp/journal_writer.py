@@ -15,7 +15,7 @@ from yolo_supervisor.store.locks import Busy
 from yolo_supervisor.store.store import Store
 
 MAX_QUEUED = 1000
-"""When so many entries wait to be written, further ones are dropped."""
+"""The number of entries that may wait to be written. Further ones are dropped."""
 
 
 class JournalWriter:

@@ -29,7 +29,7 @@ SLOW_START_S = 10.0
 """A process that has not answered ``initialize`` after this time is reported as slow."""
 
 SUSPENDED_S = 5.0
-"""When the relay does not run for so long, the machine, or its container, was suspended or overloaded."""
+"""A pause of the relay above which the machine, or its container, was suspended or overloaded, in seconds."""
 
 STOPPED_S = 5.0
 """A process that is stopped at both ends of this time does not go on by itself."""
@@ -78,7 +78,7 @@ class Retries:
         """The calls in state UNDECIDED, each with the code and reason of its failure."""
         self._active = anyio.Event()
         self._last_end_s = float("-inf")
-        """When a call ended last, on the monotonic clock."""
+        """The time of the last end of a call, on the monotonic clock."""
         self._tasks: anyio.abc.TaskGroup | None = None
 
     # -- what may be repeated ----------------------------------------------------------------------------------------

@@ -36,13 +36,13 @@ START_TIME_STEP_S = 0.02
 """Resolution of the start times that the kernel reports for processes."""
 
 EXIT_S, GRACE_S = 2.0, 2.0
-"""How long the process may take to exit after the end of its input, and after SIGTERM."""
+"""Time limits of the process to exit after the end of its input, and after SIGTERM, in seconds."""
 
 CLOSED_OUTPUT_EXIT_S = 0.2
-"""How long it may take to exit after it has closed its output although its input is open."""
+"""Its time limit to exit after it has closed its output although its input is open, in seconds."""
 
 EXITING_S = 0.05
-"""How long a process that has closed its output may take to exit before its input is closed."""
+"""The time that it has to exit before its input is closed, in seconds."""
 
 RESTART_WINDOW_S = 60.0
 """At most ``restarts`` restarts happen within this time."""
@@ -248,7 +248,7 @@ class ServerProcess:
         self._received: int | None = None
         """Bytes of its input that it has read, once it has ended; None if that is unknown."""
         self.failure = ""
-        """Why the relay has ended it."""
+        """The reason why the relay has ended it."""
         self.unfinished: set[str] = set()
         """Calls that may not be repeated and were given up: it may still be at work on them (see ``mcp.id_key``)."""
 

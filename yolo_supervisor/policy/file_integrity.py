@@ -107,7 +107,7 @@ def strictness_flaw(data: bytes) -> Flaw | None:
 
 
 class _Pairs:
-    """What a parser meets that strict readers refuse."""
+    """The values in a JSON text that strict readers refuse, collected by a parser."""
 
     def __init__(self) -> None:
         self.constant: str | None = None

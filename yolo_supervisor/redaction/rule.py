@@ -1,4 +1,4 @@
-"""What a rule of redaction is, and how words differ from random characters."""
+"""A rule of redaction, and the difference between words and random characters."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from yolo_supervisor.fs.trust import Refused
 from yolo_supervisor.store.disk import FILE_MODE, FOLDER_MODE, Disk, Unflushed
 
 PUT_BACK_LIMIT = 100
-"""How often a content that changes meanwhile is put back."""
+"""The number of attempts to put back a content that changes meanwhile."""
 
 LINKLESS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 """The errors of file systems without hard links."""

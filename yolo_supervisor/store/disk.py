@@ -15,7 +15,7 @@ FOLDER_MODE = 0o700
 
 
 class Unflushed(OSError):
-    """It is unknown what of a file is on the device: nothing may be added to it any more.
+    """The content of a file on the device is unknown: nothing may be added to it any more.
 
     A flush has failed, and must not be repeated (the kernel may have dropped what it could not write), or the end of a
     failed write could not be cut off.

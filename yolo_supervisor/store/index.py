@@ -28,7 +28,7 @@ from yolo_supervisor.store.lines import (
 )
 
 VERSIONS = 5
-"""How many good versions of a document are remembered."""
+"""The number of good versions of a document that are remembered."""
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):

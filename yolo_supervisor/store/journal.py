@@ -80,7 +80,7 @@ class Journal:
         self.torn = 0
         """The bytes of half-written lines that were cut off and put into the quarantine."""
         self._spoiled = False
-        """Whether it is unknown what of the segment is on the device: then the next line begins a new one."""
+        """Whether the segment's content on the device is unknown: then the next line begins a new one."""
         self._late_marks: list[Done | Failed] = []
         """Marks that could not be written: they come before the next line."""
         self._disk = disk

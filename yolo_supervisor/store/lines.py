@@ -182,7 +182,7 @@ class FlagState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The number of its line: outcomes before it do not count."""
     off: bool
     times: int
-    """How often in a row the flag was disabled for its errors."""
+    """The number of times in a row that the flag was disabled for its errors."""
     by: str
     at: str
     reason: str

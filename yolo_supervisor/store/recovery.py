@@ -29,7 +29,7 @@ class Recovery:
     overtaken: tuple[str, ...]
     """The changes that were not made, because another program was first or they are not the project's."""
     damage: tuple[str, ...]
-    """What of the journal is lost."""
+    """The lost parts of the journal."""
     torn: int = 0
     """The bytes of half-written lines that were cut off."""
 

@@ -34,10 +34,10 @@ RECEIVE_BUFFER = 8 * 2**20
 """Bytes of events that may wait while the event loop is busy."""
 
 ACK_S = 0.5
-"""How long the kernel may take to confirm that it sends events. It takes microseconds."""
+"""The time limit of the kernel to confirm that it sends events, in seconds. It takes microseconds."""
 
 EVENTS_AT_ONCE = 4096
-"""So many events are read without a pause."""
+"""The number of events that are read without a pause."""
 
 CLOSED_S = 0.5
 """The pause after which it is looked again whether births are asked for."""
@@ -59,7 +59,7 @@ class Link:
 
 @dataclass
 class Lineages:
-    """Which processes descend from which agent, by their births."""
+    """The descendants of each agent, by their births."""
 
     links: dict[int, Link] = field(default_factory=dict)
     """By pid. A link outlives its process while an event that names it may still come."""
@@ -67,7 +67,7 @@ class Lineages:
     """The pids of the children that each agent has started. A tool leads a session, which has its pid."""
 
     changes: int = 0
-    """How many descendants were recorded so far."""
+    """The number of descendants recorded so far."""
 
     def add(self, agent: ProcessId, tree: Tree, is_alive: Callable[[ProcessId], bool]) -> None:
         """Follow an agent from now on, and its descendants in the tree that still live."""
@@ -136,7 +136,7 @@ class Births:
         """Whether the kernel is to be asked. It is asked once only if it refuses."""
         self.lineages = Lineages()
         self.lost = 0
-        """How often events were lost: some births are unknown then."""
+        """The number of times that events were lost: some births are unknown then."""
         self._socket: socket.socket | None = None
 
     @property

@@ -15,7 +15,7 @@ LOCAL_VARIABLES = (*NAMING_VARIABLES, "GIT_IMPLICIT_WORK_TREE", "GIT_PREFIX")
 """Environment variables that describe one work tree. They must be unset for a git that works in another one."""
 
 NOT_IN_FILES = "ref: refs/heads/.invalid"
-"""What the file ``HEAD`` holds where git stores refs in another format than files."""
+"""The content of the file ``HEAD`` if git stores refs in another format than files."""
 
 OWN_FOLDER, LOCKS_DOCUMENT = "yolo-supervisor", "locks-"
 """Our folder in a repository's common directory, and the prefix of the documents in it about the locks of a commit."""

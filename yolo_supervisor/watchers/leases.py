@@ -18,7 +18,7 @@ from yolo_supervisor.system.git_files import OWN_FOLDER
 from yolo_supervisor.watchers.base import Remediation
 
 LOOK_S = 1.0
-"""How often a lock of git's is looked at whose holder may soon be known, or dead."""
+"""The pause between two looks at a lock of git's whose holder may soon be known, or dead, in seconds."""
 
 
 HELD_LONG_S = 600.0
@@ -76,7 +76,7 @@ class LeasesWatcher:
         self._leases = leases
         self._locks = locks
         self._next_s: float | None = None
-        """When the next action is due, in time awake."""
+        """The time at which the next action is due, in time awake."""
 
     @property
     def interval_s(self) -> float:

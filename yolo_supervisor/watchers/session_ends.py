@@ -13,7 +13,7 @@ from yolo_supervisor.formats.session_ends import Clients, Countdown, EndedAgent,
 from yolo_supervisor.models import ProcessId, from_iso, iso
 
 KEPT_FOR = timedelta(days=3)
-"""How long an ended agent waits for a person who is shown its end."""
+"""The longest wait of an ended agent for a person who is shown its end."""
 
 KEPT = 100
 """The number of ended agents, the newest, that wait for that."""
@@ -80,7 +80,7 @@ def _ended(countdown: Countdown, now: datetime) -> EndedAgent:
 
 
 def messages(ends: SessionEnds, clients: Mapping[str, Clients], now_s: float) -> Iterator[ShowMessage]:
-    """What people are shown: each countdown, and once the ended agents of a server that they have come to since.
+    """Messages for people at tmux: each countdown, and once the ended agents of a server that they have come to since.
 
     ``now_s`` is monotonic.
     """
