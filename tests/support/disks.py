@@ -570,11 +570,11 @@ def _in_order(disk: MemoryDisk, chance: random.Random, chances: int) -> Iterator
 # -- disks that fail -------------------------------------------------------------------------------------------------
 
 Mode = Literal["once", "on", "short"]
-"""How a disk fails: one time, from there on, or with a write that is cut short and an error after it."""
+"""The failure of a disk: once, from there on, or a write that is cut short and an error after it."""
 
 
 class FaultyDisk(MemoryDisk):
-    """A disk whose n-th operation fails, until it is ``mended``.
+    """A disk whose n-th operation fails, until ``repaired`` is set.
 
     A flush that fails marks the file's pages clean, as Linux does; a folder's stay dirty, its file system is stopped
     by such an error in reality. A file whose closing fails is closed.
@@ -582,7 +582,7 @@ class FaultyDisk(MemoryDisk):
 
     def __init__(self, at: int, number: int, mode: Mode) -> None:
         super().__init__()
-        self.mended = True
+        self.repaired = True
         self.calls = 0
         self.failed = ""
         """The first operation that failed."""
@@ -596,7 +596,7 @@ class FaultyDisk(MemoryDisk):
 
     def step(self, name: str, first: object) -> None:
         super().step(name, first)
-        if self.mended or name == "unlock":  # the kernel never refuses to take a lock back
+        if self.repaired or name == "unlock":  # the kernel never refuses to take a lock back
             return
         self.calls += 1
         past = self.calls - self._at
@@ -605,7 +605,7 @@ class FaultyDisk(MemoryDisk):
             raise _refuse(self._number, f"{name} {first}")
 
     def written(self, fd: int, data: bytes) -> int:
-        short = self._mode == "short" and not self.mended and self.calls == self._at
+        short = self._mode == "short" and not self.repaired and self.calls == self._at
         return super().written(fd, data[: len(data) // 2] if short else data)
 
     def close(self, fd: int) -> None:

@@ -1,4 +1,4 @@
-"""The program is cut off at every single operation on the disk, and every one of them fails: what is left then?"""
+"""Power cuts at every operation on the disk, and a failure of every operation, for each action."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from yolo_supervisor.store.store import Outcome, Store
 
 @pytest.fixture
 def tmp_path(tmp_path: Path) -> Iterator[Path]:
-    """A folder in memory, if there is such a file system: thousands of projects are made, and cut off, in it."""
+    """A folder in memory, if there is such a file system, for the thousands of projects of a test."""
     if not os.access("/dev/shm", os.W_OK):
         yield tmp_path
         return
@@ -49,7 +49,7 @@ def tmp_path(tmp_path: Path) -> Iterator[Path]:
 
 
 class CountingDisk(QuickDisk):
-    """A disk that lets a test step in before its n-th operation."""
+    """A disk that calls ``interfere`` before its n-th operation."""
 
     def __init__(self, at: int) -> None:
         self.at = at
@@ -117,14 +117,14 @@ class CountingDisk(QuickDisk):
 
 
 class PowerCut(BaseException):
-    """The end of the world, for one process."""
+    """The end of a process by a power cut."""
 
 
 Loss = Literal["nothing", "data", "names"]
 
 
 class MortalDisk(CountingDisk):
-    """A disk that is cut off at its n-th operation, a write half done; nothing reaches it afterwards.
+    """A disk with a power cut at its n-th operation, a write half done; nothing reaches it afterwards.
 
     ``lose`` then takes what was never flushed, as the weakest file systems may: the data of files (they become as
     short as they were at their last flush) or the names in folders (files come back, go again, get their old content).
@@ -202,25 +202,25 @@ class MortalDisk(CountingDisk):
 
 
 class FailingDisk(CountingDisk):
-    """A disk whose n-th operation fails, and all later ones too unless it fails ``once``, until it is ``mended``."""
+    """A disk whose n-th operation fails, and all later ones too unless it fails ``once``, until ``repaired`` is set."""
 
     def __init__(self, at: int, number: int, once: bool) -> None:
         super().__init__(at)
-        self.mended = False
+        self.repaired = False
         self._number = number
         self._once = once
 
     def interfere(self) -> None:
-        if not self.mended and (self.steps == self.at or not self._once):
+        if not self.repaired and (self.steps == self.at or not self._once):
             raise OSError(self._number, os.strerror(self._number))
 
 
-# -- the scenes: one for each thing that the supervisor is able to do to a document -------------------------------
+# -- changes: one for each edit of a document --------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Scene:
-    """An action, and the document that it is about: what it was before and what it is to be."""
+class Change:
+    """An action, and the content of its document before and after it."""
 
     action: Edit
     before: bytes | None
@@ -238,7 +238,7 @@ class Scene:
             self.action.path.write_bytes(self.before)
 
     def time_passes(self) -> None:
-        """The lock that the crash left gets stale, and its owners break it."""
+        """Let the lock that the crash left become stale, and its owners break it."""
         if self.action.lock and self.action.lock[0].is_dir():
             self.action.lock[0].rmdir()
 
@@ -248,140 +248,140 @@ AGENT = Agent(id="dev-1@team", name="dev-1", role="dev", team="team", source="te
 LEASE = b'{\n  "acquired_at": "2026-02-01T00:00:00Z",\n  "owner": "dev-1",\n  "resource": "r",\n  "ttl_secs": 300\n}'
 
 
-def _register(p: Path) -> Scene:
+def _register(p: Path) -> Change:
     path = p / ".supervisor" / "agents" / own_files.agent_file(AGENT)
-    return Scene(Register(key=AGENT.id, path=path, agent=AGENT, reason="seen"), None, own_files.dump_agent(AGENT))
+    return Change(Register(key=AGENT.id, path=path, agent=AGENT, reason="seen"), None, own_files.dump_agent(AGENT))
 
 
-def _update_record(p: Path) -> Scene:
+def _update_record(p: Path) -> Change:
     path = p / ".supervisor" / "agents" / own_files.agent_file(AGENT)
     more = replace(AGENT, lists=("red",))
     action = UpdateRecord(key=AGENT.id, path=path, agent=more, reason="more is known")
-    return Scene(action, own_files.dump_agent(AGENT), own_files.dump_agent(more))
+    return Change(action, own_files.dump_agent(AGENT), own_files.dump_agent(more))
 
 
-def _forget(p: Path) -> Scene:
+def _forget(p: Path) -> Change:
     path = p / ".supervisor" / "agents" / own_files.agent_file(AGENT)
-    return Scene(agents.forget(key=AGENT.id, path=path, reason="all is healed"), own_files.dump_agent(AGENT), None)
+    return Change(agents.forget(key=AGENT.id, path=path, reason="all is healed"), own_files.dump_agent(AGENT), None)
 
 
-def _requeue(p: Path) -> Scene:
+def _requeue(p: Path) -> Change:
     task = Task(list="team", number="1", status="in_progress", owner="dev-1", path=p / "tasks" / "1.json")
-    return Scene(
+    return Change(
         Requeue(key="team/1", task=task, owner="dev-1", cause="died", reason="dev-1 is dead"),
         b'{\n  "id": "1",\n  "status": "in_progress",\n  "more": "Gr\xc3\xb6\xc3\x9fe",\n  "owner": "dev-1"\n}',
         b'{\n  "id": "1",\n  "status": "pending",\n  "more": "Gr\xc3\xb6\xc3\x9fe"\n}',
     )
 
 
-def _requeue_plan(p: Path) -> Scene:
+def _requeue_plan(p: Path) -> Change:
     path = p / ".execution-state.json"
     plan = Task(list="execution-state", number="05-01", status="running", owner=None, path=path)
-    return Scene(
+    return Change(
         Requeue(key=plan.id, task=plan, owner=None, cause="died", reason="dead"),
         b'{"phase":5,"plans":[{"id":"05-01","status":"running"}]}',
         b'{"phase":5,"plans":[{"id":"05-01","status":"pending"}]}',
     )
 
 
-def _release(p: Path) -> Scene:
-    return Scene(Release(key="r", path=p / ".locks" / "r.lease", owner="dev-1", reason="dead"), LEASE, None)
+def _release(p: Path) -> Change:
+    return Change(Release(key="r", path=p / ".locks" / "r.lease", owner="dev-1", reason="dead"), LEASE, None)
 
 
-def _drop_pids(p: Path) -> Scene:
+def _drop_pids(p: Path) -> Change:
     gone, lock = frozenset({4242}), p / "pid-lock"
     action = DropPids(key="pids", path=p / ".agent-pids", pids=gone, pid_lock=lock, reason="dead")
-    return Scene(action, b"4242\n4243\n", b"4243\n")
+    return Change(action, b"4242\n4243\n", b"4243\n")
 
 
-def _drop_health(p: Path) -> Scene:
+def _drop_health(p: Path) -> Change:
     action = DropHealth(key="dev", path=p / ".agent-health" / "dev.json", pid=4242, reason="dead")
-    return Scene(action, b'{"pid":4242,"role":"dev"}', None)
+    return Change(action, b'{"pid":4242,"role":"dev"}', None)
 
 
-def _set_mark(p: Path) -> Scene:
+def _set_mark(p: Path) -> Change:
     path = p / ".active-agent-count"
     action = SetMarker(key="count", path=path, expected_digest=digest(b"2"), data=b"1", reason="one is dead")
-    return Scene(action, b"2", b"1")
+    return Change(action, b"2", b"1")
 
 
-def _remove_mark(p: Path) -> Scene:
+def _remove_mark(p: Path) -> Change:
     action = SetMarker(key="agent", path=p / ".active-agent", expected_digest=digest(b"dev"), data=None, reason="dead")
-    return Scene(action, b"dev", None)
+    return Change(action, b"dev", None)
 
 
-def _lend(p: Path) -> Scene:
+def _lend(p: Path) -> Change:
     path = p / ".locks" / "r.lease"
     action = leases.grant("acquired", key="r", path=path, expected_digest=None, data=LEASE, reason="asked")
-    return Scene(action, None, LEASE)
+    return Change(action, None, LEASE)
 
 
-def _take_over(p: Path) -> Scene:
+def _take_over(p: Path) -> Change:
     path, taken = p / ".locks" / "r.lease", LEASE.replace(b"dev-1", b"dev-2")
-    return Scene(
+    return Change(
         leases.grant("taken_over", key="r", path=path, expected_digest=digest(LEASE), data=taken, reason="it ran out"),
         LEASE,
         taken,
     )
 
 
-def _quarantine(p: Path) -> Scene:
+def _quarantine(p: Path) -> Change:
     path = p / ".supervisor" / "quarantine" / "config.json-1"
-    return Scene(state.quarantine(key="config.json", path=path, data=b"\xff\0", reason="it is torn"), None, b"\xff\0")
+    return Change(state.quarantine(key="config.json", path=path, data=b"\xff\0", reason="it is torn"), None, b"\xff\0")
 
 
-def _restore(p: Path) -> Scene:
+def _restore(p: Path) -> Change:
     torn, good = b'{"status":', b'{"status":"running"}'
     path = p / ".execution-state.json"
-    return Scene(
+    return Change(
         Restore(key="state", path=path, expected_digest=digest(torn), data=good, flaw=None, reason="it is torn"),
         torn,
         good,
     )
 
 
-def _restore_one_that_is_empty(p: Path) -> Scene:
+def _restore_one_that_is_empty(p: Path) -> Change:
     good = b"# State\n"
-    return Scene(
+    return Change(
         Restore(key="md", path=p / "STATE.md", expected_digest=digest(b""), data=good, flaw=None, reason="it is empty"),
         b"",
         good,
     )
 
 
-def _restore_one_too_large_for_the_journal(p: Path) -> Scene:
+def _restore_one_too_large_for_the_journal(p: Path) -> Change:
     good = b'{"status":"' + b"x" * 2**19 + b'"}'
     path = p / ".execution-state.json"
-    return Scene(
+    return Change(
         Restore(key="state", path=path, expected_digest=digest(b"{"), data=good, flaw=None, reason="it is torn"),
         b"{",
         good,
     )
 
 
-def _put_away(p: Path) -> Scene:
+def _put_away(p: Path) -> Change:
     path = p / ".locks" / "s.lease"
-    return Scene(
+    return Change(
         Restore(key="s", path=path, expected_digest=digest(b"{"), data=None, flaw=None, reason="it is torn"), b"{", None
     )
 
 
-def _cut_tail(p: Path) -> Scene:
+def _cut_tail(p: Path) -> Change:
     whole, torn = b'{"event":"plan_start"}\n', b'{"event":"plan_start"}\n{"ev'
     path = p / ".events" / "event-log.jsonl"
     action = state.cut_tail(key="log", path=path, expected_digest=str(digest(torn)), data=whole, reason="it is torn")
-    return Scene(action, torn, whole)
+    return Change(action, torn, whole)
 
 
-def _snap(p: Path) -> Scene:
+def _snap(p: Path) -> Change:
     data, path = b'{"phase":"5"}', p / ".snapshots" / "5-20261122T205510.json"
     action = SaveSnapshot(key="5", path=path, expected_digest=None, data=data, reason="it has changed")
-    return Scene(action, None, data)
+    return Change(action, None, data)
 
 
-def _drop_snapshot(p: Path) -> Scene:
+def _drop_snapshot(p: Path) -> Change:
     path = p / ".snapshots" / "5-20261122T205510.json"
-    return Scene(state.drop_snapshot(key="5", path=path, reason="it is old"), b'{"phase":"5"}', None)
+    return Change(state.drop_snapshot(key="5", path=path, reason="it is old"), b'{"phase":"5"}', None)
 
 
 PENDING = b'{"id":"2","status":"pending"}'
@@ -394,13 +394,13 @@ def _task(p: Path) -> Task:
     return Task(list="tasks", number="2", status="", owner=None, path=p / "tasks" / "2.json")
 
 
-def _claim(p: Path) -> Scene:
-    return Scene(Claim(key="tasks/2", task=_task(p), owner="dev-1", reason="asked"), PENDING, AT_WORK)
+def _claim(p: Path) -> Change:
+    return Change(Claim(key="tasks/2", task=_task(p), owner="dev-1", reason="asked"), PENDING, AT_WORK)
 
 
 @dataclass(frozen=True)
-class Claimed(Scene):
-    """The task has a claim, which the third line of the journal tells of."""
+class Claimed(Change):
+    """The change of a task with a claim, which the third line of the journal records."""
 
     def begin(self) -> None:
         claim = _claim(self.action.path.parents[1])
@@ -408,54 +408,54 @@ class Claimed(Scene):
         with closing(Store(self.action.path.parents[2], disk=QuickDisk())) as store:
             store.open()
             evidence = {"owner": "dev-1"}
-            assert store.commit(replace(claim.action, evidence=evidence), "staging") is Outcome.DONE
+            assert store.commit(replace(claim.action, evidence=evidence), "setup") is Outcome.DONE
             assert store.index.claims["tasks/2"].token == 3
 
 
-def _complete(p: Path) -> Scene:
+def _complete(p: Path) -> Change:
     action = Complete(key="tasks/2", task=_task(p), owner="dev-1", token=3, reason="done")
     return Claimed(action, AT_WORK, FINISHED)
 
 
-def _set_aside(p: Path) -> Scene:
-    return Scene(
+def _set_aside(p: Path) -> Change:
+    return Change(
         MoveToDeadLetters(key="tasks/2", task=_task(p), owner="dev-1", cause="died", reason="it failed"), AT_WORK, ASIDE
     )
 
 
-def _redrive(p: Path) -> Scene:
-    return Scene(tasks.redrive(_task(p), "a person said so"), ASIDE, PENDING)
+def _redrive(p: Path) -> Change:
+    return Change(tasks.redrive(_task(p), "a person said so"), ASIDE, PENDING)
 
 
-def _hand(p: Path) -> Scene:
+def _hand(p: Path) -> Change:
     task, why = _task(p), "a person said so"
     action = Requeue(key="tasks/2", task=task, owner=None, cause="by hand", by_hand=True, reason=why)
-    return Scene(action, AT_WORK, PENDING)
+    return Change(action, AT_WORK, PENDING)
 
 
-def _give_up(p: Path) -> Scene:
-    return Scene(tasks.drop(_task(p), "a person said so"), ASIDE, None)
+def _give_up(p: Path) -> Change:
+    return Change(tasks.drop(_task(p), "a person said so"), ASIDE, None)
 
 
-def _letter(p: Path) -> Scene:
+def _letter(p: Path) -> Change:
     path = p / ".supervisor" / "dead-letters" / "tasks__2.json"
-    return Scene(
+    return Change(
         WriteDeadLetter(key="tasks/2", path=path, data=b'{"id":"tasks/2"}', reason="it failed"),
         None,
         b'{"id":"tasks/2"}',
     )
 
 
-def _put_letter_away(p: Path) -> Scene:
+def _put_letter_away(p: Path) -> Change:
     path = p / ".supervisor" / "dead-letters" / "tasks__2.json"
-    return Scene(
+    return Change(
         tasks.remove_dead_letter(key="tasks/2", path=path, reason="it was redriven"), b'{"id":"tasks/2"}', None
     )
 
 
-def _regenerate(p: Path) -> Scene:
+def _regenerate(p: Path) -> Change:
     path = p / ".contracts" / "5-1.json"
-    return Scene(
+    return Change(
         notes.regenerate_contract(
             key="contract_compliance/5-1-T1",
             path=path,
@@ -476,50 +476,50 @@ def _circuit(p: Path, now: bytes | None) -> circuits.Target:
     return {"key": "server/echo", "path": path, "expected_digest": digest(now)}
 
 
-def _trip(p: Path) -> Scene:
-    return Scene(circuits.opened(_circuit(p, None), OPEN, "it keeps failing", {}), None, OPEN)
+def _trip(p: Path) -> Change:
+    return Change(circuits.opened(_circuit(p, None), OPEN, "it keeps failing", {}), None, OPEN)
 
 
-def _probe(p: Path) -> Scene:
-    return Scene(circuits.half_opened(_circuit(p, OPEN), TRIED, "one call probes"), OPEN, TRIED)
+def _probe(p: Path) -> Change:
+    return Change(circuits.half_opened(_circuit(p, OPEN), TRIED, "one call probes"), OPEN, TRIED)
 
 
-def _close(p: Path) -> Scene:
-    return Scene(circuits.closed(_circuit(p, TRIED), "the probe succeeded"), TRIED, None)
+def _close(p: Path) -> Change:
+    return Change(circuits.closed(_circuit(p, TRIED), "the probe succeeded"), TRIED, None)
 
 
-def _disable(p: Path) -> Scene:
-    return Scene(flags.disable(key="f", path=p / "config.json", reason="it fails"), b'{"f": true, "g": 1}', F_OFF)
+def _disable(p: Path) -> Change:
+    return Change(flags.disable(key="f", path=p / "config.json", reason="it fails"), b'{"f": true, "g": 1}', F_OFF)
 
 
-def _enable(p: Path) -> Scene:
-    return Scene(
+def _enable(p: Path) -> Change:
+    return Change(
         flags.enable(key="f", path=p / "config.json", reason="a person said so"), F_OFF, b'{"f": true, "g": 1}'
     )
 
 
 F_OFF = b'{"f": false, "g": 1}'
-Staging = Callable[[Path], Scene]
-STAGINGS: tuple[Staging, ...] = (
+MakeChange = Callable[[Path], Change]
+CHANGES: tuple[MakeChange, ...] = (
     _register, _update_record, _forget, _requeue, _requeue_plan, _release, _drop_pids, _drop_health, _set_mark,
     _remove_mark, _lend, _take_over, _quarantine, _restore, _restore_one_that_is_empty,
     _restore_one_too_large_for_the_journal, _put_away,
     _cut_tail, _snap, _drop_snapshot, _claim, _complete, _set_aside, _redrive, _hand, _give_up, _letter,
     _put_letter_away, _regenerate, _trip, _probe, _close, _disable, _enable,
 )  # fmt: skip
-every_action = pytest.mark.parametrize("staging", STAGINGS, ids=lambda staging: staging.__name__)
+every_action = pytest.mark.parametrize("make_change", CHANGES, ids=lambda make_change: make_change.__name__)
 ACTIONS = (base, agents, circuits, flags, leases, notes, state, tasks)
 
 
 def made_by(constructor: Callable[..., Edit]) -> Edit:
-    """What the constructor makes of arguments that do not matter."""
+    """Call the constructor with arguments that do not matter."""
     hints = get_type_hints(constructor)
     given = {name: _circuit(Path(), None) if hint is circuits.Target else Mock() for name, hint in hints.items()}
     del given["return"]
     return constructor(**given | ({"verb": get_args(hints["verb"])[0]} if "verb" in hints else {}))
 
 
-def test_every_edit_that_there_is_has_its_scene() -> None:
+def test_every_edit_has_a_change_here() -> None:
     own = [
         member
         for module in ACTIONS
@@ -528,38 +528,40 @@ def test_every_edit_that_there_is_has_its_scene() -> None:
     ]
     classes = [each for each in own if isinstance(each, type) and issubclass(each, Edit) and not each.__subclasses__()]
     constructors = [each for each in own if inspect.isfunction(each) and get_type_hints(each)["return"] is not Note]
-    staged = [staging(Path()).action for staging in STAGINGS]
+    edits = [make_change(Path()).action for make_change in CHANGES]
 
-    assert {*classes} <= {type(action) for action in staged}
+    assert {*classes} <= {type(action) for action in edits}
     made = {(action.kind, action.verb) for action in map(made_by, constructors)}
     assert made
-    assert made <= {(action.kind, action.verb) for action in staged}
+    assert made <= {(action.kind, action.verb) for action in edits}
 
 
-# -- the worlds --------------------------------------------------------------------------------------------------
+# -- the projects --------------------------------------------------------------------------------------------------
 
 
-def told(store: Store) -> list[tuple[str, str]]:
+def recorded(store: Store) -> list[tuple[str, str]]:
     found = history(store.paths.journal)
-    return [(entry["action"], entry["key"]) for entry in found if entry["by"] != "staging"]
+    return [(entry["action"], entry["key"]) for entry in found if entry["by"] != "setup"]
 
 
-def worlds(tmp_path: Path, staging: Staging, first: int = 1, step: int = 1) -> Iterator[tuple[int, Path, Scene]]:
-    """A fresh project for each n, with a store in which another change was acknowledged before."""
+def projects(
+    tmp_path: Path, make_change: MakeChange, first: int = 1, step: int = 1
+) -> Iterator[tuple[int, Path, Change]]:
+    """Make a project for each n, with a store in which another change was acknowledged before."""
     for n in itertools.count(first, step):
         project = tmp_path / str(n)
         (project / ".yolo-planning").mkdir(parents=True)
         with closing(Store(project, disk=QuickDisk())) as store:
             store.open()
             commit_another(store, "earlier")
-        scene = staging(project / ".yolo-planning")
-        scene.begin()
-        yield n, project, scene
+        change = make_change(project / ".yolo-planning")
+        change.begin()
+        yield n, project, change
         shutil.rmtree(project)
 
 
 def commit_another(store: Store, name: str) -> None:
-    """A change of another document; it is acknowledged, so it must never be lost."""
+    """Commit a change of another document; it is acknowledged, so it must never be lost."""
     path = store.paths.planning / ".locks" / f"{name}.lease"
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(LEASE)
@@ -567,7 +569,7 @@ def commit_another(store: Store, name: str) -> None:
 
 
 def cut_off(project: Path, work: Callable[[Store], object], at: int, loss: Loss = "nothing") -> bool:
-    """Do the work on a store that is cut off at its n-th operation; whether it came to an end before."""
+    """Do the work on a store with a power cut at its n-th operation; whether the work ended before."""
     disk = MortalDisk(at)
     store = Store(project, disk=disk)
     try:
@@ -591,41 +593,41 @@ def recovered(project: Path) -> Store:
 
 
 LOSSES: tuple[Loss, ...] = ("nothing", "data", "names")
-"""A quick run has each operation cut off with one of these, any other run with all."""
+"""The losses at a power cut. A quick run has one of these at each operation, any other run all."""
 
 
 @every_action
 @pytest.mark.parametrize("loss", LOSSES)
-def test_a_power_cut_at_any_moment_leaves_the_document_as_it_was_or_as_it_was_to_be(
-    staging: Staging, loss: Loss, tmp_path: Path
+def test_a_power_cut_at_any_moment_leaves_the_document_unchanged_or_changed(
+    make_change: MakeChange, loss: Loss, tmp_path: Path
 ) -> None:
     acknowledged: list[Outcome] = []
     first, step = (1 + LOSSES.index(loss), len(LOSSES)) if TIER == "quick" else (1, 1)
-    for n, project, scene in worlds(tmp_path, staging, first, step):
+    for n, project, change in projects(tmp_path, make_change, first, step):
 
-        def work(store: Store, scene: Scene = scene) -> None:
-            acknowledged.append(store.commit(scene.action, "test"))
+        def work(store: Store, change: Change = change) -> None:
+            acknowledged.append(store.commit(change.action, "test"))
             store.note(DIED, "test")
 
         ended = cut_off(project, work, n, loss)
-        assert scene.now in (scene.before, scene.after), "between the crash and the recovery"
-        scene.time_passes()
+        assert change.now in (change.before, change.after), "between the crash and the recovery"
+        change.time_passes()
 
         with closing(recovered(project)) as store:
-            found, lines = scene.now, store.paths.journal.read_bytes()
-            assert found in (scene.before, scene.after)
+            found, lines = change.now, store.paths.journal.read_bytes()
+            assert found in (change.before, change.after)
             if acknowledged:
                 assert acknowledged == [Outcome.DONE]
-                assert found == scene.after
-            assert told(store)[0] == ("released", "earlier")
-            assert told(store).count((scene.action.verb, scene.action.key)) == (found == scene.after)
+                assert found == change.after
+            assert recorded(store)[0] == ("released", "earlier")
+            assert recorded(store).count((change.action.verb, change.action.key)) == (found == change.after)
 
             assert not store.recover()
-            assert (scene.now, store.paths.journal.read_bytes()) == (found, lines)
+            assert (change.now, store.paths.journal.read_bytes()) == (found, lines)
 
-            expected = Outcome.DONE if found == scene.before else Outcome.STALE
-            assert store.commit(scene.action, "test") is expected
-            assert scene.now == scene.after
+            expected = Outcome.DONE if found == change.before else Outcome.STALE
+            assert store.commit(change.action, "test") is expected
+            assert change.now == change.after
             commit_another(store, "later")
         acknowledged.clear()
         if ended:
@@ -637,21 +639,21 @@ DIED = agents.died(key=AGENT.id, reason="its process has ended")
 
 
 @every_action
-def test_a_power_cut_in_the_middle_of_a_recovery_is_recovered_from(staging: Staging, tmp_path: Path) -> None:
+def test_a_power_cut_in_the_middle_of_a_recovery_is_recovered_from(make_change: MakeChange, tmp_path: Path) -> None:
     in_recovery = 0
-    for n, project, scene in worlds(tmp_path, staging):
-        promised = _cut_off_right_after_the_promise(project, scene)
+    for n, project, change in projects(tmp_path, make_change):
+        promised = _cut_off_right_after_the_promise(project, change)
         assert promised
-        scene.time_passes()
+        change.time_passes()
 
         ended = cut_off(project, lambda store: store.recover(), n)
         in_recovery += not ended
-        assert scene.now in (scene.before, scene.after)
-        scene.time_passes()
+        assert change.now in (change.before, change.after)
+        change.time_passes()
 
         with closing(recovered(project)) as store:
-            assert scene.now == scene.after
-            assert told(store)[:2] == [("released", "earlier"), (scene.action.verb, scene.action.key)]
+            assert change.now == change.after
+            assert recorded(store)[:2] == [("released", "earlier"), (change.action.verb, change.action.key)]
             assert not store.recover()
             commit_another(store, "later")
         if ended:
@@ -659,18 +661,18 @@ def test_a_power_cut_in_the_middle_of_a_recovery_is_recovered_from(staging: Stag
     assert in_recovery > 3
 
 
-def _cut_off_right_after_the_promise(project: Path, scene: Scene) -> bool:
-    """Crash when the journal has heard of the change and the document has not."""
+def _cut_off_right_after_the_promise(project: Path, change: Change) -> bool:
+    """Crash after the change was written to the journal, and before it was made to the document."""
 
     class CutBeforeTheDocument(QuickDisk):
         def open(self, path: Path, flags: int, mode: int = 0o600) -> int:
-            beside = path.parent == scene.action.path.parent and path.name.startswith(f".{scene.action.path.name}")
-            if beside or path == scene.action.path:
+            beside = path.parent == change.action.path.parent and path.name.startswith(f".{change.action.path.name}")
+            if beside or path == change.action.path:
                 raise PowerCut
             return super().open(path, flags, mode)
 
         def unlink(self, path: Path) -> None:
-            if path == scene.action.path:
+            if path == change.action.path:
                 raise PowerCut
             super().unlink(path)
 
@@ -680,11 +682,11 @@ def _cut_off_right_after_the_promise(project: Path, scene: Scene) -> bool:
     with closing(Store(project, disk=CutBeforeTheDocument())) as store:
         store.open()
         with pytest.raises(PowerCut):
-            store.commit(scene.action, "test")
-    return scene.now == scene.before
+            store.commit(change.action, "test")
+    return change.now == change.before
 
 
-def test_a_power_cut_while_the_store_is_made_leaves_one_that_can_be_made(tmp_path: Path) -> None:
+def test_a_store_can_be_made_after_a_power_cut_while_it_was_made(tmp_path: Path) -> None:
     for n in itertools.count(1):
         project = tmp_path / str(n)
         (project / ".yolo-planning").mkdir(parents=True)
@@ -706,134 +708,134 @@ def test_an_acknowledged_first_change_survives_any_power_cut(tmp_path: Path) -> 
     cut_off(tmp_path, lambda store: commit_another(store, "first"), at=10_000, loss="names")
 
     with closing(recovered(tmp_path)) as store:
-        assert told(store) == [("released", "first")]
+        assert recorded(store) == [("released", "first")]
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_after_a_power_cut_the_checksum_file_matches_the_document(loss: Loss, tmp_path: Path) -> None:
-    for n, project, scene in worlds(tmp_path, _requeue_plan):
-        side = scene.action.path.with_name(".execution-state.json.sha256")
-        side.write_text(str(digest(scene.before)))
+    for n, project, change in projects(tmp_path, _requeue_plan):
+        side = change.action.path.with_name(".execution-state.json.sha256")
+        side.write_text(str(digest(change.before)))
 
-        def work(store: Store, scene: Scene = scene) -> None:
-            store.commit(scene.action, "test")
+        def work(store: Store, change: Change = change) -> None:
+            store.commit(change.action, "test")
 
         ended = cut_off(project, work, n, loss)
 
         with closing(recovered(project)):
-            assert side.read_text() == digest(scene.now)
+            assert side.read_text() == digest(change.now)
         if ended:
             break
 
 
 def test_recovery_cuts_a_log_in_place(tmp_path: Path) -> None:
-    _, project, scene = next(worlds(tmp_path, _cut_tail))
-    _cut_off_right_after_the_promise(project, scene)
-    inode = scene.action.path.stat().st_ino
+    _, project, change = next(projects(tmp_path, _cut_tail))
+    _cut_off_right_after_the_promise(project, change)
+    inode = change.action.path.stat().st_ino
 
     with closing(recovered(project)):
-        assert (scene.now, scene.action.path.stat().st_ino) == (scene.after, inode)
+        assert (change.now, change.action.path.stat().st_ino) == (change.after, inode)
 
 
-# -- promises that a crash left, and what others did meanwhile -----------------------------------------------------
+# -- promises that a crash left, and changes by other programs meanwhile --------------------------------------------
 
 
-def _crashed(tmp_path: Path) -> tuple[Path, Scene]:
-    """A project whose supervisor crashed when it had promised to give a task back; its lock is stale."""
-    _, project, scene = next(worlds(tmp_path, _requeue))
-    _cut_off_right_after_the_promise(project, scene)
-    scene.time_passes()
-    return project, scene
+def _crashed(tmp_path: Path) -> tuple[Path, Change]:
+    """A project whose supervisor crashed after its promise to requeue a task; its lock is stale."""
+    _, project, change = next(projects(tmp_path, _requeue))
+    _cut_off_right_after_the_promise(project, change)
+    change.time_passes()
+    return project, change
 
 
 def test_a_promise_is_kept_by_the_next_run_and_reported(tmp_path: Path) -> None:
-    project, scene = _crashed(tmp_path)
+    project, change = _crashed(tmp_path)
 
     with closing(Store(project)) as store:
         store.open()
         recovery = store.recover()
 
     assert recovery.finished == ("requeued team/1",)
-    assert scene.now == scene.after
+    assert change.now == change.after
 
 
 def test_a_document_that_was_changed_since_is_left_alone_and_reported(tmp_path: Path) -> None:
-    project, scene = _crashed(tmp_path)
-    scene.action.path.write_bytes(b'{"id":"1","status":"completed","owner":"dev-1"}')
+    project, change = _crashed(tmp_path)
+    change.action.path.write_bytes(b'{"id":"1","status":"completed","owner":"dev-1"}')
 
     with closing(Store(project)) as store:
         store.open()
         recovery = store.recover()
 
         assert recovery.overtaken == ("requeued team/1",)
-        assert scene.now == b'{"id":"1","status":"completed","owner":"dev-1"}'
-        assert told(store) == [("released", "earlier")]
+        assert change.now == b'{"id":"1","status":"completed","owner":"dev-1"}'
+        assert recorded(store) == [("released", "earlier")]
         assert not store.recover()
 
 
 def test_a_promise_about_a_task_list_that_is_gone_does_not_stop_the_recovery(tmp_path: Path) -> None:
-    project, scene = _crashed(tmp_path)
-    for path in scene.action.path.parent.iterdir():
+    project, change = _crashed(tmp_path)
+    for path in change.action.path.parent.iterdir():
         path.rmdir() if path.is_dir() else path.unlink()
-    scene.action.path.parent.rmdir()
+    change.action.path.parent.rmdir()
 
     with closing(recovered(project)) as store:
-        assert not scene.action.path.parent.exists()
+        assert not change.action.path.parent.exists()
         assert not store.recover()
         commit_another(store, "later")
 
 
-def test_a_promise_about_what_cannot_be_read_any_more_does_not_stop_the_recovery(tmp_path: Path) -> None:
-    project, scene = _crashed(tmp_path)
-    scene.action.path.unlink()
-    scene.action.path.mkdir()
+def test_a_promise_about_an_unreadable_document_does_not_stop_the_recovery(tmp_path: Path) -> None:
+    project, change = _crashed(tmp_path)
+    change.action.path.unlink()
+    change.action.path.mkdir()
 
     with closing(recovered(project)) as store:
-        assert scene.action.path.is_dir()
+        assert change.action.path.is_dir()
         commit_another(store, "later")
 
 
-def test_a_promise_about_what_is_a_link_now_does_not_stop_the_recovery(tmp_path: Path) -> None:
-    project, scene = _crashed(tmp_path)
-    target = scene.action.path.rename(tmp_path / "target")
-    scene.action.path.symlink_to(target)
+def test_a_promise_about_a_document_that_is_a_link_now_does_not_stop_the_recovery(tmp_path: Path) -> None:
+    project, change = _crashed(tmp_path)
+    target = change.action.path.rename(tmp_path / "target")
+    change.action.path.symlink_to(target)
 
     with closing(recovered(project)) as store:
-        assert target.read_bytes() == scene.before
+        assert target.read_bytes() == change.before
         commit_another(store, "later")
 
 
 def test_a_promise_whose_document_is_locked_is_left_for_later(tmp_path: Path) -> None:
-    project, scene = _crashed(tmp_path)
-    _client_takes_the_lock(scene)
+    project, change = _crashed(tmp_path)
+    _client_takes_the_lock(change)
 
     with closing(recovered(project)) as store:
-        assert scene.now == scene.before
-        scene.time_passes()
+        assert change.now == change.before
+        change.time_passes()
         store.recover()
 
-    assert scene.now == scene.after
+    assert change.now == change.after
 
 
 def test_a_promise_that_a_later_change_has_overtaken_is_never_kept(tmp_path: Path) -> None:
-    project, scene = _crashed(tmp_path)
-    _client_takes_the_lock(scene)
+    project, change = _crashed(tmp_path)
+    _client_takes_the_lock(change)
     with closing(recovered(project)) as store:
-        scene.time_passes()
-        assert store.commit(scene.action, "test") is Outcome.DONE
-    scene.begin()  # an agent of the same name, alive, claims the task: byte for byte the expected content
+        change.time_passes()
+        assert store.commit(change.action, "test") is Outcome.DONE
+    change.begin()  # an agent of the same name, alive, claims the task: byte for byte the expected content
 
     with closing(recovered(project)):
-        assert scene.now == scene.before
+        assert change.now == change.before
 
 
-def _client_takes_the_lock(scene: Scene) -> None:
-    assert scene.action.lock is not None
-    lock = scene.action.lock[0]
+def _client_takes_the_lock(change: Change) -> None:
+    assert change.action.lock is not None
+    lock = change.action.lock[0]
     if lock.is_dir():
         lock.rmdir()
     lock.mkdir()
-    now = time.time() + 1  # later than any lock of ours, whatever the file system's clock ticks like
+    now = time.time() + 1  # later than any lock of ours, however coarse the file system's clock
     os.utime(lock, (now, now))
 
 
@@ -843,14 +845,14 @@ def _client_takes_the_lock(scene: Scene) -> None:
     ids=["empty", "binary", "unicode", "line ends", "surrogate", "long"],
 )
 def test_recovery_writes_exactly_the_promised_bytes(content: bytes, tmp_path: Path) -> None:
-    def staging(planning: Path) -> Scene:
-        return Scene(Put(key="k", path=planning / "document", content=content), b"before", content)
+    def make_change(planning: Path) -> Change:
+        return Change(Put(key="k", path=planning / "document", content=content), b"before", content)
 
-    _, project, scene = next(worlds(tmp_path, staging))
-    _cut_off_right_after_the_promise(project, scene)
+    _, project, change = next(projects(tmp_path, make_change))
+    _cut_off_right_after_the_promise(project, change)
 
     with closing(recovered(project)):
-        assert scene.now == content
+        assert change.now == content
 
 
 # -- a disk that fails -------------------------------------------------------------------------------------------
@@ -871,40 +873,40 @@ FAILURES = list(itertools.product((errno.EIO, errno.ENOSPC), (True, False)))
     ids=lambda value: ("once" if value else "from there on") if isinstance(value, bool) else errno.errorcode[value],
 )
 def test_a_disk_failure_at_any_operation_loses_nothing_and_is_recovered(
-    staging: Staging, number: int, once: bool, tmp_path: Path
+    make_change: MakeChange, number: int, once: bool, tmp_path: Path
 ) -> None:
     descriptors, failures = open_descriptors(), list[int | None]()
     first, step = (2 - once, 2) if TIER == "quick" else (1, 1)
-    for n, project, scene in worlds(tmp_path, staging, first, step):
+    for n, project, change in projects(tmp_path, make_change, first, step):
         disk = FailingDisk(n, number, once)
         with closing(Store(project, disk=disk)) as store:
             opened = False
             try:
                 store.open()
                 opened = True
-                assert store.commit(scene.action, "test") is Outcome.DONE
-                assert scene.now == scene.after
+                assert store.commit(change.action, "test") is Outcome.DONE
+                assert change.now == change.after
             except OSError as error:
                 failures.append(error.errno)
-                assert scene.now in (scene.before, scene.after)
+                assert change.now in (change.before, change.after)
             ended = not disk.reached
-            disk.mended = True
-            scene.time_passes()
+            disk.repaired = True
+            change.time_passes()
 
             if not opened:
                 store.close()
                 store.open()
-            found = scene.now
-            assert store.commit(scene.action, "test") is (Outcome.DONE if found == scene.before else Outcome.STALE)
-            assert scene.now == scene.after
+            found = change.now
+            assert store.commit(change.action, "test") is (Outcome.DONE if found == change.before else Outcome.STALE)
+            assert change.now == change.after
             commit_another(store, "later")
         with closing(recovered(project)) as store:
             outside = [path for path in project.rglob("*") if ".supervisor" not in path.parts]
             left = [path for path in outside if path.suffix in (".tmp", ".stale", ".lock")]
             assert not left or not once
-            assert scene.now == scene.after
-            assert told(store) == [
-                ("released", "earlier"), (scene.action.verb, scene.action.key), ("released", "later"),
+            assert change.now == change.after
+            assert recorded(store) == [
+                ("released", "earlier"), (change.action.verb, change.action.key), ("released", "later"),
             ]  # fmt: skip
         if ended:
             break

@@ -1,4 +1,4 @@
-"""What an agent is doing, judged from its signs."""
+"""The activity of an agent, derived from its signs of work."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta

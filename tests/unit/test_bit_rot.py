@@ -1,4 +1,4 @@
-"""Whatever happens to the bytes of our files: what is read is true, and what is lost is told."""
+"""Bit rot in our files: all that is read is true, and every loss is reported."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from support.budget import budget
 from support.disks import MemoryDisk
 from support.journal import an_entry
-from test_crash_states import PATHS, PROJECT, Life, new_disk, opened, small_limits, told
+from test_crash_states import PATHS, PROJECT, Life, new_disk, opened, recorded, small_limits
 from yolo_supervisor.actions import notes
 from yolo_supervisor.fs.read import digest
 from yolo_supervisor.store.lines import Entry, Write, load
@@ -42,7 +42,7 @@ def a_life() -> MemoryDisk:
     return disk
 
 
-# -- what may happen to bytes ----------------------------------------------------------------------------------------
+# -- mutations of bytes ----------------------------------------------------------------------------------------------
 
 Mutation = Callable[[bytes, random.Random], bytes]
 
@@ -62,13 +62,13 @@ def zero_a_run(data: bytes, chance: random.Random) -> bytes:
 
 
 def splice(data: bytes, chance: random.Random) -> bytes:
-    """Something is missing in the middle."""
+    """Remove bytes in the middle."""
     at = chance.randrange(len(data))
     return data[:at] + data[at + chance.choice([1, 8, 100, 512]) :]
 
 
 def repeat(data: bytes, chance: random.Random) -> bytes:
-    """Something is there twice."""
+    """Write bytes twice."""
     at, size = chance.randrange(len(data)), chance.choice([1, 8, 100, 512])
     return data[: at + size] + data[at:]
 
@@ -80,7 +80,7 @@ def change_a_digit(data: bytes, chance: random.Random) -> bytes:
 
 
 def lose_lines(data: bytes, chance: random.Random) -> bytes:
-    """Whole lines are missing: nothing that is left looks wrong."""
+    """Remove whole lines: the others look right."""
     lines = data.splitlines(keepends=True)
     at = chance.randrange(len(lines))
     return b"".join(lines[:at] + lines[at + chance.randrange(1, 3) :])
@@ -103,7 +103,7 @@ MUTATIONS_OF_A_FILE: tuple[tuple[Mutation, int], ...] = (
 )  # fmt: skip
 
 
-# -- what must be true of it -----------------------------------------------------------------------------------------
+# -- the rules -------------------------------------------------------------------------------------------------------
 
 
 def memory(store: Store) -> Any:
@@ -125,29 +125,29 @@ def journals(disk: MemoryDisk) -> bytes:
 
 
 def rots(disk: MemoryDisk, rotten: bytes, before: Any, unflushed: list[Any]) -> str | None:
-    """What is wrong with a store on a disk with a file that has rotted."""
+    """The first mistake of a store on a disk with a mutated file; None if there is none."""
     try:
         with closing(opened(disk)) as store:
             now, silent = memory(store), not store.journal.damage and not store.journal.torn
             if silent and now != before and now not in unflushed:
                 return f"silently another memory: {now} instead of {before}"
             if any(digest(data) not in now[2][str(PATHS[0])] for data in store.versions(PATHS[0])):
-                return "a version that never was good"
+                return "a version is kept that was never good"
             if unread := requeues_in(disk) - store.index.requeues.keys():
                 return f"lines that are whole were not read: {unread}"
             recovery = store.recover()
             if not silent and not (recovery.damage or recovery.torn):
-                return "what was lost is not told by the recovery"
+                return "the recovery does not report the loss"
             store.note(notes.daemon("reloaded", key="after", reason="asked to"), "test")
         kept = journals(disk)
         for line in rotten.split(b"\n")[:-1]:
             if line not in kept and load(line) is not None:
                 return f"a line that was whole is gone: {line!r}"
-        if told(disk).count("after") != 1:
-            return "what was written after it is not told"
+        if recorded(disk).count("after") != 1:
+            return "an entry written after it is not in the journal"
     except OSError:
         return None
-    except Exception as error:  # noqa: BLE001  # whatever it is, it is to be told with the mutation
+    except Exception as error:  # noqa: BLE001  # any error is reported with its mutation
         return f"{type(error).__name__}: {error}"
     return None
 

@@ -1,4 +1,4 @@
-"""A look at a folder costs what has changed, and misses nothing for longer than it says."""
+"""Looks at folders: the cost depends on the changes, and no change is missed for longer than promised."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from yolo_supervisor.fs import changes
 from yolo_supervisor.fs.changes import EVERY, DirectoryScanner
 
 OLD_NS = 10**18
-"""Long enough ago that nobody writes it again within the same tick of its time stamp."""
+"""A time so long ago that no later write falls into the same tick of the time stamp."""
 
 
 def is_json(name: str) -> bool:
@@ -26,7 +26,7 @@ def age(path: Path, by_ns: int = 0) -> None:
 
 
 def write(path: Path, text: str, by_ns: int = 0) -> None:
-    """Write it in its place, as the client does."""
+    """Write the file in place, as the client does."""
     new = not path.exists()
     path.write_text(text)
     age(path, by_ns)

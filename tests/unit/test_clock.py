@@ -45,7 +45,7 @@ def test_the_first_pause_is_not_longer_than_the_limit() -> None:
 
 
 class Readings:
-    """The time awake, read whenever the monotonic clock has gone on by so many seconds."""
+    """Read the time awake whenever the monotonic clock has advanced by so many seconds."""
 
     def __init__(self) -> None:
         self.s = 1000.0

@@ -1,4 +1,4 @@
-"""Whatever of the unflushed a power cut takes: what was acknowledged is there, once, and nothing else is."""
+"""Power cuts with any loss of unflushed writes: every acknowledged change is there, once, and nothing else is."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DOCS = PROJECT / "docs"
 PATHS = (DOCS / "a.json", DOCS / "b.json", DOCS / "locked.json", DOCS / "log.jsonl", DOCS / "new.json")
 LOG = DOCS / "log.jsonl"
 SEGMENT = 1500
-"""So small that a few actions fill a segment, in bytes."""
+"""The size of a segment in bytes: a few actions fill it."""
 
 
 class StillClock:
@@ -56,12 +56,12 @@ pytestmark = pytest.mark.timeout(budget(quick=600, full=1200, soak=3600))
 
 @pytest.fixture(autouse=True)
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few hundred bytes are a large document, and no segment is old enough to be removed."""
+    """Make a few hundred bytes a large document, and no segment old enough to be removed."""
     monkeypatch.setattr(backups_module, "INLINE", 900)
     monkeypatch.setattr(journal_module, "SEGMENTS", 1000)
 
 
-# -- a life of a store, and what must be true of it ----------------------------------------------------------------
+# -- a life of a store, and its rules --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,24 +87,24 @@ class Put(Edit):
 
 @dataclass(frozen=True, eq=False)
 class Books:
-    """What the world may rely on at some moment."""
+    """The state that users may rely on at some moment."""
 
     documents: dict[Path, tuple[bytes | None, ...]]
-    """What each document may be: one content, or two while an action on it is not acknowledged."""
+    """The possible contents of each document: one, or two while an action on it is not acknowledged."""
     done: frozenset[str] = frozenset()
-    """The keys of what was acknowledged: told once."""
+    """The keys of acknowledged entries: the journal has each once."""
     open: frozenset[str] = frozenset()
-    """Asked for, not acknowledged: told once or not at all."""
+    """The keys of entries that are not acknowledged: the journal has each once or not at all."""
     loose: frozenset[str] = frozenset()
-    """Acknowledged but not durable by itself: as open, until the next durable one."""
+    """The keys of entries that are acknowledged but not flushed: as open, until the next flushed one."""
     undecided: dict[Path, tuple[str, bytes | None]] | None = None
-    """The newest edit of a document that is not acknowledged: told if and only if it is made."""
+    """The newest unacknowledged edit of each document: the journal has it if and only if it is made."""
     good: tuple[str | None, ...] = (None,)
     """The digests that the newest good version may have."""
 
 
 class Life:
-    """A store at work, and the books that are kept on it."""
+    """A store at work, and the books about its state."""
 
     def __init__(self, disk: MemoryDisk, seed: int = 0) -> None:
         self.disk = disk
@@ -113,7 +113,7 @@ class Life:
         self.number = 0
         self.seed = seed
         self.kept: str | None = None
-        """The digest of the newest good version that was taken."""
+        """The digest of the newest good version that was kept."""
         self.disk.tag = self.books
 
     def key(self) -> str:
@@ -171,14 +171,14 @@ class Life:
         self.write_note(open=self.books.open | {key})
         action = Terminate(key=key, reason="its session is gone", roots=(), grace_s=10)
         begun = store.begin(action, "test")
-        self.acknowledged(key)  # from here on it is told: how it ended, or that it was interrupted
+        self.acknowledged(key)  # from here on the journal has it: how it ended, or that it was interrupted
         store.end(begun, action, "test", {"killed": [4242]})
 
     def abandoned_deed(self, store: Store) -> None:
         key = self.key()
         self.write_note(open=self.books.open | {key})
         begun = store.begin(Terminate(key=key, reason="gone", roots=(), grace_s=10), "test")
-        self.acknowledged()  # it is told as interrupted if a crash takes the mark, which is not flushed
+        self.acknowledged()  # it counts as interrupted if a crash takes the mark, which is not flushed
         store.abandon(begun, "nothing was left to signal")
 
     def keep(self, store: Store) -> None:
@@ -206,7 +206,7 @@ class Life:
         return b"".join(b'{"n":%d.%d}\n' % (self.number, line) for line in range(size))
 
     def step(self, store: Store) -> None:
-        """One thing, whatever it is."""
+        """Take a random step."""
         if self.chance.random() < 0.5:
             self.disk.write_back(self.chance)
         deeds: list[tuple[Callable[[Store], object], int]] = [
@@ -219,7 +219,7 @@ class Life:
 
 
 def new_disk(disk: MemoryDisk | None = None) -> MemoryDisk:
-    """A project that the plugin is used in, all of it durable."""
+    """A disk with a project in which the plugin is used, all of it flushed."""
     disk = disk or MemoryDisk()
     for folder in (PROJECT, PROJECT / ".yolo-planning", DOCS):
         disk.mkdir(folder)
@@ -238,32 +238,35 @@ def opened(disk: Disk) -> Store:
     return store
 
 
-def told(disk: Disk) -> list[str]:
+def recorded(disk: Disk) -> list[str]:
     history = History(Paths(PROJECT).journal)
     history._disk = disk
     return [entry.key for entry in sorted(history.new_entries(), key=lambda entry: entry.seq)]
 
 
 def wrongs(disk: MemoryDisk, books: Books, gone_is_wrong: bool = True) -> Iterator[str]:
-    """What is wrong with the store after a recovery on this disk."""
+    """Yield the mistakes of the store after a recovery on this disk."""
     try:
         with closing(opened(disk)) as store:
             recovery = store.recover()
             if gone_is_wrong:
-                yield from (f"falsely told: {damage}" for damage in recovery.damage if "gone" in damage)
-            keys = told(disk)
+                yield from (f"false report: {damage}" for damage in recovery.damage if "gone" in damage)
+            keys = recorded(disk)
             for path, allowed in books.documents.items():
                 found = disk.content(path)
                 if found not in allowed:
                     yield f"{path.name} is {found!r:.60}, which is none of {allowed!r:.200}"
                 key, content = (books.undecided or {}).get(path, (None, None))
                 if key is not None and (key in keys) != (found == content):
-                    yield f"{path.name} is {found!r:.60}, its edit {key} is {'' if key in keys else 'not '}told"
-            yield from (f"{key} was acknowledged and is not told" for key in books.done.difference(keys))
-            yield from (f"{key} is told, nobody did it" for key in set(keys) - books.done - books.open - books.loose)
-            yield from (f"{key} is told twice" for key in set(keys) if keys.count(key) > 1)
+                    yield f"{path.name} is {found!r:.60}; is its edit {key} in the journal? {key in keys}"
+            yield from (f"{key} was acknowledged and is not in the journal" for key in books.done.difference(keys))
+            yield from (
+                f"{key} is in the journal and was never done"
+                for key in set(keys) - books.done - books.open - books.loose
+            )
+            yield from (f"{key} is in the journal twice" for key in set(keys) if keys.count(key) > 1)
             good = store.good(PATHS[0])
-            if good not in books.good and not recovery.damage:  # it may be lost with others, then that is told
+            if good not in books.good and not recovery.damage:  # it may be lost with others, then that is reported
                 yield f"the newest good version is {good}, which is none of {books.good}"
             if digest(next(store.versions(PATHS[0]), None)) != good:
                 yield "the newest good version is not there"
@@ -275,10 +278,10 @@ def wrongs(disk: MemoryDisk, books: Books, gone_is_wrong: bool = True) -> Iterat
 
 
 def worked_on(disk: MemoryDisk, books: Books) -> Iterator[str]:
-    """What is wrong if the next run goes on after the recovery, and all that is not flushed is lost then."""
+    """Yield the mistakes if the next run continues after the recovery, and everything unflushed is lost then."""
     life = Life(disk)
     life.seed = 10**6
-    keys = frozenset(told(disk))
+    keys = frozenset(recorded(disk))
     documents = {path: (disk.content(path),) for path in PATHS}
     with closing(opened(disk)) as store:
         life.kept = store.good(PATHS[0])
@@ -290,7 +293,7 @@ def worked_on(disk: MemoryDisk, books: Books) -> Iterator[str]:
 
 
 class Exploration:
-    """Counts the states that were looked at, and gathers what is wrong with them."""
+    """Counts the crash states that were checked, and collects their mistakes."""
 
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
@@ -299,7 +302,7 @@ class Exploration:
         self._seen: set[tuple[Any, Any]] = set()
 
     def crash(self, moment: MemoryDisk, chances: int = 0, deeper: float = 0.0) -> None:
-        """The power is cut at this moment."""
+        """Check the states that a power cut at this moment may leave."""
         models: tuple[Model, Model] = ("posix", "ext4")
         for model in models:
             for state in crash_states(moment, model, self.chance, chances):
@@ -323,7 +326,7 @@ class Exploration:
             self.crash(moment)
 
     def kill(self, moment: MemoryDisk) -> None:
-        """The process is killed; the power is cut while the next one recovers and goes on."""
+        """Kill the process at this moment, and cut the power while the next one recovers and continues."""
         disk = moment.copy()
         disk.moments = []
         life = Life(disk)
@@ -358,10 +361,10 @@ def lived(seed: int, steps: int = 10, disk: MemoryDisk | None = None) -> list[Me
 
 
 def explored(budget: int, thorough: float = 0.0, deeper: float = 0.0, kills: float = 0.0) -> Exploration:
-    """Random lives with a power cut at every moment of them, until so many states were looked at.
+    """Cut the power at every moment of random lives, until ``budget`` states were checked.
 
-    ``thorough``, ``deeper`` and ``kills`` tell how many of the moments are cut in every way, how many recoveries are
-    cut themselves, and at how many moments the process is only killed, and the power is cut later.
+    ``thorough``, ``deeper`` and ``kills`` are the shares of the moments at which every kind of loss is tried, of the
+    recoveries that are cut themselves, and of the moments at which the process is killed and the power is cut later.
     """
     exploration = Exploration(412)
     for seed in itertools.count():
@@ -388,11 +391,11 @@ def test_power_cut_during_recovery_loses_nothing() -> None:
     assert exploration.wrong[:5] == []
 
 
-# -- what somebody else does meanwhile -------------------------------------------------------------------------------
+# -- writes of other programs meanwhile ------------------------------------------------------------------------------
 
 
 def test_external_writes_after_a_crash_are_never_overwritten() -> None:
-    foreign = b"somebody else's"
+    foreign = b"written by another program"
     for moment in lived(3)[::5]:
         for state in crash_states(moment, "posix", random.Random(1), 0):
             disk = state.mount()
@@ -592,14 +595,14 @@ def test_a_later_flush_does_not_restore_pages_of_a_failed_one() -> None:
     }  # fmt: skip
 
 
-# -- nobody else writes ------------------------------------------------------------------------------------------------
+# -- no other part writes ----------------------------------------------------------------------------------------------
 
 PACKAGE = Path(yolo_supervisor.__file__).parent
 
 OF_ANYTHING = {
     "write_text", "write_bytes", "touch", "unlink", "mkdir", "rmdir", "rename", "symlink_to", "hardlink_to", "chmod",
 }  # fmt: skip
-"""Methods that change what is on a disk, whatever they are called on."""
+"""Methods that change files, whatever object they belong to."""
 
 OF_MODULES = {
     "os": OF_ANYTHING | {"open", "write", "pwrite", "replace", "remove", "removedirs", "renames", "makedirs", "link",
@@ -612,7 +615,7 @@ SEAM = {"store/atomic.py", "store/disk.py", "store/locks.py", "fs/read.py"}
 """The modules through which every durable change and every bounded read goes."""
 
 EXCEPTIONS = {
-    ("hook.py", "_write_note", "os.open"),  # a hook is to be quick: it imports nothing of ours
+    ("hook.py", "_write_note", "os.open"),  # a hook must be quick: it imports no other part
     ("hook.py", "_write_note", "os.write"),
     ("hook.py", "_write_note", "os.rename"),
     ("daemon/status_files.py", "remove_holder", "self._store.paths.holder.unlink"),  # an observation
@@ -623,7 +626,7 @@ EXCEPTIONS = {
         "log.py",
         "_append",
         "os.write",
-    ),  # the log's own file: of a disk that fails it is to tell, and nobody reads it back
+    ),  # the log file: it reports a disk that fails, and is never read back
     ("log.py", "_append", "os.ftruncate"),
     ("log.py", "_append", "os.replace"),
     ("log.py", "_open", "os.open"),
@@ -672,13 +675,13 @@ EXCEPTIONS = {
     ("mcp/pipes.py", "_write", "os.write"),  # a pipe
     ("store/state_folder.py", "_move", "shutil.copytree"),  # to another file system: complete before it gets its name
     ("store/state_folder.py", "_move", "shutil.rmtree"),
-    ("cli/doctor.py", "_store", "folder.chmod"),  # the one thing that it mends by itself
+    ("cli/doctor.py", "_store", "folder.chmod"),  # its only repair
 }
-"""Who writes without the disk, and why it may. The drill is not told here: its stage is no user's."""
+"""The writers around ``Disk``, with reasons. The drill is left out: its sandbox belongs to no user."""
 
 
 def writes(call: ast.Call) -> bool:
-    """Whether the call changes what is on a disk, and does it around ``Disk``."""
+    """Whether the call changes files around ``Disk``."""
     match call.func:
         case ast.Name("open"):
             return _for_writing(call.args[1:2] + [word.value for word in call.keywords if word.arg == "mode"])

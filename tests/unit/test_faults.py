@@ -1,4 +1,4 @@
-"""Every single call of the disk fails in every way: what was acknowledged stays, and all is well once it is mended."""
+"""Every call of the disk fails in every way: acknowledged changes stay, and the store works once the disk does."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def writing(path: Path, content: bytes | None) -> Callable[[Life, Store], object
 
 
 def deeds() -> list[Callable[[Life, Store], object]]:
-    """One of each kind; the segment is full several times."""
+    """One step of each kind; the segment is full several times."""
     return [
         writing(PATHS[0], b'{"n":1}'),
         Life.note,
@@ -54,7 +54,7 @@ def deeds() -> list[Callable[[Life, Store], object]]:
     ]
 
 
-class Trouble:
+class FaultyRun:
     """A store on a disk that fails in the middle of its work."""
 
     def __init__(self, at: int, number: int, mode: Mode) -> None:
@@ -67,9 +67,9 @@ class Trouble:
         self._mode = mode
 
     def run(self, begin: Callable[[Life], Store | None]) -> None:
-        """The work with the fault in it, then again without."""
+        """Do the work with the fault in it, then again without."""
         store = begin(self.life) or a_store(self.disk)
-        self.disk.mended = False
+        self.disk.repaired = False
         opened = store._lock_fd >= 0
         seen = False
         for deed in deeds():
@@ -82,12 +82,12 @@ class Trouble:
             except (OSError, Busy) as error:
                 self.errors += 1
                 self._expect(not isinstance(error, OSError) or bool(error.errno), f"an unclear error: {error!r}")
-            except Exception as error:  # noqa: BLE001  # whatever it is, it is to be told with the moment of it
+            except Exception as error:  # noqa: BLE001  # any error is reported with its moment
                 self._expect(False, f"{type(error).__name__}: {error} on {self.disk.log[-1]}")
             if self.disk.failed and not seen:
                 seen = True
                 self.crash("in the middle")
-        self.disk.mended = True
+        self.disk.repaired = True
         self.crash("at once")
         if self._mode == "on" and self.disk.failed.startswith("sync"):
             # the kernel has dropped what was not flushed, and only this store knows: it writes a new segment next time.
@@ -96,7 +96,7 @@ class Trouble:
         self._go_on(store)
 
     def _go_on(self, store: Store) -> None:
-        """All is well again: another program first, then the same one."""
+        """Continue on the repaired disk: another program first, then the same one."""
         try:
             other = a_store(self.disk)
             other.open()
@@ -108,10 +108,10 @@ class Trouble:
             store.open()
             store.recover()
             for path in PATHS:
-                self.life.put(store, path, b"mended " + path.name.encode())
+                self.life.put(store, path, b"repaired " + path.name.encode())
             self.life.note(store)
             store.recover()
-            self.crash("when it was mended")
+            self.crash("when it was repaired")
             self._expect(not store.journal.pending, f"still pending: {store.journal.pending}")
             store.close()
             self._expect(self.disk.open_fds == 0, f"{self.disk.open_fds} files are left open")
@@ -119,9 +119,9 @@ class Trouble:
             left = [name for name in left if self._mode != "on" or "yolo-supervisor" not in name]
             paths = Paths(PROJECT)
             own = {str(paths.store_lock), str(paths.folder.with_name("enrolment.lock"))}
-            self._expect(set(left) <= own, f"left behind: {left}")
+            self._expect(set(left) <= own, f"files are left: {left}")
         except (OSError, Busy, AssertionError) as error:
-            self._expect(False, f"not mended: {type(error).__name__}: {error}")
+            self._expect(False, f"not repaired: {type(error).__name__}: {error}")
 
     def crash(self, when: str) -> None:
         for state in itertools.islice(crash_states(self.disk, "posix", random.Random(1), 0), 0, None if SOAK else 1, 4):
@@ -137,24 +137,23 @@ class Trouble:
             self.wrong.append(f"{self._what} ({self.disk.failed}): {otherwise}")
 
 
-def every_fault(mode: Mode, begin: Callable[[Life], Store | None], step: int = STEP) -> Iterator[Trouble]:
-    """Each call of the disk fails; each time with another error, and every ``step``-th one in each way, unless all are
-    asked for: so a call fails once, or from there on and half done."""
+def every_fault(mode: Mode, begin: Callable[[Life], Store | None], step: int = STEP) -> Iterator[FaultyRun]:
+    """Let each call of the disk fail, each time with another error; without ``SOAK`` only every ``step``-th call."""
     for at in itertools.count(1) if SOAK else itertools.count(1 if mode == "once" else 2, step):
         for number in ERRORS if SOAK else ERRORS[at % len(ERRORS) :][:1]:
-            trouble = Trouble(at, number, mode)
-            trouble.run(begin)
-            yield trouble
-        if not trouble.disk.reached:
+            faulty_run = FaultyRun(at, number, mode)
+            faulty_run.run(begin)
+            yield faulty_run
+        if not faulty_run.disk.reached:
             break
 
 
 def nothing(life: Life) -> None:
-    """The store is made while the disk fails."""
+    """Begin without a store: it is made while the disk fails."""
 
 
 def a_crashed_store(life: Life) -> None:
-    """Promises were made, and a deed begun, by one that was killed; the disk fails while the next one recovers."""
+    """Begin with promises of a killed process; the disk fails while the next one recovers."""
 
     class Killed(BaseException):
         pass
@@ -181,9 +180,9 @@ def a_crashed_store(life: Life) -> None:
 @pytest.mark.parametrize("mode", ["once", "on", "short"])
 def test_any_failing_call_loses_nothing_and_is_recovered(mode: Mode, begin: Callable[[Life], Store | None]) -> None:
     wrong, errors, runs = list[str](), 0, 0
-    for trouble in every_fault(mode, begin):
-        wrong += trouble.wrong
-        errors += trouble.errors > 0
+    for faulty_run in every_fault(mode, begin):
+        wrong += faulty_run.wrong
+        errors += faulty_run.errors > 0
         runs += 1
         if len(wrong) > 20:
             break

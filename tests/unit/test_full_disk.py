@@ -57,7 +57,7 @@ class SmallDisk(QuickDisk):
         super().exchange(one, other)
 
 
-class Scene:
+class RequeueCase:
     """A project whose daemon has to requeue one task."""
 
     def __init__(self, project: Path, claude_home: Path, tasks: Path) -> None:
@@ -88,10 +88,10 @@ class Scene:
 
 
 @pytest.fixture
-def scene(project: Path, claude_home: Path, tmp_path: Path) -> Iterator[Scene]:
+def case(project: Path, claude_home: Path, tmp_path: Path) -> Iterator[RequeueCase]:
     tasks = tmp_path / "other" / "red"
     tasks.mkdir(parents=True)
-    made = Scene(project, claude_home, tasks)
+    made = RequeueCase(project, claude_home, tasks)
     yield made
 
     async def close() -> None:
@@ -101,55 +101,55 @@ def scene(project: Path, claude_home: Path, tmp_path: Path) -> Iterator[Scene]:
 
 
 @pytest.mark.parametrize("number", DISK_ERRORS, ids=errno.errorcode.get)
-def test_a_task_is_requeued_soon_after_its_disk_has_room_again(scene: Scene, number: int) -> None:
-    scene.disk.fault = number
-    assert scene.look() is Progress.FAILED
+def test_a_task_is_requeued_soon_after_its_disk_has_room_again(case: RequeueCase, number: int) -> None:
+    case.disk.fault = number
+    assert case.look() is Progress.FAILED
     for _ in range(100):
-        assert scene.look(RECHECK_S) is Progress.FAILED
-        assert scene.looks_again_soon
+        assert case.look(RECHECK_S) is Progress.FAILED
+        assert case.looks_again_soon
 
-    scene.disk.fault = None
+    case.disk.fault = None
 
-    assert scene.look(RECHECK_S) is Progress.DONE
-    assert not scene.looks_again_soon
-    assert scene.status() == "pending"
+    assert case.look(RECHECK_S) is Progress.DONE
+    assert not case.looks_again_soon
+    assert case.status() == "pending"
 
 
-def test_while_a_disk_is_full_no_try_is_journaled(scene: Scene) -> None:
-    scene.disk.fault = errno.ENOSPC
-    scene.look()
-    size = scene.journal_size()
+def test_while_a_disk_is_full_no_try_is_journaled(case: RequeueCase) -> None:
+    case.disk.fault = errno.ENOSPC
+    case.look()
+    size = case.journal_size()
 
     for _ in range(1000):
-        assert scene.look(RECHECK_S) is Progress.FAILED
+        assert case.look(RECHECK_S) is Progress.FAILED
 
-    assert scene.journal_size() == size
+    assert case.journal_size() == size
 
 
-def test_a_write_that_fails_though_there_is_room_is_tried_less_and_less_often(scene: Scene) -> None:
-    scene.disk.renames = False
+def test_a_write_that_fails_though_there_is_room_is_tried_less_and_less_often(case: RequeueCase) -> None:
+    case.disk.renames = False
 
     for _ in range(600):
-        assert scene.look(1.0) is Progress.FAILED
+        assert case.look(1.0) is Progress.FAILED
 
-    assert 600 / REST_S <= scene.disk.tries <= 600 / REST_S + 4
+    assert 600 / REST_S <= case.disk.tries <= 600 / REST_S + 4
 
 
-def test_after_another_failure_a_task_rests_for_its_whole_time(scene: Scene) -> None:
-    scene.disk.fault = errno.EACCES
-    assert scene.look() is Progress.FAILED
-    assert not scene.looks_again_soon
-    scene.disk.fault = None
+def test_after_another_failure_a_task_rests_for_its_whole_time(case: RequeueCase) -> None:
+    case.disk.fault = errno.EACCES
+    assert case.look() is Progress.FAILED
+    assert not case.looks_again_soon
+    case.disk.fault = None
 
-    assert scene.look(REST_S - 0.1) is Progress.FAILED
-    assert scene.look(0.1) is Progress.DONE
+    assert case.look(REST_S - 0.1) is Progress.FAILED
+    assert case.look(0.1) is Progress.DONE
 
 
 async def test_a_watcher_whose_action_met_a_full_disk_is_woken_once_soon(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
+    case: RequeueCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner_module, "RECHECK_S", 0.01)
-    runner = scene.runner
+    runner = case.runner
     watcher, full = runner.parts.tasks, Result(Progress.FAILED, "No space left on device", may_end=True)
     wakeup = runner.wakeups[watcher.name]
     wakeup.rest()

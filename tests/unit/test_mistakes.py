@@ -1,4 +1,4 @@
-"""The tests' own test: each mistake that stores are known to make is found by at least one of our looks."""
+"""A test of the tests: each known mistake of stores is found by at least one of the searches."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def by_cutting_the_power(disk: type[MemoryDisk]) -> list[str]:
 
 
 def by_failing(disk: type[MemoryDisk]) -> list[str]:
-    return next((trouble.wrong for trouble in every_fault("once", nothing, step=1) if trouble.wrong), [])
+    return next((run.wrong for run in every_fault("once", nothing, step=1) if run.wrong), [])
 
 
 def by_rotting(disk: type[MemoryDisk]) -> list[str]:
@@ -107,7 +107,7 @@ def written_in_place(patch: Patch) -> None:
         patch.setattr(module, "write_atomic", replace)
 
 
-def the_checksum_is_not_looked_at(patch: Patch) -> None:
+def the_checksum_is_ignored(patch: Patch) -> None:
     patch.setattr(lines, "unseal", lambda line: line)
 
 
@@ -124,7 +124,7 @@ def acknowledged_before_it_is_written(patch: Patch) -> None:
 
 def a_failed_flush_is_tried_again(patch: Patch) -> None:
     class Stubborn:
-        """The disk as one sees it who does not take no for an answer."""
+        """A disk on which a failed flush is repeated."""
 
         def __init__(self, disk: Disk) -> None:
             self.write, self.truncate = disk.write, disk.truncate
@@ -155,14 +155,19 @@ def nothing_is_read_after_a_bad_line(patch: Patch) -> None:
     patch.setattr(Journal, "_take", up_to_it)
 
 
-def the_sidecar_is_the_truth(patch: Patch) -> None:
+def the_checksum_file_decides(patch: Patch) -> None:
     recover = Store.recover
 
     def trusting(self: Store) -> Recovery:
         recovery = recover(self)
         for path in PATHS:
-            told, data = self.disk.read(path.with_name(path.name + ".sha256")), self.disk.read(path)
-            if told is not None and len(told) == 64 and data is not None and str(digest(data)).encode() != told:
+            recorded, data = self.disk.read(path.with_name(path.name + ".sha256")), self.disk.read(path)
+            if (
+                recorded is not None
+                and len(recorded) == 64
+                and data is not None
+                and str(digest(data)).encode() != recorded
+            ):
                 atomic.write_atomic(self.disk, path, next(self.versions(path), b""))
         return recovery
 
@@ -176,9 +181,9 @@ MISTAKES: tuple[tuple[Callable[[Patch], type[MemoryDisk] | None], Look], ...] = 
     (a_torn_tail_stays, by_cutting_the_power),
     (written_in_place, by_cutting_the_power),
     (acknowledged_before_it_is_written, by_cutting_the_power),
-    (the_sidecar_is_the_truth, by_cutting_the_power),
+    (the_checksum_file_decides, by_cutting_the_power),
     (a_failed_flush_is_tried_again, by_failing),
-    (the_checksum_is_not_looked_at, by_rotting),
+    (the_checksum_is_ignored, by_rotting),
     (nothing_is_read_after_a_bad_line, by_rotting),
 )
 
