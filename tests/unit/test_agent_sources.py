@@ -1,4 +1,4 @@
-"""Several sightings of one agent: which one is used, and which are different agents."""
+"""Several sightings: those of one agent, and those of different agents."""
 
 from __future__ import annotations
 

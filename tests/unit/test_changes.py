@@ -81,9 +81,9 @@ def test_a_file_written_in_place_is_reported_when_the_folder_changed(looked: Dir
 def test_a_file_written_in_place_is_reported_in_its_turn(looked: DirectoryScanner, tmp_path: Path) -> None:
     write(tmp_path / "2.json", "b", by_ns=1)
 
-    told = [looked.look(quiet=1) for _ in range(3)]
+    found = [looked.look(quiet=1) for _ in range(3)]
 
-    assert sorted(told) == [[], [], ["2.json"]]
+    assert sorted(found) == [[], [], ["2.json"]]
 
 
 def test_a_close_look_at_a_file_reports_its_change_at_once(looked: DirectoryScanner, tmp_path: Path) -> None:

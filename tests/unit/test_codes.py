@@ -1,4 +1,4 @@
-"""Decisions follow codes: other words in a refusal, a flaw, a source or a reason decide nothing."""
+"""Decisions follow codes: the words of a refusal, a flaw, a source or a reason decide nothing."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_the_words_of_a_flaw_and_of_a_source_change_only_words() -> None:
     assert one.evidence["restored_from"] == other.evidence["restored_from"] == "snapshot"
 
 
-# -- what a restart repeats --------------------------------------------------------------------------------------
+# -- repetitions by a restart ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("evidence", [{}, {"quiet_s": 700.0}])
@@ -219,7 +219,7 @@ def runner(project: Path, claude_home: Path) -> Any:
 
 
 def look(runner: Runner, *actions: Action) -> list[str]:
-    """What one look that decides on these actions logs."""
+    """The log events of one look that decides on these actions."""
     with capture_logs() as lines:
         results = runner.executor.apply("tasks", [(action,) for action in actions])
     assert all(result.progress is Progress.DONE for result in results)

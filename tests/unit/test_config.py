@@ -1,4 +1,4 @@
-"""The configuration: which layer wins, and that whatever is wrong is told with its place, never in a traceback."""
+"""The configuration: the order of its layers, and the report of each mistake with its place, never a traceback."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ relaxed = settings(deadline=None, max_examples=80)
 
 
 class World:
-    """A user's home and a project, each with a configuration or without."""
+    """A user's home and a project, each with or without a configuration."""
 
     def __init__(self, folder: Path) -> None:
         self.project = folder / "project"
@@ -35,23 +35,23 @@ class World:
             path.parent.mkdir(parents=True)
 
     def load(self, extra: Path | None = None, **overrides: Any) -> Config:
-        """Load it all; the user trusts the project's file."""
+        """Load all layers; the user trusts the project's file."""
         if self.projects.exists():
             trust(self.project, self.environment)
         return load(self.project, extra, overrides, self.environment)
 
-    def troubles(self, extra: Path | None = None) -> list[str]:
-        """What is told of a configuration that must not be taken."""
-        with pytest.raises(ConfigError) as told:
+    def problems(self, extra: Path | None = None) -> list[str]:
+        """The reports about a configuration that is refused."""
+        with pytest.raises(ConfigError) as raised:
             self.load(extra)
-        return str(told.value).split("\n")
+        return str(raised.value).split("\n")
 
-    def trouble(self, text: str) -> str:
-        """What is told of a project's file with one mistake, without the file's name."""
+    def problem(self, text: str) -> str:
+        """The report about a project's file with one mistake, without the file's name."""
         self.projects.write_text(text)
-        (told,) = self.troubles()
-        assert told.startswith(f"{self.projects}:")
-        return told.removeprefix(f"{self.projects}:")
+        (problem,) = self.problems()
+        assert problem.startswith(f"{self.projects}:")
+        return problem.removeprefix(f"{self.projects}:")
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_the_users_file_is_where_xdg_says() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ('mod = "heal"', "1: unknown key 'mod'; did you mean 'mode'?"),
         ("[agents]\ninterval = 1", "2: unknown key 'agents.interval'; did you mean 'agents.interval_s'?"),
@@ -116,20 +116,20 @@ def test_the_users_file_is_where_xdg_says() -> None:
         ("[agents]\non_detach = 'keep'", "2: unknown key 'agents.on_detach'; did you mean 'sessions.on_detach'?"),
     ],
 )  # fmt: skip
-def test_an_unknown_key_is_reported_with_line_and_nearest_known_key(world: World, text: str, told: str) -> None:
-    assert world.trouble(text) == told
+def test_an_unknown_key_is_reported_with_line_and_nearest_known_key(world: World, text: str, expected: str) -> None:
+    assert world.problem(text) == expected
 
 
 @pytest.mark.parametrize("key", ["zzzzzz", "agents.zzzzzz"])
 def test_for_a_key_that_is_near_to_none_no_name_is_guessed(world: World, key: str) -> None:
-    assert world.trouble(f"{key} = 1") == f"1: unknown key '{key}'"
+    assert world.problem(f"{key} = 1") == f"1: unknown key '{key}'"
 
 
 @given(seed=st.integers(0, 2**32))
 @relaxed
 def test_a_mistake_is_found_in_its_line_wherever_it_stands(seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     world = World(tmp_path_factory.mktemp("world"))
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     tables = {
         "": ['mode = "heal"', 'claude_dir = "[x]"  # y', ""],
         "[processes]": ["grace_s = 1", "sample_s=2"],
@@ -137,14 +137,14 @@ def test_a_mistake_is_found_in_its_line_wherever_it_stands(seed: int, tmp_path_f
         "[sessions]": ["  interval_s = 4", 'on_detach = "keep"'],
     }
     for lines in tables.values():
-        dice.shuffle(lines)
-    unlucky = dice.choice(list(tables.values()))
-    unlucky.insert(dice.randint(0, len(unlucky)), "bogus = 1")
+        rng.shuffle(lines)
+    unlucky = rng.choice(list(tables.values()))
+    unlucky.insert(rng.randint(0, len(unlucky)), "bogus = 1")
     top, *named = tables.items()
-    dice.shuffle(named)
+    rng.shuffle(named)
     lines = [*top[1], *(line for header, body in named for line in (header, *body))]
 
-    assert world.trouble("\n".join(lines)).startswith(f"{lines.index('bogus = 1') + 1}: unknown key '")
+    assert world.problem("\n".join(lines)).startswith(f"{lines.index('bogus = 1') + 1}: unknown key '")
 
 
 # -- wrong values -------------------------------------------------------------------------------------------------
@@ -178,10 +178,10 @@ def test_a_mistake_is_found_in_its_line_wherever_it_stands(seed: int, tmp_path_f
 def test_an_invalid_value_is_reported_with_line_and_valid_values(
     world: World, text: str, place: str, what: str
 ) -> None:
-    told = world.trouble(text)
+    problem = world.problem(text)
 
-    assert told.startswith(place)
-    assert what in told
+    assert problem.startswith(place)
+    assert what in problem
 
 
 def test_processes_may_be_sampled_twenty_times_a_second_at_most(world: World) -> None:
@@ -193,9 +193,9 @@ def test_processes_may_be_sampled_twenty_times_a_second_at_most(world: World) ->
 def test_all_errors_of_a_file_are_reported_together(world: World) -> None:
     world.projects.write_text('mod = "heal"\n[agents]\ninterval_s = 0\nintervall = 1\n[log]\nformat = "xml"\n')
 
-    told = world.troubles()
+    problems = world.problems()
 
-    assert sorted(line.removeprefix(str(world.projects))[:3] for line in told) == [":1:", ":3:", ":4:", ":6:"]
+    assert sorted(line.removeprefix(str(world.projects))[:3] for line in problems) == [":1:", ":3:", ":4:", ":6:"]
 
 
 @pytest.mark.parametrize("which", ["users", "projects", "extra"])
@@ -203,9 +203,9 @@ def test_an_error_names_its_file(world: World, which: str) -> None:
     for each in ("users", "projects", "extra"):
         getattr(world, each).write_text("# fine\n" if each != which else "\nmode = 1\n")
 
-    (told,) = world.troubles(world.extra)
+    (problem,) = world.problems(world.extra)
 
-    assert told.startswith(f"{getattr(world, which)}:2: 'mode': ")
+    assert problem.startswith(f"{getattr(world, which)}:2: 'mode': ")
 
 
 # -- files that cannot be read ------------------------------------------------------------------------------------
@@ -218,19 +218,19 @@ def test_an_error_names_its_file(world: World, which: str) -> None:
 def test_invalid_toml_is_reported_with_its_line(world: World, text: str, line: str) -> None:
     world.projects.write_text(text)
 
-    (told,) = world.troubles()
+    (problem,) = world.problems()
 
-    assert told.startswith(f"{world.projects}{line}: not valid TOML: ")
+    assert problem.startswith(f"{world.projects}{line}: not valid TOML: ")
 
 
 def test_a_file_that_is_not_utf_8_is_reported(world: World) -> None:
     world.projects.write_bytes(b'claude_dir = "\xe9"\n')
 
-    assert world.troubles() == [f"{world.projects}: is not UTF-8 text"]
+    assert world.problems() == [f"{world.projects}: is not UTF-8 text"]
 
 
 def test_the_file_named_on_the_command_line_must_exist(world: World) -> None:
-    assert world.troubles(world.extra) == [f"{world.extra}: there is no such file"]
+    assert world.problems(world.extra) == [f"{world.extra}: there is no such file"]
 
 
 def _folder(path: Path) -> None:
@@ -253,9 +253,9 @@ def _long(path: Path) -> None:
 def test_an_unusable_file_is_reported_by_name(world: World, make: Callable[[Path], None]) -> None:
     make(world.projects)
 
-    (told,) = world.troubles()
+    (problem,) = world.problems()
 
-    assert told.startswith(str(world.projects))
+    assert problem.startswith(str(world.projects))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -263,9 +263,9 @@ def test_an_unreadable_file_is_reported_by_name(world: World) -> None:
     world.projects.write_text("")
     world.projects.chmod(0)
 
-    (told,) = world.troubles()
+    (problem,) = world.problems()
 
-    assert told.startswith(f"{world.projects}: cannot be read")
+    assert problem.startswith(f"{world.projects}: cannot be read")
 
 
 def test_a_project_without_the_plugins_folder_has_no_file(world: World, tmp_path: Path) -> None:
@@ -295,7 +295,7 @@ def test_projects_are_named_by_the_user_or_on_the_command_line(world: World) -> 
         {"HOME": "/h", "XDG_CONFIG_HOME": "conf"}, {"HOME": "/h", "XDG_CONFIG_HOME": "/x"},
     ],
 )  # fmt: skip
-def test_units_and_configuration_lie_in_one_place_and_a_path_that_is_not_whole_counts_for_nothing(
+def test_units_and_configuration_share_a_folder_and_relative_paths_are_ignored(
     environment: dict[str, str],
 ) -> None:
     ours = pwd.getpwuid(os.getuid()).pw_dir
@@ -314,28 +314,28 @@ def test_a_tilde_stands_for_the_same_home(world: World, monkeypatch: pytest.Monk
 
 
 def test_a_projects_own_file_cannot_name_projects(world: World) -> None:
-    assert world.trouble('mode = "heal"\nprojects = ["/elsewhere"]\n').startswith("2: ")
+    assert world.problem('mode = "heal"\nprojects = ["/elsewhere"]\n').startswith("2: ")
 
 
 @pytest.mark.parametrize("projects", ['"/a"', "[1]", "{}", "[[]]"])
 def test_projects_are_a_list_of_folders(world: World, projects: str) -> None:
     world.extra.write_text(f"projects = {projects}\n")
 
-    (told,) = world.troubles(world.extra)
+    (problem,) = world.problems(world.extra)
 
-    assert told.startswith(f"{world.extra}:1: 'projects': expected ")
+    assert problem.startswith(f"{world.extra}:1: 'projects': expected ")
 
 
 # -- anything else ------------------------------------------------------------------------------------------------
 
 
 def _settled(path: Path) -> Config | None:
-    """The configuration of that file alone; None if it was refused, and by its name."""
+    """The configuration of that file alone; None if it was refused with its name."""
     try:
         return load(None, path, environment={"HOME": str(path.parent)})
     except ConfigError as error:
-        told = str(error)
-    assert told.startswith(str(path))
+        message = str(error)
+    assert message.startswith(str(path))
     return None
 
 

@@ -214,7 +214,7 @@ def test_only_a_rate_limit_opens_a_window() -> None:
 
 
 def dumped(seen: str, nested: bool = False) -> str:
-    """All that is written about a death where this text was everywhere."""
+    """The report and the index entry of a death with this text in all its evidence."""
     content = json.dumps({"body": json.dumps({"text": seen})}) if nested else seen
     turns = [asked(seen), used("Bash", command=seen), used("Write", content=content), failed(seen, "unknown")]
     tail = transcripts.tail("\n".join(turns).encode())
@@ -531,7 +531,7 @@ class FailingTask:
         self.letters = self.store.paths.folder / "dead-letters"
 
     def fails(self, cause: str, hold_s: float | None = None, report: str = "r") -> RetryDecision:
-        """What is next after this failure; done, if it is not too early."""
+        """Apply the decision after this failure, if it is not too early, and return it."""
         self.path.write_text(json.dumps({"id": "3", "status": "in_progress", "owner": "dev-1"}))
         task = Task(list="red", number="3", status="in_progress", owner="dev-1", path=self.path)
         turn = self.queue.decide(task, cause, hold_s)

@@ -622,11 +622,7 @@ EXCEPTIONS = {
     ("daemon/status_files.py", "prune", "outdated.unlink"),  # hooks' notes that were read
     ("log.py", "_put", "os.write"),  # the standard error
     ("log.py", "_open_terminal", "os.open"),
-    (
-        "log.py",
-        "_append",
-        "os.write",
-    ),  # the log file: it reports a disk that fails, and is never read back
+    ("log.py", "_append", "os.write"),  # the log file: it reports a failing disk, and is never read back
     ("log.py", "_append", "os.ftruncate"),
     ("log.py", "_append", "os.replace"),
     ("log.py", "_open", "os.open"),
@@ -656,11 +652,7 @@ EXCEPTIONS = {
     ("commits/backup.py", "copy_file", "os.utime"),
     ("commits/push.py", "_back_up", "Path(copy).unlink"),
     ("commits/work_copy.py", "make", "os.makedirs"),  # each commit with hooks: the store is not imported
-    (
-        "commits/work_copy.py",
-        "_write_record",
-        "open",
-    ),  # a power cut leaves the ref
+    ("commits/work_copy.py", "_write_record", "open"),  # a power cut leaves the ref
     ("commits/work_copy.py", "git_started", "open"),
     ("commits/work_copy.py", "resume_operation", "open"),
     ("commits/work_copy.py", "forget", "os.unlink"),

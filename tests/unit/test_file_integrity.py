@@ -1,4 +1,4 @@
-"""What counts as a broken critical file, and what does not: every real file is whole, every torn one is not."""
+"""The rule for broken critical files: every real file is sound, and every torn one is broken."""
 
 from __future__ import annotations
 

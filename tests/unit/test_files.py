@@ -1,4 +1,4 @@
-"""The seam to the disk: reading without guessing, appending and replacing without losing, locking without stealing."""
+"""The modules that touch the disk: bounded reads, appends and replacements that lose nothing, locks."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.store.locks import Busy, LockAges, file_lock, folder_lock
 
 
-class TroubledDisk(Disk):
-    """A disk that fails at its n-th operation, and remembers what was asked of it."""
+class FailingDisk(Disk):
+    """A disk that fails at its n-th operation, and records all operations."""
 
     def __init__(self, fails_at: int = 0, number: int = errno.EIO) -> None:
         self.asked: list[str] = []
@@ -71,7 +71,7 @@ class NarrowDisk(Disk):
 
 @contextmanager
 def as_an_ordinary_user() -> Iterator[None]:
-    """Root may read everything; so while this lasts we are not root."""
+    """Run as another user than root, which may read everything."""
     us = os.geteuid()
     if us == 0:
         os.seteuid(65534)
@@ -178,7 +178,7 @@ READ_OTHERWISE = {
     "system/subprocesses.py": "the terminal",
     "cli/app.py": "the null device",
 }
-"""The modules that open or read files without the bounded reader, and what."""
+"""The modules that open or read files without the bounded reader, and the reasons."""
 
 
 def test_files_of_other_programs_are_read_by_the_bounded_reader_only() -> None:
@@ -234,7 +234,7 @@ class UnsyncableDisk(Disk):
         raise OSError(errno.EIO, "Input/output error")
 
 
-@pytest.mark.parametrize("disk", [FullDisk(), FailingAfterHalf(), UnsyncableDisk(), TroubledDisk(1, errno.EDQUOT)])
+@pytest.mark.parametrize("disk", [FullDisk(), FailingAfterHalf(), UnsyncableDisk(), FailingDisk(1, errno.EDQUOT)])
 def test_an_append_that_fails_leaves_the_file_as_it_was(disk: Disk, tmp_path: Path) -> None:
     path = tmp_path / "journal"
     path.write_bytes(b"first\n")
@@ -250,7 +250,7 @@ def test_an_append_that_fails_leaves_the_file_as_it_was(disk: Disk, tmp_path: Pa
 
 
 def test_an_append_is_flushed_before_it_counts_as_written(tmp_path: Path) -> None:
-    disk = TroubledDisk()
+    disk = FailingDisk()
     fd = disk.open(tmp_path / "journal", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     append(disk, fd, b"line\n", 0)
@@ -260,7 +260,7 @@ def test_an_append_is_flushed_before_it_counts_as_written(tmp_path: Path) -> Non
 
 
 def test_a_flush_that_the_kernel_refuses_is_an_error() -> None:
-    reading, writing = os.pipe()  # nothing behind it that could be flushed
+    reading, writing = os.pipe()  # a descriptor that cannot be flushed
 
     with pytest.raises(OSError, match="Invalid argument"):
         Disk().sync(writing)
@@ -275,7 +275,7 @@ def test_a_flush_that_the_kernel_refuses_is_an_error() -> None:
 def test_a_file_is_replaced_by_a_flushed_one_and_its_name_is_flushed_too(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    disk = TroubledDisk()
+    disk = FailingDisk()
 
     write_atomic(disk, path, b"new")
 
@@ -315,7 +315,7 @@ def test_a_replacement_that_fails_anywhere_leaves_a_whole_file_and_nothing_else(
     path = tmp_path / "file"
     for n in itertools.count(1):
         path.write_bytes(b"old")
-        disk = TroubledDisk(n, number)
+        disk = FailingDisk(n, number)
         try:
             write_atomic(disk, path, b"new")
         except OSError:
@@ -332,7 +332,7 @@ def test_a_replacement_that_fails_anywhere_leaves_a_whole_file_and_nothing_else(
 def test_a_new_file_that_cannot_be_made_is_not_there(tmp_path: Path) -> None:
     for n in range(1, 5):
         with pytest.raises(OSError, match="Input/output error"):
-            write_atomic(TroubledDisk(n), tmp_path / "file", b"new")
+            write_atomic(FailingDisk(n), tmp_path / "file", b"new")
         assert os.listdir(tmp_path) == []
 
 
@@ -358,7 +358,7 @@ def test_a_reader_sees_the_old_or_the_new_and_never_a_mixture(tmp_path: Path) ->
 
 @pytest.mark.parametrize("target", ["file", "folder", "nothing"])
 def test_a_link_is_neither_followed_nor_replaced_nor_removed(target: str, tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"somebody's")
+    (tmp_path / "file").write_bytes(b"a person's")
     (tmp_path / "folder").mkdir()
     link = tmp_path / "link"
     link.symlink_to(tmp_path / target)
@@ -370,13 +370,13 @@ def test_a_link_is_neither_followed_nor_replaced_nor_removed(target: str, tmp_pa
         remove(Disk(), link)
 
     assert os.readlink(link) == str(tmp_path / target)
-    assert (tmp_path / "file").read_bytes() == b"somebody's"
+    assert (tmp_path / "file").read_bytes() == b"a person's"
     assert sorted(os.listdir(tmp_path)) == before
 
 
 def test_a_removed_file_is_gone_durably_and_removing_it_again_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"old")
-    disk = TroubledDisk()
+    disk = FailingDisk()
 
     remove(disk, tmp_path / "file")
     assert disk.asked == ["unlink", "open", "sync folder"]
@@ -508,7 +508,7 @@ def test_a_lock_that_is_refreshed_while_it_is_watched_is_busy_for_ever(tmp_path:
 
 
 class SlowDisk(Disk):
-    """A disk on which other things happen right before and right after the first rename."""
+    """A disk that calls functions right before and right after the first rename."""
 
     def __init__(self, before: Callable[[], None], after: Callable[[], None] | None = None) -> None:
         self._meanwhile = [before, after or (lambda: None)]
@@ -547,7 +547,7 @@ def test_a_lock_that_was_taken_from_us_is_not_removed_by_us(tmp_path: Path) -> N
     lock = tmp_path / "1.json.lock"
 
     with folder_lock(Disk(), lock, STALE_S):
-        lock.rmdir()  # we slept for so long that it is another's now
+        lock.rmdir()  # after such a pause it is another holder's
         lock.mkdir()
         os.utime(lock, (later := time.time() + STALE_S, later))
 
@@ -558,7 +558,7 @@ def test_a_stale_lock_with_something_in_it_is_no_error_and_loses_nothing(tmp_pat
     lock = tmp_path / "1.json.lock"
     for turn in range(2):
         lock.mkdir(exist_ok=True)
-        (lock / f"note-{turn}").write_text("somebody's")
+        (lock / f"note-{turn}").write_text("a person's")
         os.utime(lock, (0, 0))
         with suppress(Busy), folder_lock(Disk(), lock, STALE_S):
             pass
@@ -568,14 +568,14 @@ def test_a_stale_lock_with_something_in_it_is_no_error_and_loses_nothing(tmp_pat
 
 def test_a_file_in_the_place_of_a_lock_is_busy_and_stays_where_it_is(tmp_path: Path) -> None:
     file = tmp_path / "1.json.lock"
-    file.write_text("somebody's")
+    file.write_text("a person's")
     os.utime(file, (0, 0))
 
     with pytest.raises(Busy), folder_lock(Disk(), file, STALE_S):
         pass
 
     assert os.listdir(tmp_path) == ["1.json.lock"]
-    assert file.read_text() == "somebody's"
+    assert file.read_text() == "a person's"
 
 
 def test_of_three_takers_of_a_stale_lock_one_wins_and_two_are_busy(tmp_path: Path) -> None:

@@ -291,14 +291,14 @@ class World:
         self.restart()
 
     def restart(self) -> None:
-        """As a new process does it."""
+        """Read the log as a new process does."""
         self.flags = FlagOutcomes(self.config, self.store, self.clock, "here")
 
     def observe(self) -> FlagsObservation:
         return self.flags.observe(self.clock.now())
 
     def count(self, save: bool = True) -> dict[str, tuple[int, int]]:
-        """Errors and samples of the flags that have any, after an observation."""
+        """Errors and samples of each flag with outcomes, after an observation."""
         observation = self.observe()
         if save:
             assert self.flags.save()
@@ -464,7 +464,7 @@ def test_an_edited_log_counts_nothing_twice(world: World, restarted: bool) -> No
 
 
 def test_log_lines_from_before_the_epoch_do_not_count(world: World) -> None:
-    """Also if they were not read by then."""
+    """Outcomes before a switch do not count, even if they are read after it."""
     world.append(world.gates("xxxxx"))
     world.clock.wait(2.0)
     world.store.note(flag_actions.found_on(key=CONTRACTS, reason="a person enabled it"), "cli")
@@ -753,7 +753,7 @@ def test_a_reboot_restarts_the_wait_for_probation(project: Path) -> None:
 
 
 class Interrupted(Disk):
-    """Somebody saves the file just before it is replaced: when the journal has promised it already."""
+    """Save the file just before it is replaced, when the journal has promised it already."""
 
     def __init__(self, path: Path, save: Callable[[Path], object]) -> None:
         self._path, self._save = path, save

@@ -1,4 +1,4 @@
-"""Claude Code's files and command lines, and what all the neighbours' JSON shares: unreadable is never empty."""
+"""Claude Code's files and command lines, and a rule for all JSON: an unreadable file is never an empty one."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_output_is_readable_by_every_json_parser(number: bytes) -> None:
 
     data = b'{"status": "in_progress", "owner": "dev-1", "metadata": {"cost": ' + number + b"}}"
 
-    if load_object(data) is not None:  # unreadable is a good answer too: then nobody rewrites it
+    if load_object(data) is not None:  # unreadable is a good answer, too: then it is never rewritten
         json.loads(given_back(data), parse_constant=refuse)
 
 

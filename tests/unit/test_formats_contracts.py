@@ -1,4 +1,4 @@
-"""Contracts as the plugin makes them: from real plans byte for byte, and from whatever else may stand in one."""
+"""Contracts as the plugin makes them: from real plans byte for byte, and from arbitrary ones."""
 
 from __future__ import annotations
 
@@ -97,10 +97,10 @@ def test_real_contracts_are_intact_but_for_those_of_the_bash_version() -> None:
 
 
 def test_the_long_form_holds_every_field_of_the_plan() -> None:
-    told = made()
+    contract = made()
 
-    assert len(told.pop("contract_hash")) == 64
-    assert told == {
+    assert len(contract.pop("contract_hash")) == 64
+    assert contract == {
         "allowed_paths": ["docs/x.md", "src/a.js", "src/b.js", "src/c.js` (inline tests)"],
         "depends_on": [9, 10],
         "forbidden_paths": [".env", "secrets"],
@@ -133,14 +133,14 @@ def test_without_a_plain_true_there_are_no_contracts(config: bytes) -> None:
 
 
 def test_budget_and_timeout_are_those_of_the_configuration_if_they_are_numbers() -> None:
-    def told(budget: str) -> tuple[int, int]:
+    def budgets(budget: str) -> tuple[int, int]:
         found = made(
             config=f'{{"v2_hard_contracts":true,"max_token_budget":{budget},"task_timeout_seconds":7}}'.encode()
         )
         return found["max_token_budget"], found["timeout_seconds"]
 
-    assert told("40000") == (40000, 7)
-    assert {told(wrong) for wrong in ("-1", "1.5", "true", '"9"', "null", str(2**64))} == {(50000, 7)}
+    assert budgets("40000") == (40000, 7)
+    assert {budgets(wrong) for wrong in ("-1", "1.5", "true", '"9"', "null", str(2**64))} == {(50000, 7)}
 
 
 # -- plans --------------------------------------------------------------------------------------------------------
@@ -163,9 +163,9 @@ def test_a_byte_order_mark_before_a_plan_does_no_harm() -> None:
 
 
 def test_a_plan_without_tasks_has_a_contract_without_tasks() -> None:
-    told = made(b"---\nphase: 5\nplan: 1\n---\n<task>\n  <name>First</name>\n</task>\n")
+    contract = made(b"---\nphase: 5\nplan: 1\n---\n<task>\n  <name>First</name>\n</task>\n")
 
-    assert (told["task_count"], told["task_ids"], told["allowed_paths"]) == (0, [], [])
+    assert (contract["task_count"], contract["task_ids"], contract["allowed_paths"]) == (0, [], [])
 
 
 def test_must_haves_by_kind_are_none_for_the_plugin() -> None:

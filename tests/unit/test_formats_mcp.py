@@ -127,7 +127,7 @@ def test_numbers_may_have_thousands_of_digits() -> None:
     assert "n" in mcp.load(b'{"id":1,"n":' + b"7" * 5000 + b"}")
 
 
-# -- which request a response answers ------------------------------------------------------------------------------
+# -- the request that a response answers ---------------------------------------------------------------------------
 
 
 @given(st.data(), OBJECTS, IDS)

@@ -1,4 +1,4 @@
-"""Our own documents: what is written is read back, and nothing else is taken for it."""
+"""Our own documents: they are read back as they were written, and no other content is taken for one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A phase told anew from its plans, summaries and events: real ones, and whatever else may stand in them."""
+"""A phase rebuilt from its plans, summaries and events: real ones, and arbitrary ones."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def event(kind: str, plan: object = 1, phase: object = 5, **data: str) -> dict[s
     return {"event": kind, "phase": phase, "plan": plan, "ts": "2026-11-22T20:55:10Z", "data": data}
 
 
-def told(
+def rebuilt_phase(
     files: Mapping[str, bytes], *entries: Mapping[str, Any], leases: Mapping[str, datetime | None] | None = None
 ) -> Rebuilt:
     return phases.rebuild("05-demo", files, logged(*entries), leases or {}, AT)
@@ -64,7 +64,7 @@ def of_one(
 ) -> str:
     """The status of the only plan."""
     files = {"05-01-PLAN.md": PLAN, **({"05-01-SUMMARY.md": summary} if summary is not None else {})}
-    return statuses(told(files, *entries, leases=leases))["05-01"]
+    return statuses(rebuilt_phase(files, *entries, leases=leases))["05-01"]
 
 
 # -- front matter -------------------------------------------------------------------------------------------------
@@ -163,7 +163,7 @@ def test_of_a_real_log_of_the_bash_version_only_its_broken_line_is_bad() -> None
     assert (len(found), bad) == (6, 1)
 
 
-# -- a phase told anew --------------------------------------------------------------------------------------------
+# -- a rebuilt phase ----------------------------------------------------------------------------------------------
 
 
 def test_every_real_finished_phase_comes_out_complete() -> None:
@@ -215,7 +215,7 @@ def test_a_real_interrupted_phase_is_rebuilt_as_it_was() -> None:
 @pytest.mark.parametrize("plan", ["01-PLAN.md", "05-01-PLAN.md", "5-1-PLAN.md"])
 @pytest.mark.parametrize("summary", ["01-SUMMARY.md", "05-01-SUMMARY.md", "5-1-SUMMARY.md"])
 def test_a_plan_finds_its_summary_in_either_spelling(plan: str, summary: str) -> None:
-    assert statuses(told({plan: PLAN, summary: DONE})) == {"05-01": "complete"}
+    assert statuses(rebuilt_phase({plan: PLAN, summary: DONE})) == {"05-01": "complete"}
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_a_plan_finds_its_summary_in_either_spelling(plan: str, summary: str) ->
     ],
 )
 def test_a_summary_counts_for_what_it_says(line: bytes, status: str, certain: bool) -> None:
-    rebuilt = told({"05-01-PLAN.md": PLAN, "05-01-SUMMARY.md": b"---\nplan: 1\n" + line + b"\n---\n"})
+    rebuilt = rebuilt_phase({"05-01-PLAN.md": PLAN, "05-01-SUMMARY.md": b"---\nplan: 1\n" + line + b"\n---\n"})
 
     sentences = rebuilt.known if certain else rebuilt.inferred
     assert statuses(rebuilt) == {"05-01": status}
@@ -245,17 +245,17 @@ def test_a_summary_counts_for_what_it_says(line: bytes, status: str, certain: bo
 def test_a_summary_that_is_empty_or_cut_off_proves_nothing(data: bytes) -> None:
     assert of_one(summary=data) == "pending"
     assert of_one(event("plan_end", status="failed"), summary=data) == "failed"
-    assert statuses(told({"05-01-SUMMARY.md": data, "01-SUMMARY.md": DONE})) == {"05-01": "complete"}
+    assert statuses(rebuilt_phase({"05-01-SUMMARY.md": data, "01-SUMMARY.md": DONE})) == {"05-01": "complete"}
 
 
 def test_a_summary_without_proof_is_reported() -> None:
-    assert [each for each in told({"05-01-SUMMARY.md": b""}).inferred if "empty or cut off" in each]
+    assert [each for each in rebuilt_phase({"05-01-SUMMARY.md": b""}).inferred if "empty or cut off" in each]
 
 
 def test_of_a_summary_in_both_spellings_the_long_one_counts() -> None:
     failed = DONE.replace(b"complete", b"failed")
 
-    assert statuses(told({"01-SUMMARY.md": DONE, "05-01-SUMMARY.md": failed})) == {"05-01": "failed"}
+    assert statuses(rebuilt_phase({"01-SUMMARY.md": DONE, "05-01-SUMMARY.md": failed})) == {"05-01": "failed"}
 
 
 def test_a_real_summary_without_front_matter_finishes_its_plan() -> None:
@@ -265,20 +265,20 @@ def test_a_real_summary_without_front_matter_finishes_its_plan() -> None:
 def test_the_summary_of_the_whole_phase_does_not_finish_the_plan_of_that_number() -> None:
     whole = b"# Phase 5 Summary\n\n| Plans | 6 |\n"
 
-    assert statuses(told({"05-05-PLAN.md": PLAN, "05-SUMMARY.md": whole})) == {"05-05": "pending"}
-    assert statuses(told({"05-05-PLAN.md": PLAN, "05-SUMMARY.md": DONE})) == {"05-05": "complete"}
-    assert statuses(told({"05-PLAN.md": PLAN, "05-SUMMARY.md": whole})) == {"05-05": "complete"}
+    assert statuses(rebuilt_phase({"05-05-PLAN.md": PLAN, "05-SUMMARY.md": whole})) == {"05-05": "pending"}
+    assert statuses(rebuilt_phase({"05-05-PLAN.md": PLAN, "05-SUMMARY.md": DONE})) == {"05-05": "complete"}
+    assert statuses(rebuilt_phase({"05-PLAN.md": PLAN, "05-SUMMARY.md": whole})) == {"05-05": "complete"}
 
 
 def test_events_of_unknown_plans_are_skipped_and_reported() -> None:
-    rebuilt = told({"05-01-PLAN.md": PLAN, "04-01-SUMMARY.md": DONE, "05-CONTEXT.md": b"x"})
+    rebuilt = rebuilt_phase({"05-01-PLAN.md": PLAN, "04-01-SUMMARY.md": DONE, "05-CONTEXT.md": b"x"})
 
     assert statuses(rebuilt) == {"05-01": "pending"}
     assert [each for each in rebuilt.inferred if "04-01-SUMMARY.md" in each]
 
 
 def test_a_summary_without_a_plan_counts_as_a_plan() -> None:
-    rebuilt = told({"05-02-SUMMARY.md": b"---\ntitle: Late\nwave: 3\nstatus: complete\n---\n"})
+    rebuilt = rebuilt_phase({"05-02-SUMMARY.md": b"---\ntitle: Late\nwave: 3\nstatus: complete\n---\n"})
 
     assert rebuilt.state["plans"] == [{"id": "05-02", "title": "Late", "wave": 3, "status": "complete"}]
 
@@ -316,11 +316,11 @@ def test_without_a_summary_the_latest_event_of_the_plan_decides(entries: list[di
 
 def test_a_summary_outranks_an_event_and_the_contradiction_is_reported() -> None:
     files = {"05-01-PLAN.md": PLAN, "05-01-SUMMARY.md": DONE}
-    rebuilt = told(files, event("plan_end", status="failed"))
+    rebuilt = rebuilt_phase(files, event("plan_end", status="failed"))
 
     assert statuses(rebuilt) == {"05-01": "complete"}
     assert [each for each in rebuilt.inferred if "failed by the event log" in each]
-    assert told(files, event("plan_start")).inferred == ()
+    assert rebuilt_phase(files, event("plan_start")).inferred == ()
 
 
 @pytest.mark.parametrize(
@@ -337,9 +337,9 @@ def test_status_and_wave_of_the_phase_follow_from_its_plans(
     given_plans: list[tuple[int, str]], status: str, wave: int
 ) -> None:
     files = {f"05-{n:02d}-PLAN.md": b"---\nwave: %d\n---\n" % n for n, _ in given_plans}
-    files |= {f"05-{n:02d}-SUMMARY.md": f"---\nstatus: {told}\n---\n".encode() for n, told in given_plans if told}
+    files |= {f"05-{n:02d}-SUMMARY.md": f"---\nstatus: {word}\n---\n".encode() for n, word in given_plans if word}
 
-    state = told(files).state
+    state = rebuilt_phase(files).state
 
     assert (state["status"], state["wave"], state["total_waves"]) == (status, wave, len(given_plans) or 1)
 
@@ -347,14 +347,14 @@ def test_status_and_wave_of_the_phase_follow_from_its_plans(
 def test_a_phase_with_a_plan_at_work_runs_and_one_with_a_stale_plan_is_stale() -> None:
     files = {"05-01-PLAN.md": PLAN, "05-02-PLAN.md": PLAN}
 
-    assert told(files, event("plan_start"), leases={"05-01": None}).state["status"] == "running"
-    assert told(files, event("plan_start")).state["status"] == "stale"
+    assert rebuilt_phase(files, event("plan_start"), leases={"05-01": None}).state["status"] == "running"
+    assert rebuilt_phase(files, event("plan_start")).state["status"] == "stale"
 
 
 def test_a_phase_waits_for_its_stale_plans() -> None:
     files = {"05-01-PLAN.md": PLAN, "05-02-PLAN.md": PLAN.replace(b"wave: 1", b"wave: 2")}
 
-    assert told(files, event("plan_start")).state["wave"] == 1
+    assert rebuilt_phase(files, event("plan_start")).state["wave"] == 1
 
 
 def test_a_lettered_phase_takes_no_events_of_the_next_phase() -> None:
@@ -381,7 +381,7 @@ def test_a_folder_that_is_no_phase_is_refused(name: str) -> None:
 def test_any_phase_folder_gives_a_writable_state(
     files: dict[str, bytes], entries: list[dict[str, Any]], leases: dict[str, datetime | None]
 ) -> None:
-    rebuilt = told(files, *entries, leases=leases)
+    rebuilt = rebuilt_phase(files, *entries, leases=leases)
 
     json.dumps(rebuilt.state).encode()
     assert len(statuses(rebuilt)) == len(rebuilt.state["plans"])

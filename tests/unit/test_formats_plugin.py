@@ -1,4 +1,4 @@
-"""The plugin's files: real ones of both its versions, and whatever else may stand in them."""
+"""The plugin's files: real ones of both its versions, and arbitrary ones."""
 
 from __future__ import annotations
 

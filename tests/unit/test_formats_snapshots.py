@@ -1,4 +1,4 @@
-"""The plugin's snapshots, of both its stores and both its versions, and whatever else may stand in them."""
+"""The plugin's snapshots, of both its stores and both its versions, and arbitrary ones."""
 
 from __future__ import annotations
 
@@ -166,12 +166,12 @@ def test_a_phase_that_cannot_stand_in_a_name_is_refused(phase: str) -> None:
 
 def test_the_newest_of_the_role_is_the_best_else_the_newest_at_all() -> None:
     old, dev, lead = snapshot(role="dev"), snapshot(seconds=1, role="yolo-dev-01"), snapshot(seconds=2, role="lead")
-    nobody = snapshot(seconds=3)
+    unnamed = snapshot(seconds=3)
 
-    assert plugin_snapshots.best([old, nobody, dev, lead], "5", "yolo:dev") == dev
-    assert plugin_snapshots.best([old, nobody, dev, lead], "5", "qa") == nobody
+    assert plugin_snapshots.best([old, unnamed, dev, lead], "5", "yolo:dev") == dev
+    assert plugin_snapshots.best([old, unnamed, dev, lead], "5", "qa") == unnamed
     for role in (None, "", "unknown"):
-        assert plugin_snapshots.best([old, nobody, dev, lead], "5", role) == nobody
+        assert plugin_snapshots.best([old, unnamed, dev, lead], "5", role) == unnamed
 
 
 def test_only_snapshots_of_the_phase_are_restored_however_it_is_written() -> None:

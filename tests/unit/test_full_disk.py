@@ -91,11 +91,11 @@ class RequeueCase:
 def case(project: Path, claude_home: Path, tmp_path: Path) -> Iterator[RequeueCase]:
     tasks = tmp_path / "other" / "red"
     tasks.mkdir(parents=True)
-    made = RequeueCase(project, claude_home, tasks)
-    yield made
+    built = RequeueCase(project, claude_home, tasks)
+    yield built
 
     async def close() -> None:
-        made.runner.close()
+        built.runner.close()
 
     anyio.run(close)
 

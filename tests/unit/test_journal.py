@@ -1,4 +1,4 @@
-"""The journal: whatever happens to its file, what is read from it is true, and what cannot be read is told."""
+"""The journal: damage of its file never falsifies an entry, and every unreadable part is reported."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ records = st.builds(
 )
 
 
-def told(action: str, key: str = TASK, kind: str = "task", **more: Any) -> Entry:
+def entry_of(action: str, key: str = TASK, kind: str = "task", **more: Any) -> Entry:
     return an_entry(action, key, kind, **more)
 
 
@@ -54,7 +54,7 @@ class World:
         self._opened: list[Journal] = []
 
     def journal(self, disk: Disk | None = None, size: int = SIZE) -> Journal:
-        """A program of its own that has read everything."""
+        """The journal as another program that has read everything."""
         journal = Journal(self.path, disk or Disk(), self.quarantine, size)
         self._opened.append(journal)
         journal.catch_up()
@@ -130,8 +130,8 @@ def test_a_cut_line_is_noticed(record: dict[str, Any], at: int) -> None:
 
 
 def test_any_single_flipped_bit_of_a_line_is_noticed() -> None:
-    for seq in range(1, 30):  # between them their checksums hold every digit in many places
-        line = dump(told("requeued", seq=seq))[:-1]
+    for seq in range(1, 30):  # together their checksums have every digit at many places
+        line = dump(entry_of("requeued", seq=seq))[:-1]
         unnoticed = [flipped for _, flipped in _flips(line) if unseal(flipped) is not None]
         assert unnoticed == []
 
@@ -149,7 +149,7 @@ def _flips(data: bytes) -> Iterator[tuple[int, bytes]]:
 def test_a_flipped_bit_costs_only_its_lines_and_is_reported(world: World) -> None:
     journal = world.journal()
     for action in ("requeued", "died", "requeued"):
-        journal.append(told(action), durable=False)
+        journal.append(entry_of(action), durable=False)
     data = world.path.read_bytes()
     lines = data.splitlines(keepends=True)
     ends = [sum(map(len, lines[: n + 1])) for n in range(len(lines))]
@@ -157,16 +157,18 @@ def test_a_flipped_bit_costs_only_its_lines_and_is_reported(world: World) -> Non
     for at, flipped in _flips(data):
         world.path.write_bytes(flipped)
         hit = next(n for n, end in enumerate(ends) if at < end)
-        touched = {hit + 1, hit + 2} if at == ends[hit] - 1 else {hit + 1}  # without its newline a line eats the next
+        touched = {hit + 1, hit + 2} if at == ends[hit] - 1 else {hit + 1}  # a line without a newline swallows the next
         reader = world.reader()
         found = {entry["seq"]: entry for entry in history(world.path)}
         assert {1, 2, 3} - touched <= found.keys()
-        assert all(entry == fields(told("died" if seq == 2 else "requeued", seq=seq)) for seq, entry in found.items())
+        assert all(
+            entry == fields(entry_of("died" if seq == 2 else "requeued", seq=seq)) for seq, entry in found.items()
+        )
         assert found.keys() == {1, 2, 3} or reader.damage or not flipped.endswith(b"\n")
 
 
 def test_every_cut_of_a_journal_leaves_a_true_beginning_and_keeps_the_rest_aside(tmp_path: Path) -> None:
-    whole = b"".join(dump(told("requeued", seq=n)) for n in (1, 2))
+    whole = b"".join(dump(entry_of("requeued", seq=n)) for n in (1, 2))
     for end in range(len(whole) + 1):
         (folder := tmp_path / str(end)).mkdir()
         world = World(folder)
@@ -179,7 +181,7 @@ def test_every_cut_of_a_journal_leaves_a_true_beginning_and_keeps_the_rest_aside
         assert journal.seq == journal.index.requeues[TASK] == kept.count(b"\n")
         assert journal.damage == []
         assert b"".join(path.read_bytes() for path in world.quarantine.iterdir()) == whole[len(kept) : end]
-        assert journal.append(told("died"), durable=False) == journal.seq
+        assert journal.append(entry_of("died"), durable=False) == journal.seq
         assert world.seqs() == [*range(1, kept.count(b"\n") + 2)]
         world.close()
 
@@ -194,7 +196,7 @@ def test_lines_torn_at_the_same_place_are_all_kept_aside(world: World) -> None:
 
 
 def test_a_damaged_line_is_reported_and_later_lines_are_kept(world: World) -> None:
-    lines = [dump(told("requeued", seq=n)) for n in (1, 2, 3)]
+    lines = [dump(entry_of("requeued", seq=n)) for n in (1, 2, 3)]
     world.path.write_bytes(lines[0] + b"\0" * 50 + b"\n" + lines[2])
 
     journal = world.journal()
@@ -208,13 +210,13 @@ def test_each_program_reports_damage_once(world: World) -> None:
     world.path.write_bytes(b"junk\n")
     journal = world.journal()
 
-    journal.append(told("died"), durable=False)
+    journal.append(entry_of("died"), durable=False)
     journal.catch_up()
 
     assert journal.damage == world.reader().damage == [Damage(0, "a line of 5 bytes cannot be read")]
 
 
-@given(st.lists(st.binary(max_size=30) | st.integers(1, 5).map(lambda n: dump(told("requeued", seq=n)))))
+@given(st.lists(st.binary(max_size=30) | st.integers(1, 5).map(lambda n: dump(entry_of("requeued", seq=n)))))
 @relaxed
 def test_any_file_can_be_opened_and_written_on(tmp_path_factory: pytest.TempPathFactory, parts: list[bytes]) -> None:
     world = World(tmp_path_factory.mktemp("journal"))
@@ -222,7 +224,7 @@ def test_any_file_can_be_opened_and_written_on(tmp_path_factory: pytest.TempPath
 
     journal = world.journal()
     before = world.seqs()
-    journal.append(told("redriven"), durable=False)
+    journal.append(entry_of("redriven"), durable=False)
 
     assert world.seqs() == [*before, journal.seq]
     assert journal.seq not in before
@@ -242,7 +244,7 @@ def test_programs_that_take_turns_see_each_others_lines(
 
     for number, turn in enumerate(turns, 1):
         journals[turn].catch_up()
-        assert journals[turn].append(told("requeued"), durable=False) == number
+        assert journals[turn].append(entry_of("requeued"), durable=False) == number
 
     for journal in journals:
         journal.catch_up()
@@ -250,21 +252,21 @@ def test_programs_that_take_turns_see_each_others_lines(
     world.close()
 
 
-# -- what it remembers --------------------------------------------------------------------------------------------
+# -- the index ----------------------------------------------------------------------------------------------------
 
 
 def test_requeues_are_counted_since_the_task_was_redriven(world: World) -> None:
     journal = world.journal()
     for action in ("requeued", "requeued", "redriven", "requeued"):
-        journal.append(told(action), durable=False)
-    journal.append(told("requeued", "session-85d6cfb4/2"), durable=False)
+        journal.append(entry_of(action), durable=False)
+    journal.append(entry_of("requeued", "session-85d6cfb4/2"), durable=False)
 
     assert journal.index.requeues == world.reader().index.requeues == {TASK: 1, "session-85d6cfb4/2": 1}
 
 
 def test_a_promised_requeue_counts_when_it_is_done_and_only_then(world: World) -> None:
     journal = world.journal()
-    kept, broken, open_ = (journal.append(told("requeued", **PROMISE), durable=False) for _ in range(3))
+    kept, broken, open_ = (journal.append(entry_of("requeued", **PROMISE), durable=False) for _ in range(3))
     assert journal.index.requeues[TASK] == 0
 
     journal.mark(kept, "done")
@@ -279,8 +281,8 @@ def test_a_promised_requeue_counts_when_it_is_done_and_only_then(world: World) -
 @pytest.mark.parametrize("ending", ["done", "failed"])
 def test_a_begun_action_is_pending_until_it_ends(world: World, begun: dict[str, Any], ending: Any) -> None:
     journal = world.journal()
-    seq = journal.append(told("terminated", **begun), durable=False)
-    assert world.reader().pending == journal.pending == {seq: told("terminated", seq=seq, **begun)}
+    seq = journal.append(entry_of("terminated", **begun), durable=False)
+    assert world.reader().pending == journal.pending == {seq: entry_of("terminated", seq=seq, **begun)}
 
     journal.mark(seq, ending)
 
@@ -291,7 +293,7 @@ def test_a_death_is_known_until_the_agent_is_registered_again(world: World) -> N
     journal = world.journal()
     seen = []
     for action in ("registered", "died", "registered", "died"):
-        journal.append(told(action, "dev-1", "agent"), durable=False)
+        journal.append(entry_of(action, "dev-1", "agent"), durable=False)
         seen.append(journal.index.recorded("dev-1", "died", since="registered"))
 
     assert seen == [False, True, False, True]
@@ -301,7 +303,7 @@ def test_a_death_is_known_until_the_agent_is_registered_again(world: World) -> N
 def test_a_line_that_stands_in_two_segments_counts_once() -> None:
     index = Index()
     for _ in range(2):
-        index.apply(told("requeued", seq=1))
+        index.apply(entry_of("requeued", seq=1))
 
     assert index.requeues[TASK] == 1
 
@@ -309,16 +311,16 @@ def test_a_line_that_stands_in_two_segments_counts_once() -> None:
 def test_alerts_of_an_agent_are_dropped_with_it(world: World) -> None:
     journal = world.journal()
     for action in ("registered", "died", "forgotten"):
-        journal.append(told(action, "dev-1", "agent"), durable=False)
+        journal.append(entry_of(action, "dev-1", "agent"), durable=False)
 
     assert not journal.index.recorded("dev-1", "died", since="registered")
 
 
 def test_the_newest_line_of_an_action_is_its_end(world: World) -> None:
     journal = world.journal()
-    begun = journal.append(told("terminated", "dev-1", "agent", begun=True), durable=False)
-    journal.append(told("registered", "dev-1", "agent"), durable=False)
-    journal.append(told("terminated", "dev-1", "agent"), durable=False)
+    begun = journal.append(entry_of("terminated", "dev-1", "agent", begun=True), durable=False)
+    journal.append(entry_of("registered", "dev-1", "agent"), durable=False)
+    journal.append(entry_of("terminated", "dev-1", "agent"), durable=False)
     journal.mark(begun, "done")
 
     assert journal.index.recorded("dev-1", "terminated", since="registered")
@@ -340,11 +342,11 @@ def test_an_agent_was_ended_by_us_if_that_began_before_its_death(
     for action in actions:
         match action:
             case "begun":
-                line = told("terminated", "dev-1", "agent", begun=True)
+                line = entry_of("terminated", "dev-1", "agent", begun=True)
             case "ended":
-                line = told("terminated", "dev-1", "agent", done=begun)
+                line = entry_of("terminated", "dev-1", "agent", done=begun)
             case _:
-                line = told(action, "dev-1", "agent")
+                line = entry_of(action, "dev-1", "agent")
         number = journal.append(line, durable=False)
         begun = number if action == "begun" else begun
         seen.append(journal.index.terminated("dev-1"))
@@ -355,9 +357,9 @@ def test_an_agent_was_ended_by_us_if_that_began_before_its_death(
 
 def test_an_old_promise_kept_late_does_not_hide_a_newer_line(world: World) -> None:
     journal = world.journal()
-    old = journal.append(told("died", "dev-1", "agent", **PROMISE), durable=False)
-    journal.append(told("registered", "dev-1", "agent"), durable=False)
-    journal.append(told("died", "dev-1", "agent"), durable=False)
+    old = journal.append(entry_of("died", "dev-1", "agent", **PROMISE), durable=False)
+    journal.append(entry_of("registered", "dev-1", "agent"), durable=False)
+    journal.append(entry_of("died", "dev-1", "agent"), durable=False)
     journal.mark(old, "done")
 
     assert journal.index.recorded("dev-1", "died", since="registered")
@@ -367,7 +369,7 @@ def test_an_old_promise_kept_late_does_not_hide_a_newer_line(world: World) -> No
 
 
 class FullDisk(Disk):
-    """A disk with room for so many more bytes."""
+    """A disk with room for ``room`` more bytes."""
 
     room = 10**6
 
@@ -380,23 +382,23 @@ class FullDisk(Disk):
 def test_a_failed_write_leaves_the_journal_unchanged(world: World) -> None:
     disk = FullDisk()
     journal = world.journal(disk)
-    journal.append(told("died"), durable=False)
+    journal.append(entry_of("died"), durable=False)
     before = world.path.read_bytes()
 
     disk.room = 20
     with pytest.raises(OSError, match="No space left"):
-        journal.append(told("requeued"))
+        journal.append(entry_of("requeued"))
     assert (world.path.read_bytes(), journal.seq, journal.index.requeues[TASK]) == (before, 1, 0)
 
     disk.room = 10**6
-    assert journal.append(told("requeued")) == 2
+    assert journal.append(entry_of("requeued")) == 2
     assert world.seqs() == [1, 2]
 
 
 def test_a_mark_for_which_there_is_no_room_is_done_without(world: World) -> None:
     disk = FullDisk()
     journal = world.journal(disk)
-    seq = journal.append(told("requeued", **PROMISE), durable=False)
+    seq = journal.append(entry_of("requeued", **PROMISE), durable=False)
     disk.room = 0
 
     journal.mark(seq, "done")
@@ -423,11 +425,11 @@ class TearingDisk(Disk):
 def test_nothing_is_written_after_a_half_written_line_that_could_not_be_cut_off(world: World) -> None:
     disk = TearingDisk()
     journal = world.journal(disk)
-    kept = journal.append(told("requeued", **PROMISE), durable=False)
+    kept = journal.append(entry_of("requeued", **PROMISE), durable=False)
     disk.tearing = True
 
     journal.mark(kept, "done")
-    journal.append(told("died"), durable=False)
+    journal.append(entry_of("died"), durable=False)
     journal.rotate()
 
     for each in (journal, world.journal(), world.reader()):
@@ -436,12 +438,12 @@ def test_nothing_is_written_after_a_half_written_line_that_could_not_be_cut_off(
 
 
 def _replace(path: Path) -> None:
-    path.with_name("other").write_bytes(b"".join(dump(told("died", seq=seq)) for seq in range(1, 41)))
+    path.with_name("other").write_bytes(b"".join(dump(entry_of("died", seq=seq)) for seq in range(1, 41)))
     path.with_name("other").rename(path)
 
 
 def _cut(path: Path) -> None:
-    path.write_bytes(dump(told("requeued", seq=1)))
+    path.write_bytes(dump(entry_of("requeued", seq=1)))
 
 
 @pytest.mark.parametrize(("change", "seq", "requeues"), [(_replace, 40, 0), (_cut, 1, 1)])
@@ -451,20 +453,20 @@ def test_a_replaced_journal_is_read_again(
     world.path.write_bytes(b"junk\n")
     journal = world.journal()
     for _ in range(3):
-        journal.append(told("requeued"), durable=False)
-    journal.append(told("requeued", **PROMISE), durable=False)
+        journal.append(entry_of("requeued"), durable=False)
+    journal.append(entry_of("requeued", **PROMISE), durable=False)
 
     change(world.path)
     journal.catch_up()
 
     assert (journal.seq, journal.index.requeues[TASK], journal.pending, journal.damage) == (seq, requeues, {}, [])
-    assert journal.append(told("died"), durable=False) == seq + 1
+    assert journal.append(entry_of("died"), durable=False) == seq + 1
     assert world.seqs()[-1] == seq + 1
 
 
 def test_a_journal_deleted_underneath_is_not_written_to_any_more(world: World) -> None:
     journal = world.journal()
-    journal.append(told("requeued"), durable=False)
+    journal.append(entry_of("requeued"), durable=False)
 
     world.path.unlink()
     with pytest.raises(FileNotFoundError):
@@ -472,7 +474,7 @@ def test_a_journal_deleted_underneath_is_not_written_to_any_more(world: World) -
 
     journal.catch_up()
     assert (journal.seq, journal.index.requeues) == (0, {})
-    assert journal.append(told("died"), durable=False) == 1
+    assert journal.append(entry_of("died"), durable=False) == 1
     assert world.seqs() == [1]
 
 
@@ -499,7 +501,7 @@ def test_a_link_is_no_journal(world: World) -> None:
 
 
 def test_a_reader_changes_nothing(world: World) -> None:
-    data = dump(told("requeued", seq=1)) + b"junk\n" + b'{"seq":2,"torn'
+    data = dump(entry_of("requeued", seq=1)) + b"junk\n" + b'{"seq":2,"torn'
     world.path.write_bytes(data)
 
     reader = world.reader()
@@ -516,10 +518,10 @@ def test_without_a_journal_there_is_nothing_to_read(world: World) -> None:
 
 def test_a_reader_that_looks_again_reads_on(world: World) -> None:
     journal = world.journal()
-    journal.append(told("requeued"), durable=False)
+    journal.append(entry_of("requeued"), durable=False)
     reader = world.reader()
 
-    journal.append(told("requeued"), durable=False)
+    journal.append(entry_of("requeued"), durable=False)
     reader.load()
 
     assert (reader.seq, reader.index.requeues[TASK]) == (2, 2)
@@ -530,17 +532,17 @@ def test_a_reader_that_looks_again_reads_on(world: World) -> None:
 
 def test_history_lists_completed_actions_only(world: World) -> None:
     journal = world.journal()
-    done = journal.append(told("requeued", **PROMISE), durable=False)
-    failed = journal.append(told("released", **PROMISE), durable=False)
+    done = journal.append(entry_of("requeued", **PROMISE), durable=False)
+    failed = journal.append(entry_of("released", **PROMISE), durable=False)
     journal.mark(failed, "failed", "no room")
     journal.mark(done, "done")
-    begun = journal.append(told("terminated", begun=True), durable=False)
-    ended = journal.append(told("terminated", evidence={"gone": [412]}), durable=False)
+    begun = journal.append(entry_of("terminated", begun=True), durable=False)
+    ended = journal.append(entry_of("terminated", evidence={"gone": [412]}), durable=False)
     journal.mark(begun, "done")
 
     assert history(world.path) == [
-        fields(told("requeued", seq=done)),
-        fields(told("terminated", seq=ended, evidence={"gone": [412]})),
+        fields(entry_of("requeued", seq=done)),
+        fields(entry_of("terminated", seq=ended, evidence={"gone": [412]})),
     ]
 
 
@@ -549,7 +551,7 @@ def test_history_can_be_followed_from_where_it_was_left(world: World) -> None:
     followed = History(world.path)
     seen = []
     for action in ("requeued", "died", "requeued"):
-        journal.append(told(action), durable=False)
+        journal.append(entry_of(action), durable=False)
         seen.append([entry.seq for entry in followed.new_entries()])
 
     assert seen == [[1], [2], [3]]
@@ -559,8 +561,8 @@ def test_history_can_be_followed_from_where_it_was_left(world: World) -> None:
 def test_a_follower_hears_of_a_promise_when_it_is_kept(world: World) -> None:
     journal = world.journal()
     followed = History(world.path)
-    promised = journal.append(told("requeued", **PROMISE), durable=False)
-    journal.append(told("died"), durable=False)
+    promised = journal.append(entry_of("requeued", **PROMISE), durable=False)
+    journal.append(entry_of("died"), durable=False)
     before = [entry.seq for entry in followed.new_entries()]
 
     journal.mark(promised, "done")
@@ -588,7 +590,7 @@ def test_an_entry_has_the_keys_that_history_promises() -> None:
 
 
 def remembered(journal: Journal) -> tuple[object, ...]:
-    """All that must never be forgotten."""
+    """The state that must survive every rotation."""
     return (
         journal.seq,
         journal.pending,
@@ -599,24 +601,24 @@ def remembered(journal: Journal) -> tuple[object, ...]:
 
 
 def live(journal: Journal, lines: int = 30) -> list[dict[str, Any]]:
-    """Lines of every kind; the entries that are to be told."""
+    """Write lines of every kind; the entries that ``history`` must show."""
     entries = []
     for n in range(lines):
         match n % 6:
             case 0:
-                entries.append({"seq": journal.append(told("requeued", f"red/{n % 4}"), durable=False)})
+                entries.append({"seq": journal.append(entry_of("requeued", f"red/{n % 4}"), durable=False)})
             case 1:
                 journal.append(GoodVersion(good=Version(f"/x/{n % 4}", f"{n:064x}")), durable=False)
             case 2:
-                seq = journal.append(told("released", **PROMISE), durable=False)
+                seq = journal.append(entry_of("released", **PROMISE), durable=False)
                 journal.mark(seq, "done")
                 entries.append({"seq": seq})
             case 3:
-                journal.append(told("restored", **PROMISE), durable=False)
+                journal.append(entry_of("restored", **PROMISE), durable=False)
             case 4:
-                entries.append({"seq": journal.append(told("died", "a", "agent"), durable=False)})
+                entries.append({"seq": journal.append(entry_of("died", "a", "agent"), durable=False)})
             case 5:
-                journal.append(told("terminated", "b", "agent", begun=True), durable=False)
+                journal.append(entry_of("terminated", "b", "agent", begun=True), durable=False)
     return entries
 
 
@@ -630,7 +632,7 @@ def test_small_segments_lose_nothing(world: World, segment: int) -> None:
         assert journal.index.requeues == expected.index.requeues
         assert journal.index.good_versions == expected.index.good_versions
         assert journal.index.recorded("a", "died", "x")
-        assert [told.action for told in journal.pending.values()] == ["restored", "terminated"] * 5
+        assert [line.action for line in journal.pending.values()] == ["restored", "terminated"] * 5
         assert journal.damage == []
     whole.close()
 
@@ -650,7 +652,7 @@ def test_a_follower_misses_nothing_and_hears_nothing_twice_over_the_segments(wor
     journal, followed = world.journal(size=8 * 300), History(world.path)
     heard, written = [], []
     for _ in range(40):
-        written.append(journal.append(told("died"), durable=False))
+        written.append(journal.append(entry_of("died"), durable=False))
         if journal.seq % 3 == 0:
             heard += [entry.seq for entry in followed.new_entries()]
 
@@ -660,7 +662,7 @@ def test_a_follower_misses_nothing_and_hears_nothing_twice_over_the_segments(wor
 
 def test_a_follower_that_reads_in_the_very_moment_of_a_rotation_misses_nothing(world: World) -> None:
     journal, followed = world.journal(), History(world.path)
-    journal.append(told("died"), durable=False)
+    journal.append(entry_of("died"), durable=False)
     heard = [entry.seq for entry in followed.new_entries()]
 
     class Meanwhile(Disk):
@@ -668,10 +670,10 @@ def test_a_follower_that_reads_in_the_very_moment_of_a_rotation_misses_nothing(w
             if self is followed._disk:
                 followed._disk = Disk()
                 for _ in range(3):
-                    journal.append(told("died"), durable=False)
+                    journal.append(entry_of("died"), durable=False)
                 journal.rotate()
                 for _ in range(3):
-                    journal.append(told("died"), durable=False)
+                    journal.append(entry_of("died"), durable=False)
             return super().read(path, limit or 2**32)
 
     followed._disk = Meanwhile()
@@ -684,12 +686,12 @@ def test_a_follower_that_reads_in_the_very_moment_of_a_rotation_misses_nothing(w
 
 def test_a_promise_survives_segments_and_keeps_its_number(world: World) -> None:
     journal = world.journal()
-    promised = journal.append(told("requeued", **PROMISE), durable=False)
+    promised = journal.append(entry_of("requeued", **PROMISE), durable=False)
     for _ in range(3):
         journal.rotate()
 
     other = world.journal()
-    assert other.pending[promised] == told("requeued", seq=promised, **PROMISE)
+    assert other.pending[promised] == entry_of("requeued", seq=promised, **PROMISE)
     other.mark(promised, "done")
 
     assert (world.reader().index.requeues[TASK], world.reader().pending) == (1, {})
@@ -700,7 +702,7 @@ def test_closed_segments_are_bounded_and_the_oldest_go(world: World) -> None:
     journal = world.journal(size=8 * 500)
 
     for _ in range(200):
-        journal.append(told("died"), durable=False)
+        journal.append(entry_of("died"), durable=False)
 
     closed = segments(Disk(), world.path)
     assert len(closed) == SEGMENTS
@@ -714,7 +716,7 @@ def test_writers_notice_that_another_has_begun_a_new_segment(world: World) -> No
     one, other = world.journal(), world.journal()
     for n in range(6):
         (one, other)[n % 2].catch_up()
-        (one, other)[n % 2].append(told("requeued"), durable=False)
+        (one, other)[n % 2].append(entry_of("requeued"), durable=False)
         (one, other)[n % 2].rotate()
 
     one.catch_up()
@@ -724,11 +726,11 @@ def test_writers_notice_that_another_has_begun_a_new_segment(world: World) -> No
 
 
 class CutOff(BaseException):
-    """The end of the world, for one process."""
+    """The end of a process."""
 
 
 class MortalDisk(Disk):
-    """One that is cut off at its n-th operation from now on."""
+    """A disk whose process ends at its n-th operation from now on."""
 
     left = 10**9
 
@@ -782,7 +784,7 @@ def test_a_crash_at_any_moment_of_a_rotation_costs_nothing(world: World, operati
     assert sorted(world.seqs()) == entries
     assert list(world.path.parent.glob("journal.jsonl")) == [world.path]
     again = world.journal()
-    again.append(told("died"), durable=False)
+    again.append(entry_of("died"), durable=False)
     again.rotate()
     assert sorted(world.seqs()) == [*entries, world.seqs()[-1]]
     assert remembered(again)[1:] == before
@@ -803,12 +805,12 @@ def test_a_rotation_that_fails_leaves_the_segment_in_use(world: World) -> None:
     disk = NoSecondName()
     journal = world.journal(disk, size=8 * 100)
     for n in range(1, 4):
-        assert journal.append(told("requeued"), durable=False) == n
+        assert journal.append(entry_of("requeued"), durable=False) == n
     assert world.seqs() == [1, 2, 3]
 
     disk.on = False
     for _ in range(3):
-        journal.append(told("requeued"), durable=False)
+        journal.append(entry_of("requeued"), durable=False)
 
     assert len(world.seqs()) == world.journal().index.requeues[TASK] == 6
     assert len(segments(Disk(), world.path)) > 1
@@ -820,7 +822,7 @@ def test_an_unreadable_checkpoint_is_reported_and_replaced_from_older_segments(
     journal = world.journal()
     live(journal)
     journal.rotate()
-    journal.append(told("requeued"), durable=False)
+    journal.append(entry_of("requeued"), durable=False)
     expected = remembered(journal)
     data = bytearray(world.path.read_bytes())
     data[5] ^= 1
@@ -846,14 +848,14 @@ def test_every_damaged_journal_is_kept(world: World, twice: int) -> None:
 def test_a_journal_that_was_restored_from_an_older_copy_loses_no_line_at_its_next_rotation(world: World) -> None:
     journal = world.journal()
     for _ in range(3):
-        journal.append(told("died"))
+        journal.append(entry_of("died"))
     copy = world.path.read_bytes()
-    journal.append(told("died"))
+    journal.append(entry_of("died"))
     journal.rotate()
     world.path.write_bytes(copy)
 
     after = world.journal()
-    new = after.append(told("requeued"))
+    new = after.append(entry_of("requeued"))
     after.rotate()
 
     assert new in world.seqs()
@@ -867,7 +869,7 @@ def test_a_journal_that_was_restored_from_an_older_copy_loses_no_line_at_its_nex
 def test_a_journal_whose_end_was_cut_off_says_so_and_gives_no_number_twice(world: World, kept: int) -> None:
     journal = world.journal()
     for _ in range(5):
-        journal.append(told("died"))
+        journal.append(entry_of("died"))
     lines = world.path.read_bytes().splitlines(keepends=True)
     world.path.write_bytes(b"".join(lines[:kept]))
 
@@ -875,15 +877,15 @@ def test_a_journal_whose_end_was_cut_off_says_so_and_gives_no_number_twice(world
         assert [damage.what for damage in each.damage] == [f"lines {kept + 1} to 5 were written and are gone"]
         assert each.seq == 5
     again = world.journal()
-    assert again.append(told("died")) == 6
+    assert again.append(entry_of("died")) == 6
     assert world.seqs() == [*range(1, kept + 1), 6]
 
 
 def test_a_journal_replaced_by_an_older_copy_is_reported(world: World) -> None:
     journal = world.journal()
-    journal.append(told("requeued"))
+    journal.append(entry_of("requeued"))
     copy = world.path.read_bytes()
-    journal.append(told("requeued"))
+    journal.append(entry_of("requeued"))
     world.path.with_name("copy").write_bytes(copy)
     world.path.with_name("copy").rename(world.path)
 
@@ -894,8 +896,8 @@ def test_a_journal_replaced_by_an_older_copy_is_reported(world: World) -> None:
 
 def test_lines_without_durability_may_be_lost_silently(world: World) -> None:
     journal = world.journal()
-    journal.append(told("requeued"))
-    journal.append(told("died"), durable=False)
+    journal.append(entry_of("requeued"))
+    journal.append(entry_of("died"), durable=False)
     world.path.write_bytes(world.path.read_bytes().splitlines(keepends=True)[0])
 
     assert world.journal().damage == []
@@ -904,13 +906,13 @@ def test_lines_without_durability_may_be_lost_silently(world: World) -> None:
 @pytest.mark.parametrize("mark", [b"", b"junk", b"\0" * 48, seal({"seq": "5"}), b"\xff"])
 def test_a_mark_that_cannot_be_read_says_nothing(world: World, mark: bytes) -> None:
     journal = world.journal()
-    journal.append(told("requeued"))
+    journal.append(entry_of("requeued"))
     world.path.with_name("journal.mark").write_bytes(mark)
 
     again = world.journal()
 
     assert (again.damage, again.seq) == ([], 1)
-    assert again.append(told("requeued")) == 2
+    assert again.append(entry_of("requeued")) == 2
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/nowhere")])
@@ -919,7 +921,7 @@ def test_writes_succeed_without_a_watermark_file(world: World, make: Callable[[P
 
     journal = world.journal()
 
-    assert journal.append(told("requeued")) == 1
+    assert journal.append(entry_of("requeued")) == 1
     assert world.reader().index.requeues[TASK] == 1
 
 
@@ -940,13 +942,13 @@ class UnflushingDisk(Disk):
 def test_after_a_flush_that_failed_nothing_is_written_to_that_segment_any_more(world: World) -> None:
     disk = UnflushingDisk()
     journal = world.journal(disk)
-    journal.append(told("requeued"))
+    journal.append(entry_of("requeued"))
     disk.failing = 1
     with pytest.raises(OSError, match="could not be flushed"):
-        journal.append(told("requeued"))
+        journal.append(entry_of("requeued"))
     spoiled = world.path.stat().st_ino
 
-    assert journal.append(told("requeued")) > 1
+    assert journal.append(entry_of("requeued")) > 1
 
     assert world.path.stat().st_ino != spoiled
     assert len(world.seqs()) == world.journal().index.requeues[TASK] == 2
@@ -955,15 +957,15 @@ def test_after_a_flush_that_failed_nothing_is_written_to_that_segment_any_more(w
 def test_while_flushes_go_on_failing_nothing_is_acknowledged_and_all_is_well_when_they_do_not(world: World) -> None:
     disk = UnflushingDisk()
     journal = world.journal(disk)
-    journal.append(told("requeued"))
+    journal.append(entry_of("requeued"))
     disk.failing = 10**6
     for _ in range(5):
         with pytest.raises(OSError, match=r"flushed|Input/output"):
-            journal.append(told("requeued"))
+            journal.append(entry_of("requeued"))
         assert world.seqs() == [1]
 
     disk.failing = 0
 
-    journal.append(told("requeued"))
+    journal.append(entry_of("requeued"))
     assert len(world.seqs()) == world.journal().index.requeues[TASK] == 2
     assert world.journal().damage == []

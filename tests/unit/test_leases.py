@@ -1,4 +1,4 @@
-"""Leases: who gets one, which token comes with it, and when it ends, by clocks that jump and processes that compete."""
+"""Leases: their holders, fencing tokens and ends, with clocks that jump and processes that compete."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ FILE = "src/a1.js"
 
 
 class BusyClock(FakeClock):
-    """One that somebody else can be quicker than."""
+    """A clock that lets another program be quicker."""
 
     meanwhile: Callable[[], object] | None = None
-    """What somebody else does, once, while the time is being asked for."""
+    """The other program's change, made once, when the time is asked for."""
 
     def awake(self) -> float:
         return self.monotonic()
@@ -80,7 +80,7 @@ class Process:
         return [(each, Liveness.ALIVE) for each in self.living]
 
     def ask(self, owner: str, resource: str = FILE, ttl_s: int = 60) -> int | str:
-        """The token that the owner gets; else who holds the lease."""
+        """The token that the owner gets; else the holder of the lease."""
         action = self.leases.lend(resource, owner, ttl_s, self.clock.now())
         if isinstance(action, Held):
             return action.lease.owner
@@ -98,7 +98,7 @@ class Process:
         return held.left_s if held else None
 
     async def tick(self) -> list[str]:
-        """Whose leases the watcher ends now."""
+        """The owners of the leases that the watcher ends now."""
         ended = []
         for (action,) in await self.watcher.tick(self.clock.now()):
             assert isinstance(action, Release)
@@ -141,7 +141,7 @@ def token(answer: int | str) -> int:
     return answer
 
 
-# -- who gets it ---------------------------------------------------------------------------------------------------
+# -- the holder ----------------------------------------------------------------------------------------------------
 
 
 def test_a_free_lease_is_given_and_a_held_one_is_not(world: World) -> None:
@@ -221,7 +221,7 @@ def test_only_the_owner_can_release(world: World) -> None:
 )
 def test_a_broken_lease_is_free_and_what_it_held_is_in_the_journal(content: bytes, world: World) -> None:
     world.file.write_bytes(content)
-    os.utime(world.file, (0, 0))  # nobody is in the middle of writing it
+    os.utime(world.file, (0, 0))  # so old that no program is writing it
 
     token(world.us.ask("dev-1"))
 
@@ -244,7 +244,7 @@ def test_leases_are_given_whatever_flags_of_the_plugin_are_off(world: World) -> 
     token(world.us.ask("dev-1"))
 
 
-# -- what others do in the meantime ---------------------------------------------------------------------------------
+# -- changes by other programs in the meantime ---------------------------------------------------------------------
 
 
 def test_a_lease_that_is_renewed_while_another_looks_at_it_is_not_taken_over(world: World) -> None:
@@ -284,7 +284,7 @@ def test_two_who_decided_at_the_same_time_do_not_both_get_it(world: World) -> No
     assert world.start().store.commit(second, "test") is Outcome.STALE
 
 
-def test_a_lease_that_was_renewed_since_it_was_judged_is_not_ended(world: World) -> None:
+def test_a_lease_that_was_renewed_since_the_look_is_not_ended(world: World) -> None:
     world.us.ask("dev-1", ttl_s=60)
     world.clock.wait(60)
     held = world.us.leases.of(FILE, world.clock.now())
@@ -315,7 +315,7 @@ def test_tokens_grow_over_restarts_and_stay_with_their_holder(world: World) -> N
 
 def test_tokens_grow_over_the_rotation_of_the_journal_and_stay_with_their_holder(world: World) -> None:
     first = token(world.us.ask("dev-1"))
-    for _ in range(9):  # the segment that told of it is gone by then
+    for _ in range(9):  # the segment with its line is gone by then
         world.us.store.journal.rotate()
 
     assert world.us.ask("dev-1") == first
@@ -368,7 +368,7 @@ DEEDS = st.lists(
 
 
 def test_a_renewal_within_a_second_holds_for_its_whole_time(world: World) -> None:
-    """The file has the same content then."""
+    """The file keeps its content at such a renewal."""
     first = world.us.ask("dev-1", ttl_s=60)
     world.clock.wait(0.5)
     assert world.us.ask("dev-1", ttl_s=60) == first
@@ -475,7 +475,7 @@ async def test_the_time_that_a_look_and_its_changes_take_does_not_put_off_the_ne
     world.us.ask("dev-1", ttl_s=2)
     await world.us.tick()
 
-    world.clock.wait(1.5)  # so long took it to carry out what was decided
+    world.clock.wait(1.5)  # the duration of the changes
 
     assert world.us.watcher.rest_s() <= 0.5
 
@@ -544,7 +544,7 @@ def test_a_restart_keeps_the_deadline_over_the_rotation_of_the_journal(world: Wo
 def test_in_another_boot_the_wall_clock_decides(world: World) -> None:
     world.us.ask("dev-1", ttl_s=60)
     world.clock.wall += timedelta(seconds=40)
-    world.clock.s = 7.0  # the monotonic clock has begun anew
+    world.clock.s = 7.0  # the monotonic clock has begun again
 
     left_s = world.start(boot="the next one").left_s()
 
@@ -569,7 +569,7 @@ async def test_a_lease_of_the_plugin_ends_when_the_plugin_says_so(world: World) 
     world.plugin("dev-1", age_s=59)
     assert await world.us.tick() == []
 
-    world.clock.wait(1.9)  # the sixtieth second after it was taken is its last
+    world.clock.wait(1.9)  # its last second is the sixtieth after it was taken
     assert await world.us.tick() == []
     world.clock.wait(0.1)
 
@@ -710,7 +710,7 @@ def test_the_temporary_files_of_a_lease_are_no_leases(world: World) -> None:
     assert world.us.leases.all(EPOCH) == []
 
 
-# -- how long, if nobody says so ---------------------------------------------------------------------------------------
+# -- the default duration ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ttl", [1, 60, plugin_leases.MAX_TTL_S])
@@ -728,11 +728,11 @@ def test_without_a_configuration_a_lease_holds_five_minutes(config: bytes) -> No
     assert plugin_config.lease_ttl_s(config) == 300
 
 
-# -- a file that only one can make -------------------------------------------------------------------------------------
+# -- a file that only one process can make -----------------------------------------------------------------------------
 
 
 class NoLinks(QuickDisk):
-    """A file system that knows no hard links."""
+    """A file system without hard links."""
 
     def __init__(self, number: int) -> None:
         self.number = number

@@ -28,13 +28,13 @@ class Log:
             file.write(text(*numbers))
 
     def replace(self, *numbers: int) -> None:
-        """As a rotation does it: another file under the same name."""
+        """Put another file under the same name, as a rotation does."""
         other = self.path.with_name("other")
         other.write_bytes(text(*numbers))
         other.rename(self.path)
 
     def overwrite(self, *numbers: int) -> None:
-        """As an editor may do it: in place, whatever the size."""
+        """Write in place, with any size, as an editor may do."""
         self.path.write_bytes(text(*numbers))
 
     def restart(self) -> None:

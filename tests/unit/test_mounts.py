@@ -1,4 +1,4 @@
-"""Which folders only this machine can have mounted."""
+"""The folders that no other machine can have mounted."""
 
 import os
 import sys

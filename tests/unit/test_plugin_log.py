@@ -1,4 +1,4 @@
-"""The plugin's event log hears of what we did, in its own form, once, and only if it keeps one."""
+"""The plugin's event log gets each of our actions once, in the plugin's format, and only if there is a log."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def log_of(project: Path) -> Path:
     return project / plugin.PLANNING / event_log.EVENT_LOG
 
 
-def told(project: Path) -> list[dict[str, Any]]:
+def events_of(project: Path) -> list[dict[str, Any]]:
     path = log_of(project)
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
@@ -63,7 +63,7 @@ def test_a_requeue_is_logged_in_the_plugins_format(store: Store, project: Path, 
 
     store.commit(requeue_or_dead_letter(project, claude_home), "agents")
 
-    (event,) = told(project)
+    (event,) = events_of(project)
     assert list(event) == KEYS
     assert (event["event"], event["phase"], event["correlation_id"]) == ("task_reassigned", 5, "c-1")
     assert event["data"] == {
@@ -80,7 +80,7 @@ def test_a_plan_is_named_by_numbers(store: Store, project: Path) -> None:
     plan = Task(list="execution-state", number="05-02", status="running", owner=None, path=path)
     store.commit(Requeue(key=plan.id, task=plan, owner=None, cause="died", reason="r"), "agents")
 
-    (event,) = told(project)
+    (event,) = events_of(project)
     assert (event["phase"], event["plan"]) == (5, 2)
 
 
@@ -103,7 +103,7 @@ def test_a_released_lease_is_no_event_an_expired_one_is(store: Store, project: P
         lease.write_bytes(plugin_leases.dump_lease("a", "dev-1", datetime.now(UTC), 60))
         store.commit(Release(key="a", path=lease, owner="dev-1", reason=by), by)
 
-    (event,) = told(project)
+    (event,) = events_of(project)
     assert (event["event"], event["phase"], event["data"]["resource"]) == ("task_reassigned", 0, "a")
     assert event["data"]["reason"] == "leases"
 
@@ -117,7 +117,7 @@ def test_lines_are_added_behind_what_is_there_even_if_its_last_line_was_torn(
 
     store.commit(requeue_or_dead_letter(project, claude_home), "agents")
 
-    assert [event["event"] for event in told(project)] == ["a", "b", "task_reassigned"]
+    assert [event["event"] for event in events_of(project)] == ["a", "b", "task_reassigned"]
 
 
 class Cut(BaseException):
@@ -157,7 +157,7 @@ def test_a_crash_at_the_event_logs_it_once(project: Path, claude_home: Path, aft
             next_store.open()
             next_store.recover()
 
-    assert len(told(project)) == 1
+    assert len(events_of(project)) == 1
 
 
 @pytest.mark.parametrize("obstacle", ["a folder", "a link"])
@@ -184,4 +184,4 @@ def test_malformed_text_never_makes_an_unreadable_line(store: Store, project: Pa
                       evidence={"owner": "\udfff"})  # fmt: skip
     store.commit(requeue, "cli")
 
-    assert len(told(project)) == 1
+    assert len(events_of(project)) == 1

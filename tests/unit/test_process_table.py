@@ -1,4 +1,4 @@
-"""A sweep of the process table: who descends from whom."""
+"""A sweep of the process table: the descendants of a process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders that other programs' deeds fill stay within their quotas, and the removal of files is recorded."""
+"""The quotas of folders that other programs fill, and the journal entries about removed files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose turn it is: claims and their tokens, attempts, pauses, poison, and how many tasks go back in one breath."""
+"""Retries: claims and their tokens, attempts, pauses, poison tasks, and the rate limit of requeues."""
 
 from __future__ import annotations
 
@@ -87,25 +87,25 @@ class Desk:
         other.queue.config = self.queue.config
         return other
 
-    def turn(self, cause: str = "died") -> RetryDecision:
-        """What is next, now that the agent on it has failed."""
+    def decision(self, cause: str = "died") -> RetryDecision:
+        """The decision after a failure of its agent."""
         return self.queue.decide(a_task(self.path), cause)
 
     def fails(self, cause: str = "died") -> RetryDecision:
-        """The agent on it has failed, and what follows from that is done; what the turn was."""
+        """Apply the decision after a failure of its agent, and return it."""
         put(self.path, "in_progress", "dev-1")
-        turn = self.turn(cause)
+        decision = self.decision(cause)
         for action in requeue_or_dead_letter(
-            a_task(self.path), turn, self.store.paths.folder / "dead-letters", "it is dead", {}
+            a_task(self.path), decision, self.store.paths.folder / "dead-letters", "it is dead", {}
         ):
             assert self.store.commit(action, "test") is Outcome.DONE
-        return turn
+        return decision
 
     def commit(self, action: Edit) -> Outcome:
         return self.store.commit(action, "test")
 
     def claim(self, owner: str, path: Path | None = None) -> int | None:
-        """The token that the owner gets for the task, if it gets one."""
+        """The token that the owner gets for the task; None if it gets none."""
         task = a_task(path or self.path, None, "pending")
         evidence = {"owner": owner, "since_s": self.clock.s, "boot": self.boot}
         if self.commit(Claim(key=task.id, task=task, owner=owner, reason="asked", evidence=evidence)) is Outcome.STALE:
@@ -311,8 +311,8 @@ def test_a_task_is_requeued_until_its_last_attempt_fails(desk: Desk, most: int) 
 
     turns = [desk.fails() for _ in range(most)]
 
-    assert [turn.attempt for turn in turns] == list(range(1, most + 1))
-    assert [bool(turn.never) for turn in turns] == [False] * (most - 1) + [True]
+    assert [decision.attempt for decision in turns] == list(range(1, most + 1))
+    assert [bool(decision.never) for decision in turns] == [False] * (most - 1) + [True]
     assert turns[-1].never == Never(NeverCode.ATTEMPTS, f"attempt {most} of {most} has failed")
     assert json.loads(desk.path.read_text()) == {"id": "3", "status": "pending", "owner": tasks.SET_ASIDE}
 
@@ -322,16 +322,16 @@ def test_a_finished_task_has_all_its_attempts_again_and_so_has_one_that_was_redr
     desk.fails()
     token = desk.claim("dev-2")
     assert token
-    assert desk.turn().attempt == 2
+    assert desk.decision().attempt == 2
     assert desk.done("dev-2", token)
-    assert desk.turn().attempt == 1
+    assert desk.decision().attempt == 1
 
     desk.fails()
     assert desk.fails().never
     task = a_task(desk.path)
     assert desk.commit(task_actions.redrive(task, "a person said so")) is Outcome.DONE
 
-    assert desk.turn() == RetryDecision(cause=desk.turn().cause, attempt=1, stamp=desk.turn().stamp)
+    assert desk.decision() == RetryDecision(cause=desk.decision().cause, attempt=1, stamp=desk.decision().stamp)
 
 
 def test_the_first_requeue_is_immediate_and_later_ones_are_delayed(desk: Desk) -> None:
@@ -370,16 +370,16 @@ def test_pauses_differ_from_task_to_task_and_are_never_longer_than_the_longest(d
 def test_a_task_requeued_often_by_a_person_is_delayed(desk: Desk, attempts: int) -> None:
     desk.store.index.requeues["red/3"] = attempts
 
-    assert desk.turn().never
+    assert desk.decision().never
 
 
 def test_a_pause_and_the_attempts_outlast_a_restart_and_a_rotation(desk: Desk) -> None:
     desk.fails()
-    before = desk.turn()
+    before = desk.decision()
     desk.store.journal.rotate()
     desk.clock.wait(1.0)
 
-    after = desk.again().turn()
+    after = desk.again().decision()
 
     assert after.attempt == before.attempt == 2
     assert after.wait_s == pytest.approx(before.wait_s - 1.0)
@@ -388,9 +388,9 @@ def test_a_pause_and_the_attempts_outlast_a_restart_and_a_rotation(desk: Desk) -
 def test_a_reboot_ends_a_pause_and_the_memory_of_poison_but_the_attempts_are_still_counted(desk: Desk) -> None:
     desk.set(poison_s=60.0)
     desk.fails()
-    assert desk.turn().never
+    assert desk.decision().never
 
-    after = desk.again(boot="another").turn()
+    after = desk.again(boot="another").decision()
 
     assert (after.attempt, after.wait_s, after.never) == (2, 0.0, None)
 
@@ -398,16 +398,16 @@ def test_a_reboot_ends_a_pause_and_the_memory_of_poison_but_the_attempts_are_sti
 @pytest.mark.parametrize("days", [1, -1])
 def test_a_wall_clock_that_is_set_changes_nothing_about_pauses_and_poison(desk: Desk, days: int) -> None:
     desk.fails()
-    before = desk.turn()
+    before = desk.decision()
     desk.set(poison_s=60.0)
-    poisoned = desk.turn()
+    poisoned = desk.decision()
 
     desk.clock.jump(timedelta(days=days))
 
-    assert desk.turn() == poisoned
+    assert desk.decision() == poisoned
     desk.set(poison_s=0.0)
-    assert desk.turn() == before
-    assert desk.again().turn() == before
+    assert desk.decision() == before
+    assert desk.again().decision() == before
 
 
 @pytest.mark.parametrize(
@@ -427,9 +427,9 @@ def test_the_same_cause_twice_in_a_short_time_is_poison(
     desk.fails("died")
     desk.clock.wait(after_s)
 
-    turn = desk.fails(cause)
+    decision = desk.fails(cause)
 
-    assert (turn.never is not None) is poison
+    assert (decision.never is not None) is poison
     assert (json.loads(desk.path.read_text()).get("owner") == tasks.SET_ASIDE) is poison
 
 
@@ -438,9 +438,9 @@ def test_a_requeue_by_a_person_counts_no_attempt_and_has_no_delay(desk: Desk) ->
     put(desk.path, "in_progress", "dev-1")
     desk.by_hand()
 
-    turn = desk.turn("by hand")
+    decision = desk.decision("by hand")
 
-    assert (turn.never, turn.wait_s) == (None, 0.0)
+    assert (decision.never, decision.wait_s) == (None, 0.0)
 
 
 def test_one_tasks_failures_are_not_anothers(desk: Desk) -> None:
@@ -481,25 +481,25 @@ def test_dead_letter_names_are_unique(one: str, other: str) -> None:
     assert "/" not in letter_file(one)
 
 
-# -- what follows from a turn -----------------------------------------------------------------------------------------
+# -- the actions of a decision ----------------------------------------------------------------------------------------
 
 
-def test_while_it_is_too_early_nothing_follows() -> None:
+def test_while_it_is_too_early_no_action_follows() -> None:
     assert requeue_or_dead_letter(a_task(), RetryDecision(wait_s=0.001), LETTERS, "it is dead", {}) == ()
 
 
 def test_tasks_plans_and_dead_letters_are_requeued_each_in_its_format() -> None:
     stamp = {"cause": "died", "attempt": 2, "since_s": 1.0, "boot": "here"}
-    turn, told = RetryDecision(cause="died", attempt=2, stamp=stamp), {"agent": "dev-1@red", **stamp}
+    decision, stamped = RetryDecision(cause="died", attempt=2, stamp=stamp), {"agent": "dev-1@red", **stamp}
     evidence = {"agent": "dev-1@red"}
     task = a_task()
     plan = Task(
         list=execution_state.EXECUTION_STATE, number="05-01", status="running", owner=None, path=Path("/state.json")
     )
 
-    (requeued,) = requeue_or_dead_letter(task, turn, LETTERS, "it is dead", evidence)
-    (plan_requeued,) = requeue_or_dead_letter(plan, turn, LETTERS, "it is dead", evidence)
-    letter, aside = requeue_or_dead_letter(task, replace(turn, never=ENOUGH), LETTERS, "it is dead", evidence)
+    (requeued,) = requeue_or_dead_letter(task, decision, LETTERS, "it is dead", evidence)
+    (plan_requeued,) = requeue_or_dead_letter(plan, decision, LETTERS, "it is dead", evidence)
+    letter, aside = requeue_or_dead_letter(task, replace(decision, never=ENOUGH), LETTERS, "it is dead", evidence)
 
     assert isinstance(requeued, Requeue)
     assert requeued.owner == "dev-1"
@@ -507,9 +507,9 @@ def test_tasks_plans_and_dead_letters_are_requeued_each_in_its_format() -> None:
     assert plan_requeued.task == plan
     assert isinstance(letter, WriteDeadLetter), "the story is written before the task is set aside"
     assert aside == MoveToDeadLetters(key="red/3", task=task, owner="dev-1", cause="died", reason="enough: it is dead",
-                             evidence={"owner": "dev-1", **told})  # fmt: skip
+                             evidence={"owner": "dev-1", **stamped})  # fmt: skip
     for action, owner in ((requeued, "dev-1"), (plan_requeued, None), (aside, "dev-1")):
-        assert action.evidence == {"owner": owner, **told}
+        assert action.evidence == {"owner": owner, **stamped}
     story = json.loads(letter.data)
     assert (story["id"], story["subject"], story["last_owner"]) == ("red/3", "Fix bug", "dev-1")
     assert story["why"] == "enough: it is dead"
@@ -519,16 +519,16 @@ def test_a_task_completed_between_observation_and_action_stays_completed(desk: D
     for most in (1, 100):
         desk.set(max_attempts=most)
         steps = requeue_or_dead_letter(
-            a_task(desk.path), desk.turn(), desk.store.paths.folder / "dead-letters", "it is dead", {}
+            a_task(desk.path), desk.decision(), desk.store.paths.folder / "dead-letters", "it is dead", {}
         )
         put(desk.path, "completed", "dev-1")
 
         assert desk.commit(steps[-1]) is Outcome.STALE
         assert json.loads(desk.path.read_text())["status"] == "completed"
-    assert desk.turn().attempt == 1
+    assert desk.decision().attempt == 1
 
 
-# -- what the journal remembers of tasks --------------------------------------------------------------------------
+# -- tasks in the index ------------------------------------------------------------------------------------------
 
 
 @given(
@@ -549,7 +549,7 @@ def test_a_checkpoint_gives_the_same_index_as_a_full_replay(turns: list[tuple[st
         evidence = {"owner": f"dev-{number}", "cause": "died", "since_s": float(seq), "boot": "here"}
         return an_entry(action, key, evidence=evidence, seq=seq)
 
-    records = [record(seq, *turn) for seq, turn in enumerate(turns, 1)]
+    records = [record(seq, *decision) for seq, decision in enumerate(turns, 1)]
     whole, early, late = Index(), Index(), Index()
     for each in records:
         whole.apply(each)
@@ -565,16 +565,16 @@ def test_a_checkpoint_gives_the_same_index_as_a_full_replay(turns: list[tuple[st
     assert late.checkpoint() == whole.checkpoint()
 
 
-# -- not all in one breath ----------------------------------------------------------------------------------------
+# -- the rate limit -----------------------------------------------------------------------------------------------
 
 
 @given(st.floats(0.05, 1000), st.lists(st.floats(0, 3), max_size=200))
 def test_requeues_are_rate_limited(per_s: float, pauses: list[float]) -> None:
     clock = FakeClock()
-    breath, taken = RateLimiter(clock), list[float]()
+    limiter, taken = RateLimiter(clock), list[float]()
     for pause_s in pauses:
         clock.wait(pause_s)
-        taken += [clock.s for _ in range(3) if breath.take(per_s)]
+        taken += [clock.s for _ in range(3) if limiter.take(per_s)]
 
     span_s = max(1.0, 1 / per_s)
     for first in taken:
@@ -584,10 +584,10 @@ def test_requeues_are_rate_limited(per_s: float, pauses: list[float]) -> None:
 @pytest.mark.parametrize("per_s", [0.5, 1.0, 25.0, 1000.0])
 def test_the_rate_limiter_refills(per_s: float) -> None:
     clock = FakeClock()
-    breath = RateLimiter(clock)
+    limiter = RateLimiter(clock)
     for _ in range(3):
-        assert breath.take(per_s)
-        while breath.take(per_s):
+        assert limiter.take(per_s)
+        while limiter.take(per_s):
             pass
         clock.wait(max(1.0, 1 / per_s) * 1.001)
 
@@ -602,7 +602,7 @@ class Watch:
         self.runner = Runner(project, config, services, {"HOME": str(claude.parent)})
 
     def dead_agent(self, name: str) -> None:
-        """An agent that was there before the machine was started anew."""
+        """Register an agent that lived before the last reboot."""
         machine, _, namespace = self.processes.boot.split("/")
         process = ProcessId(4242, 1, f"{machine}/an earlier boot/{namespace}")
         write_record(self.project, agent_of(name, "red", process, claude_dir=self.claude))
@@ -619,7 +619,7 @@ class Watch:
         raise AssertionError(f"waited in vain: {what}")
 
     async def looks(self, number: int = 3) -> None:
-        """The agents are looked at so many times more."""
+        """Wait for so many further looks at the agents."""
         health_of_watcher = self.runner.watcher_health["agents"]
         for _ in range(number):
             before = health_of_watcher.last_tick_at
@@ -697,7 +697,7 @@ def test_observe_mode_reports_and_counts_nothing(project: Path, claude_home: Pat
     watch.dead_agent("dev-1")
 
     async def deed() -> None:
-        await watch.until(lambda: watch.did("would_dead_lettered"), "it to be told")
+        await watch.until(lambda: watch.did("would_dead_lettered"), "it to be journaled")
         await watch.looks()
 
     watch.run(deed)

@@ -1,4 +1,4 @@
-"""Countdowns before an agent is ended, and what people at their tmux clients are shown of it."""
+"""Countdowns before an agent is ended, and the messages to people at tmux."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_the_time_of_a_countdown_stands_until_the_supervisor_was_stopped() -> No
     assert after(before, counted("dev", due_s=70.0)).countdowns[0].due_s == 70.0
 
 
-def test_who_came_at_the_last_moment_is_told_as_well() -> None:
+def test_a_person_who_came_at_the_last_moment_gets_the_message_too() -> None:
     ends = after(SessionEnds(), counted("dev", ending=True), there={7: "/dev/pts/7"})
     ends = after(ends, there={7: "/dev/pts/7", 8: "/dev/pts/8"})
 
@@ -77,7 +77,7 @@ def test_the_pid_of_a_client_that_left_may_be_used_again() -> None:
     assert shown(after(ends, there={}), {7: "/dev/pts/7"}) != []
 
 
-def test_ends_that_nobody_asks_for_are_dropped_in_the_end() -> None:
+def test_ends_that_no_person_comes_for_are_dropped_after_three_days() -> None:
     old = SessionEnds(ended=(ended("old", ago=KEPT_FOR), ended("new", ago=KEPT_FOR - timedelta(seconds=1))))
     many = SessionEnds(ended=tuple(ended(f"dev-{n}") for n in range(2 * KEPT)))
 
@@ -130,7 +130,7 @@ def test_an_end_at_a_time_that_is_none_is_not_read() -> None:
 # -- messages ---------------------------------------------------------------------------------------------------------
 
 
-def test_everybody_at_the_server_sees_a_countdown() -> None:
+def test_all_clients_of_the_server_get_a_countdown() -> None:
     ends = SessionEnds(countdowns=(counted("dev", 1), counted("qa", 2)))
 
     text = "yolo-supervisor will end dev, qa in 7 s: session work was left. Attach to it to stop this"
@@ -155,7 +155,7 @@ def test_the_same_countdown_is_the_same_message_however_much_time_is_left() -> N
     assert message(5.0, counted("dev", 1, session="desk")).identity != begun.identity
 
 
-def test_who_comes_to_the_server_afterwards_is_told_what_was_ended() -> None:
+def test_a_person_who_comes_afterwards_is_shown_the_ended_agents() -> None:
     ends = SessionEnds(ended=(ended("dev", frozenset({7})), ended("qa", frozenset({7}))))
 
     assert shown(ends, {7: "/dev/pts/7"}) == []

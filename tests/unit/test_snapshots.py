@@ -1,4 +1,4 @@
-"""Snapshots on the disk: what is saved and dropped, what is found again, whatever else lies in the folders."""
+"""Snapshots on the disk: saving, dropping and finding them among other files."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class World:
             return [store.commit(action, "test") for action in remediation]
 
     def done(self) -> list[int]:
-        """How many plans are done in each snapshot, the oldest first."""
+        """The number of plans in each snapshot, the oldest first."""
         return [len(each.state["plans"]) for _, each in self.snapshots.all()]
 
     def best(self, phase: str | None = None, role: str | None = None) -> int | None:

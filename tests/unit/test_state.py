@@ -1,4 +1,4 @@
-"""Critical files: what is broken is put aside and made good, what is sound is never undone, and a person is told."""
+"""Critical files: a broken one is quarantined, restored and reported; a sound one is never undone."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def test_any_state_means_something(plans: Any) -> None:
 
 
 class Watch:
-    """A clock that stands still until it is set on."""
+    """A clock that moves only when the test advances it."""
 
     s = 100.0
 
@@ -217,7 +217,7 @@ class Watch:
 
 
 class Desk:
-    """A project, and the watcher that looks at it when we say so; what it decides is carried out by its store."""
+    """A project, its watcher, and the store that carries out the watcher's decisions."""
 
     def __init__(self, project: Path, claude: Path) -> None:
         self.clock = Watch()
@@ -238,7 +238,7 @@ class Desk:
         self.restart()
 
     def restart(self) -> None:
-        """Another program: it knows what the journal tells, and nothing else."""
+        """Start another watcher: it knows the journal, and nothing else."""
         self.watcher = StateWatcher(self.config, self.registry, self.store, self.clock, self.backend)
 
     def write(self, name: str, data: bytes) -> Path:
@@ -264,7 +264,7 @@ class Desk:
         return done
 
     def settle(self, looks: int = 6) -> StateObservation:
-        """StateObservation and heal until nothing is left to do; the last look."""
+        """Look and heal until nothing is left to do; the last observation."""
         for _ in range(looks):
             self.heal(self.look(1.0))
         return self.look(1.0)
@@ -430,7 +430,7 @@ def test_a_file_that_was_replaced_while_it_was_to_be_restored_is_left_as_its_wri
 
 
 def test_a_missing_file_is_no_error(desk: Desk) -> None:
-    """The plugin's status line removes the state of a phase that is complete."""
+    """The plugin's status line removes the state of a complete phase."""
     desk.write(".execution-state.json", SOUND)
     desk.settle()
     desk.state.unlink()
@@ -746,7 +746,7 @@ def test_a_state_with_an_impossible_phase_is_saved(desk: Desk, phase: str) -> No
     assert desk.store.good(desk.state) == digest(data)
 
 
-# -- snapshots of what changes ------------------------------------------------------------------------------------
+# -- snapshots of changes -----------------------------------------------------------------------------------------
 
 
 def saved(desk: Desk) -> list[str]:
@@ -805,7 +805,7 @@ def test_observe_mode_saves_no_versions_until_it_ends(desk: Desk) -> None:
 
 
 class ReadOnly(Disk):
-    """Nothing outside our own folder can be written."""
+    """A disk on which only our state folder can be written."""
 
     on = True
 
@@ -832,7 +832,7 @@ def test_where_nothing_can_be_written_the_file_stays_and_is_restored_when_it_can
     assert (desk.state.read_bytes(), desk.aside()) == (SOUND, [b"{torn"])
 
 
-# -- contents that a person may mean as they are ----------------------------------------------------------------------
+# -- contents that a person may intend --------------------------------------------------------------------------------
 
 
 STRICT = {
@@ -885,7 +885,7 @@ def test_content_that_strict_readers_refuse_is_rewritten_by_hand_if_nothing_is_l
 
 
 @pytest.mark.parametrize(("answer", "left"), [(True, True), (None, True), (False, False)])
-def test_file_in_a_merge_conflict_is_left_to_whoever_resolves_it(
+def test_file_in_a_merge_conflict_is_left_to_a_person(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, answer: bool | None, left: bool
 ) -> None:
     (desk.planning.parent / ".git").mkdir()
@@ -928,7 +928,7 @@ def test_slow_writer_is_waited_for_but_not_for_ever(desk: Desk) -> None:
 
 
 def looks(folder: Path) -> dict[str, tuple[int, int, bytes]]:
-    """Everything in the planning folder but what is ours."""
+    """Everything in the planning folder except our files."""
     return {
         str(path): (path.stat().st_ino, path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
         for path in folder.rglob("*")

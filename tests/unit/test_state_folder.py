@@ -1,4 +1,4 @@
-"""The state folder: made, found again, set aside, taken up; nothing in it is believed because it lies in a project."""
+"""The state folder: made, found again, set aside, taken up; one in a project is not trusted for its place."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LIMIT_S = 5.0
 
 @pytest.fixture(autouse=True)
 def state_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A state directory of this test's own."""
+    """A separate state directory for each test."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     return tmp_path / "state"
 
@@ -228,7 +228,7 @@ def test_folder_that_the_old_version_wrote_here_is_taken_up(project: Path) -> No
 
 
 def copy_again(folder: Path) -> None:
-    """Make copies of all files, with their times: what a clone, an archive or a backup leaves."""
+    """Replace all files by copies with their times, as a clone, an archive or a backup does."""
     folder.rename(folder.with_name("original"))
     shutil.copytree(folder.with_name("original"), folder)
     shutil.rmtree(folder.with_name("original"))

@@ -1,4 +1,4 @@
-"""The journaled store: what it answers, what it keeps, and what it does when there is no room or no peace."""
+"""The journaled store: outcomes, good versions, full disks, and concurrent writers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ REPLACE, TRUNCATE = WriteMode
 
 @dataclass(frozen=True, kw_only=True)
 class Put(Edit):
-    """Make ``content`` the document, whatever it was."""
+    """Make ``content`` the document, from any content."""
 
     kind: Kind = "state"
     verb: Verb = "repaired"
@@ -65,8 +65,8 @@ def register(store: Store, name: str) -> Register:
     return Register(key=agent.id, path=path, agent=agent, reason="first seen")
 
 
-def told(store: Store) -> list[tuple[str, str]]:
-    """What the journal tells: each entry's action and key."""
+def recorded(store: Store) -> list[tuple[str, str]]:
+    """Each journal entry's action and key."""
     return [(entry["action"], entry["key"]) for entry in history(store.paths.journal)]
 
 
@@ -104,7 +104,7 @@ def test_a_valid_decision_is_applied_and_journaled(store: Store, task: Path) -> 
 
 
 class EditorsDisk(Disk):
-    """Somebody saves the document while the store flushes something for the n-th time."""
+    """A disk on which another program saves the document while the store flushes for the n-th time."""
 
     def __init__(self, path: Path, at: int) -> None:
         self._path, self._at = path, at
@@ -121,7 +121,7 @@ class EditorsDisk(Disk):
 @pytest.mark.parametrize(
     ("after", "at", "mode"),
     [(b'{"ours": 1}', 1, REPLACE), (b'{"ours": 1}', 2, REPLACE), (b'{\n  "id"', 1, TRUNCATE), (None, 1, REPLACE)],
-    ids=["replaced, told", "replaced, written", "shortened, told", "removed, told"],
+    ids=["replaced, journaled", "replaced, written", "shortened, journaled", "removed, journaled"],
 )  # fmt: skip
 def test_a_concurrent_save_by_another_program_is_preserved(
     store: Store, task: Path, after: bytes | None, at: int, mode: WriteMode
@@ -131,7 +131,7 @@ def test_a_concurrent_save_by_another_program_is_preserved(
     assert store.commit(Put(key="it", path=task, content=after, write_mode=mode), "test") is Outcome.STALE
 
     assert task.read_bytes() == b"theirs"
-    assert told(store) == []
+    assert recorded(store) == []
     assert os.listdir(task.parent) == ["1.json"]
 
 
@@ -162,7 +162,7 @@ def test_a_decision_that_others_have_overtaken_is_stale(store: Store, task: Path
     assert store.commit(requeue(task), "agents") is Outcome.STALE
 
     assert task.read_bytes() == before
-    assert told(store) == []
+    assert recorded(store) == []
 
 
 def test_a_decision_about_a_task_that_is_gone_is_stale(store: Store, task: Path) -> None:
@@ -185,7 +185,7 @@ def test_a_decision_is_made_once(store: Store, task: Path) -> None:
     outcomes = [store.commit(requeue(task), "agents") for _ in range(3)]
 
     assert outcomes == [Outcome.DONE, Outcome.STALE, Outcome.STALE]
-    assert told(store) == [("requeued", "team/1")]
+    assert recorded(store) == [("requeued", "team/1")]
 
 
 @pytest.mark.parametrize("torn", [b"", b'{"id":"1","status":"in_pro', b"\0" * 200])
@@ -205,10 +205,10 @@ def test_a_document_that_cannot_be_read_is_an_error_and_stays(store: Store, task
         store.commit(requeue(task), "agents")
 
     assert sorted(os.listdir(task.parent)) == ["1.json"]
-    assert told(store) == []
+    assert recorded(store) == []
 
 
-# -- what is kept ------------------------------------------------------------------------------------------------
+# -- good versions -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("style", [{"indent": 2}, {"separators": (",", ":")}, {}])
@@ -326,7 +326,7 @@ def test_a_linked_planning_folder_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_a_journal_that_is_a_link_is_an_error_and_its_target_is_not_written(project: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
-    target.write_bytes(b"somebody's")
+    target.write_bytes(b"a person's")
     new_store(project)
     store = Store(project)
     store.paths.journal.unlink()
@@ -336,20 +336,20 @@ def test_a_journal_that_is_a_link_is_an_error_and_its_target_is_not_written(proj
         store.open()
 
     store.close()
-    assert target.read_bytes() == b"somebody's"
+    assert target.read_bytes() == b"a person's"
 
 
 def test_a_document_that_is_a_link_is_refused_and_never_tried_again(store: Store, tmp_path: Path) -> None:
     target, link = tmp_path / "target", store.paths.planning / "link"
-    target.write_bytes(b"somebody's")
+    target.write_bytes(b"a person's")
     link.symlink_to(target)
 
     with pytest.raises(Refused, match="symbolic link"):
         store.commit(Put(key="link", path=link, content=b"ours"), "agents")
 
-    assert target.read_bytes() == b"somebody's"
+    assert target.read_bytes() == b"a person's"
     assert not store.recover()
-    assert told(store) == []
+    assert recorded(store) == []
 
 
 def test_all_that_is_ours_is_for_the_user_alone_whatever_the_umask(project: Path) -> None:
@@ -382,12 +382,12 @@ def test_a_note_is_listed_with_a_would_prefix_in_observe_mode(store: Store) -> N
     store.note(DIED, "agents")
     store.note(DIED, "agents", "would_")
 
-    assert told(store) == [("died", "dev-1@team"), ("would_died", "dev-1@team")]
+    assert recorded(store) == [("died", "dev-1@team"), ("would_died", "dev-1@team")]
 
 
 def test_an_action_is_listed_only_once_it_ended(store: Store) -> None:
     begun = store.begin(TERMINATE, "agents")
-    assert told(store) == []
+    assert recorded(store) == []
 
     store.end(begun, TERMINATE, "agents", {"killed": [4242]})
 
@@ -399,7 +399,7 @@ def test_an_action_is_listed_only_once_it_ended(store: Store) -> None:
 def test_an_action_without_effect_is_not_listed(store: Store) -> None:
     store.abandon(store.begin(TERMINATE, "agents"), "nothing was left to signal")
 
-    assert told(store) == []
+    assert recorded(store) == []
     assert not store.recover()
 
 
@@ -477,7 +477,7 @@ def test_a_change_that_failed_is_not_made_up_for_later(project: Path, task: Path
 
     next_run.open()
     assert not next_run.recover()
-    assert told(next_run) == []
+    assert recorded(next_run) == []
     next_run.close()
     assert task.read_bytes() == before
     assert os.listdir(task.parent) == ["1.json"]
@@ -514,11 +514,11 @@ def test_a_writer_sees_at_once_what_another_has_written(project: Path, store: St
         assert reader.journal.seq == 3
 
 
-# -- what replaces a document ------------------------------------------------------------------------------------------
+# -- exchanges of a document -------------------------------------------------------------------------------------------
 
 
 class EditorAtTheExchange(Disk):
-    """Other programs save the document right before the store's exchanges, one content each time."""
+    """A disk on which other programs save the document right before each exchange, one content each time."""
 
     def __init__(self, path: Path, *saves: bytes) -> None:
         self._path, self._saves = path, list(saves)

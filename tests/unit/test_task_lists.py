@@ -18,7 +18,7 @@ from yolo_supervisor.store.paths import Paths
 
 EPOCH = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 SESSION = "85d6cfb4-e039"
-NAMES = ("red", "blue", SESSION, "session-85d6cfb4", "of-nobody")
+NAMES = ("red", "blue", SESSION, "session-85d6cfb4", "of-no-one")
 
 
 def agent(**facts: Any) -> Agent:
@@ -37,8 +37,8 @@ def snapshot_of(home: Path, *recorded: Agent, **facts: Any) -> ProjectSnapshot:
 
 
 def session(home: Path, in_project: bool) -> LiveSession:
-    told = claude.Session(400, SESSION, "/p", "7", None, "idle")
-    return LiveSession(session=told, process=ProcessId(400, 7, "here"), home=home, in_project=in_project)
+    client_session = claude.Session(400, SESSION, "/p", "7", None, "idle")
+    return LiveSession(session=client_session, process=ProcessId(400, 7, "here"), home=home, in_project=in_project)
 
 
 @pytest.fixture

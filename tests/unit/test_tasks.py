@@ -1,4 +1,4 @@
-"""Tasks in their files: what is read of them, what is written, and when each change of one still holds."""
+"""Task files: reading, writing, and the conditions of each change."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_of_two_plans_with_one_id_it_is_the_same_that_is_read_and_that_is_writte
     assert json.loads(after)["plans"][0] == {"id": "05-01"}
 
 
-# -- when a change holds, and what it makes ---------------------------------------------------------------------------
+# -- conditions and results of changes -------------------------------------------------------------------------------
 
 
 def every_action(task: Task) -> list[TaskEdit]:
@@ -158,7 +158,7 @@ STATES: dict[tuple[str, str | None], set[str]] = {
     ("deleted", "dev-1"): set(),
     (PENDING, SET_ASIDE): {"redriven", "dropped"},
 }
-"""By status and owner: what may be done to a task."""
+"""The changes that hold, by status and owner of a task."""
 
 
 @pytest.mark.parametrize(("state", "may"), [pytest.param(*each, id=str(each[0])) for each in STATES.items()])

@@ -1,4 +1,4 @@
-"""The clocks of waits: which changes end a wait, and which do not."""
+"""The clocks of waits: the changes that end a wait, and those that do not."""
 
 from __future__ import annotations
 

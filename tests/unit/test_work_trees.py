@@ -123,7 +123,7 @@ def test_a_commit_in_its_work_tree_is_a_sign_of_work_of_this_agent_only(reposito
     assert look.trace(other) == before[1]
 
 
-def test_a_commit_in_a_shared_work_tree_is_a_sign_of_nobody(repository: Repository) -> None:
+def test_a_commit_in_a_shared_work_tree_is_no_sign_of_work(repository: Repository) -> None:
     look, tree = Look(repository.root), repository.add("both")
     agents = [look.works_in(pid, tree) for pid in (2, 3)]
     before = [look.trace(agent) for agent in agents]
