@@ -36,10 +36,10 @@ LEFTOVERS: list[str] = []
 """Processes that tests have left running."""
 
 SLOWEST = [
-    "test_drill", "test_endurance", "test_commit_safety", "test_service", "test_kills", "test_complaints",
-    "test_real_team", "test_mcp_real", "test_control_sequences", "test_simulation", "test_garbage", "test_commit",
-    "test_state_daemon", "test_exec", "test_mcp_lifecycle", "test_action_crashes", "test_mistakes", "test_faults",
-    "test_crash_states",
+    "test_faults_soak", "test_drill", "test_endurance", "test_commit_safety", "test_service", "test_kills",
+    "test_complaints", "test_real_team", "test_mcp_real", "test_control_sequences", "test_simulation", "test_garbage",
+    "test_commit", "test_state_daemon", "test_exec", "test_mcp_lifecycle", "test_action_crashes", "test_mistakes",
+    "test_faults", "test_crash_states",
 ]  # fmt: skip
 """Files with tests of many seconds: they begin first, so that no worker is left alone with one at the end."""
 RUNNING_UNIT: list[str] = []
@@ -54,6 +54,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--no-unexpected-skips", action="store_true", default="CI" in os.environ, help="see support/skips.py"
     )
+    minutes = budget(quick=0, full=2, soak=100)
+    parser.addoption("--soak-minutes", type=float, default=minutes, help="the length of the soak; 0 leaves it out")
+    parser.addoption("--soak-seed", type=int, default=1, help="the seed of the soak's faults")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -96,14 +99,22 @@ def pytest_testnodedown(node: Any) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark each test by the folder it lies in; a quick run leaves out the thorough ones."""
-    if TIER == "quick":
-        left_out = {item for item in items if item.get_closest_marker("thorough")}
-        config.hook.pytest_deselected(items=list(left_out))
-        items[:] = [item for item in items if item not in left_out]
     for item in items:
         folder = item.path.relative_to(TESTS).parts[0]
         if folder in ("unit", "system", "soak"):
             item.add_marker(folder)
+    minutes = config.getoption("soak_minutes")
+    left_out = {
+        item
+        for item in items
+        if (TIER == "quick" and item.get_closest_marker("thorough"))
+        or (not minutes and item.get_closest_marker("soak"))
+    }
+    config.hook.pytest_deselected(items=list(left_out))
+    items[:] = [item for item in items if item not in left_out]
+    for item in items:
+        if item.get_closest_marker("soak"):
+            item.add_marker(pytest.mark.timeout(minutes * 60 + 600))
     items.sort(key=lambda item: SLOWEST.index(item.path.stem) if item.path.stem in SLOWEST else len(SLOWEST))
 
 
@@ -145,6 +156,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for report in terminalreporter.stats.get("passed", ()):
+        if table := dict(report.user_properties).get("soak"):
+            terminalreporter.section("soak")
+            terminalreporter.write_line(str(table))
     if UNEXPECTED and config.getoption("no_unexpected_skips"):
         terminalreporter.section("unexpected skips", red=True)
         terminalreporter.write_line("\n".join(UNEXPECTED))

@@ -1,0 +1,97 @@
+"""Random faults that overlap, in a real team under the real daemon, judged from outside."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from soak.faults import Fault, Faults
+from soak.oracle import Oracle
+from soak.world import World
+
+PACE_S = 2.0
+"""The mean time between two faults, in seconds."""
+HEAL_LIMIT_S = 150.0
+"""A fault that is not healed after so long is not healed. On a busy machine most take a few seconds."""
+KEPT_S = 20.0
+"""How long a finished task stays in its list."""
+
+
+def test_faults_lose_nothing_and_are_healed(
+    tmp_path: Path, pytestconfig: pytest.Config, record_property: Callable[[str, object], None]
+) -> None:
+    minutes, seed = pytestconfig.getoption("soak_minutes"), pytestconfig.getoption("soak_seed")
+    world = World(tmp_path, random.Random(seed))
+    try:
+        oracle = Oracle(world)
+        faults = Faults(world, oracle, random.Random(seed + 1))
+        wrong = run(world, oracle, faults, minutes * 60, random.Random(seed + 2))
+        told = table(faults.over, faults.open, oracle, f"{minutes:g} minutes, seed {seed}")
+        record_property("soak", told)
+        log = world.log.read_text(errors="replace")[-3000:]
+    finally:
+        world.close()
+    lost = [fault.lost for fault in faults.over if fault.lost]
+    unhealed = [f"{fault.kind}: {fault.what}" for fault in faults.open]
+    complaints = [*oracle.lost.values(), *oracle.harmed.values(), *lost, *unhealed, *wrong]
+    assert not complaints, "\n".join([told, *complaints, log])
+
+
+def run(world: World, oracle: Oracle, faults: Faults, length_s: float, rng: random.Random) -> list[str]:
+    """Inject faults for so long, then let everything be healed. Returns what is wrong at the end."""
+    world.start_daemon()
+    now_s = time.monotonic()
+    end_s, next_fault_s, next_look_s = now_s + length_s, now_s + 5.0, now_s
+    while now_s < end_s + HEAL_LIMIT_S:
+        drains = now_s >= end_s
+        world.step(drains=drains)
+        if not (world.daemon_runs or world.daemon_killed):
+            return ["the daemon has ended by itself"]
+        if not drains and now_s >= next_fault_s:
+            faults.inject()
+            next_fault_s = now_s + rng.expovariate(1 / PACE_S)
+        if now_s >= next_look_s:
+            next_look_s = now_s + 0.25
+            faults.watch()
+            oracle.look()
+            discard_old(world, oracle)
+            if drains and not faults.open and not (wrong := list(oracle.final())):
+                return wrong
+        time.sleep(0.05)
+        now_s = time.monotonic()
+    return list(oracle.final())
+
+
+def discard_old(world: World, oracle: Oracle) -> None:
+    """Remove finished tasks, as the client does with its lists, and agents whose ends were judged."""
+    for team in world.teams:
+        for task in tuple(team.tasks):
+            if task.reported and time.monotonic() - task.reported_s > KEPT_S and oracle.is_settled(task):
+                team.tasks.remove(task)
+                task.path.unlink()
+
+
+def table(over: Sequence[Fault], left: Sequence[Fault], oracle: Oracle, title: str) -> str:
+    """Each kind of fault, how often it was injected and healed, what it cost, and how long it took."""
+    head = ("fault", "injected", "healed", "not healed", "lost", "harmed", "median s", "worst s")
+    rows = []
+    for kind in sorted({fault.kind for fault in (*over, *left)}):
+        healed = [fault for fault in over if fault.kind == kind]
+        times = [fault.healed_s - fault.injected_s for fault in healed if fault.healed_s is not None]
+        open_ = sum(fault.kind == kind for fault in left)
+        lost = sum(bool(fault.lost) for fault in healed)
+        rows.append((kind, len(healed) + open_, len(healed), open_, lost, "", *_times(times)))
+    every = [fault.healed_s - fault.injected_s for fault in over if fault.healed_s is not None]
+    lost = len(oracle.lost) + sum(bool(fault.lost) for fault in over)
+    rows.append(("all", len(over) + len(left), len(over), len(left), lost, len(oracle.harmed), *_times(every)))
+    lines = [f"{row[0]:<30}" + "".join(f"{cell:>12}" for cell in row[1:]) for row in (head, *rows)]
+    return "\n".join([title, *lines])
+
+
+def _times(times: Sequence[float]) -> tuple[str, str]:
+    return (f"{statistics.median(times):.1f}", f"{max(times):.1f}") if times else ("", "")
