@@ -175,7 +175,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """An empty project that the plugin is used in."""
+    """An empty project with the plugin's folder."""
     folder = tmp_path / "project"
     (folder / ".yolo-planning").mkdir(parents=True)
     return folder.resolve()
@@ -183,7 +183,7 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def claude_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A client's state folder of our own: the real one is never looked at."""
+    """A client's state folder for the test: the real one is never read."""
     home = tmp_path / "home"
     (home / ".claude").mkdir(parents=True)
     monkeypatch.setenv("HOME", str(home))
@@ -209,7 +209,7 @@ def cli(project: Path, claude_home: Path) -> Cli:
 
 @pytest.fixture
 def cli_of_teams(cli: Cli, project: Path, claude_home: Path) -> Cli:
-    """The same where the teams red and blue are."""
+    """The same project with the teams red and blue."""
     for team in ("red", "blue"):
         write_team(claude_home, team, project)
     return cli
@@ -217,7 +217,7 @@ def cli_of_teams(cli: Cli, project: Path, claude_home: Path) -> Cli:
 
 @pytest.fixture
 def daemon(project: Path, claude_home: Path, tmp_path: Path) -> Iterator[StartDaemon]:
-    """Starts a daemon on the project (``config`` is the text of its file) and waits until it watches."""
+    """Start a daemon on the project (``config`` is the text of its file) and waits until it watches."""
     running: list[RunningDaemon] = []
 
     def start(*arguments: str, config: str = "", over: Path | None = None) -> RunningDaemon:
@@ -256,7 +256,7 @@ def tmux(tmp_path: Path, claude_home: Path) -> Iterator[PrivateTmux]:
 
 @pytest.fixture
 def shadow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
-    """Puts a shell script before the program of that name on everybody's path."""
+    """Put a shell script before the program of that name on every process's path."""
 
     def put(name: str, script: str) -> None:
         program = tmp_path / "bin" / name

@@ -54,7 +54,7 @@ def main() -> None:
     program = str(Path(sys.executable).with_name("yolo-supervisor"))
     with tempfile.TemporaryDirectory() as name:
         home = Path(name).resolve()
-        (home / "gitconfig").write_text("[user]\nname = Somebody\nemail = somebody@localhost\n[gc]\nauto = 0\n")
+        (home / "gitconfig").write_text("[user]\nname = Person\nemail = person@localhost\n[gc]\nauto = 0\n")
         os.environ |= {"HOME": name, "GIT_CONFIG_GLOBAL": str(home / "gitconfig"), "GIT_CONFIG_NOSYSTEM": "1"}
         for what, (number, hook) in CASES.items():
             folder = repository(home / what, number, hook)

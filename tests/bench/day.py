@@ -1,4 +1,4 @@
-"""Whether a daemon lasts: agents work and die all the time under the real one, its intervals sped up.
+"""A daemon for days: agents work and die all the time under the real daemon, with short intervals.
 
 python tests/bench/day.py [--seconds 60] [--agents 20]
 """
@@ -37,7 +37,7 @@ interval_s = 1.0
 
 @dataclass(frozen=True)
 class Use:
-    """What the daemon uses at a moment."""
+    """The resources that the daemon uses at a moment."""
 
     rss_mib: float
     descriptors: int
@@ -47,13 +47,13 @@ class Use:
     @classmethod
     def of(cls, pid: int) -> Use:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-        told = dict(line.split(":", 1) for line in lines if ":" in line)
+        status = dict(line.split(":", 1) for line in lines if ":" in line)
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         ticks = int(fields[11]) + int(fields[12])
         return cls(
-            int(told["VmRSS"].split()[0]) / 1024,
+            int(status["VmRSS"].split()[0]) / 1024,
             len(os.listdir(f"/proc/{pid}/fd")),
-            int(told["Threads"]),
+            int(status["Threads"]),
             ticks / os.sysconf("SC_CLK_TCK"),
         )
 
@@ -77,7 +77,7 @@ class Day:
         self._tasks = 0
 
     def begin(self, name: str) -> None:
-        """An agent begins, with a task: the cheapest process that looks like one."""
+        """Start an agent with a task: the cheapest process that looks like one."""
         self._tasks += 1
         task = {"id": str(self._tasks), "subject": "x", "status": "in_progress", "owner": name, "blocks": []}
         (self.claude / "tasks" / "red" / f"{self._tasks}.json").write_text(json.dumps(task))
@@ -90,12 +90,12 @@ class Day:
         child.wait()
         self.deaths += 1
 
-    def told(self, action: str) -> int:
+    def count(self, action: str) -> int:
         journal = self.project / ".yolo-planning" / ".supervisor" / "journal.jsonl"
         return sum(entry["action"] == action for entry in history(journal))
 
     def wait_known(self) -> None:
-        """Until those at work are known, and nobody else: who has died is healed."""
+        """Wait until just the living agents are known: the dead ones are healed."""
         records = self.project / ".yolo-planning" / ".supervisor" / "agents"
         while not records.is_dir() or sum(not name.startswith(".") for name in os.listdir(records)) != len(
             self.at_work
@@ -127,8 +127,8 @@ def main() -> None:
 
 
 def rounds(day: Day, daemon: subprocess.Popen[bytes], seconds: float) -> None:
-    """Agents come and go; what the daemon uses when nobody is there is told at the beginning and at the end."""
-    one_round(day)  # all that is read and imported once
+    """Let agents come and go; print the daemon's resources without agents, at the beginning and at the end."""
+    one_round(day)  # for everything that is read and imported once
     end_all(day)
     first, deaths = Use.of(daemon.pid), day.deaths
     ends_s = time.monotonic() + seconds
@@ -138,13 +138,13 @@ def rounds(day: Day, daemon: subprocess.Popen[bytes], seconds: float) -> None:
     last = Use.of(daemon.pid)
     journal = day.project / ".yolo-planning" / ".supervisor" / "journal.jsonl"
     print(f"{day.deaths - deaths} deaths of {len(day.names)} agents at a time, in {seconds:g} s; of all {day.deaths}:")
-    print(f"healed {day.told('forgotten')}, tasks given back {day.told('requeued')}")
+    print(f"healed {day.count('forgotten')}, tasks given back {day.count('requeued')}")
     print(f"at first: {first}")
     print(f"at last:  {last}; CPU {last.cpu_s - first.cpu_s:.1f} s; journal {journal.stat().st_size} bytes")
 
 
 def one_round(day: Day) -> None:
-    """All are at work; then half of them die."""
+    """Let all agents work, then kill half of them."""
     for name in day.names:
         if name not in day.at_work:
             day.begin(name)
@@ -155,7 +155,7 @@ def one_round(day: Day) -> None:
 
 
 def end_all(day: Day) -> None:
-    """Nobody is there any more, and what was given back is removed: no list grows for ever."""
+    """End all agents, and remove the requeued tasks: no list grows for ever."""
     for name in list(day.at_work):
         day.end(name)
     day.wait_known()

@@ -1,4 +1,4 @@
-"""How long from SIGKILL of an agent to its task healed on disk, with many agents watched by the real daemon.
+"""The time from SIGKILL of an agent to its task healed on disk, with many agents watched by the real daemon.
 
 python tests/bench/death.py [--agents 1000] [--kills 200] [--lists 100]
 """

@@ -1,4 +1,4 @@
-"""What `exec` costs: the time of `exec -- true` beside `true` itself and beside the bare interpreter, each as a whole
+"""The cost of `exec`: the time of `exec -- true` beside `true` itself and beside the bare interpreter, each as a whole
 process, in turns; and the memory that it takes while its command runs.
 
 python tests/bench/exec.py [--runs 40]     (with the program installed beside that python)

@@ -1,6 +1,6 @@
-"""How often sound flags are disabled, and how soon failing ones: the test in ``failure_rate`` beside a threshold on the
-rate and a Wilson bound, all three asked after every outcome. Then the time and memory of an observation after a
-million outcomes.
+"""The rate of sound flags that are disabled, and the time until failing ones are: the test in ``failure_rate`` beside
+a threshold on the rate and a Wilson bound, all three asked after every outcome. Then the time and memory of an
+observation after a million outcomes.
 
 python tests/bench/flags.py [--runs 2000] [--outcomes 2000] [--million 1000000]
 """

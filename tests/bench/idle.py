@@ -1,4 +1,4 @@
-"""What an idle daemon costs: CPU of one core and memory, with many projects, agents and a watched tmux server.
+"""The cost of an idle daemon: CPU of one core and memory, with many projects, agents and a watched tmux server.
 
 python tests/bench/idle.py [--projects 10] [--agents 100] [--seconds 60]
 """

@@ -1,4 +1,4 @@
-"""How soon after its deadline a lease is ended by the real daemon, and how many claims a second processes make that
+"""The delay between the deadline of a lease and its end by the real daemon, and the claims a second of processes that
 compete for one resource, against SQLite's ``BEGIN IMMEDIATE`` in the same run.
 
 python tests/bench/leases.py [--leases 50] [--processes 32] [--seconds 5]
@@ -26,7 +26,7 @@ from yolo_supervisor.store.store import Outcome, Store
 from yolo_supervisor.system.process_backend import backend
 
 Claim = tuple[float, float, int]
-"""When it was certainly held, from and to, and its token."""
+"""The times between which it was certainly held, and its token."""
 
 
 def quantile(values: list[float], share: float) -> float:
@@ -81,7 +81,7 @@ def expiry(count: int) -> None:
 
 
 def with_leases(project: Path, name: str, until_s: float, tell: Callable[[Claim], None]) -> int:
-    """Claim the one resource again and again, and give it back at once; how often it was tried."""
+    """Claim the one resource repeatedly, and return it at once; the number of attempts."""
     tries = 0
     with closing(Store(project)) as store:
         with suppress(Busy):  # all open it at once; then it is caught up with at the first change

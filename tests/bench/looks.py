@@ -1,4 +1,4 @@
-"""What a look costs at 100,000 tasks and 10,000 leases: while nothing changes, and for each change as the total grows.
+"""The cost of a look at 100,000 tasks and 10,000 leases: while nothing changes, and for each change as the total grows.
 
 python tests/bench/looks.py [--lists 100] [--tasks 1000] [--leases 10000] [--looks 20]
 """
@@ -44,7 +44,7 @@ def write_list(home: Path, name: str, count: int) -> None:
 
 
 def write_team(home: Path, project: Path, name: str) -> None:
-    """What ties the list to the project."""
+    """Write the team file that ties the list to the project."""
     folder = home / ".claude" / "teams" / name
     folder.mkdir(parents=True)
     members = [{"agentId": f"dev@{name}", "name": "dev", "cwd": str(project), "backendType": "tmux"}]

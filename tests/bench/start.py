@@ -1,4 +1,4 @@
-"""How long `hook` and `status` take as whole processes, beside `python3 -I -c pass` of the same interpreter.
+"""The time of `hook` and `status` as whole processes, beside `python3 -I -c pass` of the same interpreter.
 
 python tests/bench/start.py [--runs 40]     (with the program installed beside that python, not editable)
 """

@@ -1,4 +1,4 @@
-"""What durability costs: commits a second beside the bare system calls and SQLite, and how long a start takes.
+"""The cost of durability: commits a second beside the bare system calls and SQLite, and the time of a start.
 
 python tests/bench/store.py [folder]     # the folder's disk is the one that is measured
 """
@@ -27,7 +27,7 @@ from yolo_supervisor.store.store import Outcome, Store
 
 SECONDS = 2.0
 DOCUMENT = b'{"id":"1","status":"in_progress","owner":"dev-1"}' * 6
-NOTE = notes.daemon("reloaded", reason="asked to by somebody who wants to know how long it takes")
+NOTE = notes.daemon("reloaded", reason="asked to by a person who wants to know how long it takes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Put(Edit):
 
 
 def rate(deed: Callable[[int], object]) -> float:
-    """How often a second it can be done."""
+    """The number of times a second that it can be done."""
     begin, number = time.monotonic(), 0
     while (taken := time.monotonic() - begin) < SECONDS:
         deed(number)
@@ -117,15 +117,15 @@ print(time.monotonic() - begin, resource.getrusage(resource.RUSAGE_SELF).ru_maxr
 
 
 def start(folder: Path, records: int) -> str:
-    """How long a start takes, and what it needs, with so many lines in the newest segment."""
+    """The time and the memory of a start with so many lines in the newest segment."""
     project = folder / f"start-{records}"
     with closing(opened(project)) as store:
         line = entry(NOTE, "bench", store.clock.now(), project)
         lines = (dump(replace(line, seq=number)) for number in range(1, records + 1))
         store.paths.journal.write_bytes(b"".join(lines))
         size = store.paths.journal.stat().st_size
-    told = subprocess.run([sys.executable, "-c", START, project], check=True, capture_output=True, text=True).stdout
-    took_s, peak = map(float, told.split())
+    output = subprocess.run([sys.executable, "-c", START, project], check=True, capture_output=True, text=True).stdout
+    took_s, peak = map(float, output.split())
     return f"{took_s * 1e3:8.1f} ms, {peak / 1024:6.1f} MiB of memory at most, journal of {size / 2**20:.1f} MiB"
 
 

@@ -1,4 +1,4 @@
-"""What several tests share: processes, projects, stand-ins."""
+"""Shared parts of the tests: processes, projects, stand-ins."""
 
 import pytest
 

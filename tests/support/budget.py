@@ -1,4 +1,4 @@
-"""How much the searches of the tests do, by tier.
+"""The budgets of the searches in the tests, by tier.
 
 ``YOLO_BUDGET`` names the tier: ``quick`` (the default), ``full`` (``.ci/run``) or ``soak`` (``.ci/soak``).
 """

@@ -18,7 +18,7 @@ PROGRAM = (sys.executable, "-m", "yolo_supervisor")
 
 @functools.cache
 def warm_program() -> Warm:
-    """Of this process of the tests; it ends with it."""
+    """The warm program of this test process; it ends with this process."""
     return Warm()
 
 
@@ -35,22 +35,22 @@ def start_program(
 
 
 class Cli:
-    """Calls the program in a folder, as a person at a terminal there. No mistake of anybody may end in a traceback."""
+    """Calls the program in a folder, as a person at a terminal there. No mistake may end in a traceback."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def __call__(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
         if not options and (warm := warm_program()).fits():
-            told = warm.run(words, self.folder, LIMIT_S)
+            result = warm.run(words, self.folder, LIMIT_S)
         else:
             options = {"timeout": LIMIT_S, "cwd": self.folder, "stdin": subprocess.DEVNULL, **options}
-            told = subprocess.run([*PROGRAM, *words], capture_output=True, text=True, **options)
-        assert "Traceback" not in told.stderr, told.stderr
-        return told
+            result = subprocess.run([*PROGRAM, *words], capture_output=True, text=True, **options)
+        assert "Traceback" not in result.stderr, result.stderr
+        return result
 
     def json(self, *words: str, code: int = 0) -> Any:
         """The one document that the command prints."""
-        told = self(*words, "--json")
-        assert told.returncode == code, told.stderr
-        return json.loads(told.stdout)
+        result = self(*words, "--json")
+        assert result.returncode == code, result.stderr
+        return json.loads(result.stdout)

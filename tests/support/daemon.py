@@ -1,4 +1,4 @@
-"""The real daemon as a process of its own."""
+"""The real daemon as a separate process."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ interval_s = 0.1
 detach_grace_s = 0.5
 on_detach = "terminate"
 """
-"""The configuration of a daemon that is in a hurry."""
+"""The configuration of a daemon with short intervals."""
 
 
 class RunningDaemon:
-    """The real daemon as a process of its own."""
+    """The real daemon as a separate process."""
 
     def __init__(self, project: Path, child: subprocess.Popen[bytes] | WarmChild, log: Path) -> None:
         self.project = project
@@ -40,7 +40,7 @@ class RunningDaemon:
         return Paths(self.project).folder
 
     def history(self) -> list[dict[str, Any]]:
-        """What the journal tells, oldest first."""
+        """The journal's entries, oldest first."""
         return history(self.folder / "journal.jsonl")
 
     def did(self, action: str, key: str | None = None) -> list[dict[str, Any]]:
@@ -52,7 +52,7 @@ class RunningDaemon:
         return trees.exists() and str(pid) in trees.read_text()
 
     def wait(self, seen: Callable[[], Any], what: str) -> Any:
-        """What ``seen`` answers once it is truthy; in vain, or if the daemon ends meanwhile, its log is told."""
+        """Wait until ``seen`` is truthy; its value. If the time or the daemon ends, the error has the log."""
         try:
             found = wait_until(lambda: seen() or self.child.poll() is not None, what)
         except AssertionError as error:

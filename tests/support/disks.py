@@ -1,4 +1,4 @@
-"""A disk in memory that knows what of it a power cut may take, and disks that fail.
+"""A disk in memory that models power cuts, and disks that fail.
 
 On ``MemoryDisk`` the data of a file is durable by a sync of that file, a name (made, changed, removed) by a sync of its
 folder, and by nothing else. All that is not durable is a list of *pieces*; a crash leaves any of them, or none.
@@ -29,14 +29,14 @@ TINY = 64
 """A write of no more bytes than this is cut in the middle only."""
 
 ALL_UP_TO = 12
-"""So many pieces are tried in every combination; of more, the likeliest and some by chance."""
+"""The number of pieces that are tried in every combination; of more, the likeliest and some by chance."""
 
 CHANCES = 200
 EPOCH_NS = 1_700_000_000 * 10**9
 
 
 class Piece(NamedTuple):
-    """Something that is not durable yet: a new size, some bytes, or a change of names in a folder."""
+    """A change that is not durable yet: a new size, some bytes, or a change of names in a folder."""
 
     node: int
     step: int
@@ -47,7 +47,7 @@ class Piece(NamedTuple):
 
 
 class Node:
-    """A file or a folder: what programs see of it, and (``kept``) what is durable of it."""
+    """A file or a folder: the content that programs see, and (``kept``) the durable one."""
 
     __slots__ = ("changed", "data", "folder", "kept", "kept_changed", "kept_names", "mode", "names", "number")
 
@@ -105,11 +105,11 @@ class MemoryDisk(Disk):
         self.log: list[tuple[str, Any]] = []
         """Every operation and its first argument."""
         self.changes = 0
-        """How many operations have changed something."""
+        """The number of operations that have changed something."""
         self.tag: Any = None
-        """What the test knows at this moment; a copy has it too."""
+        """The test's knowledge at this moment; a copy has it too."""
         self.moments: list[MemoryDisk] | None = None
-        """Where set, a copy of the disk is put here after each change."""
+        """If set, gets a copy of the disk after each change."""
         self._fds: dict[int, tuple[int, int]] = {}
         self._locks: dict[int, int] = {}
         self._next = 2
@@ -132,18 +132,18 @@ class MemoryDisk(Disk):
         return made
 
     def settle(self) -> None:
-        """All that is seen is durable."""
+        """Make everything durable."""
         for node in self.nodes.values():
             node.kept, node.kept_names, node.kept_changed = node.data, dict(node.names), node.changed
         self.pieces.clear()
 
     def write_back(self, chance: random.Random) -> None:
-        """The kernel makes something durable in its own time."""
+        """Make something durable, as the kernel does at any time."""
         if self.pieces:
             self.flush(self.nodes[chance.choice(self.pieces).node])
 
     def put(self, path: Path, data: bytes | None) -> None:
-        """Somebody else makes ``data`` the content of the file (None: removes it), all at once and durably."""
+        """Make ``data`` the content of the file (None: remove it) as another program, at once and durably."""
         folder = self._folder_of(path)
         for names in (folder.names, folder.kept_names):
             names.pop(path.name, None)
@@ -171,7 +171,7 @@ class MemoryDisk(Disk):
     # -- the primitive operations --------------------------------------------------------------------------------------
 
     def step(self, name: str, first: object) -> None:
-        """Called before every operation; a test may step in."""
+        """Runs before every operation; a subclass may interfere."""
         self.log.append((name, first))
 
     def open(self, path: Path, flags: int, mode: int = FILE_MODE) -> int:
@@ -203,7 +203,7 @@ class MemoryDisk(Disk):
         self.forget(fd)
 
     def forget(self, fd: int) -> None:
-        """The kernel has closed the file, whatever it says about it."""
+        """Close the file, as the kernel does even if it reports an error."""
         node = self._opened(fd)
         del self._fds[fd]
         if self._locks.get(node.number) == fd:
@@ -231,7 +231,7 @@ class MemoryDisk(Disk):
         self.flush(self._opened(fd))
 
     def flush(self, node: Node) -> None:
-        """Make durable what is not yet. What an earlier, failed flush has forgotten stays lost."""
+        """Make all pieces durable. Pieces that an earlier, failed flush has dropped stay lost."""
         mine = [piece for piece in self.pieces if piece.node == node.number]
         if node.folder:
             node.kept_names = renamed(node.kept_names, mine)
@@ -240,7 +240,7 @@ class MemoryDisk(Disk):
         self.lose(node)
 
     def lose(self, node: Node) -> None:
-        """What is not durable is marked clean: so does a flush that fails."""
+        """Mark all pieces clean without making them durable, as a failed flush does."""
         self.pieces = [piece for piece in self.pieces if piece.node != node.number]
         self._changed()
 
@@ -448,11 +448,11 @@ class MemoryDisk(Disk):
             self.moments.append(self.copy())
 
 
-# -- what a crash may leave ------------------------------------------------------------------------------------------
+# -- crash states ----------------------------------------------------------------------------------------------------
 
 
 class CrashState(NamedTuple):
-    """One way in which the disk may be found after a power cut; equal keys are equal disks."""
+    """One state of the disk after a power cut; equal keys are equal disks."""
 
     key: Hashable
     disk: MemoryDisk
@@ -461,7 +461,7 @@ class CrashState(NamedTuple):
     changed: dict[int, int]
 
     def mount(self) -> MemoryDisk:
-        """A disk of its own that is in this state, all of it durable."""
+        """A separate disk in this state, all of it durable."""
         made = MemoryDisk()
         made.tag = self.disk.tag
         made._next, made._step = self.disk._next, self.disk._step
@@ -516,7 +516,7 @@ def crash_states(disk: MemoryDisk, model: Model, chance: random.Random, chances:
 
 
 def _tree(disk: MemoryDisk, pieces: list[Piece]) -> tuple[Hashable, dict[int, dict[str, int]], list[int]]:
-    """What can be reached if just these changes of names came through: folders with their names, and files."""
+    """The folders with their names, and the files, that are reachable after just these changes of names."""
     folders: dict[int, dict[str, int]] = {}
     files: set[int] = set()
     todo = [1]

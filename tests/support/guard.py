@@ -1,7 +1,7 @@
 """No process of a test outlives the tests, however these end.
 
 Each process that runs tests puts a mark into its environment, which all that it starts inherit. Run as a program, this
-module waits until that process is gone (its end of a pipe is closed), and then kills whatever still bears the mark.
+module waits until that process is gone (its end of a pipe is closed), and then kills all that still bears the mark.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SETTLE_S: Final = 5.0
 
 
 class Guard:
-    """Starts the program that kills what is left, and reports what is left at a regular end."""
+    """Starts the program that kills leftover processes, and reports them at a regular end."""
 
     def __init__(self) -> None:
         self._mark = new_mark()
@@ -35,14 +35,14 @@ class Guard:
         )
 
     def leftovers(self) -> list[str]:
-        """What still runs, each with the test that started it; waits a moment for what is ending."""
+        """The processes that still run, each with its test; waits a moment for those that are ending."""
         deadline = time.monotonic() + SETTLE_S
         while (found := marked(MARK, self._mark)) and time.monotonic() < deadline:
             time.sleep(0.05)
         return sorted(describe(pid) for pid in found)
 
     def close(self) -> None:
-        """Kill what is left, and end."""
+        """Kill all leftover processes, and end."""
         assert self._program.stdin is not None
         self._program.stdin.close()
         self._program.wait()
@@ -65,7 +65,7 @@ def marked(name: str, mark: str) -> list[int]:
 
 
 def describe(pid: int) -> str:
-    """A process for people: its command and its test."""
+    """Describe a process: its command and its test."""
     try:
         argv = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
         environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
@@ -76,7 +76,7 @@ def describe(pid: int) -> str:
 
 
 def kill_all(name: str, mark: str) -> None:
-    """Again and again: what is killed last may have started another process."""
+    """Kill until no process is left: one that is killed last may have started another."""
     while found := marked(name, mark):
         for pid in found:
             with suppress(OSError):

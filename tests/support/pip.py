@@ -1,4 +1,4 @@
-"""Programs from PyPI, installed once on a machine and cached, each in an environment of its own."""
+"""Programs from PyPI, installed once on a machine and cached, each in a separate environment."""
 
 import fcntl
 import subprocess

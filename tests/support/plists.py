@@ -40,7 +40,7 @@ SESSION_TYPES: Final = ("Aqua", "Background", "LoginWindow", "StandardIO", "Syst
 
 
 def lint(path: Path) -> list[str]:
-    """What is wrong with the plist, one sentence a mistake."""
+    """The mistakes in the plist, one sentence each."""
     data = path.read_bytes()
     try:
         plist = plistlib.loads(data)

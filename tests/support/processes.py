@@ -13,7 +13,7 @@ from support.guard import CHILD_MARK, kill_all, new_mark
 
 
 class Children:
-    """Real processes that a test starts, and ends again whatever happens."""
+    """Real processes that a test starts, and ends in any case."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -23,7 +23,7 @@ EPOCH = datetime(2026, 11, 22, 20, 55, 10, tzinfo=UTC)
 
 
 class FakeClock:
-    """Both clocks: ``wait`` moves the two, ``jump`` only the one on the wall."""
+    """Both clocks: ``wait`` moves the two, ``jump`` only the wall clock."""
 
     def __init__(self) -> None:
         self.wall = EPOCH
@@ -47,7 +47,7 @@ class FakeClock:
 
 
 class QuickDisk(Disk):
-    """The real disk without the flushing."""
+    """The real disk without flushes."""
 
     def sync(self, fd: int) -> None:
         pass
@@ -87,7 +87,7 @@ def health_of(role: str, pid: int, idle_count: int = 0) -> dict[str, Any]:
 
 
 def new_store(project: Path) -> None:
-    """The supervisor's folder as a daemon leaves it."""
+    """The supervisor's folder after a daemon's run."""
     store = Store(project)
     store.open()
     store.close()
@@ -123,7 +123,7 @@ def write_record(project: Path, agent: Agent) -> None:
 
 
 def write_team(claude: Path, name: str, project: Path) -> None:
-    """What ties a team, and its list, to the project."""
+    """Write the team file that ties a team, and its list, to the project."""
     member = {"agentId": f"lead@{name}", "name": "lead", "cwd": str(project), "tmuxPaneId": "%1"}
     folder = claude / "teams" / name
     folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Which tests may be skipped, and why; any other skip fails a run with ``CI`` set or ``--no-unexpected-skips``."""
+"""The reasons for skips of tests; any other skip fails a run with ``CI`` set or ``--no-unexpected-skips``."""
 
 import re
 import sys
@@ -16,7 +16,7 @@ MACHINE: Final = (
     ("^this git does not", "git before 2.45 has no reftable"),
     ("^the next pid cannot be chosen|always quicker to get the pid", "pid reuse cannot be forced in every container"),
 )
-"""Patterns of reasons that depend on the machine, and what they mean."""
+"""Patterns of reasons that depend on the machine, and their meaning."""
 OTHER_SYSTEM: Final = "Linux|/proc|pidfds|descriptors"
 """A reason that holds on systems other than Linux only."""
 

@@ -54,7 +54,7 @@ class Team:
         return child
 
     def pane_agent(self, tmux: PrivateTmux, session: str, name: str, program: str = "") -> int:
-        """An agent in a tmux session of its own, deaf to its closing, and known to the daemon; its pid."""
+        """An agent in a separate tmux session, deaf to its closing, and known to the daemon; its pid."""
         ready = self.project.parent / f"{name}.ready"
         deaf = "import signal, time\nsignal.signal(signal.SIGHUP, lambda *_: None)"
         body = f"{deaf}\n{program}\nopen({str(ready)!r}, 'w')\nwhile True: time.sleep(600)"
@@ -75,14 +75,14 @@ class Team:
         self.running.wait(lambda: given_back(task), f"{task} to be given back")
 
     def assert_heals(self, team: str = "red") -> None:
-        """The daemon is up, and at work: an agent that is killed now loses its task."""
+        """Wait until the daemon is at work: an agent that is killed now loses its task."""
         name = f"dev-{self._tasks - 99}"
         task = self.task(name, team)
         self.agent(name, team).kill()
         self.wait_given_back(task)
 
     def wait_looks(self, number: int = 2) -> None:
-        """Until the daemon has looked so many times more: each time a real agent that is killed is healed."""
+        """Wait for so many looks of the daemon: at each a real agent is killed and healed."""
         for _ in range(number):
             self._probes += 1
             name = f"probe-{self._probes}"
@@ -90,7 +90,7 @@ class Team:
             self.wait_healed(name, "probes")
 
     def wait_sessions_looked_at(self) -> None:
-        """Until the sessions have been looked at again, from the beginning of a look to its end."""
+        """Wait for a whole look at the sessions."""
 
         def looked_at() -> str:
             (watcher,) = (each for each in self.status()["watchers"] if each["name"] == "sessions")
@@ -98,7 +98,7 @@ class Team:
 
         ends = {iso(datetime.now(UTC))}
         while len(ends) < 3:  # the first may have begun before
-            self.wait_looks(1)  # each heals an agent, and meanwhile the daemon tells how its watchers fare
+            self.wait_looks(1)  # each heals an agent, and meanwhile the daemon reports on its watchers
             ends.add(max(looked_at(), *ends))
 
     def alive(self, pid: int) -> bool:
@@ -110,7 +110,7 @@ class Team:
         return process
 
     def mind(self, pid: int) -> ProcessId:
-        """See to it that this process, which is not our child, ends with the test."""
+        """End this process, which is not our child, with the test."""
         process = self.identity(pid)
         self._minded.append(process)
         return process

@@ -25,7 +25,7 @@ class PrivateTmux:
         self.server = self.start()
 
     def start(self) -> subprocess.Popen[bytes]:
-        """A server, in the place of one that has ended."""
+        """Start a server, in the place of one that has ended."""
         Path(self.socket).unlink(missing_ok=True)
         self.server = self._run("-D", "-f", "/dev/null", stdin=subprocess.DEVNULL)
         wait_until(self._listens, "the tmux server to listen")
@@ -37,10 +37,10 @@ class PrivateTmux:
             return client.connect_ex(self.socket) == 0
 
     def __call__(self, *words: str) -> str:
-        """What tmux says to a command."""
+        """Run a command of tmux; its output."""
         command = ["tmux", "-S", self.socket, *words]
-        told = subprocess.run(command, env=self._environment, capture_output=True, check=True, timeout=LIMIT_S)
-        return told.stdout.decode().strip()
+        result = subprocess.run(command, env=self._environment, capture_output=True, check=True, timeout=LIMIT_S)
+        return result.stdout.decode().strip()
 
     def session(self, name: str, program: str = "sleep 600") -> int:
         """A new session; the pid of the program in its pane."""

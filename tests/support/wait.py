@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 LIMIT_S = 300.0
-"""Reached only by a hang: a busy machine may take a hundred times as long as an idle one."""
+"""Seconds that only a hang reaches: a busy machine may take a hundred times as long as an idle one."""
 
 
 def wait_until(seen: Callable[[], Any], what: str, limit_s: float = LIMIT_S) -> Any:
-    """What ``seen`` answers once it is truthy; the test fails with ``what`` if that never comes."""
+    """Wait until ``seen`` is truthy; its value. The test fails with ``what`` if that never comes."""
     begun_s = time.monotonic()
     while not (found := seen()):
         waited_s = time.monotonic() - begun_s

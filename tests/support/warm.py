@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 FIXED = ("LANG", "LANGUAGE", "LC_", "PYTHON", "TZ")
-"""What an interpreter takes from its environment once, when it starts."""
+"""The environment variables that an interpreter reads once, when it starts."""
 
 
 class WarmChild:
@@ -88,14 +88,14 @@ class Warm:
         self._fixed = _fixed()
 
     def fits(self) -> bool:
-        """Whether the environment of now is one that it can be started warm in."""
+        """Whether it can be started warm in the present environment."""
         return _fixed() == self._fixed
 
     def start(
         self, argv: tuple[str, ...], folder: Path, out: int, errors: int, environment: Mapping[str, str] = os.environ
     ) -> WarmChild:
         """The program as a process that writes to these descriptors."""
-        sys.audit("subprocess.Popen", sys.executable, argv, str(folder), None)  # it is one, for whoever counts them
+        sys.audit("subprocess.Popen", sys.executable, argv, str(folder), None)  # for audit hooks
         call = json.dumps({"argv": argv, "folder": str(folder), "environment": dict(environment)}).encode()
         ours, theirs = socket.socketpair()
         with theirs:
@@ -155,7 +155,7 @@ def serve(calls: socket.socket) -> None:
         for fd in fds[1:]:
             os.close(fd)
         answers[child] = answer
-        with contextlib.suppress(OSError):  # nobody may wait for it any more
+        with contextlib.suppress(OSError):  # the caller may have gone
             answer.send(b"%d\n" % child)
 
 
@@ -184,7 +184,7 @@ def become(call: dict[str, object], fds: list[int]) -> None:
 
 
 def import_everything() -> None:
-    """What the commands and the daemon import when they need it."""
+    """Import the modules that the commands and the daemon import when they need them."""
     import pkgutil
 
     import yolo_supervisor
@@ -198,6 +198,6 @@ if __name__ == "__main__":
     import_everything()
     gc.collect()
     gc.freeze()  # a collection in a copy would touch, and so copy, all pages
-    sys.path[0] = ""  # as for whoever starts a module
+    sys.path[0] = ""  # as at the start of a module
     serve(socket.socket(fileno=int(sys.argv[1])))
     runpy.run_module("yolo_supervisor", run_name="__main__", alter_sys=True)
