@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 
 from support.disks import use_disk
 from support.project import FakeClock, QuickDisk
+from support.wait import LIMIT_S
 from yolo_supervisor.actions.tasks import Requeue
 from yolo_supervisor.config import Config
 from yolo_supervisor.daemon import runner as runner_module
@@ -162,3 +164,16 @@ async def test_a_watcher_whose_action_met_a_full_disk_is_woken_once_soon(
         await wakeup.wait()
 
     assert runner._wakes_at_s == {}
+
+
+async def test_a_watcher_whose_time_to_wake_is_over_is_woken_at_once(scene: Scene) -> None:
+    """A busy machine may take longer to start the task that waits than it has to wait."""
+    runner = scene.runner
+    wakeup, name = runner.wakeups[runner.parts.tasks.name], runner.parts.tasks.name
+    runner._wakes_at_s[name] = at_s = time.monotonic() - 1.0
+    wakeup.rest()
+
+    await runner._wake_at(name, at_s)
+
+    with anyio.fail_after(LIMIT_S):
+        await wakeup.wait()

@@ -222,7 +222,7 @@ class Runner:
                 self._tasks.start_soon(self._wake_at, watcher.name, at_s)
 
     async def _wake_at(self, name: str, at_s: float) -> None:
-        await anyio.sleep(at_s - time.monotonic())
+        await anyio.sleep_until(at_s)  # now, if that is over
         if self._wakes_at_s.get(name) == at_s:
             del self._wakes_at_s[name]
         self.wakeups[name].ring()
