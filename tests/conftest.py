@@ -7,7 +7,8 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Generator, Iterator
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,12 +111,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if (TIER == "quick" and item.get_closest_marker("thorough"))
         or (not minutes and item.get_closest_marker("soak"))
     }
+    if TIER == "quick":
+        left_out |= set(beyond_samples(items))
     config.hook.pytest_deselected(items=list(left_out))
     items[:] = [item for item in items if item not in left_out]
     for item in items:
         if item.get_closest_marker("soak"):
             item.add_marker(pytest.mark.timeout(minutes * 60 + 600))
     items.sort(key=lambda item: SLOWEST.index(item.path.stem) if item.path.stem in SLOWEST else len(SLOWEST))
+
+
+def beyond_samples(items: Iterable[pytest.Item]) -> Iterator[pytest.Item]:
+    """The cases of parametrized tests that a quick run leaves out: those after the first ``sampled`` ones."""
+    seen = Counter[tuple[Path, str]]()
+    for item in items:
+        if marker := item.get_closest_marker("sampled"):
+            test = item.path, getattr(item, "originalname", item.name)
+            seen[test] += 1
+            if seen[test] > marker.args[0]:
+                yield item
 
 
 @pytest.hookimpl(wrapper=True)

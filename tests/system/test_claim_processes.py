@@ -83,6 +83,7 @@ def compete(project: Path, owner: str, paths: list[Path], told: int) -> None:
             os.write(told, f"{task.id} {owner} {token}\n".encode())
 
 
+@pytest.mark.thorough
 @pytest.mark.system
 def test_in_thousands_of_tries_by_16_processes_no_task_is_claimed_twice_and_every_token_is_another(
     project: Path,

@@ -104,6 +104,7 @@ def test_version_is_printed(cli: Cli) -> None:
 ABOUT_A_PROJECT = ["status", "check", "doctor", "agent list", "explain task 1"]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("command", ABOUT_A_PROJECT)
 def test_the_project_may_stand_before_or_after_the_command(
     cli: Cli, project: Path, tmp_path: Path, command: str
@@ -241,6 +242,7 @@ def test_a_second_supervisor_exits_with_75_and_names_the_first(cli: Cli, daemon:
     assert first.child.poll() is None
 
 
+@pytest.mark.thorough
 def test_while_the_store_is_being_written_to_a_command_exits_with_75(
     cli: Cli, project: Path, children: Children
 ) -> None:
@@ -535,6 +537,7 @@ def spoil(journal: str, path: Path) -> None:
         pytest.skip("whoever runs this may read anything")
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("journal", JOURNALS)
 def test_status_answers_with_a_broken_journal(cli: Cli, project: Path, claude_home: Path, journal: str) -> None:
     write_task(claude_home, "team", 1, owner="dev-1", status="in_progress")
@@ -547,6 +550,7 @@ def test_status_answers_with_a_broken_journal(cli: Cli, project: Path, claude_ho
     assert [task["id"] for task in told["projects"][0]["tasks"]] == ["team/1"]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("journal", JOURNALS)
 @pytest.mark.parametrize("command", ["history", "explain task 1", "doctor", "check"])
 def test_every_command_survives_a_broken_journal(cli: Cli, project: Path, command: str, journal: str) -> None:
@@ -951,6 +955,7 @@ def test_the_doctor_says_which_tmux_server_cannot_be_asked_and_why(team: Team, t
     assert f"tmux server {server} does not answer" in what
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("script", ["exec sleep 600", r"printf 'tmux \377\376'", "exit 7"])
 def test_the_doctor_answers_whatever_tmux_does(cli: Cli, shadow: Callable[[str, str], None], script: str) -> None:
     shadow("tmux", script)
@@ -1370,6 +1375,7 @@ def test_hooks_keep_only_the_newest_of_what_repeats(cli: Cli, hooks: Path) -> No
 # -- whatever there is to be told -----------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("command", ["task list", "status", "doctor", "check", "explain task red/1"])
 def test_names_in_any_script_print_on_any_terminal(
     cli_of_teams: Cli, claude_home: Path, monkeypatch: pytest.MonkeyPatch, command: str
@@ -1385,6 +1391,7 @@ def test_names_in_any_script_print_on_any_terminal(
 BROKEN: list[object] = [None, 5, "x", [], [5], ["x"], [[]], {}, {"a": 1}, json.loads("[" * 500 + "]" * 500)]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("number", range(len(BROKEN)))
 def test_a_report_with_wrong_values_everywhere_is_shown(cli: Cli, project: Path, number: int) -> None:
     new_store(project)

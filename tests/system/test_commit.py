@@ -240,6 +240,7 @@ def make_dirty(repo: Repo) -> None:
 # -- success ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "argv",
     [
@@ -307,6 +308,7 @@ def test_first_commit_of_an_empty_repository(repos: Repositories) -> None:
     assert empty.subjects() == ["message"]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("how", ["a sub-folder", "a link to it", "--project", "GIT_DIR", "a linked work tree"])
 def test_commits_from_every_kind_of_folder(repos: Repositories, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     mine, at, argv = repos.mine, repos.mine.folder, [*MESSAGE]
@@ -447,6 +449,7 @@ REFUSALS = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("how", REFUSALS)
 def test_failure_of_git_is_reported_with_its_cause(repos: Repositories, how: str) -> None:
     refusal, mine = REFUSALS[how], repos.mine
@@ -498,6 +501,7 @@ def test_resolved_merge_is_concluded(repos: Repositories) -> None:
     assert len(repos.mine.git("rev-list", "--parents", "-1", "HEAD").split()) == 3
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "argv", ["error: config.yaml does not exist", "No space left on device", "fatal: bad object", "HTTP 500",
               "index.lock': File exists", "[rejected]", "is corrupt"],
@@ -552,6 +556,7 @@ def test_wrong_option_is_reported_and_nothing_is_committed(repos: Repositories, 
     assert repos.mine.subjects() == ["first"]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "script", ["exec sleep 600", "exec yes", "trap '' TERM; sleep 600 & wait; wait"], ids=["silent", "chatty", "deaf"]
 )
@@ -636,6 +641,7 @@ def leave_lock(repos: Repositories, children: Children, lock: Path) -> int:
     return holder.pid
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", LOCKS)
 def test_stale_lock_is_moved_aside(repos: Repositories, children: Children, name: str) -> None:
     repos.mine.write("new", add=True)
@@ -651,6 +657,7 @@ def test_stale_lock_is_moved_aside(repos: Repositories, children: Children, name
     assert done["evidence"]["pids"] == [pid]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", LOCKS)
 def test_lock_that_nobody_was_seen_with_stays_and_is_explained(
     repos: Repositories, children: Children, name: str
@@ -686,6 +693,7 @@ def test_lock_is_moved_aside_when_its_holder_is_killed_meanwhile(repos: Reposito
     assert not lock.exists()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", LOCKS)
 def test_lock_that_a_process_has_open_stays(repos: Repositories, children: Children, name: str) -> None:
     repos.mine.write("new", add=True)
@@ -791,6 +799,7 @@ PUSHES: dict[str, tuple[Callable[[Repositories], object], str, int]] = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("how", PUSHES)
 def test_commit_is_kept_when_its_push_fails(repos: Repositories, how: str) -> None:
     prepare, cause, code = PUSHES[how]
@@ -855,6 +864,7 @@ def test_branch_is_not_moved_over_an_uncommitted_change(repos: Repositories) -> 
     repos.assert_tidy()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("how", ["untracked", "ignored", "a folder with ignored files"])
 def test_untracked_file_is_not_overwritten(repos: Repositories, how: str) -> None:
     mine = repos.mine
@@ -1268,6 +1278,7 @@ def test_concurrent_commits_in_one_work_tree_are_all_kept(repos: Repositories, p
     repos.assert_tidy()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("others", [False, True])
 def test_concurrent_commits_in_linked_work_trees_are_all_kept(repos: Repositories, others: bool) -> None:
     """With ``others``, all branches are pushed to the same branch of the upstream."""
@@ -1353,6 +1364,7 @@ def fifo(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize("when", ["pre-commit", "pre-push"])
 def test_signal_ends_git_and_its_hooks(
@@ -1389,6 +1401,7 @@ def killed(children: Children, repo: Repo, ready: Callable[[], object], all_of_i
     child.wait()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("at", ["", "sub"], ids=["from its top", "from a sub-folder"])
 def test_killed_branch_update_is_recovered_by_the_next_commit(
     repos: Repositories, children: Children, git_config: Path, at: str
@@ -1427,6 +1440,7 @@ def test_killed_branch_update_is_recovered_by_the_next_commit(
     repos.assert_tidy()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("all_of_it", [False, True], ids=["alone", "with its git"])
 @pytest.mark.parametrize("seed", range(15 if SOAK else 2))
 def test_commit_killed_at_any_moment_is_pushed_once_when_repeated(

@@ -109,6 +109,7 @@ def assert_nothing_left(repo: Repo) -> None:
 READY = "touch .git/ready"
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_hook_is_interrupted_as_by_ctrl_c_and_restores_what_it_has_hidden(
     mine: Repo, children: Children, number: signal.Signals
@@ -123,6 +124,7 @@ def test_hook_is_interrupted_as_by_ctrl_c_and_restores_what_it_has_hidden(
     assert_nothing_left(mine)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "hides",
     [STASH, LINT_STAGED, f"{STASH} --include-untracked", PATCH, f"{PATCH}; git reset -q --hard",
@@ -290,6 +292,7 @@ def test_changes_that_a_pre_push_hook_has_hidden_are_put_back(mine: Repo, childr
     assert_nothing_left(mine)
 
 
+@pytest.mark.thorough
 def test_pre_push_hook_is_interrupted_and_restores_what_it_has_hidden(mine: Repo) -> None:
     mine.hook("pre-push", f"trap '{APPLY}; exit 1' INT\n{PATCH}\nsleep 600")
     before = State(mine)
@@ -341,6 +344,7 @@ def test_next_commit_says_where_the_changes_of_a_killed_one_are(
     assert f"have kept: 1, the newest is {ref}" in str(Cli(mine.folder).json("doctor", "--project", "."))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("record", ["", "{}", "[]", '{"places": 1}', "\xff", None])
 def test_record_that_is_incomplete_or_names_another_ref_is_removed(mine: Repo, record: str | None) -> None:
     if record is None:

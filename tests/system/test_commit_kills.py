@@ -132,6 +132,7 @@ def where(repo: Repo, change: str, name: str, said: str) -> str:
     return "nowhere"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("tool", TOOLS)
 def test_no_change_is_lost_when_a_commit_is_ended_at_any_moment(
     template: Repo, children: Children, tool: str, record_property: Callable[[str, object], None]

@@ -91,6 +91,7 @@ def test_commit_whose_post_commit_hook_hangs_is_reported_as_made(repos: Reposito
     assert (answer["result"], repos.mine.subjects()[0]) == ("committed", "message")
 
 
+@pytest.mark.thorough
 def test_amend_of_another_while_our_hook_hangs_is_not_reported_as_ours(repos: Repositories) -> None:
     repos.mine.hook(
         "pre-commit",
@@ -107,6 +108,7 @@ def test_amend_of_another_while_our_hook_hangs_is_not_reported_as_ours(repos: Re
 # -- one limit -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_time_limit_holds_for_the_push_and_its_hooks(repos: Repositories) -> None:
     repos.mine.hook("pre-push", "exec sleep 600")
     repos.mine.write("new", add=True)

@@ -162,6 +162,7 @@ def test_reset_commit_does_not_come_back(repos: Repositories) -> None:
     assert not (repos.mine.folder / "wrong").exists()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("how", ["with a change by hand", "as if it had never been", "plain"])
 def test_merge_with_manual_changes_is_not_rebased(repos: Repositories, how: str) -> None:
     mine = repos.mine
@@ -191,6 +192,7 @@ def test_merge_with_manual_changes_is_not_rebased(repos: Repositories, how: str)
         assert (mine.folder / "bad").exists() != (how == "as if it had never been")
 
 
+@pytest.mark.thorough
 def test_ignored_file_is_not_overwritten_when_gits_answer_is_truncated(repos: Repositories) -> None:
     for number in range(3000):
         repos.theirs.write(f"{'long-' * 40}{number // 500}/{'name-' * 10}{number}", "x\n")
@@ -357,6 +359,7 @@ def test_signal_is_deferred_until_the_step_is_done(repos: Repositories, children
     assert theirs in mine.git("rev-list", "HEAD").splitlines()
 
 
+@pytest.mark.thorough
 def test_interrupted_branch_update_is_rolled_back_around_the_users_changes(
     repos: Repositories, children: Children, git_config: Path
 ) -> None:
@@ -467,6 +470,7 @@ def test_kill_between_branch_and_index_is_recovered(repos: Repositories, childre
     repos.assert_tidy()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("shape", ["a folder becomes a file", "files only"])
 def test_kill_between_files_and_branch_is_recovered(repos: Repositories, children: Children, shape: str) -> None:
     repos.mine.put("d/x", "x\n")

@@ -97,6 +97,7 @@ def mentioning(folder: Path) -> set[int]:
 # -- 1: killed because idle ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_my_agent_was_killed_because_it_was_idle(team: Team, tmux: PrivateTmux) -> None:
     team.supervise()
     idle = team.pane_agent(tmux, "work", "dev-1")
@@ -135,6 +136,7 @@ def test_my_agent_was_killed_while_it_quietly_wrote_its_files(team: Team) -> Non
 # -- 3: a stale verdict, executed late ----------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_my_agent_was_killed_although_i_was_back(team: Team, tmux: PrivateTmux) -> None:
     """It was asked to leave, and would be killed after the grace period: but then somebody had attached again."""
     team.supervise(QUICK.replace("grace_s = 0.5", "grace_s = 2", 1))
@@ -168,6 +170,7 @@ ANSWERS = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_one_bad_answer_of_tmux_killed_my_whole_fleet(
     team: Team, tmux: PrivateTmux, tmp_path: Path, shadow: Callable[[str, str], None], answer: str
@@ -321,6 +324,7 @@ def test_restarting_the_supervisor_killed_my_agents(team: Team, number: int) -> 
 # -- 10: detach = kill --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_i_looked_at_another_window_and_my_agent_was_killed(team: Team, tmux: PrivateTmux) -> None:
     """One of two leaves, another window is in front; a session that nobody ever attached to; and one that was left."""
     team.supervise()
@@ -339,6 +343,7 @@ def test_i_looked_at_another_window_and_my_agent_was_killed(team: Team, tmux: Pr
     assert {entry["key"] for entry in team.running.did("terminated")} == {"dev-left@red"}
 
 
+@pytest.mark.thorough
 def test_notify_policy_never_kills_agents_of_a_detached_session(team: Team, tmux: PrivateTmux) -> None:
     team.supervise(QUICK.replace('on_detach = "terminate"', 'on_detach = "notify"'))
     agent = team.pane_agent(tmux, "work", "dev-1")
@@ -459,6 +464,7 @@ def test_my_tmux_server_went_away_and_the_supervisor_started_one_after_the_other
     assert team.alive(agent)
 
 
+@pytest.mark.thorough
 def test_a_fire_drill_left_its_agents_and_its_tmux_server_behind(
     team: Team, tmux: PrivateTmux, clients: Clients, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -497,6 +503,7 @@ def test_nine_agents_died_at_once_and_their_work_was_dropped(team: Team) -> None
     assert done.read_bytes() == before
 
 
+@pytest.mark.thorough
 def test_nine_agents_died_while_the_supervisor_was_down_and_their_work_was_dropped(team: Team) -> None:
     team.supervise()
     agents = [team.agent(f"dev-{number}") for number in range(9)]
@@ -534,6 +541,7 @@ def test_a_living_worker_was_declared_dead_and_its_task_given_to_another(team: T
 # -- 14: the cost of polling --------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_it_forked_three_times_a_session_at_every_look(
     team: Team, tmux: PrivateTmux, other_tmux: PrivateTmux, clients: Clients
 ) -> None:
@@ -558,6 +566,7 @@ def test_it_forked_three_times_a_session_at_every_look(
     assert abs(few - many) <= 2  # at either end one of them may have had its turn, and the other not yet
 
 
+@pytest.mark.thorough
 def test_a_wedged_tmux_server_had_clients_piled_up_before_it(team: Team, tmux: PrivateTmux, clients: Clients) -> None:
     team.supervise()
     agent = team.pane_agent(tmux, "work", "dev-1")
@@ -583,6 +592,7 @@ def test_a_wedged_tmux_server_had_clients_piled_up_before_it(team: Team, tmux: P
     assert team.running.did("terminated") == []
 
 
+@pytest.mark.thorough
 def test_after_a_stall_it_forked_a_storm_of_clients(team: Team, tmux: PrivateTmux, clients: Clients) -> None:
     team.supervise()
     team.pane_agent(tmux, "work", "dev-1")
@@ -700,6 +710,7 @@ def log_events(team: Team) -> list[str]:
     return [json.loads(line)["event"] for line in team.running.log.read_text().splitlines()]
 
 
+@pytest.mark.thorough
 def test_i_detached_and_went_home_and_in_the_morning_my_task_was_said_to_have_failed_three_times(
     team: Team, tmux: PrivateTmux
 ) -> None:

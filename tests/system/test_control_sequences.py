@@ -195,6 +195,7 @@ def test_every_command_is_tried() -> None:
             assert any(words[0] == name and each in (None, *words[1:]) for words in tried), (name, each)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("form", ["text", "json"])
 @pytest.mark.parametrize("commands", [LOOKING, DOING], ids=["looking", "doing"])
 def test_external_text_cannot_emit_control_sequences_in_any_command(

@@ -188,6 +188,7 @@ def test_a_plan_is_set_aside_as_failed_and_redriven(cli: Cli) -> None:
     assert ids(cli) == []
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("owner", "status"), [("dev-2", "in_progress"), ("dev-2", "pending"), (None, "pending"),
                                                ("dev-2", "completed"), (SET_ASIDE, "completed")])  # fmt: skip
 @pytest.mark.parametrize("word", ["redrive", "drop"])

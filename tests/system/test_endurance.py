@@ -71,6 +71,7 @@ def watched_by(pid: int) -> set[int]:
     return found
 
 
+@pytest.mark.thorough
 @on_linux
 def test_with_64_descriptors_and_more_agents_than_that_all_are_healed(
     team: Team, children: Children, tmux: PrivateTmux, tmp_path: Path
@@ -258,6 +259,7 @@ def logged(tmp_path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
 
 
+@pytest.mark.thorough
 @on_linux
 def test_after_a_day_of_faults_nothing_has_grown_and_all_is_healed(long_world: LongWorld, tmp_path: Path) -> None:
     figures: list[Figures] = []
@@ -286,6 +288,7 @@ def test_after_a_day_of_faults_nothing_has_grown_and_all_is_healed(long_world: L
     assert min(told[what] for what in ("died", "requeued", "released", "restored")) > HOURS / 5, told
 
 
+@pytest.mark.thorough
 def test_a_healthy_day_writes_less_than_100_kilobytes_so_each_quarter_of_it_less_than_25(
     long_world: LongWorld, tmp_path: Path
 ) -> None:
@@ -367,6 +370,7 @@ def wait_tasks_looked_at(team: Team, meanwhile: Callable[[], bool] = lambda: Tru
     team.running.wait(often, "the tasks to be looked at")
 
 
+@pytest.mark.thorough
 @on_linux
 def test_a_lease_that_was_renewed_while_the_daemon_was_stopped_is_not_ended(team: Team) -> None:
     running = team.supervise(SHORT)
@@ -422,6 +426,7 @@ def test_the_tasks_of_those_who_worked_while_the_daemon_was_stopped_stay_theirs(
     assert {entry["key"] for entry in running.did("requeued")} == {f"red/{of_idler.stem}"}
 
 
+@pytest.mark.thorough
 @on_linux
 def test_an_agent_stopped_together_with_the_daemon_keeps_its_task(team: Team) -> None:
     running = team.supervise(SHORT)

@@ -336,6 +336,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
     return {what: (child.wait(LIMIT_S), pids(folders[what] / "pids")) for what, child in running.items()}
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("what", TREES)
 def test_process_tree_is_ended_at_the_limit(ended: Ended, what: str) -> None:
     code, started = ended[what]
@@ -449,6 +450,7 @@ def test_stopped_command_is_continued_to_exit(run: Run) -> None:
     assert done.stdout == b"tidied up\n"
 
 
+@pytest.mark.thorough
 def test_only_processes_that_ignore_sigterm_are_killed(run: Run, tmp_path: Path) -> None:
     (tmp_path / "deaf").write_text("trap '' TERM; echo $$ >> pids; while :; do read x < pipe; done")
     os.mkfifo(tmp_path / "pipe")
@@ -928,6 +930,7 @@ def garbage(folder: Path) -> None:
     (folder / "journal.jsonl").write_bytes(os.urandom(4096))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("spoil", [in_the_way, elsewhere, no_journal, garbage])
 def test_damaged_journal_does_not_change_the_exit_code(run: Run, project: Path, spoil: Callable[[Path], None]) -> None:
     spoil(project / ".yolo-planning" / ".supervisor")

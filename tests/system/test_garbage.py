@@ -213,6 +213,7 @@ def assert_tells(team: Team, command: str) -> None:
     assert told.returncode in (0, 1), f"{command}\n{told.stdout}{told.stderr}"
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("garbage", [*SOME, "deep and closed", "not ours to read"])
 def test_garbage_in_every_file_leaves_no_command_without_an_answer(team: Team, garbage: str) -> None:
     new_store(team.project)

@@ -342,6 +342,7 @@ DEEDS = st.lists(
 )
 
 
+@pytest.mark.thorough
 @settings(max_examples=80, deadline=None)
 @given(deeds=DEEDS, began=up_to(1))
 def test_no_side_grants_a_lease_before_the_previous_one_expires(
@@ -509,6 +510,7 @@ def ttl_of(cli: Cli, plugin: Plugin, *words: str) -> int:
     return int(held["ttl_secs"])
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("configured", [1, 42, 86400, None], ids=str)
 def test_without_a_time_to_live_both_take_the_configured_one(configured: int | None, cli: Cli) -> None:
     plugin = Plugin(cli.folder, RealTime())
@@ -595,6 +597,7 @@ def test_d2_a_task_is_not_requeued_while_the_client_writes_it(team: Team) -> Non
     team.wait_given_back(task)
 
 
+@pytest.mark.thorough
 def test_d2_a_task_that_the_plugin_took_from_a_dead_agent_is_claimable(team: Team) -> None:
     task = write_task(team.claude, "red", 1, "dev-1", "in_progress")
     task.write_bytes(pretty({**read_task(task), "owner": ""}))

@@ -138,6 +138,7 @@ def test_a_conflict_names_the_holder(cli: Cli) -> None:
     assert "src/a1.js is held by dev-1 until" in told.stderr
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "words",
     [

@@ -240,6 +240,7 @@ def test_batch_of_responses_completes_its_calls(testbed: RelayTestbed) -> None:
 # -- retries --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("how", ["error", "exit", "kill", "hang"])
 def test_only_repeatable_calls_are_made_again(testbed: RelayTestbed, tmp_path: Path, how: str) -> None:
     effects_file = tmp_path / "effects"
@@ -278,6 +279,7 @@ def test_other_errors_are_not_retried(testbed: RelayTestbed) -> None:
     assert server.receive() == MARK
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("code", [[], {}, "-32603", None, True])
 def test_error_with_an_invalid_code_is_forwarded(testbed: RelayTestbed, code: Any) -> None:
     client, server = testbed.connect()

@@ -254,6 +254,7 @@ def test_server_that_stops_reading_during_the_replay_is_sent_no_calls(testbed: R
     assert server.receive()["id"] == "once"
 
 
+@pytest.mark.thorough
 def test_thousand_failed_restarts_do_not_end_the_relay(testbed: RelayTestbed, tmp_path: Path) -> None:
     program = tmp_path / "program"
     program.symlink_to(sys.executable)

@@ -77,6 +77,7 @@ def test_call_is_not_limited_while_the_client_is_asked(
     assert client.receive() == result(call)
 
 
+@pytest.mark.thorough
 def test_limit_goes_on_after_the_answer(testbed: RelayTestbed, other: Client) -> None:
     client, server = testbed.connect(LIMITS)
     client.call(1)

@@ -249,6 +249,7 @@ async def test_handshake_is_forwarded(same: Same, everything: list[str]) -> None
     assert "-32601" in answers[0]
 
 
+@pytest.mark.thorough
 async def test_tool_results_of_every_content_type_are_identical(same: Same, everything: list[str]) -> None:
     async def talk(exchange: Exchange) -> None:
         assert len((await exchange.client.list_tools()).tools) > 10
@@ -680,6 +681,7 @@ QUESTIONS = (
 )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "question", cases(QUESTIONS, QUESTIONS[2:3]), ids=lambda question: question.partition(" --metadata")[0]
 )

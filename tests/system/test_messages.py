@@ -63,6 +63,7 @@ async def test_a_server_that_hangs_is_given_up(tmux: PrivateTmux, monkeypatch: p
     tmux.server.send_signal(signal.SIGCONT)
 
 
+@pytest.mark.thorough
 def test_status_counts_down_and_people_on_the_server_see_it_once(team: Team, tmux: PrivateTmux) -> None:
     team.supervise(QUICK.replace("detach_grace_s = 0.5", "detach_grace_s = 3600"))
     team.pane_agent(tmux, "work", "dev")

@@ -195,6 +195,7 @@ def test_killed_teammate_is_recovered_and_its_lead_unaffected(team: RealTeam, da
     assert ".yolo-planning" not in dirty.stdout
 
 
+@pytest.mark.thorough
 def test_a_requeued_task_is_claimed_by_a_new_teammate(team: RealTeam, daemon: StartDaemon) -> None:
     look, start = use("TaskList"), use("TaskUpdate", taskId="1", status="in_progress")
     team.begin(
@@ -269,6 +270,7 @@ def test_an_idle_teammate_leaves_a_dead_letter_alone_until_it_is_redriven(
     assert read_task(task) == {**before, "owner": "dev-1"}
 
 
+@pytest.mark.thorough
 def test_the_model_sees_the_owner_of_a_dead_letter_and_a_taken_one_is_set_aside_again(
     team: RealTeam, daemon: StartDaemon
 ) -> None:
@@ -326,6 +328,7 @@ def wait_doing(team: RealTeam, **expected: str) -> None:
     wait_until(lambda: activities(team) == wanted, f"the agents to be {wanted}", LIMIT_S)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("mode", ["tmux", pytest.param("in-process", marks=pytest.mark.thorough)])
 def test_an_idle_teammates_task_is_requeued_and_a_working_ones_is_not(
     mode: str, team: RealTeam, daemon: StartDaemon

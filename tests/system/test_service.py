@@ -347,6 +347,7 @@ def test_a_program_in_an_oddly_named_folder_is_started(person: Person) -> None:
 # -- under it ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_systemctl_reload_returns_once_the_reload_is_complete(person: Person) -> None:
     pid = person.supervise()
     status = Path(f"/proc/{person.box.pid1}/root/proc/{pid}/status")
@@ -395,6 +396,7 @@ def test_a_daemon_that_is_killed_crashes_or_hangs_is_back_and_no_agent_is_harmed
     assert not person.given_back("dev-1")
 
 
+@pytest.mark.thorough
 def test_a_stop_a_start_a_restart_and_an_uninstall_harm_no_agent(person: Person) -> None:
     person.log_in()
     first = person.supervise()
@@ -446,6 +448,7 @@ def test_a_crash_loop_ends(person: Person) -> None:
     assert person.json("service", "install")["active"] is True
 
 
+@pytest.mark.thorough
 def test_an_invalid_configuration_is_reported_and_not_retried(person: Person) -> None:
     person.supervise()
     person.systemctl("stop", UNIT)
@@ -511,6 +514,7 @@ def test_where_the_journal_is_kept_on_the_disk_there_is_no_copy_and_the_command_
     assert person.json("service", "status")["log"] == "~/own.log"
 
 
+@pytest.mark.thorough
 def test_a_tmux_server_in_the_services_cgroup_is_reported_by_daemon_and_doctor(person: Person) -> None:
     person.log_in()
     person.supervise()
@@ -557,6 +561,7 @@ def test_the_doctor_says_what_a_logout_would_do_and_that_the_service_is_down(per
 # -- reboots, and the system's service -------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("how", cases(["reboot", "power_cut"], ["power_cut"]))
 def test_after_a_reboot_the_state_goes_on_and_what_the_agents_left_is_healed(how: str) -> None:
     with booted() as box:
@@ -574,6 +579,7 @@ def test_after_a_reboot_the_state_goes_on_and_what_the_agents_left_is_healed(how
         assert person.history()[: len(before)] == before
 
 
+@pytest.mark.thorough
 def test_the_system_template_heals_inside_its_hardening(machine: Any, person: Person) -> None:
     person.log_in()
     person.name_project()

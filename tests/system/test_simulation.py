@@ -1163,6 +1163,7 @@ def world_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., W
     return make
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("pidfds", [True, False], ids=["with pidfds", "without pidfds"])
 @pytest.mark.parametrize("seed", range(LIVES))
 def test_random_faults_harm_nothing_and_are_all_recovered(
@@ -1285,6 +1286,7 @@ def test_a_successor_keeps_its_task_if_the_clock_went_forward_before_it_was_seen
     world.run(story)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("operations", range(1, 24))
 def test_a_promise_about_a_dead_agents_task_is_not_kept_when_its_successor_is_at_it(
     operations: int, world: World

@@ -111,6 +111,7 @@ def watched(project: Path, daemon: StartDaemon) -> Watched:
     return Watched(project, daemon)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", [".execution-state.json", "config.json", "STATE.md"])
 def test_a_damaged_file_is_restored_and_reported(watched: Watched, name: str) -> None:
     watched.supervise()
@@ -393,6 +394,7 @@ def git(folder: Path, *words: str) -> str:
     return told.stdout
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("where", ["root", "subfolder", "linked work tree"])
 def test_git_status_stays_clean_whatever_the_daemon_does(
     tmp_path: Path, daemon: StartDaemon, claude_home: Path, where: str
@@ -422,6 +424,7 @@ def test_git_status_stays_clean_whatever_the_daemon_does(
     assert ".execution-state.json.sha256" in [path.name for path in watched.planning.iterdir()]
 
 
+@pytest.mark.thorough
 def test_d32_writers_commands_and_the_daemon_on_one_file_at_once_never_show_a_reader_a_torn_one(
     watched: Watched, children: Children
 ) -> None:

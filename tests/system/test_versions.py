@@ -107,6 +107,7 @@ state verify, state recover, snapshot save, gate check contract_compliance 1 1 1
 """
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("command", [each.strip() for each in COMMANDS.split(",")])
 def test_files_of_a_newer_version_are_neither_read_nor_changed(cli: Cli, project: Path, command: str) -> None:
     store = Store(project)

@@ -638,6 +638,7 @@ def test_a_power_cut_at_any_moment_leaves_the_document_unchanged_or_changed(
 DIED = agents.died(key=AGENT.id, reason="its process has ended")
 
 
+@pytest.mark.sampled(10)
 @every_action
 def test_a_power_cut_in_the_middle_of_a_recovery_is_recovered_from(make_change: MakeChange, tmp_path: Path) -> None:
     in_recovery = 0
@@ -866,6 +867,7 @@ def open_descriptors() -> int:
 FAILURES = list(itertools.product((errno.EIO, errno.ENOSPC), (True, False)))
 
 
+@pytest.mark.sampled(10)
 @every_action
 @pytest.mark.parametrize(
     ("number", "once"),

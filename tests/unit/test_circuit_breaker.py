@@ -568,6 +568,7 @@ class RelayModel:
         self.clock.wall += timedelta(days=days)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("seed", range(8))
 def test_at_most_one_probe_in_any_sequence_of_events(project: Path, seed: int) -> None:
     rng, model = Random(seed), RelayModel(project)

@@ -317,6 +317,7 @@ LINES = ["  password {}", "   12→DB_KEY=ab {}", 'APP_SECRET="a b\n{} c"']
 LETTERS = st.text("ABCDEFGHJKLMNPQRSTUVWXYZ0123456789abcdefghkmnpqrstuvwxyz", min_size=10, max_size=24)
 
 
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("template", [*TEMPLATES, *LINES])
 @settings(deadline=None, max_examples=8)
 @given(secret=LETTERS.filter(lambda text: not text.isdigit() and text.lower() not in "".join(TEMPLATES).lower()))
@@ -324,6 +325,7 @@ def test_a_secret_of_any_value_is_hidden_by_its_context(template: str, secret: s
     assert secret not in dumped(template.format(secret), nested=template not in LINES)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "template",
     [
@@ -354,6 +356,7 @@ def test_no_secret_from_any_source_is_written(secret: str) -> None:
     assert secret not in dumped(SECRETS[secret].format(secret))
 
 
+@pytest.mark.thorough
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 3000), st.sampled_from(["x", "é", "\0", '"', "\\", "\ud800"]))
 def test_a_report_never_exceeds_its_size_limit(times: int, what: str) -> None:

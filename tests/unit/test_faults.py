@@ -176,6 +176,7 @@ def a_crashed_store(life: Life) -> None:
     store.close()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("begin", [nothing, a_crashed_store], ids=["a new store", "a recovery"])
 @pytest.mark.parametrize("mode", ["once", "on", "short"])
 def test_any_failing_call_loses_nothing_and_is_recovered(mode: Mode, begin: Callable[[Life], Store | None]) -> None:

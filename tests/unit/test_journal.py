@@ -146,6 +146,7 @@ def _flips(data: bytes) -> Iterator[tuple[int, bytes]]:
 # -- a damaged journal --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_a_flipped_bit_costs_only_its_lines_and_is_reported(world: World) -> None:
     journal = world.journal()
     for action in ("requeued", "died", "requeued"):

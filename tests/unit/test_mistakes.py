@@ -188,6 +188,7 @@ MISTAKES: tuple[tuple[Callable[[Patch], type[MemoryDisk] | None], Look], ...] = 
 )
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("mistake", "look"), MISTAKES, ids=[mistake.__name__ for mistake, _ in MISTAKES])
 def test_this_mistake_is_found(
     mistake: Callable[[Patch], type[MemoryDisk] | None], look: Look, monkeypatch: pytest.MonkeyPatch

@@ -641,6 +641,7 @@ class Watch:
         anyio.run(life)
 
 
+@pytest.mark.thorough
 def test_when_all_agents_die_at_once_their_tasks_go_back_no_faster_than_is_allowed_and_none_is_lost(
     project: Path, claude_home: Path
 ) -> None:
