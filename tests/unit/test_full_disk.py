@@ -166,9 +166,9 @@ async def test_a_watcher_whose_action_met_a_full_disk_is_woken_once_soon(
     assert runner._wakes_at_s == {}
 
 
-async def test_a_watcher_whose_time_to_wake_is_over_is_woken_at_once(scene: Scene) -> None:
+async def test_a_watcher_whose_time_to_wake_is_over_is_woken_at_once(case: RequeueCase) -> None:
     """A busy machine may take longer to start the task that waits than it has to wait."""
-    runner = scene.runner
+    runner = case.runner
     wakeup, name = runner.wakeups[runner.parts.tasks.name], runner.parts.tasks.name
     runner._wakes_at_s[name] = at_s = time.monotonic() - 1.0
     wakeup.rest()
