@@ -19,7 +19,7 @@ from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.store.history import history
 from yolo_supervisor.store.index import VERSIONS
 from yolo_supervisor.store.paths import quarantine_file
-from yolo_supervisor.store.quotas import Quota, QuotaFolder
+from yolo_supervisor.store.quotas import MOVED_LOCKS, Quota, QuotaFolder, prune_moved_locks
 from yolo_supervisor.store.store import Outcome, Store
 
 SINCE = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -159,3 +159,17 @@ def test_the_removal_of_crash_reports_above_the_quota_is_recorded(
     assert len(os.listdir(store.paths.crashes)) == 2
     assert [(key, count) for key, count, _ in pruned_entries(store)] == [("crashes", 1)] * 2
     assert len(store.take_pruned()) == 2
+
+
+def test_moved_locks_in_a_repository_stay_within_their_quota(tmp_path: Path) -> None:
+    others = ["commit.lock", "locks-1.json"]
+    for name in others:
+        (tmp_path / name).touch()
+    for number in range(MOVED_LOCKS.files + 20):
+        (tmp_path / f"index.lock-{number}").touch()
+
+    prune_moved_locks(Disk(), tmp_path)
+
+    left = sorted(os.listdir(tmp_path))
+    assert len(left) <= MOVED_LOCKS.files + len(others)
+    assert {*others, f"index.lock-{MOVED_LOCKS.files + 19}"} <= {*left}

@@ -51,6 +51,7 @@ from yolo_supervisor.models import Liveness
 from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.store.locks import Busy, LockAges, put_aside
 from yolo_supervisor.store.paths import Paths
+from yolo_supervisor.store.quotas import prune_moved_locks
 from yolo_supervisor.system.git import Git, GitError
 from yolo_supervisor.system.git_files import LOCKS_DOCUMENT
 from yolo_supervisor.system.git_layout import WorkTree, checkouts
@@ -247,6 +248,7 @@ async def _move_aside(git: Git, lock: Path, ages: LockAges, holder: LockHolder) 
     kept = await own_folder(git) / f"{lock.name}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
     try:
         put_aside(Disk(), lock, kept, INDEX_STALE_S, ages)
+        prune_moved_locks(Disk(), kept.parent)
     except (OSError, Busy, Refused):
         return False
     evidence = {"kept": str(kept), "pids": holder.pids}

@@ -29,6 +29,7 @@ from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.store.lines import Write
 from yolo_supervisor.store.locks import LockAges, folder_lock, put_aside
 from yolo_supervisor.store.paths import quarantine_file
+from yolo_supervisor.store.quotas import prune_moved_locks
 
 
 class Documents:
@@ -163,3 +164,4 @@ class Documents:
                     raise
                 make_folder(self.disk, near)
                 put_aside(self.disk, path, near / aside.name, stale_s, self._lock_ages)
+                prune_moved_locks(self.disk, near)

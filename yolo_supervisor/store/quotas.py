@@ -25,6 +25,7 @@ class Quota:
 QUARANTINE = Quota(64 * 2**20, 1000)
 BACKUPS = Quota(256 * 2**20, 4000)
 CRASHES = Quota(16 * 2**20, 200, rest=1)
+MOVED_LOCKS = Quota(64 * 2**20, 100)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,3 +84,8 @@ class QuotaFolder:
         except OSError:
             return False
         return True
+
+
+def prune_moved_locks(disk: Disk, folder: Path) -> None:
+    """Keep our folder in a repository within its quota of moved locks. Other files in it stay."""
+    QuotaFolder(disk, folder, MOVED_LOCKS, r"[^/]+\.lock-.+").prune()
