@@ -1,4 +1,4 @@
-"""``agent stop``: the end of an agent by a person's hand, through the kill gate."""
+"""``agent stop``: the end of an agent by a person, through the kill gate."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from support.wait import LIMIT_S, wait_until
 
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
 TOOL = "import subprocess; subprocess.Popen(['sleep', '600'], start_new_session=True)"
-NOBODY = 65534
+OTHER_USER = 65534
 
 
 def entries(cli: Cli, action: str) -> list[dict[str, Any]]:
@@ -33,10 +33,10 @@ def test_a_stopped_agents_task_is_requeued_and_no_attempt_is_charged(team: Team)
     task = team.task("dev-1")
     child = team.agent("dev-1", program=TOOL)
 
-    told = team.cli("agent", "stop", "dev-1", "--yes")
+    result = team.cli("agent", "stop", "dev-1", "--yes")
 
-    assert told.returncode == 0, told.stderr
-    assert told.stdout == f"dev-1@red (process {child.pid}) was ended, with 1 of its processes\n"
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"dev-1@red (process {child.pid}) was ended, with 1 of its processes\n"
     assert child.wait(LIMIT_S) == -15
     team.wait_given_back(task)
     team.wait_healed("dev-1")
@@ -55,9 +55,9 @@ def test_an_agent_that_no_daemon_has_seen_is_recorded_before_it_is_stopped(
     child = children.agent("dev-1", "red", project)
     task = write_task(claude_home, "red", 1, owner="dev-1", status="in_progress")
 
-    told = cli("agent", "stop", str(child.pid), "--yes")
+    result = cli("agent", "stop", str(child.pid), "--yes")
 
-    assert told.stdout.endswith("its tasks are requeued as soon as a daemon runs\n")
+    assert result.stdout.endswith("its tasks are requeued as soon as a daemon runs\n")
     assert child.wait(LIMIT_S) == -15
     running = daemon()
     running.wait(lambda: given_back(task) and running.did("requeued"), "the task to be requeued")
@@ -100,7 +100,7 @@ def session(home: Path, project: Path, child: subprocess.Popen[bytes], **more: A
     (home / "sessions" / f"{child.pid}.json").write_text(json.dumps(said))
 
 
-def test_what_may_not_be_stopped_is_refused_with_its_reason(
+def test_a_process_that_may_not_be_stopped_is_refused_with_a_reason(
     cli: Cli, project: Path, claude_home: Path, children: Children
 ) -> None:
     def refused(name: str) -> str:
@@ -125,7 +125,7 @@ def test_what_may_not_be_stopped_is_refused_with_its_reason(
 def test_a_process_of_another_user_is_refused(cli: Cli, project: Path, claude_home: Path, children: Children) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can start a process of another user")
-    child = children.start("sleep", "600", user=NOBODY, cwd=Path("/"))
+    child = children.start("sleep", "600", user=OTHER_USER, cwd=Path("/"))
     session(claude_home, project, child)
 
     assert cli.json("agent", "stop", "session-85d6cfb4", "--yes", code=1)["code"] == "other_user"
@@ -165,10 +165,10 @@ def test_an_agent_cannot_consent_for_a_person(cli: Cli, project: Path, children:
 def test_without_a_terminal_and_without_yes_no_agent_is_stopped(cli: Cli, project: Path, children: Children) -> None:
     child = children.agent("dev-1", "red", project)
 
-    told = cli("agent", "stop", "dev-1")
+    result = cli("agent", "stop", "dev-1")
 
-    assert told.returncode == 2
-    assert "--yes" in told.stderr
+    assert result.returncode == 2
+    assert "--yes" in result.stderr
     assert child.poll() is None
 
 

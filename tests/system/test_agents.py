@@ -1,4 +1,4 @@
-"""Dead agents and all that they left: the decision by itself, then looks at real processes."""
+"""Dead agents and their held resources: the decision alone, then looks at real processes."""
 
 from __future__ import annotations
 
@@ -97,8 +97,8 @@ def evidence(of: Agent = DEV) -> Mapping[str, Any]:
 
 
 def died(of: Agent = DEV) -> Note:
-    who = {"role": "dev", "team": "red", "source": "process", "pid": of.pid, "started": 7, "boot": "here"}
-    return died_note(key=of.id, reason=f"{of.name} is dead: gone", evidence={**who, "proof": "gone"})
+    identity = {"role": "dev", "team": "red", "source": "process", "pid": of.pid, "started": 7, "boot": "here"}
+    return died_note(key=of.id, reason=f"{of.name} is dead: gone", evidence={**identity, "proof": "gone"})
 
 
 def forget(of: Agent = DEV, rest: str = "", **more: Any) -> RemoveFile:
@@ -297,12 +297,12 @@ def test_a_subagent_that_stopped_before_registration_is_ignored() -> None:
 
 
 def healed(remediations: list[Remediation]) -> list[str]:
-    """Who is forgotten."""
+    """The ids of the agents that are forgotten."""
     return [action.key for remediation in remediations for action in remediation if action.verb == "forgotten"]
 
 
 def team_of(absent: int, certain: int = 0) -> list[Sighting]:
-    """So many that seem to be gone, and so many that are."""
+    """Agents that seem to be gone, and agents that certainly are."""
     gone = [sighting(agent(f"gone-{n}", n), certain=False) for n in range(absent)]
     return gone + [sighting(agent(f"dead-{n}", 50 + n), certain=True) for n in range(certain)]
 
@@ -318,8 +318,8 @@ def test_when_more_than_half_of_at_least_five_seem_gone_another_look_is_needed(
 
     first = decided(*gone, known=known, confirmed=False)
     assert healed(first) == ([] if inconclusive else everyone)
-    told = [action for remediation in first for action in remediation if isinstance(action, Escalate)]
-    assert [(note.key, note.evidence) for note in told] == ([("all", {"absent": everyone})] if inconclusive else [])
+    alerts = [action for remediation in first for action in remediation if isinstance(action, Escalate)]
+    assert [(note.key, note.evidence) for note in alerts] == ([("all", {"absent": everyone})] if inconclusive else [])
 
     assert healed(decided(*gone, known=known, confirmed=True)) == everyone
 
@@ -335,7 +335,7 @@ def test_proven_deaths_do_not_make_a_look_inconclusive() -> None:
     ]  # fmt: skip
 
 
-def test_an_inconclusive_look_still_registers_who_is_new() -> None:
+def test_an_inconclusive_look_still_registers_new_agents() -> None:
     remediations = decided(*team_of(absent=5), sighting(state=ALIVE, recorded=False), known=6, confirmed=False)
 
     assert [type(action) for remediation in remediations for action in remediation] == [Register, Escalate]
@@ -360,12 +360,12 @@ def test_pids_that_no_process_has_are_reported_once() -> None:
 
 # -- looks at real processes --------------------------------------------------------------------------------------
 
-NOBODY = 2**22 - 1
+NO_PROCESS = 2**22 - 1
 """A pid that no process has."""
 
 
 class World:
-    """A project, a client's folder, and the daemon's rooms over them."""
+    """A project, a client's folder, and the daemon's parts over them."""
 
     def __init__(self, project: Path, claude: Path) -> None:
         self.project = project
@@ -388,13 +388,13 @@ class World:
         return self.watcher.observe()
 
     def found(self) -> dict[str, Sighting]:
-        """Those that need attention now, by their ids."""
+        """The agents that need attention now, by their ids."""
         look = self.look()
         assert len({s.agent.id for s in look.sightings}) == len(look.sightings)
         return {s.agent.id: s for s in look.sightings}
 
     def turn(self) -> list[Action]:
-        """A look, and what follows from it carried out, but for signals."""
+        """Look, and apply the decisions except signals."""
         remediations = decide(self.look(), self.paths.agents, GRACE_S, MASS_MIN)
         for remediation in remediations:
             for action in remediation:
@@ -405,7 +405,7 @@ class World:
         return [action for remediation in remediations for action in remediation]
 
     def shown(self) -> dict[str, tuple[str, Liveness]]:
-        """Everybody, as people see it: by id the source and the state."""
+        """All agents as people see them: by id the source and the state."""
         self.scanner.sample()
         return {each.id: (each.source, state) for each, state in self.watcher.agents()}
 
@@ -414,7 +414,7 @@ class World:
         return {each.id for each in loaded if each}
 
     def record(self, name: str, process: ProcessId) -> Agent:
-        """An agent that an earlier daemon wrote down."""
+        """An agent that an earlier daemon recorded."""
         found = Agent(
             id=f"{name}@red", name=name, role="dev", team="red", source="process", since=EPOCH, process=process,
             pid=process.pid, claude_dir=self.claude,
@@ -429,7 +429,7 @@ class World:
         return process
 
     def plugin(self, name: str, text: str, age_s: float = 0.0) -> Path:
-        """A file of the plugin's, as if it had been written ``age_s`` seconds ago."""
+        """Write a file of the plugin's, dated ``age_s`` seconds ago."""
         path = self.planning / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
@@ -444,7 +444,7 @@ class World:
         cwd: Path | None = None,
         **more: object,
     ) -> None:
-        """The client's own note of a session, with the right start of its process unless told."""
+        """The client's own note of a session, with the right start of its process unless given."""
         folder = self.claude / "sessions"
         folder.mkdir(exist_ok=True)
         said = {
@@ -480,7 +480,7 @@ class World:
 
 
 def dated(path: Path, s: float) -> None:
-    """As if the file had been written so many seconds later."""
+    """Date the file so many seconds later."""
     at = path.stat().st_mtime + s
     os.utime(path, (at, at))
 
@@ -492,7 +492,7 @@ def end(child: subprocess.Popen[bytes]) -> None:
 
 @contextlib.contextmanager
 def torn(path: Path) -> Iterator[None]:
-    """A moment in which the file is half written."""
+    """Leave the file half written meanwhile."""
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     yield
@@ -501,7 +501,7 @@ def torn(path: Path) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def pid_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plugin's lock over its pids is the whole machine's: here it is the test's own."""
+    """The plugin's lock over its pids is the whole machine's: here it is a separate one."""
     defaults = DropPids.__init__.__kwdefaults__
     assert defaults
     monkeypatch.setitem(defaults, "pid_lock", tmp_path / "pid-lock")
@@ -509,7 +509,7 @@ def pid_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def open_world(project: Path, claude_home: Path) -> Iterator[Callable[[], World]]:
-    """Opens the same world anew, as a daemon that is started anew does."""
+    """Open the same world again, as a restarted daemon does."""
     opened: list[World] = []
 
     def make() -> World:
@@ -527,11 +527,11 @@ def world(open_world: Callable[[], World]) -> World:
 
 
 def client(children: Children, world: World) -> subprocess.Popen[bytes]:
-    """A process that looks like a client by its name alone."""
+    """A process that looks like a client by nothing but its name."""
     return children.start("claude", "600", executable=shutil.which("sleep"), cwd=world.project)
 
 
-# -- where agents are found ---------------------------------------------------------------------------------------
+# -- the sources of agents ----------------------------------------------------------------------------------------
 
 
 def test_a_teammate_is_found_by_its_command_line(world: World, children: Children) -> None:
@@ -559,7 +559,7 @@ def test_agents_outside_the_project_are_ignored(world: World, children: Children
 
 
 def further_in(world: World, supervised: bool) -> Path:
-    """A folder of a project within the project, which another daemon has supervised or has not."""
+    """A project within the project; another daemon has ``supervised`` it or has not."""
     inner = world.project / "packages" / "shop"
     (inner / ".yolo-planning").mkdir(parents=True)
     (inner / "src").mkdir()
@@ -617,12 +617,12 @@ def test_the_lead_of_a_team_bears_its_name_there(world: World, children: Childre
 def test_a_pid_that_the_plugin_wrote_down_counts_if_its_process_looks_like_an_agent_and_was_there_before(
     world: World, children: Children
 ) -> None:
-    agent, stranger = client(children, world), children.start("sleep", "600")
-    world.plugin(".agent-pids", f"{agent.pid}\n{stranger.pid}\njunk\n-1\n0\n1\n4294967295\n")
+    agent, bystander = client(children, world), children.start("sleep", "600")
+    world.plugin(".agent-pids", f"{agent.pid}\n{bystander.pid}\njunk\n-1\n0\n1\n4294967295\n")
 
     assert {a.agent.pid for a in world.look().sightings} == {agent.pid}
     assert world.shown() == {
-        f"agent#{agent.pid}": ("agent-pids", ALIVE), f"agent#{stranger.pid}": ("agent-pids", UNKNOWN),
+        f"agent#{agent.pid}": ("agent-pids", ALIVE), f"agent#{bystander.pid}": ("agent-pids", UNKNOWN),
     }  # fmt: skip
 
 
@@ -647,7 +647,7 @@ def test_a_role_is_found_by_its_health_file(spelled: type, world: World, childre
 
 
 def with_hook(event: str, *payloads: Mapping[str, Any], after: str = "") -> str:
-    """What an agent runs that has a hook: as the client does it, in a shell that is in a session of its own."""
+    """The program of an agent that runs a hook as the client does: in a shell in a separate session."""
     command = f"{shlex.quote(sys.executable)} -m yolo_supervisor hook {event}{after}"
     return "import subprocess\n" + "".join(
         f"subprocess.run(['sh', '-c', {command!r}], input={json.dumps(payload).encode()!r}, check=True,"
@@ -690,7 +690,7 @@ def test_two_subagents_of_one_session_are_two(world: World, children: Children) 
 
 @pytest.fixture
 def busy_session(world: World, children: Children, tmp_path: Path) -> Callable[[], subprocess.Popen[bytes]]:
-    """An agent that has started a subagent; called, it ends that one and starts another."""
+    """An agent with a subagent; a call ends the subagent and starts another one."""
     flag = tmp_path / "go on"
     wait = (
         f"import os, time\nprint('started', flush=True)\nwhile not os.path.exists({str(flag)!r}): time.sleep(0.005)\n"
@@ -714,10 +714,10 @@ def test_a_subagent_that_stopped_is_forgotten_while_its_session_goes_on(
     assert world.records() == {"dev-1@red", "sub-1"}
 
     busy_session()
-    told = world.turn()
+    actions = world.turn()
 
-    assert [each.key for each in told if each.verb == "forgotten"] == ["sub-1"]
-    assert not any(each.verb == "died" for each in told)
+    assert [each.key for each in actions if each.verb == "forgotten"] == ["sub-1"]
+    assert not any(each.verb == "died" for each in actions)
     assert "dev-1@red" in world.records()
     assert "sub-1" not in world.records()
 
@@ -764,7 +764,7 @@ def test_one_that_died_before_it_was_written_down_is_settled_too(world: World, c
     assert world.turn() == []
 
 
-def test_a_registered_agent_is_watched_whatever_it_looks_like(world: World, children: Children) -> None:
+def test_a_registered_agent_is_watched_under_any_name(world: World, children: Children) -> None:
     child = children.start("sleep", "600")
     command = ["agent", "register", "--pid", str(child.pid), "--role", "dev", "--name", "dev-9", "--team", "red"]
     subprocess.run(
@@ -827,11 +827,11 @@ def test_a_forgotten_agent_is_discovered_again_by_its_command_line(
     assert [seen.agent.id for seen in world.look().sightings] == [known.id]
 
 
-# -- how a death is known -----------------------------------------------------------------------------------------
+# -- proofs of a death --------------------------------------------------------------------------------------------
 
 
 def deaths(world: World) -> list[tuple[str, str, bool]]:
-    """Who is dead, how that is known, and whether it is certain."""
+    """The dead agents, the proof of each death, and whether it is certain."""
     return [(s.agent.name, s.proof, s.certain) for s in world.look().sightings if s.state is DEAD]
 
 
@@ -858,16 +858,16 @@ def test_a_zombie_counts_as_dead(world: World, children: Children) -> None:
 
 
 def test_a_process_that_is_only_missing_is_concluded_to_be_dead(world: World) -> None:
-    world.record("dev-1", ProcessId(NOBODY, 7, world.processes.boot))
+    world.record("dev-1", ProcessId(NO_PROCESS, 7, world.processes.boot))
 
-    assert deaths(world) == [("dev-1", f"process {NOBODY} no longer exists", False)]
+    assert deaths(world) == [("dev-1", f"process {NO_PROCESS} no longer exists", False)]
 
 
 def test_an_agent_whose_pid_belongs_to_another_process_is_certainly_dead(world: World, children: Children) -> None:
-    stranger = world.identify(children.start("sleep", "600"))
-    world.record("dev-1", replace(stranger, started=stranger.started - 1))
+    bystander = world.identify(children.start("sleep", "600"))
+    world.record("dev-1", replace(bystander, started=bystander.started - 1))
 
-    assert deaths(world) == [("dev-1", f"pid {stranger.pid} belongs to another process now", True)]
+    assert deaths(world) == [("dev-1", f"pid {bystander.pid} belongs to another process now", True)]
 
 
 def test_an_agent_of_an_earlier_boot_is_certainly_dead(world: World, children: Children) -> None:
@@ -882,7 +882,7 @@ def test_an_agent_of_an_earlier_boot_is_certainly_dead(world: World, children: C
 def test_an_agent_of_another_world_is_unknown(changed: int, world: World) -> None:
     parts = world.processes.boot.split("/")
     parts[changed] = "elsewhere"
-    world.record("dev-1", ProcessId(NOBODY, 7, "/".join(parts)))
+    world.record("dev-1", ProcessId(NO_PROCESS, 7, "/".join(parts)))
 
     assert world.look().sightings == ()
     assert world.shown() == {"dev-1@red": ("process", UNKNOWN)}
@@ -910,16 +910,16 @@ def test_when_still_more_are_missing_at_the_second_look_a_third_is_needed(world:
     assert world.look().confirmed
 
 
-# -- what the dead left -------------------------------------------------------------------------------------------
+# -- held resources -----------------------------------------------------------------------------------------------
 
 
 def dead_dev(world: World, name: str = "dev-1", number: int = 0) -> Agent:
-    """One that died while no daemon ran."""
-    return world.record(name, ProcessId(NOBODY - number, 7, world.processes.boot))
+    """Record an agent that died while no daemon ran."""
+    return world.record(name, ProcessId(NO_PROCESS - number, 7, world.processes.boot))
 
 
 def claimed(world: World) -> dict[str, bool]:
-    """The tasks that are the dead one's, and whether that is doubtful."""
+    """The dead agent's tasks, and whether its ownership is doubtful."""
     (dead,) = [seen for seen in world.look().sightings if seen.state is DEAD]
     return {held.task.id: held.doubt is not None for held in dead.held.tasks}
 
@@ -936,9 +936,7 @@ def test_dead_agent_owns_in_progress_tasks_under_its_name_in_its_list(world: Wor
     assert claimed(world) == {"red/1": False, "red/2": False}
 
 
-def test_a_task_is_doubtful_while_a_namesake_lives_whatever_the_time_of_its_file(
-    world: World, children: Children
-) -> None:
+def test_a_task_is_doubtful_while_a_namesake_lives_at_any_time_of_its_file(world: World, children: Children) -> None:
     dead_dev(world)
     before = write_task(world.claude, "red", 1, owner="dev-1", status="in_progress")
     after = write_task(world.claude, "red", 2, owner="dev-1", status="in_progress")
@@ -1057,7 +1055,7 @@ def test_a_teammate_with_a_process_that_looks_in_process_for_a_moment_is_no_seco
 
 
 def state(world: World, **statuses: str) -> Path:
-    """The plugin's execution state, with plans of phase 5."""
+    """Write the plugin's execution state, with plans of phase 5."""
     plans = [{"id": f"05-{name[1:]}", "title": "T", "wave": 1, "status": status} for name, status in statuses.items()]
     return world.plugin(".execution-state.json", json.dumps({"phase": 5, "status": "running", "plans": plans}))
 
@@ -1122,12 +1120,12 @@ def test_a_lease_stays_while_an_agent_with_its_holders_name_lives(world: World, 
     assert world.records() == {"dev-1@blue"}
 
 
-# -- the processes it left ----------------------------------------------------------------------------------------
+# -- leftover processes -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def lifeline() -> Iterator[int]:
-    """What processes read from that are to end with the test."""
+    """A pipe for the input of processes that must end with the test."""
     reading, writing = os.pipe()
     yield reading
     os.close(reading)
@@ -1135,7 +1133,7 @@ def lifeline() -> Iterator[int]:
 
 
 def with_tools(lifeline: int) -> str:
-    """What an agent runs that starts a tool as the client does, and has sent another process to the background."""
+    """The program of an agent that starts a tool as the client does, and has sent another process to the background."""
     return f"""
 import subprocess
 print("started", flush=True)
@@ -1172,7 +1170,7 @@ def test_an_orphaned_tool_is_terminated_an_earlier_background_process_is_not(
 
 
 def in_a_tools_session(script: str, lifeline: int) -> str:
-    """What an agent runs whose tool is a shell script in a separate session."""
+    """The program of an agent with a tool that is a shell script in a separate session."""
     return f"""
 import subprocess
 print("started", flush=True)
@@ -1254,7 +1252,7 @@ def test_a_tmux_server_that_a_tool_started_is_no_leftover_nor_are_its_panes(
     world.scanner.sample()
 
     hosted = [world.processes.identify(int(pid)) for pid in (tmp_path / "pids").read_text().split()]
-    seen = {process.pid: process.started for process in hosted if process}  # a sample in the moment of the start
+    seen = {process.pid: process.started for process in hosted if process}  # a sample at the moment of the start
     world.scanner.descent._leaders[world.identify(child)] |= seen
 
     end(child)
@@ -1293,7 +1291,7 @@ def test_processes_never_seen_in_the_agents_tree_are_left_running(
     assert left(open_world()) == Leftovers()
 
 
-# -- the plugin's books ---------------------------------------------------------------------------------------------
+# -- the plugin's registry files ------------------------------------------------------------------------------------
 
 
 def test_a_dead_agent_is_struck_from_the_plugins_books(world: World, children: Children) -> None:
@@ -1325,17 +1323,17 @@ def test_of_two_agents_of_one_role_the_living_one_keeps_the_health_file(world: W
 
 
 def test_pids_in_the_plugins_files_that_no_process_has_stay(world: World, children: Children) -> None:
-    """They may be those of agents in another pid namespace."""
+    """Such pids may belong to agents in another pid namespace."""
     other = children.start("sleep", "600")
-    pids = world.plugin(".agent-pids", f"{NOBODY}\n{other.pid}\njunk\n")
-    health = world.plugin(".agent-health/qa.json", json.dumps({"pid": str(NOBODY), "role": "qa"}))
+    pids = world.plugin(".agent-pids", f"{NO_PROCESS}\n{other.pid}\njunk\n")
+    health = world.plugin(".agent-health/qa.json", json.dumps({"pid": str(NO_PROCESS), "role": "qa"}))
     before = pids.read_bytes(), health.read_bytes()
 
     (alert,) = world.turn()
 
     assert (pids.read_bytes(), health.read_bytes()) == before
     assert isinstance(alert, Escalate)
-    assert alert.evidence == {"pids": [NOBODY]}
+    assert alert.evidence == {"pids": [NO_PROCESS]}
 
 
 def test_an_agent_counts_as_idle_from_three_idle_turns_on(world: World, children: Children) -> None:
@@ -1366,9 +1364,9 @@ def test_with_the_last_agent_the_plugins_marks_go(world: World) -> None:
 
 
 def test_the_plugins_marks_stay_while_its_files_name_unknown_pids(world: World) -> None:
-    """They may be those of agents in a container."""
+    """Such pids may belong to agents in a container."""
     read = marks(world, "dev", 1)
-    world.plugin(".agent-pids", f"{NOBODY - 1}\n")
+    world.plugin(".agent-pids", f"{NO_PROCESS - 1}\n")
     dead_dev(world)
 
     world.turn()
@@ -1376,7 +1374,7 @@ def test_the_plugins_marks_stay_while_its_files_name_unknown_pids(world: World) 
     assert read() == ("dev", "1")
 
 
-def test_the_plugins_marks_follow_those_who_live(world: World, children: Children) -> None:
+def test_the_plugins_marks_follow_the_living_agents(world: World, children: Children) -> None:
     dev, qa = (children.agent(name, "red", cwd=world.project) for name in ("dev-1", "qa"))
     world.plugin(".agent-pids", f"{dev.pid}\n{qa.pid}\n")
     read = marks(world, "dev", 2)
@@ -1558,7 +1556,7 @@ def test_a_renamed_agent_can_be_forgotten_by_its_new_id(world: World, children: 
 
 
 class SteppedClock(SystemClock):
-    """A monotonic clock that goes when it is told to."""
+    """A monotonic clock that moves only when the test advances it."""
 
     s = 1000.0
 

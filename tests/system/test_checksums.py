@@ -1,4 +1,4 @@
-"""The ``.sha256`` beside a critical file: told for neighbours, believed by nobody, and out of sight of git."""
+"""The checksum file beside a critical file: written for other programs, never believed, and ignored by git."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ SOUND = b'{"status":"running"}'
 
 def git(folder: Path, *words: str) -> str:
     identity = ["-c", "user.name=t", "-c", "user.email=t@example.com", "-c", "init.defaultBranch=main"]
-    told = subprocess.run(
+    result = subprocess.run(
         ["git", "-C", str(folder), *identity, *words], check=True, capture_output=True, text=True,
         env={**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"},
     )  # fmt: skip
-    return told.stdout
+    return result.stdout
 
 
 def repository(folder: Path) -> Path:
@@ -51,23 +51,23 @@ def side(document: Path) -> Path:
     return document.with_name(document.name + ".sha256")
 
 
-# -- one sidecar --------------------------------------------------------------------------------------------------
+# -- one checksum file --------------------------------------------------------------------------------------------
 
 
-def test_a_sidecar_is_the_digest_in_hex_and_nothing_else_as_the_plugin_writes_it(document: Path) -> None:
+def test_a_checksum_file_is_the_digest_in_hex_as_the_plugin_writes_it(document: Path) -> None:
     checksums.refresh(Disk(), document, str(digest(SOUND)), make=True)
 
-    told = side(document).read_bytes()
-    assert told == hashlib.sha256(SOUND).hexdigest().encode()
+    written = side(document).read_bytes()
+    assert written == hashlib.sha256(SOUND).hexdigest().encode()
 
 
-def test_a_sidecar_that_is_not_there_is_only_made_where_that_is_wanted(document: Path) -> None:
+def test_a_missing_checksum_file_is_made_only_on_request(document: Path) -> None:
     checksums.refresh(Disk(), document, "0" * 64, make=False)
 
     assert not side(document).exists()
 
 
-def test_a_stale_sidecar_is_brought_up_to_date(document: Path) -> None:
+def test_a_stale_checksum_file_is_updated(document: Path) -> None:
     side(document).write_text("0" * 64)
 
     checksums.refresh(Disk(), document, "1" * 64, make=False)
@@ -75,7 +75,7 @@ def test_a_stale_sidecar_is_brought_up_to_date(document: Path) -> None:
     assert side(document).read_text() == "1" * 64
 
 
-def test_a_sidecar_that_is_right_is_not_written_again(document: Path) -> None:
+def test_a_right_checksum_file_is_not_written_again(document: Path) -> None:
     side(document).write_text("1" * 64)
     os.utime(side(document), ns=(0, 0))
 
@@ -108,7 +108,7 @@ def test_other_files_beside_checksum_files_are_ignored(document: Path, kind: str
     assert {path.read_bytes() for path in document.parent.glob("precious")} <= {b"precious"}
 
 
-# -- good versions and their sidecars -----------------------------------------------------------------------------
+# -- good versions and their checksum files ------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_a_good_version_gets_a_checksum_file(store: Store, document: Path) -> No
     assert side(document).read_text() == digest(SOUND)
 
 
-def test_below_the_planning_folder_itself_no_sidecars_are_made(store: Store, project: Path) -> None:
+def test_below_the_planning_folder_itself_no_checksum_files_are_made(store: Store, project: Path) -> None:
     (folder := project / ".yolo-planning" / ".contracts").mkdir()
     (folder / "1-1.json").write_bytes(b"{}")
 
@@ -134,7 +134,7 @@ def test_below_the_planning_folder_itself_no_sidecars_are_made(store: Store, pro
     assert [*store.versions(folder / "1-1.json")] == [b"{}"]
 
 
-# -- out of git's sight -------------------------------------------------------------------------------------------
+# -- ignored by git -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_a_submodules_exclude_list_is_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("before", [None, b"", b"*.log", b"*.log\n", b"\xff\r\n# mine", b"# a\n\n"])
-def test_the_list_of_what_git_ignores_is_kept_byte_for_byte_otherwise(tmp_path: Path, before: bytes | None) -> None:
+def test_the_other_bytes_of_gits_exclude_file_are_kept(tmp_path: Path, before: bytes | None) -> None:
     root = repository(tmp_path / "repo")
     exclude = root / ".git" / "info" / "exclude"
     exclude.unlink(missing_ok=True)
@@ -246,7 +246,7 @@ def test_where_they_cannot_be_hidden_none_are_made(
     assert {path.read_bytes() for path in project.glob("precious")} <= {b"precious"}
 
 
-def test_a_project_whose_folder_has_a_line_break_in_its_name_gets_no_sidecars(tmp_path: Path) -> None:
+def test_a_project_whose_folder_has_a_line_break_in_its_name_gets_no_checksum_files(tmp_path: Path) -> None:
     project = repository(tmp_path / "two\nlines") / "a\nb"
     (project / ".yolo-planning").mkdir(parents=True)
     before = (project.parent / ".git" / "info" / "exclude").read_bytes()

@@ -1,4 +1,4 @@
-"""Claims of many real processes on one list: no task has two owners, no token comes twice."""
+"""Claims of many real processes on one list: no task has two owners, no token occurs twice."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def put(path: Path, status: str = "pending", owner: str | None = None) -> Path:
 
 
 def race(runners: Sequence[Callable[[int], None]]) -> list[tuple[str, str, int]]:
-    """All run at once, each in a process of its own, and tell what they got: task, owner, token."""
+    """Run all at once, each in a separate process; the claims that they got: task, owner, token."""
     start, go = os.pipe()
-    reading, told = os.pipe()
+    reading, output = os.pipe()
     pids = []
     for run in runners:
         pid = os.fork()
@@ -46,13 +46,13 @@ def race(runners: Sequence[Callable[[int], None]]) -> list[tuple[str, str, int]]
             os.close(go)
             os.read(start, 1)
             try:
-                run(told)
+                run(output)
             except BaseException:  # noqa: BLE001 - the child must end here, whatever happens
                 traceback.print_exc()
                 os._exit(1)
             os._exit(0)
         pids.append(pid)
-    for fd in (start, go, told):
+    for fd in (start, go, output):
         os.close(fd)
     with open(reading) as pipe:
         claims = [(key, owner, int(token)) for key, owner, token in (line.split() for line in pipe)]
@@ -68,8 +68,8 @@ def opened(store: Store) -> bool:
     return True
 
 
-def compete(project: Path, owner: str, paths: list[Path], told: int) -> None:
-    """Claim each of the tasks, in an order of its own."""
+def compete(project: Path, owner: str, paths: list[Path], output: int) -> None:
+    """Claim each of the tasks, in an order that depends on the owner."""
     store = Store(project, disk=QuickDisk())
     while not opened(store):
         pass
@@ -80,19 +80,19 @@ def compete(project: Path, owner: str, paths: list[Path], told: int) -> None:
             pass
         if outcome is Outcome.DONE:
             token = store.index.claims[task.id].token
-            os.write(told, f"{task.id} {owner} {token}\n".encode())
+            os.write(output, f"{task.id} {owner} {token}\n".encode())
 
 
 @pytest.mark.thorough
 @pytest.mark.system
-def test_in_thousands_of_tries_by_16_processes_no_task_is_claimed_twice_and_every_token_is_another(
+def test_16_competing_processes_claim_each_task_once_with_distinct_tokens(
     project: Path,
 ) -> None:
     paths = [put(project / "red" / f"{number}.json") for number in range(150)]
     with closing(Store(project)) as store:
         store.open()
 
-    claims = race([lambda told, n=n: compete(project, f"dev-{n}", paths, told) for n in range(16)])  # type: ignore[misc]
+    claims = race([lambda output, n=n: compete(project, f"dev-{n}", paths, output) for n in range(16)])  # type: ignore[misc]
 
     assert sorted(key for key, _, _ in claims) == sorted(f"red/{path.stem}" for path in paths)
     assert len({token for _, _, token in claims}) == len(paths)

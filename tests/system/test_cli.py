@@ -1,6 +1,6 @@
-"""The command line as people, scripts and hooks use it: the real program, its exit codes, its JSON, its one sentence.
+"""The command line as people, scripts and hooks use it: the real program, its exit codes, JSON and messages.
 
-Every call here goes through ``Cli``, which also sees to it that no mistake of anybody ends in a traceback.
+Every call here goes through ``Cli``, which also asserts that no mistake ends in a traceback.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ from yolo_supervisor.system.process_backend import backend
 from yolo_supervisor.system.processes import Processes
 
 SOON_S = 10.0
-"""For calls that are known to hang where something is wrong."""
+"""The time limit of calls that once hung."""
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
 Answer = subprocess.CompletedProcess[str]
 
 
 def dead_agent(project: Path, name: str, team: str) -> None:
-    """The record of an agent whose process ended while nobody looked."""
+    """Record an agent whose process ended while no daemon ran."""
     gone = ProcessId(os.getpid(), 1, Processes(backend()).boot)  # a pid that belongs to another process now
     write_record(project, agent_of(name, team, gone))
 
@@ -69,19 +69,19 @@ EVERY_COMMAND = [*COMMANDS, "agent list", "agent register", "agent forget"]
 
 @pytest.mark.parametrize("command", EVERY_COMMAND)
 def test_every_command_helps_with_an_example(cli: Cli, command: str) -> None:
-    told = cli(*command.split(), "--help")
+    result = cli(*command.split(), "--help")
 
-    assert (told.returncode, told.stderr) == (0, "")
-    assert "Example" in told.stdout
-    assert f"yolo-supervisor {command}" in told.stdout
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "Example" in result.stdout
+    assert f"yolo-supervisor {command}" in result.stdout
 
 
 def test_the_programs_own_help_names_every_command(cli: Cli) -> None:
-    told = cli("--help")
+    result = cli("--help")
 
-    assert told.returncode == 0
-    assert all(re.search(rf"^  {name}\s", told.stdout, re.MULTILINE) for name in COMMANDS)
-    assert re.findall(r"^(\w+):$", told.stdout, re.MULTILINE) == ["Options", *GROUPS]
+    assert result.returncode == 0
+    assert all(re.search(rf"^  {name}\s", result.stdout, re.MULTILINE) for name in COMMANDS)
+    assert re.findall(r"^(\w+):$", result.stdout, re.MULTILINE) == ["Options", *GROUPS]
 
 
 @pytest.mark.parametrize(
@@ -94,12 +94,12 @@ def test_no_one_line_help_is_truncated(cli: Cli, command: str) -> None:
 
 
 def test_version_is_printed(cli: Cli) -> None:
-    told = cli("--version")
+    result = cli("--version")
 
-    assert (told.returncode, told.stdout) == (0, f"yolo-supervisor, version {__version__}\n")
+    assert (result.returncode, result.stdout) == (0, f"yolo-supervisor, version {__version__}\n")
 
 
-# -- which project ------------------------------------------------------------------------------------------------
+# -- the project --------------------------------------------------------------------------------------------------
 
 ABOUT_A_PROJECT = ["status", "check", "doctor", "agent list", "explain task 1"]
 
@@ -115,10 +115,10 @@ def test_the_project_may_stand_before_or_after_the_command(
     after = cli(*words, "--json", "--project", str(project), **elsewhere)
 
     assert before.returncode == after.returncode
-    assert project_told(before) == project_told(after) == str(project)
+    assert project_of(before) == project_of(after) == str(project)
 
 
-def project_told(answer: Answer) -> object:
+def project_of(answer: Answer) -> object:
     document = json.loads(answer.stdout)
     return document["projects"][0]["path"] if "projects" in document else document["project"]
 
@@ -126,17 +126,17 @@ def project_told(answer: Answer) -> object:
 def test_inside_a_project_it_need_not_be_named(cli: Cli, project: Path) -> None:
     (project / "src" / "deep").mkdir(parents=True)
 
-    told = cli("agent", "list", "--json", cwd=project / "src" / "deep")
+    result = cli("agent", "list", "--json", cwd=project / "src" / "deep")
 
-    assert project_told(told) == str(project)
+    assert project_of(result) == str(project)
 
 
 def test_a_missing_project_is_reported(cli: Cli, tmp_path: Path) -> None:
     for words in (["status"], ["check"], ["history"], ["doctor"], ["agent", "list"], ["run"], ["explain", "task", "1"]):
-        told = cli(*words, "--project", str(tmp_path / "nowhere"))
+        result = cli(*words, "--project", str(tmp_path / "nowhere"))
 
-        assert (told.returncode, told.stdout) == (1, ""), words
-        assert told.stderr == f"yolo-supervisor: {tmp_path / 'nowhere'}: no such folder\n"
+        assert (result.returncode, result.stdout) == (1, ""), words
+        assert result.stderr == f"yolo-supervisor: {tmp_path / 'nowhere'}: no such folder\n"
 
 
 # -- wrong usage --------------------------------------------------------------------------------------------------
@@ -176,12 +176,12 @@ WRONG = {
 
 @pytest.mark.parametrize("line", WRONG)
 def test_wrong_usage_ends_in_one_clear_sentence(cli: Cli, line: str) -> None:
-    told = cli(*shlex.split(line))
+    result = cli(*shlex.split(line))
 
-    assert told.returncode == 2
+    assert result.returncode == 2
     if WRONG[line]:
-        assert told.stdout == ""
-        (sentence,) = [each for each in told.stderr.splitlines() if each.startswith("Error: ")]
+        assert result.stdout == ""
+        (sentence,) = [each for each in result.stderr.splitlines() if each.startswith("Error: ")]
         assert WRONG[line] in sentence
 
 
@@ -189,10 +189,10 @@ def test_an_empty_role_or_name_is_not_registered(cli: Cli, project: Path, childr
     pid = str(children.start("sleep", "600").pid)
 
     for words in (["--role", " "], ["--role", "dev", "--name", ""]):
-        told = cli("agent", "register", "--pid", pid, *words)
+        result = cli("agent", "register", "--pid", pid, *words)
 
-        assert told.returncode == 2
-        assert "must not be empty" in told.stderr
+        assert result.returncode == 2
+        assert "must not be empty" in result.stderr
     assert not Paths(project).folder.exists()
 
 
@@ -203,23 +203,23 @@ def test_an_empty_role_or_name_is_not_registered(cli: Cli, project: Path, childr
     ("words", "sentence"),
     [
         (["explain", "task", "9"], "the journal of PROJECT has no entries about task 9"),
-        (["agent", "forget", "nobody"], "no agent nobody; see: yolo-supervisor agent list"),
+        (["agent", "forget", "ghost"], "no agent ghost; see: yolo-supervisor agent list"),
         (["agent", "register", "--pid", "4194304", "--role", "dev"], "no process 4194304"),
     ],
 )
 def test_an_answer_that_is_no_exits_with_1(cli: Cli, words: list[str], sentence: str) -> None:
-    told = cli(*words)
+    result = cli(*words)
 
-    assert (told.returncode, told.stdout) == (1, "")
-    assert told.stderr.startswith(f"yolo-supervisor: {sentence.replace('PROJECT', str(cli.folder))}")
-    assert len(told.stderr.splitlines()) == 1
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"yolo-supervisor: {sentence.replace('PROJECT', str(cli.folder))}")
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_where_tmux_is_missing_a_drill_exits_with_69(cli: Cli) -> None:
-    told = cli("drill", env={**os.environ, "PATH": "/nowhere"})
+    result = cli("drill", env={**os.environ, "PATH": "/nowhere"})
 
-    assert (told.returncode, told.stdout) == (69, "")
-    assert told.stderr == "yolo-supervisor: tmux is not installed: the drill needs it\n"
+    assert (result.returncode, result.stdout) == (69, "")
+    assert result.stderr == "yolo-supervisor: tmux is not installed: the drill needs it\n"
 
 
 def test_where_tmux_is_missing_everything_else_still_answers(cli: Cli) -> None:
@@ -235,10 +235,10 @@ def test_where_tmux_is_missing_everything_else_still_answers(cli: Cli) -> None:
 def test_a_second_supervisor_exits_with_75_and_names_the_first(cli: Cli, daemon: StartDaemon) -> None:
     first = daemon()
 
-    told = cli("run")
+    result = cli("run")
 
-    assert told.returncode == 75
-    assert f"is supervised already, by process {first.child.pid}" in told.stderr
+    assert result.returncode == 75
+    assert f"is supervised already, by process {first.child.pid}" in result.stderr
     assert first.child.poll() is None
 
 
@@ -252,10 +252,10 @@ def test_while_the_store_is_being_written_to_a_command_exits_with_75(
         fcntl.flock(lock, fcntl.LOCK_EX)
 
         for words in (["agent", "forget", "dev-1@team"], ["agent", "register", "--pid", str(pid), "--role", "dev"]):
-            told = cli(*words)
+            result = cli(*words)
 
-            assert (told.returncode, told.stdout) == (75, ""), words
-            assert told.stderr.endswith("try again\n")
+            assert (result.returncode, result.stdout) == (75, ""), words
+            assert result.stderr.endswith("try again\n")
 
 
 BAD_CONFIGURATIONS = {
@@ -273,10 +273,10 @@ def test_a_bad_configuration_exits_with_78_and_says_where(cli: Cli, project: Pat
     file = project / ".yolo-planning" / "supervisor.toml"
     file.write_text(text)
 
-    told = cli(*command.split())
+    result = cli(*command.split())
 
-    assert (told.returncode, told.stdout) == (78, "")
-    sentence = told.stderr.splitlines()[-1]
+    assert (result.returncode, result.stdout) == (78, "")
+    sentence = result.stderr.splitlines()[-1]
     assert sentence.startswith(f"yolo-supervisor: {file}{BAD_CONFIGURATIONS[text]}")
 
 
@@ -284,10 +284,10 @@ def test_a_configuration_that_ends_too_early_says_where_too(cli: Cli, project: P
     file = project / ".yolo-planning" / "supervisor.toml"
     file.write_text("[agents]\ninterval_s =")
 
-    told = cli("check")
+    result = cli("check")
 
-    assert told.returncode == 78
-    assert told.stderr.startswith(f"yolo-supervisor: {file}:2: not valid TOML")
+    assert result.returncode == 78
+    assert result.stderr.startswith(f"yolo-supervisor: {file}:2: not valid TOML")
 
 
 @pytest.mark.parametrize("command", ["status", "run"])
@@ -297,27 +297,27 @@ def test_a_fifo_in_place_of_the_configuration_is_reported_without_waiting(
     file = project / ".yolo-planning" / "supervisor.toml"
     os.mkfifo(file)
 
-    told = cli(command, timeout=SOON_S)
+    result = cli(command, timeout=SOON_S)
 
-    assert (told.returncode, told.stdout) == (78, "")
-    assert told.stderr == f"yolo-supervisor: {file}: cannot be read: it is no ordinary file\n"
+    assert (result.returncode, result.stdout) == (78, "")
+    assert result.stderr == f"yolo-supervisor: {file}: cannot be read: it is no ordinary file\n"
 
 
 def test_a_fifo_given_as_config_is_reported(cli: Cli, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
 
-    told = cli("check", "--config", str(tmp_path / "pipe"), timeout=SOON_S)
+    result = cli("check", "--config", str(tmp_path / "pipe"), timeout=SOON_S)
 
-    assert (told.returncode, told.stderr) == (
+    assert (result.returncode, result.stderr) == (
         78, f"yolo-supervisor: {tmp_path / 'pipe'}: cannot be read: it is no ordinary file\n",
     )  # fmt: skip
 
 
 def test_a_configuration_file_that_is_named_must_be_there(cli: Cli, tmp_path: Path) -> None:
     for words in (["check", "--config", str(tmp_path / "no.toml")], ["--config", str(tmp_path / "no.toml"), "run"]):
-        told = cli(*words)
+        result = cli(*words)
 
-        assert (told.returncode, told.stderr) == (
+        assert (result.returncode, result.stderr) == (
             78,
             f"yolo-supervisor: {tmp_path / 'no.toml'}: there is no such file\n",
         )
@@ -334,10 +334,10 @@ def test_the_file_that_is_named_wins_over_the_projects(cli: Cli, project: Path, 
 def test_the_doctor_finds_a_bad_configuration(cli: Cli, project: Path) -> None:
     (project / ".yolo-planning" / "supervisor.toml").write_text("mode = ")
 
-    told = cli("doctor")
+    result = cli("doctor")
 
-    assert told.returncode == 1
-    assert "not valid TOML" in told.stdout
+    assert result.returncode == 1
+    assert "not valid TOML" in result.stdout
 
 
 def test_the_doctor_finds_every_mistake_in_a_configuration_by_itself(cli: Cli, project: Path) -> None:
@@ -354,19 +354,19 @@ def test_a_reader_that_goes_away_is_no_mishap(cli: Cli, project: Path) -> None:
     there, here = os.pipe()
     os.close(there)
 
-    told = subprocess.run(
+    result = subprocess.run(
         [*PROGRAM, "status", "--json"], cwd=project, stdout=here, stderr=subprocess.PIPE, timeout=LIMIT_S
     )
 
     os.close(here)
-    assert b"Traceback" not in told.stderr
+    assert b"Traceback" not in result.stderr
 
 
 # -- status -------------------------------------------------------------------------------------------------------
 
 
 def shape(value: object) -> object:
-    """The value with its types in the place of its contents; a list is what its first element is like."""
+    """The value with its types in the place of its contents, and of a list only the first element."""
     if isinstance(value, dict):
         return {key: shape(each) for key, each in value.items()}
     if isinstance(value, list):
@@ -377,7 +377,7 @@ def shape(value: object) -> object:
 
 
 def assert_promised(value: object, promised: object, at: str = "") -> None:
-    """Every promised key is there, with the promised type; more keys may be."""
+    """Assert that every promised key is there, with the promised type; more keys may be."""
     if isinstance(promised, dict):
         assert isinstance(value, dict), at
         for key, each in promised.items():
@@ -443,12 +443,12 @@ def test_status_contains_every_documented_key(
     running = daemon(config=QUICK)
     wait_until(lambda: running.did("registered", "dev-1@team"), "the agent to be found")
 
-    told = cli.json("status")
+    status = cli.json("status")
 
-    assert_promised(shape(told), STATUS)
-    (seen,) = told["projects"]
-    assert (told["version"], told["daemon"]["running"], told["daemon"]["pid"]) == (2, True, running.child.pid)
-    assert told["daemon"]["mode"] == "heal"
+    assert_promised(shape(status), STATUS)
+    (seen,) = status["projects"]
+    assert (status["version"], status["daemon"]["running"], status["daemon"]["pid"]) == (2, True, running.child.pid)
+    assert status["daemon"]["mode"] == "heal"
     (agent,) = seen["agents"]
     assert (agent["id"], agent["name"], agent["role"], agent["team"]) == ("dev-1@team", "dev-1", "dev", "team")
     assert (agent["pid"], agent["state"]) == (pid, "alive")
@@ -484,11 +484,11 @@ def test_status_with_the_daemon_down_says_so(
     agent = children.agent("dev-1", "team", project)
     daemon(config=QUICK).stop(signal.SIGKILL)
 
-    told, for_people = cli.json("status"), cli("status")
+    status, for_people = cli.json("status"), cli("status")
 
-    assert told["daemon"] == {"running": False, "pid": None, "started_at": None, "mode": "heal", "silent_s": None}
-    assert [(a["pid"], a["state"]) for a in told["projects"][0]["agents"]] == [(agent.pid, "alive")]
-    assert [task["id"] for task in told["projects"][0]["tasks"]] == ["team/1"]
+    assert status["daemon"] == {"running": False, "pid": None, "started_at": None, "mode": "heal", "silent_s": None}
+    assert [(a["pid"], a["state"]) for a in status["projects"][0]["agents"]] == [(agent.pid, "alive")]
+    assert [task["id"] for task in status["projects"][0]["tasks"]] == ["team/1"]
     assert for_people.returncode == 0
     assert "no daemon is running" in for_people.stdout
 
@@ -502,7 +502,7 @@ def test_status_counts_the_requeues_of_a_task(cli: Cli, daemon: StartDaemon, pro
     with_agent = cli.json("status", "--project", str(project))
 
     assert [(t["id"], t["attempts"], t["status"], t["owner"]) for t in with_agent["projects"][0]["tasks"]] in (
-        [],  # its list is nobody's any more
+        [],  # its list belongs to no session any more
         [("team/1", 1, "pending", None)],
     )
 
@@ -511,10 +511,10 @@ def test_status_in_a_folder_that_is_no_project(cli: Cli, tmp_path: Path) -> None
     bare = tmp_path / "bare"
     bare.mkdir()
 
-    told = cli("status", cwd=bare)
+    result = cli("status", cwd=bare)
 
-    assert (told.returncode, told.stderr) == (0, "")
-    assert "not supervised" in told.stdout
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "not supervised" in result.stdout
     assert list(bare.iterdir()) == []
 
 
@@ -534,7 +534,7 @@ JOURNALS: dict[str, Callable[[Path], object]] = {
 def spoil(journal: str, path: Path) -> None:
     JOURNALS[journal](path)
     if journal == "not ours to read" and os.access(path, os.R_OK):
-        pytest.skip("whoever runs this may read anything")
+        pytest.skip("this user may read anything")
 
 
 @pytest.mark.sampled(1)
@@ -544,10 +544,10 @@ def test_status_answers_with_a_broken_journal(cli: Cli, project: Path, claude_ho
     dead_agent(project, "dev-1", "team")
     spoil(journal, Paths(project).journal)
 
-    told = json.loads(cli("status", "--json", timeout=SOON_S).stdout)
+    document = json.loads(cli("status", "--json", timeout=SOON_S).stdout)
 
-    assert [(a["id"], a["state"]) for a in told["projects"][0]["agents"]] == [("dev-1@team", "dead")]
-    assert [task["id"] for task in told["projects"][0]["tasks"]] == ["team/1"]
+    assert [(a["id"], a["state"]) for a in document["projects"][0]["agents"]] == [("dev-1@team", "dead")]
+    assert [task["id"] for task in document["projects"][0]["tasks"]] == ["team/1"]
 
 
 @pytest.mark.sampled(2)
@@ -557,23 +557,23 @@ def test_every_command_survives_a_broken_journal(cli: Cli, project: Path, comman
     dead_agent(project, "dev-1", "team")
     spoil(journal, Paths(project).journal)
 
-    told = cli(*command.split(), timeout=SOON_S)
+    result = cli(*command.split(), timeout=SOON_S)
 
-    assert told.returncode in (0, 1, 65)
-    assert not told.returncode or told.stdout + told.stderr
+    assert result.returncode in (0, 1, 65)
+    assert not result.returncode or result.stdout + result.stderr
 
 
 def test_the_doctor_counts_the_lines_that_cannot_be_read(cli: Cli, project: Path) -> None:
     dead_agent(project, "dev-1", "team")
     Paths(project).journal.write_bytes(b"what\nis this\n")
 
-    told = cli("doctor")
+    result = cli("doctor")
 
-    assert told.returncode == 1
-    assert f"{Paths(project).journal} is damaged in 2 places: a line of 5 bytes cannot be read" in told.stdout
+    assert result.returncode == 1
+    assert f"{Paths(project).journal} is damaged in 2 places: a line of 5 bytes cannot be read" in result.stdout
 
 
-# -- what neighbours write must not drive the terminal ------------------------------------------------------------
+# -- texts of other programs must not drive the terminal ----------------------------------------------------------
 
 NASTY = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e\r\b\x00\x7fend"
 
@@ -607,20 +607,20 @@ def test_a_line_break_in_a_subject_begins_no_line(cli: Cli, project: Path, claud
     write_task(claude_home, "team", 2, owner="dev-1\nforged: owner", status="in_progress")
     dead_agent(project, "dev-1", "team")
 
-    told = cli("status").stdout
+    output = cli("status").stdout
 
-    assert "all is well" in told
-    assert not [line for line in told.splitlines() if line.startswith("forged")]
+    assert "all is well" in output
+    assert not [line for line in output.splitlines() if line.startswith("forged")]
 
 
 def test_json_escapes_control_characters(cli: Cli, project: Path, claude_home: Path) -> None:
     write_task(claude_home, "team", 1, owner=NASTY, status="in_progress")
     dead_agent(project, "dev-1", "team")
 
-    told = cli("status", "--json")
+    result = cli("status", "--json")
 
-    assert_tame(told.stdout)
-    assert json.loads(told.stdout)["projects"][0]["tasks"][0]["owner"] == NASTY
+    assert_tame(result.stdout)
+    assert json.loads(result.stdout)["projects"][0]["tasks"][0]["owner"] == NASTY
 
 
 # -- reading changes nothing --------------------------------------------------------------------------------------
@@ -644,35 +644,35 @@ def test_looking_changes_nothing_on_the_disk(
     os.utime(planning / ".active-agent-count.lock", (0, 0))
     before = tree(project, claude_home.parent)
 
-    told = cli(*command.split())
+    result = cli(*command.split())
 
-    assert told.returncode in (0, 1)
+    assert result.returncode in (0, 1)
     assert tree(project, claude_home.parent) == before
 
 
 # -- check --------------------------------------------------------------------------------------------------------
 
 
-def test_check_says_what_would_be_done(cli: Cli, project: Path, claude_home: Path) -> None:
+def test_check_shows_the_actions_of_the_daemon(cli: Cli, project: Path, claude_home: Path) -> None:
     write_task(claude_home, "team", 1, owner="dev-1", status="in_progress")
     dead_agent(project, "dev-1", "team")
 
-    told = cli.json("check")
+    document = cli.json("check")
 
-    assert [(a["action"], a["kind"], a["key"]) for a in told["actions"]] == [
+    assert [(a["action"], a["kind"], a["key"]) for a in document["actions"]] == [
         ("would_died", "agent", "dev-1@team"),
         ("would_requeued", "task", "team/1"),
         ("would_forgotten", "agent", "dev-1@team"),
     ]
-    assert all(a["by"] == "agents" and a["reason"] and a["evidence"] for a in told["actions"])
+    assert all(a["by"] == "agents" and a["reason"] and a["evidence"] for a in document["actions"])
 
 
 def test_check_of_a_sound_project_has_nothing_to_do(cli: Cli) -> None:
-    told = cli("check")
+    result = cli("check")
 
-    assert (told.returncode, told.stderr) == (0, "")
-    assert "the configuration is valid" in told.stdout
-    assert "nothing to do" in told.stdout
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "the configuration is valid" in result.stdout
+    assert "nothing to do" in result.stdout
 
 
 # -- history and explain ------------------------------------------------------------------------------------------
@@ -693,9 +693,9 @@ def healed(cli: Cli, daemon: StartDaemon, project: Path, claude_home: Path) -> R
     return running
 
 
-def entries(told: Answer) -> list[dict[str, Any]]:
-    assert told.returncode == 0, told.stderr
-    return [json.loads(line) for line in told.stdout.splitlines()]
+def entries(answer: Answer) -> list[dict[str, Any]]:
+    assert answer.returncode == 0, answer.stderr
+    return [json.loads(line) for line in answer.stdout.splitlines()]
 
 
 def test_without_entries_history_says_so(cli: Cli, project: Path) -> None:
@@ -706,15 +706,15 @@ def test_without_entries_history_says_so(cli: Cli, project: Path) -> None:
 
 @pytest.mark.usefixtures("healed")
 def test_history_prints_one_object_per_line(cli: Cli, project: Path) -> None:
-    told = entries(cli("history", "--json"))
+    history = entries(cli("history", "--json"))
 
-    for entry in told:
+    for entry in history:
         assert_promised(shape(entry), ENTRY)
         assert isinstance(entry["evidence"], dict)
         assert entry["project"] == str(project)
-    assert [entry["action"] for entry in told] == ["started", "died", "requeued", "forgotten"]
-    assert [entry["seq"] for entry in told] == sorted(entry["seq"] for entry in told)
-    (requeued,) = (entry for entry in told if entry["action"] == "requeued")
+    assert [entry["action"] for entry in history] == ["started", "died", "requeued", "forgotten"]
+    assert [entry["seq"] for entry in history] == sorted(entry["seq"] for entry in history)
+    (requeued,) = (entry for entry in history if entry["action"] == "requeued")
     assert (requeued["kind"], requeued["key"], requeued["by"]) == ("task", "team/1", "agents")
     assert requeued["evidence"]["agent"] == "dev-1@team"
 
@@ -734,9 +734,9 @@ def test_history_of_a_file_shows_its_repair(cli: Cli, project: Path) -> None:
     (project / ".yolo-planning" / ".agent-pids").write_text("4194303\n")
     cli("doctor", "--fix")
 
-    told = entries(cli("history", "--json", "file", ".agent-pids"))
+    history = entries(cli("history", "--json", "file", ".agent-pids"))
 
-    assert [(entry["action"], entry["key"]) for entry in told] == [("repaired", ".agent-pids")]
+    assert [(entry["action"], entry["key"]) for entry in history] == [("repaired", ".agent-pids")]
     assert entries(cli("history", "--json", "file", ".agent-panes")) == []
 
 
@@ -753,11 +753,11 @@ def test_history_may_begin_at_a_time_or_so_long_ago(cli: Cli) -> None:
 
 @pytest.mark.usefixtures("healed")
 def test_history_for_people_is_one_line_an_entry(cli: Cli) -> None:
-    told = cli("history")
+    result = cli("history")
 
-    assert told.returncode == 0
-    assert len(told.stdout.splitlines()) == 4
-    assert "requeued     task team/1: its owner dev-1 is dead" in told.stdout
+    assert result.returncode == 0
+    assert len(result.stdout.splitlines()) == 4
+    assert "requeued     task team/1: its owner dev-1 is dead" in result.stdout
 
 
 def test_history_follows_until_it_is_interrupted(cli: Cli, project: Path, children: Children) -> None:
@@ -787,9 +787,9 @@ def test_history_may_be_followed_before_there_is_any(
 
 
 def test_history_of_a_project_that_was_never_watched_is_empty(cli: Cli, project: Path) -> None:
-    told = cli("history", "--json")
+    result = cli("history", "--json")
 
-    assert (told.returncode, told.stdout, told.stderr) == (0, "", "")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     assert not Paths(project).folder.exists()
 
 
@@ -806,10 +806,10 @@ def test_explain_shows_the_history_with_its_evidence(cli: Cli) -> None:
 
 @pytest.mark.usefixtures("healed")
 def test_explain_is_one_document_in_json(cli: Cli) -> None:
-    told = cli.json("explain", "task", "team/1")
+    document = cli.json("explain", "task", "team/1")
 
-    assert (told["kind"], told["key"]) == ("task", "team/1")
-    assert [entry["action"] for entry in told["story"]] == ["requeued"]
+    assert (document["kind"], document["key"]) == ("task", "team/1")
+    assert [entry["action"] for entry in document["story"]] == ["requeued"]
     assert cli.json("explain", "task", "7", code=1)["story"] == []
 
 
@@ -844,9 +844,9 @@ def test_the_supervisor_folder_is_private_whichever_command_creates_it(
 def test_an_agent_without_a_name_is_named_by_its_role(cli: Cli, children: Children) -> None:
     pid = children.start("sleep", "600").pid
 
-    told = cli("agent", "register", "--pid", str(pid), "--role", "qa")
+    result = cli("agent", "register", "--pid", str(pid), "--role", "qa")
 
-    assert (told.returncode, told.stdout) == (0, f"qa: registered, process {pid} is watched\n")
+    assert (result.returncode, result.stdout) == (0, f"qa: registered, process {pid} is watched\n")
 
 
 def test_a_registered_agent_that_dies_is_healed(
@@ -877,9 +877,9 @@ def test_a_forgotten_agent_keeps_its_task_and_its_life(
 
 
 def test_a_tmux_server_cannot_be_registered(cli: Cli, project: Path, tmux: PrivateTmux) -> None:
-    told = cli("agent", "register", "--pid", str(tmux.server.pid), "--role", "dev")
+    result = cli("agent", "register", "--pid", str(tmux.server.pid), "--role", "dev")
 
-    assert (told.returncode, told.stderr) == (
+    assert (result.returncode, result.stderr) == (
         1,
         f"yolo-supervisor: process {tmux.server.pid} cannot be registered: it is a tmux server\n",
     )
@@ -887,35 +887,35 @@ def test_a_tmux_server_cannot_be_registered(cli: Cli, project: Path, tmux: Priva
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may start processes of other users")
 def test_another_users_process_cannot_be_registered(cli: Cli, children: Children) -> None:
-    stranger = children.start("sleep", "600", user="nobody", cwd=Path("/"))
+    bystander = children.start("sleep", "600", user="nobody", cwd=Path("/"))
 
-    told = cli("agent", "register", "--pid", str(stranger.pid), "--role", "dev")
+    result = cli("agent", "register", "--pid", str(bystander.pid), "--role", "dev")
 
-    assert told.returncode == 1
-    assert "belongs to another user" in told.stderr
+    assert result.returncode == 1
+    assert "belongs to another user" in result.stderr
 
 
 def test_a_script_may_register_the_shell_it_runs_in(cli: Cli, project: Path) -> None:
     script = f"{sys.executable} -m yolo_supervisor agent register --pid $$ --role lead; exit $?"
 
-    told = subprocess.run(["sh", "-c", script], cwd=project, capture_output=True, text=True, timeout=LIMIT_S)
+    result = subprocess.run(["sh", "-c", script], cwd=project, capture_output=True, text=True, timeout=LIMIT_S)
 
-    assert told.returncode == 0, told.stderr
-    assert "registered" in told.stdout
+    assert result.returncode == 0, result.stderr
+    assert "registered" in result.stdout
 
 
 # -- doctor -------------------------------------------------------------------------------------------------------
 
 
 def test_the_doctor_finds_a_sound_installation_sound(cli: Cli, healed: RunningDaemon) -> None:
-    told = json.loads(cli("doctor", "--json").stdout)
+    document = json.loads(cli("doctor", "--json").stdout)
 
-    assert [finding for finding in told["findings"] if finding["level"] == "problem"] == []
-    assert told["healthy"] is True
-    assert any(f"supervised by process {healed.child.pid}" in finding["what"] for finding in told["findings"])
+    assert [finding for finding in document["findings"] if finding["level"] == "problem"] == []
+    assert document["healthy"] is True
+    assert any(f"supervised by process {healed.child.pid}" in finding["what"] for finding in document["findings"])
 
 
-def test_the_doctor_says_of_each_problem_what_to_do(cli: Cli, project: Path) -> None:
+def test_the_doctor_names_a_remedy_for_each_problem(cli: Cli, project: Path) -> None:
     dead_agent(project, "dev-1", "team")
     planning = project / ".yolo-planning"
     Paths(project).folder.chmod(0o755)
@@ -923,10 +923,10 @@ def test_the_doctor_says_of_each_problem_what_to_do(cli: Cli, project: Path) -> 
     (planning / ".active-agent-count.lock").mkdir()
     os.utime(planning / ".active-agent-count.lock", (0, 0))
 
-    told = cli.json("doctor", code=1)
+    document = cli.json("doctor", code=1)
 
-    assert told["healthy"] is False
-    problems = {finding["what"]: finding["do"] for finding in told["findings"] if finding["level"] == "problem"}
+    assert document["healthy"] is False
+    problems = {finding["what"]: finding["do"] for finding in document["findings"] if finding["level"] == "problem"}
     for words in ("other users can read", "no pids (0, -1, 4294967295)", "(4194303)", "count.lock belongs to"):
         (what,) = [what for what in problems if words in what]
         assert problems[what]
@@ -947,7 +947,7 @@ def test_the_doctor_says_which_tmux_server_cannot_be_asked_and_why(team: Team, t
     assert f"tmux server {server} cannot be reached: its socket {tmux.socket} is gone" in what
     assert do.startswith(f"kill -USR1 {server}")
     tmux.server.send_signal(signal.SIGUSR1)
-    wait_until(Path(tmux.socket).exists, "the socket to be made anew")
+    wait_until(Path(tmux.socket).exists, "the socket to be made again")
     assert not any("tmux server" in each["what"] for each in team.cli.json("doctor")["findings"])
     tmux.server.send_signal(signal.SIGSTOP)
     (what,) = problems()
@@ -957,13 +957,15 @@ def test_the_doctor_says_which_tmux_server_cannot_be_asked_and_why(team: Team, t
 
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("script", ["exec sleep 600", r"printf 'tmux \377\376'", "exit 7"])
-def test_the_doctor_answers_whatever_tmux_does(cli: Cli, shadow: Callable[[str, str], None], script: str) -> None:
+def test_the_doctor_answers_under_any_failure_of_tmux(
+    cli: Cli, shadow: Callable[[str, str], None], script: str
+) -> None:
     shadow("tmux", script)
 
-    told = cli("doctor")
+    result = cli("doctor")
 
-    assert told.returncode in (0, 1)
-    assert ("tmux does not answer" in told.stdout) == ("sleep" in script)
+    assert result.returncode in (0, 1)
+    assert ("tmux does not answer" in result.stdout) == ("sleep" in script)
 
 
 def test_status_reports_a_hung_daemon(team: Team) -> None:
@@ -986,10 +988,10 @@ def test_doctor_repairs_what_is_safe(cli: Cli, project: Path) -> None:
     cli("agent", "forget", "dev-1@team")
     Paths(project).folder.chmod(0o755)
 
-    told = cli.json("doctor", "--fix")
+    document = cli.json("doctor", "--fix")
 
-    assert told["healthy"] is True
-    assert sum(finding["fixed"] for finding in told["findings"]) == 3
+    assert document["healthy"] is True
+    assert sum(finding["fixed"] for finding in document["findings"]) == 3
     assert stat.S_IMODE(Paths(project).folder.stat().st_mode) == 0o700
     assert (planning / ".agent-pids").read_text() == ""
     assert not (planning / ".active-agent-count.lock").exists()
@@ -1010,10 +1012,10 @@ def test_the_doctor_leaves_a_young_lock_and_a_running_agent_alone(cli: Cli, proj
     assert agent.poll() is None
 
 
-def findings(told: Answer) -> dict[str, str]:
-    """What the doctor calls a problem, and what is to be done about it; he has looked at the installation too."""
-    assert told.returncode == 1, told.stderr
-    found = json.loads(told.stdout)["findings"]
+def findings(answer: Answer) -> dict[str, str]:
+    """The doctor's problems with their remedies; it has looked at the installation, too."""
+    assert answer.returncode == 1, answer.stderr
+    found = json.loads(answer.stdout)["findings"]
     assert "the configuration is valid" in [each["what"] for each in found]
     return {each["what"]: each["do"] for each in found if each["level"] == "problem"}
 
@@ -1023,12 +1025,12 @@ def test_the_doctor_finds_a_folder_of_ours_that_may_not_be_read(cli: Cli, projec
     folder = Paths(project).folder
     folder.chmod(0)
     if os.access(folder, os.R_OK):
-        pytest.skip("whoever runs this may read anything")
+        pytest.skip("this user may read anything")
 
-    told = cli("doctor", "--json")
+    result = cli("doctor", "--json")
 
     folder.chmod(0o700)
-    assert any(str(folder) in what and do for what, do in findings(told).items())
+    assert any(str(folder) in what and do for what, do in findings(result).items())
 
 
 def test_the_doctor_finds_a_journal_that_may_not_be_written(cli: Cli, project: Path) -> None:
@@ -1037,7 +1039,7 @@ def test_the_doctor_finds_a_journal_that_may_not_be_written(cli: Cli, project: P
     journal.touch()
     journal.chmod(0o400)
     if os.access(journal, os.W_OK):
-        pytest.skip("whoever runs this may write anywhere")
+        pytest.skip("this user may write anywhere")
 
     assert findings(cli("doctor", "--json"))[f"{journal} cannot be written"]
 
@@ -1051,11 +1053,11 @@ def test_a_home_folder_does_not_become_a_project_by_accident(cli: Cli, claude_ho
     folder = home.parent if above else home
     before = tree(home)
 
-    told = cli("run", cwd=folder, timeout=SOON_S)
+    result = cli("run", cwd=folder, timeout=SOON_S)
 
-    assert (told.returncode, told.stdout) == (1, "")
-    assert told.stderr.startswith(f"yolo-supervisor: {folder} contains your home folder")
-    assert len(told.stderr.splitlines()) == 1
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"yolo-supervisor: {folder} contains your home folder")
+    assert len(result.stderr.splitlines()) == 1
     assert not Paths(folder).planning.exists()
     assert tree(home) == before
 
@@ -1131,7 +1133,7 @@ def test_a_bad_reload_keeps_the_old_configuration_and_says_so(
 
     healed.child.send_signal(signal.SIGHUP)
 
-    wait_until(lambda: "reload_refused" in healed.log.read_text(), "the refusal to be told")
+    wait_until(lambda: "reload_refused" in healed.log.read_text(), "the refusal to be logged")
     refusal = json.loads(healed.log.read_text().splitlines()[-1])
     assert "supervisor.toml:1: 'mode'" in refusal["error"]
     children.agent("dev-2", "team", project)
@@ -1141,8 +1143,8 @@ def test_a_bad_reload_keeps_the_old_configuration_and_says_so(
 # -- drill --------------------------------------------------------------------------------------------------------
 
 
-def test_a_drill_reports_what_it_promises(cli: Cli, tmux: PrivateTmux) -> None:
-    told = cli.json("drill", "--faults", "agent-killed", "--seed", "7")
+def test_the_report_of_a_drill_has_every_promised_key(cli: Cli, tmux: PrivateTmux) -> None:
+    document = cli.json("drill", "--faults", "agent-killed", "--seed", "7")
 
     quantiles = {"p50": "float", "p99": "float"}
     fault = {
@@ -1150,8 +1152,8 @@ def test_a_drill_reports_what_it_promises(cli: Cli, tmux: PrivateTmux) -> None:
         "heal_s": quantiles,
     }  # fmt: skip
     drill = {"seed": "int", "rounds": "int", "faults": [fault], "healing_rate": "float", "lost": "int"}
-    assert_promised(shape(told), drill)
-    assert (told["seed"], told["rounds"], told["healing_rate"], told["lost"]) == (7, 1, 1.0, 0)
+    assert_promised(shape(document), drill)
+    assert (document["seed"], document["rounds"], document["healing_rate"], document["lost"]) == (7, 1, 1.0, 0)
 
 
 # -- hook ---------------------------------------------------------------------------------------------------------
@@ -1161,13 +1163,13 @@ EVENT = {"session_id": "85d6cfb4-e039-4e27-ad22-f3bfa65d65f7", "hook_event_name"
 
 @pytest.fixture
 def hooks(project: Path) -> Path:
-    """The folder that hooks leave their notes in, of a project that has been supervised."""
+    """The folder with the hooks' notes in a supervised project."""
     new_store(project)
     return Paths(project).hooks
 
 
-def assert_silent(told: Answer) -> None:
-    assert (told.returncode, told.stdout, told.stderr) == (0, "", "")
+def assert_silent(answer: Answer) -> None:
+    assert (answer.returncode, answer.stdout, answer.stderr) == (0, "", "")
 
 
 def test_a_real_hook_note_holds_event_payload_and_ancestors(project: Path) -> None:
@@ -1204,7 +1206,7 @@ PAYLOADS = {
 
 
 @pytest.mark.parametrize("payload", PAYLOADS)
-def test_a_hook_takes_whatever_comes(cli: Cli, hooks: Path, payload: str) -> None:
+def test_a_hook_takes_any_payload(cli: Cli, hooks: Path, payload: str) -> None:
     assert_silent(cli("hook", "SessionStart", stdin=None, input=PAYLOADS[payload]))
 
     assert all(note.stat().st_size < PAYLOAD_LIMIT + 100_000 for note in hooks.iterdir())
@@ -1241,9 +1243,9 @@ def test_hook_accepts_an_unknown_event(cli: Cli, hooks: Path, project: Path, cla
 def test_a_hook_can_do_without_its_streams(cli: Cli, closed: str) -> None:
     script = f"exec {sys.executable} -m yolo_supervisor hook Stop {closed}"
 
-    told = subprocess.run(["sh", "-c", script], cwd=cli.folder, capture_output=True, text=True, timeout=LIMIT_S)
+    result = subprocess.run(["sh", "-c", script], cwd=cli.folder, capture_output=True, text=True, timeout=LIMIT_S)
 
-    assert_silent(told)
+    assert_silent(result)
 
 
 def test_a_hook_with_endless_input_ends_soon(cli: Cli, children: Children, hooks: Path) -> None:
@@ -1268,9 +1270,9 @@ def test_a_hook_ends_although_the_client_leaves_its_input_open(cli: Cli, hooks: 
 def test_a_hook_in_a_folder_that_is_gone(cli: Cli, tmp_path: Path) -> None:
     script = f"mkdir gone && cd gone && rmdir ../gone && exec {sys.executable} -m yolo_supervisor hook Stop"
 
-    told = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT_S)
+    result = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT_S)
 
-    assert_silent(told)
+    assert_silent(result)
 
 
 def test_a_hook_in_a_linked_work_tree_leaves_its_note_in_the_project(
@@ -1321,7 +1323,7 @@ def test_a_hook_finds_the_project_above_it_and_the_one_the_client_names(
 def test_a_hook_that_may_not_write_says_nothing(cli: Cli, hooks: Path) -> None:
     hooks.chmod(0o500)
     if os.access(hooks, os.W_OK):
-        pytest.skip("whoever runs this may write anywhere")
+        pytest.skip("this user may write anywhere")
 
     assert_silent(cli("hook", "Stop"))
 
@@ -1365,14 +1367,14 @@ def test_a_misconfigured_hook_exits_without_blocking(cli: Cli, line: str) -> Non
     assert cli(*line.split()).returncode == 0
 
 
-def test_hooks_keep_only_the_newest_of_what_repeats(cli: Cli, hooks: Path) -> None:
+def test_hooks_keep_only_the_newest_of_repeated_notes(cli: Cli, hooks: Path) -> None:
     for _ in range(3):
         cli("hook", "PostToolUse", stdin=None, input=json.dumps(EVENT))
 
     assert len(list(hooks.iterdir())) == 1
 
 
-# -- whatever there is to be told -----------------------------------------------------------------------------------
+# -- any text, any terminal ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.sampled(1)
@@ -1383,9 +1385,9 @@ def test_names_in_any_script_print_on_any_terminal(
     write_task(claude_home, "red", 1, "дев-1", "in_progress", subject="修复 🐛")
     monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
 
-    told = cli_of_teams(*command.split(), stdin=subprocess.DEVNULL)
+    result = cli_of_teams(*command.split(), stdin=subprocess.DEVNULL)
 
-    assert told.returncode in (0, 1)
+    assert result.returncode in (0, 1)
 
 
 BROKEN: list[object] = [None, 5, "x", [], [5], ["x"], [[]], {}, {"a": 1}, json.loads("[" * 500 + "]" * 500)]

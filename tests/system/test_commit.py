@@ -135,7 +135,7 @@ class Repositories:
         return [entry for entry in (history(journal) if journal.exists() else []) if entry["kind"] == kind]
 
     def assert_tidy(self) -> None:
-        """No temporary file or checkout is left."""
+        """Assert that no temporary file or checkout is left."""
         assert len(self.mine.git("worktree", "list").splitlines()) == 1
         own = self.mine.folder / ".git" / "yolo-supervisor"
         assert [path.name for path in own.glob("*") if path.name.startswith(("move-", "tree-"))] == []
@@ -159,7 +159,7 @@ def git_config(claude_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty git configuration; its file."""
     config = claude_home.parent / "gitconfig"
     config.write_text(
-        "[user]\nname = Somebody\nemail = somebody@localhost\n[init]\ndefaultBranch = main\n"
+        "[user]\nname = Person\nemail = person@localhost\n[init]\ndefaultBranch = main\n"
         "[protocol \"file\"]\nallow = always\n[advice]\ndetachedHead = false\n[gc]\nauto = 0\n"
     )  # fmt: skip
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(config))
@@ -172,7 +172,7 @@ def template_repos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three repositories to copy: that is faster than creating them."""
     folder = tmp_path_factory.mktemp("beginning")
     upstream, mine, theirs = (Repo(folder / name) for name in ("upstream.git", "mine", "theirs"))
-    author = ("-c", "user.name=Somebody", "-c", "user.email=somebody@localhost")
+    author = ("-c", "user.name=Person", "-c", "user.email=person@localhost")
     Repo(folder).git("init", "-q", "--bare", "--template=", "-b", "main", str(upstream.folder))
     Repo(folder).git("clone", "-q", "--template=", str(upstream.folder), str(mine.folder))
     for name in ("one", "two", "three", "four"):
@@ -659,7 +659,7 @@ def test_stale_lock_is_moved_aside(repos: Repositories, children: Children, name
 
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", LOCKS)
-def test_lock_that_nobody_was_seen_with_stays_and_is_explained(
+def test_lock_without_an_observed_holder_stays_and_is_explained(
     repos: Repositories, children: Children, name: str
 ) -> None:
     repos.mine.write("new", add=True)
@@ -786,7 +786,7 @@ def upstream_gone(repos: Repositories) -> None:
 
 
 def unreachable(repos: Repositories) -> None:
-    repos.mine.git("remote", "set-url", "origin", "http://127.0.0.1:9/nobody")
+    repos.mine.git("remote", "set-url", "origin", "http://127.0.0.1:9/none")
 
 
 PUSHES: dict[str, tuple[Callable[[Repositories], object], str, int]] = {
@@ -819,7 +819,7 @@ def test_commit_is_kept_when_its_push_fails(repos: Repositories, how: str) -> No
 
 
 def assert_on_top(repos: Repositories, answer: dict[str, Any], theirs: str, ours: int = 1) -> None:
-    """Our commits are on top of theirs, here and upstream."""
+    """Assert that our commits are on top of theirs, here and upstream."""
     assert (answer["result"], answer["cause"], answer["rescue"]) == ("rebased", None, None), answer
     assert repos.mine.head == answer["commit"] == repos.upstream.git("rev-parse", "main")
     assert theirs == repos.mine.git("rev-parse", f"HEAD~{ours}")

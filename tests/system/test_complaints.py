@@ -1,4 +1,4 @@
-"""What users of other supervisors complain of, in their words: none of it may happen here.
+"""Complaints of users of other supervisors, in their words: none may come true here.
 
 The tests run the real daemon over real processes, and where they are about tmux, over a real server of our own.
 """
@@ -43,13 +43,13 @@ PATIENT = BRISK + "\n[tasks]\nmax_attempts = 1000\npoison_s = 0\nbackoff_s = 0\n
 
 
 def long_ago(path: Path) -> Path:
-    """The file as nobody has touched it for a day."""
+    """Date the file back by a day."""
     os.utime(path, (time.time() - 86400, time.time() - 86400))
     return path
 
 
 class Clients:
-    """Every client of tmux that anybody starts: each leaves a note of what it was asked for, and is the real one."""
+    """Every client of tmux that any process starts: it notes its arguments, and becomes the real one."""
 
     def __init__(self, folder: Path, real: str, shadow: Callable[[str, str], None]) -> None:
         self._folder = folder
@@ -57,15 +57,15 @@ class Clients:
         shadow("tmux", f'echo "$*" > {folder}/$PPID.$$\nexec {real} "$@"')
 
     def of(self, team: Team) -> list[Path]:
-        """The notes of those that the daemon has started, oldest first."""
+        """The notes of the clients that the daemon has started, oldest first."""
         return sorted(self._folder.glob(f"{team.running.child.pid}.*"), key=lambda note: note.stat().st_mtime_ns)
 
     def times(self, team: Team) -> list[float]:
-        """When they were started."""
+        """The start times of the daemon's clients."""
         return [note.stat().st_mtime for note in self.of(team)]
 
     def questions(self, notes: Iterable[Path] | None = None) -> set[str]:
-        """What they were asked for; one that is writing yet is left out."""
+        """The clients' arguments, without those of a client that is still writing its note."""
         return {text for note in notes or self._folder.iterdir() if (text := note.read_text())}
 
 
@@ -89,7 +89,7 @@ def children_of(team: Team) -> list[int]:
 
 
 def mentioning(folder: Path) -> set[int]:
-    """The processes that have to do with the folder, by their command line or where they are."""
+    """The processes with the folder in their command line or as their working directory."""
     each = psutil.process_iter(["cmdline", "cwd"])
     return {process.pid for process in each if str(folder) in f"{process.info}"}
 
@@ -105,7 +105,7 @@ def test_my_agent_was_killed_because_it_was_idle(team: Team, tmux: PrivateTmux) 
     health = json.dumps(health_of("dev", idle, idle_count=99))
     long_ago(team.planning / ".agent-health").joinpath("dev.json").write_text(health)
 
-    wait_until(lambda: team.running.did("escalated"), "a person to be told of its idle turns")
+    wait_until(lambda: team.running.did("escalated"), "an alert about its idle turns")
     team.wait_looks(3)
 
     assert team.alive(idle)
@@ -138,7 +138,7 @@ def test_my_agent_was_killed_while_it_quietly_wrote_its_files(team: Team) -> Non
 
 @pytest.mark.thorough
 def test_my_agent_was_killed_although_i_was_back(team: Team, tmux: PrivateTmux) -> None:
-    """It was asked to leave, and would be killed after the grace period: but then somebody had attached again."""
+    """A person attaches again after the agent's SIGTERM, before the end of the grace period."""
     team.supervise(QUICK.replace("grace_s = 0.5", "grace_s = 2", 1))
     noted = team.planning / "asked"
     note_it = f"import signal; signal.signal(signal.SIGTERM, lambda *_: open({str(noted)!r}, 'w'))"
@@ -326,7 +326,7 @@ def test_restarting_the_supervisor_killed_my_agents(team: Team, number: int) -> 
 
 @pytest.mark.thorough
 def test_i_looked_at_another_window_and_my_agent_was_killed(team: Team, tmux: PrivateTmux) -> None:
-    """One of two leaves, another window is in front; a session that nobody ever attached to; and one that was left."""
+    """Three sessions: one of two people leaves; no person has ever attached; the last person has left."""
     team.supervise()
     watched, never, left = (team.pane_agent(tmux, name, f"dev-{name}") for name in ("watched", "never", "left"))
     tmux("new-window", "-t", "=watched", "sleep 600")
@@ -352,7 +352,7 @@ def test_notify_policy_never_kills_agents_of_a_detached_session(team: Team, tmux
 
     tmux.leave(me)
 
-    wait_until(lambda: team.running.did("escalated", "work"), "a person to be told")
+    wait_until(lambda: team.running.did("escalated", "work"), "an alert")
     team.wait_looks(1)
     assert team.alive(agent)
     assert team.running.did("terminated") == []
@@ -373,7 +373,7 @@ print(in_its_group.pid, on_its_own.pid, flush=True)
 
 
 def test_my_agent_died_and_the_servers_that_it_had_started_ate_all_memory(team: Team) -> None:
-    """One lives in its group, one in a session of its own and ignores SIGTERM."""
+    """One process lives in the agent's group, one in a separate session and ignores SIGTERM."""
     team.supervise()
     flags = ("--agent-id", "dev-1@red", "--agent-name", "dev-1", "--team-name", "red")
     agent = team.children.start(sys.executable, "-c", WITH_TOOLS, *flags, cwd=team.project)
@@ -397,22 +397,22 @@ def sampled(team: Team) -> str:
 
 
 def test_a_dead_agent_is_not_restarted_at_every_tick(team: Team) -> None:
-    """Its lead starts it again and again: each of its lives ends once, and nobody else gives it any."""
+    """The agent's lead starts it repeatedly: each life ends once, and no other program starts it."""
     team.supervise(PATIENT)
 
-    def wait_told(action: str, life: int) -> None:
+    def wait_recorded(action: str, life: int) -> None:
         wait_until(lambda: len(team.running.did(action)) == life, f"life {life} to be {action}")
 
     for life in range(1, 6):
         write_task(team.claude, "red", 1, owner="dev-1", status="in_progress")
         agent = team.children.agent("dev-1", "red", team.project)
-        wait_told("registered", life)
+        wait_recorded("registered", life)
         agent.kill()
-        wait_told("forgotten", life)
+        wait_recorded("forgotten", life)
     team.wait_looks(3)
 
-    told = [e["action"] for e in team.running.history() if "dev-1@red" in (e["key"], e["evidence"].get("agent"))]
-    assert Counter(told) == {"registered": 5, "died": 5, "requeued": 5, "forgotten": 5}
+    recorded = [e["action"] for e in team.running.history() if "dev-1@red" in (e["key"], e["evidence"].get("agent"))]
+    assert Counter(recorded) == {"registered": 5, "died": 5, "requeued": 5, "forgotten": 5}
     assert mentioning(team.project) <= {team.running.child.pid}
 
 
@@ -431,7 +431,7 @@ def test_a_failing_recovery_is_retried_at_bounded_cost(team: Team, hinder: Calla
     team.supervise(BRISK)
     hindrance = hinder(team.task("dev-1"))
     team.agent("dev-1").kill()
-    wait_until(lambda: team.running.did("died", "dev-1@red"), "its death to be told")
+    wait_until(lambda: team.running.did("died", "dev-1@red"), "its death to be recorded")
 
     for _ in range(4):
         os.utime(hindrance)  # as the client does that holds a lock
@@ -441,8 +441,8 @@ def test_a_failing_recovery_is_retried_at_bounded_cost(team: Team, hinder: Calla
     assert journal(team).count('"action":"requeued"') < 4
     assert len(team.running.did("died", "dev-1@red")) == 1
     lines = map(json.loads, team.running.log.read_text().splitlines())
-    troubles = [line["error"] for line in lines if line["event"].endswith("_failed")]
-    assert len(troubles) <= 1, troubles
+    errors = [line["error"] for line in lines if line["event"].endswith("_failed")]
+    assert len(errors) <= 1, errors
 
 
 def test_my_tmux_server_went_away_and_the_supervisor_started_one_after_the_other(
@@ -524,7 +524,7 @@ def test_nine_agents_died_while_the_supervisor_was_down_and_their_work_was_dropp
 
 
 def test_a_living_worker_was_declared_dead_and_its_task_given_to_another(team: Team) -> None:
-    """Its namesake has died; whose the task is nobody can tell, so a person is asked."""
+    """The agent's namesake has died: the owner of the task is unclear, so a person is asked."""
     team.supervise()
     living, dead = team.agent("dev-1"), team.children.agent("dev-1", "red", team.project)
     wait_until(lambda: len(team.running.did("registered", "dev-1@red")) == 2, "both to be found")
@@ -545,7 +545,7 @@ def test_a_living_worker_was_declared_dead_and_its_task_given_to_another(team: T
 def test_it_forked_three_times_a_session_at_every_look(
     team: Team, tmux: PrivateTmux, other_tmux: PrivateTmux, clients: Clients
 ) -> None:
-    """One agent on one server, and four sessions of an agent and two panes more each on another: both cost the same."""
+    """One agent on one server costs as much as four sessions with an agent and two more panes each on another."""
     team.supervise()
     team.pane_agent(tmux, "work", "dev-0")
     for number in range(1, 5):
@@ -563,7 +563,7 @@ def test_it_forked_three_times_a_session_at_every_look(
     wait_until(lambda: min(asked()) >= max(before) + 10, "both to be asked again and again")
 
     few, many = (now - then for now, then in zip(asked(), before, strict=True))
-    assert abs(few - many) <= 2  # at either end one of them may have had its turn, and the other not yet
+    assert abs(few - many) <= 2  # at either end one of them may be asked already, and the other not yet
 
 
 @pytest.mark.thorough
@@ -608,11 +608,11 @@ def test_after_a_stall_it_forked_a_storm_of_clients(team: Team, tmux: PrivateTmu
 
 
 SESSIONS_INTERVAL_S = 0.1
-"""As ``QUICK`` has it."""
+"""The interval of ``QUICK``."""
 
 
 def paced(times: list[float]) -> bool:
-    """Whether six looks more always took five intervals: one may come late and the next in time, but no two."""
+    """Whether each six further looks took five intervals: one may come late and the next in time, but no two."""
     return all(later - earlier > 4.5 * SESSIONS_INTERVAL_S for earlier, later in zip(times, times[6:], strict=False))
 
 
@@ -638,8 +638,8 @@ class Sluggish:
         return ()
 
 
-async def test_after_a_stall_all_looks_that_it_had_missed_came_at_once(project: Path, claude_home: Path) -> None:
-    """A burst of them would cost no clients of tmux, whose answers are good for a while, but all else."""
+async def test_after_a_stall_all_missed_looks_came_at_once(project: Path, claude_home: Path) -> None:
+    """Missed looks are not made up for: they would start no client of tmux, but do everything else."""
     processes, clock, watcher = Processes(backend()), SystemClock(), Sluggish()
     runner = Runner(
         project, Config(), HostServices(clock, processes, ProcessScanner(processes), Tmux(clock)), os.environ
@@ -657,7 +657,7 @@ async def test_after_a_stall_all_looks_that_it_had_missed_came_at_once(project: 
     assert paced(watcher.looks)
 
 
-@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed: nobody sees what is started")
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed: started processes cannot be seen")
 def test_an_idle_project_cost_me_a_program_at_every_look(team: Team, tmux: PrivateTmux, tmp_path: Path) -> None:
     team.supervise()
     team.agent("dev-1")
@@ -667,7 +667,7 @@ def test_an_idle_project_cost_me_a_program_at_every_look(team: Team, tmux: Priva
     traced = Path(f"/proc/{daemon}/status")
     wait_until(lambda: "TracerPid:\t0\n" not in traced.read_text(), "strace to watch")
 
-    team.wait_looks(3)  # in which agents appear, die and are healed, too
+    team.wait_looks(3)  # agents appear, die and are healed meanwhile
 
     assert trace.read_text() == ""
     team.pane_agent(tmux, "work", "dev-2")
@@ -684,7 +684,7 @@ def test_the_same_warning_filled_my_disk(team: Team) -> None:
     task.write_text(sound[:20])
 
     agent.kill()
-    wait_until(lambda: team.running.did("escalated"), "a person to be told")
+    wait_until(lambda: team.running.did("escalated"), "an alert")
     team.wait_looks(4)
 
     assert len(team.running.did("escalated")) == 1
@@ -692,7 +692,7 @@ def test_the_same_warning_filled_my_disk(team: Team) -> None:
     task.write_text(sound)
     team.wait_given_back(task)
     team.wait_healed("dev-1")
-    wait_until(lambda: "alert_resolved" in log_events(team), "the end of it to be told")
+    wait_until(lambda: "alert_resolved" in log_events(team), "the end of the alert to be logged")
     assert log_events(team).count("alert_resolved") == 1
 
 
@@ -724,6 +724,6 @@ def test_i_detached_and_went_home_and_in_the_morning_my_task_was_said_to_have_fa
 
     team.wait_given_back(task)
     team.wait_healed("dev-1")
-    (told,) = team.running.did("requeued")
-    assert (told["evidence"]["charged"], told["evidence"]["cause"]) == (False, "terminated by the supervisor")
+    (requeued,) = team.running.did("requeued")
+    assert (requeued["evidence"]["charged"], requeued["evidence"]["cause"]) == (False, "terminated by the supervisor")
     assert team.running.did("dead_lettered") == []

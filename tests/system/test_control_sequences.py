@@ -1,4 +1,4 @@
-"""Nothing that others have written drives a person's terminal, and nothing of it is executed."""
+"""Texts of other programs: none drives a person's terminal, and none is executed."""
 
 from __future__ import annotations
 
@@ -34,30 +34,30 @@ from yolo_supervisor.system.process_backend import backend
 from yolo_supervisor.system.processes import Processes
 
 TYPED = "\33]0;x\7\33[2J\x9b31m\r\n\u202e\x7f\udcff$(touch owned)`touch owned`;touch owned"
-"""What may stand in a word of a command line, or in a file's name: a title, a clearing, a colour in one byte, lines of
-one's own, letters backwards, a delete, no text at all, and commands of a shell."""
+"""Text for arguments and names of files: a title, a clearing, a colour in one byte, more lines, letters backwards, a
+delete, no text at all, and commands of a shell."""
 
 WRITTEN = TYPED.replace("\udcff", "\ud800\0")
-"""What may stand in a JSON text."""
+"""The same for JSON texts, which may hold more."""
 
 
 def on_a_terminal(cli: Cli, *words: str) -> str:
-    """What a person sees of a command."""
+    """The output of a command at a terminal."""
     reader, writer = pty.openpty()
     tty.setraw(writer)  # it shows each byte as it comes
     child = start_program(words, cli.folder, writer, TERM="xterm-256color")
     os.close(writer)
-    told = b""
+    output = b""
     try:
         while True:
-            told += os.read(reader, 65536)
-    except OSError:  # EIO: nobody writes there any more
+            output += os.read(reader, 65536)
+    except OSError:  # EIO: no process has the terminal any more
         child.wait(LIMIT_S)
     finally:
         os.close(reader)
         child.kill()
         child.wait()
-    return told.decode("utf-8", "surrogateescape")
+    return output.decode("utf-8", "surrogateescape")
 
 
 def assert_harmless(text: str) -> None:
@@ -76,11 +76,11 @@ def test_typed_arguments_cannot_emit_control_sequences(cli: Cli, words: tuple[st
     assert_harmless(on_a_terminal(cli, *words))
 
 
-# -- everything that others write ---------------------------------------------------------------------------------
+# -- every text of other programs ---------------------------------------------------------------------------------
 
 
 def wrong_everywhere(value: Any) -> Any:
-    """The same with every text in it spoilt."""
+    """The same value with every text in it spoilt."""
     if isinstance(value, dict):
         return {key: wrong_everywhere(each) for key, each in value.items()}
     return WRITTEN + str(value) if isinstance(value, str) else value
@@ -93,7 +93,7 @@ def put(path: Path, *lines: Any) -> None:
 
 @pytest.fixture
 def spoilt(cli: Cli, project: Path, claude_home: Path) -> Iterator[Cli]:
-    """A project in which every text that others have written is spoilt. Nothing of it is executed."""
+    """A project in which every text of other programs is spoilt. None is executed."""
     name, planning, own = TYPED, project / ".yolo-planning", Paths(project)
     gone = ProcessId(os.getpid(), 1, Processes(backend()).boot)
     for team in ("red", name.replace("/", "")):
@@ -205,10 +205,10 @@ def test_external_text_cannot_emit_control_sequences_in_any_command(
         f"mode = {json.dumps(TYPED.replace(chr(0xDCFF), ''))}\n[{json.dumps('a' + chr(27))}]\nx = 1\n"
     )
     for words in lines(commands):
-        told = on_a_terminal(spoilt, *words[:2], *(["--json"] if form == "json" else []), *words[2:])
-        assert "Traceback" not in told, (words, told)
+        output = on_a_terminal(spoilt, *words[:2], *(["--json"] if form == "json" else []), *words[2:])
+        assert "Traceback" not in output, (words, output)
         try:
-            assert_harmless(told)
+            assert_harmless(output)
         except AssertionError as error:
             raise AssertionError(f"{' '.join(map(ascii, words))}: {error}") from None
 
@@ -229,12 +229,12 @@ def test_the_daemons_log_holds_no_control_sequence_either(
 
 
 def test_relay_messages_cannot_emit_control_sequences(spoilt: Cli) -> None:
-    """What a program that is run says itself is its own: it has the terminal."""
+    """The server's stderr is not filtered: a program that is run has the terminal."""
     server = spoilt.folder / "\33[2J\x9bserver"
     server.write_text(f"#!{sys.executable}\nprint({TYPED.replace(chr(0xDCFF), '')!r})")
     server.chmod(0o755)
 
-    told = on_a_terminal(spoilt, "mcp", "--", str(server))
+    output = on_a_terminal(spoilt, "mcp", "--", str(server))
 
-    assert "server wrote a line that is no JSON-RPC message" in told
-    assert_harmless(told)
+    assert "server wrote a line that is no JSON-RPC message" in output
+    assert_harmless(output)

@@ -1,4 +1,4 @@
-"""What is known of a real death: from the kernel, from tmux, and in the daemon's report."""
+"""The evidence of real deaths: from the kernel, from tmux, and in the daemon's report."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_a_death_leaves_one_report_for_people(team: Team) -> None:
     assert [entry["action"] for entry in shown["story"]] == ["died", "requeued", "forgotten"]
     assert report["class"] in team.cli("crash", "show", report["id"]).stdout
     assert f"crash show {report['id']}" in team.cli("explain", "agent", "dev-1").stdout
-    assert team.cli("crash", "show", "nobody").returncode == 1
+    assert team.cli("crash", "show", "no-one").returncode == 1
 
 
 def limited(team: Team, name: str, text: str = "Request rejected (429)", ago_s: float = 0) -> Path:

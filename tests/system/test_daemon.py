@@ -1,4 +1,4 @@
-"""The real daemon on real processes: what it promises from its start to its end."""
+"""The real daemon on real processes: its promises from its start to its end."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def command(*words: str, project: Path) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-# -- the main job -----------------------------------------------------------------------------------------------
+# -- recovery ---------------------------------------------------------------------------------------------------
 
 
 def test_a_killed_agent_is_healed_and_everything_else_is_untouched(
@@ -81,13 +81,13 @@ def test_a_killed_agent_is_healed_and_everything_else_is_untouched(
     untouched = {path: path.read_bytes() for path in (other, done, foreign)}
     victim = children.agent("dev-1", "team", project, TOOL)
     tool = int((project / "tool.pid").read_text())
-    neighbour = children.agent("dev-2", "team", project)
+    other_agent = children.agent("dev-2", "team", project)
     (planning / ".locks").mkdir()
     lease = planning / ".locks" / "src__a.js.lease"
     lease.write_text(json.dumps({"acquired_at": "2026-11-22T20:55:10Z", "owner": "dev-1", "resource": "src/a.js",
                                  "ttl_secs": 999999999, "type": "lease"}))  # fmt: skip
-    (planning / ".agent-pids").write_text(f"{victim.pid}\n{neighbour.pid}\n")
-    (planning / ".agent-panes").write_text(f"{victim.pid} %1\n{neighbour.pid} %2\n")
+    (planning / ".agent-pids").write_text(f"{victim.pid}\n{other_agent.pid}\n")
+    (planning / ".agent-panes").write_text(f"{victim.pid} %1\n{other_agent.pid} %2\n")
     (planning / ".agent-health").mkdir()
     (planning / ".agent-health" / "dev.json").write_text(json.dumps({"pid": victim.pid, "role": "dev"}))
     (planning / ".active-agent-count").write_text("2")
@@ -102,19 +102,19 @@ def test_a_killed_agent_is_healed_and_everything_else_is_untouched(
     assert (task["status"], "owner" in task, task["subject"]) == ("pending", False, "Fix bug")
     assert {path: path.read_bytes() for path in untouched} == untouched
     assert not lives(tool)
-    assert lives(neighbour.pid)
+    assert lives(other_agent.pid)
     assert not lease.exists()
-    assert (planning / ".agent-pids").read_text() == f"{neighbour.pid}\n"
-    assert (planning / ".agent-panes").read_text() == f"{neighbour.pid} %2\n"
+    assert (planning / ".agent-pids").read_text() == f"{other_agent.pid}\n"
+    assert (planning / ".agent-panes").read_text() == f"{other_agent.pid} %2\n"
     assert not (planning / ".agent-health" / "dev.json").exists()
     assert (planning / ".active-agent-count").read_text() == "1"
     order = [e["action"] for e in running.history() if e["evidence"].get("agent") == "dev-1@team"]
     assert order.index("terminated") > order.index("released")
-    order.remove("terminated")  # a process that ends at once is recorded when it was waited for
+    order.remove("terminated")  # a process that ends at once is recorded after its end
     assert order == ["requeued", "released", "repaired", "repaired", "repaired", "repaired", "forgotten"]
-    told = command("explain", "task", "team/1", project=project).stdout
-    assert "its owner dev-1 is dead" in told
-    assert f"pid: {victim.pid}" in told
+    story = command("explain", "task", "team/1", project=project).stdout
+    assert "its owner dev-1 is dead" in story
+    assert f"pid: {victim.pid}" in story
 
 
 def test_a_server_that_was_sent_to_the_background_before_survives_its_agent(
@@ -204,7 +204,7 @@ def test_a_task_is_left_until_the_client_gives_its_lock_back(
     lock.mkdir()
 
     victim.kill()
-    wait_until(lambda: running.did("died", "dev-1@team"), "the death to be told")
+    wait_until(lambda: running.did("died", "dev-1@team"), "the death to be recorded")
     assert read_task(path)["owner"] == "dev-1"
     assert not running.did("forgotten", "dev-1@team")
 
@@ -359,11 +359,11 @@ def test_a_second_signal_ends_it_at_once_though_a_grace_period_is_running(
         os.kill(tool, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("told", ["9" * 5000, "9" * 400, "1", "0", "²", ""])
+@pytest.mark.parametrize("value", ["9" * 5000, "9" * 400, "1", "0", "²", ""])
 async def test_any_watchdog_interval_of_the_service_manager_is_served(
-    project: Path, claude_home: Path, monkeypatch: pytest.MonkeyPatch, told: str
+    project: Path, claude_home: Path, monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
-    monkeypatch.setenv("WATCHDOG_USEC", told)
+    monkeypatch.setenv("WATCHDOG_USEC", value)
     monkeypatch.setenv("NOTIFY_SOCKET", "/nowhere")
     naps: list[float] = []
     monkeypatch.setattr("yolo_supervisor.daemon.daemon.until_next", lambda every_s: naps.append(every_s) or 3600.0)
@@ -372,7 +372,7 @@ async def test_any_watchdog_interval_of_the_service_manager_is_served(
     with anyio.move_on_after(0.01):
         await daemon._keep_manager_informed()
 
-    assert naps == [0.5 if told == "1" else 10.0]
+    assert naps == [0.5 if value == "1" else 10.0]
 
 
 def test_the_service_manager_hears_ready_reloading_stopping_and_the_watchdog(
@@ -402,7 +402,7 @@ def test_the_service_manager_hears_ready_reloading_stopping_and_the_watchdog(
         hear("STOPPING=1")
 
 
-# -- what may go wrong -------------------------------------------------------------------------------------------
+# -- failures ---------------------------------------------------------------------------------------------------
 
 
 def test_projects_are_isolated_from_each_others_failures(
@@ -429,8 +429,10 @@ def test_a_recreated_project_is_watched_again(
     other = tmp_path / "other"
     (other / ".yolo-planning").mkdir(parents=True)
     running = daemon("--project", str(other), config=QUICK)
-    wait_until(lambda: shutil.rmtree(project, ignore_errors=True) or not project.exists(), "nobody to write there")
-    wait_until(lambda: "is gone" in running.log.read_text(), "the loss to be told")
+    wait_until(
+        lambda: shutil.rmtree(project, ignore_errors=True) or not project.exists(), "the daemon to stop writing there"
+    )
+    wait_until(lambda: "is gone" in running.log.read_text(), "the loss to be logged")
 
     (project / ".yolo-planning").mkdir(parents=True, exist_ok=True)  # the daemon may be there first
     wait_until(lambda: running.did("started"), "the project to be watched again")
@@ -453,7 +455,7 @@ def test_no_action_is_taken_until_it_can_be_journaled(
     unlimited = resource.prlimit(running.child.pid, resource.RLIMIT_FSIZE, (full, resource.RLIM_INFINITY))
 
     victim.kill()
-    wait_until(lambda: "File too large" in running.log.read_text(), "the trouble to be told")
+    wait_until(lambda: "File too large" in running.log.read_text(), "the error to be logged")
     assert read_task(task)["owner"] == "dev-1"
     assert lives(tool)
 
@@ -466,7 +468,7 @@ def test_no_action_is_taken_until_it_can_be_journaled(
 
 @pytest.fixture(params=["a full disk", "a reader that is gone"])
 def unheard(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[BinaryIO]:
-    """A stream to which nothing can be written; what was meant for it stays in the writer's buffer."""
+    """A stream to which nothing can be written; the text for it stays in the writer's buffer."""
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     if request.param == "a full disk":
         stream = open("/dev/full", "wb")  # noqa: SIM115 - closed below
@@ -644,7 +646,7 @@ def status(project: Path) -> dict[str, Any]:
 
 
 def test_the_tree_of_an_agent_is_saved_at_its_registration(daemon: Start, children: Children, project: Path) -> None:
-    """A daemon that dies before its next sample leaves no orphan that the following one does not know."""
+    """If the daemon dies before its next sample, the following one knows every orphan."""
     start = "tool = subprocess.Popen(['sleep', '600'])"
     program = f"import subprocess; {start}; print('started', tool.pid, sep='\\n', flush=True)"
     agent = children.agent("dev-1", "team", project, program)
@@ -663,8 +665,8 @@ def test_status_shows_the_running_daemon(daemon: Start, children: Children, proj
 
     answer = status(project)
     assert answer["daemon"] == {**answer["daemon"], "running": True, "pid": running.child.pid, "mode": "heal"}
-    told = answer["projects"][0]["agents"]
-    assert [(a["id"], a["pid"], a["state"]) for a in told] == [("dev-1@team", agent.pid, "alive")]
+    agents = answer["projects"][0]["agents"]
+    assert [(a["id"], a["pid"], a["state"]) for a in agents] == [("dev-1@team", agent.pid, "alive")]
     names = [watcher["name"] for watcher in answer["projects"][0]["watchers"]]
     assert names == ["state", "agents", "sessions", "tasks", "leases", "flags"]
 

@@ -1,4 +1,4 @@
-"""Tasks that kept failing: set aside with their story, out of everybody's reach, until a person has looked at them."""
+"""Tasks that kept failing: set aside with their story, out of every agent's reach, until a person decides."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def cli(cli_of_teams: Cli) -> Cli:
 
 
 def fail(project: Path, path: Path, steps: int = 2) -> None:
-    """The task's only attempt has failed, and so many steps of what follows are done; then we are killed."""
+    """Let the task's only attempt fail, and apply the first ``steps`` actions of the decision, as if killed then."""
     data = path.read_bytes()
     if path.name == execution_state.STATE_FILE:
         (found, *_) = execution_state.plans(data, path) or []
@@ -80,7 +80,7 @@ def did(project: Path) -> list[str]:
     return [each["action"] for each in history(Paths(project).journal)]
 
 
-# -- what it is ------------------------------------------------------------------------------------------------------
+# -- a dead letter ---------------------------------------------------------------------------------------------------
 
 
 def test_a_dead_letter_stays_listed_and_cannot_be_claimed_or_requeued(cli: Cli, claude_home: Path) -> None:
@@ -131,10 +131,10 @@ def test_an_unknown_dead_letter_is_not_found(cli: Cli, claude_home: Path, word: 
     path = dead_letter(cli.folder, claude_home)
     before = path.read_bytes()
 
-    told = cli("dead-letter", word, ident)
+    result = cli("dead-letter", word, ident)
 
-    assert told.returncode == 1
-    assert "no dead letter" in told.stderr
+    assert result.returncode == 1
+    assert "no dead letter" in result.stderr
     assert path.read_bytes() == before
 
 
@@ -142,10 +142,10 @@ def test_an_ambiguous_short_name_of_a_dead_letter_is_reported(cli: Cli, claude_h
     for team in ("red", "blue"):
         dead_letter(cli.folder, claude_home, team)
 
-    told = cli("dead-letter", "redrive", "3")
+    result = cli("dead-letter", "redrive", "3")
 
-    assert told.returncode == 1
-    assert "blue/3 or red/3" in told.stderr
+    assert result.returncode == 1
+    assert "blue/3 or red/3" in result.stderr
     assert ids(cli) == ["blue/3", "red/3"]
 
 
@@ -199,10 +199,10 @@ def test_changes_by_the_lead_to_a_dead_letter_stand(
     path = write_task(claude_home, "red", 3, owner, status)
     before = path.read_bytes()
 
-    told = cli("dead-letter", word, "3")
+    result = cli("dead-letter", word, "3")
 
-    assert told.returncode == 1
-    assert "the task was not changed" in told.stderr
+    assert result.returncode == 1
+    assert "the task was not changed" in result.stderr
     assert path.read_bytes() == before
     assert ids(cli) == []
     assert not letters(cli.folder)
@@ -229,7 +229,7 @@ def test_a_dead_letter_of_a_deleted_list_is_removed(cli: Cli, claude_home: Path)
 # -- drop ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_dropped_task_is_gone_and_the_journal_keeps_what_it_was(cli: Cli, claude_home: Path) -> None:
+def test_a_dropped_task_is_gone_and_the_journal_keeps_its_content(cli: Cli, claude_home: Path) -> None:
     path = dead_letter(cli.folder, claude_home)
     write_task(claude_home, "red", 4, blockedBy=["3"])
     before, story = path.read_text(), letters(cli.folder)[0].read_text()
@@ -257,7 +257,7 @@ def test_a_dropped_plan_stays_in_the_execution_state_as_failed(cli: Cli) -> None
     assert ids(cli) == []
 
 
-# -- in the middle of it ---------------------------------------------------------------------------------------------
+# -- interruptions ---------------------------------------------------------------------------------------------------
 
 
 def test_a_task_completed_at_the_last_moment_is_no_dead_letter(cli: Cli, claude_home: Path) -> None:

@@ -1,4 +1,4 @@
-"""The plugin's defects in looking after agents, by their numbers: in each case the supervisor must do better.
+"""The plugin's defects in supervising agents, by their numbers: in each case the supervisor must do better.
 
 Every test runs the real daemon over real processes.
 """
@@ -39,12 +39,12 @@ time.sleep(600)
 
 
 def calls_hooks(*events: tuple[str, dict[str, Any]]) -> str:
-    """A program that runs our hook as the client does: by a shell in a session of its own, with real payloads."""
+    """A program that runs our hook as the client does: by a shell in a separate session, with real payloads."""
     return CALLS_A_HOOK.format(events=[(event, json.dumps(payload)) for event, payload in events])
 
 
 def payload_of(event: str, project: Path, **more: Any) -> dict[str, Any]:
-    """What the client really sends: no pid, ever."""
+    """A payload as the client really sends it: never with a pid."""
     session = "85d6cfb4-e039-4e27-ad22-f3bfa65d65f7"
     transcript = f"/home/.claude/projects/x/{session}.jsonl"
     common = {"session_id": session, "transcript_path": transcript, "cwd": str(project)}
@@ -72,11 +72,11 @@ def test_d1_two_agents_of_one_role_are_two(team: Team) -> None:
 
 
 def test_d4_a_reused_pid_names_no_agent(team: Team) -> None:
-    stranger = team.children.start("sleep", "600", cwd=team.project)
-    now = team.identity(stranger.pid)
+    bystander = team.children.start("sleep", "600", cwd=team.project)
+    now = team.identity(bystander.pid)
     team.record("dev-1", ProcessId(now.pid, now.started - 1, now.boot))
     task = team.task("dev-1")
-    (team.planning / ".agent-pids").write_text(f"{stranger.pid}\n")
+    (team.planning / ".agent-pids").write_text(f"{bystander.pid}\n")
 
     team.supervise()
 
@@ -84,7 +84,7 @@ def test_d4_a_reused_pid_names_no_agent(team: Team) -> None:
     assert given_back(task)
     assert "belongs to another process now" in team.running.did("died")[0]["reason"]
     assert team.running.did("registered") == []
-    assert stranger.poll() is None
+    assert bystander.poll() is None
 
 
 def test_d5_minus_one_in_a_pid_file_signals_no_process(team: Team) -> None:
@@ -179,9 +179,9 @@ def test_d25_an_orphan_that_is_called_claude_is_left_alone(team: Team, tmp_path:
     reads, lifeline = os.pipe()
     parent = "import subprocess, sys; print(subprocess.Popen(sys.argv[1], stdin=int(sys.argv[2]), stdout=2).pid)"
     command = [sys.executable, "-c", parent, str(claude), str(reads)]
-    told = subprocess.run(command, pass_fds=[reads], stdout=subprocess.PIPE, cwd=team.project, check=True)
+    result = subprocess.run(command, pass_fds=[reads], stdout=subprocess.PIPE, cwd=team.project, check=True)
     os.close(reads)
-    orphan = team.identity(int(told.stdout))  # its parent is gone; it ends when the test closes its lifeline
+    orphan = team.identity(int(result.stdout))  # its parent is gone; it ends when the test closes its lifeline
 
     team.supervise()
     team.wait_looks()
@@ -194,7 +194,7 @@ def test_d25_an_orphan_that_is_called_claude_is_left_alone(team: Team, tmp_path:
 
 @pytest.fixture
 def leaked_lock() -> Iterator[Path]:
-    """The machine's lock over all pid files, as a hook that was killed leaves it: nobody's, for ever."""
+    """The machine's lock over all pid files, as a killed hook leaves it: without a holder, for ever."""
 
     def taken() -> bool:
         try:
@@ -203,7 +203,7 @@ def leaked_lock() -> Iterator[Path]:
             return False
         return True
 
-    wait_until(taken, f"{plugin_agents.PID_LOCK} to be free: somebody else on this machine holds it")
+    wait_until(taken, f"{plugin_agents.PID_LOCK} to be free: another process on this machine holds it")
     long_ago = time.time() - 3600
     os.utime(plugin_agents.PID_LOCK, (long_ago, long_ago))
     yield plugin_agents.PID_LOCK
@@ -244,10 +244,10 @@ def test_d34_the_doctor_calls_no_mark_stale_whose_agent_is_at_work(team: Team) -
     session.write_text("session")
     os.utime(mark, (0, 0))
 
-    told = team.cli("doctor", "--fix")
+    fixed = team.cli("doctor", "--fix")
 
-    assert told.returncode == 0, told.stdout
-    assert ".active-agent" not in told.stdout
+    assert fixed.returncode == 0, fixed.stdout
+    assert ".active-agent" not in fixed.stdout
     assert (mark.read_text(), session.read_text(), agent.poll()) == ("dev", "session", None)
 
 

@@ -1,4 +1,4 @@
-"""The fire drill: it heals what it breaks, and it says so when it does not."""
+"""The fire drill: it heals every fault that it injects, and reports a fault that is not healed."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def drill(*words: str, folder: Path, **environment: str) -> subprocess.Completed
     )  # fmt: skip
 
 
-class Stage:
-    """Where drills put up their stages: a temporary folder of our own."""
+class DrillFolder:
+    """The temporary folder in which drills make their sandboxes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -72,11 +72,11 @@ class Stage:
         return holder.process.pid
 
     def at_work(self) -> dict[int, str]:
-        """The processes that stand in the folder, or bear it in their command lines."""
-        everybody = {int(path.name): _told_of(path) for path in Path("/proc").glob("[0-9]*")}
-        return {pid: told for pid, told in everybody.items() if str(self.folder) in told}
+        """The processes with the folder as working directory, or in their command lines."""
+        all_processes = {int(path.name): _described(path) for path in Path("/proc").glob("[0-9]*")}
+        return {pid: text for pid, text in all_processes.items() if str(self.folder) in text}
 
-    def told(self) -> str:
+    def descriptions(self) -> str:
         return "\n".join(self.at_work().values())
 
     def clear(self) -> None:
@@ -87,7 +87,7 @@ class Stage:
                 handle.close()
 
 
-def _told_of(process: Path) -> str:
+def _described(process: Path) -> str:
     try:
         return f"{os.readlink(process / 'cwd')}\0{(process / 'cmdline').read_bytes().decode(errors='replace')}"
     except OSError:
@@ -95,11 +95,11 @@ def _told_of(process: Path) -> str:
 
 
 @pytest.fixture
-def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+def drill_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DrillFolder]:
     folder = tmp_path / "t"
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
-    made = Stage(folder)
+    made = DrillFolder(folder)
     yield made
     made.clear()
 
@@ -110,7 +110,7 @@ def test_these_are_all_faults() -> None:
 
 QUICK = ("agent-killed", "pid-reused", "supervisor-killed", "lease-abandoned", "mcp-error", "command-hangs")
 DRILLED = FAULTS if TIER != "quick" else {group: [*set(names) & {*QUICK}] for group, names in FAULTS.items()}
-"""A quick run drills one fault of each group: most faults have tests of their own."""
+"""A quick run drills one fault of each group: most faults have separate tests."""
 
 
 @pytest.mark.parametrize("group", DRILLED)
@@ -136,7 +136,7 @@ def test_a_supervisor_killed_in_the_middle_of_healing_finishes_it_after_its_rest
 def test_a_supervisor_that_only_observes_fails_the_drill() -> None:
     with sandbox.new_sandbox() as scratch:
         file = scratch.project / ".yolo-planning" / "supervisor.toml"
-        file.write_text("mode = 'observe'\n" + file.read_text())  # it is not trusted any more, and does less
+        file.write_text("mode = 'observe'\n" + file.read_text())  # no longer trusted, it only restricts
         scratch.start_daemon()
         result = trial.run_trial(scratch, faults.FAULTS["agent-killed"], random.Random(1), limit_s=3.0)
 
@@ -151,45 +151,47 @@ def test_an_unknown_fault_is_refused_with_those_there_are(tmp_path: Path) -> Non
     assert "agent-killed" in ended.stderr
 
 
-def test_a_killed_drill_leaves_no_process_and_no_folder(stage: Stage, children: Children) -> None:
+def test_a_killed_drill_leaves_no_process_and_no_folder(drill_folder: DrillFolder, children: Children) -> None:
     running = children.start(*PROGRAM, "drill", "--faults", "agent-killed", "--rounds", "9")
-    stage.wait_until_an_agent_is_killed()
+    drill_folder.wait_until_an_agent_is_killed()
 
     running.kill()
 
-    wait_until(lambda: not any(stage.folder.iterdir()), "the folder to be removed")
-    wait_until(lambda: not stage.at_work(), "the processes of the drill to be gone")
+    wait_until(lambda: not any(drill_folder.folder.iterdir()), "the folder to be removed")
+    wait_until(lambda: not drill_folder.at_work(), "the processes of the drill to be gone")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["a timeout", "a closed terminal"])
-def test_a_drill_that_is_ended_leaves_nothing(stage: Stage, children: Children, number: int) -> None:
+def test_a_drill_that_is_ended_leaves_nothing(drill_folder: DrillFolder, children: Children, number: int) -> None:
     running = children.start(*PROGRAM, "drill", "--faults", "agent-killed", "--rounds", "9")
-    stage.wait_until_an_agent_is_killed()
-    assert len(stage.at_work()) >= 4  # the daemon, tmux, the other agent and its tool
+    drill_folder.wait_until_an_agent_is_killed()
+    assert len(drill_folder.at_work()) >= 4  # the daemon, tmux, the other agent and its tool
 
     running.send_signal(number)
 
     assert running.wait(LIMIT_S) == 128 + number
-    assert list(stage.folder.iterdir()) == []
-    wait_until(lambda: not stage.at_work(), "those that were killed to be gone")
+    assert list(drill_folder.folder.iterdir()) == []
+    wait_until(lambda: not drill_folder.at_work(), "those that were killed to be gone")
 
 
-def test_a_drill_that_is_ended_while_an_agent_starts_leaves_nothing(stage: Stage, children: Children) -> None:
+def test_a_drill_that_is_ended_while_an_agent_starts_leaves_nothing(
+    drill_folder: DrillFolder, children: Children
+) -> None:
     running = children.start(*PROGRAM, "drill", "--faults", "agent-killed")
-    wait_until(lambda: "drill.fake_agent" in stage.told(), "an agent to start")
-    running.send_signal(signal.SIGSTOP)  # it does not learn whom it has started
-    wait_until(lambda: any(stage.folder.glob("*/dev-*.ready")), "the agent's tool to be there")
+    wait_until(lambda: "drill.fake_agent" in drill_folder.descriptions(), "an agent to start")
+    running.send_signal(signal.SIGSTOP)  # it does not learn which process it has started
+    wait_until(lambda: any(drill_folder.folder.glob("*/dev-*.ready")), "the agent's tool to be there")
 
     running.terminate()
     running.send_signal(signal.SIGCONT)
 
     assert running.wait(LIMIT_S) == 128 + signal.SIGTERM
-    assert list(stage.folder.iterdir()) == []
-    wait_until(lambda: not stage.at_work(), "those that were killed to be gone")
+    assert list(drill_folder.folder.iterdir()) == []
+    wait_until(lambda: not drill_folder.at_work(), "those that were killed to be gone")
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether every thread of the process stands still: none takes a signal any more."""
+    """Whether every thread of the process is stopped: none takes a signal any more."""
     threads = Path(f"/proc/{pid}/task").glob("*/status")
     return all(re.search(r"^State:\s*T", thread.read_text(), re.MULTILINE) for thread in threads)
 
@@ -200,25 +202,25 @@ def is_asked_to_end(pid: int) -> bool:
     return pending is not None and bool(int(pending[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
-def test_an_impatient_ctrl_c_leaves_nothing_either(stage: Stage, children: Children) -> None:
+def test_an_impatient_ctrl_c_leaves_nothing_either(drill_folder: DrillFolder, children: Children) -> None:
     running = children.start(*PROGRAM, "drill", "--faults", "agent-killed", "--rounds", "9", start_new_session=True)
-    stage.wait_until_an_agent_is_killed()
+    drill_folder.wait_until_an_agent_is_killed()
 
-    daemon = stage.daemon()
-    os.kill(daemon, signal.SIGSTOP)  # it will not be hurried, and the drill waits for its end
+    daemon = drill_folder.daemon()
+    os.kill(daemon, signal.SIGSTOP)  # it cannot end sooner, and the drill waits for its end
     wait_until(lambda: is_stopped(daemon), "the daemon to stand still")
 
     os.killpg(running.pid, signal.SIGINT)
-    wait_until(lambda: is_asked_to_end(daemon), "the stage to be cleared")
+    wait_until(lambda: is_asked_to_end(daemon), "the drill_folder to be cleared")
     os.killpg(running.pid, signal.SIGINT)
     os.kill(daemon, signal.SIGCONT)
 
     running.wait(LIMIT_S)
-    assert list(stage.folder.iterdir()) == []
-    wait_until(lambda: not stage.at_work(), "those that were killed to be gone")
+    assert list(drill_folder.folder.iterdir()) == []
+    wait_until(lambda: not drill_folder.at_work(), "those that were killed to be gone")
 
 
-def test_a_user_who_has_no_shell_may_drill(tmp_path: Path) -> None:
+def test_a_user_without_a_shell_may_drill(tmp_path: Path) -> None:
     nologin = tmp_path / "nologin"
     nologin.write_text("#!/bin/sh\nexit 1\n")
     nologin.chmod(0o755)
@@ -229,8 +231,10 @@ def test_a_user_who_has_no_shell_may_drill(tmp_path: Path) -> None:
     assert json.loads(ended.stdout)["faults"][0]["healed"] == 1
 
 
-def test_where_the_temporary_folder_is_too_deep_for_tmux_one_sentence_says_so(stage: Stage, tmp_path: Path) -> None:
-    deep = stage.folder / ("x" * 100)
+def test_where_the_temporary_folder_is_too_deep_for_tmux_one_sentence_says_so(
+    drill_folder: DrillFolder, tmp_path: Path
+) -> None:
+    deep = drill_folder.folder / ("x" * 100)
     deep.mkdir()
 
     ended = drill("--json", folder=tmp_path, TMPDIR=str(deep))
@@ -239,4 +243,4 @@ def test_where_the_temporary_folder_is_too_deep_for_tmux_one_sentence_says_so(st
     (sentence,) = ended.stderr.splitlines()
     assert sentence.startswith("yolo-supervisor: the drill cannot use tmux here: ")
     assert list(deep.iterdir()) == []
-    assert stage.at_work() == {}
+    assert drill_folder.at_work() == {}

@@ -1,4 +1,4 @@
-"""The supervisor lasts: with few descriptors, over a day of faults, and when it is not given any time to run."""
+"""Endurance: few descriptors, a day of faults, and a supervisor that is stopped for a while."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ LIMITED = (
 
 
 def descriptors(pid: int) -> list[str]:
-    """What the process has open; what it closes while we look is left out."""
+    """The targets of the process's descriptors, without those that it closes meanwhile."""
     found = []
     for path in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):
@@ -63,7 +63,7 @@ def descriptors(pid: int) -> list[str]:
 
 
 def watched_by(pid: int) -> set[int]:
-    """The processes whose end the kernel tells this one of."""
+    """The processes whose end the kernel reports to this one."""
     found = set()
     for path in Path(f"/proc/{pid}/fdinfo").iterdir():
         with contextlib.suppress(FileNotFoundError):
@@ -93,7 +93,7 @@ def test_with_64_descriptors_and_more_agents_than_that_all_are_healed(
     seen, unseen = min(names.keys() & watched), min(names.keys() - watched)
     assert LIMIT // 8 < len(watched) <= LIMIT // 2
 
-    for pid, proof in (  # the unseen one first: the end of the other frees a descriptor to watch it by
+    for pid, proof in (  # the unwatched one first: the end of the other frees a descriptor to watch it
         (unseen, f"process {unseen} no longer exists"),
         (seen, f"the kernel reported the exit of process {seen}"),
     ):
@@ -114,7 +114,7 @@ def test_with_64_descriptors_and_more_agents_than_that_all_are_healed(
         child.kill()
         child.wait()
     running.wait(lambda: len(running.did("forgotten")) == len(running.did("registered")), "all to be healed")
-    running.wait(lambda: '"fd_limit_cleared"' in log.read_text(), "that to be told")
+    running.wait(lambda: '"fd_limit_cleared"' in log.read_text(), "that to be logged")
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     limits = [(line["event"], line["level"]) for line in lines if line["event"].startswith("fd_limit_")]
     assert limits == [("fd_limit_reached", "warning"), ("fd_limit_cleared", "info")]
@@ -143,21 +143,21 @@ JOURNAL = 2**17
 
 
 PARSED = {"Session", "Team", "Member", "Snapshot"}
-"""What stands in files is kept as it was parsed, up to a bound that no day reaches."""
+"""Types of parsed files, which are kept up to a bound that no day reaches."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What the supervisor and its world use, when nothing is under way."""
+    """The resources that the supervisor and its world use while nothing is under way."""
 
     descriptors: int
     threads: int
     tasks: int
     blocks: int
-    """Pieces of memory that Python has given out."""
+    """Memory blocks that Python has allocated."""
     resident_kib: int
     objects: Counter[str]
-    """How many there are of each type of ours."""
+    """The number of objects of each type of ours."""
 
     @classmethod
     def now(cls) -> Figures:
@@ -175,7 +175,7 @@ class Figures:
 
 
 class LongWorld(World):
-    """A world that can forget what is over: nothing in it may grow either. It is not looked at as often."""
+    """A world that forgets finished work, so that it does not grow either. Looks at it are rarer."""
 
     config = msgspec.structs.replace(
         CONFIG,
@@ -186,7 +186,7 @@ class LongWorld(World):
     )
 
     def forget(self) -> None:
-        """Everybody is gone; people and clients tidy up, as they do."""
+        """End all agents, and tidy up as people and clients do."""
         for process in list(self.machine.table.values()):
             if process.kind != "agent" and process.pid not in (1, os.getpid()):
                 self.machine.end(process)
@@ -207,7 +207,7 @@ class LongWorld(World):
         self.story.clear()
 
     def forget_done(self) -> None:
-        """What is finished, or was a session's that is over."""
+        """Remove the tasks that are finished, or belong to a session that has ended."""
         done = [p for p in self.papers if p.said["status"] == "completed" or p.path.parent.name != "red"]
         for paper in done:
             paper.path.unlink()
@@ -239,12 +239,12 @@ class LongWorld(World):
         await self.spend(max(0.0, ends_s - self.time.s))
 
     def look_at_the_journal(self) -> None:
-        """It may have forgotten the beginning of the day."""
+        """Skip this check: the journal may have dropped the beginning of the day."""
 
 
 @pytest.fixture
 def long_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LongWorld]:
-    """Whose log is the real one, in a file."""
+    """A long world with the real log, in a file."""
     if sys.platform != "linux":
         pytest.skip("the machine is made of Linux's descriptors")
     world = LongWorld(1, True, tmp_path / "world")
@@ -284,8 +284,8 @@ def test_after_a_day_of_faults_nothing_has_grown_and_all_is_healed(long_world: L
     grown = {kind: number - first.objects[kind] for kind, number in last.objects.items() if kind not in PARSED}
     assert max(grown.values()) < len(figures), f"less than one an hour: {grown}"
     assert max(journals) < JOURNAL * 1.1, "a segment is closed by the line that makes it full"
-    told = Counter(line["event"] for line in logged(tmp_path))
-    assert min(told[what] for what in ("died", "requeued", "released", "restored")) > HOURS / 5, told
+    events = Counter(line["event"] for line in logged(tmp_path))
+    assert min(events[what] for what in ("died", "requeued", "released", "restored")) > HOURS / 5, events
 
 
 @pytest.mark.thorough
@@ -321,13 +321,13 @@ def test_a_healthy_day_writes_less_than_100_kilobytes_so_each_quarter_of_it_less
     assert sum(written) < 25_000, written
 
 
-# -- not given any time to run ---------------------------------------------------------------------------------------
+# -- a stopped supervisor --------------------------------------------------------------------------------------------
 
 SHORT = f"{QUICK}[leases]\ninterval_s = 0.25\n[tasks]\ninterval_s = 0.25\nidle_limit_s = 5.0\n"
 
 
 def at_work(team: Team, name: str) -> str:
-    """What an agent does whose transcript shows that it works."""
+    """The program of an agent whose transcript shows that it works."""
     write = f"write_turn({name!r}, 'red', Path.cwd(), ended=False, home=Path({str(team.claude)!r}))"
     return f"""
 import threading, time
@@ -343,7 +343,7 @@ threading.Thread(target=work, daemon=True).start()
 
 @contextlib.contextmanager
 def stopped(*processes: subprocess.Popen[bytes] | WarmChild) -> Iterator[None]:
-    """They get no processor time meanwhile."""
+    """Stop the processes meanwhile."""
     for process in processes:
         process.send_signal(signal.SIGSTOP)
         wait_until(lambda pid=process.pid: state_of(pid) == "T", "it to stop")
@@ -359,7 +359,7 @@ def state_of(pid: int) -> str:
 
 
 def wait_tasks_looked_at(team: Team, meanwhile: Callable[[], bool] = lambda: True) -> None:
-    """Until the daemon has begun and ended a look at the tasks from now on."""
+    """Wait until the daemon has begun and ended a look at the tasks."""
     looks = set[str]()
 
     def often() -> bool:
@@ -378,7 +378,7 @@ def test_a_lease_that_was_renewed_while_the_daemon_was_stopped_is_not_ended(team
     by_the_plugin = team.planning / ".locks" / plugin_leases.lease_file("docs")
 
     def held(owner: str, ttl_s: int) -> None:
-        """As the plugin writes a lease: in its place."""
+        """Write a lease in place, as the plugin does."""
         by_the_plugin.write_bytes(plugin_leases.dump_lease("docs", owner, datetime.now(UTC), ttl_s))
 
     for resource in ("renewed", "abandoned"):
@@ -391,7 +391,7 @@ def test_a_lease_that_was_renewed_while_the_daemon_was_stopped_is_not_ended(team
             team.cli("lease", "renew", "renewed", "--owner", "dev-1", "--ttl", "600").check_returncode()
             held("dev-1", 600)
 
-    running.wait(lambda: running.did("released", "abandoned"), "the one that nobody has renewed to be ended")
+    running.wait(lambda: running.did("released", "abandoned"), "the lease that was not renewed to be ended")
     team.wait_looks()
     assert [entry["key"] for entry in running.did("released")] == ["abandoned"]
     assert {lease["resource"] for lease in team.cli.json("lease", "list")["leases"]} == {"renewed", "docs"}
@@ -400,7 +400,7 @@ def test_a_lease_that_was_renewed_while_the_daemon_was_stopped_is_not_ended(team
 
 
 @on_linux
-def test_the_tasks_of_those_who_worked_while_the_daemon_was_stopped_stay_theirs(team: Team) -> None:
+def test_agents_that_worked_while_the_daemon_was_stopped_keep_their_tasks(team: Team) -> None:
     running = team.supervise(SHORT)
     team.agent("worker", program=at_work(team, "worker"))
     team.agent("idler")
@@ -409,7 +409,7 @@ def test_the_tasks_of_those_who_worked_while_the_daemon_was_stopped_stay_theirs(
     token = team.cli.json("task", "claim", of_guest.stem, "--owner", "guest")["token"]
 
     def beats() -> bool:
-        """The guest, of whom nothing but this is known."""
+        """Send the guest's heartbeat, its only sign of life."""
         with contextlib.closing(Store(team.project)) as store:
             store.open()
             return store.beat(f"red/{of_guest.stem}", token, time.monotonic(), team.processes.boot)
@@ -421,7 +421,7 @@ def test_the_tasks_of_those_who_worked_while_the_daemon_was_stopped_stay_theirs(
             assert beats()
             time.sleep(0.1)
 
-    running.wait(lambda: beats() and given_back(of_idler), "the task of one who did nothing to be given back")
+    running.wait(lambda: beats() and given_back(of_idler), "the task of the idle one to be requeued")
     assert [read_task(task)["status"] for task in (of_worker, of_guest)] == ["in_progress"] * 2
     assert {entry["key"] for entry in running.did("requeued")} == {f"red/{of_idler.stem}"}
 
@@ -459,7 +459,7 @@ def test_graces_pass_only_while_the_supervisor_is_awake(team: Team, tmux: Privat
     team.wait_sessions_looked_at()
 
     def pause(since_s: float, grace_s: float, ends: Callable[[], bool], what: str) -> None:
-        """Stop the supervisor for longer than the grace that began then; afterwards the rest of it passes."""
+        """Stop the supervisor for longer than the grace that began at ``since_s``; then let the rest of it pass."""
         with stopped(running.child):
             rest_s = grace_s - (time.monotonic() - since_s)
             until_s = time.monotonic() + grace_s + 1.0

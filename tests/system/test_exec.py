@@ -35,10 +35,10 @@ from yolo_supervisor.system.process_backend import backend
 from yolo_supervisor.system.processes import Processes
 
 EXEC = (*PROGRAM, "exec")
-LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives orphans to those who ask for them")
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has child subreapers")
 
 SHORT = ("--timeout", "0.6")
-"""A limit that is reached, but not before the command has started its children."""
+"""A limit that passes only after the command has started its children."""
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
@@ -53,7 +53,7 @@ def pids(path: Path) -> list[int]:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """Runs ``exec`` with these arguments, without a terminal."""
+    """Run ``exec`` with these arguments, without a terminal."""
 
     def call(*argv: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
         return plain(*EXEC, *argv, **options)
@@ -88,7 +88,7 @@ def entries(project: Path) -> list[dict[str, Any]]:
     return history(project / ".yolo-planning" / ".supervisor" / "journal.jsonl")
 
 
-# -- it ends as the command ends --------------------------------------------------------------------------------------
+# -- exit codes -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("code", [0, 1, 124, 255])
@@ -121,7 +121,7 @@ def test_file_that_is_not_a_program_exits_with_126(run: Run, tmp_path: Path) -> 
     assert [run("--", name).returncode for name in ("./notes.txt", str(tmp_path))] == [126, 126]
 
 
-# -- how it is called -------------------------------------------------------------------------------------------------
+# -- arguments --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("argv", [[], ["--"], ["--timeout", "3"]])
@@ -187,7 +187,7 @@ def test_arguments_that_are_not_text_are_printed_escaped(run: Run) -> None:
     assert b"\033" not in slow.stderr + missing.stderr, "it must not drive the reader's terminal"
 
 
-# -- it is the command, for all that the command can see ----------------------------------------------------------
+# -- transparency -------------------------------------------------------------------------------------------------
 
 
 def test_output_is_passed_byte_for_byte(run: Run, tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def test_environment_is_inherited(tmp_path: Path) -> None:
         assert sorted(itself.split(b"\0")) == sorted(through.split(b"\0"))
 
 
-def test_working_folder_is_inherited_whatever_the_project(run: Run, project: Path, tmp_path: Path) -> None:
+def test_working_folder_is_inherited_with_any_project(run: Run, project: Path, tmp_path: Path) -> None:
     (here := tmp_path / "here").mkdir()
 
     assert run("--project", str(project), "--", "pwd", cwd=here).stdout.decode().strip() == str(here.resolve())
@@ -303,7 +303,7 @@ TREES = {
     "the command": "echo $$ >> pids; exec sleep 60",
     "a child": "echo $$ >> pids; sleep 60 & echo $! >> pids; wait",
     "a grandchild": "echo $$ >> pids; sh -c 'echo $$ >> pids; sleep 60 & echo $! >> pids; wait' & wait",
-    "one in a session of its own": "echo $$ >> pids; setsid sh -c 'echo $$ >> pids; exec sleep 60' & wait",
+    "one in a separate session": "echo $$ >> pids; setsid sh -c 'echo $$ >> pids; exec sleep 60' & wait",
     "a stopped one": "echo $$ >> pids; sleep 60 & echo $! >> pids; kill -STOP $!; wait",
     "itself stopped": "echo $$ >> pids; kill -STOP $$; sleep 60",
     "many": "for i in $(seq 64); do sleep 60 & echo $! >> pids; done; wait",
@@ -311,7 +311,7 @@ TREES = {
 }  # fmt: skip
 ORPHANS = {
     "an orphan": "echo $$ >> pids; (sleep 60 & echo $! >> pids); sleep 60",
-    "an orphan in a session of its own": "(setsid sh -c 'echo $$ >> pids; exec sleep 60' &); sleep 60",
+    "an orphan in a separate session": "(setsid sh -c 'echo $$ >> pids; exec sleep 60' &); sleep 60",
     "an orphan's child": "(setsid sh -c 'sleep 60 & echo $$ $! >> pids; wait' &); sleep 60",
     "an orphan started on the way out":
         "trap 'setsid sh -c \"echo \\$\\$ >> pids; exec sleep 60\" & exit' TERM; echo $$ >> pids; sleep 60 & wait",
@@ -384,7 +384,7 @@ def test_process_that_keeps_forking_is_ended(children: Children) -> None:
 
     assert child.stdout is not None
     os.set_blocking(child.stdout.fileno(), False)
-    output = child.stdout  # at its end once those that were killed are gone; they would flee for ten minutes otherwise
+    output = child.stdout  # ends once the killed processes are gone; without kills they would fork for ten minutes
     wait_until(lambda: output.read() == b"", "the output to be closed")
 
 
@@ -540,7 +540,7 @@ def test_tmux_server_of_the_command_is_not_ended(run: Run, tmp_path: Path) -> No
         subprocess.run([*tmux, "kill-server"], check=True)
 
 
-# -- again ------------------------------------------------------------------------------------------------------------
+# -- retries ----------------------------------------------------------------------------------------------------------
 
 
 def test_timeout_is_not_retried_by_default(run: Run, tmp_path: Path) -> None:
@@ -721,7 +721,7 @@ Call = Callable[..., Terminal]
 
 @pytest.fixture
 def terminal(tmp_path: Path) -> Iterator[Call]:
-    """Runs ``exec`` with these arguments in a terminal."""
+    """Run ``exec`` with these arguments in a terminal."""
     called: list[Terminal] = []
 
     def call(*argv: str) -> Terminal:
@@ -827,7 +827,7 @@ def test_nested_exec_has_a_separate_limit(run: Run) -> None:
     assert report(done)["attempts"][0] == {**report(done)["attempts"][0], "exit": 124, "timed_out": False}
 
 
-# -- what a project says ------------------------------------------------------------------------------------------
+# -- a project's configuration ------------------------------------------------------------------------------------
 
 
 def limit_s(run: Run, *argv: str, **options: Any) -> float:
@@ -961,7 +961,7 @@ def test_locked_journal_does_not_change_the_exit_code(run: Run, project: Path) -
     assert b"cannot write the journal" in done.stderr
 
 
-# -- what the daemon itself runs ------------------------------------------------------------------------------------
+# -- commands of the daemon -----------------------------------------------------------------------------------------
 
 
 async def test_twenty_concurrent_commands_get_their_results() -> None:

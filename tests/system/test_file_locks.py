@@ -1,4 +1,4 @@
-"""Locks of the store between real processes: exclusive, and free after their holder died."""
+"""Locks of the store between real processes: exclusive, and free after the death of a holder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from yolo_supervisor.store.journal import Journal
 from yolo_supervisor.store.locks import Busy, file_lock, folder_lock
 
 OUR_WORLD = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-"""A child with this environment can import what we can, this file too."""
+"""An environment in which a child can import the same modules, this file too."""
 
 
 # -- the lock of a file ------------------------------------------------------------------------------------------
@@ -53,7 +53,7 @@ STALE_S = 10.0
 
 
 def _left_behind(lock: Path, age_s: float) -> Path:
-    """A lock that its holder refreshed for the last time so many seconds ago."""
+    """Make a lock that its holder refreshed for the last time ``age_s`` seconds ago."""
     lock.mkdir()
     then = time.time() - age_s
     os.utime(lock, (then, then))
@@ -61,13 +61,13 @@ def _left_behind(lock: Path, age_s: float) -> Path:
 
 
 class DyingHolder(Disk):
-    """The disk of a process that dies under every lock it gets, long ago: the lock is left behind, stale."""
+    """The disk of a process that died long ago under every lock it gets: the lock is left, stale."""
 
     def __init__(self, lock: Path) -> None:
         self._lock = lock
 
     def rename(self, old: Path, new: Path) -> None:
-        time.sleep(random.random() / 1000)  # a race needs somebody who is slow
+        time.sleep(random.random() / 1000)  # a race needs a slow process
         super().rename(old, new)
         time.sleep(random.random() / 1000)
 
@@ -79,7 +79,7 @@ class DyingHolder(Disk):
 
 
 def take_over_and_die(lock: Path, times: int) -> None:
-    """Take the stale lock over so many times, always alone under it; says what it saw on stdout."""
+    """Take the stale lock over so many times, always alone under it; print the observations."""
     disk, inside, mine = DyingHolder(lock), lock.with_name("inside"), 0
     while mine < times:
         with suppress(Busy), folder_lock(disk, lock, STALE_S):
@@ -134,7 +134,7 @@ def test_processes_that_write_under_a_lock_lose_nothing(tmp_path: Path, children
     path, quarantine = tmp_path / "lock", tmp_path / "quarantine"
     quarantine.mkdir()
     lock = os.open(path, os.O_RDWR | os.O_CREAT)
-    with file_lock(Disk(), lock, path, 1):  # nobody gets a head start
+    with file_lock(Disk(), lock, path, 1):  # no process gets a head start
         writers = [children.python(WRITER, str(tmp_path), name) for name in ("left", "right")]
     os.close(lock)
     wait_until(lambda: all(writer.poll() is not None for writer in writers), "both to have written")

@@ -79,7 +79,7 @@ def spoil(garbage: str, paths: Iterable[Path]) -> None:
     try:
         replace_all(garbage, paths)
     except UnreadableByNobody:
-        pytest.skip("whoever runs this may read anything")
+        pytest.skip("this user may read anything")
 
 
 def replace_all(garbage: str, paths: Iterable[Path]) -> None:
@@ -209,8 +209,8 @@ LOOKING = ["status", "check", "doctor", "agent list", "history"]
 
 
 def assert_tells(team: Team, command: str) -> None:
-    told = team.cli(*command.split())
-    assert told.returncode in (0, 1), f"{command}\n{told.stdout}{told.stderr}"
+    result = team.cli(*command.split())
+    assert result.returncode in (0, 1), f"{command}\n{result.stdout}{result.stderr}"
 
 
 @pytest.mark.sampled(2)
@@ -247,10 +247,10 @@ def test_a_daemon_that_cannot_have_its_journal_says_so_and_does_nothing(team: Te
     spoil(garbage, [team.own.journal])
     before = looks(team.own.journal)
 
-    told = team.cli("run")
+    result = team.cli("run")
 
-    assert told.returncode in (1, 65, 75)
-    assert "journal.jsonl" in told.stderr
+    assert result.returncode in (1, 65, 75)
+    assert "journal.jsonl" in result.stderr
     assert looks(team.own.journal) == before
 
 

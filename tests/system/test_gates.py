@@ -117,14 +117,14 @@ def repository(world: World) -> World:
 def test_a_gate_answers_with_the_plugins_keys_in_its_order(world: World) -> None:
     world.sign()
 
-    told = world.cli.json("gate", "check", "contract_compliance", "5", "1", "2")
+    document = world.cli.json("gate", "check", "contract_compliance", "5", "1", "2")
 
-    assert list(told) == ["gate", "result", "evidence", "autonomy", "ts"]
-    assert told | {"ts": ""} == {
+    assert list(document) == ["gate", "result", "evidence", "autonomy", "ts"]
+    assert document | {"ts": ""} == {
         "gate": "contract_compliance", "result": "pass", "evidence": "hash verified, task in range",
         "autonomy": "standard", "ts": "",
     }  # fmt: skip
-    assert len(told["ts"]) == len("2026-11-22T20:55:10Z")
+    assert len(document["ts"]) == len("2026-11-22T20:55:10Z")
 
 
 def test_phase_plan_and_task_may_be_written_with_zeros(world: World) -> None:
@@ -153,31 +153,31 @@ def test_gates_that_are_switched_off_are_skipped_and_nothing_is_written(world: W
 def test_whether_there_are_gates_is_not_guessed_from_a_broken_configuration(world: World) -> None:
     (world.planning / "config.json").write_text('{"v2_hard_ga')
 
-    told = world.cli("gate", "check", "commit_hygiene", "5", "1", "1", "--json")
+    result = world.cli("gate", "check", "commit_hygiene", "5", "1", "1", "--json")
 
-    assert (told.returncode, told.stdout) == (65, "")
+    assert (result.returncode, result.stdout) == (65, "")
 
 
 def test_a_gate_that_does_not_exist_is_not_passed(world: World) -> None:
-    told = world.cli.json("gate", "check", "no-such-gate", "5", "1", "1", code=1)
+    document = world.cli.json("gate", "check", "no-such-gate", "5", "1", "1", code=1)
 
-    assert (told["result"], told["evidence"]) == ("fail", "unknown gate type: no-such-gate")
+    assert (document["result"], document["evidence"]) == ("fail", "unknown gate type: no-such-gate")
 
 
 @pytest.mark.parametrize("number", ["..", "../1", "1/2", "-1", "", "x", "1.5", "٣/..", "1" * 40])
 def test_a_phase_and_a_plan_are_nothing_but_numbers(world: World, number: str) -> None:
     for numbers in ((number, "1"), ("1", number)):
-        told = world.cli("gate", "check", "contract_compliance", *numbers, "1")
-        assert (told.returncode, told.stdout) == (2, "")
-        assert "gate check" in told.stderr
+        result = world.cli("gate", "check", "contract_compliance", *numbers, "1")
+        assert (result.returncode, result.stdout) == (2, "")
+        assert "gate check" in result.stderr
 
 
 def test_in_words_an_answer_is_one_line(world: World) -> None:
     world.sign()
 
-    told = world.cli("gate", "check", "contract_compliance", "5", "1", "3")
+    result = world.cli("gate", "check", "contract_compliance", "5", "1", "3")
 
-    assert (told.returncode, told.stdout) == (1, "contract_compliance: fail: task 3 outside range 1-2\n")
+    assert (result.returncode, result.stdout) == (1, "contract_compliance: fail: task 3 outside range 1-2\n")
 
 
 # -- contract_compliance ------------------------------------------------------------------------------------------
@@ -243,9 +243,9 @@ async def test_a_broken_contract_is_regenerated_and_the_old_one_kept(
 def test_a_missing_contract_is_generated_from_its_plan(world: World) -> None:
     whole = world.plan()
 
-    told = world.cli.json("gate", "repair", "contract_compliance", "5", "1", "2")
+    document = world.cli.json("gate", "repair", "contract_compliance", "5", "1", "2")
 
-    assert {key: told.get(key) for key in ("attempts", "gate", "repaired", "reason", "result")} == {
+    assert {key: document.get(key) for key in ("attempts", "gate", "repaired", "reason", "result")} == {
         "attempts": 1, "gate": "contract_compliance", "repaired": True, "reason": None, "result": "pass",
     }  # fmt: skip
     assert world.contract.read_bytes() == whole
@@ -403,9 +403,9 @@ async def test_a_contract_that_is_no_file_ends_in_a_sentence(world: World) -> No
 def test_an_unrepairable_gate_is_reported_to_the_lead_in_the_plugins_format(world: World) -> None:
     world.sign()
 
-    told = world.cli.json("gate", "repair", "contract_compliance", "05", "01", "9", code=1)
+    document = world.cli.json("gate", "repair", "contract_compliance", "05", "01", "9", code=1)
 
-    assert {key: told[key] for key in ("attempts", "gate", "reason", "repaired")} == {
+    assert {key: document[key] for key in ("attempts", "gate", "reason", "repaired")} == {
         "attempts": 2, "gate": "contract_compliance", "reason": "max retries exhausted, escalated to lead",
         "repaired": False,
     }  # fmt: skip
@@ -446,11 +446,11 @@ def test_an_answer_is_given_also_where_nothing_can_be_written_down(world: World)
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.write_text("in the way")
 
-    told = world.cli("gate", "repair", "contract_compliance", "5", "1", "9", "--json")
+    result = world.cli("gate", "repair", "contract_compliance", "5", "1", "9", "--json")
 
-    assert told.returncode == 1
-    assert json.loads(told.stdout)["repaired"] is False
-    assert "the failure could not be reported" in told.stderr
+    assert result.returncode == 1
+    assert json.loads(result.stdout)["repaired"] is False
+    assert "the failure could not be reported" in result.stderr
 
 
 # -- required_checks ----------------------------------------------------------------------------------------------
@@ -480,11 +480,11 @@ def test_output_of_checks_is_kept_out_of_the_answer(world: World) -> None:
     megabytes = f"{sys.executable} -c \"import sys; print('o' * 6_000_000); sys.exit('e' * 6_000_000)\""
     world.sign(verification_checks=[megabytes, "cd src && pwd"])
 
-    told = world.cli("gate", "check", "required_checks", "5", "1", "1", "--json")
+    result = world.cli("gate", "check", "required_checks", "5", "1", "1", "--json")
 
-    assert told.returncode == 1
-    assert json.loads(told.stdout)["result"] == "fail"
-    assert len(told.stdout) < 10_000
+    assert result.returncode == 1
+    assert json.loads(result.stdout)["result"] == "fail"
+    assert len(result.stdout) < 10_000
 
 
 def gone(pid: int) -> bool:

@@ -213,8 +213,8 @@ def test_a_copied_project_finishes_nothing_in_the_one_that_it_was_copied_from(pr
     copy = tmp_path / "copy"
     subprocess.run(["cp", "-a", str(project), str(copy)], check=True)
 
-    told = subprocess.run([*PROGRAM, "state", "recover"], cwd=copy, capture_output=True, timeout=LIMIT_S, check=False)
+    result = subprocess.run([*PROGRAM, "state", "recover"], cwd=copy, capture_output=True, timeout=LIMIT_S, check=False)
 
-    assert b"Traceback" not in told.stderr
+    assert b"Traceback" not in result.stderr
     assert document.read_text() == "{}"
     assert [entry for entry in history(Paths(copy).journal) if entry["action"] == "requeued"] == []

@@ -69,12 +69,12 @@ def test_a_lease_is_acquired_renewed_released_and_acquired_by_the_next(cli: Cli)
 
 
 def test_the_expiry_shown_is_that_of_the_file(cli: Cli) -> None:
-    told = cli.json("lease", "acquire", FILE, "--owner", "dev-1", "--ttl", "60")
+    document = cli.json("lease", "acquire", FILE, "--owner", "dev-1", "--ttl", "60")
 
     said = written(cli)
     assert (said["owner"], said["resource"], said["ttl_secs"], said["type"]) == ("dev-1", FILE, 60, "lease")
-    assert (from_iso(told["expires_at"]) - from_iso(said["acquired_at"])).total_seconds() == 60
-    assert told["expires_at"].endswith("Z")
+    assert (from_iso(document["expires_at"]) - from_iso(said["acquired_at"])).total_seconds() == 60
+    assert document["expires_at"].endswith("Z")
 
 
 def test_an_expired_lease_is_acquired_and_the_journal_names_the_previous_owner(cli: Cli) -> None:
@@ -123,19 +123,19 @@ def test_a_lease_of_the_plugin_is_a_conflict_for_all_but_its_owner(cli: Cli) -> 
 
 @pytest.mark.parametrize("verb", ["renew", "release"])
 def test_a_free_lease_cannot_be_renewed_or_released(verb: str, cli: Cli) -> None:
-    told = cli.json("lease", verb, FILE, "--owner", "dev-1", code=1)
+    document = cli.json("lease", verb, FILE, "--owner", "dev-1", code=1)
 
-    assert (told["resource"], told["owner"], told["expires_at"]) == (FILE, "dev-1", None)
+    assert (document["resource"], document["owner"], document["expires_at"]) == (FILE, "dev-1", None)
     assert not lease_file(cli).exists()
 
 
 def test_a_conflict_names_the_holder(cli: Cli) -> None:
     plugin(cli, "dev-1", just_now(), 3600)
 
-    told = cli("lease", "acquire", FILE, "--owner", "dev-2")
+    result = cli("lease", "acquire", FILE, "--owner", "dev-2")
 
-    assert (told.returncode, told.stdout) == (1, "")
-    assert "src/a1.js is held by dev-1 until" in told.stderr
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "src/a1.js is held by dev-1 until" in result.stderr
 
 
 @pytest.mark.sampled(2)
@@ -158,9 +158,9 @@ def test_a_conflict_names_the_holder(cli: Cli) -> None:
     ids=lambda words: " ".join(words)[:40],
 )
 def test_invalid_arguments_are_usage_errors_and_change_nothing(words: Sequence[str], cli: Cli) -> None:
-    told = cli("lease", *words)
+    result = cli("lease", *words)
 
-    assert (told.returncode, told.stdout) == (2, "")
+    assert (result.returncode, result.stdout) == (2, "")
     assert list(lease_file(cli).parent.iterdir()) == []
 
 
@@ -169,10 +169,10 @@ def test_a_lease_that_is_a_link_is_not_followed(cli: Cli, tmp_path: Path) -> Non
     target.write_text("precious")
     lease_file(cli).symlink_to(target)
 
-    told = cli("lease", "acquire", FILE, "--owner", "dev-1")
+    result = cli("lease", "acquire", FILE, "--owner", "dev-1")
 
-    assert told.returncode != 0
-    assert "symbolic link" in told.stderr
+    assert result.returncode != 0
+    assert "symbolic link" in result.stderr
     assert target.read_text() == "precious"
 
 
@@ -194,10 +194,10 @@ def test_a_lease_on_any_name_is_acquired_listed_and_released(resource: str, cli:
 def test_a_name_that_is_not_utf8_is_leased_as_it_is(cli: Cli) -> None:
     def lease(verb: str, owner: bytes) -> int:
         words: list[str | bytes] = [*PROGRAM, "lease", verb, b"src/\xff\xfe.py", "--owner", owner, "--json"]
-        told = subprocess.run(words, cwd=cli.folder, capture_output=True, timeout=LIMIT_S, check=False)
-        assert b"Traceback" not in told.stderr
-        json.loads(told.stdout)
-        return told.returncode
+        result = subprocess.run(words, cwd=cli.folder, capture_output=True, timeout=LIMIT_S, check=False)
+        assert b"Traceback" not in result.stderr
+        json.loads(result.stdout)
+        return result.returncode
 
     assert lease("acquire", b"dev-\xff") == 0
     assert lease("acquire", b"dev-2") == 1
@@ -209,10 +209,10 @@ def test_a_name_that_is_not_utf8_is_leased_as_it_is(cli: Cli) -> None:
 def test_two_names_in_one_file_are_distinguished(cli: Cli) -> None:
     cli("lease", "acquire", "a/b", "--owner", "dev-1")
 
-    told = cli("lease", "acquire", "a__b", "--owner", "dev-2")
+    result = cli("lease", "acquire", "a__b", "--owner", "dev-2")
 
-    assert told.returncode == 1
-    assert "as a/b" in told.stderr
+    assert result.returncode == 1
+    assert "as a/b" in result.stderr
     assert cli.json("lease", "list")["leases"][0]["resource"] == "a/b"
 
 
@@ -290,20 +290,20 @@ def test_the_list_of_a_project_that_was_never_supervised_makes_nothing(cli: Cli)
 
 
 def test_status_shows_a_lease(cli: Cli) -> None:
-    told = cli.json("lease", "acquire", FILE, "--owner", "dev-1")
+    document = cli.json("lease", "acquire", FILE, "--owner", "dev-1")
 
     (row,) = cli.json("status")["projects"][0]["leases"]
 
-    assert (row["resource"], row["owner"], row["expires_at"]) == (FILE, "dev-1", told["expires_at"])
+    assert (row["resource"], row["owner"], row["expires_at"]) == (FILE, "dev-1", document["expires_at"])
 
 
 def test_check_lists_leases_that_would_be_ended_and_ends_none(cli: Cli) -> None:
     data = plugin(cli, "dev-1", "2026-01-01T00:00:00Z")
     cli("lease", "acquire", "another", "--owner", "dev-2")
 
-    told = [each for each in cli.json("check")["actions"] if each["kind"] == "lease" and each["by"] == "leases"]
+    document = [each for each in cli.json("check")["actions"] if each["kind"] == "lease" and each["by"] == "leases"]
 
-    assert [(each["action"], each["key"]) for each in told] == [("would_released", FILE)]
+    assert [(each["action"], each["key"]) for each in document] == [("would_released", FILE)]
     assert lease_file(cli).read_bytes() == data
 
 
@@ -311,10 +311,10 @@ def test_explain_shows_the_history_of_a_lease(cli: Cli) -> None:
     cli("lease", "acquire", FILE, "--owner", "dev-1")
     cli("lease", "release", FILE, "--owner", "dev-1")
 
-    told = cli("explain", "lease", FILE)
+    result = cli("explain", "lease", FILE)
 
-    assert told.returncode == 0
-    assert told.stdout.index("dev-1 asked for it") < told.stdout.index("dev-1 released it")
+    assert result.returncode == 0
+    assert result.stdout.index("dev-1 asked for it") < result.stdout.index("dev-1 released it")
 
 
 def test_a_lease_ends_at_its_time_without_any_daemon(cli: Cli) -> None:

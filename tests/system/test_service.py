@@ -101,9 +101,9 @@ class Person:
         return told
 
     def cli(self, *words: str, code: int = 0) -> str:
-        told = self.run(str(SCRIPT), *words, check=False)
-        assert told.returncode == code, told.stdout + told.stderr
-        return told.stdout or told.stderr
+        result = self.run(str(SCRIPT), *words, check=False)
+        assert result.returncode == code, result.stdout + result.stderr
+        return result.stdout or result.stderr
 
     def json(self, *words: str, code: int = 0) -> Any:
         return json.loads(self.cli(*words, "--json", code=code))
@@ -149,9 +149,9 @@ class Person:
         if settings:
             unit = [f"[Service]\n{key}={value}\n" for key, value in settings.items()]
             self.write(f".config/systemd/user/{UNIT}.service.d/30-test.conf", "".join(unit))
-        told = self.json("service", "install")
-        assert told["active"], told
-        return int(told["pid"])
+        document = self.json("service", "install")
+        assert document["active"], document
+        return int(document["pid"])
 
     def pid(self) -> int:
         return int(self.show("MainPID"))
@@ -192,8 +192,8 @@ class Person:
         seen: set[str] = set()
 
         def looks() -> bool:
-            told = json.loads(self.state("daemon.json").read_text())
-            seen.update(str(each["last_tick_at"]) for each in told["watchers"] if each["name"] == "sessions")
+            document = json.loads(self.state("daemon.json").read_text())
+            seen.update(str(each["last_tick_at"]) for each in document["watchers"] if each["name"] == "sessions")
             return len(seen) > 2
 
         wait_until(looks, "the sessions to be looked at")
@@ -245,9 +245,9 @@ def test_install_writes_exactly_the_shipped_files_and_systemd_has_nothing_to_say
     person.name_project()
     person.run("sh", "-c", f"mkdir -p ~/.local/bin && ln -s {SCRIPT} ~/.local/bin/")
 
-    told = person.json("service", "install")
+    document = person.json("service", "install")
 
-    assert (told["enabled"], told["active"], told["linger"], told["notes"]) == (True, True, True, [])
+    assert (document["enabled"], document["active"], document["linger"], document["notes"]) == (True, True, True, [])
     folder = person.path(".config/systemd/user")
     files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
     shipped = {f"{UNIT}.service", "yolo-tmux@.service"}
@@ -296,18 +296,18 @@ def test_an_edited_unit_is_kept_beside_the_new_one(person: Person) -> None:
     changed = person.write(f".config/systemd/user/{UNIT}.service", "[Service]\nExecStart=/bin/mine\n")
     person.name_project()
 
-    told = person.json("service", "install")
+    document = person.json("service", "install")
 
-    assert "replaced" in {file["result"] for file in told["files"]}
+    assert "replaced" in {file["result"] for file in document["files"]}
     assert changed.read_bytes() == (SYSTEMD / f"{UNIT}.service").read_bytes()
     assert "/bin/mine" in changed.with_name(f"{changed.name}.before").read_text()
 
 
 def test_without_projects_it_is_installed_but_not_started_and_says_where_to_name_them(person: Person) -> None:
-    told = person.json("service", "install")
+    document = person.json("service", "install")
 
-    assert (told["enabled"], told["active"]) == (True, False)
-    assert person.config in told["notes"][0]
+    assert (document["enabled"], document["active"]) == (True, False)
+    assert person.config in document["notes"][0]
     assert person.show("NRestarts") == "0"
 
 
@@ -321,10 +321,10 @@ def test_a_configuration_error_is_reported_before_installation(person: Person) -
 def test_without_a_user_manager_it_says_what_to_do(machine: Any, person: Person) -> None:
     machine.run("systemctl", "stop", f"user@{person.uid}.service")
 
-    told = person.cli("service", "install", code=69)
+    result = person.cli("service", "install", code=69)
 
-    assert "your user manager cannot be reached" in told
-    assert "enable-linger" in told
+    assert "your user manager cannot be reached" in result
+    assert "enable-linger" in result
     machine.run("systemctl", "start", f"user@{person.uid}.service")
 
 
@@ -334,9 +334,9 @@ def test_a_program_in_an_oddly_named_folder_is_started(person: Person) -> None:
     odd = f"{person.home}/a b%h"
     person.run("sh", "-c", f"mkdir '{odd}' && ln -s {SCRIPT} '{odd}/yolo-supervisor'")
 
-    told = json.loads(person.run(f"{odd}/yolo-supervisor", "service", "install", "--json").stdout)
+    document = json.loads(person.run(f"{odd}/yolo-supervisor", "service", "install", "--json").stdout)
 
-    assert told["active"] is True
+    assert document["active"] is True
     assert (
         f'ExecStart="{odd.replace("%", "%%")}/yolo-supervisor" run'
         in person.path(f".config/systemd/user/{UNIT}.service.d/10-program.conf").read_text()
@@ -436,9 +436,9 @@ def test_a_crash_loop_ends(person: Person) -> None:
     person.write(self_config := person.config, 'projects = ["~/nowhere"]\n')
     person.write(f".config/systemd/user/{UNIT}.service.d/30-test.conf", "[Service]\nRestartSec=0.1\n")
 
-    told = person.cli("service", "install", code=1)
+    result = person.cli("service", "install", code=1)
 
-    assert "journalctl --user -u yolo-supervisor" in told
+    assert "journalctl --user -u yolo-supervisor" in result
     wait_until(lambda: person.show("ActiveState") == "failed", "the manager to give up")
     assert int(person.show("NRestarts")) == 5
     assert "exit status 1" in person.json("service", "status", code=1)["text"]
@@ -548,8 +548,8 @@ def test_the_doctor_says_what_a_logout_would_do_and_that_the_service_is_down(per
     person.supervise()
 
     def findings(code: int) -> dict[str, str]:
-        told = person.json("--project", f"{person.home}/shop", "doctor", code=code)
-        return {each["what"]: each["do"] for each in told["findings"]}
+        document = person.json("--project", f"{person.home}/shop", "doctor", code=code)
+        return {each["what"]: each["do"] for each in document["findings"]}
 
     assert not any("log out" in what for what in findings(0))
     Path(f"/proc/{person.box.pid1}/root/var/lib/systemd/linger/{person.name}").unlink()
@@ -587,9 +587,9 @@ def test_the_system_template_heals_inside_its_hardening(machine: Any, person: Pe
     install = (str(SCRIPT), "service", "install", "--system", "--user", person.name, "--json")
     assert "needs root" in person.run(*install, check=False).stderr
 
-    told = json.loads(machine.run(*install).stdout)
+    answer = json.loads(machine.run(*install).stdout)
 
-    assert (told["unit"], told["enabled"], told["active"], told["scope"]) == (unit, True, True, "system")
+    assert (answer["unit"], answer["enabled"], answer["active"], answer["scope"]) == (unit, True, True, "system")
     assert machine.run("systemd-analyze", "--man=no", "verify", unit).stderr == ""
     left = "import subprocess\nopen('left', 'w').write(str(subprocess.Popen(['setsid', 'sleep', '600']).pid))"
     agent = person.agent("dev-1", left)
@@ -657,8 +657,8 @@ def exposure(unit: str) -> float:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("there is no systemd-analyze here")
     words = ["systemd-analyze", "security", "--offline=true", "--no-pager", str(SYSTEMD / unit)]
-    told = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
-    (line,) = (line for line in told.stdout.splitlines() if "Overall exposure level" in line)
+    result = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    (line,) = (line for line in result.stdout.splitlines() if "Overall exposure level" in line)
     return float(line.split(":")[1].split()[0])
 
 
@@ -770,10 +770,10 @@ def test_where_no_systemd_runs_install_says_so_and_what_to_do_instead(cli: Cli, 
     if os.path.isdir("/run/systemd/system"):
         pytest.skip("systemd runs here")
 
-    told = cli("service", "install")
+    result = cli("service", "install")
 
-    assert (told.returncode, told.stdout) == (69, "")
-    assert "yolo-supervisor run" in told.stderr
+    assert (result.returncode, result.stdout) == (69, "")
+    assert "yolo-supervisor run" in result.stderr
     assert not (claude_home.parent / ".config").exists()
 
 
@@ -784,11 +784,11 @@ def test_the_installation_contains_units_and_configuration(tmp_path: Path) -> No
 
     with zipfile.ZipFile(wheel) as packed:
         packed.extractall(tmp_path)
-    told = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", "from yolo_supervisor.service import manager; print(manager.shipped())"],
         cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    shipped = Path(told.stdout.strip())
+    shipped = Path(result.stdout.strip())
     assert shipped.is_relative_to(tmp_path)
     assert {path.name: path.read_bytes() for path in shipped.iterdir()} == {
         path.name: path.read_bytes() for path in SYSTEMD.iterdir()
@@ -799,9 +799,9 @@ def test_the_installation_contains_units_and_configuration(tmp_path: Path) -> No
 def test_the_shell_completes_commands(cli: Cli) -> None:
     environment = {**os.environ, "COMP_WORDS": "yolo-supervisor serv", "COMP_CWORD": "1"}
 
-    told = cli(env={**environment, "_YOLO_SUPERVISOR_COMPLETE": "bash_complete"})
+    result = cli(env={**environment, "_YOLO_SUPERVISOR_COMPLETE": "bash_complete"})
 
-    assert told.stdout.split() == ["plain,service"]
+    assert result.stdout.split() == ["plain,service"]
 
 
 # -- whom it trusts --------------------------------------------------------------------------------------------------
@@ -813,11 +813,11 @@ def test_a_configuration_that_others_may_write_is_refused(cli: Cli, project: Pat
     path.write_text(QUICK)
     path.chmod(mode)
 
-    told = cli("check")
+    result = cli("check")
 
-    assert told.returncode == 78
-    assert f"{path} can be written by all users" in told.stderr
-    assert f"chmod go-w {path}" in told.stderr
+    assert result.returncode == 78
+    assert f"{path} can be written by all users" in result.stderr
+    assert f"chmod go-w {path}" in result.stderr
     path.chmod(0o644)
     assert cli("check").returncode == 0
 
@@ -827,9 +827,9 @@ def test_a_configuration_in_a_folder_that_others_may_write_to_is_refused(cli: Cl
     (folder / "supervisor.toml").write_text(QUICK)
     folder.chmod(0o777)
 
-    told = cli("check")
+    result = cli("check")
 
-    assert (told.returncode, f"{folder} can be written by all users" in told.stderr) == (78, True)
+    assert (result.returncode, f"{folder} can be written by all users" in result.stderr) == (78, True)
     folder.chmod(0o1777)  # there nobody can replace another's file
     assert cli("check").returncode == 0
 
@@ -850,10 +850,10 @@ def test_a_state_folder_that_others_may_write_to_is_refused(team: Team) -> None:
     folder.mkdir(mode=0o700)
     folder.chmod(0o777)
 
-    told = team.cli("run")
+    result = team.cli("run")
 
-    assert told.returncode == 1
-    assert f"{folder} can be written by all users" in told.stderr
+    assert result.returncode == 1
+    assert f"{folder} can be written by all users" in result.stderr
     assert not (folder / "journal.jsonl").exists()
     folder.chmod(0o700)
     team.supervise()
@@ -864,10 +864,10 @@ def test_root_ignores_projects_of_others_unless_asked(cli: Cli, project: Path, d
         pytest.skip("this is about root")
     os.chown(project, 60_000, 60_000)
 
-    told = cli("run")
+    result = cli("run")
 
-    assert (told.returncode, not Paths(project).folder.exists()) == (1, True)
-    assert f"{project} belongs to user 60000" in told.stderr
+    assert (result.returncode, not Paths(project).folder.exists()) == (1, True)
+    assert f"{project} belongs to user 60000" in result.stderr
     assert daemon("--allow-root").stop() == 0
 
 

@@ -1,4 +1,4 @@
-"""Sessions that people have left: the rule by itself, then watched on a real tmux server of our own."""
+"""Left sessions: the decision alone, then watched on a real, private tmux server."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def decided(
 
 
 def left(of: Agent, detached_s: float) -> Remediation:
-    """What is to be done about an agent whose session was left."""
+    """The remediation for an agent whose session was left."""
     assert of.process is not None
     return (
         Terminate(
@@ -98,7 +98,7 @@ def orphaned(of: Agent) -> Remediation:
     )  # fmt: skip
 
 
-# -- what is remembered -------------------------------------------------------------------------------------------
+# -- the memory ---------------------------------------------------------------------------------------------------
 
 
 def test_a_session_first_seen_empty_was_not_detached() -> None:
@@ -241,7 +241,7 @@ def test_an_agent_whose_session_is_gone_is_terminated() -> None:
 
 
 def test_notify_policy_reports_agents_whose_session_is_gone() -> None:
-    told = Escalate(
+    alert = Escalate(
         kind="agent",
         code=AlertCode.AGENT_ORPHANED,
         key="dev@red",
@@ -249,7 +249,7 @@ def test_notify_policy_reports_agents_whose_session_is_gone() -> None:
         evidence={"tmux": "/tmp/s", "pane": "%1"},
     )
 
-    assert decided(SessionsObservation(orphans=(DEV,), agents=2), policy="notify") == [(told,)]
+    assert decided(SessionsObservation(orphans=(DEV,), agents=2), policy="notify") == [(alert,)]
 
 
 def test_no_agent_is_terminated_if_most_of_five_or_more_sessions_vanish() -> None:
@@ -271,11 +271,11 @@ def test_vanished_agents_are_terminated_if_two_ticks_agree() -> None:
     assert decided(SessionsObservation(orphans=team, agents=5, confirmed=True)) == [orphaned(each) for each in team]
 
 
-# -- watched for real -------------------------------------------------------------------------------------------
+# -- a real tmux server -----------------------------------------------------------------------------------------
 
 
 class SteppedClock:
-    """A clock that goes when it is told to."""
+    """A clock that moves only when the test advances it."""
 
     def __init__(self) -> None:
         self.s = 1000.0
@@ -285,7 +285,7 @@ class SteppedClock:
         return EPOCH + timedelta(seconds=self.s)
 
     def stop(self, pause_s: float) -> None:
-        """The time goes on, and we do not."""
+        """Let the time pass while the supervisor is stopped."""
         self.s += pause_s
         self.stopped_s += pause_s
 
@@ -296,7 +296,7 @@ class SteppedClock:
         return self.s
 
 
-class Scene:
+class Sandbox:
     """A watcher over agents that run in a real tmux."""
 
     def __init__(self, tmux: PrivateTmux, project: Path, claude_home: Path) -> None:
@@ -311,7 +311,7 @@ class Scene:
         self.policy("terminate")
 
     def restart(self) -> None:
-        """Another watcher, which knows only what is written down."""
+        """Start another watcher, which knows only the stored state."""
         self.watcher = self._made(self.watcher.config)
 
     def _made(self, config: Config) -> SessionsWatcher:
@@ -336,7 +336,7 @@ class Scene:
         return found
 
     async def after(self, pause_s: float) -> list[Action]:
-        """What the watcher says so many seconds later."""
+        """The watcher's actions so many seconds later."""
         self.clock.s += pause_s
         return [action for remediation in await self.watcher.tick(self.clock.now()) for action in remediation]
 
@@ -352,7 +352,7 @@ class Scene:
         return load_session_ends(self.store.paths)
 
     async def terminated_after(self, pause_s: float) -> list[str]:
-        """Whom it wants to terminate so many seconds later."""
+        """The ids of the agents that it terminates so many seconds later."""
         return [action.key for action in await self.after(pause_s) if isinstance(action, Terminate)]
 
     async def objection(self, to: Agent) -> str | None:
@@ -367,163 +367,165 @@ class Scene:
 
 
 @pytest.fixture
-def scene(tmux: PrivateTmux, project: Path, claude_home: Path) -> Iterator[Scene]:
-    made = Scene(tmux, project, claude_home)
+def sandbox(tmux: PrivateTmux, project: Path, claude_home: Path) -> Iterator[Sandbox]:
+    made = Sandbox(tmux, project, claude_home)
     yield made
     made.store.close()
 
 
-async def test_detached_agents_are_terminated_and_reattached_ones_are_not(scene: Scene) -> None:
-    dev = scene.agent("dev", scene.tmux.session("work"), "%0")
-    assert await scene.after(1000.0) == [], "nobody has been there yet"
+async def test_detached_agents_are_terminated_and_reattached_ones_are_not(sandbox: Sandbox) -> None:
+    dev = sandbox.agent("dev", sandbox.tmux.session("work"), "%0")
+    assert await sandbox.after(1000.0) == [], "no person has been there yet"
 
-    person = scene.tmux.person("work")
-    assert await scene.after(1000.0) == []
+    person = sandbox.tmux.person("work")
+    assert await sandbox.after(1000.0) == []
 
-    scene.tmux.leave(person)
-    assert await scene.after(5.0) == []
-    assert await scene.after(GRACE_S - 0.1) == []
-    assert await scene.terminated_after(0.6) == [dev.id]
-    assert await scene.objection(dev) is None
+    sandbox.tmux.leave(person)
+    assert await sandbox.after(5.0) == []
+    assert await sandbox.after(GRACE_S - 0.1) == []
+    assert await sandbox.terminated_after(0.6) == [dev.id]
+    assert await sandbox.objection(dev) is None
 
-    scene.tmux.person("work")
-    assert "attached to work again" in str(await scene.objection(dev))
-    assert await scene.after(1000.0) == []
+    sandbox.tmux.person("work")
+    assert "attached to work again" in str(await sandbox.objection(dev))
+    assert await sandbox.after(1000.0) == []
 
 
-async def test_people_elsewhere_on_the_server_see_the_countdown_and_who_comes_back_sees_the_end(scene: Scene) -> None:
-    dev = scene.agent("dev", scene.tmux.session("work"), "%0")
-    scene.tmux.session("other")
-    bystander, person = scene.tmux.person("other"), scene.tmux.person("work")
-    at_other = scene.tmux.terminal(bystander)
-    assert await scene.shown_after(1.0) == []
+async def test_people_on_the_server_see_the_countdown_and_those_who_come_back_see_the_end(
+    sandbox: Sandbox,
+) -> None:
+    dev = sandbox.agent("dev", sandbox.tmux.session("work"), "%0")
+    sandbox.tmux.session("other")
+    bystander, person = sandbox.tmux.person("other"), sandbox.tmux.person("work")
+    at_other = sandbox.tmux.terminal(bystander)
+    assert await sandbox.shown_after(1.0) == []
 
-    scene.tmux.leave(person)
-    (begun,) = await scene.shown_after(1.0)
+    sandbox.tmux.leave(person)
+    (begun,) = await sandbox.shown_after(1.0)
     assert (begun.client, begun.about) == (at_other, "countdown")
     assert begun.reason == (
         f"yolo-supervisor will end dev in {GRACE_S:.0f} s: session work was left. Attach to it to stop this"
     )
-    (countdown,) = scene.record().countdowns
-    assert (countdown.process, countdown.due_s) == (dev.process, scene.clock.s + GRACE_S)
+    (countdown,) = sandbox.record().countdowns
+    assert (countdown.process, countdown.due_s) == (dev.process, sandbox.clock.s + GRACE_S)
 
-    assert await scene.terminated_after(GRACE_S) == [dev.id]
+    assert await sandbox.terminated_after(GRACE_S) == [dev.id]
     os.kill(dev.pid or 0, signal.SIGKILL)
-    wait_until(lambda: scene.processes.identify(dev.pid or 0) is None, "the agent to end")
-    assert await scene.shown_after(1.0) == [], "who is there has seen the countdown"
-    assert [end.agent for end in scene.record().ended] == [dev.id]
+    wait_until(lambda: sandbox.processes.identify(dev.pid or 0) is None, "the agent to end")
+    assert await sandbox.shown_after(1.0) == [], "the person there has seen the countdown"
+    assert [end.agent for end in sandbox.record().ended] == [dev.id]
 
-    scene.restart()
-    assert await scene.shown_after(1.0) == []
-    back = scene.tmux.person("other")
-    (told,) = await scene.shown_after(1.0)
-    assert (told.client, told.about, told.agents) == (scene.tmux.terminal(back), "ended", (dev.id,))
+    sandbox.restart()
+    assert await sandbox.shown_after(1.0) == []
+    back = sandbox.tmux.person("other")
+    (message,) = await sandbox.shown_after(1.0)
+    assert (message.client, message.about, message.agents) == (sandbox.tmux.terminal(back), "ended", (dev.id,))
 
-    scene.watcher.message_shown(told)
-    assert await scene.shown_after(1.0) == []
-    assert scene.record() == SessionEnds()
-    scene.tmux.person("other")
-    assert await scene.shown_after(1.0) == []
+    sandbox.watcher.message_shown(message)
+    assert await sandbox.shown_after(1.0) == []
+    assert sandbox.record() == SessionEnds()
+    sandbox.tmux.person("other")
+    assert await sandbox.shown_after(1.0) == []
 
 
-async def test_an_agent_whose_person_comes_back_is_not_counted_down_any_more(scene: Scene) -> None:
-    scene.agent("dev", scene.tmux.session("work"), "%0")
-    person = scene.tmux.person("work")
-    await scene.after(1.0)
-    scene.tmux.leave(person)
-    await scene.after(1.0)
-    assert len(scene.record().countdowns) == 1
+async def test_an_agent_whose_person_comes_back_is_not_counted_down_any_more(sandbox: Sandbox) -> None:
+    sandbox.agent("dev", sandbox.tmux.session("work"), "%0")
+    person = sandbox.tmux.person("work")
+    await sandbox.after(1.0)
+    sandbox.tmux.leave(person)
+    await sandbox.after(1.0)
+    assert len(sandbox.record().countdowns) == 1
 
-    scene.tmux.person("work")
-    assert await scene.shown_after(1.0) == []
+    sandbox.tmux.person("work")
+    assert await sandbox.shown_after(1.0) == []
 
-    assert scene.record() == SessionEnds()
+    assert sandbox.record() == SessionEnds()
 
 
 @pytest.mark.parametrize(("mode", "policy"), [("observe", "terminate"), ("heal", "notify"), ("heal", "keep")])
 async def test_nothing_is_counted_down_where_nothing_will_be_ended(
-    scene: Scene, mode: Literal["heal", "observe"], policy: Policy
+    sandbox: Sandbox, mode: Literal["heal", "observe"], policy: Policy
 ) -> None:
-    scene.agent("dev", scene.tmux.session("work"), "%0")
-    scene.policy(policy)
-    scene.watcher.config = msgspec.structs.replace(scene.watcher.config, mode=mode)
-    scene.tmux.session("other")
-    scene.tmux.person("other")
-    person = scene.tmux.person("work")
-    await scene.after(1.0)
-    scene.tmux.leave(person)
+    sandbox.agent("dev", sandbox.tmux.session("work"), "%0")
+    sandbox.policy(policy)
+    sandbox.watcher.config = msgspec.structs.replace(sandbox.watcher.config, mode=mode)
+    sandbox.tmux.session("other")
+    sandbox.tmux.person("other")
+    person = sandbox.tmux.person("work")
+    await sandbox.after(1.0)
+    sandbox.tmux.leave(person)
 
-    assert await scene.shown_after(1.0) == []
-    assert scene.record() == SessionEnds()
-
-
-async def test_the_detach_grace_stands_still_while_the_supervisor_is_stopped(scene: Scene) -> None:
-    dev = scene.agent("dev", scene.tmux.session("work"), "%0")
-    person = scene.tmux.person("work")
-    await scene.after(1.0)
-    scene.tmux.leave(person)
-    assert await scene.after(1.0) == []
-
-    scene.clock.stop(3600.0)
-
-    assert await scene.after(GRACE_S - 0.1) == []
-    assert await scene.terminated_after(0.1) == [dev.id]
+    assert await sandbox.shown_after(1.0) == []
+    assert sandbox.record() == SessionEnds()
 
 
-async def test_a_control_mode_client_is_no_person(scene: Scene) -> None:
-    dev = scene.agent("dev", scene.tmux.session("work"), "%0")
-    scene.tmux.program("work")
-    person = scene.tmux.person("work")
-    await scene.after(1.0)
+async def test_the_detach_grace_stands_still_while_the_supervisor_is_stopped(sandbox: Sandbox) -> None:
+    dev = sandbox.agent("dev", sandbox.tmux.session("work"), "%0")
+    person = sandbox.tmux.person("work")
+    await sandbox.after(1.0)
+    sandbox.tmux.leave(person)
+    assert await sandbox.after(1.0) == []
 
-    scene.tmux.leave(person)
-    await scene.after(1.0)
+    sandbox.clock.stop(3600.0)
 
-    assert await scene.terminated_after(GRACE_S) == [dev.id]
-
-
-async def test_a_session_with_one_of_two_clients_left_is_attached(scene: Scene) -> None:
-    scene.agent("dev", scene.tmux.session("work"), "%0")
-    scene.tmux.person("work")
-    person = scene.tmux.person("work")
-    await scene.after(1.0)
-
-    scene.tmux.leave(person)
-    await scene.after(1.0)
-
-    assert await scene.after(1000.0) == []
+    assert await sandbox.after(GRACE_S - 0.1) == []
+    assert await sandbox.terminated_after(0.1) == [dev.id]
 
 
-async def test_a_client_of_a_linked_window_counts_as_attached(scene: Scene) -> None:
-    dev = scene.agent("dev", scene.tmux.session("work"), "%0")
-    scene.tmux.session("desk")
-    scene.tmux("link-window", "-s", "work:0", "-t", "desk:5")
-    person = scene.tmux.person("work")
-    await scene.after(1.0)
+async def test_a_control_mode_client_is_no_person(sandbox: Sandbox) -> None:
+    dev = sandbox.agent("dev", sandbox.tmux.session("work"), "%0")
+    sandbox.tmux.program("work")
+    person = sandbox.tmux.person("work")
+    await sandbox.after(1.0)
 
-    scene.tmux.person("desk")
-    scene.tmux.leave(person)
-    await scene.after(1.0)
+    sandbox.tmux.leave(person)
+    await sandbox.after(1.0)
 
-    assert await scene.after(1000.0) == []
-    assert "attached to desk again" in str(await scene.objection(dev))
+    assert await sandbox.terminated_after(GRACE_S) == [dev.id]
 
 
-async def test_each_agent_is_terminated_once_however_often_its_window_is_shown(scene: Scene) -> None:
-    dev = scene.agent("dev", scene.tmux.session("work"), "%0")
-    scene.tmux("link-window", "-s", "work:0", "-t", "work:5")
-    person = scene.tmux.person("work")
-    await scene.after(1.0)
+async def test_a_session_with_one_of_two_clients_left_is_attached(sandbox: Sandbox) -> None:
+    sandbox.agent("dev", sandbox.tmux.session("work"), "%0")
+    sandbox.tmux.person("work")
+    person = sandbox.tmux.person("work")
+    await sandbox.after(1.0)
 
-    scene.tmux.leave(person)
-    await scene.after(1.0)
+    sandbox.tmux.leave(person)
+    await sandbox.after(1.0)
 
-    assert await scene.terminated_after(GRACE_S) == [dev.id]
+    assert await sandbox.after(1000.0) == []
+
+
+async def test_a_client_of_a_linked_window_counts_as_attached(sandbox: Sandbox) -> None:
+    dev = sandbox.agent("dev", sandbox.tmux.session("work"), "%0")
+    sandbox.tmux.session("desk")
+    sandbox.tmux("link-window", "-s", "work:0", "-t", "desk:5")
+    person = sandbox.tmux.person("work")
+    await sandbox.after(1.0)
+
+    sandbox.tmux.person("desk")
+    sandbox.tmux.leave(person)
+    await sandbox.after(1.0)
+
+    assert await sandbox.after(1000.0) == []
+    assert "attached to desk again" in str(await sandbox.objection(dev))
+
+
+async def test_each_agent_is_terminated_once_however_often_its_window_is_shown(sandbox: Sandbox) -> None:
+    dev = sandbox.agent("dev", sandbox.tmux.session("work"), "%0")
+    sandbox.tmux("link-window", "-s", "work:0", "-t", "work:5")
+    person = sandbox.tmux.person("work")
+    await sandbox.after(1.0)
+
+    sandbox.tmux.leave(person)
+    await sandbox.after(1.0)
+
+    assert await sandbox.terminated_after(GRACE_S) == [dev.id]
 
 
 @pytest.fixture
 def deaf(tmp_path: Path) -> Iterator[Callable[[str], str]]:
-    """A program that lives on when its terminal goes, until the test is over; ready when the named file is there."""
+    """A program that survives the end of its terminal until the end of the test; ready when the file exists."""
     os.mkfifo(tmp_path / "lifeline")
     lifeline = os.open(tmp_path / "lifeline", os.O_RDWR)
     script = tmp_path / "deaf.py"
@@ -538,102 +540,102 @@ def deaf(tmp_path: Path) -> Iterator[Callable[[str], str]]:
 
 
 async def test_an_agent_that_outlived_its_session_is_terminated(
-    scene: Scene, tmp_path: Path, deaf: Callable[[str], str]
+    sandbox: Sandbox, tmp_path: Path, deaf: Callable[[str], str]
 ) -> None:
-    scene.tmux.session("rest")
-    dev = scene.agent("dev", scene.tmux.session("work", deaf("ready")), "%1")
+    sandbox.tmux.session("rest")
+    dev = sandbox.agent("dev", sandbox.tmux.session("work", deaf("ready")), "%1")
     wait_until((tmp_path / "ready").exists, "the agent to be deaf to its terminal's end")
-    assert await scene.after(1.0) == []
+    assert await sandbox.after(1.0) == []
 
-    scene.tmux("kill-session", "-t", "=work")
+    sandbox.tmux("kill-session", "-t", "=work")
 
-    assert await scene.after(1.0) == [], "one look is not enough"
-    assert await scene.terminated_after(1.0) == [dev.id]
-    assert await scene.objection(dev) is None
+    assert await sandbox.after(1.0) == [], "one look is not enough"
+    assert await sandbox.terminated_after(1.0) == [dev.id]
+    assert await sandbox.objection(dev) is None
 
 
 @pytest.mark.parametrize(
     "start",
     [
         pytest.param("trap '' HUP; echo $$ > {0}/pid; exec cat {0}/lifeline", id="nohup"),
-        pytest.param("setsid cat {0}/lifeline & echo $! > {0}/pid; exec sleep 600", id="a session of its own"),
+        pytest.param("setsid cat {0}/lifeline & echo $! > {0}/pid; exec sleep 600", id="a separate session"),
     ],
 )
 @pytest.mark.parametrize("end", [("kill-session", "-t", "=work"), ("kill-pane", "-t", "%1")], ids=lambda end: end[0])
 @pytest.mark.usefixtures("deaf")
 async def test_an_agent_that_was_started_to_outlive_its_terminal_goes_on(
-    scene: Scene, tmp_path: Path, start: str, end: tuple[str, ...]
+    sandbox: Sandbox, tmp_path: Path, start: str, end: tuple[str, ...]
 ) -> None:
-    scene.tmux.session("rest")
-    scene.tmux.session("work", start.format(tmp_path))
+    sandbox.tmux.session("rest")
+    sandbox.tmux.session("work", start.format(tmp_path))
     wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), "the agent to start")
-    scene.agent("dev", int((tmp_path / "pid").read_text()), "%1")
-    assert await scene.after(1.0) == []
+    sandbox.agent("dev", int((tmp_path / "pid").read_text()), "%1")
+    assert await sandbox.after(1.0) == []
 
-    scene.tmux(*end)
+    sandbox.tmux(*end)
 
     for _ in range(3):
-        assert await scene.after(1.0) == []
+        assert await sandbox.after(1.0) == []
 
 
-async def test_switching_to_another_session_of_the_server_is_not_leaving(scene: Scene) -> None:
-    dev = scene.agent("dev", scene.tmux.session("work"), "%0")
-    scene.tmux.session("other")
-    person = scene.tmux.person("work")
-    assert await scene.after(1.0) == []
+async def test_switching_to_another_session_of_the_server_is_not_leaving(sandbox: Sandbox) -> None:
+    dev = sandbox.agent("dev", sandbox.tmux.session("work"), "%0")
+    sandbox.tmux.session("other")
+    person = sandbox.tmux.person("work")
+    assert await sandbox.after(1.0) == []
 
-    scene.tmux("switch-client", "-t", "=other")
-    assert await scene.after(1000.0) == []
-    assert await scene.after(1000.0) == []
+    sandbox.tmux("switch-client", "-t", "=other")
+    assert await sandbox.after(1000.0) == []
+    assert await sandbox.after(1000.0) == []
 
-    scene.tmux.leave(person)
-    assert await scene.after(1.0) == []
-    assert await scene.terminated_after(GRACE_S) == [dev.id]
+    sandbox.tmux.leave(person)
+    assert await sandbox.after(1.0) == []
+    assert await sandbox.terminated_after(GRACE_S) == [dev.id]
 
 
-async def test_attaching_in_the_control_mode_of_a_terminal_is_not_leaving(scene: Scene) -> None:
-    scene.agent("dev", scene.tmux.session("work"), "%0")
-    person = scene.tmux.person("work")
-    assert await scene.after(1.0) == []
+async def test_attaching_in_the_control_mode_of_a_terminal_is_not_leaving(sandbox: Sandbox) -> None:
+    sandbox.agent("dev", sandbox.tmux.session("work"), "%0")
+    person = sandbox.tmux.person("work")
+    assert await sandbox.after(1.0) == []
 
-    scene.tmux.person("work", "-CC")
-    scene.tmux.leave(person)
+    sandbox.tmux.person("work", "-CC")
+    sandbox.tmux.leave(person)
 
-    assert await scene.after(1000.0) == []
-    assert await scene.after(1000.0) == []
+    assert await sandbox.after(1000.0) == []
+    assert await sandbox.after(1000.0) == []
 
 
 @pytest.mark.usefixtures("deaf")
-async def test_an_agent_in_a_popup_is_in_no_pane(scene: Scene, tmp_path: Path) -> None:
-    scene.tmux.session("rest")
-    scene.tmux.session("work")
-    person = scene.tmux.person("work")
-    scene.tmux.popup(person, f"trap '' HUP; echo $$ > {tmp_path}/pid; exec cat {tmp_path}/lifeline")
+async def test_an_agent_in_a_popup_is_in_no_pane(sandbox: Sandbox, tmp_path: Path) -> None:
+    sandbox.tmux.session("rest")
+    sandbox.tmux.session("work")
+    person = sandbox.tmux.person("work")
+    sandbox.tmux.popup(person, f"trap '' HUP; echo $$ > {tmp_path}/pid; exec cat {tmp_path}/lifeline")
     wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), "the agent to start")
-    scene.agent("dev", int((tmp_path / "pid").read_text()), "%1")
-    assert await scene.after(1.0) == []
+    sandbox.agent("dev", int((tmp_path / "pid").read_text()), "%1")
+    assert await sandbox.after(1.0) == []
 
-    scene.tmux.leave(person)
-    assert await scene.after(1.0) == []
-    assert await scene.after(1000.0) == []
-    scene.tmux("kill-session", "-t", "=work")
+    sandbox.tmux.leave(person)
+    assert await sandbox.after(1.0) == []
+    assert await sandbox.after(1000.0) == []
+    sandbox.tmux("kill-session", "-t", "=work")
     for _ in range(3):
-        assert await scene.after(1.0) == []
+        assert await sandbox.after(1.0) == []
 
 
-async def test_a_session_is_not_left_while_a_session_of_its_group_is_attached(scene: Scene) -> None:
-    dev = scene.agent("dev", scene.tmux.session("work"), "%0")
-    scene.tmux("new-session", "-d", "-t", "=work", "-s", "view")
-    at_work, at_view = scene.tmux.person("work"), scene.tmux.person("view")
-    assert await scene.after(1.0) == []
+async def test_a_session_is_not_left_while_a_session_of_its_group_is_attached(sandbox: Sandbox) -> None:
+    dev = sandbox.agent("dev", sandbox.tmux.session("work"), "%0")
+    sandbox.tmux("new-session", "-d", "-t", "=work", "-s", "view")
+    at_work, at_view = sandbox.tmux.person("work"), sandbox.tmux.person("view")
+    assert await sandbox.after(1.0) == []
 
-    scene.tmux.leave(at_work)
-    assert await scene.after(1.0) == []
-    assert await scene.after(1000.0) == []
+    sandbox.tmux.leave(at_work)
+    assert await sandbox.after(1.0) == []
+    assert await sandbox.after(1000.0) == []
 
-    scene.tmux.leave(at_view)
-    assert await scene.after(1.0) == []
-    assert await scene.terminated_after(GRACE_S) == [dev.id]
+    sandbox.tmux.leave(at_view)
+    assert await sandbox.after(1.0) == []
+    assert await sandbox.terminated_after(GRACE_S) == [dev.id]
 
 
 @pytest.mark.parametrize(
@@ -643,93 +645,95 @@ async def test_a_session_is_not_left_while_a_session_of_its_group_is_attached(sc
         pytest.param(("move-pane", "-s", "%0", "-t", "=desk:0"), id="move-pane"),
     ],
 )
-async def test_an_agent_that_is_moved_to_an_attached_session_is_not_ended(scene: Scene, move: tuple[str, ...]) -> None:
-    dev = scene.agent("dev", scene.tmux.session("work"), "%0")
-    scene.tmux.session("desk")
-    person, other = scene.tmux.person("work"), scene.tmux.person("desk")
-    await scene.after(1.0)
-    scene.tmux.leave(person)
-    await scene.after(1.0)
-    assert await scene.terminated_after(GRACE_S) == [dev.id]
+async def test_an_agent_that_is_moved_to_an_attached_session_is_not_ended(
+    sandbox: Sandbox, move: tuple[str, ...]
+) -> None:
+    dev = sandbox.agent("dev", sandbox.tmux.session("work"), "%0")
+    sandbox.tmux.session("desk")
+    person, other = sandbox.tmux.person("work"), sandbox.tmux.person("desk")
+    await sandbox.after(1.0)
+    sandbox.tmux.leave(person)
+    await sandbox.after(1.0)
+    assert await sandbox.terminated_after(GRACE_S) == [dev.id]
 
-    scene.tmux(*move)
+    sandbox.tmux(*move)
 
-    assert "attached to desk again" in str(await scene.objection(dev))
-    assert await scene.after(1000.0) == []
-    scene.tmux.leave(other)
-    await scene.after(1.0)
-    assert await scene.terminated_after(GRACE_S) == [dev.id]
+    assert "attached to desk again" in str(await sandbox.objection(dev))
+    assert await sandbox.after(1000.0) == []
+    sandbox.tmux.leave(other)
+    await sandbox.after(1.0)
+    assert await sandbox.terminated_after(GRACE_S) == [dev.id]
 
 
-async def test_an_agent_that_is_moved_to_a_session_that_had_no_person_is_not_ended(scene: Scene) -> None:
-    scene.agent("dev", scene.tmux.session("work"), "%0")
-    scene.tmux.session("store")
-    person = scene.tmux.person("work")
-    await scene.after(1.0)
+async def test_an_agent_that_is_moved_to_a_session_that_had_no_person_is_not_ended(sandbox: Sandbox) -> None:
+    sandbox.agent("dev", sandbox.tmux.session("work"), "%0")
+    sandbox.tmux.session("store")
+    person = sandbox.tmux.person("work")
+    await sandbox.after(1.0)
 
-    scene.tmux("move-pane", "-s", "%0", "-t", "=store:0")
+    sandbox.tmux("move-pane", "-s", "%0", "-t", "=store:0")
     wait_until(lambda: person.poll() is not None, "the client of the session that has become empty to end")
 
     for _ in range(3):
-        assert await scene.after(1000.0) == []
+        assert await sandbox.after(1000.0) == []
 
 
 async def test_a_session_in_a_pane_of_another_server_is_left_when_that_pane_closes(
-    scene: Scene, tmp_path_factory: pytest.TempPathFactory
+    sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     outer = PrivateTmux(tmp_path_factory.mktemp("outer"))
     try:
-        dev = scene.agent("dev", scene.tmux.session("work"), "%0")
-        outer.session("desk", f"env -u TMUX tmux -S {scene.tmux.socket} attach -t =work")
-        wait_until(lambda: scene.tmux("list-clients"), "the inner client to be attached")
+        dev = sandbox.agent("dev", sandbox.tmux.session("work"), "%0")
+        outer.session("desk", f"env -u TMUX tmux -S {sandbox.tmux.socket} attach -t =work")
+        wait_until(lambda: sandbox.tmux("list-clients"), "the inner client to be attached")
         person = outer.person("desk")
-        assert await scene.after(1.0) == []
+        assert await sandbox.after(1.0) == []
 
         outer.leave(person)
-        assert await scene.after(1000.0) == []
-        assert await scene.after(1000.0) == []
+        assert await sandbox.after(1000.0) == []
+        assert await sandbox.after(1000.0) == []
 
         outer("kill-pane", "-t", "%0")
-        wait_until(lambda: not scene.tmux("list-clients"), "the inner client to end")
-        assert await scene.after(1.0) == []
-        assert await scene.terminated_after(GRACE_S) == [dev.id]
+        wait_until(lambda: not sandbox.tmux("list-clients"), "the inner client to end")
+        assert await sandbox.after(1.0) == []
+        assert await sandbox.terminated_after(GRACE_S) == [dev.id]
     finally:
         outer.end()
 
 
 @pytest.mark.usefixtures("deaf")
-async def test_an_agent_that_never_was_in_a_pane_has_no_session_to_lose(scene: Scene, tmp_path: Path) -> None:
-    scene.tmux.session("rest")
-    scene.tmux("run-shell", "-b", f"echo $$ > {tmp_path}/pid; exec cat {tmp_path}/lifeline")
+async def test_an_agent_that_never_was_in_a_pane_has_no_session_to_lose(sandbox: Sandbox, tmp_path: Path) -> None:
+    sandbox.tmux.session("rest")
+    sandbox.tmux("run-shell", "-b", f"echo $$ > {tmp_path}/pid; exec cat {tmp_path}/lifeline")
     wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), "the agent to start")
-    scene.agent("dev", int((tmp_path / "pid").read_text()), "%7")
+    sandbox.agent("dev", int((tmp_path / "pid").read_text()), "%7")
 
     for _ in range(3):
-        assert await scene.after(1.0) == []
+        assert await sandbox.after(1.0) == []
 
 
-async def test_by_default_the_plugins_rule_holds_only_in_its_trusted_projects(scene: Scene, project: Path) -> None:
+async def test_by_default_the_plugins_rule_holds_only_in_its_trusted_projects(sandbox: Sandbox, project: Path) -> None:
     def trust(trusted: bool) -> None:
         sessions = SessionsConfig(detach_grace_s=GRACE_S, interval_s=1.0)
-        scene.watcher.config = Config(sessions=sessions, trust=Trust(trusted=trusted))
+        sandbox.watcher.config = Config(sessions=sessions, trust=Trust(trusted=trusted))
 
     trust(True)
-    dev = scene.agent("dev", scene.tmux.session("work"), "%0")
+    dev = sandbox.agent("dev", sandbox.tmux.session("work"), "%0")
     config = project / ".yolo-planning" / "config.json"
     config.unlink(missing_ok=True)
-    person = scene.tmux.person("work")
-    assert await scene.after(1.0) == []
-    scene.tmux.leave(person)
-    assert await scene.after(1.0) == []
+    person = sandbox.tmux.person("work")
+    assert await sandbox.after(1.0) == []
+    sandbox.tmux.leave(person)
+    assert await sandbox.after(1.0) == []
 
-    assert await scene.terminated_after(GRACE_S) == []
+    assert await sandbox.terminated_after(GRACE_S) == []
 
     config.write_text("{}")
     trust(False)
-    assert await scene.terminated_after(1.0) == []
+    assert await sandbox.terminated_after(1.0) == []
 
     trust(True)
-    assert await scene.terminated_after(1.0) == [dev.id]
+    assert await sandbox.terminated_after(1.0) == [dev.id]
 
 
 def test_more_than_half_of_the_agents_are_not_ended_at_one_look() -> None:
@@ -749,68 +753,70 @@ def test_more_than_half_of_the_agents_are_not_ended_at_one_look() -> None:
 
 
 async def test_many_at_once_are_only_gone_at_the_third_look(
-    scene: Scene, tmp_path: Path, deaf: Callable[[str], str]
+    sandbox: Sandbox, tmp_path: Path, deaf: Callable[[str], str]
 ) -> None:
-    scene.tmux.session("rest")
-    team = [scene.agent(f"dev-{n}", scene.tmux.session(f"work-{n}", deaf(f"ready-{n}")), f"%{n + 1}") for n in range(5)]
+    sandbox.tmux.session("rest")
+    team = [
+        sandbox.agent(f"dev-{n}", sandbox.tmux.session(f"work-{n}", deaf(f"ready-{n}")), f"%{n + 1}") for n in range(5)
+    ]
     wait_until(lambda: len(list(tmp_path.glob("ready-*"))) == 5, "all to be deaf to their terminals' end")
-    assert await scene.after(1.0) == []
+    assert await sandbox.after(1.0) == []
 
     for n in range(5):
-        scene.tmux("kill-session", "-t", f"=work-{n}")
+        sandbox.tmux("kill-session", "-t", f"=work-{n}")
 
-    assert await scene.after(1.0) == []
-    assert [(action.kind, action.key) for action in await scene.after(1.0)] == [("session", "all")]
-    assert [(action.kind, action.key) for action in await scene.after(1.0)] == [("session", "all")]
-    assert await scene.terminated_after(1.0) == [each.id for each in team]
-
-
-async def test_an_agent_that_only_inherited_its_pane_is_never_an_orphan(scene: Scene, children: Children) -> None:
-    scene.tmux.session("rest")
-    scene.tmux.session("work")
-    scene.agent("dev", children.start("sleep", "600").pid, "%1")
-    assert await scene.after(1.0) == []
-
-    scene.tmux("kill-session", "-t", "=work")
-
-    assert await scene.after(1.0) == []
-    assert await scene.after(1.0) == []
+    assert await sandbox.after(1.0) == []
+    assert [(action.kind, action.key) for action in await sandbox.after(1.0)] == [("session", "all")]
+    assert [(action.kind, action.key) for action in await sandbox.after(1.0)] == [("session", "all")]
+    assert await sandbox.terminated_after(1.0) == [each.id for each in team]
 
 
-async def test_an_agent_that_has_left_meanwhile_is_no_objection_to_ending_what_it_left(scene: Scene) -> None:
-    scene.tmux.session("rest")
-    dev = scene.agent("dev", scene.tmux.session("work"), "%1")
+async def test_an_agent_that_only_inherited_its_pane_is_never_an_orphan(sandbox: Sandbox, children: Children) -> None:
+    sandbox.tmux.session("rest")
+    sandbox.tmux.session("work")
+    sandbox.agent("dev", children.start("sleep", "600").pid, "%1")
+    assert await sandbox.after(1.0) == []
 
-    scene.tmux("kill-session", "-t", "=work")
-    wait_until(lambda: scene.processes.identify(dev.pid or 0) is None, "the agent to be hung up")
+    sandbox.tmux("kill-session", "-t", "=work")
 
-    assert await scene.objection(dev) is None
+    assert await sandbox.after(1.0) == []
+    assert await sandbox.after(1.0) == []
 
 
-async def test_an_agents_exit_is_reported_while_tmux_keeps_its_pane(scene: Scene) -> None:
-    scene.tmux.session("rest")
-    dev = scene.agent("dev", scene.tmux.session("work"), "%1")
-    scene.tmux("set-option", "-g", "remain-on-exit", "on")
-    assert await scene.after(1.0) == []
+async def test_an_agent_that_has_ended_meanwhile_does_not_spare_its_leftover_processes(sandbox: Sandbox) -> None:
+    sandbox.tmux.session("rest")
+    dev = sandbox.agent("dev", sandbox.tmux.session("work"), "%1")
+
+    sandbox.tmux("kill-session", "-t", "=work")
+    wait_until(lambda: sandbox.processes.identify(dev.pid or 0) is None, "the agent to be hung up")
+
+    assert await sandbox.objection(dev) is None
+
+
+async def test_an_agents_exit_is_reported_while_tmux_keeps_its_pane(sandbox: Sandbox) -> None:
+    sandbox.tmux.session("rest")
+    dev = sandbox.agent("dev", sandbox.tmux.session("work"), "%1")
+    sandbox.tmux("set-option", "-g", "remain-on-exit", "on")
+    assert await sandbox.after(1.0) == []
 
     os.kill(dev.pid or 0, signal.SIGKILL)
-    wait_until(lambda: scene.tmux.ends("work") == ["/9"], "tmux to know of the end")
+    wait_until(lambda: sandbox.tmux.ends("work") == ["/9"], "tmux to know of the end")
 
     for _ in range(2):
-        assert [action.reason for action in await scene.after(1.0)] == ["dev@red in pane %1 ended by signal 9"]
-    scene.tmux("kill-pane", "-t", "%1")
-    assert await scene.after(1.0) == []
+        assert [action.reason for action in await sandbox.after(1.0)] == ["dev@red in pane %1 ended by signal 9"]
+    sandbox.tmux("kill-pane", "-t", "%1")
+    assert await sandbox.after(1.0) == []
 
 
-async def test_an_exit_unknown_to_tmux_is_not_reported(scene: Scene, children: Children) -> None:
-    scene.tmux.session("rest")
-    dev = scene.agent("dev", children.start("sleep", "600").pid, "%1")
+async def test_an_exit_unknown_to_tmux_is_not_reported(sandbox: Sandbox, children: Children) -> None:
+    sandbox.tmux.session("rest")
+    dev = sandbox.agent("dev", children.start("sleep", "600").pid, "%1")
 
     def ended(server_pid: int, pane: PaneState) -> tuple[PaneEnd, ...]:
-        server = Server(scene.tmux.socket, server_pid, names={"$0": "rest"}, attached={}, panes={"%1": pane})
-        return scene.watcher.observation([dev], {scene.tmux.socket: server}).ended
+        server = Server(sandbox.tmux.socket, server_pid, names={"$0": "rest"}, attached={}, panes={"%1": pane})
+        return sandbox.watcher.observation([dev], {sandbox.tmux.socket: server}).ended
 
-    ours = scene.tmux.server.pid
+    ours = sandbox.tmux.server.pid
     assert ended(ours, PaneState(dev.pid or 0, ("$0",), dead=True)) == ()
     assert ended(ours + 1, PaneState(dev.pid or 0, ("$0",), dead=True, status=3)) == ()
     assert ended(ours, PaneState(dev.pid or 0, ("$0",), dead=True, status=3)) == (
@@ -820,50 +826,50 @@ async def test_an_exit_unknown_to_tmux_is_not_reported(scene: Scene, children: C
 
 @pytest.mark.parametrize("end", [PrivateTmux.start, lambda tmux: tmux.server.wait()], ids=["another server", "none"])
 async def test_of_agents_whose_server_is_gone_nothing_is_known(
-    scene: Scene, children: Children, end: Callable[[PrivateTmux], object]
+    sandbox: Sandbox, children: Children, end: Callable[[PrivateTmux], object]
 ) -> None:
-    scene.tmux.session("work")
-    dev = scene.agent("dev", children.start("sleep", "600").pid, "%0")
-    person = scene.tmux.person("work")
-    await scene.after(1.0)
-    scene.tmux.leave(person)
-    await scene.after(1.0)
+    sandbox.tmux.session("work")
+    dev = sandbox.agent("dev", children.start("sleep", "600").pid, "%0")
+    person = sandbox.tmux.person("work")
+    await sandbox.after(1.0)
+    sandbox.tmux.leave(person)
+    await sandbox.after(1.0)
 
-    scene.tmux.server.kill()
-    end(scene.tmux)
-    if scene.tmux.server.poll() is None:
-        scene.tmux.session("somebody elses")
+    sandbox.tmux.server.kill()
+    end(sandbox.tmux)
+    if sandbox.tmux.server.poll() is None:
+        sandbox.tmux.session("another persons")
 
-    assert await scene.after(1000.0) == []
-    assert "unknown" in str(await scene.objection(dev))
+    assert await sandbox.after(1000.0) == []
+    assert "unknown" in str(await sandbox.objection(dev))
 
 
-async def test_under_drain_an_agent_goes_when_its_task_is_done(scene: Scene, claude_home: Path) -> None:
-    dev = scene.agent("dev", scene.tmux.session("work"), "%0")
-    scene.policy("drain")
+async def test_under_drain_an_agent_goes_when_its_task_is_done(sandbox: Sandbox, claude_home: Path) -> None:
+    dev = sandbox.agent("dev", sandbox.tmux.session("work"), "%0")
+    sandbox.policy("drain")
     task = write_task(claude_home, "red", 1, owner="dev", status="in_progress")
-    person = scene.tmux.person("work")
-    await scene.after(1.0)
-    scene.tmux.leave(person)
-    await scene.after(1.0)
-    assert await scene.after(1000.0) == []
+    person = sandbox.tmux.person("work")
+    await sandbox.after(1.0)
+    sandbox.tmux.leave(person)
+    await sandbox.after(1.0)
+    assert await sandbox.after(1000.0) == []
 
     task.write_text('{"id": "1", "stat')
-    assert await scene.after(1.0) == [], "it may be its own, and in progress"
+    assert await sandbox.after(1.0) == [], "it may be its own, and in progress"
 
     write_task(claude_home, "red", 1, owner="dev", status="completed")
-    assert await scene.terminated_after(1.0) == [dev.id]
+    assert await sandbox.terminated_after(1.0) == [dev.id]
 
 
-async def test_under_keep_nothing_is_done_about_a_session_that_was_left(scene: Scene) -> None:
-    scene.agent("dev", scene.tmux.session("work"), "%0")
-    scene.policy("keep")
-    person = scene.tmux.person("work")
-    await scene.after(1.0)
-    scene.tmux.leave(person)
-    await scene.after(1.0)
+async def test_under_keep_nothing_is_done_about_a_session_that_was_left(sandbox: Sandbox) -> None:
+    sandbox.agent("dev", sandbox.tmux.session("work"), "%0")
+    sandbox.policy("keep")
+    person = sandbox.tmux.person("work")
+    await sandbox.after(1.0)
+    sandbox.tmux.leave(person)
+    await sandbox.after(1.0)
 
-    assert await scene.after(1000.0) == []
+    assert await sandbox.after(1000.0) == []
 
 
 # -- the plugin's own watchdog ----------------------------------------------------------------------------------
@@ -873,35 +879,35 @@ WATCHDOG = "print('ready', flush=True); import time; time.sleep(600)"
 
 
 def test_the_plugins_watchdog_is_at_work_if_the_process_it_names_lives(
-    scene: Scene, children: Children, project: Path
+    sandbox: Sandbox, children: Children, project: Path
 ) -> None:
     child = children.python(WATCHDOG, "tmux-watchdog")
     (project / ".yolo-planning" / ".watchdog-pid").write_text(str(child.pid))
 
-    assert scene.watcher.watchdog() == Watchdog(pid=child.pid, liveness=Liveness.ALIVE)
+    assert sandbox.watcher.watchdog() == Watchdog(pid=child.pid, liveness=Liveness.ALIVE)
     child.kill()
     child.wait()
-    assert scene.watcher.watchdog() == Watchdog(pid=child.pid, liveness=Liveness.DEAD)
+    assert sandbox.watcher.watchdog() == Watchdog(pid=child.pid, liveness=Liveness.DEAD)
 
 
 def test_a_process_that_reuses_the_watchdogs_pid_is_no_watchdog(
-    scene: Scene, children: Children, project: Path
+    sandbox: Sandbox, children: Children, project: Path
 ) -> None:
     path = project / ".yolo-planning" / ".watchdog-pid"
 
     other = children.python(WATCHDOG, "yolo-supervisor", "run").pid
     path.write_text(str(other))
-    assert scene.watcher.watchdog() == Watchdog(pid=other, liveness=Liveness.UNKNOWN)  # of another pid namespace?
+    assert sandbox.watcher.watchdog() == Watchdog(pid=other, liveness=Liveness.UNKNOWN)  # of another pid namespace?
 
     younger = children.python(WATCHDOG, "tmux-watchdog").pid
     path.write_text(str(younger))
     os.utime(path, (EPOCH.timestamp(), EPOCH.timestamp() - 1e6))  # written long before that process started
-    assert scene.watcher.watchdog() == Watchdog(pid=younger, liveness=Liveness.DEAD)
+    assert sandbox.watcher.watchdog() == Watchdog(pid=younger, liveness=Liveness.DEAD)
 
 
 @pytest.mark.parametrize("text", [None, "", "0", "1", "-1", "4242x", "9" * 12, "\u00b2", "2147483648"])
-def test_a_watchdog_file_without_a_process_is_ignored(scene: Scene, project: Path, text: str | None) -> None:
+def test_a_watchdog_file_without_a_process_is_ignored(sandbox: Sandbox, project: Path, text: str | None) -> None:
     if text is not None:
         (project / ".yolo-planning" / ".watchdog-pid").write_text(text)
 
-    assert scene.watcher.watchdog() is None
+    assert sandbox.watcher.watchdog() is None

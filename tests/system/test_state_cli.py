@@ -57,9 +57,9 @@ def snap(
 def test_verify_is_content_with_what_is_whole_and_changes_nothing(cli: Cli, project: Path, state: Path) -> None:
     before = everything(project)
 
-    told = cli.json("state", "verify")
+    document = cli.json("state", "verify")
 
-    assert told == {
+    assert document == {
         "version": 2,
         "project": str(project),
         "sound": True,
@@ -96,10 +96,10 @@ def test_verify_names_each_broken_file_what_is_wrong_and_what_recover_would_do(
 def test_verify_is_for_people_too(cli: Cli, state: Path) -> None:
     state.write_bytes(b"")
 
-    told = cli("state", "verify")
+    result = cli("state", "verify")
 
-    assert told.returncode == 1
-    assert told.stdout.splitlines() == [
+    assert result.returncode == 1
+    assert result.stdout.splitlines() == [
         "BROKEN  .execution-state.json: it is empty",
         "        recover would ask you: there is nothing to restore it from",
     ]
@@ -134,9 +134,9 @@ def test_verify_checks_the_journal(cli: Cli, project: Path) -> None:
     new_store(project)
     Paths(project).journal.write_bytes(b"junk\n")
 
-    told = cli.json("state", "verify", code=1)
+    document = cli.json("state", "verify", code=1)
 
-    assert (told["sound"], told["journal"]) == (False, ["a line of 5 bytes cannot be read"])
+    assert (document["sound"], document["journal"]) == (False, ["a line of 5 bytes cannot be read"])
 
 
 def test_verify_reports_unreadable_files(cli: Cli, state: Path) -> None:
@@ -181,10 +181,10 @@ def test_recover_restores_what_verify_has_named_and_then_verify_is_content(
 def test_recover_reports_what_it_cannot_repair(cli: Cli, planning: Path) -> None:
     (planning / "config.json").write_bytes(b"{torn")
 
-    told = cli("state", "recover")
+    result = cli("state", "recover")
 
-    assert told.returncode == 1
-    assert told.stdout.startswith("left      config.json: it is no JSON")
+    assert result.returncode == 1
+    assert result.stdout.startswith("left      config.json: it is no JSON")
     assert (planning / "config.json").read_bytes() == b"{torn"
 
 
@@ -206,10 +206,10 @@ def test_doctor_reports_broken_files_and_their_repair(cli: Cli, project: Path, s
     new_store(project)
     state.write_bytes(b"")
 
-    told = cli("doctor")
+    result = cli("doctor")
 
-    assert told.returncode == 1
-    assert "BAD   .execution-state.json: it is empty\n      yolo-supervisor state recover\n" in told.stdout
+    assert result.returncode == 1
+    assert "BAD   .execution-state.json: it is empty\n      yolo-supervisor state recover\n" in result.stdout
 
 
 def test_doctor_reports_unreadable_files(cli: Cli, project: Path, state: Path) -> None:
@@ -217,10 +217,10 @@ def test_doctor_reports_unreadable_files(cli: Cli, project: Path, state: Path) -
     with state.open("wb") as file:
         file.truncate(100 * 2**20)
 
-    told = cli("doctor")
+    result = cli("doctor")
 
-    assert told.returncode == 1
-    assert ".execution-state.json" in told.stdout
+    assert result.returncode == 1
+    assert ".execution-state.json" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -257,9 +257,9 @@ def test_check_shows_what_would_be_done_and_does_nothing(cli: Cli, project: Path
     state.write_bytes(b"{torn")
     before = everything(project)
 
-    told = [(each["action"], each["key"]) for each in cli.json("check")["actions"] if each["by"] == "state"]
+    document = [(each["action"], each["key"]) for each in cli.json("check")["actions"] if each["by"] == "state"]
 
-    assert told == [
+    assert document == [
         ("would_quarantined", ".execution-state.json"),
         ("would_restored", ".execution-state.json"),
     ]
@@ -335,10 +335,10 @@ def test_the_role_defaults_to_that_of_the_active_agent(cli: Cli, planning: Path)
 
 @pytest.mark.parametrize("words", [("5-20200101T000000.json",), ("../../etc/passwd",), (), ("--phase", "77")])
 def test_restore_of_a_missing_snapshot_is_refused(cli: Cli, state: Path, words: tuple[str, ...]) -> None:
-    told = cli("snapshot", "restore", *words)
+    result = cli("snapshot", "restore", *words)
 
-    assert (told.returncode, told.stdout) == (1, "")
-    assert "no snapshot" in told.stderr
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "no snapshot" in result.stderr
     assert json.loads(state.read_bytes()) == SOUND
 
 
@@ -346,9 +346,9 @@ def test_restore_of_a_missing_snapshot_is_refused(cli: Cli, state: Path, words: 
 def test_d31_a_state_that_is_missing_or_broken_is_not_saved(cli: Cli, state: Path, data: bytes | None) -> None:
     state.unlink() if data is None else state.write_bytes(data)
 
-    told = cli("snapshot", "save")
+    result = cli("snapshot", "save")
 
-    assert told.returncode == 65
+    assert result.returncode == 65
     assert cli.json("snapshot", "list")["snapshots"] == []
 
 
@@ -366,10 +366,10 @@ def test_restoring_through_a_link_is_refused_with_a_sentence(cli: Cli, planning:
     (tmp_path / "precious").write_text(json.dumps(SOUND))
     (planning / ".execution-state.json").symlink_to(tmp_path / "precious")
 
-    told = cli("snapshot", "restore", snap(planning, 1, OTHER))
+    result = cli("snapshot", "restore", snap(planning, 1, OTHER))
 
-    assert told.returncode == 1
-    assert "symbolic link" in told.stderr
+    assert result.returncode == 1
+    assert "symbolic link" in result.stderr
     assert json.loads((tmp_path / "precious").read_bytes()) == SOUND
 
 
@@ -404,7 +404,7 @@ def test_the_newest_commits_are_noted_as_by_the_plugin(cli: Cli, project: Path, 
 @pytest.mark.parametrize("words", [("state",), ("snapshot",), ("state", "verify"), ("state", "recover"),
                                    ("snapshot", "save"), ("snapshot", "list"), ("snapshot", "restore")])  # fmt: skip
 def test_every_help_has_an_example(cli: Cli, words: tuple[str, ...]) -> None:
-    told = cli(*words, "--help")
+    result = cli(*words, "--help")
 
-    assert told.returncode == 0
-    assert f"yolo-supervisor {words[0]}" in told.stdout
+    assert result.returncode == 0
+    assert f"yolo-supervisor {words[0]}" in result.stdout

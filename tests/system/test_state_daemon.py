@@ -126,10 +126,10 @@ def test_a_damaged_file_is_restored_and_reported(watched: Watched, name: str) ->
     watched.running.wait(lambda: len(watched.running.did("restored", name)) == 4, "all to be told")
     assert sorted(each.read_bytes() for each in watched.own.quarantine.iterdir()) == sorted(broken[1:])
     for entry in watched.cli("history", "--json", "state", name).stdout.splitlines():
-        told = json.loads(entry)
-        assert told["kind"] == "state"
-        if told["action"] == "restored":
-            assert "+" + SOUND.decode() in told["evidence"]["diff"]
+        document = json.loads(entry)
+        assert document["kind"] == "state"
+        if document["action"] == "restored":
+            assert "+" + SOUND.decode() in document["evidence"]["diff"]
     story = watched.cli("explain", "file", name).stdout
     assert "the last good version" in story
     assert "+" + SOUND.decode() in story
@@ -322,9 +322,9 @@ def test_names_of_every_kind_are_healed_and_every_command_can_speak_of_them(watc
         ("doctor",),
         ("explain", "file", "-rf.lease"),
     ):
-        told = watched.cli(*words)
-        assert told.returncode in (0, 1, 2), told.stderr
-        assert "\x1b[2J" not in told.stdout
+        result = watched.cli(*words)
+        assert result.returncode in (0, 1, 2), result.stderr
+        assert "\x1b[2J" not in result.stdout
 
 
 def resident(pid: int) -> int:
@@ -387,11 +387,11 @@ def test_observe_mode_reports_the_repair_and_touches_nothing(watched: Watched) -
 
 def git(folder: Path, *words: str) -> str:
     identity = ["-c", "user.name=t", "-c", "user.email=t@example.com", "-c", "init.defaultBranch=main"]
-    told = subprocess.run(
+    result = subprocess.run(
         ["git", "-C", str(folder), *identity, *words], check=True, capture_output=True, text=True,
         env={**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"},
     )  # fmt: skip
-    return told.stdout
+    return result.stdout
 
 
 @pytest.mark.sampled(1)

@@ -192,19 +192,19 @@ def test_a_name_that_no_task_has_is_not_found(cli: Cli, claude_home: Path, ident
     path = write_task(claude_home, "red", 3)
     before = path.read_bytes()
 
-    told = cli("task", "claim", ident, "--owner", "dev-1")
+    result = cli("task", "claim", ident, "--owner", "dev-1")
 
-    assert told.returncode == 1
-    assert "no task" in told.stderr
+    assert result.returncode == 1
+    assert "no task" in result.stderr
     assert path.read_bytes() == before
 
 
 def test_an_ambiguous_short_name_is_reported_and_the_full_name_accepted(cli: Cli, claude_home: Path) -> None:
     red, blue = (write_task(claude_home, team, 3) for team in ("red", "blue"))
 
-    told = cli("task", "claim", "3", "--owner", "dev-1")
-    assert told.returncode == 1
-    assert "blue/3 or red/3" in told.stderr
+    result = cli("task", "claim", "3", "--owner", "dev-1")
+    assert result.returncode == 1
+    assert "blue/3 or red/3" in result.stderr
     assert given_back(red)
     assert given_back(blue)
 
@@ -312,10 +312,10 @@ def test_a_heartbeat_reports_that_the_lead_reassigned_the_task(cli: Cli, claude_
     token = str(claim(cli, "3"))
     write_task(claude_home, "red", 3, "dev-2", "in_progress")
 
-    told = cli("task", "heartbeat", "3", "--owner", "dev-1", "--token", token)
+    result = cli("task", "heartbeat", "3", "--owner", "dev-1", "--token", token)
 
-    assert told.returncode == 1
-    assert "dev-2" in told.stderr
+    assert result.returncode == 1
+    assert "dev-2" in result.stderr
 
 
 def test_a_token_that_is_no_number_is_a_wrong_use(cli: Cli, claude_home: Path) -> None:

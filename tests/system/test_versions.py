@@ -118,11 +118,11 @@ def test_files_of_a_newer_version_are_neither_read_nor_changed(cli: Cli, project
     (folder / "journal.jsonl").write_text('{"seq":1,"all":"is another now"}\n')
     before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
 
-    told = cli(*command.split())
+    result = cli(*command.split())
 
-    assert told.returncode == (1 if command == "doctor" else 65), told.stdout + told.stderr
-    assert f"{folder} was written by a newer yolo-supervisor" in told.stdout + told.stderr
-    assert "upgrade" in told.stdout + told.stderr
+    assert result.returncode == (1 if command == "doctor" else 65), result.stdout + result.stderr
+    assert f"{folder} was written by a newer yolo-supervisor" in result.stdout + result.stderr
+    assert "upgrade" in result.stdout + result.stderr
     after = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
     assert {path: data for path, data in after.items() if path.name != "supervisor.lock"} == before
 
