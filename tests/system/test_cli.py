@@ -915,7 +915,7 @@ def test_the_doctor_finds_a_sound_installation_sound(cli: Cli, healed: RunningDa
     assert any(f"supervised by process {healed.child.pid}" in finding["what"] for finding in document["findings"])
 
 
-def test_the_doctor_names_a_remedy_for_each_problem(cli: Cli, project: Path) -> None:
+def test_the_doctor_names_a_fix_for_each_problem(cli: Cli, project: Path) -> None:
     dead_agent(project, "dev-1", "team")
     planning = project / ".yolo-planning"
     Paths(project).folder.chmod(0o755)
@@ -1013,7 +1013,7 @@ def test_the_doctor_leaves_a_young_lock_and_a_running_agent_alone(cli: Cli, proj
 
 
 def findings(answer: Answer) -> dict[str, str]:
-    """The doctor's problems with their remedies; it has looked at the installation, too."""
+    """The doctor's problems, each with its fix; it has looked at the installation, too."""
     assert answer.returncode == 1, answer.stderr
     found = json.loads(answer.stdout)["findings"]
     assert "the configuration is valid" in [each["what"] for each in found]

@@ -1,4 +1,4 @@
-"""``commit`` under hooks that hide the user's unstaged changes, and are ended before they give them back."""
+"""``commit`` under hooks that hide the user's unstaged changes, and are ended before they restore them."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def rescue_refs(repo: Repo) -> list[str]:
 
 
 def assert_nothing_left(repo: Repo) -> None:
-    """No copy and no record is left."""
+    """Assert that no copy and no record is left."""
     assert rescue_refs(repo) == []
     assert list((repo.folder / ".git" / "yolo-supervisor").glob("hooks-*")) == []
 
@@ -111,7 +111,7 @@ READY = "touch .git/ready"
 
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_hook_is_interrupted_as_by_ctrl_c_and_restores_what_it_has_hidden(
+def test_hook_is_interrupted_as_by_ctrl_c_and_restores_the_hidden_changes(
     mine: Repo, children: Children, number: signal.Signals
 ) -> None:
     mine.hook("pre-commit", f"trap '{APPLY}; exit 1' INT\n{PATCH}\n{READY}\nsleep 600")
@@ -293,7 +293,7 @@ def test_changes_that_a_pre_push_hook_has_hidden_are_put_back(mine: Repo, childr
 
 
 @pytest.mark.thorough
-def test_pre_push_hook_is_interrupted_and_restores_what_it_has_hidden(mine: Repo) -> None:
+def test_pre_push_hook_is_interrupted_and_restores_the_hidden_changes(mine: Repo) -> None:
     mine.hook("pre-push", f"trap '{APPLY}; exit 1' INT\n{PATCH}\nsleep 600")
     before = State(mine)
 

@@ -1,4 +1,4 @@
-"""``commit`` killed at random moments under real lint-staged and pre-commit: no change of the user's is nowhere."""
+"""``commit`` killed at random moments under real lint-staged and pre-commit: no change of the user's is lost."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["clean_git_environment", "git_config", "repos", "template_repos"]
 
 ROUNDS = budget(quick=1, full=8, soak=100)
 FILES = {"partly.js": "staged, and changed again", "other.js": "changed", "untracked.js": "new"}
-"""Files of the user, and the change in each that is not staged."""
+"""Files of the user, with the unstaged change in each."""
 
 TASK = 'for file; do echo formatted >> "$file"; done; sleep 0.2'
 LINES = "".join(f"line {number}\n" for number in range(30))
@@ -86,7 +86,7 @@ def new_round(template: Repo, number: int) -> Repo:
 def killed(
     children: Children, repo: Repo, how: str, after_s: float, arguments: tuple[str, ...] = ()
 ) -> tuple[int, str]:
-    """Commit, and end that after a while; the exit code and what was said."""
+    """Commit, and end that after a while; the exit code and the output."""
     child = children.start(
         *PROGRAM, "commit", "-qm", "round", *arguments, cwd=repo.folder,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,

@@ -1,4 +1,4 @@
-"""``commit`` says what git made, holds the stated limit, and pushes from every layout of a repository."""
+"""``commit`` reports git's result, keeps the stated limit, and pushes from every layout of a repository."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def new_repository(folder: Path, option: str) -> Repo:
     return repo
 
 
-# -- what git made ---------------------------------------------------------------------------------------------------
+# -- git's result ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", FORMATS)

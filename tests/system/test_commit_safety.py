@@ -32,7 +32,7 @@ __all__ = ["clean_git_environment", "git_config", "repos", "template_repos"]
 
 
 def land(repos: Repositories) -> None:
-    """Commit and push what is staged in the other clone."""
+    """Commit and push the staged changes in the other clone."""
     repos.theirs.git("commit", "-qm", "theirs")
     repos.theirs.git("push", "-q")
 
@@ -108,7 +108,7 @@ def test_commit_lock_holds_where_the_environment_names_the_repository(repos: Rep
 def test_background_process_of_a_hook_takes_the_commit_lock_itself(
     repos: Repositories, children: Children, tmp_path: Path
 ) -> None:
-    """It inherits the environment of a commit that has ended."""
+    """A process inherits the environment of a commit that has ended."""
     done = tmp_path / "environment"
     repos.mine.hook("post-commit", f"env > {done}")
     repos.mine.write("new", add=True)
@@ -537,7 +537,7 @@ def test_roll_back_removes_the_lock_of_the_killed_git(half_moved: Repositories, 
     assert half_moved.mine.status() == [""]
 
 
-def test_roll_back_keeps_what_the_user_changed_after_the_kill(half_moved: Repositories, tmp_path: Path) -> None:
+def test_roll_back_keeps_changes_of_the_user_after_the_kill(half_moved: Repositories, tmp_path: Path) -> None:
     mine = half_moved.mine
     for lock in (mine.folder / ".git").rglob("*.lock"):
         if lock.name != "yolo-supervisor.lock":
@@ -635,7 +635,7 @@ def test_dry_run_pushes_nothing(repos: Repositories, option: str, staged: bool) 
     assert repos.upstream.subjects("main") == ["first"]
 
 
-def test_failed_hook_is_reported_as_hook_whatever_it_prints(repos: Repositories) -> None:
+def test_failed_hook_is_reported_as_hook_with_any_output(repos: Repositories) -> None:
     repos.mine.put("earlier", "x\n")
     repos.mine.hook("pre-commit", "echo nothing to commit, working tree clean; exit 1")
     repos.mine.write("two", "changed\n")

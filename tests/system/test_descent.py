@@ -1,4 +1,4 @@
-"""The descendants of an agent that no process tree shows any more: by their births, their sessions and their marks."""
+"""Descendants of an agent that its process tree does not show: by their births, their sessions and their marks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if os.fork() == 0:
     os._exit(0)
 os.wait()
 """
-"""A tool that leads a session, and of which only a grandchild is left after some milliseconds."""
+"""A tool that leads a session; after some milliseconds only a grandchild of it is left."""
 
 CHAIN = """
 import os, time
@@ -170,7 +170,7 @@ def test_a_chain_of_processes_is_no_daemon(children: Children, project: Path, mo
 def chained(
     children: Children, project: Path, monkeypatch: pytest.MonkeyPatch, *names: str
 ) -> tuple[ProcessScanner, int, list[ProcessId]]:
-    """Agents, the first of which is dead and has left a chain; and the chain's session."""
+    """Agents, of which the first is dead and has left a chain; and the chain's session."""
     monkeypatch.setattr(module, "CHAIN_SEEN_S", 0.1)
     monkeypatch.setattr(module, "CHAIN_AGE_S", LIMIT_S)
     scanner = ProcessScanner(Processes(backend()))

@@ -1,4 +1,4 @@
-"""Whatever stands in the files that the daemon reads, it stays up, destroys nothing, signals no stranger, and heals."""
+"""Garbage in every file that the daemon reads: it stays up, destroys nothing, signals no other process, and heals."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ Spoil = Callable[[Path], object]
 
 
 @pytest.fixture
-def stranger(children: Children, project: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A live process that is nobody's agent, and must see the end of the test."""
+def bystander(children: Children, project: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is no agent, and must live until the end of the test."""
     child = children.start("sleep", "600", cwd=project)
     yield child
-    assert child.poll() is None, "a stranger was signalled"
+    assert child.poll() is None, "a bystander was signalled"
 
 
 def looks(path: Path) -> tuple[object, ...]:
-    """What a thing is and what is in it."""
+    """The type and the content of a file."""
     facts = path.lstat()
     if stat.S_ISLNK(facts.st_mode):
         return stat.S_IFLNK, os.readlink(path)
@@ -71,14 +71,14 @@ GARBAGE: dict[str, Spoil] = {
 SOME = ["torn", "an unlucky list", "a folder", "a pipe", "a link to nowhere"]
 
 
-class UnreadableByNobody(Exception):
-    """Root may read a file of any mode."""
+class NotUnreadable(Exception):
+    """The file cannot be made unreadable: root may read a file of any mode."""
 
 
 def spoil(garbage: str, paths: Iterable[Path]) -> None:
     try:
         replace_all(garbage, paths)
-    except UnreadableByNobody:
+    except NotUnreadable:
         pytest.skip("this user may read anything")
 
 
@@ -91,11 +91,11 @@ def replace_all(garbage: str, paths: Iterable[Path]) -> None:
         path.unlink(missing_ok=True)
         GARBAGE[garbage](path)
         if garbage == "not ours to read" and os.access(path, os.R_OK):
-            raise UnreadableByNobody
+            raise NotUnreadable
 
 
 def everything(team: Team) -> list[Path]:
-    """A file of every kind that the daemon reads: the plugin's, the client's, and what ours are named by others."""
+    """A file of every kind that the daemon reads: the plugin's, the client's, and our records of agents."""
     plugin = (
         ".agent-pids .agent-panes .active-agent .active-agent-count .watchdog-pid .execution-state.json .yolo-session "
         ".execution-state.json.sha256 .agent-health/dev.json .locks/a.lease .locks/b.lock"
@@ -117,7 +117,7 @@ def notes(team: Team) -> list[Path]:
 
 
 def observations(team: Team) -> list[Path]:
-    """Our own, written anew all the time: what stood there is no loss."""
+    """Our files that are rewritten all the time: their old content is no loss."""
     return [team.own.folder / name for name in ("trees.json", "seen-locks.json", "daemon.json", "held-lock.json")]
 
 
@@ -126,7 +126,7 @@ def test_garbage_in_every_file_at_the_start_stops_nothing_and_stays(team: Team, 
     new_store(team.project)
     files = everything(team)
     spoil(garbage, [*files, *notes(team)])
-    kept = {path: looks(path) for path in files if path.suffix != ".lease"}  # one that is broken is removed
+    kept = {path: looks(path) for path in files if path.suffix != ".lease"}  # a broken lease is removed
 
     team.supervise()
     team.assert_heals(TEAM)
@@ -143,7 +143,7 @@ def test_garbage_of_every_kind_that_comes_while_the_daemon_runs_stops_nothing_an
         files = everything(team)
         try:
             replace_all(garbage, [*files, *notes(team)])
-        except UnreadableByNobody:
+        except NotUnreadable:
             continue
         # a broken lease is removed, and the markers of the last agent go with it, at any time from now on
         staying = [path for path in files if path.suffix != ".lease" and not path.name.startswith(".active-agent")]
@@ -203,7 +203,7 @@ def test_something_else_in_the_place_of_a_folder_stops_nothing(team: Team, garba
     team.assert_heals(TEAM)
 
 
-# -- people who look meanwhile ------------------------------------------------------------------------------------
+# -- commands meanwhile ------------------------------------------------------------------------------------------
 
 LOOKING = ["status", "check", "doctor", "agent list", "history"]
 
@@ -267,7 +267,7 @@ WRONG = VALUES if TIER != "quick" else VALUES[:: len(VALUES) // 8]
 
 
 def spoilt(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The document with one value missing, or wrong in every way, for every key however deep."""
+    """The document with one value missing, or wrong in every way, for every key at every depth."""
     for key, sound in document.items():
         yield {name: value for name, value in document.items() if name != key}
         for value in WRONG:
@@ -290,15 +290,15 @@ def session_of(team: Team, process: ProcessId) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_a_wrong_value_in_a_session_stops_nothing(team: Team, stranger: subprocess.Popen[bytes]) -> None:
-    write_all(team.claude / "sessions", spoilt(session_of(team, team.identity(stranger.pid))))
+def test_a_wrong_value_in_a_session_stops_nothing(team: Team, bystander: subprocess.Popen[bytes]) -> None:
+    write_all(team.claude / "sessions", spoilt(session_of(team, team.identity(bystander.pid))))
 
     team.supervise()
     team.assert_heals(TEAM)
 
 
-def test_a_wrong_value_in_a_team_stops_nothing(team: Team, stranger: subprocess.Popen[bytes]) -> None:
-    session = session_of(team, team.identity(stranger.pid))
+def test_a_wrong_value_in_a_team_stops_nothing(team: Team, bystander: subprocess.Popen[bytes]) -> None:
+    session = session_of(team, team.identity(bystander.pid))
     write_all(team.claude / "sessions", [session])
     member = {
         "agentId": "dev-1@team", "name": "dev-1", "agentType": "general-purpose", "tmuxPaneId": "in-process",
@@ -330,9 +330,9 @@ def test_a_wrong_value_in_a_task_stops_nothing_and_stays(team: Team) -> None:
     assert {path: looks(path) for path in kept} == kept
 
 
-def test_a_wrong_value_in_an_agents_record_stops_nothing(team: Team, stranger: subprocess.Popen[bytes]) -> None:
+def test_a_wrong_value_in_an_agents_record_stops_nothing(team: Team, bystander: subprocess.Popen[bytes]) -> None:
     new_store(team.project)
-    alive = team.identity(stranger.pid)
+    alive = team.identity(bystander.pid)
     pane = Pane(socket="/nowhere/tmux", server_pid=alive.pid, pane="%0")
     agent = agent_of("dev-0", TEAM, alive, claude_dir=team.claude, pane=pane, session="85d6cfb4")
     write_all(team.own.agents, spoilt(json.loads(own_files.dump_agent(agent))))
@@ -342,9 +342,11 @@ def test_a_wrong_value_in_an_agents_record_stops_nothing(team: Team, stranger: s
 
 
 @pytest.mark.parametrize("event", ["SessionStart", "SubagentStart", "SubagentStop"])
-def test_a_wrong_value_in_a_hooks_note_stops_nothing(team: Team, stranger: subprocess.Popen[bytes], event: str) -> None:
+def test_a_wrong_value_in_a_hooks_note_stops_nothing(
+    team: Team, bystander: subprocess.Popen[bytes], event: str
+) -> None:
     new_store(team.project)
-    by = team.identity(stranger.pid)
+    by = team.identity(bystander.pid)
     ancestry = f"4194303:1:python:4194303 {by.pid}:{by.started}:sleep:{by.pid}\n".encode()
     payload = {"session_id": "85d6cfb4", "agent_id": "a-1", "agent_type": "yolo:yolo-dev", "cwd": str(team.project)}
     write_all(team.own.hooks, spoilt(payload), f"{event}.{by.pid}.{{}}-1", ancestry)
@@ -369,16 +371,16 @@ def test_a_wrong_ancestry_in_a_hooks_note_stops_nothing(team: Team) -> None:
     team.assert_heals(TEAM)
 
 
-def test_a_wrong_value_in_a_health_file_stops_nothing_and_stays(team: Team, stranger: subprocess.Popen[bytes]) -> None:
+def test_a_wrong_value_in_a_health_file_stops_nothing_and_stays(team: Team, bystander: subprocess.Popen[bytes]) -> None:
     folder = team.planning / ".agent-health"
-    write_all(folder, spoilt(health_of("dev", stranger.pid)))
+    write_all(folder, spoilt(health_of("dev", bystander.pid)))
     kept = {path: looks(path) for path in folder.glob("*.lock")}
 
     team.supervise()
     team.assert_heals(TEAM)
 
     assert {path: looks(path) for path in kept} == kept
-    assert stranger.pid not in [e["evidence"]["pid"] for e in team.running.did("registered")]
+    assert bystander.pid not in [e["evidence"]["pid"] for e in team.running.did("registered")]
 
 
 def test_a_wrong_value_in_a_lease_stops_nothing_and_in_a_lock_stays(team: Team) -> None:
@@ -414,10 +416,10 @@ def test_wrong_values_in_the_execution_state_stop_nothing_and_stay(team: Team) -
 
 
 def test_wrong_values_everywhere_leave_no_command_without_an_answer(
-    team: Team, stranger: subprocess.Popen[bytes]
+    team: Team, bystander: subprocess.Popen[bytes]
 ) -> None:
     new_store(team.project)
-    alive = team.identity(stranger.pid)
+    alive = team.identity(bystander.pid)
     agent = agent_of("dev-0", TEAM, alive, claude_dir=team.claude, session="85d6cfb4")
     record = json.loads(own_files.dump_agent(agent))
     lease = {"acquired_at": "2026-11-22T20:55:10Z", "owner": "dev-77", "resource": "src/a.js", "ttl_secs": 60}
@@ -472,7 +474,7 @@ HELD: list[Callable[[str, int, int], object]] = [
 
 
 @pytest.mark.parametrize("number", cases(range(len(HELD)), [0, 5]))
-def test_a_lock_is_only_broken_by_the_note_of_the_one_who_made_it(team: Team, number: int) -> None:
+def test_a_lock_is_broken_only_by_the_note_of_its_maker(team: Team, number: int) -> None:
     new_store(team.project)
     theirs = team.claude / "tasks" / TEAM / "1.json.lock"
     theirs.mkdir(parents=True)
@@ -486,7 +488,7 @@ def test_a_lock_is_only_broken_by_the_note_of_the_one_who_made_it(team: Team, nu
     assert theirs.is_dir()
 
 
-# -- processes that tell nonsense of themselves -------------------------------------------------------------------
+# -- processes with misleading environments ------------------------------------------------------------------------
 
 ENVIRONMENTS: list[dict[str, str]] = [
     {"TMUX": "/tmp/s,²,0", "TMUX_PANE": "%0"}, {"TMUX": ",,", "TMUX_PANE": ""}, {"TMUX": "x", "TMUX_PANE": "%0"},
@@ -526,7 +528,7 @@ def test_processes_with_malformed_data_stop_no_watcher(team: Team, children: Chi
     team.assert_heals(TEAM)
 
 
-# -- pids that name nobody, or somebody else ----------------------------------------------------------------------
+# -- pids of no process, or of another one -------------------------------------------------------------------------
 
 
 TOUCHY = """
@@ -543,15 +545,15 @@ def test_pids_in_a_garbage_file_are_neither_signalled_nor_registered(
     team: Team, children: Children, tmux: PrivateTmux
 ) -> None:
     shell = tmux.session("work", "exec sh -c 'while sleep 60; do :; done'")
-    stranger = children.python(TOUCHY, cwd=team.project)
-    assert stranger.stdout is not None
+    bystander = children.python(TOUCHY, cwd=team.project)
+    assert bystander.stdout is not None
     team.supervise()
     numbers = [0, 1, -1, 4294967295, 4294967297, 2**63, os.getpid(), os.getppid(), team.running.child.pid]
-    numbers += [tmux.server.pid, shell, stranger.pid]
+    numbers += [tmux.server.pid, shell, bystander.pid]
     words = [str(each) for each in numbers] + ["", "x", "1e3", "0x10", "²", "+7", " 7 7"]
     (team.planning / ".agent-pids").write_text("\n".join(words))
     (team.planning / ".agent-panes").write_text("".join(f"{number} %0\n" for number in numbers))
-    (team.planning / ".watchdog-pid").write_text(str(stranger.pid))
+    (team.planning / ".watchdog-pid").write_text(str(bystander.pid))
     health = ({"pid": number, "role": "dev", "idle_count": 9, "last_event": "idle"} for number in numbers)
     write_all(team.planning / ".agent-health", health)
 
@@ -560,10 +562,10 @@ def test_pids_in_a_garbage_file_are_neither_signalled_nor_registered(
 
     assert {e["evidence"]["pid"] for e in team.running.did("registered")}.isdisjoint(numbers)
     assert team.running.did("terminated") == []
-    assert [stranger.poll(), tmux.server.poll(), team.running.child.poll()] == [None, None, None]
+    assert [bystander.poll(), tmux.server.poll(), team.running.child.poll()] == [None, None, None]
     assert team.processes.identify(shell) is not None
-    os.set_blocking(stranger.stdout.fileno(), False)
-    assert stranger.stdout.read() is None, "the stranger got a signal"
+    os.set_blocking(bystander.stdout.fileno(), False)
+    assert bystander.stdout.read() is None, "the bystander got a signal"
 
 
 def test_a_process_that_reuses_an_agents_pid_is_not_signalled(team: Team, children: Children, project: Path) -> None:

@@ -1,4 +1,4 @@
-"""The plugin's gates, asked and mended by ourselves: what passes, what does not, what is mended, and who is told."""
+"""The plugin's gates, evaluated and repaired by us: passes, failures, repairs and alerts."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class World:
         (self.planning / "config.json").write_text(json.dumps({**ON, **more}))
 
     def plan(self, name: str = "phases/05-demo/05-01-PLAN.md", **said: Any) -> bytes:
-        """Write a plan; the contract that follows from it."""
+        """Write a plan; the contract that the plugin makes of it."""
         path = self.planning / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(PLAN.format(**{"phase": 5, "plan": 1, "checks": "[]", **said}))
@@ -65,7 +65,7 @@ class World:
         return made
 
     def sign(self, **more: Any) -> bytes:
-        """Write the plan's contract, with something else in it: one that counts, without a hash."""
+        """Write the plan's contract with these changes: a valid one, without a hash."""
         data = self.plan()
         if more:
             bare = {key: value for key, value in json.loads(data).items() if key != "contract_hash"}
@@ -95,8 +95,8 @@ class World:
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def git(self, *words: str) -> None:
-        who = ("-c", "user.name=t", "-c", "user.email=t@t", "-c", "commit.gpgsign=false")
-        subprocess.run(["git", *who, *words], cwd=self.project, check=True, capture_output=True, timeout=LIMIT_S)
+        identity = ("-c", "user.name=t", "-c", "user.email=t@t", "-c", "commit.gpgsign=false")
+        subprocess.run(["git", *identity, *words], cwd=self.project, check=True, capture_output=True, timeout=LIMIT_S)
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def world(project: Path, claude_home: Path) -> World:
 
 @pytest.fixture
 def repository(world: World) -> World:
-    """The same, under git, with nothing committed yet."""
+    """The same project under git, without a commit."""
     world.git("init", "-q")
     return world
 
@@ -252,7 +252,7 @@ def test_a_missing_contract_is_generated_from_its_plan(world: World) -> None:
 
 
 async def test_a_passing_gate_changes_nothing(world: World) -> None:
-    world.sign(task_count=7)  # not what the plan says, but whole
+    world.sign(task_count=7)  # differs from the plan, but valid
     before = world.contract.read_bytes()
 
     outcome = await world.repair(task="7")
@@ -300,7 +300,7 @@ async def test_a_plan_is_found_however_it_is_spelled_and_in_the_active_milestone
     assert world.contract.read_bytes() == whole
 
 
-async def test_the_active_milestone_goes_before_what_lies_in_phases(world: World) -> None:
+async def test_the_active_milestone_goes_before_the_phases_folder(world: World) -> None:
     world.plan("phases/05-demo/01-PLAN.md", checks='["old"]')
     current = world.plan("milestones/shop/phases/05-demo/01-PLAN.md", checks='["new"]')
     (world.planning / "ACTIVE").write_text("shop")
@@ -397,7 +397,7 @@ async def test_a_contract_that_is_no_file_ends_in_a_sentence(world: World) -> No
     assert "not an ordinary file" in str(outcome.hindrance)
 
 
-# -- who is told --------------------------------------------------------------------------------------------------
+# -- alerts ------------------------------------------------------------------------------------------------------
 
 
 def test_an_unrepairable_gate_is_reported_to_the_lead_in_the_plugins_format(world: World) -> None:
@@ -465,7 +465,7 @@ async def test_checks_that_all_succeed_are_passed(world: World) -> None:
     assert [(each.check, each.exit) for each in answer.checks] == [("true", 0), ("test -d .yolo-planning", 0)]
 
 
-async def test_checks_that_fail_are_named_with_what_they_said(world: World) -> None:
+async def test_failed_checks_are_named_with_their_output(world: World) -> None:
     world.sign(verification_checks=["true", "echo no >&2; exit 3", "a\0b", "kill -9 $$"])
 
     answer = await world.ask("required_checks")
@@ -493,15 +493,15 @@ def gone(pid: int) -> bool:
 
 async def test_a_check_that_hangs_and_does_not_listen_is_ended_with_all_that_it_started(world: World) -> None:
     world.configure(command_timeout_ms=1000)
-    told = world.project / "pids"
-    world.sign(verification_checks=[f"trap '' TERM; sleep 600 & echo $$ $! > {told}; wait; sleep 600", "true"])
+    written = world.project / "pids"
+    world.sign(verification_checks=[f"trap '' TERM; sleep 600 & echo $$ $! > {written}; wait; sleep 600", "true"])
 
     answer = await world.ask("required_checks")
 
     assert answer.result == "fail"
     assert answer.evidence.endswith("(took longer than 1 s);")
     assert [each.timed_out for each in answer.checks] == [True, False]
-    wait_until(lambda: all(gone(int(pid)) for pid in told.read_text().split()), "all that it started to end")
+    wait_until(lambda: all(gone(int(pid)) for pid in written.read_text().split()), "all that it started to end")
 
 
 async def test_a_check_that_took_too_long_has_twice_the_time_at_the_second_attempt(world: World) -> None:
@@ -533,15 +533,15 @@ async def test_checks_are_run_again_twice_at_most(world: World, needed: int, rep
 
 
 def test_ending_the_gate_ends_its_check(world: World, children: Children) -> None:
-    told = world.project / "pid"
-    world.sign(verification_checks=[f"echo $$ > {told}.new; mv {told}.new {told}; sleep 600"])
+    written = world.project / "pid"
+    world.sign(verification_checks=[f"echo $$ > {written}.new; mv {written}.new {written}; sleep 600"])
     ours = children.start(*PROGRAM, "gate", "check", "required_checks", "5", "1", "1", cwd=world.project)
-    wait_until(told.exists, "the check to run")
+    wait_until(written.exists, "the check to run")
 
     ours.send_signal(signal.SIGTERM)
 
     assert ours.wait(LIMIT_S) == 128 + signal.SIGTERM
-    wait_until(lambda: gone(int(told.read_text())), "the check to end")
+    wait_until(lambda: gone(int(written.read_text())), "the check to end")
 
 
 @pytest.mark.parametrize("gate", ["required_checks", "protected_file", "forbidden_commands"])
@@ -638,7 +638,7 @@ async def test_in_an_empty_repository_there_are_no_commits_to_check(repository: 
         ("Feat(api): add it", "commit format invalid: Feat(api): add it"),
     ],
 )
-async def test_the_last_commit_must_say_what_it_is(repository: World, subject: str, evidence: str) -> None:
+async def test_the_last_commit_must_name_its_type(repository: World, subject: str, evidence: str) -> None:
     repository.git("commit", "-q", "--allow-empty", "-m", "fix(first): fine")
     repository.git("commit", "-q", "--allow-empty", "-m", f"{subject}\n\nfeat(not): the subject")
 

@@ -1,6 +1,6 @@
-"""The plugin and we at the same leases: what one has given, the other respects; and where the plugin errs, we do not.
+"""The plugin and we at the same leases: each respects the other's, and the plugin's errors are not ours.
 
-The plugin is a model here, after what its version 2.9.8 was seen to do; real files of it prove the form.
+The plugin is a model here, after the observed behaviour of its version 2.9.8; real files of it prove the format.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ FILE = "src/a1.js"
 
 
 class Clock:
-    """The clock on the wall and that on nobody's wall; ``wait`` moves both. Tenths of a second, counted exactly."""
+    """The wall clock and the monotonic clock; ``wait`` moves both. Tenths of a second, counted exactly."""
 
     def __init__(self, at: datetime = EPOCH) -> None:
         self._at = at
@@ -76,7 +76,7 @@ def pretty(value: dict[str, Any]) -> bytes:
 
 
 class Plugin:
-    """``yolo lease-lock`` and ``yolo lock``, as they are: also where they err."""
+    """``yolo lease-lock`` and ``yolo lock`` with their errors."""
 
     def __init__(self, project: Path, clock: Clock) -> None:
         self.locks = project / ".yolo-planning" / ".locks"
@@ -84,7 +84,7 @@ class Plugin:
         self._clock = clock
 
     def acquire(self, resource: str, owner: str = "unknown", ttl: int = 300) -> str:
-        """``acquired`` or ``renewed``; else who holds it. 300 s mean: as long as it is configured."""
+        """``acquired`` or ``renewed``; else the holder. 300 s stand for the configured time."""
         if self.configured("v3_lock_lite") is not True:
             return "skip"
         held = self.read(self.lease(resource))
@@ -123,7 +123,7 @@ class Plugin:
         return self.locks / (resource.replace("/", "__").replace("\\", "__").replace(" ", "_") + ".lease")
 
     def expired(self, lease: dict[str, Any]) -> bool:
-        """By whole seconds, strictly; a negative age is made a huge one by a cast."""
+        """Whether it has expired, by whole seconds; a cast makes a negative age a huge one."""
         try:
             acquired_at = datetime.fromisoformat(lease.get("acquired_at", ""))
         except (ValueError, TypeError):
@@ -147,7 +147,7 @@ class Plugin:
 
 
 class Ours:
-    """A process of ours: answers as the plugin does."""
+    """A process of ours, with the plugin's answers."""
 
     def __init__(self, project: Path, clock: Clock) -> None:
         self.store = Store(project, clock, QuickDisk())
@@ -179,7 +179,7 @@ class Ours:
         return token
 
     async def tick(self) -> list[str]:
-        """Whose leases the watcher ends now."""
+        """The owners of the leases that the watcher ends now."""
         ended = []
         for (action,) in await self._watcher.tick(self._clock.now()):
             assert isinstance(action, Release)
@@ -202,7 +202,7 @@ class World:
         return self.plugin.lease(FILE)
 
     def write(self, **changes: Any) -> None:
-        """A lease of dev-1 as the plugin writes it, but for these changes; None takes a key away."""
+        """Write a lease of dev-1 in the plugin's format with these changes; None removes a key."""
         said = {"acquired_at": stamp(self.clock.now()), "owner": "dev-1", "resource": FILE, "ttl_secs": 60}
         found = {**said, "type": "lease", **changes}
         self.file.write_bytes(pretty({key: value for key, value in found.items() if value is not None}))
@@ -223,7 +223,7 @@ def world(project: Path) -> Iterator[World]:
 
 @pytest.fixture(scope="module")
 def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """One world for many examples, each of which leaves it as it was."""
+    """One world for many examples, each of which leaves it unchanged."""
     started = World(tmp_path_factory.mktemp("project"))
     yield started
     started.end()
@@ -240,14 +240,14 @@ def up_to(s: int) -> st.SearchStrategy[float]:
     return st.integers(0, s * 10).map(lambda tenths: tenths / 10)
 
 
-# -- one form -------------------------------------------------------------------------------------------------------
+# -- one format -----------------------------------------------------------------------------------------------------
 
 
 def real(name: str) -> Path:
     return SAMPLES / "plugin-output" / "live-tree-rust-after-stop" / ".locks" / name
 
 
-def test_the_model_writes_what_the_plugin_has_written(world: World) -> None:
+def test_the_model_writes_the_plugins_bytes(world: World) -> None:
     lease, lock = real("src__a1.js.lease"), real("src__b1.js.lock")
 
     world.plugin.acquire("src/a1.js", "dev-01", 60)
@@ -449,7 +449,7 @@ def test_an_odd_lease_is_free_for_both_or_for_none(odd: dict[str, Any], age_s: i
 def test_a_lease_that_cannot_be_read_is_free_for_both(torn: bytes, world: World) -> None:
     for each in (world.plugin, world.us):
         world.file.write_bytes(torn)
-        os.utime(world.file, (0, 0))  # nobody is in the middle of writing it
+        os.utime(world.file, (0, 0))  # so old that no program is writing it
 
         assert each.acquire(FILE, "dev-2") == "acquired"
 
@@ -503,7 +503,7 @@ def test_a_lease_of_the_plugin_binds_our_command_until_its_release(cli: Cli) -> 
 
 
 def ttl_of(cli: Cli, plugin: Plugin, *words: str) -> int:
-    """How long a lease holds that our command gives."""
+    """The time to live of a lease that our command gives, in seconds."""
     assert cli("lease", "acquire", FILE, "--owner", "dev-1", *words).returncode == 0
     held = plugin.read(plugin.lease(FILE)) or {}
     plugin.release(FILE, "dev-1")
@@ -522,7 +522,7 @@ def test_without_a_time_to_live_both_take_the_configured_one(configured: int | N
     assert (plugin.read(plugin.lease(FILE)) or {})["ttl_secs"] == ours == (configured or 300)
 
 
-def test_a_time_to_live_that_is_said_holds_whatever_is_configured_also_where_it_is_the_plugins_default(
+def test_an_explicit_time_to_live_holds_under_any_configuration_and_at_the_plugins_default(
     cli: Cli,
 ) -> None:
     plugin = Plugin(cli.folder, RealTime())
@@ -563,15 +563,15 @@ async def test_a_lock_of_the_bash_version_is_left_alone(world: World) -> None:
         assert (world.plugin.locks / path.name).read_bytes() == path.read_bytes()
 
 
-# -- where the plugin errs ------------------------------------------------------------------------------------------
+# -- errors of the plugin -------------------------------------------------------------------------------------------
 
 
 def test_d2_only_tasks_of_the_dead_agent_are_requeued(team: Team) -> None:
     team.supervise()
     agent, living = team.agent("dev-1"), team.agent("dev-1", "blue")
     own, namesakes = team.task("dev-1"), team.task("dev-1", "blue")
-    roles, strangers = team.task("dev"), write_task(team.claude, "green", 1, "dev-1", "in_progress")
-    before = {path: path.read_bytes() for path in (namesakes, roles, strangers)}
+    roles, others = team.task("dev"), write_task(team.claude, "green", 1, "dev-1", "in_progress")
+    before = {path: path.read_bytes() for path in (namesakes, roles, others)}
 
     agent.kill()
 
@@ -632,7 +632,7 @@ def test_d3_an_agent_whose_team_the_plugin_has_swept_away_lives_on_and_is_watche
     team.wait_given_back(task)
 
 
-def test_d12_a_lease_holds_here_whatever_the_flags_say_and_there_once_it_is_asked(world: World) -> None:
+def test_d12_a_lease_holds_here_under_any_flags_and_there_once_the_plugin_looks(world: World) -> None:
     world.plugin.config.write_text('{"v3_lease_locks": true, "v3_lock_lite": false}')
     assert world.us.acquire(FILE, "dev-1") == "acquired"
     before = world.file.read_bytes()
@@ -693,8 +693,8 @@ def test_d24_leases_of_a_dead_agent_are_released_and_the_history_names_the_agent
     team.wait_healed("dev-1")
     assert given_back(task)
     assert sorted(path.name for path in plugin.locks.iterdir()) == ["src__dev-2.js.lease", "src__dev-2.js.lock"]
-    told = team.running.did("released", "src/dev-1.js")
-    assert [each["evidence"]["owner"] for each in told] == ["dev-1", "dev-1"]
+    released = team.running.did("released", "src/dev-1.js")
+    assert [each["evidence"]["owner"] for each in released] == ["dev-1", "dev-1"]
 
 
 # -- a dead letter and the client -----------------------------------------------------------------------------------
@@ -702,7 +702,7 @@ def test_d24_leases_of_a_dead_agent_are_released_and_the_history_names_the_agent
 
 @pytest.mark.parametrize("owner", [SET_ASIDE, "dev-2"])
 def test_a_dead_letter_started_by_a_model_is_set_aside_again(owner: str, project: Path, claude_home: Path) -> None:
-    """The client lets any model do so, with its own name or without; no person has looked at it yet."""
+    """The client lets any model start one, with its name or without; no person has decided yet."""
     path = write_task(claude_home, "red", 1)
     clock = Clock()
     with closing(Store(project, clock, QuickDisk())) as store:
@@ -710,7 +710,7 @@ def test_a_dead_letter_started_by_a_model_is_set_aside_again(owner: str, project
         queue = RetryPolicy(Config(), store, clock, "here")
 
         def after_failing(by: str, cause: str) -> tuple[str, str | None]:
-            """What the task is, and whose, when an attempt has failed."""
+            """The status and the owner of the task after a failed attempt."""
             path.write_text(json.dumps({**read_task(path), "status": "in_progress", "owner": by}))
             task = Task(list="red", number="1", status="in_progress", owner=by, path=path)
             for action in requeue_or_dead_letter(
@@ -722,7 +722,7 @@ def test_a_dead_letter_started_by_a_model_is_set_aside_again(owner: str, project
             return found["status"], found.get("owner")
 
         assert after_failing("dev-1", "died") == ("pending", None)
-        assert after_failing("dev-1", "died") == ("pending", SET_ASIDE)  # twice in one way, with an attempt left
+        assert after_failing("dev-1", "died") == ("pending", SET_ASIDE)  # the same cause twice, with an attempt left
         clock.wait(3600)
 
         assert after_failing(owner, "silent") == ("pending", SET_ASIDE)

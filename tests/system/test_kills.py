@@ -1,4 +1,4 @@
-"""Programs that write to one project are killed at any moment, over and over: what they acknowledged is there, once."""
+"""Programs that write to one project are killed at any moment, repeatedly: each acknowledged write is there, once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from yolo_supervisor.store.store import Outcome, Store
 
 KILLS = budget(quick=50, full=1_000, soak=100_000)
 SEGMENT = 20_000
-"""So small that programs are killed while they begin the next segment too, in bytes."""
+"""The size of a segment in bytes: so small that programs are also killed while they begin the next one."""
 
 pytestmark = pytest.mark.timeout(budget(quick=600, full=1200, soak=36_000))
 
@@ -59,7 +59,7 @@ def put(store: Store, document: Path, name: str, number: int) -> None:
 
 
 def a_daemon(project: Path, document: Path, name: str, acknowledge: Callable[[], object]) -> None:
-    """One store for a whole life."""
+    """Write through one store until killed."""
     with closing(opened(project)) as store:
         acknowledge()
         for number in range(1, 10_000):
@@ -68,7 +68,7 @@ def a_daemon(project: Path, document: Path, name: str, acknowledge: Callable[[],
 
 
 def commands(project: Path, document: Path, name: str, acknowledge: Callable[[], object]) -> None:
-    """A store of its own for each thing to do."""
+    """Open a new store for each write, until killed."""
     acknowledge()
     for number in range(1, 10_000):
         with closing(opened(project)) as store:
@@ -77,7 +77,7 @@ def commands(project: Path, document: Path, name: str, acknowledge: Callable[[],
 
 
 class Child:
-    """A program at work on a document of its own."""
+    """A program at work on its document."""
 
     def __init__(self, project: Path, work: Callable[..., None], document: Path, name: str) -> None:
         self.document = document
@@ -94,11 +94,11 @@ class Child:
         self._began = 0
 
     def wait(self) -> None:
-        """Until it is at work: what it acknowledges first is that."""
+        """Wait until it is at work, which is its first acknowledgement."""
         self._began += len(os.read(self._pipe, 1))
 
     def kill(self) -> int:
-        """How much it had acknowledged."""
+        """Kill it; the number of writes that it had acknowledged."""
         os.kill(self.pid, signal.SIGKILL)
         _, ending = os.waitpid(self.pid, 0)
         with open(self._pipe, "rb") as pipe:
@@ -121,7 +121,7 @@ def test_killed_writers_lose_nothing_acknowledged(tmp_path: Path) -> None:
         if chance.random() < 0.5:
             for child in children:
                 child.wait()
-        time.sleep(chance.uniform(0.001, 0.012))  # not for anything to happen: at any moment
+        time.sleep(chance.uniform(0.001, 0.012))  # a random moment; nothing is waited for
         chance.shuffle(children)
         acknowledged = {child: child.kill() for child in children}
         kills += len(children)
@@ -131,11 +131,11 @@ def test_killed_writers_lose_nothing_acknowledged(tmp_path: Path) -> None:
             assert recovery.damage == ()
             assert store.journal.pending == {}
             assert not store.recover()
-        told = [entry.key for entry in followed.new_entries()]
+        followed_keys = [entry.key for entry in followed.new_entries()]
         for child, count in acknowledged.items():
             [found] = set(child.document.read_bytes().split())
             assert count <= int(found) <= count + 1
-            assert [key for key in told if key.startswith(f"{child.name}-")] == [
+            assert [key for key in followed_keys if key.startswith(f"{child.name}-")] == [
                 f"{child.name}-{number}" for number in range(1, int(found) + 1)
             ]
             total += count

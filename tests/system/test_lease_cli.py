@@ -1,4 +1,4 @@
-"""``lease``, and what other commands tell of leases: as scripts and agents call it, exit codes and JSON."""
+"""``lease``, and leases in other commands, as scripts and agents use them: exit codes and JSON."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def lease_file(cli: Cli, name: str = "src__a1.js") -> Path:
 
 
 def plugin(cli: Cli, owner: str, acquired_at: str, ttl: object = 60) -> bytes:
-    """A lease as the plugin writes it."""
+    """Write a lease in the plugin's format."""
     said = {"acquired_at": acquired_at, "owner": owner, "resource": FILE, "ttl_secs": ttl, "type": "lease"}
     data = json.dumps(said, indent=2, sort_keys=True).encode()
     lease_file(cli).write_bytes(data)
@@ -95,12 +95,12 @@ def test_a_lease_from_the_future_is_not_stolen(cli: Cli) -> None:
 
 def test_a_broken_lease_is_free(cli: Cli) -> None:
     lease_file(cli).write_bytes(b'{"acquired_at": "2026-')
-    os.utime(lease_file(cli), (0, 0))  # nobody is in the middle of writing it
+    os.utime(lease_file(cli), (0, 0))  # so old that no program is writing it
 
     assert cli.json("lease", "acquire", FILE, "--owner", "dev-1")["result"] == "acquired"
 
 
-# -- no ------------------------------------------------------------------------------------------------------------
+# -- refusals ------------------------------------------------------------------------------------------------------
 
 
 def test_a_lease_of_the_plugin_is_a_conflict_for_all_but_its_owner(cli: Cli) -> None:
@@ -223,7 +223,7 @@ def test_a_lease_cannot_be_released_under_another_name(cli: Cli) -> None:
     assert cli.json("lease", "list")["leases"][0]["resource"] == "a/b"
 
 
-# -- how long ------------------------------------------------------------------------------------------------------
+# -- the time to live ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_a_ttl_that_is_given_wins(cli: Cli) -> None:
     assert written(cli)["ttl_secs"] == 300
 
 
-# -- to be seen ----------------------------------------------------------------------------------------------------
+# -- leases in other commands --------------------------------------------------------------------------------------
 
 
 def test_without_leases_the_list_says_so(cli: Cli) -> None:

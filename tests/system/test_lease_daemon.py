@@ -31,7 +31,7 @@ from yolo_supervisor.store.store import Outcome, Store
 DAY = timedelta(days=1)
 FILE = "src/a1.js"
 WIDE_AWAKE = "[leases]\ninterval_s = 86400\n[state]\ninterval_s = 86400\n[agents]\ninterval_s = 86400\n"
-"""A daemon that never looks by itself: what it does in time, it does because it was woken."""
+"""Intervals so long that everything in time is done because the daemon was woken."""
 
 
 def as_plugin(owner: str, at: datetime = EPOCH, ttl: object = 60, resource: str = FILE) -> bytes:
@@ -40,11 +40,11 @@ def as_plugin(owner: str, at: datetime = EPOCH, ttl: object = 60, resource: str 
     return json.dumps({**said, "type": "lease"}, indent=2, sort_keys=True, ensure_ascii=False).encode()
 
 
-# -- what others do in the meantime ---------------------------------------------------------------------------------
+# -- competing processes --------------------------------------------------------------------------------------------
 
 
-def _compete(project: Path, name: str, resources: int, told: int) -> None:
-    """Try to get each lease, and tell of those that were got."""
+def _compete(project: Path, name: str, resources: int, output: int) -> None:
+    """Try to get each lease, and write the ones that were granted to ``output``."""
     with closing(Store(project, disk=QuickDisk())) as store:
         with suppress(Busy):  # with so many at once; then it is caught up with at the first change
             store.open()
@@ -56,27 +56,26 @@ def _compete(project: Path, name: str, resources: int, told: int) -> None:
                     break
                 if store.commit(action, name) is Outcome.DONE:
                     got = store.index.leases[str(action.path)].token
-                    os.write(told, f"{number} {name} {got}\n".encode())
+                    os.write(output, f"{number} {name} {got}\n".encode())
                     break
 
 
-def _plugin_competes(locks: Path, name: str, resources: int, told: int) -> None:
-    """The plugin: where there is no file, or one that has run out, it writes one. In one step here, so that it errs
-    about nobody but us."""
+def _plugin_competes(locks: Path, name: str, resources: int, output: int) -> None:
+    """Write each lease without a file, as the plugin does; here in one step, so that it errs only about our leases."""
     for number in range(resources):
         path, made = locks / f"{number}.lease", locks / name
         made.write_bytes(as_plugin(name, datetime.now(UTC), 300, str(number)))
         if not path.exists():
             with suppress(FileExistsError):
                 os.link(made, path)
-                os.write(told, f"{number} {name} 0\n".encode())
+                os.write(output, f"{number} {name} 0\n".encode())
         made.unlink()
 
 
 def race(*runners: Callable[[int], None]) -> list[tuple[str, str, int]]:
-    """What the runners, each a process of its own, tell when they start at the same moment."""
+    """The claims that the runners write, each a separate process, if all start at the same moment."""
     start, go = os.pipe()
-    reading, told = os.pipe()
+    reading, output = os.pipe()
     pids = []
     for run in runners:
         pid = os.fork()
@@ -86,13 +85,13 @@ def race(*runners: Callable[[int], None]) -> list[tuple[str, str, int]]:
             os.close(reading)
             os.read(start, 1)
             try:
-                run(told)
+                run(output)
                 os._exit(0)
             finally:
                 traceback.print_exc()
                 os._exit(1)
         pids.append(pid)
-    for fd in (start, go, told):
+    for fd in (start, go, output):
         os.close(fd)
     with open(reading) as pipe:
         claims = [(number, name, int(got)) for number, name, got in (line.split() for line in pipe)]
@@ -111,7 +110,7 @@ def test_one_of_32_processes_gets_each_lease_with_a_unique_token(
     with closing(Store(project)) as store:
         store.open()
 
-    claims = race(*(lambda told, n=n: _compete(project, f"dev-{n}", resources, told) for n in range(32)))
+    claims = race(*(lambda output, n=n: _compete(project, f"dev-{n}", resources, output) for n in range(32)))
 
     assert sorted(int(number) for number, _, _ in claims) == list(range(resources))
     assert len({got for _, _, got in claims}) == resources
@@ -128,8 +127,8 @@ def test_a_lease_of_the_plugin_is_never_granted_by_us(project: Path) -> None:
         store.open()
 
     claims = race(
-        *(lambda told, n=n: _compete(project, f"dev-{n}", resources, told) for n in range(8)),
-        *(lambda told, n=n: _plugin_competes(locks, f"plugin-{n}", resources, told) for n in range(4)),
+        *(lambda output, n=n: _compete(project, f"dev-{n}", resources, output) for n in range(8)),
+        *(lambda output, n=n: _plugin_competes(locks, f"plugin-{n}", resources, output) for n in range(4)),
     )
 
     assert sorted(int(number) for number, _, _ in claims) == list(range(resources))
@@ -176,7 +175,7 @@ def test_a_restarted_daemon_ends_leases_granted_before_its_crash(project: Path, 
     running.wait(lambda: running.did("released", FILE), "the lease to be ended")
 
 
-def test_observe_mode_ends_no_lease_and_reports_what_it_would_do(project: Path, daemon: StartDaemon) -> None:
+def test_observe_mode_ends_no_lease_and_reports_the_release(project: Path, daemon: StartDaemon) -> None:
     (project / ".yolo-planning" / ".locks").mkdir()
     path = project / ".yolo-planning" / ".locks" / "src__a1.js.lease"
     path.write_bytes(as_plugin("dev-1"))
@@ -184,8 +183,8 @@ def test_observe_mode_ends_no_lease_and_reports_what_it_would_do(project: Path, 
 
     running = daemon("--observe", config=WIDE_AWAKE)
 
-    (told,) = running.wait(lambda: running.did("would_released", FILE), "what would be done")
-    assert told["at"] >= before
+    (entry,) = running.wait(lambda: running.did("would_released", FILE), "the release to be reported")
+    assert entry["at"] >= before
     assert path.read_bytes() == as_plugin("dev-1")
     assert running.did("released") == []
 
@@ -205,7 +204,7 @@ def test_the_holder_of_a_lock_is_seen_while_it_works(
     identity = ("-c", "user.name=A", "-c", "user.email=a@b")
     subprocess.run(["git", "init", "-q"], cwd=project, check=True)
     subprocess.run(["git", *identity, "commit", "-q", "--allow-empty", "-m", "first"], cwd=project, check=True)
-    running = daemon(config=f"{WIDE_AWAKE}[sessions]\ninterval_s = 0.1\n")  # so often it reports its ticks
+    running = daemon(config=f"{WIDE_AWAKE}[sessions]\ninterval_s = 0.1\n")  # ticks are reported at this interval
     running.wait(lambda: has_looked(project), "its first look")
     folder, git_dir = project, project / ".git"
     if where == "a new work tree":

@@ -27,7 +27,7 @@ SIZE = 4 * 2**20
 
 @pytest.fixture
 def path(tmp_path: Path) -> Iterator[Path]:
-    """Where the log of this process goes, as soon as something is said."""
+    """The log file of this process, made by its first line."""
     file = tmp_path / "own.log"
     log.configure("json", file)
     yield file
@@ -38,7 +38,7 @@ def say(word: str) -> None:
     structlog.get_logger().info(word)
 
 
-def told(path: Path) -> list[str]:
+def events_in(path: Path) -> list[str]:
     return [json.loads(line)["event"] for line in path.read_text().splitlines()]
 
 
@@ -52,7 +52,7 @@ def test_the_log_goes_to_the_file_and_not_to_stderr_and_is_for_the_user_alone(
         os.umask(before)
     say("second")
 
-    assert told(path) == ["first", "second"]
+    assert events_in(path) == ["first", "second"]
     assert path.stat().st_mode & 0o777 == 0o600
     assert capfd.readouterr().err == ""
 
@@ -64,7 +64,7 @@ def test_a_full_file_becomes_the_older_one_and_together_they_stay_within_the_bou
         assert path.stat().st_size <= SIZE
 
     assert older.stat().st_size <= SIZE
-    assert [line.split()[0] for line in told(older) + told(path)] == [str(n) for n in range(9, 25)]
+    assert [line.split()[0] for line in events_in(older) + events_in(path)] == [str(n) for n in range(9, 25)]
     assert older.stat().st_mode & 0o777 == 0o600
 
 
@@ -74,7 +74,7 @@ def test_not_even_a_line_without_end_breaks_the_bound(path: Path) -> None:
         say("x" * 2 * SIZE)
     say("after")
 
-    assert told(path) == ["after"]
+    assert events_in(path) == ["after"]
     assert path.with_name("own.log.1").stat().st_size == SIZE
 
 
@@ -83,7 +83,7 @@ def test_a_file_that_was_there_is_gone_on_with(path: Path) -> None:
 
     say("of this one")
 
-    assert told(path) == ["of the last run", "of this one"]
+    assert events_in(path) == ["of the last run", "of this one"]
 
 
 @pytest.mark.parametrize("moved", [True, False], ids=["moved by logrotate", "deleted"])
@@ -96,9 +96,9 @@ def test_a_removed_log_file_is_created_again(path: Path, moved: bool) -> None:
 
     say("after")
 
-    assert told(path) == ["after"]
+    assert events_in(path) == ["after"]
     if moved:
-        assert told(path.with_name("rotated")) == ["before"]
+        assert events_in(path.with_name("rotated")) == ["before"]
 
 
 @pytest.mark.parametrize("what", ["symlink", "fifo", "fifo that is read", "folder", "missing"])
@@ -142,7 +142,7 @@ def test_a_link_that_replaces_the_log_later_is_not_followed(
     say("after")
 
     assert "meanwhile" in capfd.readouterr().err
-    assert (victim.read_text(), told(path)) == ("precious", ["after"])
+    assert (victim.read_text(), events_in(path)) == ("precious", ["after"])
 
 
 @pytest.fixture
@@ -169,14 +169,14 @@ def test_on_a_full_disk_the_line_goes_to_stderr_as_a_whole_and_the_file_ends_wit
         (small_disk / "filler").write_bytes(bytes(58 * 1024))
         say("x" * 8000)
         assert [line[:13] for line in capfd.readouterr().err.splitlines()[1:]] == ['{"event": "xx']
-        assert told(path) == ["before"]
+        assert events_in(path) == ["before"]
 
         (small_disk / "filler").unlink()
         say("after")
     finally:
         structlog.reset_defaults()
 
-    assert told(path) == ["before", "after"]
+    assert events_in(path) == ["before", "after"]
     assert capfd.readouterr().err == ""
 
 
@@ -189,7 +189,7 @@ def test_run_writes_its_log_into_the_file_that_it_is_given(team: Team, daemon: S
 
     team.assert_heals()
 
-    team.running.wait(lambda: "requeued" in told(path), "the log to tell of it")
+    team.running.wait(lambda: "requeued" in events_in(path), "the log to have it")
     assert team.running.stop() == 0
     assert team.running.log.read_text() == ""
 
@@ -202,7 +202,7 @@ def test_the_configuration_names_the_file_too(team: Team, claude_home: Path, dae
 
     team.assert_heals()
 
-    team.running.wait(lambda: "requeued" in told(claude_home.parent / "file.log"), "the log to tell of it")
+    team.running.wait(lambda: "requeued" in events_in(claude_home.parent / "file.log"), "the log to have it")
 
 
 def test_a_file_that_is_no_whole_path_is_refused(cli: Cli, project: Path) -> None:
@@ -227,7 +227,7 @@ def test_where_the_disk_of_the_log_is_full_agents_are_healed_and_the_log_is_hear
     assert (small_disk / "log").read_text() == ""
 
 
-# -- nobody reads it ------------------------------------------------------------------------------------------------
+# -- an unread log --------------------------------------------------------------------------------------------------
 
 PROGRAM = """
 import sys
@@ -246,18 +246,18 @@ while sys.stdin.readline():
 
 @pytest.fixture(params=["a pipe", "a terminal"])
 def ends(request: pytest.FixtureRequest) -> Iterator[tuple[int, int]]:
-    """Where one reads and where one writes."""
+    """The two ends: one to read from, one to write to."""
     reader, writer = os.pipe() if request.param == "a pipe" else pty.openpty()
     yield reader, writer
     os.close(reader)
 
 
 def drain(fd: int, enough: Callable[[bytes], bool]) -> bytes:
-    told = b""
-    while not enough(told):
-        assert select.select([fd], [], [], LIMIT_S)[0], told[-1000:]
-        told += os.read(fd, 65536)
-    return told
+    output = b""
+    while not enough(output):
+        assert select.select([fd], [], [], LIMIT_S)[0], output[-1000:]
+        output += os.read(fd, 65536)
+    return output
 
 
 @pytest.mark.parametrize("width", [10, 9000])
@@ -270,15 +270,15 @@ def test_an_unread_log_blocks_nothing_and_reports_lost_lines_later(
     os.close(writer)
     assert child.stdin is not None
     assert child.stdout is not None
-    assert select.select([child.stdout], [], [], LIMIT_S)[0], "it waits for somebody to read"
-    told = drain(reader, lambda _: not select.select([reader], [], [], 0)[0])
+    assert select.select([child.stdout], [], [], LIMIT_S)[0], "it waits for a reader"
+    output = drain(reader, lambda _: not select.select([reader], [], [], 0)[0])
     child.stdin.write(b"\n")
     child.stdin.flush()
-    told += drain(reader, lambda told: b'"again"' in told)
+    output += drain(reader, lambda output: b'"again"' in output)
 
-    lines = [line for line in told.decode().replace("\r\n", "\n").split("\n") if line]
+    lines = [line for line in output.decode().replace("\r\n", "\n").split("\n") if line]
     whole = [json.loads(line) for line in lines if line.endswith("}")]
     assert [each["event"] for each in whole][-2:] == ["log_lost", "again"]
-    losses = [each["lines"] for each in whole if each["event"] == "log_lost"]  # a terminal may find room in between
+    losses = [each["lines"] for each in whole if each["event"] == "log_lost"]  # a terminal may have room in between
     written = sum(each["event"] == "line" for each in whole)
-    assert 5000 <= written + sum(losses) <= 5000 + len(losses)  # of a line nothing but its end may be missing
+    assert 5000 <= written + sum(losses) <= 5000 + len(losses)  # the end of a line may be missing, no more

@@ -129,7 +129,7 @@ def test_truncated_response_does_not_complete_a_call(testbed: RelayTestbed, size
     assert client.receive() == result({"id": 1}, "whole")
 
 
-def test_requests_of_two_processes_with_one_id_are_told_apart(testbed: RelayTestbed) -> None:
+def test_requests_of_two_processes_with_one_id_are_distinguished(testbed: RelayTestbed) -> None:
     client, server = testbed.connect()
     request = {"jsonrpc": "2.0", "id": 0, "method": "roots/list"}
     server.send(request)
@@ -160,7 +160,7 @@ def test_response_to_a_dead_process_is_not_sent_to_the_next(testbed: RelayTestbe
 
 
 def test_large_request_of_the_server_is_not_taken_for_a_response(testbed: RelayTestbed) -> None:
-    """Client and server number their requests alike."""
+    """Client and server may use the same ids."""
     client, server = testbed.connect()
     client.lose(server)
     server = testbed.server()
@@ -364,7 +364,7 @@ def test_end_of_input_ends_all_server_processes(testbed: RelayTestbed) -> None:
     assert all(map(gone, processes))
 
 
-LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives orphans to those who ask for them")
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has child subreapers")
 
 DAEMONS = """
 import subprocess, sys

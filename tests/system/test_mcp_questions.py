@@ -23,7 +23,7 @@ from support.relay_testbed import (
 )
 
 LIMITS = "attempt_s = 1\nretry_s = 1\ncap_s = 1.5\n"
-"""Long enough for a test on a busy machine to ask within an attempt."""
+"""A time limit in seconds in which a test on a busy machine can ask a question."""
 
 ASKING = [
     (method, tool)
@@ -169,7 +169,7 @@ def test_clocks_stand_still_until_a_visit_to_a_url_is_complete(testbed: RelayTes
 
 @pytest.mark.thorough
 def test_time_in_which_the_relay_was_suspended_does_not_count(testbed: RelayTestbed) -> None:
-    """As in a container that is paused. Another relay shows that the limit is over."""
+    """A paused container stops a relay like this. Another relay shows that the limit is over."""
     limits = "cap_s = 6"
     other, _ = testbed.connect(limits)
     client, server = testbed.connect(limits)
@@ -253,7 +253,7 @@ def test_question_that_any_unfinished_call_may_have_asked_stays(testbed: RelayTe
     assert client.receive() == MARK
 
     client.send(cancelled(2))
-    assert_withdrawn(client, "q")  # but nobody is asked for the roots
+    assert_withdrawn(client, "q")  # but the client is not asked for the roots
 
 
 def test_question_of_a_task_outlives_the_calls(testbed: RelayTestbed) -> None:
@@ -301,10 +301,10 @@ def test_question_that_the_client_cannot_answer_gets_an_error(testbed: RelayTest
     answer = server.receive()
     assert (answer["id"], answer["error"]["code"]) == ("q", -32000)
 
-    server.send(result(call, "nobody could be asked"))
+    server.send(result(call, "no one could be asked"))
     while (response := client.receive()).get("id") != 1:
         assert response["method"] in ("elicitation/create", "notifications/cancelled")
-    assert response == result(call, "nobody could be asked")
+    assert response == result(call, "no one could be asked")
     server.expect_end()
     server.die(0)
     assert client.ended() == 0

@@ -1,4 +1,4 @@
-"""The relay starts its server: slowly, when it is needed, and again when it was stopped or has exited by itself."""
+"""The relay starts its server: a slow one, on demand, and again after a stop or an exit."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from support.wait import LIMIT_S, wait_until
 
 
 def test_slow_initialize_is_neither_cancelled_nor_repeated(testbed: RelayTestbed) -> None:
-    """Nor are requests that the client has sent meanwhile. Another relay shows that the limits are over."""
+    """Requests that the client sends meanwhile wait, too. Another relay shows that the limits are over."""
     limits = "attempt_s = 0.2\nretry_s = 0.2\ncap_s = 0.5"
     other, _ = testbed.connect(limits)
     client, server = testbed.relay(limits), testbed.server()
@@ -73,7 +73,7 @@ def test_initialize_sent_again_after_a_failed_start_is_for_the_next_process(test
 
     server.expect_end()
     server = testbed.server()
-    assert server.receive_line() == INITIALIZE  # once: what failed is not replayed
+    assert server.receive_line() == INITIALIZE  # once: the failed one is not replayed
     assert server.receive() == MARK
 
 
@@ -220,7 +220,7 @@ def read_one_line(server: Server) -> bytes:
 
 
 def test_call_that_a_server_has_not_read_is_sent_to_the_next(testbed: RelayTestbed) -> None:
-    """Also one that may not be repeated, and without an attempt; one that was read may have taken effect."""
+    """An unread call is sent again without an attempt, even if it may not be repeated: it has had no effect."""
     client, server = testbed.connect("retries = 0")
     client.call("read", "once")
     server.receive()
@@ -239,7 +239,7 @@ def test_call_that_a_server_has_not_read_is_sent_to_the_next(testbed: RelayTestb
 
 
 def test_server_that_exits_with_0_after_each_answer_does_not_fail(testbed: RelayTestbed) -> None:
-    """Although the next call is in its input already."""
+    """The next call is in its input already."""
     client, server = testbed.connect("failures = 1\nrestarts = 1\nbackoff_s = 3600")
     for number in range(4):
         client.call(number, "once")

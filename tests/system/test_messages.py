@@ -1,4 +1,4 @@
-"""People at tmux are told before an agent of a left session is ended, and afterwards, once."""
+"""Messages to people at tmux before an agent of a left session is ended, and afterwards, once."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_status_counts_down_and_people_on_the_server_see_it_once(team: Team, tmu
 
 
 @pytest.mark.thorough
-def test_who_comes_back_sees_once_what_was_ended_also_after_a_restart(team: Team, tmux: PrivateTmux) -> None:
+def test_a_person_who_comes_back_sees_the_ended_agents_once_also_after_a_restart(team: Team, tmux: PrivateTmux) -> None:
     running = team.supervise(QUICK)
     tmux.session("other")
     pid = team.pane_agent(tmux, "work", "dev")
@@ -106,7 +106,7 @@ def test_who_comes_back_sees_once_what_was_ended_also_after_a_restart(team: Team
     team.supervise(QUICK)
     back = tmux.person("other")
     terminal = tmux.terminal(back)
-    wait_until(lambda: team.status()["ended_agents"] == [], "the end to be told")
+    wait_until(lambda: team.status()["ended_agents"] == [], "the end to be shown")
     (message,) = shown(tmux)
     assert message.startswith(f"{terminal} message: yolo-supervisor has ended dev (session work was left, ")
 

@@ -1,4 +1,4 @@
-"""The census: who is a coding agent, who is in its tree, and how little it takes to know that nothing was started."""
+"""The process scan: coding agents, their trees, and the cheap check that no process was started."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ counts_pids = pytest.mark.skipif(backend().newest() is None, reason="this kernel
 FLAGS = ("--agent-id", "dev-2@red", "--team-name", "red")
 
 IDLE = ("sh", "-c", "kill -STOP $$")
-"""A program that takes any words, starts no other and stays."""
+"""A program that takes any arguments, starts no other and stays."""
 
 FORK = """
 import os
@@ -45,7 +45,7 @@ def scanner() -> ProcessScanner:
 
 @pytest.fixture
 def lifeline() -> Iterator[tuple[int, int]]:
-    """A pipe for grandchildren to wait on: they end when the test does."""
+    """A pipe on which grandchildren wait, so that they end with the test."""
     read, write = os.pipe()
     yield read, write
     os.close(write)
@@ -59,14 +59,14 @@ def process_of(scanner: ProcessScanner, child: subprocess.Popen[bytes]) -> Proce
 
 
 def found(scanner: ProcessScanner, *children: subprocess.Popen[bytes]) -> set[int]:
-    """The pids of those agents that are, or descend from, these children: others may run on this machine."""
+    """The pids of the agents among these children and their descendants: others may run on this machine."""
     sweep = scanner.processes.sweep()
     roots = [sweep.id(child.pid) for child in children]
     ours = {p.pid for root in roots for p in (root, *(below for below, _ in sweep.tree(root)))}
     return {process.pid for process in scanner.agents} & ours
 
 
-# -- who is an agent --------------------------------------------------------------------------------------------
+# -- agents -----------------------------------------------------------------------------------------------------
 
 
 def test_an_agent_is_known_by_its_command_line(scanner: ProcessScanner, children: Children, project: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_late_copy_of_an_old_copy_is_no_agent_either(
     lifeline: tuple[int, int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("yolo_supervisor.inventory.process_scan.YOUNG_S", 0.0)  # whatever was looked at once is old
+    monkeypatch.setattr("yolo_supervisor.inventory.process_scan.YOUNG_S", 0.0)  # each process counts as old
     program = FORK.replace("os.read", "os.read({lifeline}, 1); os.fork(); os.read").format(lifeline=lifeline[0])
     agent = children.agent("dev-1", "red", project, program, pass_fds=lifeline[:1])
     root = process_of(scanner, agent)
@@ -246,7 +246,7 @@ def test_an_agent_that_ended_is_gone_and_its_going_is_a_change(
     assert process not in scanner.agents
 
 
-# -- who is in its tree -----------------------------------------------------------------------------------------
+# -- trees ------------------------------------------------------------------------------------------------------
 
 
 def test_the_tree_of_a_tracked_agent_outlives_it(
@@ -334,7 +334,7 @@ def test_a_folder_is_within_a_project_or_beside_it() -> None:
     assert not within(project.parent, project)
 
 
-# -- that nothing was started -------------------------------------------------------------------------------------
+# -- the check for new processes ----------------------------------------------------------------------------------
 
 
 @counts_pids
@@ -362,7 +362,7 @@ async def test_the_supervisors_own_commands_do_not_disturb_the_quiet(scanner: Pr
 
     with anyio.fail_after(LIMIT_S):
         while not await quiet_after_a_command():
-            pass  # somebody else has started something
+            pass  # another program has started a process
 
 
 @counts_pids
@@ -404,16 +404,16 @@ async def test_a_new_agent_wakes_those_waiting_for_agents(
 ) -> None:
     scanner.sample()
     process = process_of(scanner, children.agent("dev-1", "red", project))
-    told = anyio.Event()
+    woken = anyio.Event()
 
     def sampled(changed: bool) -> None:
         if changed and process in scanner.agents:
-            told.set()
+            woken.set()
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(scanner.run, lambda: 0.02, sampled)
         with anyio.fail_after(LIMIT_S):
-            await told.wait()
+            await woken.wait()
         tasks.cancel_scope.cancel()
 
 

@@ -1,4 +1,4 @@
-"""Processes: who they are, whether they live, what they leave behind, and the gate through which every signal goes.
+"""Processes: identity, liveness, leftovers, and the kill gate through which every signal goes.
 
 One suite for both kernels, with real processes throughout.
 """
@@ -55,7 +55,7 @@ def live():
     os._exit(0)
 
 def say(name):
-    os.write(1, f"{name} {os.getpid()}\\n".encode())  # one piece, whoever else speaks
+    os.write(1, f"{name} {os.getpid()}\\n".encode())  # one write, so that lines do not mix
 
 def born(name, life=live, session=False):
     if os.fork() == 0:
@@ -69,20 +69,20 @@ print("ready", flush=True)
 
 
 class Family:
-    """Starts processes with descendants. However orphaned, they end with the test, when it closes a pipe."""
+    """Starts processes with descendants. Even orphans end with the test, when it closes a pipe."""
 
     def __init__(self, children: Children) -> None:
         self._children = children
         self._lifeline, self._end = os.pipe()
 
     def start(self, body: str, *names: str) -> tuple[subprocess.Popen[bytes], dict[str, int]]:
-        """A process that runs ``body`` and lives on, and the pids of all that say their ``names``."""
+        """A process that runs ``body`` and lives on, and the pids of the processes that print ``names``."""
         program = f"{PRELUDE}\n{body}\nlive()"
         child = self._children.python(program, str(self._lifeline), pass_fds=(self._lifeline,))
         return child, dict(self.hear(child) for _ in names)
 
     def hear(self, child: subprocess.Popen[bytes]) -> tuple[str, int]:
-        """The next name that is said, and whose pid it is."""
+        """The next name that is printed, with its pid."""
         assert child.stdout is not None
         name, pid = child.stdout.readline().split()
         return name.decode(), int(pid)
@@ -115,7 +115,7 @@ def ended(child: subprocess.Popen[bytes]) -> int:
 
 
 def answering(*answers: str | None) -> Callable[[], Awaitable[str | None]]:
-    """Objections, one for each time that it is asked."""
+    """A source of objections, one for each question."""
     ahead = list(answers)
 
     async def holds() -> str | None:
@@ -125,7 +125,7 @@ def answering(*answers: str | None) -> Callable[[], Awaitable[str | None]]:
 
 
 def meanwhile(*deeds: Callable[[], object]) -> Callable[[], Awaitable[str | None]]:
-    """No objection, but something happens each time that it is asked."""
+    """A source of no objections that calls one of ``deeds`` at each question."""
     ahead = list(deeds)
 
     async def holds() -> None:
@@ -135,12 +135,12 @@ def meanwhile(*deeds: Callable[[], object]) -> Callable[[], Awaitable[str | None
 
 
 async def agree() -> None:
-    """No objection, ever."""
+    """Never object."""
 
 
 @contextlib.contextmanager
 def no_descriptor_left() -> Iterator[None]:
-    """The kernel answers no question that needs an open file."""
+    """Let every system call that needs a new descriptor fail meanwhile."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
     try:
@@ -352,7 +352,7 @@ def test_of_a_world_that_makes_no_sense_nothing_is_known(processes: Processes, b
 
 
 @on_linux
-def test_of_what_the_kernel_does_not_say_nothing_is_concluded(processes: Processes, children: Children) -> None:
+def test_nothing_is_concluded_from_a_missing_answer_of_the_kernel(processes: Processes, children: Children) -> None:
     child = children.start("sleep", "600")
     process = known(processes, child.pid)
 
@@ -373,7 +373,7 @@ def test_a_clock_set_right_by_a_second_is_no_new_start_of_the_machine(
     assert Processes(PsutilBackend()).liveness(process) is not DEAD
 
 
-# -- what a dead one leaves -------------------------------------------------------------------------------------
+# -- leftovers --------------------------------------------------------------------------------------------------
 
 
 def test_the_children_of_a_dead_agent_that_live_on_are_left_over_with_all_below(
@@ -448,7 +448,7 @@ def test_one_that_is_not_there_has_no_tree(processes: Processes, family: Family)
     assert tree_of(processes, ProcessId(agent.pid, agent.started, "another world")) == ()
 
 
-# -- the gate: what goes ----------------------------------------------------------------------------------------
+# -- the gate: terminated processes ------------------------------------------------------------------------------
 
 
 async def test_one_that_listens_leaves_by_itself(processes: Processes, family: Family) -> None:
@@ -477,7 +477,7 @@ async def test_a_stopped_one_is_woken_to_leave(processes: Processes, children: C
     assert child.wait(LIMIT_S) == -signal.SIGTERM
 
 
-async def test_the_whole_tree_goes_in_whatever_session_it_lives(processes: Processes, family: Family) -> None:
+async def test_the_whole_tree_is_terminated_in_any_sessions(processes: Processes, family: Family) -> None:
     child, pids = family.start("""
 born("tool", lambda: [born("test", session=True), live()], session=True)
 born("stubborn", lambda: [signal.signal(signal.SIGTERM, signal.SIG_IGN), born("deaf"), live()])
@@ -526,7 +526,7 @@ async def test_one_that_ends_just_before_it_would_be_killed_has_left_by_itself(
 async def test_an_exit_during_an_objection_is_reported(processes: Processes, family: Family) -> None:
     child, _ = family.start(STUBBORN, "deaf")
     process = known(processes, child.pid)
-    answers = [None, "somebody is back"]
+    answers = [None, "a person is back"]
 
     async def holds() -> str | None:
         if len(answers) == 1:
@@ -535,7 +535,7 @@ async def test_an_exit_during_an_objection_is_reported(processes: Processes, fam
 
     ending = await processes.terminate([process], 0.05, holds)
 
-    assert ending == Ending(terminated=(process,), spared="somebody is back")
+    assert ending == Ending(terminated=(process,), spared="a person is back")
 
 
 async def test_survivors_are_named_and_not_signalled_again(
@@ -551,15 +551,15 @@ async def test_survivors_are_named_and_not_signalled_again(
     assert processes.leftovers(parent, [(process, parent.pid)]) == Leftovers()
 
 
-# -- the gate: what stays ---------------------------------------------------------------------------------------
+# -- the gate: spared processes ---------------------------------------------------------------------------------
 
 
 async def test_an_objection_before_the_first_signal_spares(processes: Processes, children: Children) -> None:
     child = children.start("sleep", "600")
 
-    ending = await processes.terminate([known(processes, child.pid)], 0.0, answering("somebody is back"))
+    ending = await processes.terminate([known(processes, child.pid)], 0.0, answering("a person is back"))
 
-    assert ending == Ending(spared="somebody is back")
+    assert ending == Ending(spared="a person is back")
     assert child.poll() is None
 
 
@@ -571,9 +571,9 @@ say("deaf")
 """, "tool", "deaf")  # fmt: skip
     agent, tool = known(processes, child.pid), known(processes, pids["tool"])
 
-    ending = await processes.terminate([agent], 0.5, answering(None, "somebody is back"))
+    ending = await processes.terminate([agent], 0.5, answering(None, "a person is back"))
 
-    assert ending == Ending(terminated=(tool,), spared="somebody is back")
+    assert ending == Ending(terminated=(tool,), spared="a person is back")
     assert processes.liveness(agent) is ALIVE
 
 
@@ -705,34 +705,34 @@ async def test_while_the_kernel_does_not_answer_nothing_is_signalled(processes: 
     assert child.poll() is None
 
 
-# -- pids that are given out again --------------------------------------------------------------------------------
+# -- reused pids ----------------------------------------------------------------------------------------------------
 
 
 def namesake(children: Children, pid: int) -> subprocess.Popen[bytes]:
-    """A stranger that gets this very pid: root may choose the next one."""
+    """Another process that gets this very pid: root may choose the next one."""
     begun_s = time.monotonic()
-    wait_until(lambda: time.monotonic() - begun_s > 0.03, "the clock to move on: start times are told in ticks")
+    wait_until(lambda: time.monotonic() - begun_s > 0.03, "the clock to move on: start times are in ticks")
     for _ in range(200):
         try:
             Path("/proc/sys/kernel/ns_last_pid").write_text(str(pid - 1))
         except OSError:
             pytest.skip("the next pid cannot be chosen here")
-        stranger = children.start("sleep", "600")
-        if stranger.pid == pid:
-            return stranger
-        ended(stranger)
-    pytest.skip("somebody else was always quicker to get the pid")
+        bystander = children.start("sleep", "600")
+        if bystander.pid == pid:
+            return bystander
+        ended(bystander)
+    pytest.skip("another process was always quicker to get the pid")
 
 
 async def test_a_process_that_reuses_the_recorded_pid_survives(processes: Processes, children: Children) -> None:
     victim = children.start("sleep", "600")
     recorded = known(processes, victim.pid)
     ended(victim)
-    stranger = namesake(children, recorded.pid)
+    bystander = namesake(children, recorded.pid)
 
     assert processes.liveness(recorded) is DEAD
     assert await processes.terminate([recorded], 0.1, agree) == Ending()
-    assert stranger.poll() is None
+    assert bystander.poll() is None
 
 
 def test_a_process_that_reuses_a_childs_pid_is_no_leftover(processes: Processes, children: Children) -> None:
@@ -749,11 +749,11 @@ def test_an_open_handle_never_refers_to_a_reused_pid(processes: Processes, child
     hold = processes.backend.hold(known(processes, victim.pid))
     assert hold is not None
     ended(victim)
-    stranger = namesake(children, victim.pid)
+    bystander = namesake(children, victim.pid)
 
     assert hold.over()
     assert not hold.signal(signal.SIGKILL)
-    assert stranger.poll() is None
+    assert bystander.poll() is None
     hold.close()
 
 
@@ -762,21 +762,21 @@ async def test_a_process_whose_parent_is_another_one_now_is_not_signalled(
 ) -> None:
     child, pids = family.start('born("tool", session=True)', "tool")
     agent, tool = known(processes, child.pid), known(processes, pids["tool"])
-    stranger = known(processes, children.start("sleep", "600").pid)
+    bystander = known(processes, children.start("sleep", "600").pid)
     sweep = processes.sweep
 
     def sweep_with_an_old_parent() -> Sweep:
-        """The stranger was read while a process that has ended since had the agent's pid."""
+        """The bystander was read while a process that has ended since had the agent's pid."""
         now = sweep()
-        return Sweep(now.boot, {**now.facts, stranger.pid: replace(now.facts[stranger.pid], parent=agent.pid)})
+        return Sweep(now.boot, {**now.facts, bystander.pid: replace(now.facts[bystander.pid], parent=agent.pid)})
 
     monkeypatch.setattr(processes, "sweep", sweep_with_an_old_parent)
-    assert stranger in [process for process, _ in processes.sweep().tree(agent)]
+    assert bystander in [process for process, _ in processes.sweep().tree(agent)]
 
     ending = await processes.terminate([agent], LIMIT_S, agree)
 
-    assert ({agent, tool}, (stranger,)) == ({*ending.terminated}, ending.unproven)
-    assert processes.liveness(stranger) is ALIVE
+    assert ({agent, tool}, (bystander,)) == ({*ending.terminated}, ending.unproven)
+    assert processes.liveness(bystander) is ALIVE
 
 
 async def test_the_subtree_of_an_unproven_process_is_not_signalled(
@@ -784,22 +784,22 @@ async def test_the_subtree_of_an_unproven_process_is_not_signalled(
 ) -> None:
     agent = known(processes, family.start("say('set')", "set")[0].pid)
     other, pids = family.start('born("below")', "below")
-    stranger, below = known(processes, other.pid), known(processes, pids["below"])
+    bystander, below = known(processes, other.pid), known(processes, pids["below"])
     sweep = processes.sweep
 
     def sweep_with_an_old_parent() -> Sweep:
         now = sweep()
-        return Sweep(now.boot, {**now.facts, stranger.pid: replace(now.facts[stranger.pid], parent=agent.pid)})
+        return Sweep(now.boot, {**now.facts, bystander.pid: replace(now.facts[bystander.pid], parent=agent.pid)})
 
     monkeypatch.setattr(processes, "sweep", sweep_with_an_old_parent)
 
     ending = await processes.terminate([agent], LIMIT_S, agree)
 
     assert (agent,) == ending.terminated
-    assert {stranger, below} == {*ending.unproven}
+    assert {bystander, below} == {*ending.unproven}
 
 
-# -- deaths are known at once -------------------------------------------------------------------------------------
+# -- death watches ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -845,13 +845,13 @@ async def test_simultaneous_exits_are_all_reported(watch: DeathWatch, children: 
 
     for child in watched.values():
         child.kill()
-    told: list[ProcessId] = []
+    reported: list[ProcessId] = []
     with anyio.fail_after(LIMIT_S):
-        while len(told) < 60:
+        while len(reported) < 60:
             await watch.wait()
-            told += watch.ended()
+            reported += watch.ended()
 
-    assert sorted(watched) == sorted(told)
+    assert sorted(watched) == sorted(reported)
     assert len(watch) == 0
 
 
@@ -916,7 +916,7 @@ async def test_a_watch_may_be_closed_twice(watch: DeathWatch) -> None:
     watch.close()
 
 
-async def test_half_of_the_descriptors_are_not_spent_on_watching_and_who_is_left_out_gets_one_that_becomes_free(
+async def test_half_of_the_descriptors_are_kept_and_an_unwatched_agent_gets_one_that_becomes_free(
     watch: DeathWatch, children: Children
 ) -> None:
     watched = list(sleepers(children, 40))

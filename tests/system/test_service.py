@@ -1,6 +1,6 @@
 """The daemon as a service: under a real systemd that stops, kills, restarts and reboots it, while agents go on.
 
-A box is a real systemd as PID 1 in namespaces of its own; in it each test has its own user, with a real user manager.
+A box is a real systemd as PID 1 in separate namespaces; in it each test has its own user, with a real user manager.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ ROOT = os.environ.get("YOLO_BOX_ROOT", "/")
 
 @contextlib.contextmanager
 def booted() -> Iterator[Box]:
-    """A machine of our own under a real systemd, on which the program under test is installed."""
+    """A separate machine under a real systemd, with the program under test installed."""
     if not SCRIPT.exists():
         pytest.skip(f"the program is not installed beside {sys.executable}")
     wanted = {Path(sys.prefix), Path(sys.base_prefix), SYSTEMD.parent}
@@ -96,9 +96,9 @@ class Person:
         )
 
     def run(self, *words: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
-        told: subprocess.CompletedProcess[str] = self.box.run(*words, user=self.name, check=check, **options)
-        assert "Traceback" not in told.stderr, told.stderr
-        return told
+        result: subprocess.CompletedProcess[str] = self.box.run(*words, user=self.name, check=check, **options)
+        assert "Traceback" not in result.stderr, result.stderr
+        return result
 
     def cli(self, *words: str, code: int = 0) -> str:
         result = self.run(str(SCRIPT), *words, check=False)
@@ -116,7 +116,7 @@ class Person:
         return shown
 
     def path(self, name: str) -> Path:
-        """A file below the home, as it is seen from outside."""
+        """A file below the home, as a path outside the box."""
         return Path(f"/proc/{self.box.pid1}/root{self.home}", name)
 
     def write(self, name: str, text: str) -> Path:
@@ -139,7 +139,7 @@ class Person:
         self.write(self.config, 'projects = ["~/shop"]\n' + QUICK)
 
     def state(self, name: str) -> Path:
-        """A file in the project's state folder, as it is seen from outside."""
+        """A file in the project's state folder, as a path outside the box."""
         folder = project_state_dir(f"{self.home}/shop", {"HOME": str(self.home)})
         return Path(f"/proc/{self.box.pid1}/root{folder}", name)
 
@@ -175,20 +175,20 @@ class Person:
 
     @contextlib.contextmanager
     def attached(self) -> Iterator[None]:
-        """Somebody is attached to the session meanwhile."""
+        """Attach a person to the session meanwhile."""
         words = ("script", "--quiet", "--command", "tmux -L team attach -t first", "/dev/null")
         client = subprocess.Popen(
             self.box.argv(*words, user=self.name, env={"TERM": "xterm"}),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
         )
-        wait_until(lambda: self.tmux("list-clients"), "somebody to be attached")
+        wait_until(lambda: self.tmux("list-clients"), "a person to be attached")
         yield
         self.tmux("detach-client", "-s", "first")
         client.communicate(timeout=LIMIT_S)
 
     def wait_for_looks(self) -> None:
-        """Until the sessions have been looked at again, from the beginning of a look to its end."""
+        """Wait for a whole look at the sessions."""
         seen: set[str] = set()
 
         def looks() -> bool:
@@ -213,7 +213,7 @@ class Person:
         self.own()
 
     def alive(self, pid: int) -> bool:
-        """That it runs: one that has ended may wait for ever for a tmux server to take notice."""
+        """Whether it runs: a zombie may wait for ever for a tmux server to reap it."""
         try:
             stat = Path(f"/proc/{self.box.pid1}/root/proc/{pid}/stat").read_text()
         except (FileNotFoundError, ProcessLookupError):
@@ -224,7 +224,7 @@ class Person:
         return given_back(self.path(f".claude/tasks/red/{name}.json"))
 
     def assert_heals(self, name: str) -> None:
-        """The daemon is at work: an agent that is killed now loses its task."""
+        """Assert that the daemon is at work: an agent that is killed now loses its task."""
         self.box.run("kill", "-KILL", str(self.agent(name)))
         wait_until(lambda: self.given_back(name), f"{name}'s task to be given back")
 
@@ -238,7 +238,7 @@ def person(machine: Any, request: pytest.FixtureRequest) -> Iterator[Person]:
     machine.run("loginctl", "terminate-user", someone.name, check=False)
 
 
-# -- installed -----------------------------------------------------------------------------------------------------
+# -- installation --------------------------------------------------------------------------------------------------
 
 
 def test_install_writes_exactly_the_shipped_files_and_systemd_has_nothing_to_say_on_them(person: Person) -> None:
@@ -318,7 +318,7 @@ def test_a_configuration_error_is_reported_before_installation(person: Person) -
     assert not person.path(".config/systemd").exists()
 
 
-def test_without_a_user_manager_it_says_what_to_do(machine: Any, person: Person) -> None:
+def test_without_a_user_manager_install_says_what_to_do(machine: Any, person: Person) -> None:
     machine.run("systemctl", "stop", f"user@{person.uid}.service")
 
     result = person.cli("service", "install", code=69)
@@ -344,7 +344,7 @@ def test_a_program_in_an_oddly_named_folder_is_started(person: Person) -> None:
     assert person.systemctl("reload", UNIT) == 0
 
 
-# -- under it ------------------------------------------------------------------------------------------------------
+# -- under systemd -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.thorough
@@ -494,12 +494,12 @@ def test_where_the_journal_is_kept_in_memory_a_copy_that_the_user_can_read_is_ke
         assert (copy.stat().st_mode & 0o777, copy.parent.stat().st_mode & 0o777) == (0o600, 0o700)
         assert copy.stat().st_uid == person.uid
         assert "reload_refused" in person.run("cat", f"{person.home}/.local/state/yolo-supervisor/log.jsonl").stdout
-        told = f"{person.home}/.local/state/yolo-supervisor/log.jsonl"
-        assert person.json("service", "status")["log"] == told
-        assert f"Its log: {told}" in person.cli("service", "status")
+        log = f"{person.home}/.local/state/yolo-supervisor/log.jsonl"
+        assert person.json("service", "status")["log"] == log
+        assert f"Its log: {log}" in person.cli("service", "status")
         person.write(person.config, 'projects = ["~/shop"]\n')
         findings = person.json("--project", f"{person.home}/shop", "doctor")["findings"]
-        assert f"the service's log: {told}" in [each["what"] for each in findings]
+        assert f"the service's log: {log}" in [each["what"] for each in findings]
 
 
 @pytest.mark.thorough
@@ -523,13 +523,13 @@ def test_a_tmux_server_in_the_services_cgroup_is_reported_by_daemon_and_doctor(p
 
     person.box.sh(f"echo {server} > {inside}")
 
-    def told() -> list[str]:
+    def warnings() -> list[str]:
         return [
             str(line.get("YOLO_ERROR")) for line in person.box.journal("YOLO_EVENT=cgroup_shared", f"_UID={person.uid}")
         ]
 
-    wait_until(told, "the daemon to notice")
-    assert f"would kill tmux server {server}" in told()[0]
+    wait_until(warnings, "the daemon to notice")
+    assert f"would kill tmux server {server}" in warnings()[0]
     findings = person.json("--project", f"{person.home}/shop", "doctor", code=1)["findings"]
     (found,) = (each for each in findings if f"tmux server {server}" in each["what"])
     assert (found["level"], "do not stop" in found["do"]) == ("problem", True)
@@ -544,7 +544,7 @@ def test_the_doctor_knows_a_service_that_was_masked(person: Person) -> None:
 
 
 @pytest.mark.thorough
-def test_the_doctor_says_what_a_logout_would_do_and_that_the_service_is_down(person: Person) -> None:
+def test_the_doctor_reports_the_effect_of_a_logout_and_a_service_that_is_down(person: Person) -> None:
     person.supervise()
 
     def findings(code: int) -> dict[str, str]:
@@ -563,7 +563,7 @@ def test_the_doctor_says_what_a_logout_would_do_and_that_the_service_is_down(per
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("how", cases(["reboot", "power_cut"], ["power_cut"]))
-def test_after_a_reboot_the_state_goes_on_and_what_the_agents_left_is_healed(how: str) -> None:
+def test_after_a_reboot_the_state_is_kept_and_the_agents_tasks_are_healed(how: str) -> None:
     with booted() as box:
         person = Person(box, "alice")
         person.log_in()
@@ -600,15 +600,15 @@ def test_the_system_template_heals_inside_its_hardening(machine: Any, person: Pe
     machine.run("systemctl", "reload", unit)
     machine.run("kill", "-KILL", str(agent))
     wait_until(lambda: person.given_back("dev-1"), "the task to be given back")
-    wait_until(lambda: not person.alive(leftover), "what it left behind to be terminated")
+    wait_until(lambda: not person.alive(leftover), "the leftover process to be terminated")
     other = person.agent("dev-2")
     with person.attached():
         person.wait_for_looks()
     wait_until(lambda: not person.alive(other), "the agents of a session that was left to end")
-    wait_until(lambda: person.did("terminated", "dev-2@red"), "that to be told")
+    wait_until(lambda: person.did("terminated", "dev-2@red"), "that to be recorded")
     bob = Person(machine, f"{person.name}b")
     bob.name_project()
-    machine.run("systemctl", "start", f"{UNIT}@{bob.name}")  # by hand, so that no link tells of it
+    machine.run("systemctl", "start", f"{UNIT}@{bob.name}")  # by hand, so that no link shows it
     uninstall = (str(SCRIPT), "service", "uninstall", "--system", "--user", person.name)
     assert f"{UNIT}@{bob.name}.service need them" in machine.run(*uninstall).stdout
     machine.run("systemctl", "stop", f"{UNIT}@{bob.name}")
@@ -625,7 +625,7 @@ def test_inside_the_hardening_of_the_system_template_git_commits_and_its_forgott
     shop, unit = f"{person.home}/shop", f"{UNIT}@{person.name}"
     git = ["git", "-C", shop, "-c", "user.name=dev", "-c", "user.email=dev@example.com"]
     person.run(*git, "init", "-q")
-    # What runs before the daemon runs in the very same sandbox.
+    # Commands before the daemon run in the same sandbox.
     addition = f"[Service]\nExecStartPre={shutil.which('git')} {' '.join(git[1:])} commit -q --allow-empty -m inside\n"
     folder = Path(f"/proc/{machine.pid1}/root/etc/systemd/system/{unit}.service.d")
     folder.mkdir()
@@ -653,7 +653,7 @@ def test_inside_the_hardening_of_the_system_template_git_commits_and_its_forgott
 
 
 def exposure(unit: str) -> float:
-    """How exposed systemd finds the unit, from 0 to 10."""
+    """The exposure of the unit by systemd's rating, from 0 to 10."""
     if shutil.which("systemd-analyze") is None:
         pytest.skip("there is no systemd-analyze here")
     words = ["systemd-analyze", "security", "--offline=true", "--no-pager", str(SYSTEMD / unit)]
@@ -672,10 +672,10 @@ def test_the_launchd_agent_is_sound_and_its_agents_survive_it() -> None:
 
     assert lint(path) == []
 
-    told = plistlib.loads(path.read_bytes())
-    assert told["AbandonProcessGroup"] is True
-    assert told["KeepAlive"] == {"SuccessfulExit": False}
-    assert told["Umask"] == 0o077
+    plist = plistlib.loads(path.read_bytes())
+    assert plist["AbandonProcessGroup"] is True
+    assert plist["KeepAlive"] == {"SuccessfulExit": False}
+    assert plist["Umask"] == 0o077
 
 
 def test_launchd_starts_the_daemon_with_a_bounded_log_and_the_previous_last_lines(
@@ -691,9 +691,9 @@ def test_launchd_starts_the_daemon_with_a_bounded_log_and_the_previous_last_line
 
     for run in ("1", "2"):
         child = subprocess.Popen(command, env={"HOME": str(home), "RUN": run}, stdout=subprocess.PIPE, text=True)
-        told = child.communicate(timeout=LIMIT_S)[0]
+        output = child.communicate(timeout=LIMIT_S)[0]
 
-    assert told.split(maxsplit=1) == [str(child.pid), f"run --log-file {logs}/yolo-supervisor.log\n"]
+    assert output.split(maxsplit=1) == [str(child.pid), f"run --log-file {logs}/yolo-supervisor.log\n"]
     assert (logs / "yolo-supervisor.err").read_text() == "of run 2\n"
     assert (logs / "yolo-supervisor.err.1").read_text() == "of run 1\n"
 
@@ -740,10 +740,10 @@ def test_units_refused_by_the_manager_are_removed_again(
     mine.parent.mkdir(parents=True)
     mine.write_bytes((SYSTEMD / mine.name).read_bytes())
 
-    told = CliRunner().invoke(service.command, ["install"])
+    result = CliRunner().invoke(service.command, ["install"])
 
-    assert told.exit_code == 1
-    assert "no such unit" in told.stderr
+    assert result.exit_code == 1
+    assert "no such unit" in result.stderr
     assert [path for path in mine.parents[2].rglob("*") if path.is_file()] == [mine]
 
 
@@ -752,21 +752,21 @@ def test_an_unknown_user_is_reported_in_one_sentence(
     claude_home: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
 ) -> None:
     users: dict[str, object] = {}
-    nobody = {"getpwuid": lambda _: users["nobody"]}
-    monkeypatch.setattr(manager, "pwd", SimpleNamespace(**nobody))
-    monkeypatch.setitem(sys.modules, "pwd", SimpleNamespace(**nobody))
+    no_user = {"getpwuid": lambda _: users["missing"]}
+    monkeypatch.setattr(manager, "pwd", SimpleNamespace(**no_user))
+    monkeypatch.setitem(sys.modules, "pwd", SimpleNamespace(**no_user))
     monkeypatch.delenv("HOME")
     monkeypatch.setattr(os, "geteuid", lambda: 54321)
 
-    told = CliRunner().invoke(service.command, words)
+    result = CliRunner().invoke(service.command, words)
 
-    assert told.exit_code == 69
-    assert told.stderr == (
+    assert result.exit_code == 69
+    assert result.stderr == (
         "yolo-supervisor: user id 54321 has no name on this machine: no service can be installed for it\n"
     )
 
 
-def test_where_no_systemd_runs_install_says_so_and_what_to_do_instead(cli: Cli, claude_home: Path) -> None:
+def test_without_systemd_install_reports_that_and_what_to_do(cli: Cli, claude_home: Path) -> None:
     if os.path.isdir("/run/systemd/system"):
         pytest.skip("systemd runs here")
 
@@ -804,7 +804,7 @@ def test_the_shell_completes_commands(cli: Cli) -> None:
     assert result.stdout.split() == ["plain,service"]
 
 
-# -- whom it trusts --------------------------------------------------------------------------------------------------
+# -- trust ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", [0o666, 0o646, 0o662])
@@ -830,7 +830,7 @@ def test_a_configuration_in_a_folder_that_others_may_write_to_is_refused(cli: Cl
     result = cli("check")
 
     assert (result.returncode, f"{folder} can be written by all users" in result.stderr) == (78, True)
-    folder.chmod(0o1777)  # there nobody can replace another's file
+    folder.chmod(0o1777)  # no user can replace another's file there
     assert cli("check").returncode == 0
 
 

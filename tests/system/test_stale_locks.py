@@ -1,4 +1,4 @@
-"""Locks without a time limit: which are left behind, and which somebody may still be holding."""
+"""Locks without a time limit: stale ones, and those that a process may still hold."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ time.sleep(600)
 
 
 class World:
-    """A project with its watcher of locks, and a clock of our own for how long they have not changed."""
+    """A project with its watcher of locks, and a clock for the time since their last change."""
 
     def __init__(self, project: Path) -> None:
         self.project = project
@@ -62,7 +62,7 @@ class World:
         self.restart()
 
     def restart(self) -> None:
-        """Forget what was seen, as another supervisor would."""
+        """Start without observations, as another supervisor does."""
         self.processes = Processes(backend())
         self.locks = StaleLocks(self.store, self.processes, lambda: self.living, self.project / "pid-lock")
         self.watcher = LeasesWatcher(Config(), Leases(self.store, self.clock, "here"), self.locks)
@@ -71,7 +71,7 @@ class World:
         return list(await self.watcher.tick(NOW))
 
     async def later(self, s: float) -> list[Remediation]:
-        """What is decided when nothing has changed for so long."""
+        """The decisions after so long without a change."""
         assert await self.look() == []
         self.clock.wait(s)
         return await self.look()
@@ -122,7 +122,7 @@ async def test_a_folder_that_a_hook_left_is_removed_after_its_time(world: World,
 
 
 async def test_a_folder_with_files_stays_and_is_reported(world: World) -> None:
-    """Another program's rule holds for it: the pid may be one of another pid namespace."""
+    """Another program's rule holds for such a folder: the pid may be of another pid namespace."""
     folder = world.project / "pid-lock"
     folder.mkdir()
     (folder / "pid").write_text("1234\n")
@@ -174,11 +174,11 @@ async def test_a_lock_of_an_unknown_owner_is_reported_and_stays(world: World, ot
     world.living = [(agent(name), Liveness.ALIVE) for name in others]
     assert await world.later(IDLE_S - 0.1) == []
 
-    ((told,),) = await world.later(0.2)
+    ((alert,),) = await world.later(0.2)
 
-    assert isinstance(told, Escalate)
-    assert (told.code, told.key, told.evidence["owner"]) == (AlertCode.LOCK_OF_UNKNOWN, "src/a", "dev-2")
-    assert str(path) in told.reason
+    assert isinstance(alert, Escalate)
+    assert (alert.code, alert.key, alert.evidence["owner"]) == (AlertCode.LOCK_OF_UNKNOWN, "src/a", "dev-2")
+    assert str(path) in alert.reason
     assert path.exists()
 
 
@@ -231,7 +231,7 @@ def kill(child: subprocess.Popen[bytes]) -> None:
     child.wait()
 
 
-async def told(world: World) -> Escalate:
+async def alert_after(world: World) -> Escalate:
     """The one alert about a lock that has not changed for long."""
     ((alert,),) = await world.later(INDEX_STALE_S)
     assert isinstance(alert, Escalate)
@@ -261,14 +261,14 @@ async def test_the_lock_of_a_git_that_was_seen_and_killed_is_put_aside(
     git(folder, "commit", "-q", "--allow-empty", "-m", "second")
 
 
-async def test_a_lock_that_nobody_was_seen_with_stays_and_is_reported_once(
+async def test_a_lock_without_an_observed_holder_stays_and_is_reported_once(
     world: World, repository: Path, children: Children
 ) -> None:
     lock = repository / ".git" / "index.lock"
     lock.write_bytes(b"DIRC half an index")
     reader = start_git(children, repository, "cat-file", "--batch")
 
-    alert = await told(world)
+    alert = await alert_after(world)
 
     assert lock.exists()
     assert (alert.key, alert.evidence["pids"]) == (".git/index.lock", [])
@@ -297,7 +297,7 @@ async def test_the_lock_of_a_killed_git_stays_while_another_git_is_at_work_there
     kill(child)
     other = start_git(children, repository, "hash-object", "--stdin")
 
-    alert = await told(world)
+    alert = await alert_after(world)
 
     assert alert.evidence["pids"] == sorted([child.pid, other.pid])
     assert f"process {other.pid} (git hash-object) may hold it" in alert.reason
@@ -317,7 +317,7 @@ async def test_a_git_that_works_from_elsewhere_may_hold_the_lock(
     at = tmp_path / "link" if how == "link" else tmp_path
     child = start_git(children, at, *words, "hash-object", "--stdin", **options)
 
-    alert = await told(world)
+    alert = await alert_after(world)
 
     assert alert.evidence["pids"] == [child.pid]
 
@@ -333,7 +333,7 @@ async def test_a_git_at_work_in_another_project_holds_nothing_here(
     named = {"env": {**os.environ, "GIT_DIR": str(other / ".git")}} if how == "from here" else {}
     start_git(children, repository if how == "from here" else other, "hash-object", "--stdin", **named)
 
-    assert (await told(world)).evidence["pids"] == []
+    assert (await alert_after(world)).evidence["pids"] == []
 
 
 def editing(children: Children, folder: Path, tmp_path: Path, *words: str) -> subprocess.Popen[bytes]:
@@ -368,7 +368,7 @@ async def test_the_lock_of_a_git_that_waits_for_its_editor_stays_until_it_is_kil
 async def test_the_lock_of_a_git_in_another_mount_namespace_stays(
     world: World, repository: Path, children: Children, tmp_path: Path
 ) -> None:
-    """As in a container: the repository has another path there."""
+    """In a container the repository has another path."""
     there = tmp_path / "workspace"
     there.mkdir()
     words = ["git", "update-index", "--stdin"]
@@ -409,7 +409,7 @@ async def test_a_lock_on_another_file_system_than_the_quarantine_is_kept_in_the_
 
 
 @pytest.mark.parametrize("name", ["HEAD.lock", "packed-refs.lock", "config.lock", "shallow.lock"])
-async def test_other_locks_of_git_are_judged_alike(
+async def test_other_locks_of_git_follow_the_same_rule(
     world: World, repository: Path, children: Children, name: str
 ) -> None:
     lock = repository / ".git" / name
@@ -429,10 +429,10 @@ async def test_a_process_that_reads_a_lock_does_not_hold_it(world: World, reposi
     await world.look()
     kill(child)
 
-    await told(world)
+    await alert_after(world)
 
 
-async def test_what_was_seen_outlives_the_supervisor(world: World, repository: Path, children: Children) -> None:
+async def test_observations_of_locks_survive_the_supervisor(world: World, repository: Path, children: Children) -> None:
     child = start_holder(children, repository)
     await world.look()
     world.store.paths.seen_locks.write_bytes(own_files.dump_seen_locks(world.locks.seen))
@@ -481,7 +481,7 @@ async def test_a_holder_of_another_pid_namespace_is_unknown(world: World, reposi
     kill(child)
     world.restart()
 
-    alert = await told(world)
+    alert = await alert_after(world)
 
     assert alert.evidence["pids"] == [child.pid]
     assert "cannot be seen from here" in alert.reason
@@ -495,7 +495,7 @@ async def test_a_lock_on_a_file_system_of_several_machines_stays(
     kill(child)
     monkeypatch.setattr(lock_holders, "is_local", lambda folder: False)
 
-    assert "other machines" in (await told(world)).reason
+    assert "other machines" in (await alert_after(world)).reason
 
 
 async def test_a_later_lock_with_the_same_inode_is_another_one(
@@ -508,7 +508,7 @@ async def test_a_later_lock_with_the_same_inode_is_another_one(
     earlier = replace(seen, stamp=seen.stamp._replace(changed_ns=seen.stamp.changed_ns - 1))
     monkeypatch.setattr(world.locks._holders, "seen", {path: earlier})
 
-    await told(world)
+    await alert_after(world)
 
 
 async def test_a_new_lock_in_the_place_of_the_one_that_was_left_stands(
@@ -529,7 +529,7 @@ async def test_a_new_lock_in_the_place_of_the_one_that_was_left_stands(
 async def test_a_link_in_the_place_of_gits_lock_is_left_alone(world: World, repository: Path, tmp_path: Path) -> None:
     (repository / ".git" / "index.lock").symlink_to(tmp_path / "elsewhere")
 
-    assert "no regular file" in (await told(world)).reason
+    assert "no regular file" in (await alert_after(world)).reason
     assert (repository / ".git" / "index.lock").is_symlink()
 
 

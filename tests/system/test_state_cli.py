@@ -54,7 +54,7 @@ def snap(
 # -- state verify -------------------------------------------------------------------------------------------------
 
 
-def test_verify_is_content_with_what_is_whole_and_changes_nothing(cli: Cli, project: Path, state: Path) -> None:
+def test_verify_accepts_sound_files_and_changes_nothing(cli: Cli, project: Path, state: Path) -> None:
     before = everything(project)
 
     document = cli.json("state", "verify")
@@ -69,9 +69,7 @@ def test_verify_is_content_with_what_is_whole_and_changes_nothing(cli: Cli, proj
     assert everything(project) == before
 
 
-def test_verify_names_each_broken_file_what_is_wrong_and_what_recover_would_do(
-    cli: Cli, planning: Path, state: Path
-) -> None:
+def test_verify_names_each_broken_file_its_flaw_and_the_recovery(cli: Cli, planning: Path, state: Path) -> None:
     for name, data in (
         (".execution-state.json", b""),
         ("config.json", b"{torn"),
@@ -106,7 +104,7 @@ def test_verify_is_for_people_too(cli: Cli, state: Path) -> None:
 
 
 @pytest.mark.parametrize("saved", [True, False])
-def test_verify_says_what_recover_does_with_a_log_without_a_whole_line(
+def test_verify_names_the_recovery_of_a_log_without_a_whole_line(
     cli: Cli, project: Path, planning: Path, saved: bool
 ) -> None:
     log = planning / ".events" / "event-log.jsonl"
@@ -143,9 +141,9 @@ def test_verify_reports_unreadable_files(cli: Cli, state: Path) -> None:
     with state.open("wb") as file:
         file.truncate(100 * 2**20)
 
-    (told,) = cli.json("state", "verify", code=1)["files"]
+    (file,) = cli.json("state", "verify", code=1)["files"]
 
-    assert told["flaw"].startswith("cannot be read: larger than")
+    assert file["flaw"].startswith("cannot be read: larger than")
 
 
 def test_where_there_is_nothing_nothing_is_broken(cli: Cli) -> None:
@@ -156,7 +154,7 @@ def test_where_there_is_nothing_nothing_is_broken(cli: Cli) -> None:
 # -- state recover ------------------------------------------------------------------------------------------------
 
 
-def test_recover_restores_what_verify_has_named_and_then_verify_is_content(
+def test_recover_restores_the_files_that_verify_names_and_verify_accepts_them(
     cli: Cli, project: Path, planning: Path, state: Path
 ) -> None:
     name = snap(planning, 1, OTHER)
@@ -178,7 +176,7 @@ def test_recover_restores_what_verify_has_named_and_then_verify_is_content(
     ]  # fmt: skip
 
 
-def test_recover_reports_what_it_cannot_repair(cli: Cli, planning: Path) -> None:
+def test_recover_reports_files_that_it_cannot_repair(cli: Cli, planning: Path) -> None:
     (planning / "config.json").write_bytes(b"{torn")
 
     result = cli("state", "recover")
@@ -232,9 +230,9 @@ def test_doctor_reports_unreadable_files(cli: Cli, project: Path, state: Path) -
     ],
 )
 def test_doctor_reports_a_flag_that_has_no_effect(cli: Cli, planning: Path, on: str, off: str) -> None:
-    for value, told in ((False, True), ("true", True), (True, False)):
+    for value, reported in ((False, True), ("true", True), (True, False)):
         (planning / "config.json").write_text(json.dumps({on: True, off: value}))
-        assert (f"{on} is on while {off} is off" in cli("doctor").stdout) == told
+        assert (f"{on} is on while {off} is off" in cli("doctor").stdout) == reported
 
 
 def test_doctor_reports_the_plugins_watchdog(cli: Cli, planning: Path, children: Children) -> None:
@@ -252,7 +250,7 @@ def test_doctor_reports_the_plugins_watchdog(cli: Cli, planning: Path, children:
     assert "watchdog" not in cli("doctor").stdout
 
 
-def test_check_shows_what_would_be_done_and_does_nothing(cli: Cli, project: Path, planning: Path, state: Path) -> None:
+def test_check_shows_the_repairs_and_makes_none(cli: Cli, project: Path, planning: Path, state: Path) -> None:
     snap(planning, 1, SOUND)
     state.write_bytes(b"{torn")
     before = everything(project)
@@ -302,12 +300,12 @@ def test_restore_saves_the_file_despite_a_snapshot_of_the_same_second(cli: Cli, 
 
 
 def test_restore_keeps_a_broken_file_that_it_overwrites(cli: Cli, project: Path, planning: Path, state: Path) -> None:
-    state.write_bytes(b"{broken, but somebody may want it")
+    state.write_bytes(b"{broken, but a person may want it")
 
     cli.json("snapshot", "restore", snap(planning, 1, OTHER))
 
     kept = [path.read_bytes() for path in Paths(project).folder.rglob("*") if path.is_file()]
-    assert any(b"{broken, but somebody may want it" in each for each in kept)
+    assert any(b"{broken, but a person may want it" in each for each in kept)
 
 
 def test_without_a_name_the_roles_own_newest_is_restored_else_the_newest(cli: Cli, planning: Path, state: Path) -> None:

@@ -1,4 +1,4 @@
-"""Critical files under the real daemon: a broken one is restored, anything that can be read is kept."""
+"""Critical files under the real daemon: a broken one is restored, and every readable one is kept."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ EDGES_ONLY = """
 interval_s = 600
 settle_s = 0.2
 """
-"""Whatever happens, happens because a change was seen: nobody looks otherwise."""
+"""Intervals so long that every action follows from an observed change."""
 OFTEN = """
 [state]
 interval_s = 0.2
@@ -81,19 +81,19 @@ class Watched:
         return path
 
     def replace(self, name: str, data: bytes) -> Path:
-        """As with ``jq … > tmp && mv tmp name``."""
+        """Replace the file, as ``jq … > tmp && mv tmp name`` does."""
         (self.planning / "other.tmp").write_bytes(data)
         return (self.planning / "other.tmp").replace(self.planning / name)
 
     def wait_kept(self, path: Path) -> None:
-        """Until the file's content is known as a good version: then its sidecar says so."""
+        """Wait until the file's content is a good version, which its checksum file shows."""
         side = path.with_name(path.name + ".sha256")
         self.running.wait(
             lambda: side.is_file() and side.read_text() == digest(path.read_bytes()), f"{path.name} to be kept"
         )
 
     def wait_looked(self) -> None:
-        """Until all files have been looked at once more: a sound change of another one has been seen."""
+        """Wait for a look at all files, which a sound change of another one shows."""
         for _ in range(2):  # the first look may have begun before
             self._looks += 1
             data = json.dumps({"looks": self._looks}).encode()
@@ -123,7 +123,7 @@ def test_a_damaged_file_is_restored_and_reported(watched: Watched, name: str) ->
         path.write_bytes(data)
         watched.wait_restored(path, SOUND)
 
-    watched.running.wait(lambda: len(watched.running.did("restored", name)) == 4, "all to be told")
+    watched.running.wait(lambda: len(watched.running.did("restored", name)) == 4, "all to be recorded")
     assert sorted(each.read_bytes() for each in watched.own.quarantine.iterdir()) == sorted(broken[1:])
     for entry in watched.cli("history", "--json", "state", name).stdout.splitlines():
         document = json.loads(entry)
@@ -251,10 +251,10 @@ def test_a_state_without_versions_is_rebuilt_or_escalated(
     (watched.planning / "phases" / "05-gates").mkdir(parents=True)
     (watched.planning / "phases" / "05-gates" / "05-01-PLAN.md").write_bytes(b"---\nphase: 5\nplan: 1\n---\n")
 
-    (told,) = watched.running.wait(lambda: watched.running.did("restored"), "the state to be told anew")
-    assert told["evidence"]["source"] == "plans, summaries and events"
-    assert told["evidence"]["restored_from"] == "rebuilt"
-    assert told["evidence"]["inferred"]
+    (restored,) = watched.running.wait(lambda: watched.running.did("restored"), "the state to be rebuilt")
+    assert restored["evidence"]["source"] == "plans, summaries and events"
+    assert restored["evidence"]["restored_from"] == "rebuilt"
+    assert restored["evidence"]["inferred"]
     watched.wait_kept(watched.state)
     assert json.loads(watched.state.read_bytes())["phase"] == 5
     assert [path.read_bytes() for path in watched.own.quarantine.iterdir()] == [b"{torn"]
@@ -271,9 +271,9 @@ def test_without_a_good_version_the_roles_own_snapshot_is_restored(watched: Watc
     watched.supervise(OFTEN)
 
     watched.wait_restored(watched.state, execution_state.dump(json.loads(SOUND)))
-    (told,) = watched.running.wait(lambda: watched.running.did("restored"), "it to be told")
-    assert told["evidence"]["source"] == "the snapshot 5-20261122T205501.json"
-    assert told["evidence"]["restored_from"] == "snapshot"
+    (restored,) = watched.running.wait(lambda: watched.running.did("restored"), "it to be recorded")
+    assert restored["evidence"]["source"] == "the snapshot 5-20261122T205501.json"
+    assert restored["evidence"]["restored_from"] == "snapshot"
 
 
 def test_a_state_that_broke_before_the_daemon_starts_is_restored_and_the_daemon_goes_on(watched: Watched) -> None:
@@ -288,7 +288,7 @@ def test_a_state_that_broke_before_the_daemon_starts_is_restored_and_the_daemon_
     watched.wait_looked()
 
 
-def test_d10_a_restored_state_has_a_numeric_phase_and_a_sidecar_that_is_right(watched: Watched) -> None:
+def test_d10_a_restored_state_has_a_numeric_phase_and_a_right_checksum_file(watched: Watched) -> None:
     (watched.planning / "phases" / "05-gates").mkdir(parents=True)
     for name in ("PLAN", "SUMMARY"):
         data = b"---\nphase: 5\nplan: 1\nstatus: complete\n---\n"
@@ -342,7 +342,7 @@ def test_a_huge_file_is_reported_at_bounded_cost(watched: Watched) -> None:
 
     with watched.state.open("r+b") as file:
         file.truncate(100 * 2**20)
-    watched.running.wait(lambda: watched.running.did("escalated", ".execution-state.json"), "a person to be told")
+    watched.running.wait(lambda: watched.running.did("escalated", ".execution-state.json"), "the alert to be recorded")
     watched.wait_looked()
 
     assert resident(watched.running.child.pid) < before + 30 * 2**20
@@ -352,7 +352,7 @@ def test_a_huge_file_is_reported_at_bounded_cost(watched: Watched) -> None:
 
 
 def looks(folder: Path) -> dict[str, tuple[int, int, bytes]]:
-    """Everything in the planning folder but what is ours."""
+    """Everything in the planning folder except our files."""
     return {
         str(path): (path.stat().st_ino, path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
         for path in folder.rglob("*")
@@ -375,11 +375,11 @@ def test_observe_mode_reports_the_repair_and_touches_nothing(watched: Watched) -
 
     watched.supervise("", "--observe")
 
-    def told() -> set[str]:
+    def reported() -> set[str]:
         return {entry["key"] for verb in ("would_restored", "would_repaired") for entry in watched.running.did(verb)}
 
     watched.running.wait(
-        lambda: told() == {".execution-state.json", ".events/event-log.jsonl", ".locks/a.lease"}, "all to be told"
+        lambda: reported() == {".execution-state.json", ".events/event-log.jsonl", ".locks/a.lease"}, "all repairs"
     )
     assert looks(watched.planning) == before
     assert list(watched.own.quarantine.iterdir()) == []
@@ -396,7 +396,7 @@ def git(folder: Path, *words: str) -> str:
 
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("where", ["root", "subfolder", "linked work tree"])
-def test_git_status_stays_clean_whatever_the_daemon_does(
+def test_git_status_stays_clean_at_every_action(
     tmp_path: Path, daemon: StartDaemon, claude_home: Path, where: str
 ) -> None:
     (root := tmp_path / "repo").mkdir()

@@ -1,4 +1,4 @@
-"""A process that commits is killed at any moment: what it acknowledged is there, once."""
+"""A process that commits is killed at any moment: each acknowledged commit is there, once."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from yolo_supervisor.actions.base import Edit, Kind, Verb
 from yolo_supervisor.store.history import history
 from yolo_supervisor.store.store import Outcome, Store
 
-# -- the worlds --------------------------------------------------------------------------------------------------
+# -- the journal --------------------------------------------------------------------------------------------------
 
 
-def told(store: Store) -> list[tuple[str, str]]:
+def recorded(store: Store) -> list[tuple[str, str]]:
     found = history(store.paths.journal)
     return [(entry["action"], entry["key"]) for entry in found if entry["by"] != "staging"]
 
@@ -36,7 +36,7 @@ class Count(Edit):
 
     @property
     def lock(self) -> tuple[Path, float] | None:
-        return self.path.with_name(self.path.name + ".lock"), 0.0  # one lives at a time: any lock was left behind
+        return self.path.with_name(self.path.name + ".lock"), 0.0  # one process lives at a time: any lock is stale
 
     def holds(self, before: bytes | None) -> bool:
         return before is not None
@@ -63,7 +63,7 @@ def count_for_ever(project: Path, pipe: int) -> None:
 
 
 def killed_after(project: Path, commits: int, delay_s: float) -> int:
-    """How many commits a process acknowledged until it was killed, a while after so many."""
+    """The number of commits that a process acknowledged until it was killed, a while after ``at_least``."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -96,6 +96,6 @@ def test_a_process_killed_at_any_moment_has_lost_nothing_that_it_acknowledged(tm
             assert found in (value + acknowledged, value + acknowledged + 1)
             assert not store.recover()
             assert counted(document.read_bytes()) == found
-            assert len(told(store)) == found
+            assert len(recorded(store)) == found
         value = found
     assert total > 20

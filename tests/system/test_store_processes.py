@@ -32,13 +32,13 @@ from yolo_supervisor.store.lines import load
 from yolo_supervisor.store.store import Outcome, Store
 
 OUR_WORLD = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-"""A child with this environment can import what we can, this file too."""
+"""An environment in which a child can import the same modules, this file too."""
 SINCE = datetime(2026, 11, 22, 20, 31, 56, tzinfo=UTC)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Put(Edit):
-    """Make ``content`` the document, whatever it was."""
+    """Make ``content`` the document, from any content."""
 
     kind: Kind = "state"
     verb: Verb = "repaired"
@@ -82,8 +82,8 @@ def register(store: Store, name: str) -> Register:
     return Register(key=agent.id, path=path, agent=agent, reason="first seen")
 
 
-def told(store: Store) -> list[tuple[str, str]]:
-    """What the journal tells: each entry's action and key."""
+def recorded(store: Store) -> list[tuple[str, str]]:
+    """Each journal entry's action and key."""
     return [(entry["action"], entry["key"]) for entry in history(store.paths.journal)]
 
 
@@ -129,7 +129,7 @@ def test_a_task_that_its_client_is_writing_is_busy_and_left_alone(store: Store, 
 
     assert task.read_bytes() == half
     assert sorted(os.listdir(task.parent)) == ["1.json", "1.json.lock"]
-    assert told(store) == []
+    assert recorded(store) == []
 
 
 WRITER = """
@@ -153,7 +153,7 @@ def test_a_store_that_another_process_writes_to_is_busy_until_that_ends(
     assert store.commit(requeue(task), "agents") is Outcome.DONE
 
 
-# -- what is kept ------------------------------------------------------------------------------------------------
+# -- good versions -----------------------------------------------------------------------------------------------
 
 LEASE = b'{\n  "acquired_at": "2026-02-01T00:00:00Z",\n  "owner": "dev-1",\n  "resource": "r",\n  "ttl_secs": 300\n}'
 
@@ -207,7 +207,7 @@ def test_a_recreated_store_still_has_one_writer(store: Store, task: Path, childr
 
 
 def commit_without_and_with_room(project: Path, task: Path) -> None:
-    """Commit while the journal may not grow by a whole line, and again when it may; tells what came of it."""
+    """Commit while the journal may not grow by a whole line, and again when it may; print the outcomes."""
     store = Store(project)
     store.open()
     store.note(replace(DIED, reason="to make the journal larger than any other file " * 20), "test")
@@ -235,7 +235,7 @@ def test_a_journal_without_room_is_an_error_changes_nothing_and_heals_with_room(
     assert child.stdout is not None
     assert json.loads(child.stdout.read()) == {"without": "OSError", "unchanged": True, "with": "done"}
     assert not store.recover()
-    assert told(store) == [("died", "dev-1@team"), ("requeued", "team/1")]
+    assert recorded(store) == [("died", "dev-1@team"), ("requeued", "team/1")]
 
 
 @pytest.fixture
@@ -285,7 +285,7 @@ def test_a_full_disk_is_an_error_changes_nothing_and_all_is_well_when_there_is_r
 
 
 def count_up(project: Path, name: str, times: int) -> None:
-    """Add to the project's count so many times; tells the key of every commit that was acknowledged."""
+    """Add to the project's count so many times; print the key of every acknowledged commit."""
     store = Store(project, lock_limit_s=LIMIT_S)
     store.open()
     for number in range(times):
@@ -311,14 +311,14 @@ def test_several_processes_that_commit_at_once_lose_nothing_and_do_nothing_twice
 
     assert len(acknowledged) == 160
     assert count.read_text() == "160"
-    assert sorted(key for _, key in told(store)) == sorted(acknowledged)
+    assert sorted(key for _, key in recorded(store)) == sorted(acknowledged)
     numbers = [line["seq"] for line in journal_lines(store)]
     assert numbers == list(range(1, len(numbers) + 1))
     assert not count.with_name("count.lock").exists()
 
 
 def release_all(project: Path, name: str, leases: int) -> None:
-    """Release every lease; tells of which it was the one to do so."""
+    """Release every lease; print those that this process has released itself."""
     store = Store(project, lock_limit_s=LIMIT_S)
     store.open()
     for number in range(leases):
@@ -342,4 +342,4 @@ def test_of_several_that_release_one_lease_one_does_and_the_others_are_stale(sto
     released = [key for writer in writers if writer.stdout for key in writer.stdout.read().decode().split()]
 
     assert sorted(released, key=int) == [str(number) for number in range(30)]
-    assert told(store) == [("released", str(number)) for number in range(30)]
+    assert recorded(store) == [("released", str(number)) for number in range(30)]

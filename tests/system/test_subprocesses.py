@@ -19,7 +19,7 @@ from yolo_supervisor.system.processes import Processes
 from yolo_supervisor.system.subprocesses import OUTPUT_LIMIT, Result, run
 
 FOR_EVER_S = 10 * LIMIT_S
-"""A limit that no test may reach."""
+"""A time limit in seconds that no test may reach."""
 
 SHORT_S = 0.5
 

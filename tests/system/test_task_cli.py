@@ -1,4 +1,4 @@
-"""``task`` and what ``status`` tells of tasks, as scripts and agents use them."""
+"""``task``, and tasks in ``status``, as scripts and agents use them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def write_plans(project: Path, *plans: dict[str, Any]) -> Path:
 
 
 def shown(cli: Cli, ident: str) -> dict[str, Any]:
-    """The task as the list tells it."""
+    """The task as the list shows it."""
     (found,) = (task for task in cli.json("task", "list")["tasks"] if task["id"] == ident)
     return {key: found[key] for key in ("status", "owner", "attempts", "token")}
 
@@ -39,12 +39,12 @@ def claim(cli: Cli, ident: str, owner: str = "dev-1") -> int:
     return token
 
 
-def told(cli: Cli) -> list[dict[str, Any]]:
-    """What a person was told."""
+def alerts(cli: Cli) -> list[dict[str, Any]]:
+    """The alerts in the journal."""
     return [each for each in history(Paths(cli.folder).journal) if each["action"] == "escalated"]
 
 
-# -- the way of a task ------------------------------------------------------------------------------------------------
+# -- the life of a task -----------------------------------------------------------------------------------------------
 
 
 def test_a_task_is_claimed_shown_to_be_alive_and_finished(cli: Cli, claude_home: Path) -> None:
@@ -98,7 +98,7 @@ def test_status_shows_attempts_and_claim_token_of_each_task(cli: Cli, claude_hom
     }  # fmt: skip
 
 
-def test_of_many_who_ask_at_once_one_gets_the_task(cli: Cli, claude_home: Path) -> None:
+def test_one_of_many_concurrent_claims_gets_the_task(cli: Cli, claude_home: Path) -> None:
     path = write_task(claude_home, "red", 3)
 
     with ThreadPoolExecutor(4) as pool:
@@ -109,7 +109,7 @@ def test_of_many_who_ask_at_once_one_gets_the_task(cli: Cli, claude_home: Path) 
     assert read_task(path)["owner"] == f"dev-{winner}"
 
 
-# -- who may claim what -----------------------------------------------------------------------------------------------
+# -- claims that are refused ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_two_owners_of_one_name_in_two_teams_do_not_meet(cli: Cli, claude_home: 
     assert read_task(blue)["status"] == "in_progress"
 
 
-# -- who comes too late -----------------------------------------------------------------------------------------------
+# -- late completions -------------------------------------------------------------------------------------------------
 
 
 def test_a_late_completion_is_accepted_without_a_newer_claim(cli: Cli, claude_home: Path) -> None:
@@ -234,7 +234,7 @@ def test_a_late_completion_is_accepted_without_a_newer_claim(cli: Cli, claude_ho
     assert cli("task", "heartbeat", "3", "--owner", "dev-1", "--token", token).returncode == 1
     assert cli("task", "done", "3", "--owner", "dev-1", "--token", token).returncode == 0
     assert read_task(path)["status"] == "completed"
-    assert not told(cli)
+    assert not alerts(cli)
 
 
 def test_completion_after_a_newer_claim_is_refused_naming_both(cli: Cli, claude_home: Path) -> None:
@@ -247,7 +247,7 @@ def test_completion_after_a_newer_claim_is_refused_naming_both(cli: Cli, claude_
     answer = cli.json("task", "done", "3", "--owner", "dev-1", "--token", str(old), code=1)
 
     assert answer["result"] == "conflict"
-    (entry,) = told(cli)
+    (entry,) = alerts(cli)
     assert (entry["kind"], entry["key"]) == ("task", "red/3")
     for word in ("dev-1", "dev-2", str(old), str(new)):
         assert word in entry["reason"]
@@ -264,7 +264,7 @@ def test_completion_after_another_completion_is_refused_naming_both(cli: Cli, cl
     assert cli("task", "done", "3", "--owner", "dev-2", "--token", str(new)).returncode == 0
 
     assert cli("task", "done", "3", "--owner", "dev-1", "--token", str(old)).returncode == 1
-    (entry,) = told(cli)
+    (entry,) = alerts(cli)
     assert "dev-1" in entry["reason"]
     assert "dev-2" in entry["reason"]
     assert read_task(path)["owner"] == "dev-2"
@@ -277,7 +277,7 @@ def test_completion_after_a_claim_by_the_client_is_refused_naming_both(cli: Cli,
     path = write_task(claude_home, "red", 3, "dev-2", "in_progress")
 
     assert cli("task", "done", "3", "--owner", "dev-1", "--token", str(old)).returncode == 1
-    (entry,) = told(cli)
+    (entry,) = alerts(cli)
     assert "dev-1" in entry["reason"]
     assert "dev-2" in entry["reason"]
     assert read_task(path)["owner"] == "dev-2"
@@ -289,7 +289,7 @@ def test_a_repeated_completion_by_the_same_owner_raises_no_alert(cli: Cli, claud
     assert cli("task", "done", "3", "--owner", "dev-1", "--token", token).returncode == 0
 
     assert cli("task", "done", "3", "--owner", "dev-1", "--token", token).returncode == 1
-    assert not told(cli)
+    assert not alerts(cli)
 
 
 @pytest.mark.parametrize("word", ["heartbeat", "done"])

@@ -1,6 +1,6 @@
-"""tmux is asked over its socket: what it says is taken as it is, and whatever does not answer is unknown.
+"""tmux is asked over its socket: its answer is taken literally, and no answer means unknown.
 
-Every server here is our own, on a socket in the test's own folder.
+Every server here is private, on a socket in the test's folder.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from yolo_supervisor.models import Pane
 from yolo_supervisor.system import tmux as module
 from yolo_supervisor.system.tmux import PaneState, Server, Tmux, pane_of, parse
 
-STRANGER = 65534
+OTHER_USER = 65534
 
 
 @pytest.fixture
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who does not answer is given up soon."""
+    """Give up soon on a server that does not answer."""
     monkeypatch.setattr(module, "LIMIT_S", 0.2)
 
 
@@ -37,7 +37,7 @@ async def look(socket: str) -> Server | None:
         return await Tmux(SystemClock()).look(socket)
 
 
-# -- what a server says -----------------------------------------------------------------------------------------
+# -- answers ----------------------------------------------------------------------------------------------------
 
 
 async def test_a_server_names_its_sessions_and_their_panes(tmux: PrivateTmux) -> None:
@@ -164,14 +164,14 @@ async def test_a_fresh_look_is_not_taken_again(tmux: PrivateTmux) -> None:
     tmux.session("two")
 
     again = await asked.look(tmux.socket, fresh_s=1000.0)
-    anew = await asked.look(tmux.socket)
+    later = await asked.look(tmux.socket)
 
     assert before is again
-    assert anew is not None
-    assert set(anew.names.values()) == {"one", "two"}
+    assert later is not None
+    assert set(later.names.values()) == {"one", "two"}
 
 
-# -- what does not answer is unknown ----------------------------------------------------------------------------
+# -- no answer --------------------------------------------------------------------------------------------------
 
 
 async def test_a_socket_that_is_not_there_says_nothing_and_no_server_is_started(tmp_path: Path) -> None:
@@ -244,8 +244,8 @@ async def test_without_the_program_nothing_is_known(tmux: PrivateTmux, monkeypat
 @pytest.mark.parametrize("end", ["exit 1", "sleep 600"])
 async def test_an_answer_that_breaks_off_is_none(tmp_path: Path, shadow: Callable[[str, str], None], end: str) -> None:
     shadow("tmux", f"echo 'S 4242 $0 work'\n{end}")  # its panes are missing: all seem to be gone
-    with socket.socket(socket.AF_UNIX) as nobodys:
-        nobodys.bind(str(tmp_path / "tmux"))
+    with socket.socket(socket.AF_UNIX) as unserved:
+        unserved.bind(str(tmp_path / "tmux"))
 
         assert await look(str(tmp_path / "tmux")) is None
 
@@ -261,8 +261,8 @@ async def test_a_server_is_asked_through_links_of_ours(tmux: PrivateTmux, tmp_pa
 @pytest.mark.parametrize(
     "give",
     [
-        pytest.param(lambda socket: os.chown(socket, STRANGER, STRANGER), id="its socket"),
-        pytest.param(lambda socket: os.chown(socket.parent, STRANGER, STRANGER), id="its folder"),
+        pytest.param(lambda socket: os.chown(socket, OTHER_USER, OTHER_USER), id="its socket"),
+        pytest.param(lambda socket: os.chown(socket.parent, OTHER_USER, OTHER_USER), id="its folder"),
         pytest.param(lambda socket: socket.parent.chmod(0o777), id="a folder for all"),
     ],
 )

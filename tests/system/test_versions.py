@@ -1,4 +1,4 @@
-"""What is on the disk of another version of the program: an older one's is taken up, a newer one's is left alone."""
+"""Files of another version of the program: an older one's are taken up, a newer one's are left alone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from yolo_supervisor.store.store import Store
 
 
 class Older:
-    """The folder as the first version of all wrote it: no version, no checkpoint, less in each line and record."""
+    """The folder of the very first version: no version, no checkpoint, less in each line and record."""
 
     def __init__(self, project: Path) -> None:
         self.paths = Paths(project)
@@ -33,7 +33,7 @@ class Older:
         self._seq = 0
 
     def line(self, **record: Any) -> int:
-        """One line of the journal, sealed as ever."""
+        """One line of the journal, with its seal."""
         self._seq += 1
         body = json.dumps({"seq": self._seq, **record}, separators=(",", ":")).encode()[:-1]
         with self.paths.journal.open("ab") as journal:
@@ -47,7 +47,7 @@ class Older:
         )  # fmt: skip
 
     def requeued(self, key: str, task: Path) -> None:
-        """A task that was given back, and what became of that is marked."""
+        """A requeued task, with the mark of the outcome."""
         write = {"path": str(task), "before": "0" * 64, "after": "1" * 64, "lock": [f"{task}.lock", 10.0]}
         self.line(done=self.entry("task", key, "requeued", {**write, "content": "{}"}))
 
@@ -62,7 +62,7 @@ class Older:
 
 @pytest.fixture
 def gone(team: Team, children: Children) -> ProcessId:
-    """A process that was, and is no more."""
+    """The identity of a process that has ended."""
     child = children.agent("dev-1", "red", team.project)
     process = team.identity(child.pid)
     child.kill()
@@ -147,7 +147,7 @@ def test_a_garbage_version_file_is_rewritten(project: Path, garbage: bytes) -> N
 
 
 def test_the_version_is_there_before_anything_that_it_is_about(project: Path) -> None:
-    """An older program must not meet what it would misread without being told."""
+    """An older program must refuse records that it would misread."""
     folder = Paths(project).folder
     folder.mkdir(mode=0o700, parents=True)
     (folder / own_files.VERSION_FILE).write_text('{"version": 99}')
