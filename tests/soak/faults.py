@@ -1,4 +1,4 @@
-"""The faults of a soak. Each is injected at a moment that a seed decides, whatever else is going on."""
+"""The faults of a soak. Each is injected at a moment that a seed decides, also while others are open."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Fault:
     injected_s: float = field(default_factory=time.monotonic)
     healed_s: float | None = None
     lost: str = ""
-    """What the fault has cost, if it has."""
+    """A sentence about the loss by the fault; empty if there is none."""
 
 
 class Faults:
-    """Injects faults. Each method returns the fault, or None if there is nothing now that it could hit."""
+    """Injects faults. Each method returns the fault, or None if it has no target now."""
 
     def __init__(self, world: World, oracle: Oracle, rng: random.Random) -> None:
         self._world = world
@@ -66,7 +66,7 @@ class Faults:
         return self.kinds[kind][1]()
 
     def watch(self) -> None:
-        """See which of the open faults are healed by now."""
+        """Close the open faults that are healed by now."""
         for fault in tuple(self.open):
             if fault.healed():
                 fault.healed_s = time.monotonic()
@@ -135,7 +135,7 @@ class Faults:
     # -- the daemon and its surroundings ---------------------------------------------------------------------------
 
     def _probed(self, kind: str, what: str, begin: Callable[[], None], s: float, end: Callable[[], None]) -> Fault:
-        """A fault of the daemon: afterwards an agent is killed, and the daemon has to heal that."""
+        """A fault of the daemon: afterwards an agent is killed, whose end the daemon has to heal."""
         probes: list[Fault] = []
         begin()
 
@@ -296,7 +296,7 @@ class Faults:
         task, team = worker.task, worker.team
         assert task is not None
         token = task.token or 0
-        wrong = [("nobody", token), (worker.name, token - 1), ("dev-0", token + 1)]
+        wrong = [("no-agent", token), (worker.name, token - 1), ("dev-0", token + 1)]
         words = [("task", "done", task.ident, "--owner", owner, "--token", str(t)) for owner, t in wrong]
         others = [self._world.command(team, *each) for each in words[:2]]
         self._world.ask(worker, "done")
@@ -306,7 +306,7 @@ class Faults:
             if not all(command.over() for command in others) or (worker.command is not None and worker.alive):
                 return False
             if any(command.code == 0 for command in others):
-                fault.lost = f"{task.ident} was completed by one who did not have it"
+                fault.lost = f"{task.ident} was completed by an agent that did not have it"
             return self._oracle.is_settled(task)
 
         fault = self._fault("done by several", task.ident, healed)
@@ -373,7 +373,7 @@ class Faults:
             time.sleep(0.02)
             if time.monotonic() > deadline_s:
                 git.communicate()
-                return None  # nobody has seen it with the lock: then it has to stay
+                return None  # never seen with the lock: then it has to stay
         os.kill(git.pid, signal.SIGKILL)
         git.communicate()
         return self._fault("lock left by git", team.name, lambda: not lock.exists())

@@ -1,4 +1,4 @@
-"""Judges a soak from outside: by files, processes and git, never by what the supervisor says of itself."""
+"""Checks a soak from outside: by files, processes and git, never by the supervisor's own reports."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from yolo_supervisor.models import Liveness, ProcessId
 
 
 class Oracle:
-    """What must never be: a task that does not say what its worker knows, a bystander that was signalled."""
+    """Finds harm and loss: a task's file that contradicts its worker, a bystander that was signalled."""
 
     def __init__(self, world: World) -> None:
         self._world = world
         self._bad: Counter[Task] = Counter()
         self.lost: dict[str, str] = {}
-        """What was lost, by what it is about."""
+        """Sentences about losses, by task."""
         self.harmed: dict[str, str] = {}
         """Bystanders and living agents that were signalled."""
 
@@ -89,7 +89,7 @@ class Oracle:
         return "it is stopped" if state == "T" else None
 
     def final(self) -> Iterator[str]:
-        """What is wrong at the end, when nothing is under way any more."""
+        """Yield the mistakes at the end, when no work is under way."""
         for team in self._world.teams:
             yield from (
                 f"{task.ident} is {task.state()}, and should be otherwise: {_story(task)}"
@@ -112,5 +112,5 @@ class Oracle:
 
 
 def _story(task: Task) -> str:
-    owner = f"{task.owner.name}, which {'lives' if task.owner.alive else 'is dead'}" if task.owner else "nobody"
+    owner = f"{task.owner.name}, which {'lives' if task.owner.alive else 'is dead'}" if task.owner else "no agent"
     return f"at work on it: {owner}; reported: {task.reported}; unsure: {task.uncertain}"

@@ -17,9 +17,9 @@ from soak.world import World
 PACE_S = 2.0
 """The mean time between two faults, in seconds."""
 HEAL_LIMIT_S = 150.0
-"""A fault that is not healed after so long is not healed. On a busy machine most take a few seconds."""
+"""The time in seconds after which a fault counts as not healed. On a busy machine most take a few seconds."""
 KEPT_S = 20.0
-"""How long a finished task stays in its list."""
+"""The time for which a finished task stays in its list."""
 
 
 def test_faults_lose_nothing_and_are_healed(
@@ -31,19 +31,19 @@ def test_faults_lose_nothing_and_are_healed(
         oracle = Oracle(world)
         faults = Faults(world, oracle, random.Random(seed + 1))
         wrong = run(world, oracle, faults, minutes * 60, random.Random(seed + 2))
-        told = table(faults.over, faults.open, oracle, f"{minutes:g} minutes, seed {seed}")
-        record_property("soak", told)
+        summary = table(faults.over, faults.open, oracle, f"{minutes:g} minutes, seed {seed}")
+        record_property("soak", summary)
         log = world.log.read_text(errors="replace")[-3000:]
     finally:
         world.close()
     lost = [fault.lost for fault in faults.over if fault.lost]
     unhealed = [f"{fault.kind}: {fault.what}" for fault in faults.open]
     complaints = [*oracle.lost.values(), *oracle.harmed.values(), *lost, *unhealed, *wrong]
-    assert not complaints, "\n".join([told, *complaints, log])
+    assert not complaints, "\n".join([summary, *complaints, log])
 
 
 def run(world: World, oracle: Oracle, faults: Faults, length_s: float, rng: random.Random) -> list[str]:
-    """Inject faults for so long, then let everything be healed. Returns what is wrong at the end."""
+    """Inject faults for so long, then let everything be healed; the mistakes at the end."""
     world.start_daemon()
     now_s = time.monotonic()
     end_s, next_fault_s, next_look_s = now_s + length_s, now_s + 5.0, now_s
@@ -68,7 +68,7 @@ def run(world: World, oracle: Oracle, faults: Faults, length_s: float, rng: rand
 
 
 def discard_old(world: World, oracle: Oracle) -> None:
-    """Remove finished tasks, as the client does with its lists, and agents whose ends were judged."""
+    """Remove finished tasks, as the client does with its lists, and agents whose ends were checked."""
     for team in world.teams:
         for task in tuple(team.tasks):
             if task.reported and time.monotonic() - task.reported_s > KEPT_S and oracle.is_settled(task):
@@ -77,7 +77,7 @@ def discard_old(world: World, oracle: Oracle) -> None:
 
 
 def table(over: Sequence[Fault], left: Sequence[Fault], oracle: Oracle, title: str) -> str:
-    """Each kind of fault, how often it was injected and healed, what it cost, and how long it took."""
+    """A table of the kinds of faults: numbers injected and healed, losses, and times to heal."""
     head = ("fault", "injected", "healed", "not healed", "lost", "harmed", "median s", "worst s")
     rows = []
     for kind in sorted({fault.kind for fault in (*over, *left)}):

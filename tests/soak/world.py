@@ -1,7 +1,7 @@
 """Two real projects under one real daemon: agents with tools, tasks, files of the plugin, bystanders, a small disk.
 
-Everything here is what others do: the daemon, its commands and the oracle meet it as they would meet any team. What an
-agent does (claim, work, report) is done by the test on its behalf, so that a seed decides it.
+Everything here is outside the supervisor: the daemon, its commands and the oracle meet it as any team. The test acts
+for the agents (claim, work, report), so that a seed decides it.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ TOOLS: Final = {
     "chain": "while :; do sleep 0.2; done",
     "left": "sleep 3600 & sleep 3600 & sleep 0.5",
 }
-"""What an agent's tool starts, each in a session of its own. That of ``left`` has ended before its children."""
+"""The programs of an agent's tools, each in a separate session. That of ``left`` has ended before its children."""
 
 AGENT: Final = """
 import os, sys, time
@@ -101,16 +101,16 @@ while True:
 
 @dataclass(eq=False)
 class Task:
-    """One task, and what its workers know about it: the file has to agree."""
+    """One task, and its workers' knowledge of it, with which the file has to agree."""
 
     path: Path
     ident: str
     original: dict[str, Any]
     owner: Worker | None = None
     token: int | None = None
-    """Of the claim, if a command of the supervisor made it."""
+    """The token of the claim, if a command of the supervisor made it."""
     reported: bool = False
-    """Whether its owner was told that it is done."""
+    """Whether its owner got the answer that it is done."""
     uncertain: bool = False
     """Whether a command about it was cut off, so that its owner does not know how it ended."""
     reported_s: float = 0.0
@@ -148,7 +148,7 @@ class Command:
         return self.code is not None
 
     def document(self) -> dict[str, Any]:
-        """What it printed with ``--json``."""
+        """The document that it printed with ``--json``."""
         for line in self.output.read_text().splitlines():
             with contextlib.suppress(ValueError):
                 raw = json.loads(line)
@@ -171,7 +171,7 @@ class Worker:
     task: Task | None = None
     command: Command | None = None
     asked: str = ""
-    """What the command does: claim or done."""
+    """The subcommand: claim or done."""
     stopped: bool = False
     killed: bool = False
     """Whether the test has killed it."""
@@ -189,14 +189,14 @@ class Worker:
 
 @dataclass(eq=False)
 class StateFile:
-    """A critical file of the plugin, and what its writer wrote last."""
+    """A critical file of the plugin, and its writer's last content."""
 
     path: Path
     make: Callable[[int], bytes]
     number: int = 0
     written: bytes = b""
     torn: bytes | None = None
-    """What a fault put into it, until it is whole again."""
+    """The content that a fault has written, until the file is sound again."""
     replaced: bool = False
     """Whether its writer has replaced the torn content."""
 
@@ -404,7 +404,7 @@ class World:
     # -- the disk --------------------------------------------------------------------------------------------------
 
     def fill_disk(self) -> None:
-        """From now on there is no room: on the disk if it is ours, else for the daemon's own writes."""
+        """Leave no room from now on: on the disk if it is ours, else for the daemon's writes."""
         self.disk_full = True
         if not self.mounted:
             if self.daemon is not None and self.daemon_runs:
@@ -488,7 +488,7 @@ class World:
         heapq.heappush(self._later, (time.monotonic() + s, next(self._numbers), do))
 
     def step(self, *, drains: bool) -> None:
-        """Let everybody do what is due. At the end no new work is begun."""
+        """Let all agents do their due steps. At the end no new work is begun."""
         now_s = time.monotonic()
         while self._later and self._later[0][0] <= now_s:
             heapq.heappop(self._later)[2]()
@@ -544,7 +544,7 @@ class World:
         worker.command = self.command(worker.team, "task", what, task.ident, "--owner", worker.name, *token)
 
     def ended(self, worker: Worker) -> None:
-        """Take up how the worker's command has ended."""
+        """Evaluate the end of the worker's command."""
         command, task = worker.command, worker.task
         assert command is not None
         assert task is not None
@@ -563,7 +563,7 @@ class World:
         command.output.unlink(missing_ok=True)
 
     def find_out(self, worker: Worker) -> None:
-        """Look at the task's file, as somebody does whose command was cut off."""
+        """Look at the task's file, as a caller does whose command was cut off."""
         task = worker.task
         assert task is not None
         state = task.state()
@@ -614,7 +614,7 @@ class World:
     # -- the end ---------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """End everything, whatever state it is in."""
+        """End everything, in any state."""
         if self.daemon is not None and self.daemon_runs:
             self.daemon.send_signal(signal.SIGCONT)
             self.daemon.kill()

@@ -1517,7 +1517,7 @@ def test_the_task_list_that_the_environment_names_is_the_agents(world: World, ch
     assert read_task(task)["status"] == "pending"
 
 
-def test_a_teammate_that_looked_in_process_while_it_started_is_no_namesake_of_its_own(
+def test_a_teammate_that_looked_in_process_while_it_started_is_no_namesake_of_itself(
     world: World, children: Children
 ) -> None:
     lead = children.start("sleep", "600")

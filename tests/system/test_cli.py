@@ -979,7 +979,7 @@ def test_status_reports_a_hung_daemon(team: Team) -> None:
     assert any("has reported nothing" in each["what"] for each in team.cli.json("doctor", code=1)["findings"])
 
 
-def test_doctor_repairs_what_is_safe(cli: Cli, project: Path) -> None:
+def test_doctor_makes_the_safe_repairs(cli: Cli, project: Path) -> None:
     dead_agent(project, "dev-1", "team")
     planning = project / ".yolo-planning"
     (planning / ".agent-pids").write_text("4194303\n")

@@ -212,7 +212,7 @@ def test_a_failed_repair_says_that_the_plugins_event_log_does_not_have_it(cli: C
     assert [line.split(" is off")[0] for line in answer.stderr.splitlines()] == ["yolo-supervisor: note: v3_event_log"]
 
 
-def test_doctor_lists_the_flags_that_are_off_and_what_that_means(cli: Cli, config: Path) -> None:
+def test_doctor_lists_the_flags_that_are_off_and_their_effects(cli: Cli, config: Path) -> None:
     config.write_text('{"v3_lock_lite": false, "v3_snapshot_resume": true, "v3_metrics": false, "auto_commit": false}')
 
     findings = [(finding["level"], finding["what"]) for finding in cli.json("doctor")["findings"]]

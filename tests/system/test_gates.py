@@ -334,7 +334,7 @@ async def test_without_its_plan_a_contract_is_not_made_from_another(world: World
     assert not world.contract.exists()
 
 
-async def test_a_file_that_says_it_is_another_plan_is_not_believed(world: World) -> None:
+async def test_a_plan_file_with_other_numbers_is_not_used(world: World) -> None:
     world.plan(plan=2)
 
     outcome = await world.repair()

@@ -231,7 +231,7 @@ def test_a_lease_cannot_be_released_under_another_name(cli: Cli) -> None:
     [(None, 300), ('{"task_lease_ttl_secs": 42}', 42), ('{"task_lease_ttl_secs": 0}', 300), ("{", 300)],
     ids=["no configuration", "it says so", "it says nonsense", "it is broken"],
 )
-def test_without_a_ttl_the_plugins_configuration_says_how_long(config: str | None, ttl_s: int, cli: Cli) -> None:
+def test_without_a_ttl_the_plugins_configuration_sets_the_time(config: str | None, ttl_s: int, cli: Cli) -> None:
     if config is not None:
         (cli.folder / ".yolo-planning" / "config.json").write_text(config)
 

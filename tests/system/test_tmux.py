@@ -192,7 +192,7 @@ async def test_a_dead_server_says_nothing_and_none_is_started_in_its_place(tmux:
         client.connect(tmux.socket)
 
 
-async def test_a_server_without_a_session_says_nothing_of_interest(tmux: PrivateTmux) -> None:
+async def test_a_server_without_a_session_is_unknown(tmux: PrivateTmux) -> None:
     assert await look(tmux.socket) is None
 
 
@@ -211,7 +211,7 @@ async def test_a_stopped_server_says_nothing_until_it_goes_on(tmux: PrivateTmux)
 
 
 @pytest.mark.usefixtures("brisk")
-async def test_one_that_listens_and_is_no_tmux_says_nothing(tmp_path: Path) -> None:
+async def test_a_listener_that_is_no_tmux_is_unknown(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as mute:
         mute.bind(str(tmp_path / "mute"))
         mute.listen()
@@ -228,7 +228,7 @@ async def test_a_path_that_is_no_socket_gives_no_answer(tmp_path: Path, make: Ca
 
 
 @pytest.mark.parametrize("name", ["", "relative", "/" + "x" * 300, "/tmp/" + "x/" * 3000, "/proc/1/root/\0"])
-async def test_a_socket_that_cannot_be_says_nothing(name: str) -> None:
+async def test_an_impossible_socket_is_unknown(name: str) -> None:
     assert await look(name) is None
 
 

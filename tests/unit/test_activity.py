@@ -81,7 +81,7 @@ def activity(signs: Signs, quiet_s: float = 0.0) -> Activity:
         pytest.param(Signs(liveness=Liveness.DEAD, turn=MODEL), Activity.DEAD, id="dead"),
     ],
 )  # fmt: skip
-def test_the_signs_tell_the_activity(signs: Signs, expected: Activity) -> None:
+def test_the_activity_follows_from_the_signs(signs: Signs, expected: Activity) -> None:
     assert activity(signs) is expected
 
 

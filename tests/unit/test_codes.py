@@ -366,7 +366,7 @@ def test_a_refused_path_is_another_failure_than_a_held_lock_there() -> None:
     assert failure_identity("x", Refused("a link", path)) != failure_identity("x", Busy("held", path))
 
 
-def test_a_command_cannot_apply_what_only_the_daemon_can(runner: Runner) -> None:
+def test_a_command_cannot_apply_a_termination(runner: Runner) -> None:
     action = Terminate(key="dev", roots=(), grace_s=1.0, reason="its session was left")
 
     with pytest.raises(TypeError, match="Terminate"):

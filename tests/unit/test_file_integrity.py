@@ -121,7 +121,7 @@ def test_anything_but_a_json_object_is_broken(data: bytes) -> None:
         b'{"status":"running","gr\xc3\xb6\xc3\x9fe":"\\ud83d\\ude00"}\n\n',
     ],
 )
-def test_a_state_that_says_something_new_is_whole(data: bytes) -> None:
+def test_a_state_with_unknown_values_is_sound(data: bytes) -> None:
     assert flaw(STATE, data) is None
 
 

@@ -203,7 +203,7 @@ def test_a_session_as_the_client_writes_it() -> None:
 
 
 @pytest.mark.parametrize("key", ["pid", "sessionId", "cwd", "procStart"])
-def test_a_session_that_does_not_say_who_and_where_it_is_is_unreadable(key: str) -> None:
+def test_a_session_without_an_identifying_key_is_unreadable(key: str) -> None:
     nothing: list[Any] = [None, "", [], {}]
     for value in nothing:
         if (key, value) != ("procStart", ""):

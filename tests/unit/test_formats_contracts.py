@@ -196,7 +196,7 @@ def test_a_value_that_is_empty_is_passed_over_for_the_next_of_its_name() -> None
 @pytest.mark.parametrize(
     ("word", "number"), [("5", 5), ("-05", -5), ("+7", 7), ("1.0", None), ("", None), (str(2**63), None), ("٣", None)]
 )
-def test_a_number_is_what_the_plugin_takes_for_one(word: str, number: int | None) -> None:
+def test_numbers_follow_the_plugins_rule(word: str, number: int | None) -> None:
     assert contracts.integer(word) == number
 
 

@@ -74,7 +74,7 @@ def test_a_record_with_keys_of_a_later_version_is_read() -> None:
 
 @pytest.mark.parametrize("key", ["id", "name", "role", "since"])
 @pytest.mark.parametrize("value", [None, "", 7, []])
-def test_a_record_that_does_not_say_who_it_is_about_is_unreadable(key: str, value: object) -> None:
+def test_a_record_without_an_agent_is_unreadable(key: str, value: object) -> None:
     raw = json.loads(own_files.dump_agent(DEV))
 
     assert own_files.load_agent(json.dumps({**raw, key: value}).encode()) is None

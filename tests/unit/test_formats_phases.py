@@ -233,7 +233,7 @@ def test_a_plan_finds_its_summary_in_either_spelling(plan: str, summary: str) ->
         (b'status: " "', "complete", False),
     ],
 )
-def test_a_summary_counts_for_what_it_says(line: bytes, status: str, certain: bool) -> None:
+def test_the_status_in_a_summary_counts(line: bytes, status: str, certain: bool) -> None:
     rebuilt = rebuilt_phase({"05-01-PLAN.md": PLAN, "05-01-SUMMARY.md": b"---\nplan: 1\n" + line + b"\n---\n"})
 
     sentences = rebuilt.known if certain else rebuilt.inferred

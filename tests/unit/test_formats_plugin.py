@@ -144,7 +144,7 @@ def test_a_pid_that_was_struck_out_is_not_read_again(lines: list[tuple[str, int,
 
 @given(data=st.binary(), gone=st.frozensets(st.integers(2, 50)))
 @relaxed
-def test_a_pid_file_mentions_what_would_be_struck_out(data: bytes, gone: frozenset[int]) -> None:
+def test_a_pid_file_mentions_the_pids_that_would_be_removed(data: bytes, gone: frozenset[int]) -> None:
     assert plugin_agents.mentions_pid(
         data, frozenset(plugin_agents.agent_pids(data)) | gone
     ) or not plugin_agents.agent_pids(data)

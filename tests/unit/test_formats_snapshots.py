@@ -109,7 +109,7 @@ def test_the_text_supplies_the_time_that_the_name_lacks(key: str, text: str) -> 
     assert (copy.at, named.at) == (AT, AT + timedelta(seconds=1))
 
 
-def test_the_name_supplies_what_the_text_lacks() -> None:
+def test_the_name_supplies_fields_that_the_text_lacks() -> None:
     found = plugin_snapshots.load("snap-10-20261122205510.json", json.dumps({"execution_state": STATE}).encode())
 
     assert found == Snapshot("snap-10-20261122205510.json", "10", AT, None, STATE, None)

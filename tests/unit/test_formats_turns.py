@@ -91,7 +91,7 @@ COMMAND = prompt(3, "<command-name>/context</command-name>")
         ),
     ],
 )
-def test_the_last_records_tell_the_phase(records: list[Record], phase: Phase, seconds: float) -> None:
+def test_the_phase_follows_from_the_last_records(records: list[Record], phase: Phase, seconds: float) -> None:
     found = turn(lines(*records, *UNTIMED))
 
     assert found is not None
@@ -143,7 +143,7 @@ def test_an_open_tool_is_named() -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"\n", b"no json\n", b'{"type":"mode"}\n', b'{"type":"assistant","message":3}\n']
 )
-def test_a_transcript_that_does_not_tell_is_unknown(data: bytes) -> None:
+def test_a_transcript_without_a_phase_is_unknown(data: bytes) -> None:
     assert turn(data) is None
 
 

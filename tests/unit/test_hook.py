@@ -32,7 +32,7 @@ def test_a_whole_object_is_taken_while_the_input_stays_open(pipe: tuple[int, int
     assert hook._payload(pipe[0], math.inf) == (b'{"a": 1}\n', False)
 
 
-def test_what_came_before_a_silence_is_kept(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_input_before_a_silence_is_kept(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hook, "SILENCE_MS", 1)
     os.write(pipe[1], b'{"half": ')
 

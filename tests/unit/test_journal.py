@@ -479,7 +479,7 @@ def test_a_journal_deleted_underneath_is_not_written_to_any_more(world: World) -
     assert world.seqs() == [1]
 
 
-def test_a_journal_whose_folder_is_gone_cannot_be_had(world: World) -> None:
+def test_a_journal_whose_folder_is_gone_is_an_error(world: World) -> None:
     journal = world.journal()
 
     world.path.parent.rename(world.path.parent.with_name("moved"))
@@ -867,7 +867,7 @@ def test_a_journal_that_was_restored_from_an_older_copy_loses_no_line_at_its_nex
 
 
 @pytest.mark.parametrize("kept", [0, 1, 3])
-def test_a_journal_whose_end_was_cut_off_says_so_and_gives_no_number_twice(world: World, kept: int) -> None:
+def test_a_journal_whose_end_was_cut_off_is_damaged_and_gives_no_number_twice(world: World, kept: int) -> None:
     journal = world.journal()
     for _ in range(5):
         journal.append(entry_of("died"))
@@ -905,7 +905,7 @@ def test_lines_without_durability_may_be_lost_silently(world: World) -> None:
 
 
 @pytest.mark.parametrize("mark", [b"", b"junk", b"\0" * 48, seal({"seq": "5"}), b"\xff"])
-def test_a_mark_that_cannot_be_read_says_nothing(world: World, mark: bytes) -> None:
+def test_an_unreadable_mark_is_ignored(world: World, mark: bytes) -> None:
     journal = world.journal()
     journal.append(entry_of("requeued"))
     world.path.with_name("journal.mark").write_bytes(mark)

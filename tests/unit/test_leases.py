@@ -219,7 +219,7 @@ def test_only_the_owner_can_release(world: World) -> None:
     [b"", b"\0" * 50, b'{"acquired_at": "2026-', b"[]", b"null", b"\xff\xfe", b"\xed\xa0\x80", b"[" * 50_000],
     ids=["empty", "zeros", "torn", "list", "null", "binary", "surrogate", "deep"],
 )
-def test_a_broken_lease_is_free_and_what_it_held_is_in_the_journal(content: bytes, world: World) -> None:
+def test_a_broken_lease_is_free_and_its_content_is_in_the_journal(content: bytes, world: World) -> None:
     world.file.write_bytes(content)
     os.utime(world.file, (0, 0))  # so old that no program is writing it
 
@@ -237,7 +237,7 @@ def test_a_lease_whose_file_cannot_be_read_is_not_given(world: World) -> None:
         world.us.ask("dev-1")
 
 
-def test_leases_are_given_whatever_flags_of_the_plugin_are_off(world: World) -> None:
+def test_leases_are_given_under_any_flags_of_the_plugin(world: World) -> None:
     flags = {"v3_lock_lite": False, "v3_lease_locks": False}
     (world.project / ".yolo-planning" / "config.json").write_text(json.dumps(flags))
 
@@ -275,7 +275,7 @@ def test_a_lease_that_the_plugin_gives_away_at_the_last_moment_is_not_ours(world
     assert [path.name for path in world.locks.iterdir()] == [world.file.name]
 
 
-def test_two_who_decided_at_the_same_time_do_not_both_get_it(world: World) -> None:
+def test_two_simultaneous_decisions_give_the_lease_once(world: World) -> None:
     first, second = (world.us.leases.lend(FILE, owner, 60, EPOCH) for owner in ("dev-1", "dev-2"))
     assert isinstance(first, WriteFile)
     assert isinstance(second, WriteFile)
@@ -565,7 +565,7 @@ async def test_a_lease_from_the_future_is_not_given_away_and_ends_after_its_time
 
 
 @pytest.mark.anyio
-async def test_a_lease_of_the_plugin_ends_when_the_plugin_says_so(world: World) -> None:
+async def test_a_lease_of_the_plugin_ends_at_the_plugins_time(world: World) -> None:
     world.plugin("dev-1", age_s=59)
     assert await world.us.tick() == []
 
@@ -588,7 +588,7 @@ async def test_a_lease_with_zero_ttl_is_expired(ttl: float, world: World) -> Non
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("ttl", ["60", "", None, [], {}], ids=repr)
-async def test_a_lease_for_what_is_no_time_holds_five_minutes(ttl: object, world: World) -> None:
+async def test_a_lease_with_an_invalid_time_holds_five_minutes(ttl: object, world: World) -> None:
     world.plugin("dev-1", ttl=ttl)
 
     assert await world.us.tick() == []
@@ -714,7 +714,7 @@ def test_the_temporary_files_of_a_lease_are_no_leases(world: World) -> None:
 
 
 @pytest.mark.parametrize("ttl", [1, 60, plugin_leases.MAX_TTL_S])
-def test_the_plugins_configuration_says_how_long_a_lease_holds(ttl: int) -> None:
+def test_the_plugins_configuration_sets_the_time_of_a_lease(ttl: int) -> None:
     assert plugin_config.lease_ttl_s(json.dumps({"task_lease_ttl_secs": ttl}).encode()) == ttl
 
 

@@ -212,7 +212,7 @@ def test_a_line_without_a_time_is_no_repeat(log: Log) -> None:
     assert [log.tail.is_repeat(line, None) for line, _ in log.read()] == [False, False]
 
 
-def test_what_is_no_ordinary_file_has_no_lines(tmp_path: Path) -> None:
+def test_a_special_file_has_no_lines(tmp_path: Path) -> None:
     folder, pipe = tmp_path / "folder", tmp_path / "pipe"
     folder.mkdir()
     os.mkfifo(pipe)

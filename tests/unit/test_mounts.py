@@ -44,5 +44,5 @@ def test_a_folder_that_is_not_there_is_not_local(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shared", ["nfs4", "cifs", "9p", "virtiofs", "fuse.sshfs", "ceph", "gfs2"])
-def test_what_several_machines_can_mount_is_not_local(shared: str) -> None:
+def test_a_folder_that_several_machines_can_mount_is_not_local(shared: str) -> None:
     assert shared not in mounts.LOCAL

@@ -108,9 +108,7 @@ def test_a_released_lease_is_no_event_an_expired_one_is(store: Store, project: P
     assert event["data"]["reason"] == "leases"
 
 
-def test_lines_are_added_behind_what_is_there_even_if_its_last_line_was_torn(
-    store: Store, project: Path, claude_home: Path
-) -> None:
+def test_lines_are_appended_even_if_the_last_line_was_torn(store: Store, project: Path, claude_home: Path) -> None:
     switch(project, True)
     log_of(project).parent.mkdir()
     log_of(project).write_text('{"event":"a"}\n{"event":"b"}')

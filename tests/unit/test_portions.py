@@ -65,7 +65,7 @@ def _link(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, _link])
-def test_what_is_no_file_yields_nothing(make: Callable[[Path], None], tmp_path: Path) -> None:
+def test_a_path_without_a_file_yields_nothing(make: Callable[[Path], None], tmp_path: Path) -> None:
     make(tmp_path / "pids")
 
     assert FilePortions(tmp_path / "pids", 8).next() == b""

@@ -109,7 +109,7 @@ def test_the_newest_good_version_of_each_document_survives_the_quota(store: Stor
     assert len(os.listdir(store.paths.backups)) <= len(newest) + 1
 
 
-def test_needed_files_the_newest_one_and_what_is_no_file_stay(tmp_path: Path) -> None:
+def test_needed_files_the_newest_one_folders_and_links_stay(tmp_path: Path) -> None:
     names = files(tmp_path, 50, 50, 50, 50)
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "0")

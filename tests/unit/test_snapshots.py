@@ -65,7 +65,7 @@ def world(project: Path) -> World:
 # -- saving -------------------------------------------------------------------------------------------------------
 
 
-def test_a_snapshot_is_what_the_plugin_would_write(world: World) -> None:
+def test_a_snapshot_has_the_plugins_format(world: World) -> None:
     (world.paths.planning / ".active-agent").write_text("dev")
 
     (action,) = world.snapshots.save(state(1), AT, "state changed", commits=("9721c34 Gates",))

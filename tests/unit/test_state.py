@@ -184,7 +184,7 @@ def test_a_long_difference_is_cut(data: bytes) -> None:
     assert all(len(line) <= 200 for line in restore.evidence["diff"])
 
 
-def test_a_state_means_its_phase_its_status_and_what_its_plans_are_at() -> None:
+def test_the_meaning_of_a_state_is_its_phase_its_status_and_its_plans() -> None:
     state = json.loads(SOUND)
 
     assert meaning(state) == meaning(state | {"wave": 7, "started_at": "now", "phase": "5"})
@@ -333,7 +333,7 @@ def test_every_write_restarts_the_settle_time(desk: Desk) -> None:
 
 
 @every_breakage
-def test_a_broken_file_is_restored_and_what_was_broken_is_in_the_quarantine(desk: Desk, data: bytes) -> None:
+def test_a_broken_file_is_restored_and_quarantined(desk: Desk, data: bytes) -> None:
     desk.write(".execution-state.json", SOUND)
     desk.settle()
     desk.write(".execution-state.json", data)

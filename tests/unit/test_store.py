@@ -352,7 +352,7 @@ def test_a_document_that_is_a_link_is_refused_and_never_tried_again(store: Store
     assert recorded(store) == []
 
 
-def test_all_that_is_ours_is_for_the_user_alone_whatever_the_umask(project: Path) -> None:
+def test_our_files_are_for_the_user_alone_under_any_umask(project: Path) -> None:
     umask = os.umask(0)
     store = Store(project)
     try:
@@ -500,7 +500,7 @@ def test_a_store_whose_project_is_gone_says_so_and_does_not_bring_it_back(store:
 # -- several writers ---------------------------------------------------------------------------------------------
 
 
-def test_a_writer_sees_at_once_what_another_has_written(project: Path, store: Store) -> None:
+def test_a_writer_sees_the_entries_of_another_at_once(project: Path, store: Store) -> None:
     other = Store(project)
     other.open()
     store.note(notes.daemon("started", reason="asked to"), "daemon")

@@ -173,7 +173,7 @@ VALUES = NUMBERS | st.text(max_size=3) | st.lists(st.sampled_from(["a", "b", "c"
 
 
 @given(st.dictionaries(st.sampled_from(sorted(LESS)), VALUES), st.dictionaries(st.sampled_from(sorted(LESS)), VALUES))
-def test_what_is_allowed_is_never_more(settings: dict[str, object], base: dict[str, object]) -> None:
+def test_an_untrusted_configuration_never_allows_more(settings: dict[str, object], base: dict[str, object]) -> None:
     def nested(flat: dict[str, object]) -> dict[str, object]:
         tables: dict[str, object] = {}
         for name, value in flat.items():

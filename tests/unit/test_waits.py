@@ -66,7 +66,7 @@ def test_an_agent_that_is_stopped_does_not_wait() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_wait_is_reported_whatever_changes_meanwhile(project: Path, claude_home: Path) -> None:
+async def test_a_wait_is_reported_under_any_changes(project: Path, claude_home: Path) -> None:
     clock, processes = FakeClock(), Processes(backend())
     services = HostServices(clock, processes, ProcessScanner(processes), Tmux(clock))
     parts = ProjectParts(Store(project, clock), services, Config(), os.environ)
