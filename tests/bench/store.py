@@ -46,11 +46,11 @@ class Put(Edit):
         return self.content
 
 
-def rate(deed: Callable[[int], object]) -> float:
+def rate(step: Callable[[int], object]) -> float:
     """The number of times a second that it can be done."""
     begin, number = time.monotonic(), 0
     while (taken := time.monotonic() - begin) < SECONDS:
-        deed(number)
+        step(number)
         number += 1
     return number / taken
 
@@ -59,12 +59,12 @@ def bare_append(folder: Path) -> float:
     fd = os.open(folder / "bare", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     line = b"x" * 250 + b"\n"
 
-    def deed(_: int) -> None:
+    def step(_: int) -> None:
         os.write(fd, line)
         os.fdatasync(fd)
 
     try:
-        return rate(deed)
+        return rate(step)
     finally:
         os.close(fd)
 
@@ -90,11 +90,11 @@ def commit(folder: Path) -> float:
     with closing(opened(folder / "commit")) as store:
         path = store.paths.project / "document.json"
 
-        def deed(number: int) -> None:
+        def step(number: int) -> None:
             action = Put(key="document", path=path, content=DOCUMENT + b"%d" % number)
             assert store.commit(action, "bench") is Outcome.DONE
 
-        return rate(deed)
+        return rate(step)
 
 
 def opened(project: Path) -> Store:

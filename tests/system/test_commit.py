@@ -1237,9 +1237,9 @@ def test_printed_commands_resolve_a_conflict(repos: Repositories) -> None:
 MANY, EACH = (8, 25) if SOAK else (4, 2)
 
 
-def at_once(deed: Callable[[int], object], number: int = MANY) -> None:
+def at_once(work: Callable[[int], object], number: int = MANY) -> None:
     with ThreadPoolExecutor(number) as threads:
-        list(threads.map(deed, range(number)))
+        list(threads.map(work, range(number)))
 
 
 def land(repo: Repo, name: str, *argv: str) -> None:

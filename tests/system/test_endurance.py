@@ -218,7 +218,7 @@ class LongWorld(World):
         self.jump(5 * HOUR_S)
 
     async def hour_of_faults(self) -> None:
-        deeds = {
+        steps = {
             self.hire: 10, self.lead: 8, self.crash: 7, self.hang: 3, self.wake: 3,
             self.claim: 16, self.resume: 8, self.finish: 10, self.write_slowly: 3, self.garble: 3, self.mend: 4,
             self.claim_by_token: 8, self.beat: 8, self.complete: 5, self.visit: 3, self.drop: 2,
@@ -227,9 +227,9 @@ class LongWorld(World):
             self.jump: 4, self.suspend: 2, self.write_ledger: 8, self.break_ledger: 6,
         }  # fmt: skip
         ends_s = self.time.s + HOUR_S
-        for deed in self.chance.choices(list(deeds), list(deeds.values()), k=24):
+        for step in self.chance.choices(list(steps), list(steps.values()), k=24):
             await self.spend(self.chance.choice((1.0, 60.0, 120.0, 360.0)))
-            deed()
+            step()
             self.look()
         self.crash_all()
         await self.settle()

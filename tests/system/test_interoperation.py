@@ -330,7 +330,7 @@ def test_a_lease_of_ours_holds_there_at_least_as_long_as_here_and_less_than_a_se
     lasting.plugin.release(FILE, "dev-1")
 
 
-DEEDS = st.lists(
+STEPS = st.lists(
     st.tuples(
         st.sampled_from(["plugin", "us"]),
         st.sampled_from(["acquire", "acquire", "release", "wait"]),
@@ -344,17 +344,17 @@ DEEDS = st.lists(
 
 @pytest.mark.thorough
 @settings(max_examples=80, deadline=None)
-@given(deeds=DEEDS, began=up_to(1))
+@given(steps=STEPS, began=up_to(1))
 def test_no_side_grants_a_lease_before_the_previous_one_expires(
-    deeds: list[tuple[str, str, str, int]], began: float, tmp_path_factory: pytest.TempPathFactory
+    steps: list[tuple[str, str, str, int]], began: float, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     world = World(tmp_path_factory.mktemp("project"))
     world.clock.wait(began)
     holder, until_s = "", 0.0
-    for giver, deed, owner, length in deeds:
-        if deed == "wait":
+    for giver, step, owner, length in steps:
+        if step == "wait":
             world.clock.wait(length * 0.7)
-        elif deed == "release":
+        elif step == "release":
             answer = world.giver(giver).release(FILE, owner)
             assert answer == "released" or owner != holder or world.clock.monotonic() >= until_s
             holder = "" if answer == "released" else holder

@@ -124,9 +124,9 @@ def answering(*answers: str | None) -> Callable[[], Awaitable[str | None]]:
     return holds
 
 
-def meanwhile(*deeds: Callable[[], object]) -> Callable[[], Awaitable[str | None]]:
-    """A source of no objections that calls one of ``deeds`` at each question."""
-    ahead = list(deeds)
+def meanwhile(*calls: Callable[[], object]) -> Callable[[], Awaitable[str | None]]:
+    """A source of no objections that calls one of ``calls`` at each question."""
+    ahead = list(calls)
 
     async def holds() -> None:
         ahead.pop(0)()

@@ -183,7 +183,7 @@ def test_git_status_stays_clean_of_all_that_is_ours(project: Path) -> None:
     assert git("status", "--porcelain", "--untracked-files=all") == ""
 
 
-# -- notes and deeds ---------------------------------------------------------------------------------------------
+# -- notes and signals ---------------------------------------------------------------------------------------------
 
 DIED = died(key="dev-1@team", reason="its process has ended", evidence={"pid": 4242})
 

@@ -32,8 +32,8 @@ def a_life() -> MemoryDisk:
     with closing(opened(disk)) as store:
         for _ in range(10):
             life.step(store)
-        for deed in (life.keep, life.keep, life.note):
-            deed(store)
+        for step in (life.keep, life.keep, life.note):
+            step(store)
         for n in range(3):
             write = Write(path=f"/p/docs/{n}", before=None, after=None, replay=True)
             store.journal.append(an_entry("requeued", f"team/{n}", write=write))

@@ -137,12 +137,12 @@ def remove(path: Path, _: str, by_ns: int) -> None:
     age(path.parent, by_ns)
 
 
-DEEDS: list[Callable[[Path, str, int], None]] = [write, replace, remove]
+CHANGES: list[Callable[[Path, str, int], None]] = [write, replace, remove]
 
 
-@given(st.lists(st.tuples(st.integers(0, 9), st.sampled_from(DEEDS), st.integers(0, 4)), max_size=40))
+@given(st.lists(st.tuples(st.integers(0, 9), st.sampled_from(CHANGES), st.integers(0, 4)), max_size=40))
 def test_the_reports_are_complete_after_a_full_scan(
-    tmp_path_factory: pytest.TempPathFactory, deeds: list[tuple[int, Callable[[Path, str, int], None], int]]
+    tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, Callable[[Path, str, int], None], int]]
 ) -> None:
     path = tmp_path_factory.mktemp("folder")
     found, known = DirectoryScanner(path, is_json), dict[str, str]()
@@ -153,8 +153,8 @@ def test_the_reports_are_complete_after_a_full_scan(
             if (path / name).exists():
                 known[name] = (path / name).read_text()
 
-    for now_ns, (number, deed, quiet) in enumerate(deeds, 1):
-        deed(path / f"{number}.json", str(now_ns), now_ns)
+    for now_ns, (number, change, quiet) in enumerate(changes, 1):
+        change(path / f"{number}.json", str(now_ns), now_ns)
         if quiet:
             learn(found.look(quiet=quiet - 1))
     learn(found.look(quiet=EVERY))

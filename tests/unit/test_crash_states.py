@@ -86,7 +86,7 @@ class Put(Edit):
 
 
 @dataclass(frozen=True, eq=False)
-class Books:
+class Expected:
     """The state that users may rely on at some moment."""
 
     documents: dict[Path, tuple[bytes | None, ...]]
@@ -104,79 +104,79 @@ class Books:
 
 
 class Life:
-    """A store at work, and the books about its state."""
+    """A store at work, and its expected state."""
 
     def __init__(self, disk: MemoryDisk, seed: int = 0) -> None:
         self.disk = disk
         self.chance = random.Random(seed)
-        self.books = Books({path: (disk.content(path),) for path in PATHS})
+        self.expected = Expected({path: (disk.content(path),) for path in PATHS})
         self.number = 0
         self.seed = seed
         self.kept: str | None = None
         """The digest of the newest good version that was kept."""
-        self.disk.tag = self.books
+        self.disk.tag = self.expected
 
     def key(self) -> str:
         self.number += 1
         return f"{self.seed}-{self.number}"
 
-    def write_note(self, **changes: Any) -> None:
-        self.books = replace(self.books, **changes)
-        self.disk.tag = self.books
+    def expect(self, **changes: Any) -> None:
+        self.expected = replace(self.expected, **changes)
+        self.disk.tag = self.expected
 
     def acknowledged(self, *keys: str) -> None:
-        books = self.books
-        done = books.done | books.loose | set(keys)
-        last = len(books.good) - 1 - books.good[::-1].index(self.kept) if self.kept in books.good else 0
-        good = books.good[last:]
-        self.write_note(done=done, open=books.open - done, loose=frozenset(), good=good)
+        expected = self.expected
+        done = expected.done | expected.loose | set(keys)
+        last = len(expected.good) - 1 - expected.good[::-1].index(self.kept) if self.kept in expected.good else 0
+        good = expected.good[last:]
+        self.expect(done=done, open=expected.open - done, loose=frozenset(), good=good)
 
-    # -- deeds -----------------------------------------------------------------------------------------------------
+    # -- steps -----------------------------------------------------------------------------------------------------
 
     def put(self, store: Store, path: Path, content: bytes | None) -> None:
         key, before = self.key(), self.disk.content(path)
-        books = self.books
-        self.write_note(
-            documents={**books.documents, path: (*books.documents[path], content)},
-            open=books.open | {key},
-            undecided={**(books.undecided or {}), path: (key, content)},
+        expected = self.expected
+        self.expect(
+            documents={**expected.documents, path: (*expected.documents[path], content)},
+            open=expected.open | {key},
+            undecided={**(expected.undecided or {}), path: (key, content)},
         )
         mode = WriteMode.TRUNCATE if path == LOG else WriteMode.REPLACE
         action = Put(key=key, path=path, expected_digest=digest(before), content=content, write_mode=mode)
         outcome = store.commit(action, "test")
         if outcome is Outcome.BUSY:
-            self.write_note(**vars(books))
+            self.expect(**vars(expected))
             raise Busy("the store is locked", path)
         assert outcome is Outcome.DONE, outcome
-        self.write_note(
-            documents={**self.books.documents, path: (content,)},
-            undecided={p: each for p, each in (self.books.undecided or {}).items() if p != path},
+        self.expect(
+            documents={**self.expected.documents, path: (content,)},
+            undecided={p: each for p, each in (self.expected.undecided or {}).items() if p != path},
         )
         self.acknowledged(key)
 
     def note(self, store: Store) -> None:
         key = self.key()
-        self.write_note(open=self.books.open | {key})
+        self.expect(open=self.expected.open | {key})
         store.note(notes.daemon("reloaded", key=key, reason="asked to"), "test")
         self.acknowledged(key)
 
     def loose_note(self, store: Store) -> None:
         key = self.key()
-        self.write_note(open=self.books.open | {key})
+        self.expect(open=self.expected.open | {key})
         store.note(died(key=key, reason="its process has ended"), "test")
-        self.write_note(open=self.books.open - {key}, loose=self.books.loose | {key})
+        self.expect(open=self.expected.open - {key}, loose=self.expected.loose | {key})
 
-    def deed(self, store: Store) -> None:
+    def termination(self, store: Store) -> None:
         key = self.key()
-        self.write_note(open=self.books.open | {key})
+        self.expect(open=self.expected.open | {key})
         action = Terminate(key=key, reason="its session is gone", roots=(), grace_s=10)
         begun = store.begin(action, "test")
         self.acknowledged(key)  # from here on the journal has it: how it ended, or that it was interrupted
         store.end(begun, action, "test", {"killed": [4242]})
 
-    def abandoned_deed(self, store: Store) -> None:
+    def abandoned_termination(self, store: Store) -> None:
         key = self.key()
-        self.write_note(open=self.books.open | {key})
+        self.expect(open=self.expected.open | {key})
         begun = store.begin(Terminate(key=key, reason="gone", roots=(), grace_s=10), "test")
         self.acknowledged()  # it counts as interrupted if a crash takes the mark, which is not flushed
         store.abandon(begun, "nothing was left to signal")
@@ -184,7 +184,7 @@ class Life:
     def keep(self, store: Store) -> None:
         data = b'{"good":%d}' % self.number
         self.number += 1
-        self.write_note(good=(*self.books.good, str(digest(data))))
+        self.expect(good=(*self.expected.good, str(digest(data))))
         store.keep(PATHS[0], data)
         self.kept = str(digest(data))
 
@@ -209,13 +209,13 @@ class Life:
         """Take a random step."""
         if self.chance.random() < 0.5:
             self.disk.write_back(self.chance)
-        deeds: list[tuple[Callable[[Store], object], int]] = [
-            (self.note, 2), (self.loose_note, 1), (self.deed, 1), (self.abandoned_deed, 1), (self.keep, 2),
-            (lambda store: store.recover() and None, 1), (self.rotate, 1),
+        steps: list[tuple[Callable[[Store], object], int]] = [
+            (self.note, 2), (self.loose_note, 1), (self.termination, 1), (self.abandoned_termination, 1),
+            (self.keep, 2), (lambda store: store.recover() and None, 1), (self.rotate, 1),
         ]  # fmt: skip
         path = self.chance.choice(PATHS)
-        deeds.append((lambda store: self.put(store, path, self.content(path)), 6))
-        self.chance.choices([deed for deed, _ in deeds], [weight for _, weight in deeds])[0](store)
+        steps.append((lambda store: self.put(store, path, self.content(path)), 6))
+        self.chance.choices([step for step, _ in steps], [weight for _, weight in steps])[0](store)
 
 
 def new_disk(disk: MemoryDisk | None = None) -> MemoryDisk:
@@ -244,7 +244,7 @@ def recorded(disk: Disk) -> list[str]:
     return [entry.key for entry in sorted(history.new_entries(), key=lambda entry: entry.seq)]
 
 
-def wrongs(disk: MemoryDisk, books: Books, gone_is_wrong: bool = True) -> Iterator[str]:
+def wrongs(disk: MemoryDisk, expected: Expected, gone_is_wrong: bool = True) -> Iterator[str]:
     """Yield the mistakes of the store after a recovery on this disk."""
     try:
         with closing(opened(disk)) as store:
@@ -252,22 +252,22 @@ def wrongs(disk: MemoryDisk, books: Books, gone_is_wrong: bool = True) -> Iterat
             if gone_is_wrong:
                 yield from (f"false report: {damage}" for damage in recovery.damage if "gone" in damage)
             keys = recorded(disk)
-            for path, allowed in books.documents.items():
+            for path, allowed in expected.documents.items():
                 found = disk.content(path)
                 if found not in allowed:
                     yield f"{path.name} is {found!r:.60}, which is none of {allowed!r:.200}"
-                key, content = (books.undecided or {}).get(path, (None, None))
+                key, content = (expected.undecided or {}).get(path, (None, None))
                 if key is not None and (key in keys) != (found == content):
                     yield f"{path.name} is {found!r:.60}; is its edit {key} in the journal? {key in keys}"
-            yield from (f"{key} was acknowledged and is not in the journal" for key in books.done.difference(keys))
+            yield from (f"{key} was acknowledged and is not in the journal" for key in expected.done.difference(keys))
             yield from (
                 f"{key} is in the journal and was never done"
-                for key in set(keys) - books.done - books.open - books.loose
+                for key in set(keys) - expected.done - expected.open - expected.loose
             )
             yield from (f"{key} is in the journal twice" for key in set(keys) if keys.count(key) > 1)
             good = store.good(PATHS[0])
-            if good not in books.good and not recovery.damage:  # it may be lost with others, then that is reported
-                yield f"the newest good version is {good}, which is none of {books.good}"
+            if good not in expected.good and not recovery.damage:  # it may be lost with others, then that is reported
+                yield f"the newest good version is {good}, which is none of {expected.good}"
             if digest(next(store.versions(PATHS[0]), None)) != good:
                 yield "the newest good version is not there"
             changes = disk.changes
@@ -277,7 +277,7 @@ def wrongs(disk: MemoryDisk, books: Books, gone_is_wrong: bool = True) -> Iterat
         yield f"{type(error).__name__}: {error}"
 
 
-def worked_on(disk: MemoryDisk, books: Books) -> Iterator[str]:
+def worked_on(disk: MemoryDisk, expected: Expected) -> Iterator[str]:
     """Yield the mistakes if the next run continues after the recovery, and everything unflushed is lost then."""
     life = Life(disk)
     life.seed = 10**6
@@ -285,11 +285,11 @@ def worked_on(disk: MemoryDisk, books: Books) -> Iterator[str]:
     documents = {path: (disk.content(path),) for path in PATHS}
     with closing(opened(disk)) as store:
         life.kept = store.good(PATHS[0])
-        life.write_note(documents=documents, done=books.done, open=keys - books.done, good=(life.kept,))
+        life.expect(documents=documents, done=expected.done, open=keys - expected.done, good=(life.kept,))
         life.put(store, PATHS[1], b"later")
         life.note(store)
     nothing = next(iter(crash_states(disk, "posix", random.Random(0), 0)))
-    yield from (f"after another commit: {wrong}" for wrong in wrongs(nothing.mount(), life.books))
+    yield from (f"after another commit: {wrong}" for wrong in wrongs(nothing.mount(), life.expected))
 
 
 class Exploration:
@@ -313,14 +313,14 @@ class Exploration:
 
     def look(self, state: CrashState, model: Model, deeper: float) -> None:
         self.distinct += 1
-        disk, books = state.mount(), state.disk.tag
+        disk, expected = state.mount(), state.disk.tag
         recording = self.chance.random() < deeper
         if recording:
             disk.moments = []
-        found = list(wrongs(disk, books))
+        found = list(wrongs(disk, expected))
         moments, disk.moments = disk.moments, None
         if not found and self.chance.random() < 0.05:
-            found += worked_on(disk, books)
+            found += worked_on(disk, expected)
         self.wrong += (f"[{model}] {each}" for each in found)
         for moment in moments or ():
             self.crash(moment)
@@ -331,12 +331,12 @@ class Exploration:
         disk.moments = []
         life = Life(disk)
         life.seed = 10**7
-        life.write_note(**vars(moment.tag))
+        life.expect(**vars(moment.tag))
         try:
             with closing(opened(disk)) as store:
                 store.recover()
                 life.kept = store.good(PATHS[0])
-                life.write_note(good=(*life.books.good, life.kept))
+                life.expect(good=(*life.expected.good, life.kept))
                 life.note(store)
                 life.put(store, PATHS[1], b"after the kill")
         except (OSError, Busy, ValueError, KeyError, TypeError, AssertionError) as error:
@@ -419,9 +419,9 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Disk, Path]:
     return disk, tmp_path
 
 
-def refused(deed: Callable[[], object]) -> int | None:
+def refused(call: Callable[[], object]) -> int | None:
     with pytest.raises(OSError) as caught:  # noqa: PT011  # which one is the answer
-        deed()
+        call()
     return caught.value.errno
 
 
@@ -503,7 +503,7 @@ def test_the_memory_disk_refuses_with_the_errno_of_a_real_disk(world: tuple[Disk
     disk.mkdir(sub)
     reading = disk.open(file, os.O_RDONLY)
 
-    deeds: list[tuple[Callable[[], object], int]] = [
+    calls: list[tuple[Callable[[], object], int]] = [
         (lambda: disk.open(gone, os.O_RDONLY), errno.ENOENT),
         (lambda: disk.open(gone / "x", os.O_RDWR | os.O_CREAT), errno.ENOENT),
         (lambda: disk.open(file / "x", os.O_RDWR | os.O_CREAT), errno.ENOTDIR),
@@ -525,7 +525,7 @@ def test_the_memory_disk_refuses_with_the_errno_of_a_real_disk(world: tuple[Disk
         (lambda: disk.link(sub, folder / "new"), errno.EPERM),
         (lambda: disk.names(file), errno.ENOTDIR),
     ]
-    assert [refused(deed) for deed, _ in deeds] == [number for _, number in deeds]
+    assert [refused(call) for call, _ in calls] == [number for _, number in calls]
     assert disk.status(file / "x") is None
     assert disk.read(file / "x") is None
     disk.close(reading)

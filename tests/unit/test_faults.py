@@ -36,13 +36,13 @@ def writing(path: Path, content: bytes | None) -> Callable[[Life, Store], object
     return lambda life, store: life.put(store, path, content)
 
 
-def deeds() -> list[Callable[[Life, Store], object]]:
+def steps() -> list[Callable[[Life, Store], object]]:
     """One step of each kind; the segment is full several times."""
     return [
         writing(PATHS[0], b'{"n":1}'),
         Life.note,
         writing(PATHS[2], b'{"n":2}'),
-        Life.deed,
+        Life.termination,
         writing(LOG, b'{"line":0}\n'),
         Life.loose_note,
         writing(PATHS[4], LARGE),
@@ -50,7 +50,7 @@ def deeds() -> list[Callable[[Life, Store], object]]:
         lambda life, store: store.recover(),
         writing(PATHS[0], None),
         Life.rotate,
-        Life.abandoned_deed,
+        Life.abandoned_termination,
     ]
 
 
@@ -72,13 +72,13 @@ class FaultyRun:
         self.disk.repaired = False
         opened = store._lock_fd >= 0
         seen = False
-        for deed in deeds():
+        for step in steps():
             try:
                 if not opened:
                     store.close()
                     store.open()
                     opened = True
-                deed(self.life, store)
+                step(self.life, store)
             except (OSError, Busy) as error:
                 self.errors += 1
                 self._expect(not isinstance(error, OSError) or bool(error.errno), f"an unclear error: {error!r}")
@@ -92,7 +92,7 @@ class FaultyRun:
         if self._mode == "on" and self.disk.failed.startswith("sync"):
             # the kernel has dropped what was not flushed, and only this store knows: it writes a new segment next time.
             # Another program that is first makes just its own line durable, not the loose ones before it.
-            self.life.write_note(open=self.life.books.open | self.life.books.loose, loose=frozenset())
+            self.life.expect(open=self.life.expected.open | self.life.expected.loose, loose=frozenset())
         self._go_on(store)
 
     def _go_on(self, store: Store) -> None:
@@ -125,11 +125,11 @@ class FaultyRun:
 
     def crash(self, when: str) -> None:
         for state in itertools.islice(crash_states(self.disk, "posix", random.Random(1), 0), 0, None if SOAK else 1, 4):
-            for wrong in wrongs(state.mount(), self.life.books):
+            for wrong in wrongs(state.mount(), self.life.expected):
                 self._expect(False, f"a crash {when}: {wrong}")
         everything = self.disk.copy()
         everything.settle()
-        for wrong in wrongs(everything, self.life.books):
+        for wrong in wrongs(everything, self.life.expected):
             self._expect(False, f"ended {when}: {wrong}")
 
     def _expect(self, true: bool, otherwise: str) -> None:
@@ -168,11 +168,11 @@ def a_crashed_store(life: Life) -> None:
         with suppress(Killed):
             life.put(store, path, content)
         store.close()
-    life.write_note(open=life.books.open | {"begun"})
+    life.expect(open=life.expected.open | {"begun"})
     store = a_store(life.disk)
     store.open()
     with suppress(Killed):
-        life.deed(store)
+        life.termination(store)
     store.close()
 
 

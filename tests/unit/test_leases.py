@@ -48,8 +48,8 @@ class BusyClock(FakeClock):
 
     def monotonic(self) -> float:
         if self.meanwhile is not None:
-            deed, self.meanwhile = self.meanwhile, None
-            deed()
+            step, self.meanwhile = self.meanwhile, None
+            step()
         return super().monotonic()
 
 
@@ -352,7 +352,7 @@ def test_an_owner_granted_by_the_plugin_does_not_get_the_previous_token(world: W
 
 
 OWNERS = st.sampled_from(["dev-1", "dev-2", "dev-3"])
-DEEDS = st.lists(
+STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("ask"), OWNERS),
         st.tuples(st.just("ask"), OWNERS),
@@ -394,18 +394,18 @@ async def test_a_renewal_by_another_process_within_a_second_is_not_ended_early(w
 
 
 @settings(max_examples=60, deadline=None)
-@given(deeds=DEEDS)
-@example(deeds=[("ask", "dev-1"), ("wait", 0.5), ("ask", "dev-1"), ("wait", 59.0), ("wait", 0.5), ("ask", "dev-2")])
+@given(steps=STEPS)
+@example(steps=[("ask", "dev-1"), ("wait", 0.5), ("ask", "dev-1"), ("wait", 59.0), ("wait", 0.5), ("ask", "dev-2")])
 def test_a_lease_has_one_holder_and_its_tokens_increase(
-    deeds: list[tuple[str, Any]], tmp_path_factory: pytest.TempPathFactory
+    steps: list[tuple[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     project = tmp_path_factory.mktemp("project")
     (project / ".yolo-planning" / ".locks").mkdir(parents=True)
     clock = BusyClock()
     us = Process(project, clock)
     holder, until_s, newest = "", 0.0, 0
-    for deed, what in deeds:
-        match deed:
+    for step, what in steps:
+        match step:
             case "wait":
                 clock.wait(what)
             case "jump":

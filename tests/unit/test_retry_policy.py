@@ -64,7 +64,7 @@ def a_task(path: Path = Path("/red/3.json"), owner: str | None = "dev-1", status
     return Task(list=path.parent.name, number=path.stem, status=status, owner=owner, path=path, subject="Fix bug")
 
 
-class Desk:
+class FailingTask:
     """One process of ours at the project, and a task on which agents fail."""
 
     def __init__(self, project: Path, clock: FakeClock | None = None, boot: str = "here", size: int = 2**26) -> None:
@@ -80,10 +80,10 @@ class Desk:
     def set(self, **wanted: Any) -> None:
         self.queue.config = Config(tasks=msgspec.structs.replace(self.queue.config.tasks, **wanted))
 
-    def again(self, boot: str | None = None) -> Desk:
+    def again(self, boot: str | None = None) -> FailingTask:
         """The next run of the supervisor, with the same configuration."""
         self.store.close()
-        other = Desk(self.project, self.clock, boot or self.boot)
+        other = FailingTask(self.project, self.clock, boot or self.boot)
         other.queue.config = self.queue.config
         return other
 
@@ -135,11 +135,11 @@ def put(path: Path, status: str = "pending", owner: str | None = None) -> Path:
 
 
 @pytest.fixture
-def desk(project: Path) -> Iterator[Desk]:
-    desk = Desk(project)
-    put(desk.path)
-    yield desk
-    desk.store.close()
+def failing(project: Path) -> Iterator[FailingTask]:
+    failing = FailingTask(project)
+    put(failing.path)
+    yield failing
+    failing.store.close()
 
 
 # -- claims -------------------------------------------------------------------------------------------------------
@@ -149,24 +149,24 @@ def desk(project: Path) -> Iterator[Desk]:
     ("status", "owner"),
     [("in_progress", "dev-1"), ("in_progress", "dev-2"), ("pending", "dev-1"), ("completed", None), ("deleted", None)],
 )
-def test_only_a_pending_unowned_task_can_be_claimed(desk: Desk, status: str, owner: str | None) -> None:
-    put(desk.path, status, owner)
-    before = desk.path.read_bytes()
+def test_only_a_pending_unowned_task_can_be_claimed(failing: FailingTask, status: str, owner: str | None) -> None:
+    put(failing.path, status, owner)
+    before = failing.path.read_bytes()
 
-    assert desk.claim("dev-2") is None
-    assert desk.path.read_bytes() == before
+    assert failing.claim("dev-2") is None
+    assert failing.path.read_bytes() == before
 
-    put(desk.path, "pending", "dev-2")
-    assert desk.claim("dev-2") is not None, "it was assigned to that very one"
+    put(failing.path, "pending", "dev-2")
+    assert failing.claim("dev-2") is not None, "it was assigned to that very one"
 
 
-def test_a_task_that_is_torn_or_gone_cannot_be_claimed(desk: Desk) -> None:
-    desk.path.write_text('{"id": "3", "stat')
-    assert desk.claim("dev-1") is None
+def test_a_task_that_is_torn_or_gone_cannot_be_claimed(failing: FailingTask) -> None:
+    failing.path.write_text('{"id": "3", "stat')
+    assert failing.claim("dev-1") is None
 
-    desk.path.unlink()
-    assert desk.claim("dev-1") is None
-    assert not desk.path.exists()
+    failing.path.unlink()
+    assert failing.claim("dev-1") is None
+    assert not failing.path.exists()
 
 
 def test_a_token_is_greater_than_all_before_it_over_restarts_rotations_and_the_loss_of_the_journals_end(
@@ -175,191 +175,195 @@ def test_a_token_is_greater_than_all_before_it_over_restarts_rotations_and_the_l
     tokens = []
     put(project / "red" / "3.json")
     for number in range(60):
-        desk = Desk(project, size=2**16)
-        tokens.append(desk.claim(f"dev-{number}"))
+        failing = FailingTask(project, size=2**16)
+        tokens.append(failing.claim(f"dev-{number}"))
         if number % 3 == 0:
-            assert desk.done(f"dev-{number}", tokens[-1] or 0)
-            put(desk.path)
+            assert failing.done(f"dev-{number}", tokens[-1] or 0)
+            put(failing.path)
         else:
-            desk.by_hand()
-        desk.store.close()
+            failing.by_hand()
+        failing.store.close()
         if number % 7 == 6:
-            journal = desk.store.paths.journal
+            journal = failing.store.paths.journal
             lines = journal.read_bytes().splitlines(keepends=True)
             journal.write_bytes(b"".join(lines[:-3]))
-            put(desk.path)
+            put(failing.path)
 
     assert tokens == sorted({token for token in tokens if token is not None})
-    assert list(Desk(project).store.paths.folder.glob("journal-*.jsonl")), "it was rotated"
+    assert list(FailingTask(project).store.paths.folder.glob("journal-*.jsonl")), "it was rotated"
 
 
-def test_a_token_of_a_claim_that_the_journal_has_lost_counts_for_nothing(desk: Desk) -> None:
-    journal = desk.store.paths.journal
+def test_a_token_of_a_claim_that_the_journal_has_lost_counts_for_nothing(failing: FailingTask) -> None:
+    journal = failing.store.paths.journal
     before = journal.read_bytes()
-    token = desk.claim("dev-1")
+    token = failing.claim("dev-1")
     assert token
-    desk.store.close()
+    failing.store.close()
     journal.write_bytes(before)
-    put(desk.path)
-    later = desk.again()
+    put(failing.path)
+    later = failing.again()
 
     assert not later.beat(token)
     assert not later.done("dev-1", token)
     assert (later.claim("dev-2") or 0) > token
 
 
-def test_a_stale_claim_can_neither_send_heartbeats_nor_complete(desk: Desk) -> None:
-    old = desk.claim("dev-1")
+def test_a_stale_claim_can_neither_send_heartbeats_nor_complete(failing: FailingTask) -> None:
+    old = failing.claim("dev-1")
     assert old
-    assert desk.beat(old)
-    desk.by_hand()
-    assert not desk.beat(old), "it was given back"
-    new = desk.claim("dev-2")
+    assert failing.beat(old)
+    failing.by_hand()
+    assert not failing.beat(old), "it was given back"
+    new = failing.claim("dev-2")
     assert new
 
-    assert not desk.beat(old)
-    assert not desk.done("dev-1", old)
-    assert not desk.done("dev-2", old)
-    assert not desk.done("dev-1", new)
-    assert json.loads(desk.path.read_text())["owner"] == "dev-2"
-    assert desk.beat(new)
-    assert desk.done("dev-2", new)
+    assert not failing.beat(old)
+    assert not failing.done("dev-1", old)
+    assert not failing.done("dev-2", old)
+    assert not failing.done("dev-1", new)
+    assert json.loads(failing.path.read_text())["owner"] == "dev-2"
+    assert failing.beat(new)
+    assert failing.done("dev-2", new)
 
 
-def test_a_namesakes_new_claim_fences_off_its_predecessor(desk: Desk) -> None:
-    old = desk.claim("dev-1")
-    desk.by_hand()
-    new = desk.claim("dev-1")
+def test_a_namesakes_new_claim_fences_off_its_predecessor(failing: FailingTask) -> None:
+    old = failing.claim("dev-1")
+    failing.by_hand()
+    new = failing.claim("dev-1")
     assert old
     assert new
 
-    assert not desk.done("dev-1", old)
-    assert desk.done("dev-1", new)
+    assert not failing.done("dev-1", old)
+    assert failing.done("dev-1", new)
 
 
 def test_a_predecessors_token_cannot_complete_a_namesakes_claim_by_the_client(
-    desk: Desk,
+    failing: FailingTask,
 ) -> None:
-    old = desk.claim("dev-1")
+    old = failing.claim("dev-1")
     assert old
-    desk.by_hand()
-    put(desk.path, "in_progress", "dev-1")
+    failing.by_hand()
+    put(failing.path, "in_progress", "dev-1")
 
-    assert not desk.done("dev-1", old)
-    assert json.loads(desk.path.read_text())["status"] == "in_progress"
+    assert not failing.done("dev-1", old)
+    assert json.loads(failing.path.read_text())["status"] == "in_progress"
 
 
-def test_a_late_completion_is_accepted_without_a_newer_claim(desk: Desk) -> None:
-    token = desk.claim("dev-1")
+def test_a_late_completion_is_accepted_without_a_newer_claim(failing: FailingTask) -> None:
+    token = failing.claim("dev-1")
     assert token
-    desk.by_hand()
+    failing.by_hand()
 
-    assert desk.again().done("dev-1", token)
-    assert json.loads(desk.path.read_text()) == {"id": "3", "status": "completed", "owner": "dev-1"}
+    assert failing.again().done("dev-1", token)
+    assert json.loads(failing.path.read_text()) == {"id": "3", "status": "completed", "owner": "dev-1"}
 
 
 @pytest.mark.parametrize("token", [0, -1, 2, 10**6, 10**30])
-def test_a_token_that_was_never_given_out_is_refused_for_a_heartbeat_and_for_done(desk: Desk, token: int) -> None:
-    real = desk.claim("dev-1")
+def test_a_token_that_was_never_given_out_is_refused_for_a_heartbeat_and_for_done(
+    failing: FailingTask, token: int
+) -> None:
+    real = failing.claim("dev-1")
     assert real not in (None, token)
-    before = desk.path.read_bytes()
+    before = failing.path.read_bytes()
 
-    assert not desk.beat(token)
-    assert not desk.done("dev-1", token)
-    assert desk.path.read_bytes() == before
+    assert not failing.beat(token)
+    assert not failing.done("dev-1", token)
+    assert failing.path.read_bytes() == before
 
 
-def test_a_token_counts_once(desk: Desk) -> None:
-    token = desk.claim("dev-1")
+def test_a_token_counts_once(failing: FailingTask) -> None:
+    token = failing.claim("dev-1")
     assert token
-    assert desk.done("dev-1", token)
+    assert failing.done("dev-1", token)
 
-    assert not desk.done("dev-1", token)
-    assert not desk.beat(token)
+    assert not failing.done("dev-1", token)
+    assert not failing.beat(token)
 
 
-def test_a_heartbeat_is_remembered_over_a_restart_and_a_rotation(desk: Desk) -> None:
-    token = desk.claim("dev-1")
+def test_a_heartbeat_is_remembered_over_a_restart_and_a_rotation(failing: FailingTask) -> None:
+    token = failing.claim("dev-1")
     assert token
-    desk.clock.wait(60)
-    assert desk.beat(token)
-    desk.store.journal.rotate()
+    failing.clock.wait(60)
+    assert failing.beat(token)
+    failing.store.journal.rotate()
 
-    claim = desk.again().store.index.claims["red/3"]
+    claim = failing.again().store.index.claims["red/3"]
 
     assert claim == ClaimState(token=token, owner="dev-1", live=True, since_s=5060.0, boot="here")
 
 
-def test_a_dead_letter_accepts_no_heartbeat_before_or_after_redrive(desk: Desk) -> None:
-    desk.set(max_attempts=1)
-    token = desk.claim("dev-1")
+def test_a_dead_letter_accepts_no_heartbeat_before_or_after_redrive(failing: FailingTask) -> None:
+    failing.set(max_attempts=1)
+    token = failing.claim("dev-1")
     assert token
-    assert desk.fails().never
-    assert not desk.beat(token)
+    assert failing.fails().never
+    assert not failing.beat(token)
 
-    task = a_task(desk.path)
-    assert desk.commit(task_actions.redrive(task, "a person said so")) is Outcome.DONE
-    assert not desk.beat(token)
+    task = a_task(failing.path)
+    assert failing.commit(task_actions.redrive(task, "a person said so")) is Outcome.DONE
+    assert not failing.beat(token)
 
 
 # -- attempts and pauses --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 5])
-def test_a_task_is_requeued_until_its_last_attempt_fails(desk: Desk, most: int) -> None:
-    desk.set(max_attempts=most, backoff_s=0.0)
+def test_a_task_is_requeued_until_its_last_attempt_fails(failing: FailingTask, most: int) -> None:
+    failing.set(max_attempts=most, backoff_s=0.0)
 
-    turns = [desk.fails() for _ in range(most)]
+    turns = [failing.fails() for _ in range(most)]
 
     assert [decision.attempt for decision in turns] == list(range(1, most + 1))
     assert [bool(decision.never) for decision in turns] == [False] * (most - 1) + [True]
     assert turns[-1].never == Never(NeverCode.ATTEMPTS, f"attempt {most} of {most} has failed")
-    assert json.loads(desk.path.read_text()) == {"id": "3", "status": "pending", "owner": tasks.SET_ASIDE}
+    assert json.loads(failing.path.read_text()) == {"id": "3", "status": "pending", "owner": tasks.SET_ASIDE}
 
 
-def test_a_finished_task_has_all_its_attempts_again_and_so_has_one_that_was_redriven(desk: Desk) -> None:
-    desk.set(max_attempts=2, backoff_s=0.0)
-    desk.fails()
-    token = desk.claim("dev-2")
+def test_a_finished_task_has_all_its_attempts_again_and_so_has_one_that_was_redriven(failing: FailingTask) -> None:
+    failing.set(max_attempts=2, backoff_s=0.0)
+    failing.fails()
+    token = failing.claim("dev-2")
     assert token
-    assert desk.decision().attempt == 2
-    assert desk.done("dev-2", token)
-    assert desk.decision().attempt == 1
+    assert failing.decision().attempt == 2
+    assert failing.done("dev-2", token)
+    assert failing.decision().attempt == 1
 
-    desk.fails()
-    assert desk.fails().never
-    task = a_task(desk.path)
-    assert desk.commit(task_actions.redrive(task, "a person said so")) is Outcome.DONE
+    failing.fails()
+    assert failing.fails().never
+    task = a_task(failing.path)
+    assert failing.commit(task_actions.redrive(task, "a person said so")) is Outcome.DONE
 
-    assert desk.decision() == RetryDecision(cause=desk.decision().cause, attempt=1, stamp=desk.decision().stamp)
+    assert failing.decision() == RetryDecision(
+        cause=failing.decision().cause, attempt=1, stamp=failing.decision().stamp
+    )
 
 
-def test_the_first_requeue_is_immediate_and_later_ones_are_delayed(desk: Desk) -> None:
-    assert desk.fails().wait_s == 0.0
+def test_the_first_requeue_is_immediate_and_later_ones_are_delayed(failing: FailingTask) -> None:
+    assert failing.fails().wait_s == 0.0
     pauses = []
     for _ in range(6):
-        pauses.append(desk.fails().wait_s)
-        assert json.loads(desk.path.read_text())["status"] == "in_progress", "too early"
-        desk.clock.wait(pauses[-1] - 0.001)
-        assert 0 < desk.fails().wait_s < 0.0011
-        assert json.loads(desk.path.read_text())["status"] == "in_progress", "just before"
-        desk.clock.wait(0.001 + 1e-6)
-        assert desk.fails().wait_s == 0.0
-        assert json.loads(desk.path.read_text())["status"] == "pending", "just at it"
+        pauses.append(failing.fails().wait_s)
+        assert json.loads(failing.path.read_text())["status"] == "in_progress", "too early"
+        failing.clock.wait(pauses[-1] - 0.001)
+        assert 0 < failing.fails().wait_s < 0.0011
+        assert json.loads(failing.path.read_text())["status"] == "in_progress", "just before"
+        failing.clock.wait(0.001 + 1e-6)
+        assert failing.fails().wait_s == 0.0
+        assert json.loads(failing.path.read_text())["status"] == "pending", "just at it"
 
     assert pauses == sorted(set(pauses)), "each is longer than the one before"
     assert all(whole / 2 <= pause <= whole for pause, whole in zip(pauses, (8, 16, 32, 64, 128, 256), strict=True))
 
 
-def test_pauses_differ_from_task_to_task_and_are_never_longer_than_the_longest(desk: Desk) -> None:
-    desk.set(backoff_max_s=20.0)
-    index = desk.store.index
+def test_pauses_differ_from_task_to_task_and_are_never_longer_than_the_longest(failing: FailingTask) -> None:
+    failing.set(backoff_max_s=20.0)
+    index = failing.store.index
     found = []
     for number in range(50):
         task = a_task(Path(f"/red/{number}.json"))
         index.requeues[task.id] = 9
-        index.failures[task.id] = FailureState(cause="died", since_s=desk.clock.s, boot="here")
-        found.append(desk.queue.decide(task, "died").wait_s)
+        index.failures[task.id] = FailureState(cause="died", since_s=failing.clock.s, boot="here")
+        found.append(failing.queue.decide(task, "died").wait_s)
 
     assert len(set(found)) > 40
     assert 10.0 <= min(found) < 12.0
@@ -367,47 +371,49 @@ def test_pauses_differ_from_task_to_task_and_are_never_longer_than_the_longest(d
 
 
 @pytest.mark.parametrize("attempts", [1022, 1023, 1030, 10**6])
-def test_a_task_requeued_often_by_a_person_is_delayed(desk: Desk, attempts: int) -> None:
-    desk.store.index.requeues["red/3"] = attempts
+def test_a_task_requeued_often_by_a_person_is_delayed(failing: FailingTask, attempts: int) -> None:
+    failing.store.index.requeues["red/3"] = attempts
 
-    assert desk.decision().never
+    assert failing.decision().never
 
 
-def test_a_pause_and_the_attempts_outlast_a_restart_and_a_rotation(desk: Desk) -> None:
-    desk.fails()
-    before = desk.decision()
-    desk.store.journal.rotate()
-    desk.clock.wait(1.0)
+def test_a_pause_and_the_attempts_outlast_a_restart_and_a_rotation(failing: FailingTask) -> None:
+    failing.fails()
+    before = failing.decision()
+    failing.store.journal.rotate()
+    failing.clock.wait(1.0)
 
-    after = desk.again().decision()
+    after = failing.again().decision()
 
     assert after.attempt == before.attempt == 2
     assert after.wait_s == pytest.approx(before.wait_s - 1.0)
 
 
-def test_a_reboot_ends_a_pause_and_the_memory_of_poison_but_the_attempts_are_still_counted(desk: Desk) -> None:
-    desk.set(poison_s=60.0)
-    desk.fails()
-    assert desk.decision().never
+def test_a_reboot_ends_a_pause_and_the_memory_of_poison_but_the_attempts_are_still_counted(
+    failing: FailingTask,
+) -> None:
+    failing.set(poison_s=60.0)
+    failing.fails()
+    assert failing.decision().never
 
-    after = desk.again(boot="another").decision()
+    after = failing.again(boot="another").decision()
 
     assert (after.attempt, after.wait_s, after.never) == (2, 0.0, None)
 
 
 @pytest.mark.parametrize("days", [1, -1])
-def test_a_wall_clock_that_is_set_changes_nothing_about_pauses_and_poison(desk: Desk, days: int) -> None:
-    desk.fails()
-    before = desk.decision()
-    desk.set(poison_s=60.0)
-    poisoned = desk.decision()
+def test_a_wall_clock_that_is_set_changes_nothing_about_pauses_and_poison(failing: FailingTask, days: int) -> None:
+    failing.fails()
+    before = failing.decision()
+    failing.set(poison_s=60.0)
+    poisoned = failing.decision()
 
-    desk.clock.jump(timedelta(days=days))
+    failing.clock.jump(timedelta(days=days))
 
-    assert desk.decision() == poisoned
-    desk.set(poison_s=0.0)
-    assert desk.decision() == before
-    assert desk.again().decision() == before
+    assert failing.decision() == poisoned
+    failing.set(poison_s=0.0)
+    assert failing.decision() == before
+    assert failing.again().decision() == before
 
 
 @pytest.mark.parametrize(
@@ -421,52 +427,52 @@ def test_a_wall_clock_that_is_set_changes_nothing_about_pauses_and_poison(desk: 
     ],
 )
 def test_the_same_cause_twice_in_a_short_time_is_poison(
-    desk: Desk, poison_s: float, after_s: float, cause: str, poison: bool
+    failing: FailingTask, poison_s: float, after_s: float, cause: str, poison: bool
 ) -> None:
-    desk.set(poison_s=poison_s, backoff_s=0.0)
-    desk.fails("died")
-    desk.clock.wait(after_s)
+    failing.set(poison_s=poison_s, backoff_s=0.0)
+    failing.fails("died")
+    failing.clock.wait(after_s)
 
-    decision = desk.fails(cause)
+    decision = failing.fails(cause)
 
     assert (decision.never is not None) is poison
-    assert (json.loads(desk.path.read_text()).get("owner") == tasks.SET_ASIDE) is poison
+    assert (json.loads(failing.path.read_text()).get("owner") == tasks.SET_ASIDE) is poison
 
 
-def test_a_requeue_by_a_person_counts_no_attempt_and_has_no_delay(desk: Desk) -> None:
-    desk.set(poison_s=60.0)
-    put(desk.path, "in_progress", "dev-1")
-    desk.by_hand()
+def test_a_requeue_by_a_person_counts_no_attempt_and_has_no_delay(failing: FailingTask) -> None:
+    failing.set(poison_s=60.0)
+    put(failing.path, "in_progress", "dev-1")
+    failing.by_hand()
 
-    decision = desk.decision("by hand")
+    decision = failing.decision("by hand")
 
     assert (decision.never, decision.wait_s) == (None, 0.0)
 
 
-def test_one_tasks_failures_are_not_anothers(desk: Desk) -> None:
-    desk.fails()
+def test_one_tasks_failures_are_not_anothers(failing: FailingTask) -> None:
+    failing.fails()
 
-    assert desk.queue.decide(a_task(Path("/blue/3.json")), "died").attempt == 1
+    assert failing.queue.decide(a_task(Path("/blue/3.json")), "died").attempt == 1
 
 
 @pytest.mark.parametrize("name", ["\ud800", "a\0b", "../../x", "x" * 4000, "Grüße"])
-def test_a_task_with_any_name_is_retried_and_dead_lettered(desk: Desk, name: str) -> None:
-    desk.set(max_attempts=3)
+def test_a_task_with_any_name_is_retried_and_dead_lettered(failing: FailingTask, name: str) -> None:
+    failing.set(max_attempts=3)
     plan = Task(
         list=execution_state.EXECUTION_STATE, number=name, status="running", owner="dev-1", path=Path("/state.json")
     )
-    index = desk.store.index
+    index = failing.store.index
     index.requeues[plan.id] = 1
-    index.failures[plan.id] = FailureState(cause="died", since_s=desk.clock.s, boot="here")
-    assert desk.queue.decide(plan, "died").wait_s > 0
+    index.failures[plan.id] = FailureState(cause="died", since_s=failing.clock.s, boot="here")
+    assert failing.queue.decide(plan, "died").wait_s > 0
     index.requeues[plan.id] = 2
-    letters = desk.store.paths.folder / "dead-letters"
+    letters = failing.store.paths.folder / "dead-letters"
 
-    letter, _ = requeue_or_dead_letter(plan, desk.queue.decide(plan, "died"), letters, "it is dead", {})
+    letter, _ = requeue_or_dead_letter(plan, failing.queue.decide(plan, "died"), letters, "it is dead", {})
 
     assert isinstance(letter, WriteDeadLetter)
     assert letter.path.parent == letters
-    assert desk.commit(letter) is Outcome.DONE
+    assert failing.commit(letter) is Outcome.DONE
     assert json.loads(letter.path.read_bytes())["number"] == name
 
 
@@ -515,17 +521,17 @@ def test_tasks_plans_and_dead_letters_are_requeued_each_in_its_format() -> None:
     assert story["why"] == "enough: it is dead"
 
 
-def test_a_task_completed_between_observation_and_action_stays_completed(desk: Desk) -> None:
+def test_a_task_completed_between_observation_and_action_stays_completed(failing: FailingTask) -> None:
     for most in (1, 100):
-        desk.set(max_attempts=most)
+        failing.set(max_attempts=most)
         steps = requeue_or_dead_letter(
-            a_task(desk.path), desk.decision(), desk.store.paths.folder / "dead-letters", "it is dead", {}
+            a_task(failing.path), failing.decision(), failing.store.paths.folder / "dead-letters", "it is dead", {}
         )
-        put(desk.path, "completed", "dev-1")
+        put(failing.path, "completed", "dev-1")
 
-        assert desk.commit(steps[-1]) is Outcome.STALE
-        assert json.loads(desk.path.read_text())["status"] == "completed"
-    assert desk.decision().attempt == 1
+        assert failing.commit(steps[-1]) is Outcome.STALE
+        assert json.loads(failing.path.read_text())["status"] == "completed"
+    assert failing.decision().attempt == 1
 
 
 # -- tasks in the index ------------------------------------------------------------------------------------------
@@ -592,7 +598,7 @@ def test_the_rate_limiter_refills(per_s: float) -> None:
         clock.wait(max(1.0, 1 / per_s) * 1.001)
 
 
-class Watch:
+class InProcessDaemon:
     """The runner over a project, in this process; its agents are dead, and known from an earlier run."""
 
     def __init__(self, project: Path, claude: Path, clock: Clock, config: Config) -> None:
@@ -627,13 +633,13 @@ class Watch:
             health_of_watcher.last_tick_at = None
             await self.until(lambda: health_of_watcher.last_tick_at is not None, f"a look after {before}")
 
-    def run(self, deed: Callable[[], Awaitable[None]]) -> None:
+    def run(self, steps: Callable[[], Awaitable[None]]) -> None:
         async def life() -> None:
             self.runner.open()
             try:
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(self.runner.run)
-                    await deed()
+                    await steps()
                     tasks.cancel_scope.cancel()
             finally:
                 self.runner.close()
@@ -647,22 +653,22 @@ def test_when_all_agents_die_at_once_their_tasks_go_back_no_faster_than_is_allow
 ) -> None:
     clock = FakeClock()
     config = Config(tasks=TasksConfig(requeues_per_s=40.0))
-    watch = Watch(project, claude_home, clock, config)
+    daemon = InProcessDaemon(project, claude_home, clock, config)
     files = [write_task(claude_home, "red", number, f"dev-{number}", "in_progress") for number in range(100)]
     for number in range(100):
-        watch.dead_agent(f"dev-{number}")
+        daemon.dead_agent(f"dev-{number}")
 
-    async def deed() -> None:
+    async def steps() -> None:
         for most in (40, 80, 100):
-            await watch.until(lambda most=most: sum(map(given_back, files)) >= most, f"{most} tasks")  # type: ignore[misc]
-            await watch.looks()
+            await daemon.until(lambda most=most: sum(map(given_back, files)) >= most, f"{most} tasks")  # type: ignore[misc]
+            await daemon.looks()
             assert sum(map(given_back, files)) == most
-            assert len(watch.did("requeued")) == most
+            assert len(daemon.did("requeued")) == most
             clock.wait(1.001)
-        await watch.until(lambda: len(watch.did("forgotten")) == 100, "all to be healed")
+        await daemon.until(lambda: len(daemon.did("forgotten")) == 100, "all to be healed")
 
-    watch.run(deed)
-    assert sorted(each["key"] for each in watch.did("requeued")) == sorted(f"red/{path.stem}" for path in files)
+    daemon.run(steps)
+    assert sorted(each["key"] for each in daemon.did("requeued")) == sorted(f"red/{path.stem}" for path in files)
 
 
 def test_a_record_stands_until_it_is_not_too_early_any_more_and_then_the_task_goes_back_by_itself(
@@ -672,79 +678,81 @@ def test_a_record_stands_until_it_is_not_too_early_any_more_and_then_the_task_go
         agents=AgentsConfig(interval_s=86400.0),
         tasks=TasksConfig(backoff_s=0.6, poison_s=0.0, interval_s=86400.0),
     )
-    watch = Watch(project, claude_home, SystemClock(), config)
+    daemon = InProcessDaemon(project, claude_home, SystemClock(), config)
     path = write_task(claude_home, "red", 1, "dev-1", "in_progress")
-    watch.dead_agent("dev-1")
+    daemon.dead_agent("dev-1")
 
-    async def deed() -> None:
-        await watch.until(lambda: len(watch.did("forgotten")) == 1, "the first to be healed")
+    async def steps() -> None:
+        await daemon.until(lambda: len(daemon.did("forgotten")) == 1, "the first to be healed")
         write_task(claude_home, "red", 1, "dev-2", "in_progress")
-        watch.dead_agent("dev-2")
-        await watch.until(lambda: watch.did("died")[1:], "the second to be found")
+        daemon.dead_agent("dev-2")
+        await daemon.until(lambda: daemon.did("died")[1:], "the second to be found")
         assert read_task(path)["owner"] == "dev-2"
-        assert len(watch.did("forgotten")) == 1
-        await watch.until(lambda: len(watch.did("forgotten")) == 2, "the second to be healed, with no other reason")
+        assert len(daemon.did("forgotten")) == 1
+        await daemon.until(lambda: len(daemon.did("forgotten")) == 2, "the second to be healed, with no other reason")
 
-    watch.run(deed)
+    daemon.run(steps)
     assert given_back(path)
-    first, second = (each["evidence"]["since_s"] for each in watch.did("requeued"))
+    first, second = (each["evidence"]["since_s"] for each in daemon.did("requeued"))
     assert second - first >= 0.3
 
 
 def test_observe_mode_reports_and_counts_nothing(project: Path, claude_home: Path) -> None:
-    watch = Watch(project, claude_home, FakeClock(), Config(mode="observe", tasks=TasksConfig(max_attempts=1)))
+    daemon = InProcessDaemon(
+        project, claude_home, FakeClock(), Config(mode="observe", tasks=TasksConfig(max_attempts=1))
+    )
     path = write_task(claude_home, "red", 1, "dev-1", "in_progress")
     before = path.read_bytes()
-    watch.dead_agent("dev-1")
+    daemon.dead_agent("dev-1")
 
-    async def deed() -> None:
-        await watch.until(lambda: watch.did("would_dead_lettered"), "it to be journaled")
-        await watch.looks()
+    async def steps() -> None:
+        await daemon.until(lambda: daemon.did("would_dead_lettered"), "it to be journaled")
+        await daemon.looks()
 
-    watch.run(deed)
+    daemon.run(steps)
     assert path.read_bytes() == before
-    assert not list((watch.runner.store.paths.folder / "dead-letters").iterdir())
-    assert len(watch.did("would_dead_lettered")) == 1
-    index = watch.runner.store.index
+    assert not list((daemon.runner.store.paths.folder / "dead-letters").iterdir())
+    assert len(daemon.did("would_dead_lettered")) == 1
+    index = daemon.runner.store.index
     assert not index.dead_letters
     assert not index.requeues
 
 
 def test_a_plan_set_aside_is_not_requeued(project: Path, claude_home: Path) -> None:
-    watch = Watch(project, claude_home, FakeClock(), Config(tasks=TasksConfig(max_attempts=1)))
+    daemon = InProcessDaemon(project, claude_home, FakeClock(), Config(tasks=TasksConfig(max_attempts=1)))
     state = project / ".yolo-planning" / ".execution-state.json"
     state.write_text('{"phase":5,"plans":[{"id":"05-01","status":"running"},{"id":"05-02","status":"pending"}]}')
-    watch.dead_agent("dev-01")
+    daemon.dead_agent("dev-01")
 
-    async def deed() -> None:
-        await watch.until(lambda: watch.did("forgotten"), "it to be healed")
+    async def steps() -> None:
+        await daemon.until(lambda: daemon.did("forgotten"), "it to be healed")
 
-    watch.run(deed)
+    daemon.run(steps)
     first, second = json.loads(state.read_text())["plans"]
     assert first == {"id": "05-01", "status": "failed", "owner": tasks.SET_ASIDE}
     assert second == {"id": "05-02", "status": "pending"}
-    assert [each["key"] for each in watch.did("dead_lettered")] == ["execution-state/05-01"]
+    assert [each["key"] for each in daemon.did("dead_lettered")] == ["execution-state/05-01"]
 
 
 def test_failures_of_a_completed_task_do_not_count_for_a_namesake(project: Path, claude_home: Path) -> None:
-    watch = Watch(project, claude_home, FakeClock(), Config(tasks=TasksConfig(max_attempts=2, poison_s=0.0)))
+    daemon = InProcessDaemon(project, claude_home, FakeClock(), Config(tasks=TasksConfig(max_attempts=2, poison_s=0.0)))
     state = project / ".yolo-planning" / ".execution-state.json"
     running = '{"phase":5,"plans":[{"id":"05-01","status":"running"}]}'
     state.write_text(running)
-    watch.dead_agent("dev-01")
+    daemon.dead_agent("dev-01")
 
-    async def deed() -> None:
-        await watch.until(lambda: watch.did("forgotten"), "it to be healed")
+    async def steps() -> None:
+        await daemon.until(lambda: daemon.did("forgotten"), "it to be healed")
         state.write_text(running.replace("running", "complete"))
-        watch.runner.wakeups["tasks"].ring()
-        await watch.until(lambda: watch.did("completed"), "it to be seen that it is finished")
+        daemon.runner.wakeups["tasks"].ring()
+        await daemon.until(lambda: daemon.did("completed"), "it to be seen that it is finished")
         state.write_text(running)  # the next milestone has a plan of that name, too
-        watch.dead_agent("dev-01")
-        await watch.until(lambda: len(watch.did("forgotten")) == 2, "it to be healed again")
+        daemon.dead_agent("dev-01")
+        await daemon.until(lambda: len(daemon.did("forgotten")) == 2, "it to be healed again")
 
-    watch.run(deed)
-    assert len(watch.did("requeued")) == 2
-    assert not watch.did("dead_lettered")
+    daemon.run(steps)
+    assert len(daemon.did("requeued")) == 2
+    assert not daemon.did("dead_lettered")
 
 
 def test_a_crash_before_the_task_is_set_aside_is_recovered_by_the_next_run(project: Path, claude_home: Path) -> None:
@@ -756,13 +764,13 @@ def test_a_crash_before_the_task_is_set_aside_is_recovered_by_the_next_run(proje
         letter, _ = requeue_or_dead_letter(a_task(path), RetryDecision(never=ENOUGH), letters, "it is dead", {})
         assert isinstance(letter, WriteDeadLetter)
         assert before.commit(letter, "agents") is Outcome.DONE
-    watch = Watch(project, claude_home, FakeClock(), config)
-    watch.dead_agent("dev-1")
+    daemon = InProcessDaemon(project, claude_home, FakeClock(), config)
+    daemon.dead_agent("dev-1")
 
-    async def deed() -> None:
-        await watch.until(lambda: watch.did("forgotten"), "it to be healed")
+    async def steps() -> None:
+        await daemon.until(lambda: daemon.did("forgotten"), "it to be healed")
 
-    watch.run(deed)
+    daemon.run(steps)
     assert read_task(path)["owner"] == tasks.SET_ASIDE
-    assert watch.runner.store.index.dead_letters.keys() == {"red/1"}
-    assert len(list((watch.runner.store.paths.folder / "dead-letters").iterdir())) == 1
+    assert daemon.runner.store.index.dead_letters.keys() == {"red/1"}
+    assert len(list((daemon.runner.store.paths.folder / "dead-letters").iterdir())) == 1

@@ -201,7 +201,7 @@ def test_any_state_means_something(plans: Any) -> None:
 # -- looks at real files ------------------------------------------------------------------------------------------
 
 
-class Watch:
+class StillClock:
     """A clock that moves only when the test advances it."""
 
     s = 100.0
@@ -216,11 +216,11 @@ class Watch:
         return EPOCH
 
 
-class Desk:
+class WatchedProject:
     """A project, its watcher, and the store that carries out the watcher's decisions."""
 
     def __init__(self, project: Path, claude: Path) -> None:
-        self.clock = Watch()
+        self.clock = StillClock()
         self.config = Config()
         self.store = Store(project)
         self.paths = self.store.paths
@@ -274,8 +274,8 @@ class Desk:
 
 
 @pytest.fixture
-def desk(project: Path, claude_home: Path) -> Iterator[Desk]:
-    made = Desk(project, claude_home)
+def watched(project: Path, claude_home: Path) -> Iterator[WatchedProject]:
+    made = WatchedProject(project, claude_home)
     yield made
     made.store.close()
 
@@ -287,85 +287,85 @@ BROKEN: dict[str, bytes] = {
 every_breakage = pytest.mark.parametrize("data", BROKEN.values(), ids=BROKEN)
 
 
-def test_a_whole_file_is_kept_once_as_a_good_version(desk: Desk) -> None:
-    desk.write(".execution-state.json", SOUND)
+def test_a_whole_file_is_kept_once_as_a_good_version(watched: WatchedProject) -> None:
+    watched.write(".execution-state.json", SOUND)
 
-    first = desk.look()
+    first = watched.look()
     assert [(each.key, each.data) for each in first.sound] == [(".execution-state.json", SOUND)]
-    assert desk.look() == first, "until it is carried out, the same is said"
-    desk.heal(first)
+    assert watched.look() == first, "until it is carried out, the same is said"
+    watched.heal(first)
 
-    assert desk.look() == StateObservation()
-    assert desk.store.good(desk.state) == digest(SOUND)
+    assert watched.look() == StateObservation()
+    assert watched.store.good(watched.state) == digest(SOUND)
 
 
 @every_breakage
-def test_a_broken_file_is_left_alone_until_its_settle_time_has_passed(desk: Desk, data: bytes) -> None:
-    desk.write(".execution-state.json", SOUND)
-    desk.settle()
-    desk.write(".execution-state.json", data)
+def test_a_broken_file_is_left_alone_until_its_settle_time_has_passed(watched: WatchedProject, data: bytes) -> None:
+    watched.write(".execution-state.json", SOUND)
+    watched.settle()
+    watched.write(".execution-state.json", data)
 
-    assert desk.look() == StateObservation()
-    assert desk.look(0.29) == StateObservation()
-    (found,) = desk.look(0.02).broken
+    assert watched.look() == StateObservation()
+    assert watched.look(0.29) == StateObservation()
+    (found,) = watched.look(0.02).broken
 
     assert found.data == data
     assert found.cures[0].data == SOUND
 
 
-def test_while_something_is_unsettled_the_next_look_is_soon(desk: Desk) -> None:
-    desk.write(".execution-state.json", b"")
-    desk.look()
-    assert desk.watcher.rest_s() == 0.3
+def test_while_something_is_unsettled_the_next_look_is_soon(watched: WatchedProject) -> None:
+    watched.write(".execution-state.json", b"")
+    watched.look()
+    assert watched.watcher.rest_s() == 0.3
 
-    desk.write(".execution-state.json", SOUND)
-    desk.look()
-    assert desk.watcher.rest_s() != 0.3
+    watched.write(".execution-state.json", SOUND)
+    watched.look()
+    assert watched.watcher.rest_s() != 0.3
 
 
-def test_every_write_restarts_the_settle_time(desk: Desk) -> None:
+def test_every_write_restarts_the_settle_time(watched: WatchedProject) -> None:
     for end in (3, 9, 20, 40):
-        desk.write(".execution-state.json", SOUND[:end])
-        assert desk.look(0.2) == StateObservation()
-    desk.write(".execution-state.json", SOUND)
+        watched.write(".execution-state.json", SOUND[:end])
+        assert watched.look(0.2) == StateObservation()
+    watched.write(".execution-state.json", SOUND)
 
-    assert [each.data for each in desk.look(0.2).sound] == [SOUND]
-
-
-@every_breakage
-def test_a_broken_file_is_restored_and_quarantined(desk: Desk, data: bytes) -> None:
-    desk.write(".execution-state.json", SOUND)
-    desk.settle()
-    desk.write(".execution-state.json", data)
-
-    assert desk.settle() == StateObservation()
-
-    assert desk.state.read_bytes() == SOUND
-    assert desk.aside() == ([data] if data else [])
+    assert [each.data for each in watched.look(0.2).sound] == [SOUND]
 
 
 @every_breakage
-def test_a_file_broken_while_no_daemon_ran_is_restored(desk: Desk, data: bytes) -> None:
-    desk.write(".execution-state.json", SOUND)
-    desk.settle()
-    desk.write(".execution-state.json", data)
-    desk.restart()
+def test_a_broken_file_is_restored_and_quarantined(watched: WatchedProject, data: bytes) -> None:
+    watched.write(".execution-state.json", SOUND)
+    watched.settle()
+    watched.write(".execution-state.json", data)
 
-    assert desk.settle() == StateObservation()
+    assert watched.settle() == StateObservation()
 
-    assert desk.state.read_bytes() == SOUND
+    assert watched.state.read_bytes() == SOUND
+    assert watched.aside() == ([data] if data else [])
+
+
+@every_breakage
+def test_a_file_broken_while_no_daemon_ran_is_restored(watched: WatchedProject, data: bytes) -> None:
+    watched.write(".execution-state.json", SOUND)
+    watched.settle()
+    watched.write(".execution-state.json", data)
+    watched.restart()
+
+    assert watched.settle() == StateObservation()
+
+    assert watched.state.read_bytes() == SOUND
 
 
 @pytest.mark.parametrize("name", ["config.json", ".contracts/1-1.json"])
 @pytest.mark.parametrize(
     "data", [b"", b"\0" * 64, b'{"v3_event_log":tr', b"[]"], ids=["empty", "zeros", "torn", "a list"]
 )
-def test_other_objects_are_restored_too(desk: Desk, name: str, data: bytes) -> None:
-    path = desk.write(name, b'{"v3_event_log":true}')
-    desk.settle()
+def test_other_objects_are_restored_too(watched: WatchedProject, name: str, data: bytes) -> None:
+    path = watched.write(name, b'{"v3_event_log":true}')
+    watched.settle()
     path.write_bytes(data)
 
-    assert desk.settle() == StateObservation()
+    assert watched.settle() == StateObservation()
 
     assert path.read_bytes() == b'{"v3_event_log":true}'
 
@@ -373,12 +373,12 @@ def test_other_objects_are_restored_too(desk: Desk, name: str, data: bytes) -> N
 @pytest.mark.parametrize(
     "data", [b"", b"\0" * 64, b"# State \xc3", b"# St\0\0\0\0"], ids=["empty", "zeros", "torn", "hole"]
 )
-def test_text_is_restored_too(desk: Desk, data: bytes) -> None:
-    path = desk.write("STATE.md", "# State\n\nGröße\n".encode())
-    desk.settle()
+def test_text_is_restored_too(watched: WatchedProject, data: bytes) -> None:
+    path = watched.write("STATE.md", "# State\n\nGröße\n".encode())
+    watched.settle()
     path.write_bytes(data)
 
-    assert desk.settle() == StateObservation()
+    assert watched.settle() == StateObservation()
 
     assert path.read_bytes() == "# State\n\nGröße\n".encode()
 
@@ -392,132 +392,136 @@ def test_text_is_restored_too(desk: Desk, data: bytes) -> None:
         b'{"phases":{"5":{"1":{"status":"pending"}}}}',
     ],
 )
-def test_a_foreign_write_that_can_be_read_is_the_new_good_version_and_is_never_undone(desk: Desk, data: bytes) -> None:
-    desk.write(".execution-state.json", SOUND)
-    desk.settle()
-    desk.write(".execution-state.json", data)
+def test_a_foreign_write_that_can_be_read_is_the_new_good_version_and_is_never_undone(
+    watched: WatchedProject, data: bytes
+) -> None:
+    watched.write(".execution-state.json", SOUND)
+    watched.settle()
+    watched.write(".execution-state.json", data)
 
-    assert desk.settle() == StateObservation()
+    assert watched.settle() == StateObservation()
 
-    assert desk.state.read_bytes() == data
-    assert [*desk.store.versions(desk.state)] == [data, SOUND]
+    assert watched.state.read_bytes() == data
+    assert [*watched.store.versions(watched.state)] == [data, SOUND]
 
 
-def test_of_several_good_versions_the_newest_that_is_still_whole_is_restored(desk: Desk) -> None:
+def test_of_several_good_versions_the_newest_that_is_still_whole_is_restored(watched: WatchedProject) -> None:
     for data in (SOUND, OTHER):
-        desk.write(".execution-state.json", data)
-        desk.settle()
-    (desk.paths.backups / str(digest(OTHER))).write_bytes(b"rotten")
-    desk.write(".execution-state.json", b"")
+        watched.write(".execution-state.json", data)
+        watched.settle()
+    (watched.paths.backups / str(digest(OTHER))).write_bytes(b"rotten")
+    watched.write(".execution-state.json", b"")
 
-    desk.settle()
+    watched.settle()
 
-    assert load_object(desk.state.read_bytes()) == load_object(SOUND)
+    assert load_object(watched.state.read_bytes()) == load_object(SOUND)
 
 
-def test_a_file_that_was_replaced_while_it_was_to_be_restored_is_left_as_its_writer_wanted_it(desk: Desk) -> None:
-    desk.write(".execution-state.json", SOUND)
-    desk.settle()
-    desk.write(".execution-state.json", b"torn")
-    desk.look()
-    look = desk.look(1.0)
+def test_a_file_that_was_replaced_while_it_was_to_be_restored_is_left_as_its_writer_wanted_it(
+    watched: WatchedProject,
+) -> None:
+    watched.write(".execution-state.json", SOUND)
+    watched.settle()
+    watched.write(".execution-state.json", b"torn")
+    watched.look()
+    look = watched.look(1.0)
     assert look.broken
-    desk.write(".execution-state.json", OTHER)
+    watched.write(".execution-state.json", OTHER)
 
-    assert desk.heal(look) == [Outcome.DONE, Outcome.STALE]
+    assert watched.heal(look) == [Outcome.DONE, Outcome.STALE]
 
-    assert desk.state.read_bytes() == OTHER
+    assert watched.state.read_bytes() == OTHER
 
 
-def test_a_missing_file_is_no_error(desk: Desk) -> None:
+def test_a_missing_file_is_no_error(watched: WatchedProject) -> None:
     """The plugin's status line removes the state of a complete phase."""
-    desk.write(".execution-state.json", SOUND)
-    desk.settle()
-    desk.state.unlink()
+    watched.write(".execution-state.json", SOUND)
+    watched.settle()
+    watched.state.unlink()
 
-    assert desk.settle() == StateObservation()
-    assert not desk.state.exists()
+    assert watched.settle() == StateObservation()
+    assert not watched.state.exists()
 
 
 # -- a large or unreadable file -----------------------------------------------------------------------------------
 
 
-def test_an_unreadable_file_is_reported_until_it_is_readable(desk: Desk) -> None:
-    with desk.state.open("wb") as file:
+def test_an_unreadable_file_is_reported_until_it_is_readable(watched: WatchedProject) -> None:
+    with watched.state.open("wb") as file:
         file.truncate(100 * 2**20)
 
-    looks = [desk.look(1.0).unreadable for _ in range(3)]
+    looks = [watched.look(1.0).unreadable for _ in range(3)]
 
     assert [[each.key for each in look] for look in looks] == [[".execution-state.json"]] * 3
-    desk.write(".execution-state.json", SOUND)
-    assert desk.look(1.0).unreadable == ()
+    watched.write(".execution-state.json", SOUND)
+    assert watched.look(1.0).unreadable == ()
 
 
-def test_one_file_that_cannot_be_read_stops_no_other(desk: Desk) -> None:
-    with (desk.planning / "config.json").open("wb") as file:
+def test_one_file_that_cannot_be_read_stops_no_other(watched: WatchedProject) -> None:
+    with (watched.planning / "config.json").open("wb") as file:
         file.truncate(100 * 2**20)
-    desk.write(".execution-state.json", SOUND)
+    watched.write(".execution-state.json", SOUND)
 
-    assert [each.key for each in desk.look().sound] == [".execution-state.json"]
+    assert [each.key for each in watched.look().sound] == [".execution-state.json"]
 
 
-def test_an_unreadable_event_log_does_not_stop_the_rebuild_of_the_state(desk: Desk) -> None:
-    (desk.planning / "phases" / "05-gates").mkdir(parents=True)
-    desk.write("phases/05-gates/05-01-PLAN.md", b"---\nphase: 5\nplan: 1\ntitle: Gates\n---\n")
-    log = desk.write(".events/event-log.jsonl", EVENTS)
+def test_an_unreadable_event_log_does_not_stop_the_rebuild_of_the_state(watched: WatchedProject) -> None:
+    (watched.planning / "phases" / "05-gates").mkdir(parents=True)
+    watched.write("phases/05-gates/05-01-PLAN.md", b"---\nphase: 5\nplan: 1\ntitle: Gates\n---\n")
+    log = watched.write(".events/event-log.jsonl", EVENTS)
     with log.open("r+b") as file:
         file.truncate(100 * 2**20)
-    desk.write(".execution-state.json", b"")
+    watched.write(".execution-state.json", b"")
 
-    desk.settle()
+    watched.settle()
 
-    assert load_object(desk.state.read_bytes()) is not None
+    assert load_object(watched.state.read_bytes()) is not None
 
 
 # -- where no good version is left --------------------------------------------------------------------------------
 
 
-def test_a_snapshot_is_the_second_best(desk: Desk) -> None:
-    folder = desk.planning / ".snapshots"
+def test_a_snapshot_is_the_second_best(watched: WatchedProject) -> None:
+    folder = watched.planning / ".snapshots"
     folder.mkdir()
-    desk.write(
+    watched.write(
         ".snapshots/5-20261122T205500.json",
         json.dumps({"execution_state": json.loads(SOUND), "phase": "5", "snapshot_ts": "20261122T205500"}).encode(),
     )
-    desk.write(".execution-state.json", b"")
+    watched.write(".execution-state.json", b"")
 
-    desk.settle()
+    watched.settle()
 
-    assert desk.state.read_bytes() == execution_state.dump(json.loads(SOUND))
+    assert watched.state.read_bytes() == execution_state.dump(json.loads(SOUND))
 
 
 @pytest.mark.parametrize("state", [{"phase": 5}, {"status": "running", "plans": "lost"}])
-def test_a_broken_snapshot_is_not_used_for_repair(desk: Desk, state: dict[str, Any]) -> None:
-    (desk.planning / ".snapshots").mkdir()
+def test_a_broken_snapshot_is_not_used_for_repair(watched: WatchedProject, state: dict[str, Any]) -> None:
+    (watched.planning / ".snapshots").mkdir()
     for second, each in ((1, json.loads(SOUND)), (2, state)):
         text = json.dumps({"execution_state": each, "phase": "5", "snapshot_ts": f"20261122T20550{second}"})
-        desk.write(f".snapshots/5-20261122T20550{second}.json", text.encode())
-    desk.write(".execution-state.json", b"")
+        watched.write(f".snapshots/5-20261122T20550{second}.json", text.encode())
+    watched.write(".execution-state.json", b"")
 
-    assert desk.settle().broken == ()
+    assert watched.settle().broken == ()
 
-    assert load_object(desk.state.read_bytes()) == json.loads(SOUND)
+    assert load_object(watched.state.read_bytes()) == json.loads(SOUND)
 
 
-def test_d11_a_state_is_rebuilt_from_events_that_the_plugin_cannot_find(desk: Desk) -> None:
-    (desk.planning / "phases" / "05-gates").mkdir(parents=True)
+def test_d11_a_state_is_rebuilt_from_events_that_the_plugin_cannot_find(watched: WatchedProject) -> None:
+    (watched.planning / "phases" / "05-gates").mkdir(parents=True)
     for plan in (1, 2):
         head = f"---\nphase: 5\nplan: {plan}\ntitle: Plan {plan}\nwave: {plan}\n---\n"
-        desk.write(f"phases/05-gates/05-0{plan}-PLAN.md", head.encode())
-    desk.write(
+        watched.write(f"phases/05-gates/05-0{plan}-PLAN.md", head.encode())
+    watched.write(
         ".events/event-log.jsonl",
         b'{"event":"plan_start","phase":5,"plan":1,"ts":"2026-11-22T20:00:00Z"}\n'
         b'{"data":{"status":"complete"},"event":"plan_end","phase":5,"plan":1,"ts":"2026-11-22T20:01:00Z"}\n',
     )
-    desk.write(".execution-state.json", b"")
-    desk.look()
+    watched.write(".execution-state.json", b"")
+    watched.look()
 
-    (found,) = desk.look(1.0).broken
+    (found,) = watched.look(1.0).broken
 
     assert (found.cures[0].source, found.cures[0].text) == ("rebuilt", "plans, summaries and events")
     state = load_object(found.cures[0].data or b"")
@@ -527,86 +531,90 @@ def test_d11_a_state_is_rebuilt_from_events_that_the_plugin_cannot_find(desk: De
     assert not any("05-01" in each for each in found.cures[0].inferred)
 
 
-def test_d20_finished_phases_whose_plans_and_summaries_are_spelled_differently_are_complete(desk: Desk) -> None:
+def test_d20_finished_phases_whose_plans_and_summaries_are_spelled_differently_are_complete(
+    watched: WatchedProject,
+) -> None:
     real = sorted((SAMPLES / "phases").glob("*/phases/*")) + sorted((SAMPLES / "phases").glob("type-*/*-*"))
     assert real
     for phase in real:
-        shutil.copytree(phase, desk.planning / "phases" / phase.name)
-        desk.write(".execution-state.json", b"")
-        desk.restart()
-        desk.settle()
+        shutil.copytree(phase, watched.planning / "phases" / phase.name)
+        watched.write(".execution-state.json", b"")
+        watched.restart()
+        watched.settle()
 
-        state = load_object(desk.state.read_bytes())
+        state = load_object(watched.state.read_bytes())
         assert state is not None
         assert (phase.name, state["status"]) == (phase.name, "complete")
-        shutil.rmtree(desk.planning / "phases")
-        desk.state.unlink()
-        shutil.rmtree(desk.planning / ".snapshots")
-        desk.store.index.good_versions.clear()
+        shutil.rmtree(watched.planning / "phases")
+        watched.state.unlink()
+        shutil.rmtree(watched.planning / ".snapshots")
+        watched.store.index.good_versions.clear()
 
 
-def test_without_anything_left_a_person_is_asked_once_and_the_file_stays(desk: Desk) -> None:
-    desk.write(".execution-state.json", b"{torn")
-    desk.heal(desk.look())
-    first = decide(desk.look(1.0), desk.paths.quarantine)
-    desk.carry_out(first)
+def test_without_anything_left_a_person_is_asked_once_and_the_file_stays(watched: WatchedProject) -> None:
+    watched.write(".execution-state.json", b"{torn")
+    watched.heal(watched.look())
+    first = decide(watched.look(1.0), watched.paths.quarantine)
+    watched.carry_out(first)
 
     assert [action.verb for action in first[0]] == ["quarantined", "escalated"]
-    assert decide(desk.look(1.0), desk.paths.quarantine) == first
-    assert desk.state.read_bytes() == b"{torn"
-    assert desk.aside() == [b"{torn"]
+    assert decide(watched.look(1.0), watched.paths.quarantine) == first
+    assert watched.state.read_bytes() == b"{torn"
+    assert watched.aside() == [b"{torn"]
 
 
 # -- leases -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\0" * 99, b"[]"])
-def test_d31_a_broken_lease_that_the_plugin_would_leave_for_ever_is_put_aside(desk: Desk, data: bytes) -> None:
-    lease = desk.write(".locks/src__a.js.lease", data)
+def test_d31_a_broken_lease_that_the_plugin_would_leave_for_ever_is_put_aside(
+    watched: WatchedProject, data: bytes
+) -> None:
+    lease = watched.write(".locks/src__a.js.lease", data)
 
-    assert desk.settle() == StateObservation()
+    assert watched.settle() == StateObservation()
 
     assert not lease.exists()
-    assert desk.aside() == ([data] if data else [])
+    assert watched.aside() == ([data] if data else [])
 
 
-def test_d31_a_corrupt_state_is_never_saved_as_a_snapshot(desk: Desk) -> None:
-    desk.write(".execution-state.json", b"{")
+def test_d31_a_corrupt_state_is_never_saved_as_a_snapshot(watched: WatchedProject) -> None:
+    watched.write(".execution-state.json", b"{")
 
-    desk.settle()
+    watched.settle()
 
-    assert not (desk.planning / ".snapshots").exists()
+    assert not (watched.planning / ".snapshots").exists()
 
 
-def test_a_lease_is_not_kept_since_it_is_rewritten_all_the_time(desk: Desk) -> None:
-    lease = desk.write(".locks/a.lease", b'{"owner":"dev-1","ttl_secs":60}')
+def test_a_lease_is_not_kept_since_it_is_rewritten_all_the_time(watched: WatchedProject) -> None:
+    lease = watched.write(".locks/a.lease", b'{"owner":"dev-1","ttl_secs":60}')
 
-    desk.settle()
+    watched.settle()
 
-    assert desk.store.good(lease) is None
+    assert watched.store.good(lease) is None
 
 
 @pytest.mark.parametrize("name", ["two\nlines", "tab\tand\x1b[2J", "Größe", "-rf", "  ", "x" * 240, "#1", "*"])
 @pytest.mark.parametrize(("folder", "suffix"), [(".locks", ".lease"), (".contracts", ".json")])
-def test_a_file_with_any_name_is_repaired(desk: Desk, folder: str, suffix: str, name: str) -> None:
-    path = desk.write(f"{folder}/{name}{suffix}", b'{"owner":"dev-1"}')
-    desk.settle()
+def test_a_file_with_any_name_is_repaired(watched: WatchedProject, folder: str, suffix: str, name: str) -> None:
+    path = watched.write(f"{folder}/{name}{suffix}", b'{"owner":"dev-1"}')
+    watched.settle()
     path.write_bytes(b"{torn")
 
-    assert desk.settle().broken == ()
+    assert watched.settle().broken == ()
 
     assert not path.exists() or path.read_bytes() == b'{"owner":"dev-1"}'
-    assert desk.aside() == [b"{torn"]
+    assert watched.aside() == [b"{torn"]
 
 
-def test_a_name_that_is_no_text_is_healed_too(desk: Desk) -> None:
-    (folder := desk.planning / ".contracts").mkdir()
+def test_a_name_that_is_no_text_is_healed_too(watched: WatchedProject) -> None:
+    (folder := watched.planning / ".contracts").mkdir()
     path = Path(os.fsdecode(os.fsencode(folder) + b"/\xff\xfe.json"))
     path.write_bytes(b'{"phase":5}')
-    desk.settle()
+    watched.settle()
     path.write_bytes(b"")
 
-    assert desk.settle() == StateObservation()
+    assert watched.settle() == StateObservation()
 
     assert path.read_bytes() == b'{"phase":5}'
 
@@ -614,191 +622,193 @@ def test_a_name_that_is_no_text_is_healed_too(desk: Desk) -> None:
 # -- logs ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_torn_end_is_truncated_in_place_for_open_writers(desk: Desk) -> None:
-    log = desk.write(".events/event-log.jsonl", EVENTS + b'{"event":"pl')
+def test_a_torn_end_is_truncated_in_place_for_open_writers(watched: WatchedProject) -> None:
+    log = watched.write(".events/event-log.jsonl", EVENTS + b'{"event":"pl')
     with log.open("ab") as appender:
-        desk.settle()
+        watched.settle()
         appender.write(EVENTS)
 
     assert log.read_bytes() == EVENTS + EVENTS
-    assert desk.aside() == [b'{"event":"pl']
+    assert watched.aside() == [b'{"event":"pl']
 
 
-def test_a_line_that_comes_while_the_end_is_being_cut_off_is_not_lost(desk: Desk) -> None:
-    log = desk.write(".events/event-log.jsonl", EVENTS + b'{"event":"pl')
-    desk.look()
-    look = desk.look(1.0)
+def test_a_line_that_comes_while_the_end_is_being_cut_off_is_not_lost(watched: WatchedProject) -> None:
+    log = watched.write(".events/event-log.jsonl", EVENTS + b'{"event":"pl')
+    watched.look()
+    look = watched.look(1.0)
     with log.open("ab") as appender:
         appender.write(b"\n" + EVENTS)
 
-    desk.heal(look)
+    watched.heal(look)
 
     assert log.read_bytes() == EVENTS + b'{"event":"pl\n' + EVENTS
 
 
 @pytest.mark.parametrize("data", [b"", b"\0" * 4096, b"\n\n"])
-def test_a_log_that_has_lost_all_its_lines_is_restored(desk: Desk, data: bytes) -> None:
-    log = desk.write(".events/event-log.jsonl", EVENTS)
-    desk.settle()
+def test_a_log_that_has_lost_all_its_lines_is_restored(watched: WatchedProject, data: bytes) -> None:
+    log = watched.write(".events/event-log.jsonl", EVENTS)
+    watched.settle()
     log.write_bytes(data)
 
-    desk.settle()
+    watched.settle()
 
     assert log.read_bytes() == EVENTS
 
 
-def test_an_empty_log_is_intact(desk: Desk) -> None:
-    log = desk.write(".events/event-log.jsonl", b"")
+def test_an_empty_log_is_intact(watched: WatchedProject) -> None:
+    log = watched.write(".events/event-log.jsonl", b"")
 
-    assert desk.settle() == StateObservation()
+    assert watched.settle() == StateObservation()
     assert log.read_bytes() == b""
 
 
-def test_d35_a_growing_log_is_kept_when_it_has_grown_by_a_fourth_and_not_at_each_line(desk: Desk) -> None:
-    log = desk.write(".events/event-log.jsonl", EVENTS * 100)
-    desk.settle()
+def test_d35_a_growing_log_is_kept_when_it_has_grown_by_a_fourth_and_not_at_each_line(watched: WatchedProject) -> None:
+    log = watched.write(".events/event-log.jsonl", EVENTS * 100)
+    watched.settle()
     for grown, kept in ((124, 100), (125, 125), (126, 125)):
         log.write_bytes(EVENTS * grown)
-        desk.settle()
-        assert desk.store.good(log) == digest(EVENTS * kept)
+        watched.settle()
+        assert watched.store.good(log) == digest(EVENTS * kept)
 
 
-def test_d35_an_unbounded_log_is_not_copied_repeatedly(desk: Desk) -> None:
-    log = desk.write(".events/event-log.jsonl", EVENTS * (2**20 // len(EVENTS) + 1))
+def test_d35_an_unbounded_log_is_not_copied_repeatedly(watched: WatchedProject) -> None:
+    log = watched.write(".events/event-log.jsonl", EVENTS * (2**20 // len(EVENTS) + 1))
 
-    desk.settle()
+    watched.settle()
 
-    assert desk.store.good(log) is None
-    assert list(desk.paths.backups.iterdir()) == []
+    assert watched.store.good(log) is None
+    assert list(watched.paths.backups.iterdir()) == []
 
 
 # -- links, folders, junk -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [".execution-state.json", "config.json", ".contracts/1-1.json", ".locks/a.lease"])
-def test_a_link_is_never_followed(desk: Desk, tmp_path: Path, name: str) -> None:
+def test_a_link_is_never_followed(watched: WatchedProject, tmp_path: Path, name: str) -> None:
     (outside := tmp_path / "outside").write_bytes(b"{torn")
-    (desk.planning / name).parent.mkdir(exist_ok=True)
-    (desk.planning / name).symlink_to(outside)
+    (watched.planning / name).parent.mkdir(exist_ok=True)
+    (watched.planning / name).symlink_to(outside)
 
-    desk.settle()
+    watched.settle()
 
     assert outside.read_bytes() == b"{torn"
-    assert (desk.planning / name).is_symlink()
+    assert (watched.planning / name).is_symlink()
 
 
 @pytest.mark.parametrize("name", [".contracts", ".locks", ".events"])
-def test_a_folder_that_is_a_link_is_not_entered(desk: Desk, tmp_path: Path, name: str) -> None:
+def test_a_folder_that_is_a_link_is_not_entered(watched: WatchedProject, tmp_path: Path, name: str) -> None:
     (outside := tmp_path / "outside").mkdir()
     for each in ("1-1.json", "a.lease", "event-log.jsonl"):
         (outside / each).write_bytes(b"{torn")
-    (desk.planning / name).symlink_to(outside)
+    (watched.planning / name).symlink_to(outside)
 
-    desk.settle()
+    watched.settle()
 
     assert {path.read_bytes() for path in outside.iterdir()} == {b"{torn"}
     assert len(list(outside.iterdir())) == 3
 
 
 def test_a_file_that_became_a_link_while_it_was_to_be_restored_is_not_written_through(
-    desk: Desk, tmp_path: Path
+    watched: WatchedProject, tmp_path: Path
 ) -> None:
-    desk.write(".execution-state.json", SOUND)
-    desk.settle()
-    desk.write(".execution-state.json", b"{torn")
-    desk.look()
-    look = desk.look(1.0)
-    desk.state.unlink()
+    watched.write(".execution-state.json", SOUND)
+    watched.settle()
+    watched.write(".execution-state.json", b"{torn")
+    watched.look()
+    look = watched.look(1.0)
+    watched.state.unlink()
     (outside := tmp_path / "outside").write_bytes(b"{torn")
-    desk.state.symlink_to(outside)
+    watched.state.symlink_to(outside)
 
     with pytest.raises(Exception, match="symbolic link"):
-        desk.heal(look)
+        watched.heal(look)
 
     assert outside.read_bytes() == b"{torn"
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["a folder", "a pipe"])
-def test_entries_that_are_no_files_stop_nothing(desk: Desk, make: Callable[[Path], object]) -> None:
-    make(desk.state)
-    desk.write("config.json", b"{}")
+def test_entries_that_are_no_files_stop_nothing(watched: WatchedProject, make: Callable[[Path], object]) -> None:
+    make(watched.state)
+    watched.write("config.json", b"{}")
 
-    assert [each.key for each in desk.look().sound] == ["config.json"]
+    assert [each.key for each in watched.look().sound] == ["config.json"]
 
 
-def test_a_state_nested_as_deep_as_can_be_read_stops_nothing(desk: Desk) -> None:
+def test_a_state_nested_as_deep_as_can_be_read_stops_nothing(watched: WatchedProject) -> None:
     deep = b'{"status":"running","more":' + b"[" * 900 + b"]" * 900 + b"}"
-    desk.write(".execution-state.json", deep)
-    desk.write("config.json", b"{}")
+    watched.write(".execution-state.json", deep)
+    watched.write("config.json", b"{}")
 
-    desk.settle()
+    watched.settle()
 
-    assert desk.store.good(desk.planning / "config.json") == digest(b"{}")
+    assert watched.store.good(watched.planning / "config.json") == digest(b"{}")
 
 
 @pytest.mark.parametrize("phase", ["x" * 5000, "../../../x", ".", "a\nb"])
-def test_a_state_with_an_impossible_phase_is_saved(desk: Desk, phase: str) -> None:
+def test_a_state_with_an_impossible_phase_is_saved(watched: WatchedProject, phase: str) -> None:
     data = json.dumps({"status": "running", "phase": phase}).encode()
-    desk.write(".execution-state.json", data)
+    watched.write(".execution-state.json", data)
 
-    desk.settle()
+    watched.settle()
 
-    assert desk.store.good(desk.state) == digest(data)
+    assert watched.store.good(watched.state) == digest(data)
 
 
 # -- snapshots of changes -----------------------------------------------------------------------------------------
 
 
-def saved(desk: Desk) -> list[str]:
-    return sorted(path.name for path in (desk.planning / ".snapshots").iterdir())
+def saved(watched: WatchedProject) -> list[str]:
+    return sorted(path.name for path in (watched.planning / ".snapshots").iterdir())
 
 
-def test_a_change_that_means_something_is_saved_as_a_snapshot_and_no_other(desk: Desk) -> None:
-    desk.write(".execution-state.json", SOUND)
-    desk.settle()
-    desk.write(".execution-state.json", SOUND + b"\n")
-    desk.settle()
-    assert len(saved(desk)) == 1
+def test_a_change_that_means_something_is_saved_as_a_snapshot_and_no_other(watched: WatchedProject) -> None:
+    watched.write(".execution-state.json", SOUND)
+    watched.settle()
+    watched.write(".execution-state.json", SOUND + b"\n")
+    watched.settle()
+    assert len(saved(watched)) == 1
 
-    desk.write(".execution-state.json", OTHER)
-    desk.settle()
+    watched.write(".execution-state.json", OTHER)
+    watched.settle()
 
-    assert len(saved(desk)) == 2
+    assert len(saved(watched)) == 2
 
 
-def test_a_state_that_nothing_changes_in_is_not_saved_again_by_the_next_program(desk: Desk) -> None:
-    desk.write(".execution-state.json", SOUND)
-    desk.settle()
-    desk.restart()
+def test_a_state_that_nothing_changes_in_is_not_saved_again_by_the_next_program(watched: WatchedProject) -> None:
+    watched.write(".execution-state.json", SOUND)
+    watched.settle()
+    watched.restart()
 
-    assert desk.look() == StateObservation()
+    assert watched.look() == StateObservation()
 
 
 @pytest.mark.parametrize("flags", [{}, {"v3_snapshot_resume": False, "v3_event_recovery": False}])
-def test_flags_that_are_off_do_not_stop_snapshots_and_restorations(desk: Desk, flags: dict[str, bool]) -> None:
-    (desk.planning / "phases" / "05-gates").mkdir(parents=True)
-    desk.write("phases/05-gates/05-01-PLAN.md", b"---\nphase: 5\nplan: 1\n---\n")
-    desk.write("config.json", json.dumps(flags).encode())
-    desk.write(".execution-state.json", SOUND)
-    desk.settle()
-    desk.write(".execution-state.json", b"")
-    desk.look()
+def test_flags_that_are_off_do_not_stop_snapshots_and_restorations(
+    watched: WatchedProject, flags: dict[str, bool]
+) -> None:
+    (watched.planning / "phases" / "05-gates").mkdir(parents=True)
+    watched.write("phases/05-gates/05-01-PLAN.md", b"---\nphase: 5\nplan: 1\n---\n")
+    watched.write("config.json", json.dumps(flags).encode())
+    watched.write(".execution-state.json", SOUND)
+    watched.settle()
+    watched.write(".execution-state.json", b"")
+    watched.look()
 
-    (broken,) = desk.look(1.0).broken
+    (broken,) = watched.look(1.0).broken
     assert [cure.source for cure in broken.cures] == ["good_version", "snapshot", "rebuilt"]
 
 
 # -- observing ----------------------------------------------------------------------------------------------------
 
 
-def test_observe_mode_saves_no_versions_until_it_ends(desk: Desk) -> None:
-    desk.watcher.config = msgspec.structs.replace(desk.config, mode="observe")
-    desk.write(".execution-state.json", SOUND)
-    assert desk.look() == StateObservation()
+def test_observe_mode_saves_no_versions_until_it_ends(watched: WatchedProject) -> None:
+    watched.watcher.config = msgspec.structs.replace(watched.config, mode="observe")
+    watched.write(".execution-state.json", SOUND)
+    assert watched.look() == StateObservation()
 
-    desk.watcher.config = msgspec.structs.replace(desk.config, mode="heal")
+    watched.watcher.config = msgspec.structs.replace(watched.config, mode="heal")
 
-    assert [each.data for each in desk.look().sound] == [SOUND]
+    assert [each.data for each in watched.look().sound] == [SOUND]
 
 
 # -- a disk that cannot be written --------------------------------------------------------------------------------
@@ -815,21 +825,21 @@ class ReadOnly(Disk):
         return super().open(path, flags, mode)
 
 
-def test_where_nothing_can_be_written_the_file_stays_and_is_restored_when_it_can(desk: Desk) -> None:
-    desk.write(".execution-state.json", SOUND)
-    desk.settle()
-    desk.write(".execution-state.json", b"{torn")
+def test_where_nothing_can_be_written_the_file_stays_and_is_restored_when_it_can(watched: WatchedProject) -> None:
+    watched.write(".execution-state.json", SOUND)
+    watched.settle()
+    watched.write(".execution-state.json", b"{torn")
     disk = ReadOnly()
-    use_disk(desk.store, disk)
-    desk.look()
+    use_disk(watched.store, disk)
+    watched.look()
 
     with pytest.raises(OSError, match="Read-only"):
-        desk.heal(desk.look(1.0))
-    assert (desk.state.read_bytes(), desk.aside()) == (b"{torn", [b"{torn"])
+        watched.heal(watched.look(1.0))
+    assert (watched.state.read_bytes(), watched.aside()) == (b"{torn", [b"{torn"])
 
     disk.on = False
-    desk.settle()
-    assert (desk.state.read_bytes(), desk.aside()) == (SOUND, [b"{torn"])
+    watched.settle()
+    assert (watched.state.read_bytes(), watched.aside()) == (SOUND, [b"{torn"])
 
 
 # -- contents that a person may intend --------------------------------------------------------------------------------
@@ -849,57 +859,59 @@ STRICT = {
 
 @pytest.mark.parametrize("name", STRICT)
 def test_content_that_strict_readers_refuse_is_reported_and_never_replaced_by_an_older_one(
-    desk: Desk, name: str
+    watched: WatchedProject, name: str
 ) -> None:
     data, code, _ = STRICT[name]
-    desk.write(".execution-state.json", SOUND)
-    desk.settle()
+    watched.write(".execution-state.json", SOUND)
+    watched.settle()
 
-    desk.write(".execution-state.json", data)
-    desk.look()
-    (remediation,) = decide(desk.look(1.0), desk.paths.quarantine)
+    watched.write(".execution-state.json", data)
+    watched.look()
+    (remediation,) = decide(watched.look(1.0), watched.paths.quarantine)
 
     (alert,) = remediation
     assert isinstance(alert, Escalate)
     assert (alert.code, alert.detail) == (AlertCode.FILE_NOT_STRICT, code)
-    desk.settle()
-    assert desk.state.read_bytes() == data
-    assert desk.store.good(desk.state) == digest(SOUND)
+    watched.settle()
+    assert watched.state.read_bytes() == data
+    assert watched.store.good(watched.state) == digest(SOUND)
 
 
 @pytest.mark.parametrize("name", STRICT)
-def test_content_that_strict_readers_refuse_is_rewritten_by_hand_if_nothing_is_lost(desk: Desk, name: str) -> None:
+def test_content_that_strict_readers_refuse_is_rewritten_by_hand_if_nothing_is_lost(
+    watched: WatchedProject, name: str
+) -> None:
     data, _, rewritten = STRICT[name]
-    desk.write(".execution-state.json", SOUND)
-    desk.settle()
-    desk.write(".execution-state.json", data)
-    desk.look()
+    watched.write(".execution-state.json", SOUND)
+    watched.settle()
+    watched.write(".execution-state.json", data)
+    watched.look()
 
-    for remediation in decide(desk.look(1.0), desk.paths.quarantine, by_hand=True):
+    for remediation in decide(watched.look(1.0), watched.paths.quarantine, by_hand=True):
         for action in remediation:
             if isinstance(action, Edit):
-                assert desk.store.commit(action, "cli") is Outcome.DONE
+                assert watched.store.commit(action, "cli") is Outcome.DONE
 
-    assert desk.state.read_bytes() == (data if rewritten is None else rewritten)
-    assert desk.aside() == ([] if rewritten is None else [data])
+    assert watched.state.read_bytes() == (data if rewritten is None else rewritten)
+    assert watched.aside() == ([] if rewritten is None else [data])
 
 
 @pytest.mark.parametrize(("answer", "left"), [(True, True), (None, True), (False, False)])
 def test_file_in_a_merge_conflict_is_left_to_a_person(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, answer: bool | None, left: bool
+    watched: WatchedProject, monkeypatch: pytest.MonkeyPatch, answer: bool | None, left: bool
 ) -> None:
-    (desk.planning.parent / ".git").mkdir()
-    (desk.planning.parent / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
+    (watched.planning.parent / ".git").mkdir()
+    (watched.planning.parent / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
     monkeypatch.setattr(state, "is_unmerged", lambda path: answer)
-    desk.write(".execution-state.json", SOUND)
-    desk.settle()
+    watched.write(".execution-state.json", SOUND)
+    watched.settle()
     conflict = b"{\n<<<<<<< HEAD\n" + SOUND + b"=======\n>>>>>>> theirs\n}"
 
-    desk.write(".execution-state.json", conflict)
-    desk.settle()
-    desk.settle()
+    watched.write(".execution-state.json", conflict)
+    watched.settle()
+    watched.settle()
 
-    assert desk.state.read_bytes() == (conflict if left else SOUND)
+    assert watched.state.read_bytes() == (conflict if left else SOUND)
 
 
 class Writing:
@@ -912,13 +924,13 @@ class Writing:
         return True
 
 
-def test_slow_writer_is_waited_for_but_not_for_ever(desk: Desk) -> None:
-    desk.write(".execution-state.json", SOUND)
-    desk.settle()
-    desk.watcher._backend = Writing()  # type: ignore[assignment]
-    desk.write(".execution-state.json", b"{half")
+def test_slow_writer_is_waited_for_but_not_for_ever(watched: WatchedProject) -> None:
+    watched.write(".execution-state.json", SOUND)
+    watched.settle()
+    watched.watcher._backend = Writing()  # type: ignore[assignment]
+    watched.write(".execution-state.json", b"{half")
 
-    seen = [desk.look(step).broken for step in (0.0, 1.0, 20.0, 8.0, 1.5)]
+    seen = [watched.look(step).broken for step in (0.0, 1.0, 20.0, 8.0, 1.5)]
 
     assert [len(broken) for broken in seen] == [0, 0, 0, 0, 1]
     assert seen[-1][0].writer == 4711

@@ -372,7 +372,7 @@ def test_our_files_are_for_the_user_alone_under_any_umask(project: Path) -> None
     assert len(ours) > 10
 
 
-# -- notes and deeds ---------------------------------------------------------------------------------------------
+# -- notes and signals ---------------------------------------------------------------------------------------------
 
 DIED = died(key="dev-1@team", reason="its process has ended", evidence={"pid": 4242})
 TERMINATE = Terminate(key="dev-1@team", reason="its session is gone", evidence={"pane": "%1"}, roots=(), grace_s=10)
