@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import anyio
+
+T = TypeVar("T")
+
+TURN_S = 0.02
+"""The time after which a long piece of work lets all others run, in seconds."""
 
 BEAT_S = 1.0
 """The interval at which the time awake is read, in seconds."""
@@ -66,6 +71,16 @@ def until_next(every_s: float) -> float:
     cost an idle machine dozens of wake-ups.
     """
     return every_s - time.monotonic() % every_s
+
+
+async def in_turns(steps: Iterable[T], clock: Clock) -> AsyncIterator[T]:
+    """The steps of a long piece of work; after every ``TURN_S`` all others run, other projects too."""
+    until_s = clock.monotonic() + TURN_S
+    for step in steps:
+        yield step
+        if clock.monotonic() >= until_s:
+            await anyio.sleep(0)
+            until_s = clock.monotonic() + TURN_S
 
 
 class AwakeTime:

@@ -14,7 +14,7 @@ import click
 from yolo_supervisor.cli.context import Shared, fail, printable, shared
 from yolo_supervisor.formats import plugin
 from yolo_supervisor.formats.plugin import config as plugin_config
-from yolo_supervisor.fs.read import read_or_none
+from yolo_supervisor.fs.read import LOG_LIMIT, read_or_none
 from yolo_supervisor.fs.trust import Refused
 from yolo_supervisor.store.locks import Busy
 from yolo_supervisor.system.subprocesses import AttachedRun, run_attached
@@ -94,7 +94,7 @@ def _run_in_a_child() -> int:
 
 def _restore_locale() -> None:
     """Give the command the original ``LC_CTYPE``: Python changes it in the C locale (PEP 538)."""
-    environ = read_or_none(Path("/proc/self/environ"))  # as it was when this process started
+    environ = read_or_none(Path("/proc/self/environ"), LOG_LIMIT)  # as it was when this process started
     if environ is None or "LC_CTYPE" not in os.environ:
         return
     original = {name: value for name, _, value in (line.partition(b"=") for line in environ.split(b"\0"))}

@@ -106,6 +106,10 @@ class AlertLog:
             if alert is not None:
                 self._log.info("alert_resolved", kind=alert.kind, key=alert.key, reason=alert.reason)
 
+    def cut_off(self, watcher: str) -> None:
+        """Say that this tick does not apply everything that the watcher reports, so that no alert ends with it."""
+        self._present[watcher] |= self._lasting.get(watcher, {}).keys()
+
     def is_new(self, watcher: str, action: Action) -> bool:
         """Whether the watcher's ticks so far did not report the action; this tick does."""
         self._present.setdefault(watcher, set()).add(action.identity)

@@ -24,10 +24,9 @@ from yolo_supervisor.daemon.file_events import LOCK_STEP_MS, FileEvents, Wakeup
 from yolo_supervisor.daemon.project import Held, Project
 from yolo_supervisor.daemon.runner import Runner
 from yolo_supervisor.daemon.wiring import HostServices
-from yolo_supervisor.fs.trust import Refused, TooNew
+from yolo_supervisor.fs.trust import TooNew
 from yolo_supervisor.inventory.process_scan import ProcessScanner
 from yolo_supervisor.service.notify import Notifier, endangered
-from yolo_supervisor.store.locks import Busy
 from yolo_supervisor.system.births import Births
 from yolo_supervisor.system.process_backend import backend
 from yolo_supervisor.system.processes import Processes
@@ -127,30 +126,26 @@ class Daemon:
                 wrong[path] = error
                 continue
             project = self.projects[path] = self._project(path, config)
-            try:
-                project.open()
-            except (OSError, Held, Refused, Busy) as error:
-                if isinstance(error, Held):
-                    code = EX_TEMPFAIL
-                elif isinstance(error, TooNew):
-                    code = EX_DATAERR
-                project.unavailable = str(error)
-                self._log.error("project_unavailable", project=str(path), error=str(error))
+            refusal = project.try_open()
+            if isinstance(refusal, Held):
+                code = EX_TEMPFAIL
+            elif isinstance(refusal, TooNew):
+                code = EX_DATAERR
         if wrong and not self.projects:
             raise next(iter(wrong.values()))
         for path, mistake in wrong.items():
             self._log.error("project_unavailable", project=str(path), error=str(mistake))
-        return EX_OK if self._runners() else code
+        return EX_OK if self._projects() else code
 
     def _sample_s(self) -> float:
         """The pause between two process scans: the shortest that a project asks for."""
         return min((p.config.processes.sample_s for p in self.projects.values()), default=1.0)
 
     def _sampled(self, changed: bool) -> None:
-        for runner in self._runners():
-            runner.write_trees()
-            if changed:
-                runner.wakeups[AgentsWatcher.name].ring()
+        for project in self._projects():
+            project.contain(Runner.write_trees)
+            if changed and project.runner is not None:
+                project.runner.wakeups[AgentsWatcher.name].ring()
 
     def _callback_failed(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Log a failure of the event loop; end without memory, since the loop would fail and log for ever."""
@@ -197,20 +192,20 @@ class Daemon:
 
     async def _let_terminations_end(self) -> None:
         with anyio.move_on_after(STOP_LIMIT_S):
-            while any(runner.terminating for runner in self._runners()):
+            while any(project.contain(lambda runner: runner.terminating) for project in self._projects()):
                 await anyio.sleep(0.05)
 
-    def _runners(self) -> list[Runner]:
-        """The runners of the projects that are watched now."""
-        return [project.runner for project in self.projects.values() if project.runner is not None]
+    def _projects(self) -> list[Project]:
+        """The projects that are watched now."""
+        return [project for project in self.projects.values() if project.runner is not None]
 
     def _edges(self) -> Iterator[tuple[Path, Wakeup]]:
-        for runner in self._runners():
-            yield from runner.edges()
+        for project in self._projects():
+            yield from project.contain(lambda runner: list(runner.edges())) or ()
 
     def _lock_edges(self) -> Iterator[tuple[Path, Wakeup]]:
-        for runner in self._runners():
-            yield from runner.lock_edges()
+        for project in self._projects():
+            yield from project.contain(lambda runner: list(runner.lock_edges())) or ()
 
     def _renew_file_events(self) -> None:
         self._file_events.renew()
@@ -219,9 +214,9 @@ class Daemon:
     # -- the service manager ---------------------------------------------------------------------------------------
 
     def _status(self) -> str:
-        runners = self._runners()
-        agents = sum(len(runner.parts.agents.processes()) for runner in runners)
-        text = f"{len(runners)} projects, {agents} agents" + (", observing" if self.config.mode == "observe" else "")
+        watched = self._projects()
+        agents = sum(len(project.contain(lambda runner: runner.parts.agents.processes()) or ()) for project in watched)
+        text = f"{len(watched)} projects, {agents} agents" + (", observing" if self.config.mode == "observe" else "")
         text += "".join(f"; {p.unavailable}" for p in self.projects.values() if p.unavailable)
         text += f"; the last reload was refused: {self._refused}" if self._refused else ""
         return " ".join(text.split())  # a line feed would begin another assignment
@@ -241,7 +236,7 @@ class Daemon:
     async def _keep_manager_informed(self) -> None:
         every_s = max(MANAGER_S, min(10.0, (self.notifier.watchdog_s or 30.0) / 3))
         while True:
-            stuck = [name for runner in self._runners() for name in runner.stuck()]
+            stuck = [name for project in self._projects() for name in project.contain(Runner.stuck) or ()]
             if stuck:
                 self.notifier.status(f"stuck: {', '.join(stuck)}")
             else:

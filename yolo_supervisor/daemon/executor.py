@@ -33,6 +33,10 @@ RECHECK_S, REST_S = 2.0, 30.0
 """The shortest and the longest rest, in seconds, of a remediation whose document could not be written: each attempt is
 two lines in the journal."""
 
+APPLY_S = 0.1
+"""The time after which a tick begins no more remediations, in seconds: the rest follows in the next one. Meanwhile the
+other projects wait."""
+
 PROPOSED = "would_"
 """The prefix of a verb that was decided on and not carried out."""
 
@@ -94,6 +98,8 @@ class Progress(StrEnum):
     """Every step is done, or its condition no longer held."""
     WAITS = "waits"
     """A step met a lock or the batch limit: the rest follows in a later tick."""
+    LEFT = "left"
+    """There were too many for one tick: it is begun in the next one."""
     FAILED = "failed"
 
 
@@ -108,7 +114,7 @@ class Result:
     """Whether the failure is one of the disk, or of this process, that may end at any moment."""
 
 
-DONE, WAITS = Result(Progress.DONE), Result(Progress.WAITS)
+DONE, WAITS, LEFT = Result(Progress.DONE), Result(Progress.WAITS), Result(Progress.LEFT)
 
 
 def _failed(error: Exception) -> Result:
@@ -191,11 +197,20 @@ class Executor:
         return bool(self._terminations)
 
     def apply(self, by: str, remediations: Sequence[Remediation]) -> list[Result]:
-        """Apply the remediations of one tick of the watcher ``by``; end its alerts that it no longer reports."""
+        """Apply the remediations of one tick of the watcher ``by``; end its alerts that it no longer reports.
+
+        At least one is applied, however long it takes, and no more are begun after ``APPLY_S``.
+        """
         self._room = {}
         results = [self.save(by)] if by in self._keepers else []
+        until_s = self._clock.monotonic() + APPLY_S
         with self._alerts.tick(by):
-            return results + [self._apply(by, remediation) for remediation in remediations]
+            for number, remediation in enumerate(remediations):
+                if number and self._clock.monotonic() >= until_s:
+                    self._alerts.cut_off(by)
+                    return [*results, LEFT]
+                results.append(self._apply(by, remediation))
+        return results
 
     def save(self, by: str) -> Result:
         """Store what the watcher observed; a failure stops no remediation."""

@@ -7,6 +7,7 @@ import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import anyio
 import structlog
@@ -40,6 +41,9 @@ ENROL_LIMIT_S = 5.0
 
 
 UPGRADED = "the user's file names the project, and version 0.1.0 has supervised it"
+
+
+T = TypeVar("T")
 
 
 class Held(Exception):
@@ -106,6 +110,10 @@ class Project:
         self._failure: tuple[object, ...] | None = None
         """The identity of the failure that was logged last, until the project is watched again."""
         self.scope = anyio.CancelScope()
+        self._watch = anyio.CancelScope()
+        """Of the watch under way."""
+        self._error: Exception | None = None
+        """What has ended the watch."""
         self._lock = ProjectLock(Paths(path))
         self._log = structlog.get_logger().bind(project=str(path))
 
@@ -116,19 +124,18 @@ class Project:
         if not self._allow_root:
             for folder in (self.path, Paths(self.path).planning):
                 refuse_root(folder, Disk().status(folder))
-        content = self._trust_after_upgrade() if self._lock.take() else None
-        runner = Runner(self.path, self.config, self.services, os.environ, self._allow_root)
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._lock.release)
+            content = self._trust_after_upgrade() if self._lock.take() else None
+            runner = Runner(self.path, self.config, self.services, os.environ, self._allow_root)
+            undo.callback(runner.close)
             runner.open()
             runner.report()
             if content is not None:
                 runner.store.note(notes.trusted(content=content, reason=UPGRADED), "daemon")
                 self._log.info("project_trusted", reason=UPGRADED)
             runner.daemon_note("started", f"version {__version__}", {"pid": os.getpid(), "mode": self.config.mode})
-        except BaseException:
-            runner.close()
-            self._lock.release()
-            raise
+            undo.pop_all()
         self.runner = runner
         self._opened()
 
@@ -147,40 +154,69 @@ class Project:
         with self.scope:
             while True:
                 if self.runner is None:
-                    self._try_open()
+                    self.try_open()
                 if self.runner is not None:
                     await self._watch_while_there(self.runner)
                 await anyio.sleep(REOPEN_S)
         self.close()  # the project is no longer wanted
 
-    def _try_open(self) -> None:
+    def try_open(self) -> Exception | None:
+        """Begin to supervise; the reason if that cannot be now. It is tried again."""
         try:
             self.open()
-        except (OSError, Held, Refused, Busy) as error:
-            self._lost(failure_identity("open", error), f"{error}: tried again until it can be watched")
-        else:
-            if self.unavailable is not None:
-                self.unavailable = self._failure = None
-                self._log.info("project_available")
+        except Exception as error:  # noqa: BLE001 - a failure in one project must not stop the others
+            expected = isinstance(error, OSError | Held | Refused | Busy)
+            text = str(error) if expected else f"it cannot be opened: {error!r}"
+            self._lost(failure_identity("open", error), f"{text}: tried again until it can be watched")
+            return error
+        if self.unavailable is not None:
+            self.unavailable = self._failure = None
+            self._log.info("project_available")
+        return None
+
+    def contain(self, do: Callable[[Runner], T]) -> T | None:
+        """What ``do`` returns for the project's runner; None if it is not watched, or ``do`` fails.
+
+        Everything that the daemon asks of a project between its ticks comes through here: whatever it raises ends the
+        watch of this project only, and it begins again.
+        """
+        if self.runner is None:
+            return None
+        try:
+            return do(self.runner)
+        except Exception as error:  # noqa: BLE001 - a failure in one project must not stop the others
+            self._error = error
+            self._watch.cancel()
+            return None
 
     async def _watch_while_there(self, runner: Runner) -> None:
         """Watch until the project's folder, or the state folder in it, is gone, or the watch fails."""
-        failure: tuple[object, ...] = ("gone",)
         paths = runner.store.paths
-        reason = f"{paths.planning} or {paths.folder} is gone: watched again when the project is back"
+        self._error = None
         try:
             async with anyio.create_task_group() as tasks:
+                self._watch = tasks.cancel_scope
                 tasks.start_soon(runner.run)
                 while os.path.isdir(paths.planning) and os.path.isdir(paths.agents):
                     await anyio.sleep(until_next(LOST_S))
                 tasks.cancel_scope.cancel()
         except Exception as error:  # noqa: BLE001 - a failure in one project must not stop the others
-            failure = failure_identity("watch", error)
-            reason = f"the watch failed and begins again: {error!r}"
-        runner.close()
-        self._lock.release()
+            self._error = error
+        self._release(runner)
+        if self._error is not None:
+            reason = f"the watch failed and begins again: {self._error!r}"
+            self._lost(failure_identity("watch", self._error), reason)
+        else:
+            self._lost(("gone",), f"{paths.planning} or {paths.folder} is gone: watched again when the project is back")
+
+    def _release(self, runner: Runner) -> None:
+        """Close the project's files, whatever state they are in."""
         self.runner = None
-        self._lost(failure, reason)
+        try:
+            runner.close()
+        except Exception as error:  # noqa: BLE001 - a failure in one project must not stop the others
+            self._error = self._error or error
+        self._lock.release()
 
     def _lost(self, failure: tuple[object, ...], reason: str) -> None:
         self.unavailable = reason
@@ -190,14 +226,21 @@ class Project:
 
     def reload(self, config: Config) -> None:
         self.config = config
-        if self.runner is not None:
-            self.runner.reload(config)
-            self.runner.daemon_note("reloaded", "SIGHUP", {"mode": config.mode})
+
+        def follow(runner: Runner) -> None:
+            runner.reload(config)
+            runner.daemon_note("reloaded", "SIGHUP", {"mode": config.mode})
+
+        self.contain(follow)
 
     def close(self) -> None:
+        """End the watch for good."""
+
+        def stop(runner: Runner) -> None:
+            runner.daemon_note("stopped", "asked to")
+            runner.remove_report()
+
+        self.contain(stop)
         if self.runner is not None:
-            self.runner.daemon_note("stopped", "asked to")
-            self.runner.remove_report()
-            self.runner.close()
-            self.runner = None
+            self._release(self.runner)
         self._lock.release()

@@ -210,13 +210,14 @@ class Runner:
         health.last_tick_at = self.services.clock.now()
 
     def _pace(self, watcher: Watcher, results: Sequence[Result]) -> None:
-        """Tick again soon where a remediation waits, or failed for a cause that may end at any moment."""
+        """Tick again soon where a remediation waits or is left, or failed for a cause that may end at any moment."""
         retry = self._retries[watcher.name]
+        left = any(result.progress is Progress.LEFT for result in results)
         waits = any(result.progress is Progress.WAITS for result in results)
-        if not waits:
+        if left or not waits:
             retry.reset()
-        if self._tasks is not None and (waits or any(result.may_end for result in results)):
-            at_s = time.monotonic() + (retry.next_s() if waits else RECHECK_S)
+        if self._tasks is not None and (left or waits or any(result.may_end for result in results)):
+            at_s = time.monotonic() + (retry.next_s() if left or waits else RECHECK_S)
             if at_s < self._wakes_at_s.get(watcher.name, float("inf")):
                 self._wakes_at_s[watcher.name] = at_s
                 self._tasks.start_soon(self._wake_at, watcher.name, at_s)

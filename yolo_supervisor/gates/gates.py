@@ -24,7 +24,7 @@ from yolo_supervisor.formats.json import load_object, text_or_none
 from yolo_supervisor.formats.plugin import config as plugin_config
 from yolo_supervisor.formats.plugin import contracts, phases
 from yolo_supervisor.fs.changes import names
-from yolo_supervisor.fs.read import digest, read, read_or_none
+from yolo_supervisor.fs.read import LOG_LIMIT, digest, read, read_or_none
 from yolo_supervisor.fs.trust import Refused
 from yolo_supervisor.store.atomic import make_folder, refuse_links
 from yolo_supervisor.store.locks import Busy
@@ -497,7 +497,7 @@ async def _forbidden_commands(gate_input: GateInput) -> Verdict:
     items, none = _listed(gate_input, "forbidden_commands", "forbidden commands")
     if not items:
         return True, none
-    log = read_or_none(gate_input.paths.planning / ".event-log.jsonl")
+    log = read_or_none(gate_input.paths.planning / ".event-log.jsonl", LOG_LIMIT)
     if log is None:
         return True, "no event log, fail-open"
     for line in reversed(log.splitlines()[-5:]):

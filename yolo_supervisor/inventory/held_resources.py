@@ -13,7 +13,7 @@ from yolo_supervisor.formats import plugin
 from yolo_supervisor.formats.own import Descent, Trees
 from yolo_supervisor.formats.plugin import agents as plugin_agents
 from yolo_supervisor.formats.plugin import execution_state
-from yolo_supervisor.fs.read import digest, read, read_or_none
+from yolo_supervisor.fs.read import LOG_LIMIT, digest, read, read_or_none
 from yolo_supervisor.inventory.crash_evidence import Crash
 from yolo_supervisor.inventory.descent import Descendants
 from yolo_supervisor.inventory.leases import readable_leases
@@ -236,7 +236,7 @@ class HeldResourcesFinder:
 
     def _earlier(self) -> tuple[Trees, Mapping[ProcessId, Descent]]:
         if self._before is None:
-            data = read_or_none(self._paths.trees) or b""
+            data = read_or_none(self._paths.trees, LOG_LIMIT) or b""
             self._before = own_files.load_trees(data), own_files.load_descents(data)
         return self._before
 

@@ -8,6 +8,7 @@ time left is counted in time awake: what stopped us may have stopped the holder,
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -40,6 +41,10 @@ class Held:
     left_s: float
 
 
+DUE, REST_S = 200, 0.2
+"""How many expired leases one look returns, and the seconds until the next one if there are more."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Deadline:
     """The deadline of a lease, in time awake. It holds for this content and this grant."""
@@ -68,16 +73,18 @@ class Leases:
 
     def __init__(self, store: Store, clock: Clock, boot: str) -> None:
         self._store = store
-        self._clock = clock
+        self.clock = clock
         self._boot = boot
         self._folder = store.paths.locks
         self._files = DirectoryScanner(self._folder, lambda name: name.endswith(".lease"))
+        self._unread: dict[str, None] = {}
+        """The names of changed leases that are still to be read."""
         self._deadlines: dict[Path, _Deadline] = {}
         self._order: list[tuple[float, Path]] = []
         """The same deadlines as a heap; some are out of date."""
 
     def awake(self) -> float:
-        return self._clock.awake()
+        return self.clock.awake()
 
     def all(self, now: datetime) -> list[Held]:
         """The readable leases, by name."""
@@ -88,19 +95,31 @@ class Leases:
         self._deadlines = {path: known for path, known in self._deadlines.items() if path in there}
         return held_leases
 
-    def due(self, now: datetime) -> tuple[list[Held], float | None]:
-        """The expired leases, and the seconds until the next one expires (None if there is none)."""
-        for name in self._files.look():
+    def read_ahead(self, now: datetime) -> Iterator[None]:
+        """Read the leases that have changed, one in each step: ``due`` finds little left to read."""
+        self._unread.update(dict.fromkeys(self._files.look()))
+        while self._unread:
+            name = next(iter(self._unread))
             if self._look(name, now) is None:
                 self._deadlines.pop(self._folder / name, None)
+            del self._unread[name]
+            yield
+
+    def due(self, now: datetime) -> tuple[list[Held], float | None]:
+        """The expired leases, and the seconds until the next one expires (None if there is none)."""
+        for _ in self.read_ahead(now):
+            pass
         expired: dict[Path, Held] = {}
         next_s = None
         while self._order and next_s is None:
+            if len(expired) >= DUE:
+                next_s = REST_S
+                break
             deadline_s, path = heapq.heappop(self._order)
             known = self._deadlines.get(path)
             if path in expired or known is None or known.at_s != deadline_s:
                 continue
-            if (left_s := deadline_s - self._clock.awake()) > 0:
+            if (left_s := deadline_s - self.clock.awake()) > 0:
                 next_s = left_s
                 heapq.heappush(self._order, (deadline_s, path))
             elif (held := self._look(path.name, now)) is None:
@@ -137,15 +156,15 @@ class Leases:
             return None
         content_digest = str(digest(data))
         known, granted = self._deadlines.get(path), self._granted(lease, content_digest)
-        if known is not None and known.at_s <= self._clock.awake():
+        if known is not None and known.at_s <= self.clock.awake():
             self._store.heed()  # another process may have renewed it within a second: then the file is the same
             granted = self._granted(lease, content_digest)
         if known is None or known.digest != content_digest or granted not in (None, known.granted):
             left_s = self._first_left_s(lease, content_digest, now)
-            known = _Deadline(content_digest, self._granted(lease, content_digest), self._clock.awake() + left_s)
+            known = _Deadline(content_digest, self._granted(lease, content_digest), self.clock.awake() + left_s)
             self._deadlines[path] = known
             heapq.heappush(self._order, (known.at_s, path))
-        return Held(lease=lease, expected_digest=content_digest, left_s=known.at_s - self._clock.awake())
+        return Held(lease=lease, expected_digest=content_digest, left_s=known.at_s - self.clock.awake())
 
     def token(self, held: Held) -> int | None:
         """The fencing token of a lease that was granted through the store."""
@@ -162,7 +181,7 @@ class Leases:
         if granted is None:  # another process may have granted it
             self._store.heed()
             granted = self._granted(lease, content_digest)
-        age_s = granted.granted.age(Instant(self._boot, self._clock.monotonic())) if granted is not None else None
+        age_s = granted.granted.age(Instant(self._boot, self.clock.monotonic())) if granted is not None else None
         if age_s is not None:
             return lease.ttl_s - age_s
         assert lease.expires_at is not None
@@ -198,7 +217,7 @@ class Leases:
             expected_digest=digest(before),
             data=plugin_leases.dump_lease(resource, owner, now, ttl_s),
             reason=reason,
-            evidence={"owner": owner, "ttl_s": ttl_s, "since_s": self._clock.monotonic(), "boot": self._boot}
+            evidence={"owner": owner, "ttl_s": ttl_s, "since_s": self.clock.monotonic(), "boot": self._boot}
             | ({"previous_owner": held.lease.owner} if verb == "taken_over" and held else {}),
         )
 

@@ -6,6 +6,7 @@ before its death, so its tasks are read after the death is known.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -63,13 +64,23 @@ class TaskLists:
 
         ``quiet`` is the number of other files that are read again while the folder is unchanged.
         """
+        try:
+            return self._list(folder).look(quiet)
+        except OSError:
+            return [], [folder]
+
+    def read_ahead(self, folders: Iterable[Path], quiet: int = EVERY) -> Iterator[None]:
+        """Read what has changed in these lists, a file in each step: ``at_work`` finds little left to read."""
+        for folder in folders:
+            with contextlib.suppress(OSError):
+                yield from self._list(folder).read(quiet)
+            yield
+
+    def _list(self, folder: Path) -> _TaskList:
         if folder not in self._lists:  # replaces removed folders: every session has a folder
             self._lists = {path: known for path, known in self._lists.items() if os.path.isdir(path)}
             self._lists[folder] = _TaskList(folder)
-        try:
-            return self._lists[folder].look(quiet)
-        except OSError:
-            return [], [folder]
+        return self._lists[folder]
 
     # -- plans -------------------------------------------------------------------------------------------------------
 
@@ -134,15 +145,26 @@ class _TaskList:
         self._folder = DirectoryScanner(folder, claude.is_task_file)
         self._at_work: dict[str, Task | None] = {}
         """The tasks by file name; None for a file that cannot be read."""
+        self._unread: dict[str, None] = {}
+        """The names of changed files that are still to be read."""
 
-    def look(self, quiet: int) -> tuple[list[Task], list[Path]]:
-        for name in self._folder.look(self._at_work, quiet):
+    def read(self, quiet: int) -> Iterator[None]:
+        """Read the files that have changed, one in each step. OSError if the folder cannot be read."""
+        self._unread.update(dict.fromkeys(self._folder.look(self._at_work, quiet)))
+        while self._unread:
+            name = next(iter(self._unread))
             self._at_work.pop(name, None)
             task = _task(self._path, name)
             if task is None and os.path.isfile(self._path / name):
                 self._at_work[name] = None
             elif task is not None and task.status == tasks.AT_WORK:
                 self._at_work[name] = task
+            del self._unread[name]
+            yield
+
+    def look(self, quiet: int) -> tuple[list[Task], list[Path]]:
+        for _ in self.read(quiet):
+            pass
         by_name = sorted(self._at_work.items())
         return [t for _, t in by_name if t is not None], [self._path / n for n, t in by_name if t is None]
 

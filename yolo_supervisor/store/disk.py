@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from yolo_supervisor.fs.exchange import exchange
-from yolo_supervisor.fs.read import LIMIT, read
+from yolo_supervisor.fs.read import LOG_LIMIT, read
 
 FILE_MODE = 0o600
 FOLDER_MODE = 0o700
@@ -84,7 +84,7 @@ class Disk:
 
     # what is asked of it before it is changed
 
-    def read(self, path: Path, limit: int = LIMIT) -> bytes | None:
+    def read(self, path: Path, limit: int = LOG_LIMIT) -> bytes | None:
         return read(path, limit)
 
     def read_at(self, fd: int, size: int, at: int) -> bytes:

@@ -13,6 +13,7 @@ from pathlib import Path
 from yolo_supervisor.formats import plugin
 from yolo_supervisor.formats.plugin import config as plugin_config
 from yolo_supervisor.formats.plugin import event_log, execution_state
+from yolo_supervisor.fs.read import LIMIT
 from yolo_supervisor.fs.trust import Refused
 from yolo_supervisor.models import from_iso
 from yolo_supervisor.store.atomic import make_folder, refuse_links
@@ -48,9 +49,9 @@ def append_event(disk: Disk, planning: Path, entry: Entry) -> None:
     if entry.kind == "state" and entry.key != execution_state.STATE_FILE:
         return
     with contextlib.suppress(OSError, Refused):
-        if not plugin_config.enabled(disk.read(planning / plugin.CONFIG) or b"", plugin_config.EVENT_LOG):
+        if not plugin_config.enabled(disk.read(planning / plugin.CONFIG, LIMIT) or b"", plugin_config.EVENT_LOG):
             return
-        state = disk.read(planning / execution_state.STATE_FILE) or b""
+        state = disk.read(planning / execution_state.STATE_FILE, LIMIT) or b""
         ident = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{entry.project}#{entry.seq}"))
         line = event_log.dump_event(
             name, from_iso(entry.at), ident, event_log.correlation(state), _place(entry, state), _data(entry)

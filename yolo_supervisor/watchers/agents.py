@@ -9,7 +9,7 @@ from pathlib import Path
 
 from yolo_supervisor.actions.agents import Register, Terminate, UpdateRecord, forget
 from yolo_supervisor.actions.base import AlertCode, Edit, Escalate
-from yolo_supervisor.clock import until_next
+from yolo_supervisor.clock import in_turns, until_next
 from yolo_supervisor.config import Config
 from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats import plugin
@@ -270,8 +270,11 @@ class AgentsWatcher:
         config = self.config
         snapshot, sightings = self._meet()
         attention = self._attention(sightings, snapshot)
+        dead = {s.record: s.agent for s in attention if s.state is Liveness.DEAD}
+        lists = {folder: None for agent in dead.values() for folder in self._registry.task_lists.of(agent, snapshot)}
+        async for _ in in_turns(self._registry.task_lists.read_ahead(lists), self._store.clock):
+            pass  # a large list of one project must not delay another
         if self.investigator is not None:
-            dead = {s.record: s.agent for s in attention if s.state is Liveness.DEAD}
             await self.investigator.collect(dead, now, self.trees())
         observation = self._observe(attention, snapshot)
         return decide(observation, self._store.paths.agents, config.processes.grace_s, config.agents.mass_death_min)

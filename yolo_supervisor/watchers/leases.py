@@ -9,7 +9,7 @@ from typing import Any
 
 from yolo_supervisor.actions.base import AlertCode, Escalate
 from yolo_supervisor.actions.leases import BreakLock
-from yolo_supervisor.clock import until_next
+from yolo_supervisor.clock import in_turns, until_next
 from yolo_supervisor.config import Config
 from yolo_supervisor.inventory.leases import Held, Leases, over
 from yolo_supervisor.inventory.stale_locks import StaleLock, StaleLocks
@@ -88,6 +88,8 @@ class LeasesWatcher:
         return rest_s if self._next_s is None else min(rest_s, max(0.0, self._next_s - self._leases.awake()))
 
     async def tick(self, now: datetime) -> Sequence[Remediation]:
+        async for _ in in_turns(self._leases.read_ahead(now), self._leases.clock):
+            pass  # thousands of leases in one project must not delay another
         due, left_s = self._leases.due(now)
         locks = self._locks.all(self.config.tasks.idle_limit_s)
         soon = [lock.stale_s - lock.age_s for lock in locks if lock.age_s < lock.stale_s]

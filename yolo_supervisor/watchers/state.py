@@ -9,21 +9,21 @@ import fnmatch
 import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from yolo_supervisor.actions.base import AlertCode, Escalate
 from yolo_supervisor.actions.state import Restore, SaveVersion, cut_tail, quarantine
-from yolo_supervisor.clock import Clock, until_next
+from yolo_supervisor.clock import Clock, in_turns, until_next
 from yolo_supervisor.config import Config
 from yolo_supervisor.formats import plugin
 from yolo_supervisor.formats.json import load_object
 from yolo_supervisor.formats.plugin import event_log, execution_state, phases
 from yolo_supervisor.formats.plugin import snapshots as plugin_snapshots
 from yolo_supervisor.fs.changes import DirectoryScanner, names
-from yolo_supervisor.fs.read import digest, read, read_or_none
+from yolo_supervisor.fs.read import LIMIT, LOG_LIMIT, digest, read, read_or_none
 from yolo_supervisor.inventory.agents import AgentRegistry
 from yolo_supervisor.inventory.leases import readable_leases
 from yolo_supervisor.inventory.snapshots import Snapshots, phase_of
@@ -271,6 +271,17 @@ class _Known:
     """The digest of a content that is to be kept."""
 
 
+@dataclass(slots=True)
+class _Look:
+    """What one look has found so far."""
+
+    broken: list[Broken] = field(default_factory=list)
+    sound: list[Sound] = field(default_factory=list)
+    unreadable: list[Unreadable] = field(default_factory=list)
+    size: int = 0
+    """The bytes that are to be written because of it."""
+
+
 class StateWatcher:
     name = "state"
 
@@ -300,23 +311,34 @@ class StateWatcher:
         return self.config.state.settle_s if self._unsettled else until_next(self.interval_s)
 
     async def tick(self, now: datetime) -> Sequence[Remediation]:
-        return decide(self.observe(now, self.config.state.settle_s), self._store.paths.quarantine)
+        look = _Look()
+        async for _ in in_turns(self._examine(look, now, self.config.state.settle_s), self._clock):
+            pass
+        return decide(self._observation(look), self._store.paths.quarantine)
 
     def observe(self, now: datetime, settle_s: float) -> StateObservation:
         """All critical files that changed, or were broken for ``settle_s`` seconds without a change."""
-        broken: list[Broken] = []
-        sound: list[Sound] = []
-        unreadable: list[Unreadable] = []
+        look = _Look()
+        for _ in self._examine(look, now, settle_s):
+            pass
+        return self._observation(look)
+
+    def _examine(self, look: _Look, now: datetime, settle_s: float) -> Iterator[None]:
+        """Examine the critical files that changed or were broken, one in each step."""
         self._unsettled = False
         self._doubtful.update(dict.fromkeys(self._changed()))
         for path in list(self._doubtful):
+            yield
+            if look.size > LOG_LIMIT:
+                self._unsettled = True
+                return  # the next look goes on
             key = str(path.relative_to(self._planning))
             try:
                 examined = self._judge(path, key)
             except OSError as error:
                 self._known.pop(path, None)  # it is read again in each tick: a mode can change without a write
                 code = errno.errorcode.get(error.errno) if error.errno is not None else None
-                unreadable.append(Unreadable(key=key, code=code, text=error.strerror or str(error)))
+                look.unreadable.append(Unreadable(key=key, code=code, text=error.strerror or str(error)))
                 continue
             if examined is None:
                 del self._doubtful[path]
@@ -325,7 +347,8 @@ class StateWatcher:
             if known.flaw is None:
                 if self.config.mode == "observe":
                     continue
-                sound.append(Sound(path=path, key=key, data=data, snap=self._snap(path, data, now)))
+                look.size += len(data)
+                look.sound.append(Sound(path=path, key=key, data=data, snap=self._snap(path, data, now)))
             elif self._clock.awake() - known.since_s < settle_s:
                 self._unsettled = True
             else:
@@ -335,11 +358,14 @@ class StateWatcher:
                     self._unsettled = True
                     continue
                 cures = tuple(self._cures(path, key, data, flaw, now))
-                broken.append(Broken(path=path, key=key, data=data, flaw=flaw, cures=cures, writer=writer))
+                look.size += len(data) if cures else 0
+                look.broken.append(Broken(path=path, key=key, data=data, flaw=flaw, cures=cures, writer=writer))
+
+    def _observation(self, look: _Look) -> StateObservation:
         return StateObservation(
-            broken=tuple(broken),
-            sound=tuple(sound),
-            unreadable=tuple(unreadable),
+            broken=tuple(look.broken),
+            sound=tuple(look.sound),
+            unreadable=tuple(look.unreadable),
             undecided=tuple(undecided(self._store.disk, self._store.paths)),
             ignored=self.config.trust.ignored,
         )
@@ -416,7 +442,7 @@ class StateWatcher:
             known = self._known[path] = _Known(stamp, self._clock.awake())
         elif known.flaw is None and known.digest in (None, self._store.good(path)):
             return None
-        data = read(path)
+        data = read(path, LOG_LIMIT if path.suffix == ".jsonl" else LIMIT)
         if data is None:
             return None
         known.flaw = file_integrity.flaw(key, data) or self._emptied(path, data)
@@ -510,7 +536,7 @@ class StateWatcher:
         folder = self._planning / plugin.PHASES
         dirs = {name: self._phase_files(folder / name) for name in names(folder) if (folder / name).is_dir()}
         log = self._planning / event_log.EVENT_LOG
-        events, _ = phases.events(read_or_none(log) or b"")
+        events, _ = phases.events(read_or_none(log, LOG_LIMIT) or b"")
         current = phases.current_phase(dirs, events)
         if current is None:
             return None

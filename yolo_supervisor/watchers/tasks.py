@@ -12,7 +12,7 @@ import anyio
 
 from yolo_supervisor.actions.base import Action, AlertCode, Escalate
 from yolo_supervisor.actions.tasks import finished_by_owner
-from yolo_supervisor.clock import Clock, until_next
+from yolo_supervisor.clock import Clock, in_turns, until_next
 from yolo_supervisor.config import Config, TasksConfig
 from yolo_supervisor.formats import tasks
 from yolo_supervisor.formats.plugin import execution_state
@@ -209,6 +209,8 @@ class TasksWatcher:
     async def observe(self) -> TasksObservation:
         snapshot = self._registry.snapshot()
         folders = self._lists.tied(snapshot)
+        async for _ in in_turns(self._lists.read_ahead(folders, _quiet(folders)), self._clock):
+            pass  # a large list of one project must not delay another
         in_progress = await self._in_progress(snapshot, folders)
         return TasksObservation(in_progress=tuple(in_progress), finished=tuple(self._finished(folders)))
 
@@ -343,8 +345,13 @@ class TasksWatcher:
 
     def _at_work(self, folders: Sequence[Path]) -> Iterator[Task]:
         for folder in folders:
-            yield from self._lists.at_work(folder, quiet=max(1, QUIET // len(folders)))[0]
+            yield from self._lists.at_work(folder, _quiet(folders))[0]
         yield from (plan for plan in self._lists.plans() if plan.status in execution_state.RUNNING and plan.owner)
+
+
+def _quiet(folders: Sequence[Path]) -> int:
+    """The number of unchanged files that are checked in each list."""
+    return max(1, QUIET // len(folders)) if folders else QUIET
 
 
 def _living_sessions(workers: Sequence[Worker]) -> list[Agent]:
