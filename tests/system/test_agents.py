@@ -823,7 +823,7 @@ def test_a_forgotten_agent_is_discovered_again_by_its_command_line(
         world.store.commit(forget_action(key=known.id, path=record, reason="a person said so"), "cli") is Outcome.DONE
     )
 
-    assert world.look().sightings == (), "what has just been forgotten is not found at once"
+    assert world.look().sightings == (), "an agent that was just forgotten is not found at once"
     assert [seen.agent.id for seen in world.look().sightings] == [known.id]
 
 
@@ -844,7 +844,7 @@ def test_the_end_of_a_process_that_was_watched_is_certain(world: World, children
 
     proof = ("dev-1", f"the kernel reported the exit of process {child.pid}", True)
     assert deaths(world) == [proof]
-    assert deaths(world) == [proof], "asked again, it says the same"
+    assert deaths(world) == [proof], "the same answer again"
 
 
 def test_a_zombie_counts_as_dead(world: World, children: Children) -> None:
@@ -1166,7 +1166,7 @@ def test_an_orphaned_tool_is_terminated_an_earlier_background_process_is_not(
 
     assert [root.pid for root in left(world).roots] == [tool]
     assert background not in [process.pid for process in left(world).uncertain]
-    assert left(world) == left(world), "asked again, it says the same"
+    assert left(world) == left(world), "the same answer again"
 
 
 def in_a_tools_session(script: str, lifeline: int) -> str:

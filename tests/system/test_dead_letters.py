@@ -244,7 +244,7 @@ def test_a_dropped_task_is_gone_and_the_journal_keeps_its_content(cli: Cli, clau
     assert before in kept
     assert story in kept
     assert "dropped" in did(cli.folder)
-    assert cli("task", "claim", "4", "--owner", "dev-2").returncode == 0, "what waited for it waits no more"
+    assert cli("task", "claim", "4", "--owner", "dev-2").returncode == 0, "no task waits for it any more"
 
 
 def test_a_dropped_plan_stays_in_the_execution_state_as_failed(cli: Cli) -> None:

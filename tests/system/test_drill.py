@@ -211,7 +211,7 @@ def test_an_impatient_ctrl_c_leaves_nothing_either(drill_folder: DrillFolder, ch
     wait_until(lambda: is_stopped(daemon), "the daemon to stand still")
 
     os.killpg(running.pid, signal.SIGINT)
-    wait_until(lambda: is_asked_to_end(daemon), "the drill_folder to be cleared")
+    wait_until(lambda: is_asked_to_end(daemon), "the daemon to be asked to end")
     os.killpg(running.pid, signal.SIGINT)
     os.kill(daemon, signal.SIGCONT)
 

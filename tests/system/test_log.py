@@ -223,7 +223,7 @@ def test_where_the_disk_of_the_log_is_full_agents_are_healed_and_the_log_is_hear
 
     team.assert_heals()
 
-    team.running.wait(lambda: '"requeued"' in team.running.log.read_text(), "stderr to tell of it")
+    team.running.wait(lambda: '"requeued"' in team.running.log.read_text(), "stderr to report it")
     assert (small_disk / "log").read_text() == ""
 
 

@@ -59,7 +59,7 @@ def test_server_that_does_not_start_is_ended_and_its_calls_are_refused(testbed: 
     assert [refusal["id"] for refusal in refusals] == ["hello", 1]
     assert all("initialize within 0.3 s" in refusal["error"]["message"] for refusal in refusals)
     server.expect_end()
-    wait_until(lambda: "initialize within 0.3 s" in client.stderr(), "the relay to tell")
+    wait_until(lambda: "initialize within 0.3 s" in client.stderr(), "the relay to report it")
 
 
 @pytest.mark.thorough
@@ -180,7 +180,7 @@ def test_stopped_server_that_may_be_at_work_is_not_restarted(testbed: RelayTestb
     call = server.receive()
     assert client.receive()["error"]["code"] == -32001
 
-    wait_until(lambda: f"kill -CONT {server.pid}" in client.stderr(), "the relay to tell")
+    wait_until(lambda: f"kill -CONT {server.pid}" in client.stderr(), "the relay to report it")
 
     server.send(result(call))
     assert client.receive() == result({"id": 1})
@@ -288,7 +288,7 @@ def test_server_that_exits_with_0_before_it_answers_a_call_has_failed(testbed: R
     server.die(0)
 
     assert client.receive()["error"]["code"] == -32000
-    wait_until(lambda: "is down" in client.stderr(), "the relay to tell")
+    wait_until(lambda: "is down" in client.stderr(), "the relay to report it")
 
 
 def test_server_that_exits_with_0_at_its_start_is_suspended(testbed: RelayTestbed) -> None:

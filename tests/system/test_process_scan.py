@@ -339,7 +339,7 @@ def test_a_folder_is_within_a_project_or_beside_it() -> None:
 
 @counts_pids
 def test_it_is_quiet_when_nothing_was_started(scanner: ProcessScanner) -> None:
-    assert not scanner.quiet(), "without an earlier look nothing can be said"
+    assert not scanner.quiet(), "without an earlier look it is unknown"
 
     wait_until(scanner.quiet, "a moment in which this machine starts nothing")
 

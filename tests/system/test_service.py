@@ -593,7 +593,7 @@ def test_the_system_template_heals_inside_its_hardening(machine: Any, person: Pe
     assert machine.run("systemd-analyze", "--man=no", "verify", unit).stderr == ""
     left = "import subprocess\nopen('left', 'w').write(str(subprocess.Popen(['setsid', 'sleep', '600']).pid))"
     agent = person.agent("dev-1", left)
-    wait_until(lambda: person.path("shop/left").exists() and person.path("shop/left").read_text(), "what it starts")
+    wait_until(lambda: person.path("shop/left").exists() and person.path("shop/left").read_text(), "its children")
     leftover = int(person.path("shop/left").read_text())
     trees = person.state("trees.json")
     wait_until(lambda: trees.exists() and str(leftover) in trees.read_text(), "its tree to be seen")

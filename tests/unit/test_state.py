@@ -292,7 +292,7 @@ def test_a_whole_file_is_kept_once_as_a_good_version(watched: WatchedProject) ->
 
     first = watched.look()
     assert [(each.key, each.data) for each in first.sound] == [(".execution-state.json", SOUND)]
-    assert watched.look() == first, "until it is carried out, the same is said"
+    assert watched.look() == first, "the same answer until it is carried out"
     watched.heal(first)
 
     assert watched.look() == StateObservation()

@@ -190,7 +190,7 @@ def test_files_of_other_programs_are_read_by_the_bounded_reader_only() -> None:
         if "drill" not in path.parts and pattern.search(path.read_text())
     }
 
-    assert found <= READ_OTHERWISE.keys(), "read them with yolo_supervisor.fs, or say here what is read, and why"
+    assert found <= READ_OTHERWISE.keys(), "read them with yolo_supervisor.fs, or add them here with the reason"
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts descriptors in /proc")
