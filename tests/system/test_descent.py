@@ -119,6 +119,28 @@ def test_a_process_is_followed_from_its_birth(
     assert found.sweep.facts[last].session in found.sessions, "it is in the session of a tool"
 
 
+def test_a_tool_that_starts_during_a_sample_is_known_after_it(
+    informed: ProcessScanner, children: Children, project: Path, lifeline: int
+) -> None:
+    """A supervisor that ends before its next sample leaves nothing but this to its successor."""
+    scanner = informed
+    program = f"import sys; print('ready', flush=True); sys.stdin.readline()\n{NESTED.format(lifeline=lifeline)}"
+    child = children.agent("dev-1", "red", project, program, pass_fds=(lifeline,), stdin=subprocess.PIPE)
+    agent = known(scanner, child)
+    scanner.track(agent)
+    if not scanner.births.is_open:
+        pytest.skip("the kernel does not report births here")
+    sweep = scanner.processes.sweep()
+    assert child.stdin is not None
+    child.stdin.write(b"\n")
+    child.stdin.flush()
+    last = last_of_the_tool(scanner, project)
+
+    scanner._take(sweep)
+
+    assert last in [process.pid for process in scanner.descent.known[agent].orphans]
+
+
 def test_births_are_read_for_as_long_as_an_agent_is_tracked(
     informed: ProcessScanner, children: Children, project: Path
 ) -> None:

@@ -21,7 +21,7 @@ from yolo_supervisor.store.store import Store
 
 __all__ = ["small_limits"]
 
-MUTATIONS = budget(quick=1_000, full=10_000, soak=1_000_000)
+MUTATIONS = budget(quick=500, full=10_000, soak=1_000_000)
 FOLDER = f"{Paths(PROJECT).folder}/"
 
 

@@ -139,10 +139,18 @@ class DescentTracker:
             # while a session has a process, no other process gets its leader's pid
             self._leaders[agent] = {pid: started for pid, started in leaders.items() if pid in by_session}
         listed = {*others, *trees, *(process for tree in trees.values() for process, _ in tree)}
-        born = self._births.lineages.by_agent(sweep)
+        born, since = self._births.lineages.by_agent(sweep), self._born_since(sweep)
         for agent in trees:
-            outside = {*self._in_sessions(agent, sweep, by_session), *born.get(agent, ())}
+            outside = {*self._in_sessions(agent, sweep, by_session), *born.get(agent, ()), *since.get(agent, ())}
             self.known[agent] = Descent(frozenset(self._sessions(agent)), tuple(sorted(outside - listed)))
+
+    def _born_since(self, sweep: Sweep) -> dict[ProcessId, list[ProcessId]]:
+        """The descendants of each agent that were born after the sweep, and still run."""
+        found: dict[ProcessId, list[ProcessId]] = {}
+        for pid, link in self._births.lineages.links.items():
+            if pid not in sweep.facts and (started := self._started(pid, link.born)) is not None:
+                found.setdefault(link.agent, []).append(ProcessId(pid, started, self._processes.boot))
+        return found
 
     @staticmethod
     def _is_tool(child: ProcessId, parent: int, agent: ProcessId, sweep: Sweep) -> bool:
@@ -278,11 +286,15 @@ class DescentTracker:
         return self._processes.liveness(process) is Liveness.ALIVE
 
     def _was_born(self, pid: int, born: int) -> bool:
+        return self._started(pid, born) is not None
+
+    def _started(self, pid: int, born: int) -> int | None:
+        """The start time of a process that was born at ``born`` or before, and still runs, in clock ticks."""
         try:
             facts = self._processes.backend.facts(pid)
         except OSError:
-            return False
-        return facts is not None and not facts.zombie and facts.started <= born
+            return None
+        return facts.started if facts is not None and not facts.zombie and facts.started <= born else None
 
 
 def _by_session(sweep: Sweep) -> dict[int, list[int]]:
