@@ -1,4 +1,4 @@
-"""How long one project at its worst delays another: the longest pause of the daemon's loop, and deaths healed then.
+"""The delay of one project by another at its worst: the longest pause of the daemon's loop, and deaths healed then.
 
 Each kind of bad input lies in one project; beside it a sound project loses agents. The first line is the sound project
 beside an empty one.
@@ -52,7 +52,7 @@ interval_s = 1.0
 """
 
 LIMIT_S = 0.25
-"""What one project may delay another, at most."""
+"""The longest delay, in seconds, that one project may cause another."""
 
 PROBE_S = 0.005
 

@@ -1,4 +1,4 @@
-"""Random faults that overlap, in a real team under the real daemon, judged from outside."""
+"""Random faults that overlap, in a real team under the real daemon, checked from outside."""
 
 from __future__ import annotations
 

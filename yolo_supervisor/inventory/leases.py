@@ -42,7 +42,7 @@ class Held:
 
 
 DUE, REST_S = 200, 0.2
-"""How many expired leases one look returns, and the seconds until the next one if there are more."""
+"""The number of expired leases that one look returns, and the seconds until the next look if there are more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -273,7 +273,7 @@ class _Known:
 
 @dataclass(slots=True)
 class _Look:
-    """What one look has found so far."""
+    """The results of one look so far."""
 
     broken: list[Broken] = field(default_factory=list)
     sound: list[Sound] = field(default_factory=list)
