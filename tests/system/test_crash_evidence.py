@@ -144,6 +144,36 @@ def test_tasks_of_a_rate_limited_agent_are_held_and_charged_no_attempt(team: Tea
     assert len(team.running.did("escalated", key)) == 1
 
 
+def test_in_process_teammates_end_as_their_lead_does(team: Team) -> None:
+    session = "85d6cfb4-e039-4e27-ad22-f3bfa65d65f7"
+    lead = team.children.start("sleep", "600")
+    file = {
+        "pid": lead.pid, "sessionId": session, "cwd": str(team.project), "startedAt": 1795379572760,
+        "procStart": str(team.identity(lead.pid).started), "kind": "interactive", "status": "busy",
+    }  # fmt: skip
+    members = [
+        {"agentId": f"{name}@red", "name": name, "agentType": role, "tmuxPaneId": pane, "cwd": str(team.project),
+         "joinedAt": 1795379572760, "backendType": "in-process"}
+        for name, role, pane in (("team-lead", "team-lead", "leader"), ("mate", "dev", "in-process"))
+    ]  # fmt: skip
+    red = {"name": "red", "leadAgentId": "team-lead@red", "leadSessionId": session, "members": members}
+    for path, content in (("teams/red/config.json", red), (f"sessions/{lead.pid}.json", file)):
+        (team.claude / path).parent.mkdir(parents=True, exist_ok=True)
+        (team.claude / path).write_text(json.dumps(content))
+    task = team.task("mate")
+    team.supervise()
+    team.wait_known("mate", "red")
+
+    lead.terminate()
+    team.wait_healed("mate")
+
+    assert given_back(task)
+    (requeued,) = team.running.did("requeued")
+    assert requeued["evidence"]["charged"] is False
+    assert requeued["evidence"]["clean"] is True
+    assert list(Paths(team.project).crashes.iterdir()) == []
+
+
 def test_a_limit_from_before_the_agent_started_holds_nothing_and_charges_the_attempt(team: Team) -> None:
     team.supervise(QUICK + "[tasks]\nhold_s = 3600.0\n")
     task = team.task("dev-1")

@@ -20,7 +20,7 @@ from yolo_supervisor.fs.mounts import is_local
 from yolo_supervisor.fs.read import read_or_none
 from yolo_supervisor.inventory.agent_sources import AgentKey, Rank, agent_key, combine, merge
 from yolo_supervisor.inventory.agents import AgentRegistry
-from yolo_supervisor.inventory.crash_evidence import CrashInvestigator
+from yolo_supervisor.inventory.crash_evidence import Crash, CrashInvestigator
 from yolo_supervisor.inventory.held_resources import HeldResourcesFinder
 from yolo_supervisor.inventory.process_scan import ProcessScanner
 from yolo_supervisor.inventory.project_snapshot import ProjectSnapshot, Records
@@ -520,10 +520,20 @@ class AgentsWatcher:
             return sighting
         agent = sighting.agent
         mates = self._registry.in_process([agent], self._known.agents.values(), snapshot)
-        crash = self.investigator.crash(sighting.record) if self.investigator else None
-        ours = self._store.index.terminated(agent.id)
-        held = self._held_resources.of(agent, snapshot, mates, others, self._liveness, crash, ours)
-        return replace(sighting, held=held, terminated=ours, crash=crash)
+        session = self._session_record(sighting)  # an in-process teammate ends as its lead does
+        ended = {agent.id, self._known.agents.get(session, agent).id}
+        ours, end = any(map(self._store.index.terminated, ended)), self._crash(session)
+        held = self._held_resources.of(agent, snapshot, mates, others, self._liveness, end, ours)
+        return replace(sighting, held=held, terminated=ours, crash=self._crash(sighting.record))
+
+    def _crash(self, record: str) -> Crash | None:
+        return self.investigator.crash(record) if self.investigator else None
+
+    def _session_record(self, sighting: Sighting) -> str:
+        """The record of the session in the agent's process; the agent's own if there is none."""
+        process = sighting.agent.process
+        inside = self._known.names(process) if process else ()
+        return next((name for name in inside if self._known.agents[name].lead is None), sighting.record)
 
     def _dangling_files(self, dangling: frozenset[int], snapshot: ProjectSnapshot) -> tuple[Path, ...]:
         if not dangling:
