@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from support.budget import TIER, budget
+from support.budget import SOAK, TIER, budget
 from support.cli import Cli, start_program, warm_program
 from support.daemon import RunningDaemon, StartDaemon
 from support.guard import Guard
+from support.measured import rows_of
 from support.processes import Children
 from support.project import write_settings, write_team
 from support.relay_testbed import RelayTestbed
@@ -38,9 +39,9 @@ LEFTOVERS: list[str] = []
 
 SLOWEST = [
     "test_faults_soak", "test_drill", "test_endurance", "test_commit_safety", "test_service", "test_kills",
-    "test_complaints", "test_real_team", "test_mcp_real", "test_control_sequences", "test_simulation", "test_garbage",
-    "test_commit", "test_state_daemon", "test_exec", "test_mcp_lifecycle", "test_action_crashes", "test_mistakes",
-    "test_faults", "test_crash_states",
+    "test_complaints", "test_client_matrix", "test_real_team", "test_mcp_real", "test_control_sequences",
+    "test_simulation", "test_garbage", "test_commit", "test_state_daemon", "test_exec", "test_mcp_lifecycle",
+    "test_action_crashes", "test_mistakes", "test_faults", "test_crash_states",
 ]  # fmt: skip
 """Files with tests of many seconds: they begin first, so that no worker is left alone with one at the end."""
 RUNNING_UNIT: list[str] = []
@@ -177,6 +178,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if UNEXPECTED and config.getoption("no_unexpected_skips"):
         terminalreporter.section("unexpected skips", red=True)
         terminalreporter.write_line("\n".join(UNEXPECTED))
+    rows = rows_of(report for reports in terminalreporter.stats.values() for report in reports)
+    if rows and SOAK:
+        terminalreporter.section("the real client: scenario, version, what was done, seconds to each task's return")
+        terminalreporter.write_line("\n".join(rows))
     if LEFTOVERS:
         terminalreporter.section("processes that tests left running", red=True)
         terminalreporter.write_line("\n".join(LEFTOVERS))

@@ -24,9 +24,9 @@ from support import upstream
 from support.budget import cases
 from support.cli import PROGRAM
 from support.npm import installed
+from support.real_team import RealTeam, use
 from support.upstream import effects
 from support.wait import LIMIT_S, wait_until
-from test_real_team import LEAD, RealTeam, use
 
 if TYPE_CHECKING:
     import mcp
@@ -727,7 +727,7 @@ def test_claude_code_notices_a_server_death_only_at_an_unrepeatable_call(
     def call(tool: str, **arguments: Any) -> list[dict[str, Any]]:
         return use(f"mcp__scratch__{tool}", **arguments)
 
-    claude.begin((LEAD, [
+    claude.begin(("LEAD call the tools", [
         call("read_echo", text="hello"),
         call("again_echo", text="made again", fails=1, how="kill"),
         call("once_echo", text="made once", fails=1, how="kill"),

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from support.claude_code import Model, RealClient, Reply
 from support.cli import Cli
-from support.daemon import RunningDaemon, StartDaemon
+from support.daemon import StartDaemon
 from support.processes import Children
 from support.project import given_back, read_task, write_task
+from support.real_team import (
+    CREATE,
+    WORK,
+    RealTeam,
+    children_of,
+    command_line,
+    kill_known,
+    lives,
+    spawn,
+    use,
+    wait_at_work,
+    wait_doing,
+    wait_for,
+    wait_for_deed,
+    wait_looks,
+)  # fmt: skip
 from support.wait import LIMIT_S, wait_until
 from yolo_supervisor.formats.tasks import SET_ASIDE
-from yolo_supervisor.models import from_iso
 
 pytestmark = [
     pytest.mark.real,
@@ -37,78 +48,9 @@ pytestmark = [
 LEAD, DEV_1, DEV_2 = "BRAVO-LEAD start the team", "CHARLIE-DEV work on task 1", "DELTA-DEV look for work"
 
 
-def use(tool: str, **said: Any) -> Reply:
-    return [{"type": "tool_use", "name": tool, "input": said}]
-
-
-def spawn(name: str, prompt: str) -> Reply:
-    return use(
-        "Agent", name=name, prompt=prompt, description="dev mate", subagent_type="general-purpose", team_name="alpha",
-        run_in_background=True,
-    )  # fmt: skip
-
-
-def wait_for(gate: Path) -> Reply:
-    waits = f"timeout 90 sh -c 'until [ -e {gate} ]; do sleep 0.1; done'"
-    return use("Bash", command=waits, timeout=100_000)
-
-
-CREATE = use("TaskCreate", subject="Fix bug", description="Fix the bug", activeForm="Fixing bug")
 CLAIM = use("TaskUpdate", taskId="1", status="in_progress", owner="dev-1")
-WORK = use("Bash", command="python3 -c 'import time; time.sleep(100)'", timeout=110_000)  # the client refuses ``sleep``
 
 # -- the team -------------------------------------------------------------------------------------------------------
-
-
-class RealTeam(RealClient):
-    """A lead, and its teammates in panes beside it (``tmux``) or inside its process."""
-
-    def __init__(self, scratch: Path) -> None:
-        super().__init__(scratch)
-        self.gate = scratch / "gate"
-        """What ``wait_for`` waits for."""
-
-    def begin(self, *models: Model, mode: str = "tmux") -> None:
-        """Start the lead, and make the project one of the plugin's."""
-        self.start(*models, prompt=LEAD, mode=mode)
-        (self.project / ".yolo-planning").mkdir()
-
-    def end(self) -> None:
-        super().end()
-        self.gate.touch()
-
-    def panes(self) -> list[int]:
-        """The process in each pane, in the order of their making: the lead's, and those of its teammates."""
-        told = self.tmux("list-panes", "-a", "-F", "#{pane_id} #{pane_pid}")
-        return [int(pid) for _, pid in sorted((int(pane[1:]), pid) for pane, pid in map(str.split, told.splitlines()))]
-
-    def task(self) -> Path:
-        """Task 1, once there is one."""
-        found: Path = wait_until(lambda: next(iter(self.claude.glob("tasks/*/1.json")), None), "the task", LIMIT_S)
-        return found
-
-    def session(self) -> str:
-        """The id of the lead's session, once its teammate is there."""
-
-        def teammate() -> str | None:
-            for path in self.claude.glob("teams/*/config.json"):
-                config = json.loads(path.read_text() or "{}")
-                if len(config.get("members", ())) > 1:
-                    return str(config["leadSessionId"])
-            return None
-
-        found: str = wait_until(teammate, "the teammate", LIMIT_S)
-        return found
-
-    def told(self) -> list[Any]:
-        """What the client has told the models of the tools that they used, by its transcripts."""
-        whole = [path.read_text().rpartition("\n")[0] for path in self.claude.glob("projects/**/*.jsonl")]
-        said = [json.loads(line).get("message", {}).get("content") for text in whole for line in text.splitlines()]
-        blocks = [block for content in said if isinstance(content, list) for block in content]
-        return [block["content"] for block in blocks if block.get("type") == "tool_result"]
-
-    def wait_told(self, text: str) -> None:
-        wait_until(lambda: text in self.told(), f"a model to be told {text!r}", LIMIT_S)
 
 
 @pytest.fixture
@@ -118,50 +60,6 @@ def team(tmp_path: Path) -> Iterator[RealTeam]:
     started = RealTeam(scratch)
     yield started
     started.end()
-
-
-def stat(pid: int) -> list[str]:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-
-
-def lives(pid: int) -> bool:
-    try:
-        return stat(pid)[0] != "Z"
-    except OSError:
-        return False
-
-
-def command_line(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
-
-
-def children_of(parent: int) -> list[int]:
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if int(stat(int(folder.name))[1]) == parent:
-                found.append(int(folder.name))
-        except OSError:
-            continue
-    return found
-
-
-def wait_at_work(task: Path) -> None:
-    wait_until(lambda: '"in_progress"' in task.read_text(), "the teammate to claim it", LIMIT_S)
-
-
-def wait_for_deed(running: RunningDaemon, action: str, name: str) -> None:
-    running.wait(lambda: any(e["key"].startswith(f"{name}@") for e in running.did(action)), f"{name} to be {action}")
-
-
-def kill_known(running: RunningDaemon, pid: int, name: str) -> None:
-    """Kill an agent that the daemon knows, and wait until what it left is healed."""
-    wait_for_deed(running, "registered", name)
-    os.kill(pid, signal.SIGKILL)
-    wait_for_deed(running, "forgotten", name)
 
 
 # -- given back -----------------------------------------------------------------------------------------------------
@@ -305,29 +203,6 @@ UNOWNED = use("TaskUpdate", taskId="1", status="in_progress")
 FAST = "[agents]\ninterval_s = 0.5\n[tasks]\ninterval_s = 0.5\nidle_limit_s = 3\n"
 
 
-def activities(team: RealTeam) -> dict[str, str]:
-    """What ``status`` says that each agent is doing, by name."""
-    status = Cli(team.project)("status", "--json", env={**os.environ, "HOME": str(team.claude.parent)})
-    return {agent["name"]: agent["activity"] for agent in json.loads(status.stdout)["projects"][0]["agents"]}
-
-
-def last_look(running: RunningDaemon) -> datetime:
-    """When the daemon last looked at tasks, by its report."""
-
-    def looked() -> datetime | None:
-        watchers = json.loads((running.folder / "daemon.json").read_text())["watchers"]
-        at = next(watcher["last_tick_at"] for watcher in watchers if watcher["name"] == "tasks")
-        return from_iso(at) if at else None
-
-    found: datetime = wait_until(looked, "a look at tasks", LIMIT_S)
-    return found
-
-
-def wait_doing(team: RealTeam, **expected: str) -> None:
-    wanted = {name.replace("_", "-"): activity for name, activity in expected.items()}
-    wait_until(lambda: activities(team) == wanted, f"the agents to be {wanted}", LIMIT_S)
-
-
 @pytest.mark.thorough
 @pytest.mark.parametrize("mode", ["tmux", pytest.param("in-process", marks=pytest.mark.thorough)])
 def test_an_idle_teammates_task_is_requeued_and_a_working_ones_is_not(
@@ -339,8 +214,7 @@ def test_an_idle_teammates_task_is_requeued_and_a_working_ones_is_not(
     running = daemon(over=team.project, config=FAST)
     wait_for_deed(running, "registered", "dev-1")
     wait_doing(team, team_lead="waits_for_background", dev_1="working")
-    began = last_look(running)
-    wait_until(lambda: last_look(running) - began > timedelta(seconds=6), "looks for twice the idle limit", LIMIT_S)
+    wait_looks(running, for_s=6)  # twice the idle limit
     assert read_task(task)["owner"] == "dev-1"
 
     team.gate.touch()
