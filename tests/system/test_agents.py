@@ -169,7 +169,7 @@ def test_an_unrecorded_working_agent_is_registered() -> None:
     )  # fmt: skip
 
 
-def test_one_that_died_before_it_was_written_down_is_written_down_first() -> None:
+def test_a_dead_agent_without_a_record_is_recorded_first() -> None:
     ((first,),) = decided(sighting(recorded=False))
 
     assert isinstance(first, Register)
@@ -754,7 +754,7 @@ def test_when_a_session_with_a_stopped_subagent_ends_all_is_settled(
     assert world.records() == set()
 
 
-def test_one_that_died_before_it_was_written_down_is_settled_too(world: World, children: Children) -> None:
+def test_a_dead_agent_without_a_record_is_recovered_too(world: World, children: Children) -> None:
     child = children.agent("dev-1", "red", cwd=world.project)
     assert world.found().keys() == {"dev-1@red"}
     end(child)
@@ -795,7 +795,7 @@ def test_one_agent_seen_by_several_sources_is_one(world: World, children: Childr
     assert world.shown() == {"dev-1@red": ("process", ALIVE)}
 
 
-def test_one_that_is_written_down_is_not_found_again_by_another_source(world: World, children: Children) -> None:
+def test_a_recorded_agent_is_not_found_again_by_another_source(world: World, children: Children) -> None:
     child = children.start("sleep", "600")
     world.record("dev-1", world.identify(child))
     world.session(child, "85d6cfb4-e039")
@@ -1309,7 +1309,7 @@ def test_a_dead_agent_is_struck_from_the_plugins_books(world: World, children: C
     assert not health.exists()
 
 
-def test_of_two_agents_of_one_role_the_living_one_keeps_the_health_file(world: World, children: Children) -> None:
+def test_the_living_one_of_two_agents_of_one_role_keeps_the_health_file(world: World, children: Children) -> None:
     first, second = (children.agent(f"dev-{n}", "red", cwd=world.project) for n in (1, 2))
     health = world.plugin(".agent-health/dev.json", json.dumps({"pid": second.pid, "role": "dev"}))
     world.turn()

@@ -231,7 +231,7 @@ def _git_is_junk(git_: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [_git_is_a_link_to_nowhere, _exclude_is_a_link, _git_is_junk])
-def test_where_they_cannot_be_hidden_none_are_made(
+def test_no_checksum_files_are_made_if_git_cannot_ignore_them(
     project: Path, document: Path, spoil: Callable[[Path], None]
 ) -> None:
     new_store(project)

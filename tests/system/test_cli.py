@@ -477,7 +477,7 @@ def test_status_shows_locks_and_pids_whose_holders_are_unknown(cli: Cli, project
     assert "4194303" in text
 
 
-def test_status_with_the_daemon_down_says_so(
+def test_status_reports_that_no_daemon_runs(
     cli: Cli, daemon: StartDaemon, project: Path, claude_home: Path, children: Children
 ) -> None:
     write_task(claude_home, "team", 1, owner="dev-1", status="in_progress")
@@ -698,7 +698,7 @@ def entries(answer: Answer) -> list[dict[str, Any]]:
     return [json.loads(line) for line in answer.stdout.splitlines()]
 
 
-def test_without_entries_history_says_so(cli: Cli, project: Path) -> None:
+def test_history_without_entries_is_reported(cli: Cli, project: Path) -> None:
     assert cli("history").stdout == f"no entries in the journal of {project}\n"
     assert cli("history", "task").stdout == f"no matching entries in the journal of {project}\n"
     assert cli("history", "--json").stdout == ""

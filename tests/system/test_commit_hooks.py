@@ -388,7 +388,7 @@ def test_staged_changes_that_a_killed_hook_has_reset_are_named_also_beside_a_loc
     assert mine.content("one", f"{ref}^2") == "staged"
 
 
-def test_nothing_is_said_where_the_hook_of_a_killed_commit_restored_the_changes(
+def test_nothing_is_reported_if_the_hook_of_a_killed_commit_restored_the_changes(
     mine: Repo, children: Children, tmp_path: Path
 ) -> None:
     go = tmp_path / "go"

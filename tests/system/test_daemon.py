@@ -508,7 +508,7 @@ def test_the_daemon_ends_cleanly_with_an_unwritable_log(unheard: BinaryIO, child
     assert running.stop() == 0
 
 
-def test_where_its_log_cannot_be_written_a_second_signal_still_ends_it_at_once(
+def test_a_second_signal_ends_the_daemon_at_once_even_if_its_log_cannot_be_written(
     unheard: BinaryIO, children: Children, project: Path
 ) -> None:
     write_settings(project, QUICK.replace("grace_s = 0.5", "grace_s = 600"))

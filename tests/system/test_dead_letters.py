@@ -149,7 +149,7 @@ def test_an_ambiguous_short_name_of_a_dead_letter_is_reported(cli: Cli, claude_h
     assert ids(cli) == ["blue/3", "red/3"]
 
 
-def test_where_there_are_none_that_is_said(cli: Cli) -> None:
+def test_an_empty_list_of_dead_letters_is_reported(cli: Cli) -> None:
     assert ids(cli) == []
     assert cli("dead-letter", "list").stdout == f"no dead letters in {cli.folder}\n"
 

@@ -231,7 +231,7 @@ def test_a_user_without_a_shell_may_drill(tmp_path: Path) -> None:
     assert json.loads(ended.stdout)["faults"][0]["healed"] == 1
 
 
-def test_where_the_temporary_folder_is_too_deep_for_tmux_one_sentence_says_so(
+def test_a_temporary_folder_too_deep_for_tmux_is_reported_in_one_sentence(
     drill_folder: DrillFolder, tmp_path: Path
 ) -> None:
     deep = drill_folder.folder / ("x" * 100)

@@ -150,7 +150,7 @@ def test_gates_that_are_switched_off_are_skipped_and_nothing_is_written(world: W
     assert {path.name for path in world.planning.iterdir()} <= {"config.json"}
 
 
-def test_whether_there_are_gates_is_not_guessed_from_a_broken_configuration(world: World) -> None:
+def test_a_broken_configuration_does_not_disable_gates(world: World) -> None:
     (world.planning / "config.json").write_text('{"v2_hard_ga')
 
     result = world.cli("gate", "check", "commit_hygiene", "5", "1", "1", "--json")
@@ -325,7 +325,7 @@ async def test_an_active_milestone_that_is_no_name_leads_nowhere(world: World, s
     ["phases/05-demo/05-02-PLAN.md", "phases/05b-demo/01-PLAN.md", "phases/15-x/01-PLAN.md",
      "phases/05-demo/06-01-PLAN.md", "milestones/shop/phases/05-demo/01-PLAN.md"],
 )  # fmt: skip
-async def test_without_its_plan_a_contract_is_not_made_from_another(world: World, name: str) -> None:
+async def test_a_contract_is_not_made_from_another_plan(world: World, name: str) -> None:
     world.plan(name)
 
     outcome = await world.repair()
@@ -343,7 +343,7 @@ async def test_a_plan_file_with_other_numbers_is_not_used(world: World) -> None:
     assert not world.contract.parent.exists()
 
 
-async def test_of_two_plans_that_differ_none_is_chosen(world: World) -> None:
+async def test_neither_of_two_different_plans_is_chosen(world: World) -> None:
     world.plan("phases/05-demo/01-PLAN.md")
     world.plan("phases/05-other/05-01-PLAN.md", checks='["true"]')
 
@@ -354,7 +354,7 @@ async def test_of_two_plans_that_differ_none_is_chosen(world: World) -> None:
     assert not world.contract.exists()
 
 
-async def test_where_there_are_to_be_no_contracts_none_is_made(world: World) -> None:
+async def test_no_contract_is_made_if_contracts_are_disabled(world: World) -> None:
     world.plan()
     world.configure(v2_hard_contracts=False)
 
@@ -514,7 +514,7 @@ async def test_a_check_that_took_too_long_has_twice_the_time_at_the_second_attem
     assert [each.limit_s for each in outcome.answer.checks] == [2.0]
 
 
-async def test_without_a_limit_of_their_own_checks_have_half_a_minute_and_then_a_whole(world: World) -> None:
+async def test_checks_without_a_limit_have_half_a_minute_and_then_a_whole(world: World) -> None:
     world.sign(verification_checks=["false"])
 
     assert [each.limit_s for each in (await world.ask("required_checks")).checks] == [30.0]
@@ -749,7 +749,7 @@ async def test_a_destructive_command_counts_while_it_is_among_the_last_five_line
     assert ("rm -rf /" in answer[1]) == (result == "fail")
 
 
-async def test_where_no_command_is_forbidden_none_is_looked_for(world: World) -> None:
+async def test_no_command_is_searched_for_if_none_is_forbidden(world: World) -> None:
     world.sign()
     (world.planning / ".event-log.jsonl").write_text('{"event":"bash_guard_block"}\n')
 

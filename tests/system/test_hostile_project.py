@@ -64,7 +64,7 @@ def test_a_journal_that_came_with_a_clone_writes_nothing_outside_the_project(
 @pytest.mark.parametrize(
     "name", [".git/hooks/pre-commit", ".GIT/config", "vendor/.git", "link/.bash_profile", "../.bash_profile"]
 )
-def test_nor_into_git_nor_through_a_link(project: Path, outside: Path, name: str) -> None:
+def test_a_promise_writes_neither_into_git_nor_through_a_link(project: Path, outside: Path, name: str) -> None:
     (project / "link").symlink_to(outside.parent)
     for folder in (".git/hooks", ".GIT"):
         (project / folder).mkdir(parents=True)
@@ -80,7 +80,7 @@ def test_nor_into_git_nor_through_a_link(project: Path, outside: Path, name: str
     store.close()
 
 
-def test_nor_does_it_make_a_task_or_know_where_we_stand(project: Path, claude_home: Path) -> None:
+def test_a_promise_makes_no_task_and_no_relative_path_counts(project: Path, claude_home: Path) -> None:
     """A path outside the project counts only if it exists with the promised content, and is never searched for."""
     (claude_home / "tasks" / "red").mkdir(parents=True)
     for path in (claude_home / "tasks" / "red" / "7.json", Path("x"), Path("../home/.claude/tasks/red/7.json")):
@@ -127,7 +127,7 @@ def test_a_list_that_is_a_link_is_a_list(project: Path, claude_home: Path, tmp_p
 
 
 @pytest.mark.parametrize("lock", ["{home}/projects", "/tmp", "{home}/.bash_profile.lock"])
-def test_nor_does_it_take_a_lock_that_is_not_the_documents(project: Path, outside: Path, lock: str) -> None:
+def test_a_promise_takes_no_lock_but_the_documents(project: Path, outside: Path, lock: str) -> None:
     held = Path(lock.format(home=outside.parent))
     (outside.parent / "projects").mkdir()
     os.utime(outside.parent / "projects", (0, 0))

@@ -251,7 +251,7 @@ def test_a_ttl_that_is_given_wins(cli: Cli) -> None:
 # -- leases in other commands --------------------------------------------------------------------------------------
 
 
-def test_without_leases_the_list_says_so(cli: Cli) -> None:
+def test_a_list_without_leases_is_reported(cli: Cli) -> None:
     assert cli.json("lease", "list")["leases"] == []
     assert cli("lease", "list").stdout == f"no leases in {cli.folder}\n"
 

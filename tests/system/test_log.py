@@ -159,7 +159,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_on_a_full_disk_the_line_goes_to_stderr_as_a_whole_and_the_file_ends_with_a_whole_one(
+def test_on_a_full_disk_a_whole_line_goes_to_stderr_and_the_file_ends_with_a_whole_one(
     small_disk: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = small_disk / "log"
@@ -213,7 +213,7 @@ def test_a_file_that_is_no_whole_path_is_refused(cli: Cli, project: Path) -> Non
     assert (refused.returncode, "supervisor.toml:2: 'log.file'" in refused.stderr) == (78, True)
 
 
-def test_where_the_disk_of_the_log_is_full_agents_are_healed_and_the_log_is_heard_on_stderr(
+def test_with_a_full_disk_for_the_log_agents_are_healed_and_the_log_goes_to_stderr(
     small_disk: Path, team: Team, daemon: StartDaemon
 ) -> None:
     with (small_disk / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):

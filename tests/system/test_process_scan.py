@@ -195,7 +195,7 @@ def test_a_tmux_server_is_no_agent_though_it_was_started_with_one(scanner: Proce
         subprocess.run([*tmux, "kill-server"], check=True)
 
 
-def test_one_that_turns_into_an_agent_soon_after_its_start_is_found(
+def test_a_process_that_becomes_an_agent_soon_after_its_start_is_found(
     scanner: ProcessScanner, children: Children, project: Path, lifeline: tuple[int, int]
 ) -> None:
     words = [*IDLE, *FLAGS]
@@ -338,14 +338,14 @@ def test_a_folder_is_within_a_project_or_beside_it() -> None:
 
 
 @counts_pids
-def test_it_is_quiet_when_nothing_was_started(scanner: ProcessScanner) -> None:
+def test_the_process_table_is_quiet_without_a_start(scanner: ProcessScanner) -> None:
     assert not scanner.quiet(), "without an earlier look it is unknown"
 
     wait_until(scanner.quiet, "a moment in which this machine starts nothing")
 
 
 @counts_pids
-def test_it_is_not_quiet_when_something_was_started(scanner: ProcessScanner, children: Children) -> None:
+def test_the_process_table_is_not_quiet_after_a_start(scanner: ProcessScanner, children: Children) -> None:
     wait_until(scanner.quiet, "a moment in which this machine starts nothing")
 
     children.start("true")
@@ -378,7 +378,7 @@ async def test_a_start_beside_the_supervisors_own_commands_is_not_overheard(
 
 
 @counts_pids
-def test_it_is_not_quiet_while_the_youngest_may_still_become_agents(
+def test_the_process_table_is_not_quiet_while_a_young_process_may_become_an_agent(
     scanner: ProcessScanner, children: Children
 ) -> None:
     children.start("sleep", "600")
@@ -390,7 +390,7 @@ def test_it_is_not_quiet_while_the_youngest_may_still_become_agents(
 
 
 @counts_pids
-def test_it_is_not_quiet_while_a_tree_is_still_to_be_looked_at(scanner: ProcessScanner, children: Children) -> None:
+def test_the_process_table_is_not_quiet_while_a_tree_is_unread(scanner: ProcessScanner, children: Children) -> None:
     process = process_of(scanner, children.start("sleep", "600"))
     wait_until(scanner.quiet, "a moment in which this machine starts nothing")
 

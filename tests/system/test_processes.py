@@ -347,7 +347,7 @@ def test_only_a_new_start_of_this_machine_proves_a_death_elsewhere(
 
 
 @pytest.mark.parametrize("boot", ["", "/", "///", "nonsense"])
-def test_of_a_world_that_makes_no_sense_nothing_is_known(processes: Processes, boot: str) -> None:
+def test_a_process_of_an_invalid_boot_is_unknown(processes: Processes, boot: str) -> None:
     assert processes.liveness(ProcessId(4242, 1, boot)) is UNKNOWN
 
 
@@ -440,7 +440,7 @@ def test_a_spared_process_and_its_descendants_are_not_in_the_tree(processes: Pro
     assert [pids["own"]] == [process.pid for process, _ in tree]
 
 
-def test_one_that_is_not_there_has_no_tree(processes: Processes, family: Family) -> None:
+def test_a_process_that_does_not_exist_has_no_tree(processes: Processes, family: Family) -> None:
     child, _ = family.start('born("tool")', "tool")
     agent = known(processes, child.pid)
 
@@ -451,7 +451,7 @@ def test_one_that_is_not_there_has_no_tree(processes: Processes, family: Family)
 # -- the gate: terminated processes ------------------------------------------------------------------------------
 
 
-async def test_one_that_listens_leaves_by_itself(processes: Processes, family: Family) -> None:
+async def test_a_process_that_handles_sigterm_exits_by_itself(processes: Processes, family: Family) -> None:
     child, _ = family.start("signal.signal(signal.SIGTERM, lambda *_: os._exit(7)); say('set')", "set")
     process = known(processes, child.pid)
 
@@ -459,7 +459,9 @@ async def test_one_that_listens_leaves_by_itself(processes: Processes, family: F
     assert child.wait(LIMIT_S) == 7
 
 
-async def test_one_that_does_not_listen_is_killed_after_the_grace_period(processes: Processes, family: Family) -> None:
+async def test_a_process_that_ignores_sigterm_is_killed_after_the_grace_period(
+    processes: Processes, family: Family
+) -> None:
     child, _ = family.start(STUBBORN, "deaf")
     process = known(processes, child.pid)
 
@@ -513,7 +515,7 @@ async def test_an_exit_before_the_first_signal_is_no_error(processes: Processes,
     assert await processes.terminate([process], 0.1, meanwhile(lambda: ended(child))) == Ending()
 
 
-async def test_one_that_ends_just_before_it_would_be_killed_has_left_by_itself(
+async def test_a_process_that_ends_just_before_its_kill_counts_as_terminated(
     processes: Processes, family: Family
 ) -> None:
     child, _ = family.start(STUBBORN, "deaf")
@@ -597,7 +599,7 @@ async def test_a_root_that_is_to_be_spared_stays_with_all_below(processes: Proce
     assert [processes.liveness(agent), processes.liveness(tool)] == [ALIVE, ALIVE]
 
 
-async def test_one_that_started_at_another_time_is_never_signalled(processes: Processes, family: Family) -> None:
+async def test_a_process_with_another_start_time_is_never_signalled(processes: Processes, family: Family) -> None:
     child, pids = family.start('born("tool")', "tool")
     agent, tool = known(processes, child.pid), known(processes, pids["tool"])
     before = ProcessId(agent.pid, agent.started - 1, agent.boot)
@@ -606,7 +608,7 @@ async def test_one_that_started_at_another_time_is_never_signalled(processes: Pr
     assert [processes.liveness(agent), processes.liveness(tool)] == [ALIVE, ALIVE]
 
 
-async def test_one_of_another_pid_namespace_is_refused(processes: Processes, children: Children) -> None:
+async def test_a_process_of_another_pid_namespace_is_refused(processes: Processes, children: Children) -> None:
     process = known(processes, children.start("sleep", "600").pid)
     namesake = ProcessId(process.pid, process.started, processes.boot + "0")
 
@@ -677,7 +679,7 @@ async def test_a_process_of_another_user_is_refused(processes: Processes, childr
     assert child.poll() is None
 
 
-async def test_one_that_no_hold_is_had_on_is_refused(
+async def test_a_process_without_a_handle_is_refused(
     processes: Processes, children: Children, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_hold(process: ProcessId) -> None:
@@ -855,7 +857,7 @@ async def test_simultaneous_exits_are_all_reported(watch: DeathWatch, children: 
     assert len(watch) == 0
 
 
-async def test_one_that_was_over_before_is_not_watched(watch: DeathWatch, children: Children) -> None:
+async def test_a_process_that_has_ended_is_not_watched(watch: DeathWatch, children: Children) -> None:
     ((process, child),) = sleepers(children, 1).items()
     ended(child)
 
@@ -885,7 +887,7 @@ async def test_discarded_processes_are_not_reported(watch: DeathWatch, children:
     assert before == open_descriptors()
 
 
-async def test_one_that_ended_may_still_be_discarded(watch: DeathWatch, children: Children) -> None:
+async def test_a_process_that_has_ended_can_be_discarded(watch: DeathWatch, children: Children) -> None:
     (one, child), (other, second) = sleepers(children, 2).items()
     watch.add(one)
     watch.add(other)
@@ -939,7 +941,7 @@ async def test_half_of_the_descriptors_are_kept_and_an_unwatched_agent_gets_one_
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_of_few_descriptors_more_than_half_are_left_to_others() -> None:
+def test_more_than_half_of_few_descriptors_are_left_for_other_uses() -> None:
     assert [watchable(limit) for limit in (20, 40, 64, 1024)] == [-12, 8, 32, 512]
 
 

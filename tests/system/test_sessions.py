@@ -199,7 +199,7 @@ def test_drain_policy_lets_agents_finish_their_tasks() -> None:
     assert decided(observation, left_since(100.0), 110.0, policy="terminate") == [left(DEV, 10.0), left(QA, 10.0)]
 
 
-def test_while_the_plugins_own_watchdog_is_at_work_it_is_left_to_that() -> None:
+def test_while_the_plugins_watchdog_runs_left_sessions_are_only_reported() -> None:
     observation = SessionsObservation(sessions=(work(),), orphans=(QA,), agents=2, watchdog=4242)
 
     (session, orphan) = [
@@ -443,7 +443,7 @@ async def test_an_agent_whose_person_comes_back_is_not_counted_down_any_more(san
 
 
 @pytest.mark.parametrize(("mode", "policy"), [("observe", "terminate"), ("heal", "notify"), ("heal", "keep")])
-async def test_nothing_is_counted_down_where_nothing_will_be_ended(
+async def test_no_countdown_is_shown_if_nothing_will_be_ended(
     sandbox: Sandbox, mode: Literal["heal", "observe"], policy: Policy
 ) -> None:
     sandbox.agent("dev", sandbox.tmux.session("work"), "%0")
@@ -752,7 +752,7 @@ def test_more_than_half_of_the_agents_are_not_ended_at_one_look() -> None:
     assert hold_mass_end(ends("a", "b", "c"), frozenset(), 4, 5) == ends("a", "b", "c")
 
 
-async def test_many_at_once_are_only_gone_at_the_third_look(
+async def test_many_agents_at_once_are_gone_only_at_the_third_look(
     sandbox: Sandbox, tmp_path: Path, deaf: Callable[[str], str]
 ) -> None:
     sandbox.tmux.session("rest")
@@ -825,7 +825,7 @@ async def test_an_exit_unknown_to_tmux_is_not_reported(sandbox: Sandbox, childre
 
 
 @pytest.mark.parametrize("end", [PrivateTmux.start, lambda tmux: tmux.server.wait()], ids=["another server", "none"])
-async def test_of_agents_whose_server_is_gone_nothing_is_known(
+async def test_agents_whose_server_is_gone_are_unknown(
     sandbox: Sandbox, children: Children, end: Callable[[PrivateTmux], object]
 ) -> None:
     sandbox.tmux.session("work")

@@ -146,7 +146,7 @@ def test_verify_reports_unreadable_files(cli: Cli, state: Path) -> None:
     assert file["flaw"].startswith("cannot be read: larger than")
 
 
-def test_where_there_is_nothing_nothing_is_broken(cli: Cli) -> None:
+def test_a_project_without_critical_files_has_no_broken_ones(cli: Cli) -> None:
     assert cli("state", "verify").stdout == f"no critical files in {cli.folder}\n"
     assert cli.json("state", "recover")["files"] == []
 

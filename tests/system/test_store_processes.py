@@ -330,7 +330,7 @@ def release_all(project: Path, name: str, leases: int) -> None:
     store.close()
 
 
-def test_of_several_that_release_one_lease_one_does_and_the_others_are_stale(store: Store, children: Children) -> None:
+def test_one_of_several_releases_of_a_lease_is_done_and_the_others_are_stale(store: Store, children: Children) -> None:
     for number in range(30):
         (store.paths.project / f"{number}.lease").write_bytes(LEASE)
     program = (

@@ -54,7 +54,7 @@ def test_a_reused_pid_is_another_agent() -> None:
     assert merge({Rank.COMMAND_LINE: agents}) == agents
 
 
-def test_subagents_share_a_process_and_are_agents_of_their_own() -> None:
+def test_subagents_share_a_process_and_are_separate_agents() -> None:
     session = sighting("session")
     subagents = [sighting("hook", lead="process 400", ident=name) for name in ("a", "b", "a")]
 

@@ -121,7 +121,7 @@ def test_an_unknown_key_is_reported_with_line_and_nearest_known_key(world: World
 
 
 @pytest.mark.parametrize("key", ["zzzzzz", "agents.zzzzzz"])
-def test_for_a_key_that_is_near_to_none_no_name_is_guessed(world: World, key: str) -> None:
+def test_no_name_is_guessed_for_a_key_unlike_any_known_one(world: World, key: str) -> None:
     assert world.problem(f"{key} = 1") == f"1: unknown key '{key}'"
 
 

@@ -578,7 +578,7 @@ def test_a_file_in_the_place_of_a_lock_is_busy_and_stays_where_it_is(tmp_path: P
     assert file.read_text() == "a person's"
 
 
-def test_of_three_takers_of_a_stale_lock_one_wins_and_two_are_busy(tmp_path: Path) -> None:
+def test_one_of_three_takers_of_a_stale_lock_wins_and_two_are_busy(tmp_path: Path) -> None:
     lock, holders = _left_behind(tmp_path / "1.json.lock", 3600), []
     with ExitStack() as held:
 

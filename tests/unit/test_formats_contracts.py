@@ -123,7 +123,7 @@ def test_the_short_form_holds_five_fields() -> None:
                                  ("phase", "plan", "task_count", "must_haves", "allowed_paths")}  # fmt: skip
 
 
-def test_of_both_forms_the_hard_one_is_made() -> None:
+def test_with_both_forms_configured_the_hard_one_is_made() -> None:
     assert made(config=BOTH) == made(config=HARD)
 
 

@@ -142,7 +142,7 @@ def test_every_process_has_a_separate_record() -> None:
     assert len({own_files.agent_file(agent) for agent in (DEV, *successors)}) == 6
 
 
-def test_teammates_of_one_lead_have_records_of_their_own_however_long_their_names_are() -> None:
+def test_teammates_of_one_lead_have_separate_records_even_with_long_names() -> None:
     team = [replace(DEV, id=f"データベース移行を担当するエンジニア{number}@t") for number in ("一号", "二号")]
 
     assert len({own_files.agent_file(agent) for agent in team}) == 2

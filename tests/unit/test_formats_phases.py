@@ -157,7 +157,7 @@ def test_a_real_log_is_understood_to_the_last_line() -> None:
     assert (review.phase, review.plan) == (5, 2)
 
 
-def test_of_a_real_log_of_the_bash_version_only_its_broken_line_is_bad() -> None:
+def test_only_the_broken_line_of_a_real_bash_log_is_bad() -> None:
     found, bad = phases.events(samples("plugin-output/live-tree-bash-before-stop/.events/*")[0].read_bytes())
 
     assert (len(found), bad) == (6, 1)
@@ -175,7 +175,7 @@ def test_every_real_finished_phase_comes_out_complete() -> None:
         assert len(state["plans"]) == len(list(folder.glob("*-SUMMARY.md"))), folder
 
 
-def test_where_recover_state_saw_the_plans_ours_agrees_with_it() -> None:
+def test_a_rebuilt_state_agrees_with_the_plugins_recover_state() -> None:
     for path in samples("phases/recover-state/*.json"):
         theirs = json.loads(path.read_text())["delta"]
         name = f"{theirs['phase']:02d}-{theirs['phase_name']}"
@@ -252,7 +252,7 @@ def test_a_summary_without_proof_is_reported() -> None:
     assert [each for each in rebuilt_phase({"05-01-SUMMARY.md": b""}).inferred if "empty or cut off" in each]
 
 
-def test_of_a_summary_in_both_spellings_the_long_one_counts() -> None:
+def test_the_long_spelling_of_a_summary_counts() -> None:
     failed = DONE.replace(b"complete", b"failed")
 
     assert statuses(rebuilt_phase({"01-SUMMARY.md": DONE, "05-01-SUMMARY.md": failed})) == {"05-01": "failed"}
@@ -401,7 +401,7 @@ def test_the_phase_at_work_is_that_of_the_latest_event_that_has_one() -> None:
     assert phases.current_phase({"02b-c": {}, "03-d": {}, "01-a": {}}, entries) == "01-a"
 
 
-def test_without_events_it_is_the_first_that_is_not_complete_else_the_last() -> None:
+def test_without_events_the_first_incomplete_phase_counts_else_the_last() -> None:
     done, unfinished = {"01-SUMMARY.md": DONE}, {"01-PLAN.md": PLAN}
 
     assert phases.current_phase({"10-c": unfinished, "9-b": unfinished, "01-a": done}, []) == "9-b"

@@ -331,7 +331,7 @@ def test_an_empty_state_has_no_plan(plans: object) -> None:
 
 
 @pytest.mark.parametrize("status", ["running", "in_progress", "executing"])
-def test_of_several_plans_with_one_id_the_one_at_work_counts(status: str) -> None:
+def test_the_running_one_of_several_plans_with_one_id_counts(status: str) -> None:
     same = [{"id": "05-02"}, {"id": "05-02", "status": "complete"}, {"id": "05-02", "status": status}]
 
     assert execution_state.plan({"plans": same}, "05-02") is same[2]

@@ -955,7 +955,7 @@ def test_after_a_flush_that_failed_nothing_is_written_to_that_segment_any_more(w
     assert len(world.seqs()) == world.journal().index.requeues[TASK] == 2
 
 
-def test_while_flushes_go_on_failing_nothing_is_acknowledged_and_all_is_well_when_they_do_not(world: World) -> None:
+def test_failing_flushes_acknowledge_nothing_and_later_ones_do(world: World) -> None:
     disk = UnflushingDisk()
     journal = world.journal(disk)
     journal.append(entry_of("requeued"))

@@ -74,7 +74,7 @@ def test_a_missing_key_is_a_key_error(members: Members) -> None:
                 value_span(text, (key, "id"))
 
 
-def test_of_several_members_with_one_key_the_last_is_found() -> None:
+def test_the_last_of_several_members_with_one_key_is_found() -> None:
     text = '{"id": 1, "x": {"id": 2}, "id": 3}'
 
     assert value_span(text, ("id",)) == (text.index("3"), text.index("3") + 1)

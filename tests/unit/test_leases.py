@@ -683,7 +683,7 @@ def test_a_lease_with_any_name_is_acquired_held_and_released(resource: str, worl
     assert list(world.project.iterdir()) == [world.project / ".yolo-planning"]
 
 
-def test_of_two_names_that_are_kept_in_one_file_one_can_be_held(world: World) -> None:
+def test_two_names_with_one_file_cannot_both_be_held(world: World) -> None:
     token(world.us.ask("dev-1", "a/b"))
 
     assert world.us.ask("dev-2", "a__b") == "dev-1"
@@ -767,7 +767,7 @@ def test_files_are_created_without_hard_link_support(number: int, tmp_path: Path
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EROFS], ids=errno.errorcode.get)
-def test_where_a_link_fails_nothing_is_made_and_nothing_is_left(number: int, tmp_path: Path) -> None:
+def test_a_failed_link_makes_and_leaves_nothing(number: int, tmp_path: Path) -> None:
     with pytest.raises(OSError, match=os.strerror(number)):
         create(NoLinks(number), tmp_path / "document", b"ours")
 

@@ -107,7 +107,7 @@ def test_a_broken_file_is_quarantined_and_restored_with_a_diff() -> None:
     ]
 
 
-def test_of_an_empty_file_there_is_nothing_to_put_aside() -> None:
+def test_an_empty_file_is_not_quarantined() -> None:
     ((action,),) = decide(broken(b"", good(SOUND)), Q)
 
     assert isinstance(action, Restore)
@@ -405,7 +405,7 @@ def test_a_foreign_write_that_can_be_read_is_the_new_good_version_and_is_never_u
     assert [*watched.store.versions(watched.state)] == [data, SOUND]
 
 
-def test_of_several_good_versions_the_newest_that_is_still_whole_is_restored(watched: WatchedProject) -> None:
+def test_the_newest_whole_one_of_several_good_versions_is_restored(watched: WatchedProject) -> None:
     for data in (SOUND, OTHER):
         watched.write(".execution-state.json", data)
         watched.settle()
@@ -551,7 +551,7 @@ def test_d20_finished_phases_whose_plans_and_summaries_are_spelled_differently_a
         watched.store.index.good_versions.clear()
 
 
-def test_without_anything_left_a_person_is_asked_once_and_the_file_stays(watched: WatchedProject) -> None:
+def test_without_any_source_a_person_is_asked_once_and_the_file_stays(watched: WatchedProject) -> None:
     watched.write(".execution-state.json", b"{torn")
     watched.heal(watched.look())
     first = decide(watched.look(1.0), watched.paths.quarantine)
@@ -825,7 +825,7 @@ class ReadOnly(Disk):
         return super().open(path, flags, mode)
 
 
-def test_where_nothing_can_be_written_the_file_stays_and_is_restored_when_it_can(watched: WatchedProject) -> None:
+def test_on_a_read_only_disk_the_broken_file_stays_until_it_can_be_restored(watched: WatchedProject) -> None:
     watched.write(".execution-state.json", SOUND)
     watched.settle()
     watched.write(".execution-state.json", b"{torn")

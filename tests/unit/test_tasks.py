@@ -115,7 +115,7 @@ def test_an_owner_that_is_no_name_means_unowned(owner: object) -> None:
     assert tasks.state(TASK, data) == (PENDING, None)
 
 
-def test_of_two_plans_with_one_id_it_is_the_same_that_is_read_and_that_is_written() -> None:
+def test_the_plan_that_is_read_is_written_if_two_have_one_id() -> None:
     data = json.dumps({"plans": [{"id": "05-01"}, {"id": "05-01", "status": "running"}]}).encode()
 
     after = tasks.with_state(PLAN, data, DONE, None)
