@@ -13,7 +13,7 @@ import selectors
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -154,6 +154,15 @@ class Process:
     """When last something that works for it began or ended, or itself went on."""
     holds: list[int] = field(default_factory=list)
     boot: str = BOOT
+    session: int = 0
+    """The pid of its session's leader, where that matters."""
+    stopped: bool = False
+    """Whether it is suspended."""
+    idles: bool = False
+    """Whether it uses no processor time."""
+    status: int | None = None
+    """How it ended, as a wait status, where the kernel tells."""
+    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def id(self) -> ProcessId:
@@ -186,6 +195,9 @@ class Pidfd(PidfdHandle):
 
     def signal(self, number: int) -> bool:
         return self._machine.signalled(self._process, number)
+
+    def exit(self) -> int | None:
+        return self._process.status
 
     def close(self) -> None:
         self._process.holds.remove(self.fd)
@@ -229,8 +241,9 @@ class Machine:
     def children(self, process: Process) -> list[Process]:
         return [child for child in self.table.values() if child.parent == process.pid]
 
-    def end(self, process: Process, reaped: bool = True) -> None:
+    def end(self, process: Process, reaped: bool = True, status: int | None = None) -> None:
         """The process is over, by itself or not; its children are init's now."""
+        process.status = status
         for child in self.children(process):
             child.parent = 1
             child.loose |= process.kind == "tool"
@@ -269,7 +282,10 @@ class Machine:
             return None
         hangs_s = found.worker.process.hangs_s if found.worker else None
         used = int((self._time.s if hangs_s is None else hangs_s) * 100)  # all others are at work all the time
-        return ProcessFacts(pid, found.parent, found.started, found.over, Path(found.argv[0]).name, used)
+        return ProcessFacts(
+            pid, found.parent, found.started, found.over, Path(found.argv[0]).name, 0 if found.idles else used,
+            session=found.session, stopped=found.stopped,
+        )  # fmt: skip
 
     def pids(self) -> list[int]:
         return list(self.table)
@@ -289,8 +305,7 @@ class Machine:
         return self._running(pid).argv
 
     def environment(self, pid: int) -> dict[str, str]:
-        self._running(pid)
-        return {"HOME": str(self._home)}
+        return {"HOME": str(self._home), **self._running(pid).environment}
 
     def folder(self, pid: int) -> str:
         self._running(pid)
@@ -325,6 +340,12 @@ class Machine:
 
     def newest(self) -> int | None:
         return self._newest
+
+    def signal_sessions(self, sessions: Collection[int], number: int) -> tuple[int, ...]:
+        inside = [p for p in self.table.values() if p.session and p.session in sessions and not p.over]
+        for process in inside if number else ():
+            self.signalled(process, number)
+        return tuple(sorted({process.session for process in inside}))
 
 
 # -- the supervisor -----------------------------------------------------------------------------------------------

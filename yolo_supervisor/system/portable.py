@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +122,6 @@ class PsutilBackend:
 
     def newest(self) -> int | None:
         return None
+
+    def signal_sessions(self, sessions: Collection[int], number: int) -> tuple[int, ...]:
+        return ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -116,6 +117,12 @@ class ProcessBackend(Protocol):
         """The newest pid, or None if it is expensive to find.
 
         If it is unchanged, no process was started.
+        """
+
+    def signal_sessions(self, sessions: Collection[int], number: int) -> tuple[int, ...]:
+        """Signal everything in the sessions at once; the sessions in which there is a process.
+
+        Empty where the system does not report sessions.
         """
 
 

@@ -22,7 +22,6 @@ from yolo_supervisor.formats import claude
 from yolo_supervisor.models import Liveness, ProcessId
 from yolo_supervisor.system.process_backend import ProcessBackend, ProcessFacts, ProcessHandle
 from yolo_supervisor.system.process_table import Sweep, Tree
-from yolo_supervisor.system.procfs import signal_sessions
 
 FILE_TIME_SLACK_S = 0.05
 """The start of a process is known in ticks of 10 ms, and a file's time in ticks of the kernel's clock."""
@@ -247,10 +246,10 @@ class Processes:
             for handle in handles.values():
                 handle.signal(signal.SIGTERM)
                 handle.signal(signal.SIGCONT)  # a stopped process could not act on it
-            sessions = signal_sessions(self._only_ours(sessions, spared, held), signal.SIGTERM)
+            sessions = self.backend.signal_sessions(self._only_ours(sessions, spared, held), signal.SIGTERM)
             await self._wait(handles.values(), grace_s)
             gone = held.over()
-            if len(gone) == len(handles) and not signal_sessions(sessions, 0):
+            if len(gone) == len(handles) and not self.backend.signal_sessions(sessions, 0):
                 unproven = self._alive(held.unproven)
                 return Ending(gone, refused=held.refused, unproven=unproven, sessions=sessions)
             objection = await holds()
@@ -291,7 +290,7 @@ class Processes:
     async def _end_sessions(self, sessions: Collection[int]) -> None:
         """Kill everything in the sessions."""
         with anyio.move_on_after(VERIFY_S):
-            while signal_sessions(sessions, signal.SIGKILL):
+            while self.backend.signal_sessions(sessions, signal.SIGKILL):
                 await anyio.sleep(0.002)
 
     def _take_hold(self, roots: Collection[ProcessId], spare: Collection[ProcessId], held: HeldProcesses) -> None:

@@ -235,6 +235,9 @@ class ProcfsBackend:
         except (OSError, ValueError, IndexError):
             return None
 
+    def signal_sessions(self, sessions: Collection[int], number: int) -> tuple[int, ...]:
+        return signal_sessions(sessions, number)
+
 
 INITIAL_PIDS = 0xEFFFFFFC
 """The inode of the initial pid namespace, whose pids the kernel log uses."""
