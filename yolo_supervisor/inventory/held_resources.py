@@ -200,7 +200,8 @@ class HeldResourcesFinder:
         roots = [
             process
             for process in started - left - below
-            if process in children or (sweep.has(process) and sweep.facts[process.pid].parent not in pids)
+            if self._processes.liveness(process) is not Liveness.DEAD  # the sweep may be older than its end
+            and (process in children or (sweep.has(process) and sweep.facts[process.pid].parent not in pids))
         ]
         ended = {*roots, *(process for root in roots for process, _ in sweep.tree(root))}
         return Leftovers(tuple(sorted(roots)), tuple(sorted(left)), self._whole_sessions(found, ended))
