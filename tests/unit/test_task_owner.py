@@ -13,7 +13,7 @@ DAWN = datetime(2026, 11, 29, 6, tzinfo=UTC)
 
 
 def worker(name: str, liveness: Liveness, role: str = "dev", **more: object) -> Worker:
-    process = ProcessId(100, 1, "here")
+    process = ProcessId(100 + len(name), 1, "here")
     agent = Agent(
         id=f"{name}@red", name=name, role=role, team="red", source="tmux", since=DAWN, process=process, **more
     )  # type: ignore[arg-type]
@@ -47,6 +47,8 @@ def task(owner: str | None) -> Task:
         pytest.param("claude", [lead(ALIVE)], OwnerState.ALIVE, id="an owner in a model's words"),
         pytest.param("claude", [lead(DEAD), worker("dev-1", ALIVE)], OwnerState.DEAD, id="the same, the lead is dead"),
         pytest.param("claude", [lead(ALIVE), lead(ALIVE, "b")], OwnerState.UNKNOWN, id="one of two sessions"),
+        pytest.param("claude", [lead(DEAD, "session-a"), lead(DEAD, "team-lead")], OwnerState.DEAD,
+                     id="one session, also as the lead of its team"),
         pytest.param("team-lead", [lead(ALIVE, "session", aliases=("team-lead",))], OwnerState.ALIVE, id="an alias"),
     ],
 )  # fmt: skip

@@ -24,12 +24,16 @@ from yolo_supervisor.inventory.project_snapshot import LiveSession, ProjectSnaps
 from yolo_supervisor.inventory.transcripts import Transcripts, Version, version
 from yolo_supervisor.models import Agent, Liveness, ProcessId, Task
 from yolo_supervisor.policy.activity import Signs
+from yolo_supervisor.policy.waiting import IDLE_PROMPT
 from yolo_supervisor.store.paths import Paths
 
 Trace = tuple[object, ...]
 
 PERMISSION = "permission prompt"
 """``waitingFor`` of a session that shows a request for a permission, by itself or by a teammate."""
+
+SILENT_EVENTS = ("TaskCompleted", "TeammateIdle")
+"""Hook events that follow the end of each turn, whether its work is done or goes on in the background."""
 
 EMPTY_INBOX = 3
 """The size of an inbox without messages, in bytes: its owner has emptied it."""
@@ -83,7 +87,8 @@ class ActivityReader:
             asks_lead=_asks_lead(agent, snapshot),
         )
         tree = self._work_tree(agent, snapshot)
-        trace = (turn, *map(self._versions, paths), active, None if leads else status, written, tools, tree)
+        told = active, None if leads else status, signs.suspended, signs.asks_lead, signs.mates_work
+        trace = (turn, *map(self._versions, paths), *told, written, tools, tree)
         return Reading(signs=signs, trace=trace)
 
     def turn_under_way(self, agent: Agent, snapshot: ProjectSnapshot) -> bool:
@@ -99,7 +104,7 @@ class ActivityReader:
             tuple(self._versions_by_name(task, snapshot)),
             tuple(self._members(task, snapshot)),
             tuple(self._trees_of_members(task, snapshot)),
-            tuple(self._foreign_sessions(task, snapshot)),
+            tuple(self._unseen_sessions(task, snapshot)),
             tuple(self._emptied_inboxes(task, snapshot)),
         )
 
@@ -176,18 +181,27 @@ class ActivityReader:
                 others = [folder for owner, folder in self._places(snapshot) if owner != member.agent_id]
                 yield work_trees.trace([member.cwd], others)
 
-    def _foreign_sessions(self, task: Task, snapshot: ProjectSnapshot) -> Iterator[object]:
-        """The files of the list's sessions whose process cannot be seen, with the time of their last change."""
+    def _unseen_sessions(self, task: Task, snapshot: ProjectSnapshot) -> Iterator[object]:
+        """The files and transcripts of the sessions that may own the task and whose process cannot be seen.
+
+        A session keeps its list when it gets another id, so each one of the project may, unless the task names a
+        teammate with a process of its own.
+        """
         live = {(session.home, session.session.pid) for session in snapshot.sessions}
-        leads = {team.lead_session for team in snapshot.teams if team.name == task.list}
+        teams = [team for team in snapshot.teams if team.name == task.list]
+        leads = {team.lead_session for team in teams}
+        of_mate = any(not member.in_process for member in self._members(task, snapshot))
         for home in snapshot.homes:
             for name in names(home / "sessions"):
                 path = home / "sessions" / name
                 session = self._sessions.get(path) if name.endswith(".json") else None
                 if session is None or (home, session.pid) in live:
                     continue
-                if session.session_id in leads or task.list in lists_of_session(session.session_id):
-                    yield name, version(path)
+                is_tied = session.session_id in leads or task.list in lists_of_session(session.session_id)
+                if is_tied or (not of_mate and self._folders.has(Path(session.cwd))):
+                    folders = (*self._folders.roots, Path(session.cwd))
+                    script = self._transcripts.of_session(session.session_id, [home], folders)
+                    yield name, version(path), self._versions(script) if script else None
 
     def _emptied_inboxes(self, task: Task, snapshot: ProjectSnapshot) -> Iterator[Version]:
         """The inboxes that were emptied: only their owner does that, once a second while it lives."""
@@ -223,13 +237,15 @@ class ActivityReader:
     def _newest_note(
         self, agent: Agent, snapshot: ProjectSnapshot
     ) -> tuple[own_files.HookNote | None, datetime | None, int]:
-        """The newest hook note about the agent, when it was written, and that time in nanoseconds (0 without one)."""
+        """The newest hook note that tells about the agent, its time, and that in nanoseconds (0 without one)."""
         dated = []
         for name in snapshot.notes_of(agent):
             with contextlib.suppress(OSError):
                 dated.append(((self._paths.hooks / name).stat().st_mtime_ns, name))
         for written, name in sorted(dated, reverse=True):
             note = own_files.hook_note(read_or_none(self._paths.hooks / name) or b"", name.partition(".")[0])
+            if _tells_nothing(note):
+                continue
             is_of_mate = note.agent_id is not None
             if is_of_mate == (agent.source == "team") and (not is_of_mate or _names_mate(note, agent)):
                 return note, datetime.fromtimestamp(written / 1e9, UTC), written
@@ -273,11 +289,17 @@ def _is_active(agent: Agent, snapshot: ProjectSnapshot) -> bool | None:
 
 def _asks_lead(agent: Agent, snapshot: ProjectSnapshot) -> bool:
     """Whether the session of the agent's lead shows a request for a permission."""
+    inside = agent.source == "team"
     for live in snapshot.sessions:
         team = snapshot.team_of_lead(live)
-        if team is not None and team.name == agent.team and live.process != agent.process:
+        if team is not None and team.name == agent.team and (live.process == agent.process) == inside:
             return live.session.status == "waiting" and live.session.waiting_for == PERMISSION
     return False
+
+
+def _tells_nothing(note: own_files.HookNote) -> bool:
+    """Whether the note leaves open what the agent does: it follows an event that tells, such as ``Stop``."""
+    return note.event in SILENT_EVENTS or note.payload.get("notification_type") == IDLE_PROMPT
 
 
 def _names_mate(note: own_files.HookNote, agent: Agent) -> bool:

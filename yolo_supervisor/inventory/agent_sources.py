@@ -21,7 +21,15 @@ from yolo_supervisor.fs.changes import listed
 from yolo_supervisor.fs.read import read_or_none
 from yolo_supervisor.inventory.process_scan import AgentProcess, ProcessScanner
 from yolo_supervisor.inventory.project_folders import ProjectFolders
-from yolo_supervisor.inventory.project_snapshot import LiveSession, ProjectSnapshot, Records, Teammates, lists_of_agent
+from yolo_supervisor.inventory.project_snapshot import (
+    LiveSession,
+    ProjectSnapshot,
+    Records,
+    Teammates,
+    holds_mates,
+    is_process_of,
+    lists_of_agent,
+)
 from yolo_supervisor.models import Agent, Liveness, Pane, ProcessId
 from yolo_supervisor.store.paths import Paths
 from yolo_supervisor.system.processes import Processes
@@ -307,14 +315,13 @@ class TeamFiles:
         self._describer = describer
 
     def agents(self, snapshot: ProjectSnapshot) -> Sequence[Agent]:
-        running = {agent.id for agent in snapshot.teammates.agents}
-        return [
+        mates = [
             self._mate(live, team, member, snapshot)
             for live in snapshot.sessions
-            if (team := snapshot.team_of_lead(live)) is not None
+            if (team := snapshot.team_of_lead(live)) is not None and holds_mates(live.process, team)
             for member in team.mates
-            if member.agent_id not in running
         ]
+        return [mate for mate in mates if not any(is_process_of(agent, mate) for agent in snapshot.teammates.agents)]
 
     def _mate(self, live: LiveSession, team: claude.Team, member: claude.Member, snapshot: ProjectSnapshot) -> Agent:
         agent = self._describer.agent(

@@ -26,7 +26,7 @@ from yolo_supervisor.inventory.agent_sources import (
 from yolo_supervisor.inventory.claude_homes import ClaudeHomes
 from yolo_supervisor.inventory.process_scan import ProcessScanner
 from yolo_supervisor.inventory.project_folders import ProjectFolders
-from yolo_supervisor.inventory.project_snapshot import ProjectSnapshot
+from yolo_supervisor.inventory.project_snapshot import ProjectSnapshot, is_process_of
 from yolo_supervisor.inventory.task_lists import TaskLists
 from yolo_supervisor.models import Agent, Liveness, ProcessId
 from yolo_supervisor.store.paths import Paths
@@ -160,15 +160,15 @@ class AgentRegistry:
         """The teammates that live inside these leads' processes. One of the known agents with a process does not."""
         mates = [mate for lead in leads if lead.session for mate in snapshot.in_process(lead)]
         ids = {mate.id for mate in mates}
-        with_process = {
-            agent.id
+        with_process = [
+            agent
             for agent in (known if ids else ())
             if agent.id in ids
             and agent.lead is None
             and agent.process
             and self._processes.liveness(agent.process) is Liveness.ALIVE
-        }
-        return [mate for mate in mates if mate.id not in with_process]
+        ]
+        return [mate for mate in mates if not any(is_process_of(agent, mate) for agent in with_process)]
 
     def unproven(self, known: Iterable[Agent], snapshot: ProjectSnapshot) -> list[Agent]:
         """Pids in the plugin's files whose identity cannot be proven.

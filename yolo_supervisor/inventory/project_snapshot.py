@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from yolo_supervisor.formats import claude
 from yolo_supervisor.formats.plugin import agents as plugin_agents
 from yolo_supervisor.inventory.process_scan import AgentProcess
 from yolo_supervisor.models import Agent, ProcessId
+
+JOINED_BEFORE = timedelta(seconds=60)
+"""The largest difference between the start of a teammate's process and the time at which it joined its team."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +159,7 @@ class ProjectSnapshot:
                 role=plugin_agents.normal_role(member.role or member.name),
                 team=team.name,
                 source="team",
-                since=lead.since,
+                since=member.joined_at or lead.since,
                 process=lead.process,
                 pid=lead.pid,
                 pane=lead.pane,
@@ -163,9 +167,22 @@ class ProjectSnapshot:
                 claude_dir=lead.claude_dir,
             )
             for team in self.teams
-            if self.is_lead(lead, team)
+            if self.is_lead(lead, team) and holds_mates(lead.process, team)
             for member in team.mates
         ]
+
+
+def holds_mates(process: ProcessId | None, team: claude.Team) -> bool:
+    """Whether the team's in-process teammates may be in this process of its lead: two may run one session."""
+    return process is None or team.lead_process in (None, (process.pid, str(process.started)))
+
+
+def is_process_of(teammate: Agent, mate: Agent) -> bool:
+    """Whether a teammate in a process of its own is this one, which its team's file shows in its lead's process.
+
+    A tmux teammate looks so while it starts. A process from before it joined is a stray of the same name.
+    """
+    return teammate.id == mate.id and teammate.since > mate.since - JOINED_BEFORE
 
 
 def lists_of_agent(agent: Agent) -> set[str]:

@@ -64,6 +64,6 @@ def _candidates(task: Task, workers: Sequence[Worker]) -> tuple[tuple[Worker, ..
     named = tuple(worker for worker in workers if worker.agent.bears(task.owner))
     if named:
         return named, "which the task names"
-    if len(leads) == 1:
+    if len({worker.agent.process or worker.agent.id for worker in leads}) == 1:
         return leads, f"the only session of the list; no agent is named {task.owner}"
     return (), f"no agent of its list is named {task.owner}"

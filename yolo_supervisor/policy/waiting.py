@@ -10,8 +10,8 @@ from __future__ import annotations
 OPEN_DIALOG = frozenset({"permission_prompt", "agent_needs_input", "elicitation_dialog"})
 """``notification_type`` of a turn that cannot go on before a person answers."""
 
-WAITS_FOR_PERSON = OPEN_DIALOG | {"idle_prompt"}
-"""``notification_type`` of every wait for a person; at ``idle_prompt`` the turn is done and no question is open."""
+IDLE_PROMPT = "idle_prompt"
+"""``notification_type`` a minute after the end of a turn; no question is open."""
 
 QUOTA_USED_UP = frozenset({"rate_limit", "billing_error"})
 """``error`` of a StopFailure by a limit that other agents of the account run into, too."""

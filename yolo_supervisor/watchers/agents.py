@@ -23,7 +23,7 @@ from yolo_supervisor.inventory.agents import AgentRegistry
 from yolo_supervisor.inventory.crash_evidence import Crash, CrashInvestigator
 from yolo_supervisor.inventory.held_resources import HeldResourcesFinder
 from yolo_supervisor.inventory.process_scan import ProcessScanner
-from yolo_supervisor.inventory.project_snapshot import ProjectSnapshot, Records
+from yolo_supervisor.inventory.project_snapshot import ProjectSnapshot, Records, is_process_of
 from yolo_supervisor.models import Agent, Liveness, ProcessId
 from yolo_supervisor.policy.retry import RetryPolicy
 from yolo_supervisor.store.store import Store
@@ -398,7 +398,7 @@ class AgentsWatcher:
         """Whether a teammate in its lead's process is none any more: it has a process, or its team does not list it."""
         if agent.source != "team":
             return False
-        if _has_pane(agent, snapshot) or any(other.id == agent.id for other in snapshot.teammates.agents):
+        if _has_pane(agent, snapshot) or any(is_process_of(other, agent) for other in snapshot.teammates.agents):
             return True
         team = next((team for team in snapshot.teams if team.name == agent.team), None)
         if team is None or any(member.agent_id == agent.id for member in team.mates):

@@ -242,7 +242,11 @@ class TasksWatcher:
                 if ident not in readings:
                     readings[ident] = self._activity.read(agent, Liveness.ALIVE, snapshot)
             own = [readings[ident] for ident in living]
-            trace = self._trace(task, own, snapshot)
+            beside = [] if owner.candidates else _living_sessions(here)  # any of them may own it
+            for agent in beside:
+                if id(agent) not in readings:
+                    readings[id(agent)] = self._activity.read(agent, Liveness.ALIVE, snapshot)
+            trace = self._trace(task, own, [readings[id(agent)] for agent in beside], snapshot)
             key = task.id, task.owner
             before, now_s = self._watched.get(key), self._clock.awake()
             if before is None or before.trace != trace:
@@ -308,11 +312,16 @@ class TasksWatcher:
             for folder in folders
         }
 
-    def _trace(self, task: Task, owners: Sequence[Reading], snapshot: ProjectSnapshot) -> tuple[object, ...]:
-        """A value that differs whenever the task or an agent that may own it has shown a sign of work."""
+    def _trace(
+        self, task: Task, owners: Sequence[Reading], beside: Sequence[Reading], snapshot: ProjectSnapshot
+    ) -> tuple[object, ...]:
+        """A value that differs whenever the task or an agent that may own it has shown a sign of work.
+
+        ``beside`` are the sessions of the list if no agent is known that may own it.
+        """
         claim = self._store.index.claims.get(task.id)
         unknown = () if owners else self._activity.trace_of_unknown(task, snapshot)
-        own = tuple(reading.trace for reading in owners)
+        own = tuple(reading.trace for reading in (*owners, *beside))
         return _written(task.path), (claim.token, claim.since_s) if claim else None, own, unknown
 
     def _turn_under_way(
