@@ -70,9 +70,10 @@ TOOLS: Final = {
     "sleep": "exec sleep 3600",
     "tree": "for i in 1 2; do sh -c 'sleep 3600 & sleep 3600 & wait' & done; wait",
     "chain": "while :; do sleep 0.2; done",
-    "left": "sleep 3600 & sleep 3600 & sleep 0.5",
+    "left": 'for i in 1 2; do sleep 3600 & echo $! >> "$0.left"; done; until [ -e "$0.seen" ]; do sleep 0.1; done',
 }
-"""The programs of an agent's tools, each in a separate session. That of ``left`` has ended before its children."""
+"""The programs of an agent's tools, each in a separate session. That of ``left`` ends before its children, once these
+were seen: later nothing says whose they are."""
 
 AGENT: Final = """
 import os, sys, time
@@ -80,7 +81,7 @@ ready, script = sys.argv[1:3]
 tool = os.fork()
 if tool == 0:
     os.setsid()
-    os.execv("/bin/sh", ["sh", "-c", script])
+    os.execv("/bin/sh", ["sh", "-c", script, ready])
 with open(ready + ".tmp", "w") as file:
     file.write(str(tool))
 os.rename(ready + ".tmp", ready)
@@ -228,10 +229,19 @@ class Team:
     def knows(self, worker: Worker) -> bool:
         """Whether the supervisor has written the agent and its tool down, so that it can be expected to act."""
         text = (read_or_none(self.paths.trees) or b"").decode()
-        pids = {worker.pid, *(marked(AGENT_MARK, worker.name) if worker.tool_kind != "chain" else ())}
-        if worker.tool_kind == "chain":
-            pids.add(int(worker.ready.read_text()))
-        return all(re.search(rf"\b{pid}\b", text) for pid in pids)
+        pids = [tool := int(worker.ready.read_text())]
+        if worker.tool_kind == "left":
+            pids = [int(pid) for pid in (read_or_none(Path(f"{worker.ready}.left")) or b"").split()]
+        elif worker.tool_kind == "tree":
+            pids = marked(AGENT_MARK, worker.name)
+        if len(pids) < 2 and worker.tool_kind in ("left", "tree"):
+            return False  # it is just starting them
+        if not all(re.search(rf"\b{pid}\b", text) for pid in (worker.pid, *pids)):
+            return False
+        if worker.tool_kind != "left":
+            return True
+        Path(f"{worker.ready}.seen").touch()
+        return tool not in marked(AGENT_MARK, worker.name)
 
     def has_copy(self, data: bytes) -> bool:
         """Whether the supervisor has this content as a good version."""
@@ -278,6 +288,8 @@ class World:
         self.daemon_killed = False
         self.disk_full = False
         self.bystanders: list[Bystander] = []
+        self._commands: list[Command] = []
+        """Those that may still run."""
         self._children: list[subprocess.Popen[bytes]] = []
         self.teams = [self._team(name) for name in ("red", "blue")]
         self.set_wall_clock(0.0)
@@ -480,7 +492,9 @@ class World:
         argv = ("--project", str(team.project), *words, "--json")
         with output.open("wb") as out:
             child = start_program(argv, self.folder, out.fileno(), **self.environment)
-        return Command(words, child, output)
+        command = Command(words, child, output)
+        self._commands = [each for each in self._commands if not each.over()] + [command]
+        return command
 
     # -- time ------------------------------------------------------------------------------------------------------
 
@@ -619,10 +633,13 @@ class World:
             self.daemon.send_signal(signal.SIGCONT)
             self.daemon.kill()
         kill_all(CHILD_MARK, self._mark)
-        for worker in self.workers:
-            if worker.command is not None:
-                worker.command.child.kill()
-        for child in (*self._children, *(worker.child for worker in self.workers)):
+        for command in self._commands:
+            command.child.kill()
+        for child in (
+            *(command.child for command in self._commands),
+            *self._children,
+            *(worker.child for worker in self.workers),
+        ):
             child.wait()
         if self.daemon is not None:
             self.daemon.wait()
