@@ -76,6 +76,14 @@ def test_every_command_helps_with_an_example(cli: Cli, command: str) -> None:
     assert f"yolo-supervisor {command}" in result.stdout
 
 
+@pytest.mark.parametrize("group", [(), ("task",)])
+def test_a_group_without_a_command_shows_its_help(cli: Cli, group: tuple[str, ...]) -> None:
+    bare, helped = cli(*group), cli(*group, "--help")
+
+    assert (bare.returncode, bare.stdout) == (2, "")
+    assert bare.stderr == helped.stdout
+
+
 def test_the_programs_own_help_names_every_command(cli: Cli) -> None:
     result = cli("--help")
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import click
+from click.exceptions import NoArgsIsHelpError
 
 from yolo_supervisor import __version__
 from yolo_supervisor.cli.context import EX_CONFIG, EX_DATAERR, EX_NO, EX_TEMPFAIL, fail, printable, shared
@@ -59,6 +60,8 @@ def _printable_mistakes() -> Iterator[None]:
     """Escape control characters in click's usage errors, which quote the command line."""
     try:
         yield
+    except NoArgsIsHelpError:  # it is the help text
+        raise
     except click.UsageError as error:
         lines = error.format_message().split("\n")
         raise click.UsageError("\n".join(map(printable, lines)), error.ctx) from error
