@@ -68,7 +68,7 @@ class TestErrors:
         assert watched.unavailable is None
         watched.close()
 
-    async def test_an_answer_between_ticks_ends_one_watch_only(self, watched: Project) -> None:
+    async def test_a_failure_between_ticks_ends_one_watch_only(self, watched: Project) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(watched.run)
             await wait_for(watched, runs=True)
