@@ -87,8 +87,8 @@ class ActivityReader:
             asks_lead=_asks_lead(agent, snapshot),
         )
         tree = self._work_tree(agent, snapshot)
-        told = active, None if leads else status, signs.suspended, signs.asks_lead, signs.mates_work
-        trace = (turn, *map(self._versions, paths), *told, written, tools, tree)
+        reported = active, None if leads else status, signs.suspended, signs.asks_lead, signs.mates_work
+        trace = (turn, *map(self._versions, paths), *reported, written, tools, tree)
         return Reading(signs=signs, trace=trace)
 
     def turn_under_way(self, agent: Agent, snapshot: ProjectSnapshot) -> bool:
@@ -185,7 +185,7 @@ class ActivityReader:
         """The files and transcripts of the sessions that may own the task and whose process cannot be seen.
 
         A session keeps its list when it gets another id, so each one of the project may, unless the task names a
-        teammate with a process of its own.
+        teammate with a separate process.
         """
         live = {(session.home, session.session.pid) for session in snapshot.sessions}
         teams = [team for team in snapshot.teams if team.name == task.list]

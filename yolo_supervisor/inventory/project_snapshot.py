@@ -178,7 +178,7 @@ def holds_mates(process: ProcessId | None, team: claude.Team) -> bool:
 
 
 def is_process_of(teammate: Agent, mate: Agent) -> bool:
-    """Whether a teammate in a process of its own is this one, which its team's file shows in its lead's process.
+    """Whether a teammate in a separate process is this one, which its team's file shows in its lead's process.
 
     A tmux teammate looks so while it starts. A process from before it joined is a stray of the same name.
     """
