@@ -33,7 +33,7 @@ from yolo_supervisor.system.tmux import Tmux
 T = TypeVar("T")
 
 KNOWN_S = 12.0
-"""Who has lived so long under one supervisor, and has been in his team or session so long, is known to it."""
+"""An agent that has lived so long under one supervisor, and in its team or session, is known to the supervisor."""
 
 MATE_KNOWN_S = KNOWN_S + 15.0
 """The same for a teammate inside its lead's process, which looks like a tmux teammate that is being started."""
@@ -51,7 +51,7 @@ SLACK_S = 0.01
 
 
 class Doing(StrEnum):
-    """What an agent does, by the script."""
+    """The activity of an agent, by the script."""
 
     WORKING = "working"
     PERSON = "waits for a person"
@@ -64,7 +64,7 @@ class Doing(StrEnum):
 
 
 OVER = (Doing.QUOTA, Doing.BACKGROUND, Doing.IDLE, Doing.FAILED)
-"""Its turn is over."""
+"""The states after the end of a turn."""
 
 Kind = Literal["teammate", "lead", "lone", "mate", "hosted"]
 
@@ -107,23 +107,23 @@ class Actor:
     """Whether the supervisor cannot see its process: a container, another machine."""
     doing: Doing = Doing.WORKING
     before: Doing = Doing.WORKING
-    """What it did before it was suspended."""
+    """Its activity before it was suspended."""
     sign_s: float = 0.0
-    """When it last showed that it is at work."""
+    """The time of its last sign of work."""
     next_s: float = 0.0
     retries: int = 0
     changed_s: float = 0.0
-    """When it last got another session or team."""
+    """The time at which it last got another session or team."""
     known: bool = False
     tied: set[str] = field(default_factory=set)
     """The lists that a supervisor had the time to tie it to."""
     list_hidden: bool = False
-    """Whether nothing ties it to its list: it was cleared before anybody saw it, and its version writes no process."""
+    """Whether nothing ties it to its list: it was cleared before it was seen, and its version writes no process."""
     dead_s: float | None = None
     at_quota: bool = False
     """Whether it died at a quota."""
     resumed_at_s: float | None = None
-    """When the client's own daemon will bring it back."""
+    """The time at which the client's own daemon will resume it."""
 
     @property
     def alive(self) -> bool:
@@ -140,13 +140,13 @@ class Actor:
 
 @dataclass(eq=False)
 class Paper:
-    """A task, and who has it in truth."""
+    """A task, and its true owner."""
 
     path: Path
     owner: Actor | None = None
     written_s: float = 0.0
     taken: int = 0
-    """How often it was given back."""
+    """The number of its requeues."""
 
     @property
     def key(self) -> str:
@@ -169,10 +169,10 @@ class Due:
 
 @dataclass
 class Figures:
-    """What happened in a scenario, or in many."""
+    """The figures of one scenario, or of many."""
 
     states: Counter[str] = field(default_factory=Counter)
-    """How often an agent with a task was in each state for at least a minute."""
+    """The number of times that an agent with a task was in each state for at least a minute."""
     taken: Counter[str] = field(default_factory=Counter)
     """The tasks that were given back, by the right to it."""
     dues: int = 0
@@ -216,7 +216,7 @@ class JudgedWorld:
         self.papers: dict[Path, Paper] = {}
         self.dues: list[Due] = []
         self.daemon: Process | None = None
-        """The client's own."""
+        """The client's own daemon."""
         self.supervision: Supervision | None = None
         self.supervised_s = 0.0
         self._ending = False
@@ -240,14 +240,14 @@ class JudgedWorld:
     # -- files -------------------------------------------------------------------------------------------------------
 
     def stamp_file(self, path: Path) -> None:
-        """A client has written or removed a file, at this very time."""
+        """Date a file that a client has just written or removed."""
         at_s = self.time.time()
         for changed in (path, path.parent):
             if changed.exists():
                 os.utime(changed, (at_s, at_s))
 
     def stamp(self, path: Path) -> None:
-        """The supervisor has changed a file."""
+        """Date a file that the supervisor has changed, and judge a requeue."""
         if path.parent.exists():
             os.utime(path.parent, (self.time.time(), self.time.time()))
         if (paper := self.papers.get(path)) is not None:
@@ -258,7 +258,7 @@ class JudgedWorld:
     # -- life --------------------------------------------------------------------------------------------------------
 
     def enter(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-        """From now on the program sees this world's time and its disk."""
+        """Let the program see this world's time and disk from now on."""
         enter(self, monkeypatch, folder / "pid-lock")
         for module in ("watchers.agents", "inventory.claude_homes"):
             monkeypatch.setattr(f"yolo_supervisor.{module}.is_local", lambda _: self.local)
@@ -283,7 +283,7 @@ class JudgedWorld:
         return "\n".join([f"seed {self.seed}: {about}", *self.story, *self.wrongs])
 
     async def _live(self) -> None:
-        """The clients go on, each at its pace."""
+        """Let the clients go on, each at its pace."""
         while True:
             for actor in self.actors:
                 if actor.alive and self.time.s >= actor.next_s:
@@ -338,7 +338,7 @@ class JudgedWorld:
         return actor
 
     def lone(self, unseen: bool = False, hosted: bool = False, session: str | None = None) -> Actor:
-        """A session alone, perhaps one of the client's own daemon, perhaps with a task list of its environment."""
+        """Start a lone session, perhaps one of the client's own daemon, perhaps with a task list of its environment."""
         session = session or self._session_id()
         environment, listed = {}, session
         if not hosted and not unseen and self.chance.random() < 0.2:
@@ -352,7 +352,7 @@ class JudgedWorld:
         return self._join(Actor(kind, "session", process, chat, session, listed, self.time.s, unseen=unseen))
 
     def found_team(self, actor: Actor) -> None:
-        """A session founds a team: it is a lead from now on, and its tasks are in the team's list."""
+        """Let a session found a team: it is a lead from now on, and its tasks are in the team's list."""
         actor.team = Team(f"session-{actor.session[:8]}", actor.session, actor.process)
         actor.kind, actor.name, actor.list, actor.changed_s = "lead", "team-lead", actor.team.name, self.time.s
         self.files.write_team(actor.team)
@@ -360,7 +360,7 @@ class JudgedWorld:
         self.tell(f"{actor} founds {actor.team.name}")
 
     def hire(self, lead: Actor, in_process: bool, name: str | None = None) -> Actor | None:
-        """A teammate, in a process of its own or in its lead's."""
+        """Start a teammate, in a separate process or in its lead's."""
         team = lead.team
         assert team is not None
         names = {a.name for a in self.living() if a.team is team}
@@ -514,7 +514,7 @@ class JudgedWorld:
     # -- tasks -------------------------------------------------------------------------------------------------------
 
     def begin_task(self, actor: Actor, owner: str | None = "?") -> Paper:
-        """It sets a task in progress, with this owner in its file, or with one of those that it may write."""
+        """Let the agent set a task in progress, with this owner in its file, or with one of those that it may write."""
         pending = [
             paper for paper in self.papers.values()
             if paper.path.parent.name == actor.list and paper.owner is None and paper.said.get("status") == "pending"
@@ -546,7 +546,7 @@ class JudgedWorld:
     # -- ends --------------------------------------------------------------------------------------------------------
 
     def die(self, actor: Actor, how: str) -> None:
-        """Its process ends, and everybody inside it."""
+        """End its process, and all agents in it."""
         if actor.lead is not None and actor.kind == "mate":
             actor = actor.lead
         self.tell(f"{actor} ends by {how}")
@@ -579,7 +579,7 @@ class JudgedWorld:
             self.files.remove_team(actor.team)
 
     def bring_back(self, actor: Actor) -> None:
-        """The client's own daemon resumes a crashed session."""
+        """Let the client's own daemon resume a crashed session."""
         actor.resumed_at_s = None
         parent = self.daemon.pid if self.daemon else 1
         actor.process = self._process(["claude", "bg-spare"], False, parent)
@@ -594,7 +594,7 @@ class JudgedWorld:
         self.files.write_daemon(self.daemon)
 
     def end_daemon(self) -> None:
-        """The client's own daemon dies; nobody brings its sessions back."""
+        """End the client's own daemon; its sessions are not resumed."""
         if self.daemon is None:
             return
         self.tell("the client's daemon dies")
@@ -604,7 +604,7 @@ class JudgedWorld:
             actor.resumed_at_s = None
 
     def clear(self, actor: Actor) -> None:
-        """``/clear``: another session id. With a team the list stays; without one it is that of the new session."""
+        """Type ``/clear``: another session id. A team keeps its list; else the list is that of the new session."""
         self.count(actor)
         self._end_tools(actor)
         actor.list_hidden = actor.kind == "lead" and not self.files.newest and actor.list not in actor.tied
@@ -619,7 +619,7 @@ class JudgedWorld:
         self.tell(f"{actor} was cleared, and is session {actor.session[:8]} now")
 
     def resume(self, actor: Actor) -> Actor:
-        """``--resume`` in a new process; the old one may even live on. Its tasks stay as they are."""
+        """Start ``--resume`` in a new process; the old one may even live on. Its tasks stay as they are."""
         if actor.kind == "lone" or actor.team is None:
             return self.lone(session=actor.session)
         resumed = self.lone(session=actor.session)
@@ -661,7 +661,7 @@ class JudgedWorld:
         self.dues.clear()
 
     def move_away(self) -> None:
-        """The supervisor goes on in another pid namespace: it sees none of the processes any more."""
+        """Move the supervisor to another pid namespace: it sees none of the processes any more."""
         boot = self._namespace(next(self._numbers) + 100)
         self.tell(f"the supervisor moves to {boot}")
         for process in [p for p in self.machine.table.values() if p.pid not in (1, os.getpid())]:
@@ -673,7 +673,7 @@ class JudgedWorld:
         self.daemon = None
 
     def reboot(self) -> None:
-        """The machine is started again; every process has ended."""
+        """Reboot the machine; every process has ended."""
         self.tell("the machine is started again")
         for actor in self.living():
             if actor.alive and not actor.process.boot.startswith("other/"):
@@ -689,7 +689,7 @@ class JudgedWorld:
     # -- the oracle --------------------------------------------------------------------------------------------------
 
     def look(self) -> None:
-        """Who is known by now, and what is overdue."""
+        """Update the known agents, and report overdue tasks."""
         now_s, supervision = self.time.s, self.supervision
         if supervision is None or not self.supervised():
             return
@@ -705,7 +705,7 @@ class JudgedWorld:
         self.dues = [due for due in self.dues if due.by_s >= now_s]
 
     def judge(self, paper: Paper, owner: Actor) -> None:
-        """The supervisor has given back this task."""
+        """Judge a requeue by the supervisor."""
         right = self.right(paper, owner)
         quiet_s = self.time.s - max(owner.sign_s, paper.written_s)
         if right is None:
@@ -745,7 +745,7 @@ class JudgedWorld:
                 yield actor
 
     def _expect(self, owner: Actor, within_s: float = BACK_S) -> None:
-        """Its tasks have to be back soon, if the supervisor knew of it."""
+        """Expect the agent's tasks to be requeued soon, if the supervisor knew the agent."""
         if not self.supervised() or not owner.known or owner.at_quota or owner.resumed_at_s is not None:
             return
         if owner.kind == "hosted" and self.daemon is not None:
@@ -757,7 +757,7 @@ class JudgedWorld:
                 self.figures.dues += 1
 
     def _others(self, paper: Paper, owner: Actor) -> Iterator[Actor]:
-        """Living agents that may own the task, too, as far as anybody can tell from outside."""
+        """Living agents that may own the task, too, as far as can be seen from outside."""
         for other in self.living():
             same_list = paper.path.parent.name in (other.list, other.session, f"session-{other.session[:8]}")
             named = paper.said.get("owner") in (other.name, f"{other.name}@{other.list}")

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from support.judgement import CLEAN, SIGNALS, Actor, Doing, JudgedWorld, OnStall
 
-DEEDS = 50
+STEPS = 50
 PAUSES_S = (0.3, 2.0, 10.0, 20.0, 40.0, 60.0, 150.0, 400.0)
 SETTLE_S = 1300.0
-"""Longer than every limit: at the end nothing happens for so long, and those who wait still have their tasks."""
+"""A time above every limit, in which nothing happens at the end; waiting agents keep their tasks."""
 
 
 class Script:
-    """One scenario: a seed."""
+    """One scenario, given by a seed."""
 
     def __init__(self, seed: int, folder: Path) -> None:
         chance = self._chance = random.Random(seed)
@@ -33,13 +33,13 @@ class Script:
         await world.pass_s(1.0)
         for _ in range(self._chance.randrange(2, 5)):
             self._newcomer()
-        deeds: dict[Callable[[], None], int] = {
+        steps: dict[Callable[[], None], int] = {
             self._newcomer: 6, self._hire: 14, self._begin_task: 34, self._finish_task: 6, self._turn: 40,
             self._work: 14, self._die: 16, self._clear: 4, self._resume: 5, self._end_supervisor: 5,
             self._start_supervisor: 10, self._move_away: 1, self._reboot: 1, self._end_daemon: 1,
         }  # fmt: skip
-        for deed in self._chance.choices(list(deeds), list(deeds.values()), k=DEEDS):
-            deed()
+        for step in self._chance.choices(list(steps), list(steps.values()), k=STEPS):
+            step()
             await world.pass_s(self._chance.choice(PAUSES_S))
             if world.wrongs:
                 return
@@ -127,7 +127,7 @@ class Script:
             self.world.clear(actor)
 
     def _resume(self) -> None:
-        """A session is resumed after its end, or while it lives."""
+        """Resume a session after its end, or while it lives."""
         dead = [a for a in self.world.actors if not a.alive and a.kind in ("lone", "lead") and not a.unseen]
         actor = self.world.some(dead) if self._chance.random() < 0.7 else self._session()
         if actor is not None:

@@ -46,7 +46,7 @@ class RealTeam(RealClient):
     def __init__(self, scratch: Path, version: str = NEWEST) -> None:
         super().__init__(scratch, version)
         self.gate = scratch / "gate"
-        """What ``wait_for`` waits for."""
+        """The condition of ``wait_for``."""
 
     def begin(self, *models: Model, mode: str = "tmux") -> None:
         """Start the lead, whose model is the first, and make the project one of the plugin's."""
@@ -59,8 +59,8 @@ class RealTeam(RealClient):
 
     def panes(self) -> list[int]:
         """The process in each pane, in the order of their making: the lead's, and those of its teammates."""
-        told = self.tmux("list-panes", "-a", "-F", "#{pane_id} #{pane_pid}")
-        return [int(pid) for _, pid in sorted((int(pane[1:]), pid) for pane, pid in map(str.split, told.splitlines()))]
+        panes = self.tmux("list-panes", "-a", "-F", "#{pane_id} #{pane_pid}")
+        return [int(pid) for _, pid in sorted((int(pane[1:]), pid) for pane, pid in map(str.split, panes.splitlines()))]
 
     def task(self) -> Path:
         """Task 1, once there is one."""
@@ -81,14 +81,14 @@ class RealTeam(RealClient):
         return found
 
     def told(self) -> list[Any]:
-        """What the client has told the models of the tools that they used, by its transcripts."""
+        """The results of tools that the client has given to the models, by its transcripts."""
         whole = [path.read_text().rpartition("\n")[0] for path in self.claude.glob("projects/**/*.jsonl")]
         said = [json.loads(line).get("message", {}).get("content") for text in whole for line in text.splitlines()]
         blocks = [block for content in said if isinstance(content, list) for block in content]
         return [block["content"] for block in blocks if block.get("type") == "tool_result"]
 
     def wait_told(self, text: str) -> None:
-        wait_until(lambda: text in self.told(), f"a model to be told {text!r}", LIMIT_S)
+        wait_until(lambda: text in self.told(), f"a model to get {text!r}", LIMIT_S)
 
 
 # -- processes and deeds --------------------------------------------------------------------------------------------
@@ -132,27 +132,27 @@ def wait_for_deed(running: RunningDaemon, action: str, name: str) -> None:
 
 
 def kill_known(running: RunningDaemon, pid: int, name: str) -> None:
-    """Kill an agent that the daemon knows, and wait until what it left is healed."""
+    """Kill an agent that the daemon knows, and wait until its held resources are recovered."""
     wait_for_deed(running, "registered", name)
     os.kill(pid, signal.SIGKILL)
     wait_for_deed(running, "forgotten", name)
 
 
 def activities(team: RealTeam) -> dict[str, str]:
-    """What ``status`` says that each agent is doing, by name."""
+    """The activity of each agent in ``status``, by name."""
     status = Cli(team.project)("status", "--json", env={**os.environ, "HOME": str(team.claude.parent)})
     return {agent["name"]: agent["activity"] for agent in json.loads(status.stdout)["projects"][0]["agents"]}
 
 
 def wait_looks(running: RunningDaemon, for_s: float) -> None:
-    """Until the daemon has looked at tasks for so long."""
+    """Wait until the daemon has looked at tasks for so long."""
     began = last_look(running)
     limit = timedelta(seconds=for_s)
     wait_until(lambda: last_look(running) - began > limit, f"looks at tasks for {for_s} s", LIMIT_S)
 
 
 def last_look(running: RunningDaemon) -> datetime:
-    """When the daemon last looked at tasks, by its report."""
+    """The time of the daemon's last look at tasks, by its report."""
 
     def looked() -> datetime | None:
         watchers = json.loads((running.folder / "daemon.json").read_text())["watchers"]

@@ -1,7 +1,7 @@
-"""Who is at work, on the real client: one scenario a case, on each version, by the rules of docs/who-is-at-work.md.
+"""The rules of docs/who-is-at-work.md on the real client: one scenario a case, on each version.
 
-A team is a lead with a task of its own, which names no owner, and two teammates with a task each. ``done`` says what is
-done to it, ``returned`` whose tasks have to come back. Everybody else keeps its task, its tools and its life.
+A team is a lead with a task that names no owner, and two teammates with a task each. ``done`` describes the event,
+``returned`` names the agents whose tasks have to be requeued. All others keep their tasks, their tools and their lives.
 """
 
 from __future__ import annotations
@@ -59,15 +59,15 @@ TOOL: Final = b"sleep(590)"
 
 Mode = Literal["tmux", "in-process"]
 
-# -- the scene ------------------------------------------------------------------------------------------------------
+# -- the sandbox ----------------------------------------------------------------------------------------------------
 
 
 def own(number: int, owner: str | None = None) -> list[Block]:
-    """Begin a task; the client lets a lead's or a lone session's name no owner."""
+    """Begin a task; the client lets a task of a lead or a lone session name no owner."""
     return use("TaskUpdate", taskId=str(number), status="in_progress", **({"owner": owner} if owner else {}))
 
 
-class Scene:
+class Sandbox:
     """A lead or a lone session at work, its teammates, and the daemon over them."""
 
     def __init__(self, name: str, version: str, scratch: Path, start: StartDaemon) -> None:
@@ -79,7 +79,7 @@ class Scene:
         self.tasks: dict[str, Path] = {}
         """The task of each agent by its name; those of leads and lone sessions are ``lead``'s."""
         self.before: dict[str, dict[str, Any]] = {}
-        """What these files are like, as far as the test has seen."""
+        """The content of these files when the test last read them."""
         self.pids: dict[str, int] = {}
         self.event_at = datetime.now(UTC)
         self.measured: dict[str, float] = {}
@@ -142,7 +142,7 @@ class Scene:
         return self.first, self.second
 
     def begun(self, name: str, number: int) -> None:
-        """Wait until the agent has begun the task of that number, and note what it is like."""
+        """Wait until the agent has begun the task of that number, and remember its content."""
 
         def begun() -> Path | None:
             found = self.real.claude.glob(f"tasks/*/{number}.json")
@@ -163,7 +163,7 @@ class Scene:
         )
 
     def wait_tool(self, name: str) -> None:
-        """Until the agent's tool runs, and the daemon knows it."""
+        """Wait until the agent's tool runs."""
         pid = self.pids[name]
         wait_until(lambda: any(TOOL in command_line(child) for child in children_of(pid)), f"{name}'s tool", LIMIT_S)
 
@@ -191,7 +191,7 @@ class Scene:
         return str(read_object(self.real.claude / "sessions" / f"{self.pids[name]}.json")["sessionId"])
 
     def wait_reported(self, name: str, activity: str) -> None:
-        """Until there is an alert about what the agent does."""
+        """Wait for an alert about this activity of the agent."""
         self.running.wait(
             lambda: any(
                 e["key"].startswith(f"{name}@") and e["evidence"]["activity"] == activity
@@ -201,17 +201,17 @@ class Scene:
         )
 
     def wait_doing(self, name: str, *wanted: str) -> None:
-        """Until ``status`` says that the agent does one of these."""
+        """Wait until ``status`` shows one of these activities of the agent."""
         wait_until(lambda: activities(self.real).get(name) in wanted, f"{name} to be {' or '.join(wanted)}", LIMIT_S)
 
-    # -- what has to follow -------------------------------------------------------------------------------------------
+    # -- expectations -------------------------------------------------------------------------------------------------
 
     def expect(
         self, *, returned: Set[str] = frozenset(), dead: Set[str] = frozenset(), clean: bool | None = None
     ) -> None:
-        """These tasks come back, those of the others stay, and nobody but the dead dies.
+        """Assert that these tasks are requeued, those of the others stay, and no agent but the dead has ended.
 
-        ``clean`` says whether the dead have ended in order: then no attempt is charged, and there is no crash report.
+        ``clean``: the dead have ended in order, so no attempt is charged, and there is no crash report.
         """
         for name in sorted(returned):
             self.running.wait(lambda name=name: given_back(self.tasks[name]), f"{name}'s task to be given back")
@@ -231,7 +231,7 @@ class Scene:
             assert bool(list(Paths(self.real.project).crashes.glob("*"))) is not clean
 
     def named(self, ident: str) -> str:
-        """Whose task that was."""
+        """The name of the agent with that task."""
         return next(name for name, path in self.tasks.items() if ident == f"{path.parent.name}/{path.stem}")
 
 
@@ -240,127 +240,127 @@ class Scene:
 CRASHES, CLEAN_ENDS = (signal.SIGKILL, signal.SIGSEGV), (signal.SIGTERM, signal.SIGHUP)
 
 
-def end_teammate(scene: Scene, number: signal.Signals) -> None:
-    scene.team()
-    scene.kill(scene.second, number)
-    scene.expect(returned={scene.second}, dead={scene.second}, clean=number in CLEAN_ENDS)
+def end_teammate(sandbox: Sandbox, number: signal.Signals) -> None:
+    sandbox.team()
+    sandbox.kill(sandbox.second, number)
+    sandbox.expect(returned={sandbox.second}, dead={sandbox.second}, clean=number in CLEAN_ENDS)
 
 
-def end_lead(scene: Scene, number: signal.Signals) -> None:
+def end_lead(sandbox: Sandbox, number: signal.Signals) -> None:
     """A lead that ends in order ends its teammates, too."""
-    scene.team()
-    scene.kill("lead", number)
+    sandbox.team()
+    sandbox.kill("lead", number)
     clean = number in CLEAN_ENDS
-    gone = {"lead", *scene.mates} if clean else {"lead"}
-    scene.expect(returned=gone, dead=gone, clean=clean)
+    gone = {"lead", *sandbox.mates} if clean else {"lead"}
+    sandbox.expect(returned=gone, dead=gone, clean=clean)
 
 
-def end_lone_session(scene: Scene, number: signal.Signals) -> None:
-    scene.alone()
-    scene.kill("lead", number)
-    scene.expect(returned={"lead"}, dead={"lead"}, clean=number in CLEAN_ENDS)
+def end_lone_session(sandbox: Sandbox, number: signal.Signals) -> None:
+    sandbox.alone()
+    sandbox.kill("lead", number)
+    sandbox.expect(returned={"lead"}, dead={"lead"}, clean=number in CLEAN_ENDS)
 
 
-def end_lead_of_in_process_team(scene: Scene, number: signal.Signals) -> None:
-    scene.team("in-process")
-    scene.kill("lead", number)
-    everybody = {"lead", *scene.mates}
-    scene.expect(returned=everybody, dead=everybody, clean=number in CLEAN_ENDS)
+def end_lead_of_in_process_team(sandbox: Sandbox, number: signal.Signals) -> None:
+    sandbox.team("in-process")
+    sandbox.kill("lead", number)
+    all_agents = {"lead", *sandbox.mates}
+    sandbox.expect(returned=all_agents, dead=all_agents, clean=number in CLEAN_ENDS)
 
 
-def exit_lone_session(scene: Scene) -> None:
-    scene.alone()
-    scene.type("/exit")
-    scene.expect(returned={"lead"}, dead={"lead"}, clean=True)
+def exit_lone_session(sandbox: Sandbox) -> None:
+    sandbox.alone()
+    sandbox.type("/exit")
+    sandbox.expect(returned={"lead"}, dead={"lead"}, clean=True)
 
 
-def exit_lead(scene: Scene) -> None:
-    scene.team()
-    scene.type("/exit")
-    if scene.version == NEWEST:
+def exit_lead(sandbox: Sandbox) -> None:
+    sandbox.team()
+    sandbox.type("/exit")
+    if sandbox.version == NEWEST:
         wait_until(
-            lambda: "Exit and stop tasks" in scene.real.screen(), "the client to ask about the teammates", LIMIT_S
+            lambda: "Exit and stop tasks" in sandbox.real.screen(), "the client to ask about the teammates", LIMIT_S
         )
-        scene.real.press("Enter")
-    everybody = {"lead", *scene.mates}
-    scene.expect(returned=everybody, dead=everybody, clean=True)
+        sandbox.real.press("Enter")
+    all_agents = {"lead", *sandbox.mates}
+    sandbox.expect(returned=all_agents, dead=all_agents, clean=True)
 
 
 # -- sessions that change their id ----------------------------------------------------------------------------------
 
 
-def clear(scene: Scene) -> None:
-    """The task of before stays the session's, and comes back when it is killed."""
-    scene.alone(PATIENT, does=DONE)
-    before = scene.session_id("lead")
-    scene.type("/clear")
-    wait_until(lambda: scene.session_id("lead") != before, "the session to get another id", LIMIT_S)
-    scene.expect()
-    scene.kill("lead", signal.SIGKILL)
-    scene.expect(returned={"lead"}, dead={"lead"}, clean=False)
+def clear(sandbox: Sandbox) -> None:
+    """The earlier task stays the session's, and is requeued when the session is killed."""
+    sandbox.alone(PATIENT, does=DONE)
+    before = sandbox.session_id("lead")
+    sandbox.type("/clear")
+    wait_until(lambda: sandbox.session_id("lead") != before, "the session to get another id", LIMIT_S)
+    sandbox.expect()
+    sandbox.kill("lead", signal.SIGKILL)
+    sandbox.expect(returned={"lead"}, dead={"lead"}, clean=False)
 
 
-def resume(scene: Scene) -> None:
-    """A session goes on under the id of one that was killed, with a task in progress."""
-    again = 2 if scene.version == NEWEST else 1  # the older one has another list then
-    scene.alone()
-    session = scene.session_id("lead")
-    scene.kill("lead", signal.SIGKILL)
-    scene.expect(returned={"lead"}, dead={"lead"}, clean=False)
-    scene.real.say("ALONE-AT-WORK", CREATE, own(again), WORK)
-    scene.open("again", "--resume", session, prompt="go on")
-    scene.alone_at_work(again)
-    scene.expect()
-    scene.kill("lead", signal.SIGTERM)
-    scene.expect(returned={"lead"}, dead={"lead"})
+def resume(sandbox: Sandbox) -> None:
+    """A new process resumes a killed session that had a task in progress."""
+    again = 2 if sandbox.version == NEWEST else 1  # the older one has another list then
+    sandbox.alone()
+    session = sandbox.session_id("lead")
+    sandbox.kill("lead", signal.SIGKILL)
+    sandbox.expect(returned={"lead"}, dead={"lead"}, clean=False)
+    sandbox.real.say("ALONE-AT-WORK", CREATE, own(again), WORK)
+    sandbox.open("again", "--resume", session, prompt="go on")
+    sandbox.alone_at_work(again)
+    sandbox.expect()
+    sandbox.kill("lead", signal.SIGTERM)
+    sandbox.expect(returned={"lead"}, dead={"lead"})
 
 
-def resume_lead(scene: Scene) -> None:
+def resume_lead(sandbox: Sandbox) -> None:
     """A resumed lead has forgotten its teammates, which go on."""
-    scene.team()
-    session = scene.session_id("lead")
-    scene.kill("lead", signal.SIGKILL)
-    scene.expect(returned={"lead"}, dead={"lead"}, clean=False)
-    scene.open("again", "--resume", session, prompt="look around")
-    scene.expect(dead={"lead"})
-    scene.kill(scene.first, signal.SIGKILL)
-    scene.expect(returned={scene.first}, dead={"lead", scene.first}, clean=False)
+    sandbox.team()
+    session = sandbox.session_id("lead")
+    sandbox.kill("lead", signal.SIGKILL)
+    sandbox.expect(returned={"lead"}, dead={"lead"}, clean=False)
+    sandbox.open("again", "--resume", session, prompt="look around")
+    sandbox.expect(dead={"lead"})
+    sandbox.kill(sandbox.first, signal.SIGKILL)
+    sandbox.expect(returned={sandbox.first}, dead={"lead", sandbox.first}, clean=False)
 
 
 # -- turns ----------------------------------------------------------------------------------------------------------
 
 
-def idle_teammate(scene: Scene, mode: Mode) -> None:
-    """The turn of one is over, with its task in progress; the other works."""
-    scene.team(mode, first=DONE)
-    scene.event_at = scene.real.said_at(scene.prompt(scene.first))
-    scene.expect(returned={scene.first})
+def idle_teammate(sandbox: Sandbox, mode: Mode) -> None:
+    """The turn of one teammate is over, with its task in progress; the other works."""
+    sandbox.team(mode, first=DONE)
+    sandbox.event_at = sandbox.real.said_at(sandbox.prompt(sandbox.first))
+    sandbox.expect(returned={sandbox.first})
 
 
-def refused_teammate(scene: Scene, status: int) -> None:
-    """The model refuses until the client has used up its retries. At a limit it waits, and else its turn is over."""
-    scene.team(first=status)
-    scene.event_at = scene.real.said_at(scene.prompt(scene.first))
+def refused_teammate(sandbox: Sandbox, status: int) -> None:
+    """The model refuses until the client has no retry left. At a limit the client waits, else its turn is over."""
+    sandbox.team(first=status)
+    sandbox.event_at = sandbox.real.said_at(sandbox.prompt(sandbox.first))
     if status == 500:
-        scene.expect(returned={scene.first})
+        sandbox.expect(returned={sandbox.first})
     else:
-        scene.wait_doing(scene.first, "waits_for_quota")
-        scene.expect()
+        sandbox.wait_doing(sandbox.first, "waits_for_quota")
+        sandbox.expect()
 
 
-def silent_model(scene: Scene) -> None:
+def silent_model(sandbox: Sandbox) -> None:
     """The model never answers: that is reported, and the task stays."""
-    scene.team(config=f"{CONFIG}stall_limit_s = 3\n", first=None)
-    scene.wait_reported(scene.first, "stalled")
-    scene.expect()
+    sandbox.team(config=f"{CONFIG}stall_limit_s = 3\n", first=None)
+    sandbox.wait_reported(sandbox.first, "stalled")
+    sandbox.expect()
 
 
-def suspended_session(scene: Scene) -> None:
-    scene.alone(in_shell=True)  # tmux continues the process of its pane at once
-    scene.kill("lead", signal.SIGSTOP)
-    scene.expect()
-    scene.kill("lead", signal.SIGCONT)
-    scene.expect()
+def suspended_session(sandbox: Sandbox) -> None:
+    sandbox.alone(in_shell=True)  # tmux continues the process of its pane at once
+    sandbox.kill("lead", signal.SIGSTOP)
+    sandbox.expect()
+    sandbox.kill("lead", signal.SIGCONT)
+    sandbox.expect()
 
 
 # -- the table ------------------------------------------------------------------------------------------------------
@@ -369,15 +369,15 @@ def suspended_session(scene: Scene) -> None:
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
     done: str
-    """What is done, for people."""
-    play: Callable[[Scene], None]
+    """The event, for people."""
+    play: Callable[[Sandbox], None]
     versions: tuple[str, ...] = VERSIONS
     short: tuple[str, ...] = ()
     """The versions on which a short round plays it, too."""
 
 
 class End(Protocol):
-    def __call__(self, scene: Scene, number: signal.Signals) -> None: ...
+    def __call__(self, sandbox: Sandbox, number: signal.Signals) -> None: ...
 
 
 def by_signals(who: str, play: End, **short: tuple[str, ...]) -> dict[str, Scenario]:
@@ -417,20 +417,24 @@ ROUND: Final = [
 
 
 @pytest.fixture
-def scene(request: pytest.FixtureRequest, tmp_path: Path, claude_home: Path, daemon: StartDaemon) -> Iterator[Scene]:
+def sandbox(
+    request: pytest.FixtureRequest, tmp_path: Path, claude_home: Path, daemon: StartDaemon
+) -> Iterator[Sandbox]:
     name, version = request.param
-    made = Scene(name, version, tmp_path, daemon)
+    made = Sandbox(name, version, tmp_path, daemon)
     yield made
     made.real.end()
 
 
-@pytest.mark.parametrize("scene", ROUND, ids="-".join, indirect=True)
-def test_matrix(scene: Scene, record_property: Callable[[str, object], None]) -> None:
-    played = SCENARIOS[scene.name]
+@pytest.mark.parametrize("sandbox", ROUND, ids="-".join, indirect=True)
+def test_matrix(sandbox: Sandbox, record_property: Callable[[str, object], None]) -> None:
+    played = SCENARIOS[sandbox.name]
     right = False
     try:
-        played.play(scene)
+        played.play(sandbox)
         right = True
     finally:
-        returns = ", ".join(f"{name} {s:.2f}" for name, s in scene.measured.items())
-        record_property(ROW, (scene.name, scene.version, played.done, returns or "-", "right" if right else "WRONG"))
+        returns = ", ".join(f"{name} {s:.2f}" for name, s in sandbox.measured.items())
+        record_property(
+            ROW, (sandbox.name, sandbox.version, played.done, returns or "-", "right" if right else "WRONG")
+        )

@@ -1,4 +1,4 @@
-"""Random teams whose clients write their real files: no task is taken from who is at work, none stays with the dead.
+"""Random teams whose clients write their real files: no agent at work loses its task, no dead one keeps its task.
 
 A seed is a scenario of some hours. The oracle (``support/judgement.py``) knows the truth from the script alone.
 """
@@ -26,7 +26,7 @@ def on_linux() -> None:
 
 
 @pytest.mark.parametrize("seed", range(SCENARIOS))
-def test_nothing_is_taken_from_who_is_at_work_and_nothing_stays_with_the_dead(
+def test_agents_at_work_keep_their_tasks_and_dead_ones_keep_none(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = Script(seed, tmp_path)
@@ -35,7 +35,7 @@ def test_nothing_is_taken_from_who_is_at_work_and_nothing_stays_with_the_dead(
     assert not script.world.wrongs, script.world.report()
 
 
-# -- stories that it has told, each as short as it can be ---------------------------------------------------------
+# -- short versions of stories that it has found --------------------------------------------------------------------
 
 WorldOf = Callable[..., JudgedWorld]
 
@@ -50,8 +50,8 @@ def world_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WorldOf:
     return make
 
 
-def told(world: JudgedWorld, story: Callable[[], object], until_s: float = SETTLE_S) -> None:
-    """Let the story happen; after it nothing happens for longer than every limit."""
+def play(world: JudgedWorld, story: Callable[[], object], until_s: float = SETTLE_S) -> None:
+    """Play the story, and a time above every limit in which nothing happens."""
 
     async def life() -> None:
         await world.pass_s(1.0)
@@ -79,7 +79,7 @@ def test_work_in_the_background_is_seen_although_other_events_follow_the_end_of_
         await world.pass_s(20.0)
         world.turn(session, Doing.BACKGROUND)
 
-    told(world, story)
+    play(world, story)
 
 
 def test_the_work_of_a_lead_out_of_sight_is_seen_in_its_transcript(world_of: WorldOf) -> None:
@@ -92,7 +92,7 @@ def test_the_work_of_a_lead_out_of_sight_is_seen_in_its_transcript(world_of: Wor
         assert mate is not None
         world.begin_task(mate)
 
-    told(world, story, 3 * SETTLE_S)
+    play(world, story, 3 * SETTLE_S)
 
 
 def test_a_teammate_in_its_leads_process_that_waits_for_a_permission_is_not_stalled(world_of: WorldOf) -> None:
@@ -105,7 +105,7 @@ def test_a_teammate_in_its_leads_process_that_waits_for_a_permission_is_not_stal
         await world.pass_s(40.0)
         world.turn(mate, Doing.PERSON)
 
-    told(world, story)
+    play(world, story)
 
 
 def test_the_signs_of_both_processes_of_one_session_count_for_a_task_that_either_may_own(world_of: WorldOf) -> None:
@@ -118,7 +118,7 @@ def test_the_signs_of_both_processes_of_one_session_count_for_a_task_that_either
         await world.pass_s(850.0)
         world.turn(first, Doing.IDLE)
 
-    told(world, story, 290.0)
+    play(world, story, 290.0)
 
 
 def test_the_task_of_a_lead_that_was_known_as_a_session_before_is_back_at_once(world_of: WorldOf) -> None:
@@ -134,7 +134,7 @@ def test_the_task_of_a_lead_that_was_known_as_a_session_before_is_back_at_once(w
         await world.pass_s(20.0)
         world.die(session, "KILL")
 
-    told(world, story, 5.0)
+    play(world, story, 5.0)
     assert world.figures.taken == {"dead": 1}
 
 
@@ -151,7 +151,7 @@ def test_a_teammate_in_its_leads_process_dies_with_it_while_another_process_runs
         await world.pass_s(40.0)
         world.die(second, "KILL")
 
-    told(world, story, 5.0)
+    play(world, story, 5.0)
     assert world.figures.taken == {"dead": 1}
 
 
@@ -170,7 +170,7 @@ def test_a_teammate_in_its_leads_process_keeps_its_task_beside_a_stray_of_its_na
         assert mate is not None
         world.begin_task(mate)
 
-    told(world, story, 3 * SETTLE_S)
+    play(world, story, 3 * SETTLE_S)
 
 
 def test_an_agent_that_goes_on_after_a_suspension_is_not_stalled(world_of: WorldOf) -> None:
@@ -185,4 +185,4 @@ def test_an_agent_that_goes_on_after_a_suspension_is_not_stalled(world_of: World
         await world.pass_s(1000.0)
         world.turn(session, Doing.STALLED)
 
-    told(world, story, 800.0)
+    play(world, story, 800.0)
