@@ -250,6 +250,24 @@ def test_sighup_reloads_and_a_bad_file_keeps_the_old_configuration(daemon: Start
     assert running.stop() == 0
 
 
+async def test_a_bad_file_of_one_project_keeps_no_other_from_its_new_configuration(
+    project: Path, claude_home: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    (other / ".yolo-planning").mkdir(parents=True)
+    daemon = Daemon(Options(projects=(project, other)))
+    for path in (project, other):
+        daemon.projects[path] = daemon._project(path, Config())
+    (project / ".yolo-planning" / "supervisor.toml").write_text("mode = 'obsreve'\n")
+    (other / ".yolo-planning" / "supervisor.toml").write_text("mode = 'observe'\n")
+
+    async with anyio.create_task_group() as tasks:
+        daemon._reload(tasks)
+
+    assert (daemon.projects[project].config.mode, daemon.projects[other].config.mode) == ("heal", "observe")
+    assert "supervisor.toml:1" in daemon._refused
+
+
 async def test_a_reload_that_fails_in_any_way_is_refused_and_the_old_configuration_kept(
     project: Path, claude_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

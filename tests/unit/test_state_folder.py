@@ -20,6 +20,7 @@ from support.project import QuickDisk, agent_of
 from support.wait import wait_until
 from yolo_supervisor.actions.notes import daemon
 from yolo_supervisor.formats import own as own_files
+from yolo_supervisor.fs.read import read_or_none
 from yolo_supervisor.fs.trust import Refused
 from yolo_supervisor.models import ProcessId
 from yolo_supervisor.store import lines, state_folder
@@ -316,6 +317,31 @@ def test_adopted_offer_is_offered_no_more(project: Path) -> None:
 
     assert undecided(DISK, supervise(project)) == []
     assert not older.folder.exists()
+
+
+@pytest.mark.parametrize("trusted", [None, b'mode = "observe"'])
+def test_adopted_folder_has_no_say_in_trust_and_knows_no_processes(project: Path, trusted: bytes | None) -> None:
+    link = write_old_folder(project, "")
+    (link / "trusted.toml").write_text('[sessions]\non_detach = "terminate"')
+    (link / "trees.json").write_text("{}")
+    paths = supervise(project)
+    if trusted is not None:
+        paths.trusted.write_bytes(trusted)
+
+    adopt(DISK, paths, link, LIMIT_S)
+
+    assert read_or_none(paths.trusted) == trusted
+    assert not paths.trees.exists()
+    assert {path.name for path in paths.quarantine.glob("*-adopted")} == {"trusted.toml-adopted", "trees.json-adopted"}
+
+
+def test_folder_that_leads_elsewhere_inside_is_not_adopted(project: Path, tmp_path: Path) -> None:
+    link = write_old_folder(project, "")
+    (link / "quarantine").rmdir()
+    (link / "quarantine").symlink_to(tmp_path)
+
+    with pytest.raises(Refused):
+        adopt(DISK, supervise(project), link, LIMIT_S)
 
 
 def test_dismissed_folders_are_kept_and_reported_no_more(project: Path) -> None:

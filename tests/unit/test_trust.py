@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -16,6 +17,7 @@ from yolo_supervisor import config as configuration
 from yolo_supervisor.actions.base import AlertCode, Escalate
 from yolo_supervisor.config import Config, known_keys
 from yolo_supervisor.config.trust import LESS, Trust, limited
+from yolo_supervisor.fs.bounded import read_regular
 from yolo_supervisor.watchers.state import StateObservation, decide
 
 
@@ -123,6 +125,45 @@ def test_removed_file_that_was_trusted_stays_in_force(project: Path, claude_home
     config = configuration.load(project)
 
     assert (config.sessions.on_detach, config.trust.edited) == ("keep", True)
+
+
+def test_trusted_content_stays_in_force_after_a_change_that_is_not_valid(project: Path, claude_home: Path) -> None:
+    path = write_settings(project, '[sessions]\non_detach = "keep"\n')
+    path.write_text('[sessions]\non_detach = "trminate"\n')
+
+    config = configuration.load(project)
+
+    assert config.sessions.on_detach == "keep"
+    assert config.trust.edited
+    assert f"{path}:2" in config.trust.error
+
+
+def test_link_is_not_trusted_because_the_project_was_without_a_file(project: Path, claude_home: Path) -> None:
+    trust(project)
+    (project / "settings.toml").write_text('[sessions]\non_detach = "terminate"\n')
+    (project / ".yolo-planning" / "supervisor.toml").symlink_to("../settings.toml")
+
+    config = configuration.load(project)
+
+    assert config.sessions.on_detach == "auto"
+    assert config.trust == Trust(trusted=True, edited=True, ignored=("sessions.on_detach",))
+
+
+def test_content_that_is_compared_with_the_trusted_one_is_the_one_in_force(
+    project: Path, claude_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_settings(project, '[sessions]\non_detach = "keep"\n')
+    trusted = path.read_text()
+    path.write_text('[sessions]\non_detach = "terminate"\n')
+
+    def read_then_replaced(*arguments: Any, **options: Any) -> bytes:
+        content = read_regular(*arguments, **options)
+        path.write_text(trusted)
+        return content
+
+    monkeypatch.setattr("yolo_supervisor.config.read_regular", read_then_replaced)
+
+    assert configuration.load(project).sessions.on_detach == "keep"
 
 
 def test_project_without_a_file_can_be_trusted(project: Path, claude_home: Path) -> None:

@@ -46,6 +46,7 @@ def command(options: Shared) -> None:
                     "trusted": view.config.trust.trusted,
                     "edited": view.config.trust.edited,
                     "ignored": list(view.config.trust.ignored),
+                    "error": view.config.trust.error or None,
                 },
                 "agents": view.agents_json(),
                 "ended_agents": view.ended_agents_json(),
@@ -82,6 +83,8 @@ def _print_status(document: dict[str, Any]) -> None:
             out(f"  it has reported nothing for {daemon['silent_s']:.0f} s: it hangs or is stopped")
     else:
         out(f"{project['path']}: not supervised, no daemon is running. Start one: yolo-supervisor run")
+    if error := project["trust"]["error"]:
+        out(f"  supervisor.toml was changed and is not valid, so what was trusted is in force: {error}")
     if ignored := project["trust"]["ignored"]:
         changed = "has changed since it was trusted" if project["trust"]["edited"] else "is not trusted"
         out(f"  supervisor.toml {changed}; ignored: {', '.join(ignored)}. Read it, then: yolo-supervisor trust")

@@ -9,7 +9,6 @@ from yolo_supervisor.actions import notes
 from yolo_supervisor.cli.consent import refuse_agents
 from yolo_supervisor.cli.context import EX_NO, EX_TEMPFAIL, Shared, fail, print_result, shared
 from yolo_supervisor.cli.project_view import PATIENCE_S, ProjectView
-from yolo_supervisor.fs.read import read
 from yolo_supervisor.fs.trust import Refused
 from yolo_supervisor.store.atomic import remove, write_atomic
 from yolo_supervisor.store.disk import Disk
@@ -37,12 +36,11 @@ def command(options: Shared, revoke: bool) -> None:
     """
     project = options.project()
     path = configuration.project_file(project)
-    settings = configuration.read_project_file(project)
+    content = configuration.read_project_file(project)
     view = ProjectView(project, configuration.load(None, options.config))
     refuse_agents(view.processes, view.agent_processes())
     disk, paths = Disk(), view.store.paths
     try:
-        content = read(path) or b""
         enrol(disk, paths, PATIENCE_S)
         if revoke:
             remove(disk, paths.trusted)
@@ -58,6 +56,6 @@ def command(options: Shared, revoke: bool) -> None:
     if revoke:
         text = f"no longer trusted: {project}"
     else:
-        text = f"trusted: {path}" if settings else f"trusted: {project} (it has no supervisor.toml)"
+        text = f"trusted: {path}" if content else f"trusted: {project} (it has no supervisor.toml)"
     document = {"version": 2, "project": str(project), "trusted": not revoke, "file": str(path)}
     print_result(options, document, text + reload)

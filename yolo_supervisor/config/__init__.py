@@ -18,7 +18,6 @@ import msgspec
 from yolo_supervisor.config.trust import Trust, limited, trusted_content
 from yolo_supervisor.formats.plugin import PLANNING
 from yolo_supervisor.fs.bounded import read_regular
-from yolo_supervisor.fs.read import read_or_none
 from yolo_supervisor.fs.trust import other_writers
 from yolo_supervisor.user_dirs import config_dir, home
 
@@ -185,23 +184,36 @@ def _with_project(
     below: Mapping[str, Any], project: Path, environment: Mapping[str, str]
 ) -> tuple[dict[str, Any], Trust]:
     """The settings with those of the project's own file, as far as the file is trusted."""
-    settings = read_project_file(project)
-    content = read_or_none(project_file(project)) or b""
+    path = project_file(project)
     trusted = trusted_content(str(project), environment)
-    if trusted == content:
-        return _merge(below, settings), Trust(trusted=True)
-    in_force = dict(below)
-    if trusted is not None:
-        in_force = _merge(below, tomllib.loads(trusted.decode()))
+    content = _content(path)
+    if trusted is None:
+        in_force = dict(below)
+        settings = project_settings(content, path)
+    else:
+        in_force = _merge(below, project_settings(trusted, path))
+        if trusted == content:
+            return in_force, Trust(trusted=True)
+        try:
+            settings = project_settings(content, path)
+        except ConfigError as error:
+            return in_force, Trust(trusted=True, edited=True, error=str(error))
     base = msgspec.to_builtins(msgspec.convert(in_force, Config))
     allowed, ignored = limited(settings, base)
     return _merge(in_force, allowed), Trust(trusted=trusted is not None, edited=trusted is not None, ignored=ignored)
 
 
-def read_project_file(project: Path) -> dict[str, Any]:
-    """The settings of a project's own file, trusted or not. ConfigError if it is invalid."""
+def read_project_file(project: Path) -> bytes:
+    """The content of a project's own file, trusted or not; empty without one. ConfigError if it is invalid."""
     path = project_file(project)
-    settings = read_file(path)
+    content = _content(path)
+    project_settings(content, path)
+    return content
+
+
+def project_settings(content: bytes, path: Path) -> dict[str, Any]:
+    """The settings in the content of a project's own file. ConfigError if it is invalid."""
+    settings = _parse(content, path)
     if "projects" in settings:
         raise ConfigError(f"{_where(path, 'projects')}: a project's own file cannot name projects")
     return settings
@@ -209,41 +221,47 @@ def read_project_file(project: Path) -> dict[str, Any]:
 
 def read_file(path: Path, needed: bool = False) -> dict[str, Any]:
     """The settings of one file. ConfigError if it is invalid, or needed and missing."""
-    raw = _read(path, needed)
-    _check(raw, path)
-    return raw
+    return _parse(_content(path, needed), path)
 
 
-def _read(path: Path, needed: bool) -> dict[str, Any]:
+def _content(path: Path, needed: bool = False) -> bytes:
+    """The content of a configuration, which may be a link, as people who keep theirs in a repository have it.
+
+    Empty if there is none. ConfigError if it cannot be read, or is needed and missing.
+    """
     try:
         if path.exists() and not path.is_file():
             raise ConfigError(f"{path}: cannot be read: it is no ordinary file")
         for place in (path, path.parent):
             if path.exists() and (reason := other_writers(place, place.stat())):
                 raise ConfigError(f"{path}: not trusted: {reason}; chmod go-w {place}")
-        return tomllib.loads(_text(path))
+        return read_regular(path, LIMIT, follow=True)
     except FileNotFoundError as error:
         if needed:
             raise ConfigError(f"{path}: there is no such file") from error
-        return {}
+        return b""
     except OSError as error:
         if isinstance(error, NotADirectoryError) and not needed:
-            return {}
+            return b""
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _parse(content: bytes, path: Path) -> dict[str, Any]:
+    """The settings in a content. ConfigError, naming the file and the line, if it is invalid."""
+    try:
+        text = content.decode("utf-8").replace("\r\n", "\n")
+        raw = tomllib.loads(text)
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8 text") from error
     except tomllib.TOMLDecodeError as error:
         match = re.fullmatch(r"(.*) \(at (?:line (\d+), column \d+|end of document)\)", str(error))
-        line = (match[2] if match else None) or str(len(_text(path).splitlines()))
+        line = (match[2] if match else None) or str(len(text.splitlines()))
         where, what = f"{path}:{line}", match[1] if match else str(error)
         raise ConfigError(f"{where}: not valid TOML: {what}") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
-
-
-def _text(path: Path) -> str:
-    """The text of a configuration, which may be a link, as people who keep theirs in a repository have it."""
-    return read_regular(path, LIMIT, follow=True).decode("utf-8").replace("\r\n", "\n")
+    _check(raw, path)
+    return raw
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -327,7 +345,7 @@ def _where(path: Path, *key: str) -> str:
     """
     table: tuple[str, ...] = ()
     try:
-        lines = _text(path).splitlines()
+        lines = read_regular(path, LIMIT, follow=True).decode().splitlines()
     except (OSError, UnicodeDecodeError):
         lines = []
     for number, line in enumerate(lines, 1):

@@ -75,6 +75,8 @@ class Trust(msgspec.Struct, frozen=True):
     """Whether the file has changed since it was trusted."""
     ignored: tuple[str, ...] = ()
     """The settings of the file that are not in force."""
+    error: str = ""
+    """The reason why the changed file is not valid; then nothing of it is in force."""
 
 
 def trusted_content(project: str, environment: Mapping[str, str]) -> bytes | None:

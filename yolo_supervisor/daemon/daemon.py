@@ -117,14 +117,9 @@ class Daemon:
 
         Returns the exit code: 0 unless none could be opened. ConfigError if wrong configurations are the reason.
         """
-        wrong: dict[Path, ConfigError] = {}
         code = EX_NO
-        for path in self.wanted(self.config):
-            try:
-                config = self._load(path)
-            except ConfigError as error:
-                wrong[path] = error
-                continue
+        configs, wrong = self._load_projects(self.config)
+        for path, config in configs.items():
             project = self.projects[path] = self._project(path, config)
             refusal = project.try_open()
             if isinstance(refusal, Held):
@@ -170,14 +165,18 @@ class Daemon:
         self._refused = "not finished"
         try:
             config = self._load(None)
-            configs = {path: self._load(path) for path in self.wanted(config)}
+            configs, mistakes = self._load_projects(config)
+            for path in [path for path in self.projects if path in configs and configs[path].trust.error]:
+                mistakes[path] = ConfigError(configs.pop(path).trust.error)
         except Exception as error:  # noqa: BLE001 - a wrong configuration must not end the daemon: the old one stays
             self._refused = str(error) if isinstance(error, ConfigError) else repr(error)
             self._log.error("reload_refused", error=self._refused, kept="the configuration in force")
         else:
-            self._refused = ""
+            self._refused = "; ".join(map(str, mistakes.values()))
             self.config = config
-            for path in self.projects.keys() - configs.keys():
+            for path, mistake in mistakes.items():
+                self._log.error("reload_refused", project=str(path), error=str(mistake), kept="what was in force there")
+            for path in self.projects.keys() - configs.keys() - mistakes.keys():
                 self.projects.pop(path).scope.cancel()
             for path, project_config in configs.items():
                 if path in self.projects:
@@ -189,6 +188,17 @@ class Daemon:
             self._log.info("reloaded", projects=len(configs), mode=config.mode)
         finally:
             self.notifier.reloaded(self._status(), self._refused)
+
+    def _load_projects(self, config: Config) -> tuple[dict[Path, Config], dict[Path, ConfigError]]:
+        """The configurations of the wanted projects, and the mistakes in those of others."""
+        configs: dict[Path, Config] = {}
+        mistakes: dict[Path, ConfigError] = {}
+        for path in self.wanted(config):
+            try:
+                configs[path] = self._load(path)
+            except ConfigError as error:
+                mistakes[path] = error
+        return configs, mistakes
 
     async def _let_terminations_end(self) -> None:
         with anyio.move_on_after(STOP_LIMIT_S):

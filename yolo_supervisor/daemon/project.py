@@ -143,7 +143,10 @@ class Project:
         """Trust the project's own file if the user's file names the project; the content, None if it does not."""
         if not any(os.path.realpath(configuration.expanded(name)) == str(self.path) for name in self.config.projects):
             return None
-        content = read_or_none(configuration.project_file(self.path)) or b""
+        try:
+            content = configuration.read_project_file(self.path)
+        except ConfigError:
+            return None
         write_atomic(Disk(), Paths(self.path).trusted, content)
         with contextlib.suppress(ConfigError):  # it was valid a moment ago
             self.config = self._load(self.path)

@@ -250,13 +250,17 @@ def adopt(disk: Disk, paths: Paths, folder: Path, limit_s: float) -> Path | None
 
     The numbers of the journal, which are the tokens of claims, go on above those of both. ``Refused`` if the folder is
     a link or others may write to it, FileNotFoundError if it is missing, ``Busy`` if a daemon uses one of the two.
+    Whether the project is trusted stays as it is.
     """
     with _lock(disk, paths, limit_s):
         refuse_untrusted(disk, folder)
         if not _is_real(disk, folder):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
+        for inner in paths.folders:
+            refuse_untrusted(disk, folder / inner.name)
         for each in (folder, paths.folder):
             _refuse_running(disk, each)
+        _take_no_word(disk, paths, folder)
         above = max(last_seq(disk, folder), last_seq(disk, paths.folder))
         _continue_above(disk, folder, above)
         offers = tuple(offer for offer in _offers(disk, paths.folder) if offer != str(folder))
@@ -264,6 +268,22 @@ def adopt(disk: Disk, paths: Paths, folder: Path, limit_s: float) -> Path | None
         _move(disk, folder, paths.folder)
         _begin(disk, paths, offers)
         return replaced
+
+
+def _take_no_word(disk: Disk, paths: Paths, folder: Path) -> None:
+    """Put aside what an older folder says of the user's trust and of running processes.
+
+    It may have come with a clone: only a person trusts a project, and only a daemon here sees its processes.
+    """
+    make_folder(disk, folder / paths.quarantine.name)
+    for name in (paths.trusted.name, paths.trees.name):
+        if disk.status(folder / name) is not None:
+            disk.rename(folder / name, folder / paths.quarantine.name / f"{name}-adopted")
+    known = read_enrolment(disk, paths.folder)
+    if known is not None and known.inode == _inode(disk, paths):
+        trusted = disk.read(paths.trusted)
+        if trusted is not None:
+            write_atomic(disk, folder / paths.trusted.name, trusted)
 
 
 def dismiss(disk: Disk, paths: Paths, limit_s: float) -> list[Path]:
@@ -303,7 +323,6 @@ def last_seq(disk: Disk, folder: Path) -> int:
 
 def _continue_above(disk: Disk, folder: Path, above: int) -> None:
     """Let the next line of the folder's journal have a higher number than ``above``."""
-    make_folder(disk, folder / "quarantine")
     journal = Journal(folder / "journal.jsonl", disk, folder / "quarantine")
     try:
         journal.catch_up()

@@ -105,6 +105,8 @@ class StateObservation:
     """The older state folders that a person has to decide about."""
     ignored: tuple[str, ...] = ()
     """The settings of the project's own file that are ignored until the user trusts it."""
+    settings_error: str = ""
+    """The reason why the project's own file, which has changed since it was trusted, is not valid."""
 
 
 def decide(observation: StateObservation, copies: Path, *, by_hand: bool = False) -> list[Remediation]:
@@ -131,9 +133,11 @@ def decide(observation: StateObservation, copies: Path, *, by_hand: bool = False
         for file in observation.unreadable
     ]
     remediations += [(_ask_about(older),) for older in observation.undecided]
-    if observation.ignored:
+    if observation.ignored or observation.settings_error:
         names = ", ".join(observation.ignored)
         reason = f"it is not trusted, so these settings are ignored: {names}. Read it, then: yolo-supervisor trust"
+        if observation.settings_error:
+            reason = f"it was changed and is not valid, so what was trusted is in force: {observation.settings_error}"
         code = AlertCode.SETTINGS_UNTRUSTED
         remediations.append((Escalate(kind="state", code=code, detail=names, key="supervisor.toml", reason=reason),))
     return remediations
@@ -368,6 +372,7 @@ class StateWatcher:
             unreadable=tuple(look.unreadable),
             undecided=tuple(undecided(self._store.disk, self._store.paths)),
             ignored=self.config.trust.ignored,
+            settings_error=self.config.trust.error,
         )
 
     def _conflict(self, path: Path, data: bytes) -> Flaw | None:
