@@ -207,7 +207,9 @@ class Runner:
             health.last_error = next((result.error for result in results if result.error), None)
             self._failures.recovered("watcher", watcher=watcher.name)
             self._pace(watcher, results)
-        health.last_tick_at = self.services.clock.now()
+        is_first, health.last_tick_at = health.last_tick_at is None, self.services.clock.now()
+        if is_first:
+            self.report()
 
     def _pace(self, watcher: Watcher, results: Sequence[Result]) -> None:
         """Tick again soon where a remediation waits or is left, or failed for a cause that may end at any moment."""
