@@ -51,3 +51,14 @@ class Children:
                     stream.close()
         if self._started and sys.platform == "linux":
             kill_all(CHILD_MARK, self._mark)
+
+
+def watching(folder: Path) -> str:
+    """A Python program that has the kernel report the changes in a folder, says ready and sleeps."""
+    return f"""
+import ctypes, time
+libc = ctypes.CDLL(None)
+assert libc.inotify_add_watch(libc.inotify_init(), {os.fsencode(folder)!r}, 0x100) == 1
+print('ready', flush=True)
+time.sleep(600)
+"""

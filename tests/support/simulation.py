@@ -332,6 +332,9 @@ class Machine:
     def writes_to(self, pid: int, path: Path, file: FileId) -> bool:
         return False
 
+    def watched(self, pid: int) -> frozenset[FileId]:
+        return frozenset()
+
     def ignores(self, pid: int, number: int) -> bool:
         return False
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from support.cli import Cli
-from support.processes import Children
+from support.processes import Children, watching
 from support.project import new_store, read_task, write_task
 from support.wait import wait_until
 from yolo_supervisor.actions.agents import Register, Terminate
@@ -1490,6 +1490,19 @@ def test_the_task_list_of_an_earlier_session_stays_an_agents(world: World, child
     world.turn()
 
     assert read_task(old)["status"] == "pending"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux only: inotify")
+def test_the_task_list_that_a_sessions_process_watches_is_its_own(world: World, children: Children) -> None:
+    task = write_task(world.claude, "session-22222222", 1, owner=None, status="in_progress")
+    session = children.python(watching(task.parent))
+    world.session(session, "11111111-aaaa")
+    world.turn()
+
+    end(session)
+    world.turn()
+
+    assert read_task(task)["status"] == "pending"
 
 
 def test_a_task_without_owner_stays_with_a_session_that_lives(world: World, children: Children) -> None:

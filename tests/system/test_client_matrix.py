@@ -397,7 +397,7 @@ SCENARIOS: Final = {
     "lone session-exit": Scenario(done="/exit in a lone session at work", play=exit_lone_session),
     "lead-exit": Scenario(done="/exit in a lead with teammates at work", play=exit_lead),
     "clear": Scenario(done="/clear, then SIGKILL", play=clear),
-    "resume": Scenario(done="SIGKILL, --resume, then SIGTERM", play=resume, versions=(NEWEST,)),
+    "resume": Scenario(done="SIGKILL, --resume, then SIGTERM", play=resume),
     "resume_lead": Scenario(done="lead SIGKILL, --resume, then SIGKILL to a teammate", play=resume_lead),
     "idle-tmux": Scenario(done="a teammate's turn ends", play=partial(idle_teammate, mode="tmux")),
     "idle-in_process": Scenario(done="a teammate's turn ends", play=partial(idle_teammate, mode="in-process")),

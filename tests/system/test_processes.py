@@ -22,7 +22,7 @@ from types import SimpleNamespace
 import anyio
 import pytest
 
-from support.processes import Children
+from support.processes import Children, watching
 from support.wait import LIMIT_S, wait_until
 from yolo_supervisor.models import Liveness, ProcessId
 from yolo_supervisor.system import processes as module
@@ -214,6 +214,17 @@ def test_a_process_writes_to_a_file_that_it_has_open_for_writing(
 
     assert processes.backend.writes_to(child.pid, path, file_id(path)) is writes
     assert not processes.backend.writes_to(child.pid, other, file_id(other))
+
+
+@on_linux
+def test_what_the_kernel_reports_changes_of_to_a_process_is_known(children: Children, tmp_path: Path) -> None:
+    watched = tmp_path / "watched"
+    watched.mkdir()
+
+    child = children.python(watching(watched))
+
+    assert ProcfsBackend().watched(child.pid) == {file_id(watched)}
+    assert ProcfsBackend().watched(children.start("sleep", "600").pid) == frozenset()
 
 
 def test_a_file_of_a_process_is_known_by_device_and_inode(

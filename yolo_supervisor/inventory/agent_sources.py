@@ -30,6 +30,7 @@ from yolo_supervisor.inventory.project_snapshot import (
     is_process_of,
     lists_of_agent,
 )
+from yolo_supervisor.inventory.watched_lists import WatchedLists
 from yolo_supervisor.models import Agent, Liveness, Pane, ProcessId
 from yolo_supervisor.store.paths import Paths
 from yolo_supervisor.system.processes import Processes
@@ -274,10 +275,12 @@ class SessionFiles:
 
     name, rank = "session file", Rank.SESSION_FILE
 
-    def __init__(self, describer: ProcessDescriber) -> None:
+    def __init__(self, describer: ProcessDescriber, watched_lists: WatchedLists) -> None:
         self._describer = describer
+        self._watched_lists = watched_lists
 
     def agents(self, snapshot: ProjectSnapshot) -> Sequence[Agent]:
+        self._watched_lists.keep({live.process for live in snapshot.sessions})
         return list(self._agents(snapshot, snapshot.sessions))
 
     def lost(self, snapshot: ProjectSnapshot, sessions: Iterable[LiveSession]) -> Sequence[Agent]:
@@ -290,6 +293,7 @@ class SessionFiles:
                 continue
             session, seen = live.session, self._describer.seen(live.process)
             team = snapshot.team_of_lead(live)
+            named = (seen.task_list,) if seen and seen.task_list else ()
             yield self._describer.agent(
                 live.process,
                 snapshot.records.folder_id,
@@ -302,7 +306,7 @@ class SessionFiles:
                 session=session.session_id,
                 claude_dir=live.home,
                 hosted=session.hosted,
-                lists=(seen.task_list,) if seen and seen.task_list else (),
+                lists=(*named, *self._watched_lists.of(live.process, live.home)),
             )
 
 

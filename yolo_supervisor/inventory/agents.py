@@ -28,6 +28,7 @@ from yolo_supervisor.inventory.process_scan import ProcessScanner
 from yolo_supervisor.inventory.project_folders import ProjectFolders
 from yolo_supervisor.inventory.project_snapshot import ProjectSnapshot, is_process_of
 from yolo_supervisor.inventory.task_lists import TaskLists
+from yolo_supervisor.inventory.watched_lists import WatchedLists
 from yolo_supervisor.models import Agent, Liveness, ProcessId
 from yolo_supervisor.store.paths import Paths
 from yolo_supervisor.system.processes import Processes
@@ -54,7 +55,7 @@ class AgentRegistry:
         self._health_names = FolderPortions(paths.agent_health, HEALTH_FILES)
         self._command_lines = CommandLines(self.folders, scanner, self._describer)
         self._hook_notes = HookNotes(paths, processes, scanner, self._describer)
-        self._session_files = SessionFiles(self._describer)
+        self._session_files = SessionFiles(self._describer, WatchedLists(processes.backend))
         self._sources: tuple[AgentSource, ...] = (
             self._records,
             self._command_lines,

@@ -107,6 +107,9 @@ class PsutilBackend:
         names = [each.path for each in opened if getattr(each, "mode", "r") != "r"]  # macOS does not report how
         return any(os.path.basename(name) == path.name and file_id(name) == file for name in names)
 
+    def watched(self, pid: int) -> frozenset[FileId]:
+        return frozenset()
+
     def listens(self, pid: int) -> bool:
         return True
 

@@ -107,6 +107,9 @@ class ProcessBackend(Protocol):
         ``path`` is our path of the file.
         """
 
+    def watched(self, pid: int) -> frozenset[FileId]:
+        """The files and folders whose changes the kernel reports to the process; none where the system does not say."""
+
     def listens(self, pid: int) -> bool:
         """Whether the process listens on a Unix socket; True where the system does not say."""
 

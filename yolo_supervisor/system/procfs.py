@@ -10,7 +10,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from yolo_supervisor.models import ProcessId
@@ -189,6 +189,17 @@ class ProcfsBackend:
                 continue
         return False
 
+    def watched(self, pid: int) -> frozenset[FileId]:
+        folder = f"/proc/{pid}/fd"
+        found: set[FileId] = set()
+        for name in os.listdir(folder):
+            try:
+                if os.readlink(f"{folder}/{name}") == "anon_inode:inotify":
+                    found.update(_watches(self._read(pid, f"fdinfo/{name}")))
+            except FileNotFoundError:  # closed meanwhile
+                continue
+        return frozenset(found)
+
     def listens(self, pid: int) -> bool:
         listening = set()
         for line in self._read(pid, "net/unix").splitlines()[1:]:
@@ -241,6 +252,18 @@ class ProcfsBackend:
 
 INITIAL_PIDS = 0xEFFFFFFC
 """The inode of the initial pid namespace, whose pids the kernel log uses."""
+
+
+def _watches(fdinfo: bytes) -> Iterator[FileId]:
+    """The files in the kernel's lines about an inotify descriptor, such as ``inotify wd:1 ino:2a sdev:800003``.
+
+    The minor part of a device number has 20 bits there.
+    """
+    for line in fdinfo.splitlines():
+        if line.startswith(b"inotify "):
+            values = dict(word.split(b":", 1) for word in line.split()[1:] if b":" in word)
+            device = int(values[b"sdev"], 16)
+            yield FileId(os.makedev(device >> 20, device & 0xFFFFF), int(values[b"ino"], 16))
 
 
 def signal_sessions(sessions: Collection[int], number: int) -> tuple[int, ...]:
