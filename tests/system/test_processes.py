@@ -342,7 +342,7 @@ def test_no_handle_opens_for_an_ended_or_reused_pid(processes: Processes, childr
     ("machine", "boot", "namespace", "state"),
     [
         (None, "another boot", None, DEAD),
-        (None, "another boot", "another namespace", DEAD),
+        (None, "another boot", "another namespace", UNKNOWN),
         (None, None, "another namespace", UNKNOWN),
         ("another machine", None, None, UNKNOWN),
         ("another machine", "another boot", "another namespace", UNKNOWN),

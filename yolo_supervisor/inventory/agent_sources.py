@@ -144,6 +144,8 @@ class ProcessDescriber:
     def __init__(self, processes: Processes, scanner: ProcessScanner) -> None:
         self._processes = processes
         self._scanner = scanner
+        self._clients: dict[ProcessId, AgentProcess] = {}
+        """The clients of live sessions whose command lines do not show that they are agents."""
 
     def agent(self, process: ProcessId, folder_id: int | None, **facts: object) -> Agent:
         """The agent in that process. ``folder_id`` is the folder of records that its record would be in."""
@@ -186,6 +188,16 @@ class ProcessDescriber:
 
     def seen(self, process: ProcessId) -> AgentProcess | None:
         return self._scanner.agents.get(process) or self._scanner.read_now(process)
+
+    def clients(self, processes: Iterable[ProcessId]) -> Mapping[ProcessId, AgentProcess]:
+        """The clients in these processes, which session files name: their command lines may be those of a wrapper."""
+        known: dict[ProcessId, AgentProcess] = {}
+        for process in processes:
+            seen = self._scanner.agents.get(process) or self._clients.get(process)
+            if seen := seen or self._scanner.read_now(process, is_agent=True):
+                known[process] = seen
+        self._clients = {process: seen for process, seen in known.items() if process not in self._scanner.agents}
+        return known
 
 
 class RecordFiles:
@@ -281,17 +293,24 @@ class SessionFiles:
 
     def agents(self, snapshot: ProjectSnapshot) -> Sequence[Agent]:
         self._watched_lists.keep({live.process for live in snapshot.sessions})
-        return list(self._agents(snapshot, snapshot.sessions))
+        clients = self._describer.clients(live.process for live in snapshot.sessions)
+        return list(self._agents(snapshot, (live for live in snapshot.sessions if live.in_project), clients))
+
+    def elsewhere(self, snapshot: ProjectSnapshot) -> Sequence[Agent]:
+        """The agents of living sessions outside the project's folder that work on one of its task lists."""
+        clients = self._describer.clients(live.process for live in snapshot.sessions)
+        agents = self._agents(snapshot, (live for live in snapshot.sessions if not live.in_project), clients)
+        return [agent for agent in agents if not lists_of_agent(agent).isdisjoint(snapshot.list_names)]
 
     def lost(self, snapshot: ProjectSnapshot, sessions: Iterable[LiveSession]) -> Sequence[Agent]:
-        """The agents of sessions whose process has ended."""
-        return list(self._agents(snapshot, sessions))
+        """The agents of the project's sessions whose process has ended."""
+        return list(self._agents(snapshot, (live for live in sessions if live.in_project), {}))
 
-    def _agents(self, snapshot: ProjectSnapshot, sessions: Iterable[LiveSession]) -> Iterator[Agent]:
+    def _agents(
+        self, snapshot: ProjectSnapshot, sessions: Iterable[LiveSession], clients: Mapping[ProcessId, AgentProcess]
+    ) -> Iterator[Agent]:
         for live in sessions:
-            if not live.in_project:
-                continue
-            session, seen = live.session, self._describer.seen(live.process)
+            session, seen = live.session, clients.get(live.process)
             team = snapshot.team_of_lead(live)
             named = (seen.task_list,) if seen and seen.task_list else ()
             yield self._describer.agent(

@@ -147,15 +147,16 @@ class AgentRegistry:
         return self._homes.with_those_of((*self._records.read().homes, *here))
 
     def elsewhere(self, snapshot: ProjectSnapshot) -> list[Agent]:
-        """Teammates that run outside the project's folder, in a work tree, for example.
+        """Living agents outside the project's folder that may own its tasks: teammates, and sessions on its lists.
 
-        They are not watched here, but a task that bears their name may be theirs.
+        They are not watched here: their lead may have been started in another folder, for example.
         """
-        return [
+        teammates = [
             self._describer.teammate(seen, seen.flags, snapshot.records.folder_id)
             for seen in snapshot.teammates.elsewhere
             if seen.flags and seen.claude_dir in snapshot.homes
         ]
+        return [*teammates, *self._session_files.elsewhere(snapshot)]
 
     def in_process(self, leads: Iterable[Agent], known: Iterable[Agent], snapshot: ProjectSnapshot) -> list[Agent]:
         """The teammates that live inside these leads' processes. One of the known agents with a process does not."""

@@ -182,17 +182,20 @@ class ProcessScanner:
         ours = self.processes.backend.owner(process.pid) == os.geteuid()
         return ours and not sweep.facts[process.pid].comm.startswith("tmux")
 
-    def read_now(self, process: ProcessId) -> AgentProcess | None:
-        """The agent that the process's command line shows now: the latest sample may be older than the process."""
+    def read_now(self, process: ProcessId, *, is_agent: bool = False) -> AgentProcess | None:
+        """The agent that the process's command line shows now: the latest sample may be older than the process.
+
+        ``is_agent`` says that the process is known to be one, whatever its command line.
+        """
         try:
             facts = self.processes.backend.facts(process.pid)
             if facts is None or facts.started != process.started:
                 return None
-            return self._read(process, Sweep(self.processes.boot, {process.pid: facts}))
+            return self._read(process, Sweep(self.processes.boot, {process.pid: facts}), is_agent=is_agent)
         except OSError:
             return None
 
-    def _read(self, process: ProcessId, sweep: Sweep) -> AgentProcess | None:
+    def _read(self, process: ProcessId, sweep: Sweep, *, is_agent: bool = False) -> AgentProcess | None:
         """The agent that the process's command line shows, or None.
 
         OSError if it cannot be read.
@@ -202,7 +205,7 @@ class ProcessScanner:
         backend = self.processes.backend
         argv = backend.argv(process.pid)
         flags = claude.flags(argv)
-        if flags is None and not (argv and claude.looks_like_agent(argv, "")):
+        if flags is None and not is_agent and not (argv and claude.looks_like_agent(argv, "")):
             return None
         environment = backend.environment(process.pid)
         return AgentProcess(

@@ -132,10 +132,7 @@ class Processes:
 
     def liveness(self, process: ProcessId) -> Liveness:
         if process.boot != self.boot:
-            machine, boot = process.boot.split("/")[:1], process.boot.split("/")[1:2]
-            ours = self.boot.split("/")
-            rebooted = machine == ours[:1] and boot != ours[1:2]
-            return Liveness.DEAD if rebooted else Liveness.UNKNOWN
+            return Liveness.DEAD if _is_rebooted(process.boot, self.boot) else Liveness.UNKNOWN
         try:
             facts = self.backend.facts(process.pid)
         except OSError:
@@ -392,3 +389,14 @@ class Processes:
         while awake.read() < limit_s and not all(handle.over() for handle in handles):
             await anyio.sleep(min(pause_s, limit_s))
             pause_s = min(pause_s * 2, 0.05)
+
+
+def _is_rebooted(then: str, now: str) -> bool:
+    """Whether this machine was booted between the two.
+
+    Containers of one image share the machine's id, and some have a boot id of their own while they run beside each
+    other; their pid namespaces differ. The first namespace has the same number in every boot.
+    """
+    (machine, _, rest), (machine_now, _, rest_now) = then.partition("/"), now.partition("/")
+    (boot, _, namespace), (boot_now, _, namespace_now) = rest.partition("/"), rest_now.partition("/")
+    return machine == machine_now and boot != boot_now and namespace == namespace_now

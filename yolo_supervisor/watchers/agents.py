@@ -23,7 +23,7 @@ from yolo_supervisor.inventory.agents import AgentRegistry
 from yolo_supervisor.inventory.crash_evidence import Crash, CrashInvestigator
 from yolo_supervisor.inventory.held_resources import HeldResourcesFinder
 from yolo_supervisor.inventory.process_scan import ProcessScanner
-from yolo_supervisor.inventory.project_snapshot import ProjectSnapshot, Records, is_process_of
+from yolo_supervisor.inventory.project_snapshot import ProjectSnapshot, Records, is_process_of, lists_of_agent
 from yolo_supervisor.models import Agent, Liveness, ProcessId
 from yolo_supervisor.policy.retry import RetryPolicy
 from yolo_supervisor.store.store import Store
@@ -373,9 +373,9 @@ class AgentsWatcher:
         known = [agent for name, agent in self._known.agents.items() if name not in gone]
         beside = [agent for agent in known if not _has_pane(agent, snapshot)]
         beside += self._registry.in_process(beside, beside, snapshot)
-        teams = {s.agent.team for s in dead} - {None}
-        elsewhere = self._registry.elsewhere(snapshot) if teams else []
-        return beside + [agent for agent in elsewhere if agent.team in teams]
+        lists = {name for s in dead for name in lists_of_agent(s.agent)}
+        elsewhere = self._registry.elsewhere(snapshot) if lists else []
+        return beside + [agent for agent in elsewhere if not lists_of_agent(agent).isdisjoint(lists)]
 
     def _meet(self, everyone: bool = False) -> tuple[ProjectSnapshot, list[Sighting]]:
         """Take a snapshot, and see which of the known agents live.
