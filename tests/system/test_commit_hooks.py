@@ -442,6 +442,32 @@ def test_large_untracked_files_are_not_copied(mine: Repo, children: Children) ->
     assert "large" not in copied
 
 
+def test_large_untracked_files_are_taken_out_of_the_stash_of_a_hook(mine: Repo, children: Children) -> None:
+    with (mine.folder / "large").open("wb") as file:
+        file.truncate(17 * 2**20)
+    mine.hook("pre-commit", f"{STASH} --include-untracked\n{READY}\nexec sleep 600")
+
+    _, answer, _ = ended(children, mine, signal.SIGTERM)
+
+    assert "large" in answer["restored"]  # type: ignore[operator]
+    assert (mine.folder / "large").stat().st_size == 17 * 2**20
+    assert_nothing_left(mine)
+
+
+@pytest.mark.thorough
+def test_next_commit_says_in_which_stash_entry_large_files_are(mine: Repo, children: Children) -> None:
+    with (mine.folder / "large").open("wb") as file:
+        file.truncate(17 * 2**20)
+    hook = mine.hook("pre-commit", f"{STASH} --include-untracked\n{READY}\nexec sleep 600")
+    child = start(children, mine, (mine.folder / ".git" / "ready").exists)
+    kill(child, all_of_it=True)
+    hook.unlink()
+
+    done = mine.run("--allow-empty", *MESSAGE, program=HASTY)
+
+    assert "git restore --source='stash@{0}^3' -- large" in done.stderr
+
+
 def test_hooks_of_a_configured_folder_are_known(mine: Repo, children: Children, tmp_path: Path) -> None:
     mine.git("config", "core.hooksPath", str(tmp_path / "hooks"))
     mine.hook("pre-commit", f"{PATCH}\n{READY}\nexec sleep 600")

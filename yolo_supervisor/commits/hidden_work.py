@@ -94,11 +94,13 @@ def settle(copy: WorkCopy, committed: bool, was_ended: bool) -> Findings:
     comparison = compare(copy, was_ended)
     proven = was_ended or (not committed and bool(new_entries(copy) or _patches(copy)))
     restored = _put_back(copy, comparison.hidden) if proven else set[str]()
-    missing = comparison.hidden - restored | comparison.changed
+    unstashed = _unstash(copy) if proven else set[str]()
+    restored |= unstashed
+    missing = (comparison.hidden | _only_stashed(copy)) - restored | comparison.changed
     findings = Findings(sorted(restored), sorted(missing))
     if not committed and (was_ended or restored):
         findings.is_index_changed = not _restore_index(copy)
-        _drop_stashes(copy)
+        _drop_stashes(copy, unstashed)
         copy.resume_operation()
     if findings.missing or findings.is_index_changed:
         findings.commands = _show(copy, findings)
@@ -116,6 +118,7 @@ def left_by_killed(copy: WorkCopy) -> Findings:
     missing = comparison.hidden | comparison.changed
     for tree in (copy.git.or_none("rev-parse", "--verify", "--quiet", "HEAD^{tree}"), staged_now):
         missing = missing & copy.git.changed(copy.backup.tree, tree) if tree else missing
+    missing |= _only_stashed(copy)
     is_lost = bool(_lost_from_index(copy, staged_now))
     findings = Findings(missing=sorted(missing), is_index_changed=is_lost)
     if missing or is_lost:
@@ -173,11 +176,19 @@ def _head_tree(copy: WorkCopy) -> str:
 
 def _stashed_untracked(copy: WorkCopy) -> set[str]:
     """The untracked files in new stash entries."""
-    names = set[str]()
-    for entry in new_entries(copy):
-        if listed := copy.git.or_none("ls-tree", "-r", "-z", "--name-only", f"{entry.commit}^3"):
-            names |= {*listed.split("\0")}
-    return names
+    return {name for entry in new_entries(copy) for name in _untracked_in(copy, entry)}
+
+
+def _untracked_in(copy: WorkCopy, entry: StashEntry) -> set[str]:
+    """The untracked files in a stash entry."""
+    listed = copy.git.or_none("ls-tree", "-r", "-z", "--name-only", f"{entry.commit}^3") or ""
+    return {*listed.split("\0")} - {""}
+
+
+def _only_stashed(copy: WorkCopy) -> set[str]:
+    """The files that only a new stash entry holds: the copy does not, since they are large for instance."""
+    gone = {name for name in copy.backup.omitted if not os.path.lexists(os.path.join(copy.places.root, name))}
+    return gone & _stashed_untracked(copy) if gone else gone
 
 
 def _is_cut_off(copy: WorkCopy, name: str, *trees: str) -> bool:
@@ -224,6 +235,21 @@ def _put_back(copy: WorkCopy, hidden: set[str]) -> set[str]:
     if written:
         copy.write(written)
     return ours
+
+
+def _unstash(copy: WorkCopy) -> set[str]:
+    """Write the files that are in no copy, and that a hook has put into a stash entry; those that were written."""
+    written = set[str]()
+    for entry in new_entries(copy):
+        names = sorted(
+            name for name in _only_stashed(copy) & _untracked_in(copy, entry) if not _is_blocked(copy.places.root, name)
+        )
+        if names:
+            index = copy.git.at(copy.places.root, GIT_INDEX_FILE=copy.path + NOW_INDEX)
+            index("read-tree", f"{entry.commit}^3")
+            index("checkout-index", "-z", "--stdin", given=null_separated(names))
+            written |= {name for name in names if os.path.lexists(os.path.join(copy.places.root, name))}
+    return written
 
 
 def _tree_entries(git: QuickGit, tree: str) -> dict[str, tuple[str, str]]:
@@ -296,17 +322,20 @@ def new_entries(copy: WorkCopy) -> list[StashEntry]:
     return entries[:count] if count > 0 and entries[count:] == copy.stashes else []
 
 
-def _drop_stashes(copy: WorkCopy) -> None:
-    """Drop the stash entries that hooks have made, and whose content is in the copy and so in the work tree again."""
+def _drop_stashes(copy: WorkCopy, unstashed: set[str]) -> None:
+    """Drop the stash entries that hooks have made, and whose content is in the work tree again.
+
+    That is what the copy holds, and the files that were taken out of the entries.
+    """
     entries = new_entries(copy)
     for number in reversed(range(len(entries))):
         commit = entries[number].commit
-        if _is_covered(copy, commit) and copy.git.or_none("rev-parse", f"stash@{{{number}}}") == commit:
+        if _is_covered(copy, commit, unstashed) and copy.git.or_none("rev-parse", f"stash@{{{number}}}") == commit:
             copy.git.or_none("stash", "drop", "--quiet", f"stash@{{{number}}}")
 
 
-def _is_covered(copy: WorkCopy, stash: str) -> bool:
-    """Whether all that the stash holds is in the copy."""
+def _is_covered(copy: WorkCopy, stash: str, unstashed: set[str]) -> bool:
+    """Whether all that the stash holds is in the copy, or was taken out of it."""
     git, backup = copy.git, copy.backup
     known = [backup.tree, backup.index_tree or backup.tree, _head_tree(copy)]
     parts = [stash, f"{stash}^2", f"{stash}^3"]
@@ -315,7 +344,9 @@ def _is_covered(copy: WorkCopy, stash: str) -> bool:
             continue
         tree = f"{part}^{{tree}}"
         base = "" if part.endswith("^3") else _head_tree(copy)
-        names = git.changed(base, tree) if base else {*git.names("ls-tree", "-r", "-z", "--name-only", tree)}
+        names = (
+            git.changed(base, tree) if base else {*git.names("ls-tree", "-r", "-z", "--name-only", tree)} - unstashed
+        )
         for other in known:
             names &= git.changed(other, tree)
         if names:
@@ -328,18 +359,24 @@ def _is_covered(copy: WorkCopy, stash: str) -> bool:
 
 def _show(copy: WorkCopy, findings: Findings) -> list[str]:
     """The commands that show the missing changes, in the copy and where the hook has put them."""
-    names = shlex.join(findings.missing[:20])
+    only_stashed = _only_stashed(copy)
+    names = shlex.join([name for name in findings.missing if name not in only_stashed][:20])
     ref = copy.backup.ref
     commands = [f"cd {shlex.quote(copy.places.root)}"]
-    if findings.missing:
+    if names:
         commands += [
             f"git diff {ref} -- {names}    # shows what is missing",
             f"git restore --source={ref} -- {names}    # writes these files as they were",
         ]
     if findings.is_index_changed:
         commands.append(f"git diff HEAD {ref}^2    # shows what was staged")
-    entries = new_entries(copy)
-    commands += [f"git stash show -p stash@{{{n}}}    # {entry.subject}" for n, entry in enumerate(entries)]
+    for number, entry in enumerate(new_entries(copy)):
+        commands.append(f"git stash show -p stash@{{{number}}}    # {entry.subject}")
+        if stashed := only_stashed & _untracked_in(copy, entry):
+            files = shlex.join(sorted(stashed)[:20])
+            commands.append(
+                f"git restore --source='stash@{{{number}}}^3' -- {files}    # writes these files as they were"
+            )
     commands += [f"less {shlex.quote(patch)}    # a patch of the hook" for patch in _patches(copy)]
     commands.append(f"git update-ref -d {ref}    # removes the copy")
     return commands
