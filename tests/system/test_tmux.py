@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.processes import Children
 from support.tmux import PrivateTmux
 from support.wait import LIMIT_S, wait_until
 from yolo_supervisor.clock import SystemClock
@@ -246,6 +247,7 @@ async def test_an_answer_that_breaks_off_is_none(tmp_path: Path, shadow: Callabl
     shadow("tmux", f"echo 'S 4242 $0 work'\n{end}")  # its panes are missing: all seem to be gone
     with socket.socket(socket.AF_UNIX) as unserved:
         unserved.bind(str(tmp_path / "tmux"))
+        unserved.listen()
 
         assert await look(str(tmp_path / "tmux")) is None
 
@@ -278,6 +280,23 @@ async def test_a_server_that_another_user_may_have_put_there_is_not_asked(
     assert module.ask_now(tmux.socket) is None
     assert not await module.show_message(tmux.socket, "/dev/pts/0", "hello")
     assert await module.last_words(Pane(socket=tmux.socket, server_pid=tmux.server.pid, pane="%0"), LIMIT_S) is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may start processes of other users")
+async def test_our_socket_is_not_asked_if_another_user_serves_it(
+    tmp_path: Path, shadow: Callable[[str, str], None], children: Children
+) -> None:
+    shadow("tmux", f"touch {tmp_path}/asked\necho 'S 4242 $0 work'")
+    path = tmp_path / "tmux"
+    with socket.socket(socket.AF_UNIX) as ours:
+        ours.bind(str(path))
+        number = ours.fileno()
+        serve = f"import os, socket, time; os.setuid({OTHER_USER}); socket.socket(fileno={number}).listen()"
+        children.python(f"{serve}; print('ready', flush=True); time.sleep(600)", pass_fds=(number,))
+
+    assert await look(str(path)) is None
+    assert module.ask_now(str(path)) is None
+    assert not (tmp_path / "asked").exists()
 
 
 # -- the answer is read ------------------------------------------------------------------------------------------

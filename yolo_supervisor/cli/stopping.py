@@ -121,7 +121,9 @@ async def _end(view: ProjectView, action: Terminate) -> Ending:
     async def objection(action: Terminate) -> str | None:
         return None  # the gate has compared the identity, and only the person could object
 
-    begun, ending = await terminate(action, "cli", view.store, view.processes, view.scanner, objection)
+    begun, ending = await terminate(
+        action, "cli", view.store, view.processes, view.scanner, view.registry.belongs, objection
+    )
     journal_end(action, "cli", view.store, begun, ending)
     return ending
 

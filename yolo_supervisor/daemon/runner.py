@@ -78,8 +78,8 @@ class Runner:
         wake_agents = self.wakeups[self.parts.agents.name].ring
         reports = CrashReports(self.store, self.parts.investigator, self._failures, wake_agents)
         terminations = Terminations(
-            config, self.store, services.processes, services.scanner, self.parts.objections, alerts, self._failures,
-            wake_agents,
+            config, self.store, services.processes, services.scanner, self.parts.registry.belongs,
+            self.parts.objections, alerts, self._failures, wake_agents,
         )  # fmt: skip
         messages = Messages(self._message_shown)
         self.executor = Executor(

@@ -26,19 +26,32 @@ JOURNAL_AGAIN_S = 1.0
 
 
 async def terminate(
-    action: Terminate, by: str, store: Store, processes: Processes, scanner: ProcessScanner, objection: Objection
+    action: Terminate,
+    by: str,
+    store: Store,
+    processes: Processes,
+    scanner: ProcessScanner,
+    belongs: Callable[[ProcessId], bool],
+    objection: Objection,
 ) -> tuple[int, Ending]:
     """Journal the beginning, and end the processes through the kill gate. The number is for ``journal_end``.
 
-    Without a journal entry no signal is sent. All other agents that are known, by a scan of the moment, are spared.
+    Without a journal entry no signal is sent. All other agents that are known, by a scan of the moment, are spared, and
+    so are roots that are agents of another project by then (``belongs``).
     """
+
+    async def holds() -> str | None:
+        agents = (root for root in action.roots if scanner.read_now(root) is not None)
+        if foreign := [str(root.pid) for root in agents if not belongs(root)]:
+            return f"process {', '.join(foreign)} is no agent of this project"
+        return await objection(action)
 
     def spared() -> set[ProcessId]:
         scanner.sample()
         return {*scanner.agents, *scanner.tracked} - set(action.roots)
 
     begun = store.begin(action, by)
-    ending = await processes.terminate(action.roots, action.grace_s, lambda: objection(action), spared, action.sessions)
+    ending = await processes.terminate(action.roots, action.grace_s, holds, spared, action.sessions)
     return begun, ending
 
 
@@ -80,6 +93,7 @@ class Terminations:
         store: Store,
         processes: Processes,
         scanner: ProcessScanner,
+        belongs: Callable[[ProcessId], bool],
         objections: Mapping[str, Objection],
         alerts: AlertLog,
         failures: FailureLog,
@@ -89,6 +103,7 @@ class Terminations:
         self._store = store
         self._processes = processes
         self._scanner = scanner
+        self._belongs = belongs
         self._objections = objections
         """The re-check of each watcher that decides terminations, by the watcher's name."""
         self._alerts = alerts
@@ -118,7 +133,13 @@ class Terminations:
     async def _terminate(self, action: Terminate, by: str) -> None:
         try:
             begun, ending = await terminate(
-                action, by, self._store, self._processes, self._scanner, lambda action: self._objection(action, by)
+                action,
+                by,
+                self._store,
+                self._processes,
+                self._scanner,
+                self._belongs,
+                lambda action: self._objection(action, by),
             )
             while not self._journal(action, by, begun, ending):
                 await anyio.sleep(JOURNAL_AGAIN_S)  # the processes are gone: the entry must follow, however late

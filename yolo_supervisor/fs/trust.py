@@ -5,7 +5,9 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import socket
 import stat
+import struct
 from pathlib import Path
 
 
@@ -56,6 +58,22 @@ def own_socket(name: str) -> Path:
         if (reason := other_writers(folder, status)) is not None:
             raise Refused(reason, folder)
     return path
+
+
+def own_server(path: Path, limit_s: float) -> None:
+    """Connect to the socket, to see that a process of this user serves it: ``Refused`` if another user's does.
+
+    A socket that this user made may have been handed to another user's process. OSError if nothing listens there, or
+    nothing answers in time. Systems that do not tell (only Linux does) are not asked.
+    """
+    if not hasattr(socket, "SO_PEERCRED"):
+        return
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(limit_s)
+        client.connect(str(path))
+        _, uid, _ = struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    if uid != os.geteuid():
+        raise Refused(f"{path} is served by another user ({uid})", path)
 
 
 def _private_group(status: os.stat_result) -> bool:

@@ -19,6 +19,7 @@ from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats.plugin import agents as plugin_agents
 from yolo_supervisor.fs.changes import listed
 from yolo_supervisor.fs.read import read_or_none
+from yolo_supervisor.inventory.membership import Membership
 from yolo_supervisor.inventory.process_scan import AgentProcess, ProcessScanner
 from yolo_supervisor.inventory.project_folders import ProjectFolders
 from yolo_supervisor.inventory.project_snapshot import (
@@ -141,9 +142,10 @@ def _rank(agent: Agent) -> Rank:
 class ProcessDescriber:
     """Adds the facts of the process table to the sighting of an agent."""
 
-    def __init__(self, processes: Processes, scanner: ProcessScanner) -> None:
+    def __init__(self, processes: Processes, scanner: ProcessScanner, membership: Membership) -> None:
         self._processes = processes
         self._scanner = scanner
+        self._membership = membership
         self._clients: dict[ProcessId, AgentProcess] = {}
         """The clients of live sessions whose command lines do not show that they are agents."""
 
@@ -175,12 +177,18 @@ class ProcessDescriber:
             return pane_of(self._processes.backend.environment(process.pid))
         return None
 
-    def proven(self, pid: int, path: Path) -> ProcessId | None:
-        """The process of a pid from a file, if it looks like an agent and is older than the file."""
+    def proven(self, pid: int, path: Path, snapshot: ProjectSnapshot) -> ProcessId | None:
+        """The process of a pid from a file, if it looks like an agent of the project and is older than the file."""
         process = self._processes.identify(pid)
         if process is None or process not in self._scanner.agents:
             return None
+        if not self._membership.belongs(process, snapshot.sessions):
+            return None
         return process if self._processes.older_than_file(process, path) else None
+
+    def belongs(self, process: ProcessId, snapshot: ProjectSnapshot) -> bool:
+        """Whether the process is an agent of the project, whatever a file in it says."""
+        return self._membership.belongs(process, snapshot.sessions)
 
     def agent_pids(self) -> set[int]:
         """The pids of processes that look like agents: only these are worth a question to the kernel."""
@@ -384,7 +392,7 @@ class HookNotes:
 
     def _agent(self, note: own_files.HookNote, snapshot: ProjectSnapshot) -> Agent | None:
         process = self.process(note)
-        if process is None:
+        if process is None or not self._describer.belongs(process, snapshot):
             return None
         session = note.payload.get("session_id")
         kind, ident = note.payload.get("agent_type"), note.payload.get("agent_id")
@@ -441,7 +449,7 @@ class AgentHealth:
                 role=health.role, team=None, source="agent-health", pane=self._describer.pane(process),
             )
             for health, path in snapshot.health_files
-            if health.pid in pids and (process := self._describer.proven(health.pid, path))
+            if health.pid in pids and (process := self._describer.proven(health.pid, path, snapshot))
         ]  # fmt: skip
 
 
@@ -462,5 +470,5 @@ class AgentPids:
                 source="agent-pids", pane=self._describer.pane(process),
             )
             for pid in snapshot.listed_pids
-            if pid in pids and (process := self._describer.proven(pid, self._path))
+            if pid in pids and (process := self._describer.proven(pid, self._path, snapshot))
         ]  # fmt: skip

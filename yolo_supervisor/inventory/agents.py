@@ -24,6 +24,7 @@ from yolo_supervisor.inventory.agent_sources import (
     TeamFiles,
 )
 from yolo_supervisor.inventory.claude_homes import ClaudeHomes
+from yolo_supervisor.inventory.membership import Membership
 from yolo_supervisor.inventory.process_scan import ProcessScanner
 from yolo_supervisor.inventory.project_folders import ProjectFolders
 from yolo_supervisor.inventory.project_snapshot import ProjectSnapshot, is_process_of
@@ -49,8 +50,9 @@ class AgentRegistry:
         self._processes = processes
         self.folders = ProjectFolders(paths.project)
         self._homes = ClaudeHomes(self.folders, processes, homes)
-        self._describer = ProcessDescriber(processes, scanner)
         self._records = RecordFiles(paths)
+        self._membership = Membership(self.folders, processes, self._registered)
+        self._describer = ProcessDescriber(processes, scanner, self._membership)
         self._pids = FilePortions(paths.agent_pids, PIDS_SIZE)
         self._health_names = FolderPortions(paths.agent_health, HEALTH_FILES)
         self._command_lines = CommandLines(self.folders, scanner, self._describer)
@@ -65,6 +67,15 @@ class AgentRegistry:
             AgentHealth(self._describer),
             AgentPids(paths, self._describer),
         )
+
+    def _registered(self) -> set[ProcessId]:
+        """The processes that a person or a script has registered."""
+        by_hand = (agent for agent in self.records().values() if agent.source == "registered")
+        return {agent.process for agent in by_hand if agent.process}
+
+    def belongs(self, process: ProcessId) -> bool:
+        """Whether the process is an agent of the project, as of now: the kill gate asks right before a signal."""
+        return self._membership.belongs(process, self._homes.sessions(self.homes()))
 
     def use_homes(self, homes: Iterable[Path]) -> None:
         """From the next snapshot on read these homes beside the folders that agents name."""

@@ -15,12 +15,15 @@ from dataclasses import dataclass, field
 import anyio
 
 from yolo_supervisor.clock import Clock
-from yolo_supervisor.fs.trust import Refused, own_socket
+from yolo_supervisor.fs.trust import Refused, own_server, own_socket
 from yolo_supervisor.models import Pane
 from yolo_supervisor.system import subprocesses
 
 LIMIT_S = 2.0
 """The time limit of a query. A server that is stopped or overloaded exceeds it: its state is unknown, not gone."""
+
+CONNECT_S = 0.1
+"""The time limit of a connection. The kernel makes it, whatever the server does, unless too many others wait there."""
 
 MESSAGE_S, MESSAGE_LENGTH = 10.0, 300
 """How long a message is shown at a client, in seconds, unless a key is pressed; and its greatest length."""
@@ -174,7 +177,9 @@ def ask_now(socket: str) -> Server | None:
 
 def _client(socket: str) -> list[str]:
     """The beginning of a client's command line. OSError, ValueError, ``Refused`` if the socket cannot be used."""
-    return ["tmux", "-S", str(own_socket(socket))]
+    path = own_socket(socket)
+    own_server(path, CONNECT_S)
+    return ["tmux", "-S", str(path)]
 
 
 def _argv(socket: str) -> list[str]:
