@@ -47,6 +47,9 @@ MASS_S = 12.0
 RESUMED_S = 42.0
 """The same for a session that the client's living daemon may bring back: its limit, and one look."""
 
+HOST_ENDED_S = 2.0
+"""The same once that daemon has ended, which the kernel does not report."""
+
 SLACK_S = 0.01
 
 
@@ -313,7 +316,7 @@ class JudgedWorld:
         """Its process; one that is out of sight is in ``boot``, or in another container or machine."""
         if unseen:
             boot = boot or self.chance.choice((self._namespace(7), "other/boot/1"))
-            pid = self.chance.randrange(100, 400)
+            pid = self.chance.randrange(400, 9999)  # the files of two clients with one pid are the same
             return Process(pid, 1, int(self.time.s * 100), argv, "agent", self.time.s, boot=boot, **more)
         process = self.machine.start(argv, "agent", parent, **more)
         process.session = process.pid
@@ -601,7 +604,9 @@ class JudgedWorld:
         self.machine.end(self.daemon)
         self.daemon = None
         for actor in self.actors:
-            actor.resumed_at_s = None
+            if actor.resumed_at_s is not None:
+                actor.resumed_at_s = None
+                self._expect(actor, HOST_ENDED_S)
 
     def clear(self, actor: Actor) -> None:
         """Type ``/clear``: another session id. A team keeps its list; else the list is that of the new session."""
@@ -624,8 +629,10 @@ class JudgedWorld:
             return self.lone(session=actor.session)
         resumed = self.lone(session=actor.session)
         resumed.kind, resumed.name = "lead", "team-lead"
-        name = actor.team.name if self.files.newest else f"session-{self.chance.randrange(16**8):08x}"
-        resumed.team = Team(name, actor.session, resumed.process)
+        lead_session = actor.session if self.files.newest else self._session_id()
+        name = actor.team.name if self.files.newest else f"session-{lead_session[:8]}"
+        resumed.team = Team(name, lead_session, resumed.process)
+        resumed.list_hidden = not self.files.newest  # no file says whose the new team is
         resumed.list, resumed.process.environment = name, {}
         self.files.write_team(resumed.team)
         if self.files.newest:

@@ -17,6 +17,7 @@ from support.processes import Children
 from support.project import given_back, write_task
 from support.team import Team
 from support.wait import LIMIT_S, wait_until
+from yolo_supervisor.system.process_backend import backend
 
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
 TOOL = "import subprocess; subprocess.Popen(['sleep', '600'], start_new_session=True)"
@@ -192,3 +193,22 @@ def test_on_a_terminal_the_person_is_asked(
     assert (child.poll() is None) is (code == 1)
     if code == 0:
         wait_until(lambda: child.poll() is not None, "the agent to end")
+
+
+def test_two_processes_on_one_session_are_shown_until_one_is_stopped_by_its_pid(
+    cli: Cli, project: Path, claude_home: Path, children: Children
+) -> None:
+    facts = {child.pid: backend().facts(child.pid) for child in (children.start("sleep", "600") for _ in range(2))}
+    (claude_home / "sessions").mkdir(parents=True, exist_ok=True)
+    for pid, found in facts.items():
+        assert found is not None
+        session = {"pid": pid, "sessionId": "s-1", "cwd": str(project), "procStart": str(found.started)}
+        (claude_home / "sessions" / f"{pid}.json").write_text(json.dumps(session))
+    pids = sorted(facts)
+
+    (stray,) = cli.json("status")["projects"][0]["strays"]
+    assert (stray["code"], stray["id"], stray["pids"]) == ("shared_session", "s-1", pids)
+    assert f"the processes {pids[0]} and {pids[1]} run one session" in cli("status").stdout
+
+    assert cli("agent", "stop", str(pids[0]), "--yes").returncode == 0
+    assert cli.json("status")["projects"][0]["strays"] == []

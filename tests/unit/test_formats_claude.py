@@ -267,7 +267,7 @@ def test_a_teammate_is_known_by_its_command_line() -> None:
     argv = "claude --agent-id dev-1@session-85d6cfb4 --agent-name dev-1 --team-name session-85d6cfb4 --agent-color blue"
 
     assert claude.flags([*argv.split(), "--parent-session-id", "85d6", "--agent-type", "qa"]) == claude.Flags(
-        "dev-1@session-85d6cfb4", "dev-1", "session-85d6cfb4", role="qa"
+        "dev-1@session-85d6cfb4", "dev-1", "session-85d6cfb4", role="qa", parent="85d6"
     )
 
 

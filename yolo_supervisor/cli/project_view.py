@@ -185,6 +185,12 @@ class ProjectView:
             for end in load_session_ends(self.store.paths).ended
         ]
 
+    def strays_json(self) -> list[dict[str, Any]]:
+        """The strays that show now; the daemon reports those that stay for a while."""
+        self.agents.agents()  # learn which agents there are
+        found = [stray for stray, _ in self._parts.strays.observe(self.now)]
+        return [{"code": str(s.code), "id": s.key, "pids": list(s.pids), "reason": s.reason} for s in found]
+
     def _activity_json(self, signs: Signs) -> dict[str, str]:
         """The activity of an agent. One look shows no change, so the age of its last record decides about a stall."""
         at = signs.turn.at if signs.turn is not None else None
@@ -227,7 +233,7 @@ class ProjectView:
     def watchers(self) -> tuple[Watcher, ...]:
         """Every watcher of the project."""
         parts = self._parts
-        return parts.agents, parts.sessions, parts.tasks, parts.leases, parts.state, parts.flags
+        return parts.agents, parts.sessions, parts.tasks, parts.strays, parts.leases, parts.state, parts.flags
 
     def state(self) -> StateWatcher:
         """The watcher of critical files, which does not wait for a file to settle."""

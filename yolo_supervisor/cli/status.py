@@ -50,6 +50,7 @@ def command(options: Shared) -> None:
                 },
                 "agents": view.agents_json(),
                 "ended_agents": view.ended_agents_json(),
+                "strays": view.strays_json(),
                 "leases": [
                     {
                         "resource": lease.resource,
@@ -105,6 +106,7 @@ def _print_status(document: dict[str, Any]) -> None:
             ],
         ),
         ("ended agents", [(e["id"], f"was ended at {e['ended_at']}: {e['reason']}") for e in project["ended_agents"]]),
+        ("strays", [(s["id"], s["reason"]) for s in project["strays"]]),
         ("tasks", [(t["id"], t["status"], t["owner"] or "-", t["subject"]) for t in project["tasks"]]),
         (
             "dead letters",

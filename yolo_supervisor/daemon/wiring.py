@@ -17,6 +17,7 @@ from yolo_supervisor.inventory.leases import Leases
 from yolo_supervisor.inventory.process_scan import ProcessScanner
 from yolo_supervisor.inventory.session_ends import SessionEndsRecord
 from yolo_supervisor.inventory.stale_locks import StaleLocks
+from yolo_supervisor.inventory.strays import StrayReader
 from yolo_supervisor.policy.retry import RetryPolicy
 from yolo_supervisor.store.store import Store
 from yolo_supervisor.system.death_watch import DeathWatch
@@ -28,6 +29,7 @@ from yolo_supervisor.watchers.flags import FlagsWatcher
 from yolo_supervisor.watchers.leases import LeasesWatcher
 from yolo_supervisor.watchers.sessions import SessionsWatcher
 from yolo_supervisor.watchers.state import StateWatcher
+from yolo_supervisor.watchers.strays import StraysWatcher
 from yolo_supervisor.watchers.tasks import TasksWatcher
 
 
@@ -88,6 +90,8 @@ class ProjectParts:
         self.leases = LeasesWatcher(config, self.held_leases, self.locks)
         self.activity = ActivityReader(store.paths, self.registry.folders, scanner)
         self.tasks = TasksWatcher(config, self.registry, living, store, self.activity, self.retry_policy, clock)
+        stray_reader = StrayReader(self.registry, scanner, lambda agent: store.index.recorded(agent, "registered", ""))
+        self.strays = StraysWatcher(config, stray_reader, living, clock)
         self.flags = FlagsWatcher(config, self.flag_outcomes)
 
     def configure(self, config: Config) -> None:
@@ -95,7 +99,8 @@ class ProjectParts:
         self.registry.use_homes(default_homes(config, self._environment))
         parts: tuple[Configured, ...] = (
             self.retry_policy, self.investigator, self.flag_outcomes,
-            self.agents, self.sessions, self.state, self.leases, self.tasks, self.flags,
+            self.agents, self.sessions, self.state, self.leases, self.tasks, self.strays,
+            self.flags,
         )  # fmt: skip
         for part in parts:
             part.config = config
@@ -120,4 +125,4 @@ class ProjectParts:
     @property
     def watchers(self) -> tuple[Watcher, ...]:
         """All watchers. The state is observed, and saved, before another watcher's action changes it."""
-        return self.state, self.agents, self.sessions, self.tasks, self.leases, self.flags
+        return self.state, self.agents, self.sessions, self.tasks, self.strays, self.leases, self.flags

@@ -46,6 +46,8 @@ class Flags:
     name: str
     team: str
     role: str | None
+    parent: str | None = None
+    """The session that has started it."""
 
 
 def flags(argv: Sequence[str]) -> Flags | None:
@@ -55,7 +57,7 @@ def flags(argv: Sequence[str]) -> Flags | None:
     if not agent_id or not team:
         return None
     name = options.get("--agent-name") or agent_id.partition("@")[0]
-    return Flags(agent_id, name, team, options.get("--agent-type"))
+    return Flags(agent_id, name, team, options.get("--agent-type"), options.get("--parent-session-id"))
 
 
 def looks_like_agent(argv: Sequence[str], executable: str) -> bool:

@@ -41,6 +41,9 @@ STARTING_S = 5.0
 RESUMED_S = 30.0
 """The time that the client's own daemon has to resume a crashed session; it takes 10 s. Its tasks stay meanwhile."""
 
+RESUMING_S = 1.0
+"""The pause between two looks at that daemon meanwhile: once it has ended, the tasks are requeued."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AgentsObservation:
@@ -255,6 +258,8 @@ class AgentsWatcher:
         """When each in-process teammate was first seen that is not known yet."""
         self._dead_since_s: dict[str, float] = {}
         """When each dead agent was first seen to be dead."""
+        self._resuming: set[str] = set()
+        """Dead agents that their client's own daemon may be resuming: its end is not reported by the kernel."""
         self._proofs: dict[str, tuple[str, bool]] = {}
         """How each death was first known: the kernel reports it only once."""
 
@@ -264,6 +269,7 @@ class AgentsWatcher:
 
     def rest_s(self) -> float:
         rest_s = until_next(self.interval_s)
+        rest_s = min(rest_s, RESUMING_S) if self._resuming else rest_s
         return rest_s if self._next_s is None else min(rest_s, self._next_s)
 
     async def tick(self, now: datetime) -> Sequence[Remediation]:
@@ -330,12 +336,12 @@ class AgentsWatcher:
         now_s = self._store.clock.awake()
         dead = {s.record: s.agent for s in sightings if s.state is Liveness.DEAD}
         self._dead_since_s = {name: self._dead_since_s.get(name, now_s) for name in dead}
-        resuming = {
+        self._resuming = {
             name
             for name, agent in dead.items()
             if now_s - self._dead_since_s[name] < RESUMED_S and self._registry.may_be_resumed(agent, snapshot)
         }
-        return [s for s in sightings if s.needs_attention and s.record not in resuming]
+        return [s for s in sightings if s.needs_attention and s.record not in self._resuming]
 
     def _observe(self, attention: Sequence[Sighting], snapshot: ProjectSnapshot) -> AgentsObservation:
         """Observe what follows from the sightings that may need an action.
@@ -524,7 +530,8 @@ class AgentsWatcher:
         ended = {agent.id, self._known.agents.get(session, agent).id}
         ours, end = any(map(self._store.index.terminated, ended)), self._crash(session)
         held = self._held_resources.of(agent, snapshot, mates, others, self._liveness, end, ours)
-        return replace(sighting, held=held, terminated=ours, crash=self._crash(sighting.record))
+        alone = agent.hosted and not self._registry.may_be_resumed(agent, snapshot)
+        return replace(sighting, held=held, terminated=ours, crash=self._crash(sighting.record), host_ended=alone)
 
     def _crash(self, record: str) -> Crash | None:
         return self.investigator.crash(record) if self.investigator else None

@@ -46,6 +46,8 @@ class Sighting:
     """Whether the supervisor ended the agent: by policy, when its session was left."""
     crash: Crash | None = None
     """The crash that ended the agent, once it was investigated."""
+    host_ended: bool = False
+    """Whether the client's own daemon that ran the agent has ended, so that nobody resumes it."""
 
     @property
     def needs_attention(self) -> bool:
@@ -129,7 +131,18 @@ def announce(dead: Sighting, context: RecoveryContext) -> PhaseResult:
         reason = f"{dead.agent.name} was ended by the supervisor: {dead.proof}"
     else:
         reason = f"{dead.agent.name} is dead: {dead.proof}"
-    return PhaseResult((agent_actions.died(key=dead.agent.id, reason=reason, evidence=evidence),))
+    died = agent_actions.died(key=dead.agent.id, reason=reason, evidence=evidence)
+    if dead.terminated or not (dead.host_ended and dead.held.work):
+        return PhaseResult((died,))
+    reason = (
+        f"{dead.agent.name} is dead with a task in progress, and Claude Code's own daemon has ended, too: the task is "
+        "requeued, and nobody resumes the session but you (claude respawn)"
+    )
+    evidence = {**dead.evidence, "host": "ended"}
+    alert = Escalate(
+        kind="agent", code=AlertCode.SESSION_NOT_RESUMED, key=dead.agent.id, reason=reason, evidence=evidence
+    )
+    return PhaseResult((died, alert))
 
 
 def requeue(dead: Sighting, context: RecoveryContext) -> PhaseResult:
