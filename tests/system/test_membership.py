@@ -65,7 +65,7 @@ class World:
             return None
 
         _, ending = await terminate(
-            action, "test", self.store, self.processes, self.scanner, self.registry.belongs, agree
+            action, "test", self.store, self.processes, self.scanner, self.registry.is_foreign, agree
         )
         return ending.spared
 
@@ -144,6 +144,17 @@ async def test_a_record_of_an_earlier_version_does_not_open_the_gate(source: str
 
     assert await world.end(world.foreign) is not None
     assert world.processes.liveness(world.foreign) is Liveness.ALIVE
+
+
+async def test_a_recorded_agent_whose_program_does_not_look_like_one_is_asked_about_too(world: World) -> None:
+    child = world.children.start("sleep", "600", cwd=world.project.parent / "elsewhere")
+    process = world.processes.identify(child.pid)
+    assert process is not None
+    assert not world.registry.is_foreign(process)
+    record(world, agent_of("dev", "red", process), "process")
+
+    assert await world.end(process) is not None
+    assert world.processes.liveness(process) is Liveness.ALIVE
 
 
 async def test_an_agent_that_was_registered_by_hand_belongs(world: World) -> None:

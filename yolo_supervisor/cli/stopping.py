@@ -122,7 +122,7 @@ async def _end(view: ProjectView, action: Terminate) -> Ending:
         return None  # the gate has compared the identity, and only the person could object
 
     begun, ending = await terminate(
-        action, "cli", view.store, view.processes, view.scanner, view.registry.belongs, objection
+        action, "cli", view.store, view.processes, view.scanner, view.registry.is_foreign, objection
     )
     journal_end(action, "cli", view.store, begun, ending)
     return ending

@@ -78,7 +78,7 @@ class Runner:
         wake_agents = self.wakeups[self.parts.agents.name].ring
         reports = CrashReports(self.store, self.parts.investigator, self._failures, wake_agents)
         terminations = Terminations(
-            config, self.store, services.processes, services.scanner, self.parts.registry.belongs,
+            config, self.store, services.processes, services.scanner, self.parts.registry.is_foreign,
             self.parts.objections, alerts, self._failures, wake_agents,
         )  # fmt: skip
         messages = Messages(self._message_shown)

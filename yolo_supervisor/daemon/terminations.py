@@ -31,18 +31,17 @@ async def terminate(
     store: Store,
     processes: Processes,
     scanner: ProcessScanner,
-    belongs: Callable[[ProcessId], bool],
+    is_foreign: Callable[[ProcessId], bool],
     objection: Objection,
 ) -> tuple[int, Ending]:
     """Journal the beginning, and end the processes through the kill gate. The number is for ``journal_end``.
 
     Without a journal entry no signal is sent. All other agents that are known, by a scan of the moment, are spared, and
-    so are roots that are agents of another project by then (``belongs``).
+    so are roots that are agents of another project by then (``is_foreign``).
     """
 
     async def holds() -> str | None:
-        agents = (root for root in action.roots if scanner.read_now(root) is not None)
-        if foreign := [str(root.pid) for root in agents if not belongs(root)]:
+        if foreign := [str(root.pid) for root in action.roots if is_foreign(root)]:
             return f"process {', '.join(foreign)} is no agent of this project"
         return await objection(action)
 
@@ -93,7 +92,7 @@ class Terminations:
         store: Store,
         processes: Processes,
         scanner: ProcessScanner,
-        belongs: Callable[[ProcessId], bool],
+        is_foreign: Callable[[ProcessId], bool],
         objections: Mapping[str, Objection],
         alerts: AlertLog,
         failures: FailureLog,
@@ -103,7 +102,7 @@ class Terminations:
         self._store = store
         self._processes = processes
         self._scanner = scanner
-        self._belongs = belongs
+        self._is_foreign = is_foreign
         self._objections = objections
         """The re-check of each watcher that decides terminations, by the watcher's name."""
         self._alerts = alerts
@@ -138,7 +137,7 @@ class Terminations:
                 self._store,
                 self._processes,
                 self._scanner,
-                self._belongs,
+                self._is_foreign,
                 lambda action: self._objection(action, by),
             )
             while not self._journal(action, by, begun, ending):

@@ -73,9 +73,12 @@ class AgentRegistry:
         by_hand = (agent for agent in self.records().values() if agent.source == "registered")
         return {agent.process for agent in by_hand if agent.process}
 
-    def belongs(self, process: ProcessId) -> bool:
-        """Whether the process is an agent of the project, as of now: the kill gate asks right before a signal."""
-        return self._membership.belongs(process, self._homes.sessions(self.homes()))
+    def is_foreign(self, process: ProcessId) -> bool:
+        """Whether the process is an agent, and none of the project: the kill gate asks right before a signal."""
+        known = any(agent.process == process for agent in self.records().values())
+        if not known and self._describer.seen(process) is None:
+            return False
+        return not self._membership.belongs(process, self._homes.sessions(self.homes()))
 
     def use_homes(self, homes: Iterable[Path]) -> None:
         """From the next snapshot on read these homes beside the folders that agents name."""

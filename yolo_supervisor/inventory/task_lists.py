@@ -6,7 +6,6 @@ before its death, so its tasks are read after the death is known.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -72,9 +71,15 @@ class TaskLists:
     def read_ahead(self, folders: Iterable[Path], quiet: int = EVERY) -> Iterator[None]:
         """Read what has changed in these lists, a file in each step: ``at_work`` finds little left to read."""
         for folder in folders:
-            with contextlib.suppress(OSError):
+            try:
                 yield from self._list(folder).read(quiet)
+            except OSError:
+                del self._lists[folder]
             yield
+
+    def read_last(self, folder: Path) -> list[Task]:
+        """The tasks that were in progress in a list when it was read last."""
+        return self._lists[folder].at_work()[0] if folder in self._lists else []
 
     def _list(self, folder: Path) -> _TaskList:
         if folder not in self._lists:  # replaces removed folders: every session has a folder
@@ -165,6 +170,9 @@ class _TaskList:
     def look(self, quiet: int) -> tuple[list[Task], list[Path]]:
         for _ in self.read(quiet):
             pass
+        return self.at_work()
+
+    def at_work(self) -> tuple[list[Task], list[Path]]:
         by_name = sorted(self._at_work.items())
         return [t for _, t in by_name if t is not None], [self._path / n for n, t in by_name if t is None]
 

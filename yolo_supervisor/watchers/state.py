@@ -347,6 +347,7 @@ class StateWatcher:
             if examined is None:
                 del self._doubtful[path]
                 continue
+            yield
             data, known = examined
             if known.flaw is None:
                 if self.config.mode == "observe":

@@ -209,7 +209,8 @@ class TasksWatcher:
     async def observe(self) -> TasksObservation:
         snapshot = self._registry.snapshot()
         folders = self._lists.tied(snapshot)
-        async for _ in in_turns(self._lists.read_ahead(folders, _quiet(folders)), self._clock):
+        quiet = max(1, QUIET // len(folders)) if folders else QUIET
+        async for _ in in_turns(self._lists.read_ahead(folders, quiet), self._clock):
             pass  # a large list of one project must not delay another
         in_progress = await self._in_progress(snapshot, folders)
         return TasksObservation(in_progress=tuple(in_progress), finished=tuple(self._finished(folders)))
@@ -354,13 +355,8 @@ class TasksWatcher:
 
     def _at_work(self, folders: Sequence[Path]) -> Iterator[Task]:
         for folder in folders:
-            yield from self._lists.at_work(folder, _quiet(folders))[0]
+            yield from self._lists.read_last(folder)
         yield from (plan for plan in self._lists.plans() if plan.status in execution_state.RUNNING and plan.owner)
-
-
-def _quiet(folders: Sequence[Path]) -> int:
-    """The number of unchanged files that are checked in each list."""
-    return max(1, QUIET // len(folders)) if folders else QUIET
 
 
 def _living_sessions(workers: Sequence[Worker]) -> list[Agent]:
