@@ -1,4 +1,4 @@
-"""Which agents nobody leads any more, and which were promised and never came. A person decides about each.
+"""Agents that no session leads any more, and those that were promised and never came. A person decides about each.
 
 No absence here proves a death: nothing is ended or requeued because of what this module says.
 """
@@ -27,7 +27,7 @@ class StrayCode(StrEnum):
     NEVER_CAME = "never_came"
     """A teammate that its team lists, and of which there is neither a process nor a transcript."""
     NO_HOST = "no_host"
-    """A session of ``claude --bg`` whose daemon has ended: nobody resumes it after a crash."""
+    """A session of ``claude --bg`` whose daemon has ended: it is not resumed after a crash."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +62,7 @@ class StrayFacts:
     """The facts of one look. A team whose file cannot be read is left out: nothing is known of it."""
 
     teammates: Sequence[Agent] = ()
-    """The living teammates with a process of their own."""
+    """The living teammates that have a separate process."""
     sessions: Sequence[Agent] = ()
     """The living leads and lone sessions."""
     teams: Mapping[str, TeamFacts] = field(default_factory=dict)
@@ -123,6 +123,6 @@ def _unhosted(facts: StrayFacts) -> Iterator[Stray]:
     for agent in facts.unhosted:
         if agent.pid is not None:
             reason = (
-                f"the daemon of Claude Code that ran {agent.id} has ended: nobody resumes the session if it crashes"
+                f"the daemon of Claude Code that ran {agent.id} has ended: the session is not resumed if it crashes"
             )
             yield Stray(code=StrayCode.NO_HOST, key=agent.id, pids=(agent.pid,), reason=reason)

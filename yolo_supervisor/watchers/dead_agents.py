@@ -47,7 +47,7 @@ class Sighting:
     crash: Crash | None = None
     """The crash that ended the agent, once it was investigated."""
     host_ended: bool = False
-    """Whether the client's own daemon that ran the agent has ended, so that nobody resumes it."""
+    """Whether the client's own daemon that ran the agent has ended, so that it is not resumed."""
 
     @property
     def needs_attention(self) -> bool:
@@ -136,7 +136,7 @@ def announce(dead: Sighting, context: RecoveryContext) -> PhaseResult:
         return PhaseResult((died,))
     reason = (
         f"{dead.agent.name} is dead with a task in progress, and Claude Code's own daemon has ended, too: the task is "
-        "requeued, and nobody resumes the session but you (claude respawn)"
+        "requeued, and the session stays ended until you resume it (claude respawn)"
     )
     evidence = {**dead.evidence, "host": "ended"}
     alert = Escalate(
