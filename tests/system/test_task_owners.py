@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -148,6 +149,30 @@ def test_a_session_in_another_folder_keeps_the_task_of_a_list_that_it_shares(
     looks.look()
 
     assert at_work(task)
+
+
+@pytest.mark.parametrize("in_order", [False, True])
+def test_the_task_of_a_teammate_out_of_sight_is_not_that_of_its_dead_lead(
+    in_order: bool, looks: Looks, children: Children
+) -> None:
+    looks.team(looks.project)
+    lead = looks.client(children)
+    theirs = write_task(looks.claude, TEAM, 1, owner="dev-1", status="in_progress")
+    own = write_task(looks.claude, TEAM, 2, status="in_progress")
+    looks.look()
+    looks.look()
+
+    if in_order:  # the client removes its files
+        shutil.rmtree(looks.claude / "teams" / TEAM)
+        (looks.claude / "sessions" / f"{lead.pid}.json").unlink()
+        looks.look()
+    lead.kill()
+    lead.wait()
+    looks.look()
+    looks.look()
+
+    assert given_back(own)
+    assert at_work(theirs)
 
 
 def test_a_list_that_the_environment_names_is_known_whatever_the_command_line(looks: Looks, children: Children) -> None:

@@ -1,5 +1,6 @@
 """The owner of a task in progress: known alive, known dead or unknown."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,6 +23,11 @@ def worker(name: str, liveness: Liveness, role: str = "dev", **more: object) -> 
 
 def lead(liveness: Liveness, name: str = "team-lead", **more: object) -> Worker:
     return worker(name, liveness, "lead", **more)
+
+
+def lead_of(liveness: Liveness, *names: str) -> Worker:
+    """The lead of teammates that have a process each."""
+    return replace(lead(liveness), members=frozenset(names))
 
 
 def task(owner: str | None) -> Task:
@@ -49,6 +55,9 @@ def task(owner: str | None) -> Task:
         pytest.param("claude", [lead(ALIVE), lead(ALIVE, "b")], OwnerState.UNKNOWN, id="one of two sessions"),
         pytest.param("claude", [lead(DEAD, "session-a"), lead(DEAD, "team-lead")], OwnerState.DEAD,
                      id="one session, also as the lead of its team"),
+        pytest.param("dev-1", [lead_of(ALIVE, "dev-1")], OwnerState.UNKNOWN, id="a teammate out of sight"),
+        pytest.param("dev-1", [lead_of(DEAD, "dev-1")], OwnerState.UNKNOWN, id="the same, its lead is dead"),
+        pytest.param("claude", [lead_of(DEAD, "dev-1")], OwnerState.DEAD, id="no teammate has that name"),
         pytest.param("team-lead", [lead(ALIVE, "session", aliases=("team-lead",))], OwnerState.ALIVE, id="an alias"),
     ],
 )  # fmt: skip

@@ -100,6 +100,7 @@ class AgentRegistry:
             homes=homes,
             sessions=tuple(self._homes.sessions(homes)),
             teams=teams,
+            members=self._homes.members(teams),
             unreadable_teams=unreadable_teams,
             hook_files=tuple(names(self.paths.hooks)),
             health_files=tuple(self._health_files()),

@@ -17,6 +17,9 @@ from yolo_supervisor.inventory.project_snapshot import LiveSession
 from yolo_supervisor.models import Liveness, ProcessId
 from yolo_supervisor.system.processes import Processes
 
+TEAMS_REMEMBERED = 1000
+"""The number of teams whose members are remembered, those seen last."""
+
 
 def default_homes(config: Config, environment: Mapping[str, str]) -> list[Path]:
     """The folders of Claude Code's state: those of the daemon's user, unless configured."""
@@ -35,6 +38,7 @@ class ClaudeHomes:
         self.defaults = tuple(defaults)
         self._known: dict[Path, None] = {}
         self._sessions = ParsedFileCache(lambda data, _: claude.session(data))
+        self._members: dict[str, frozenset[str]] = {}
         self._teams = ParsedFileCache(lambda data, path: claude.team(data, path.parent.name))
 
     def with_those_of(self, agents: Iterable[Path]) -> tuple[Path, ...]:
@@ -79,6 +83,14 @@ class ClaudeHomes:
                 if local and _written_since(folder / name, booted_at):
                     yield LiveSession(session=session, process=process, home=folder.parent, in_project=True)
 
+    def members(self, teams: Iterable[claude.Team]) -> Mapping[str, frozenset[str]]:
+        """By team, the teammates with a separate process that its file has named so far: the client removes files."""
+        for team in teams:
+            self._members[team.name] = self._members.pop(team.name, frozenset()) | _names_apart(team)
+        for name in list(self._members)[:-TEAMS_REMEMBERED]:
+            del self._members[name]
+        return dict(self._members)
+
     def teams(self, homes: Iterable[Path]) -> tuple[tuple[claude.Team, ...], frozenset[Path]]:
         """The teams that have a member in this project, and the team files that cannot be read."""
         teams, unreadable = [], []
@@ -90,6 +102,12 @@ class ClaudeHomes:
                 elif any(member.cwd and self._folders.has(Path(member.cwd)) for member in team.members):
                     teams.append(team)
         return tuple(teams), frozenset(unreadable)
+
+
+def _names_apart(team: claude.Team) -> frozenset[str]:
+    """The names and ids of the teammates with a separate process. Those inside their lead's end with it."""
+    apart = (member for member in team.members if not member.in_process and member.agent_id != team.lead_id)
+    return frozenset(name for member in apart for name in (member.name, member.agent_id))
 
 
 def _written_since(path: Path, since: float) -> bool:

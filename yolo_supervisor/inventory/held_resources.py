@@ -22,7 +22,7 @@ from yolo_supervisor.inventory.project_snapshot import ProjectSnapshot
 from yolo_supervisor.inventory.task_lists import TaskLists
 from yolo_supervisor.models import Agent, Lease, Liveness, ProcessId, Task
 from yolo_supervisor.policy.retry import RetryDecision, RetryPolicy
-from yolo_supervisor.policy.task_owner import OwnerState, Worker, ownership
+from yolo_supervisor.policy.task_owner import OwnerState, ownership
 from yolo_supervisor.store.paths import Paths
 from yolo_supervisor.system.daemons import daemons
 from yolo_supervisor.system.processes import Leftovers, Processes
@@ -147,7 +147,7 @@ class HeldResourcesFinder:
         """
         tasks: list[HeldTask] = []
         unreadable: dict[Path, None] = {}
-        gone = [Worker(agent=agent, liveness=Liveness.DEAD) for agent in dead]
+        gone = [snapshot.worker(agent, Liveness.DEAD) for agent in dead]
         for folder in dict.fromkeys(folder for agent in dead for folder in self._lists.of(agent, snapshot)):
             at_work, bad = self._lists.at_work(folder)
             unreadable |= dict.fromkeys(bad)
@@ -157,7 +157,7 @@ class HeldResourcesFinder:
                 may_own = (other for other in others if other.is_session or other.bears(task.owner))
                 here = [other for other in may_own if self._lists.works_on(other, folder, snapshot)]
                 dead_here = [w for w in gone if self._lists.works_on(w.agent, folder, snapshot)]
-                others_here = [Worker(agent=other, liveness=liveness(other)) for other in here]
+                others_here = [snapshot.worker(other, liveness(other)) for other in here]
                 owner = ownership(task, [*dead_here, *others_here])
                 if owner.state is OwnerState.DEAD:
                     tasks.append(HeldTask(task=task, decision=self._decide(task, end)))

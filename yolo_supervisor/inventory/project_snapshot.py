@@ -8,7 +8,7 @@ its death is known (``task_lists``).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,8 @@ from pathlib import Path
 from yolo_supervisor.formats import claude
 from yolo_supervisor.formats.plugin import agents as plugin_agents
 from yolo_supervisor.inventory.process_scan import AgentProcess
-from yolo_supervisor.models import Agent, ProcessId
+from yolo_supervisor.models import Agent, Liveness, ProcessId
+from yolo_supervisor.policy.task_owner import Worker
 
 JOINED_BEFORE = timedelta(seconds=60)
 """The largest difference between the start of a teammate's process and the time at which it joined its team."""
@@ -73,6 +74,8 @@ class ProjectSnapshot:
     """The live sessions in these folders, in this project and elsewhere."""
     teams: tuple[claude.Team, ...]
     """The teams that have a member in this project."""
+    members: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """By team, the names and ids of all teammates with a separate process that its file has named so far."""
     unreadable_teams: frozenset[Path]
     """Team files that cannot be read, perhaps only at present."""
     hook_files: tuple[str, ...]
@@ -136,6 +139,12 @@ class ProjectSnapshot:
         process = agent.process
         by_process = process is not None and team.lead_process == (process.pid, str(process.started))
         return by_process or team.lead_session in {agent.session, *agent.lists} - {None}
+
+    def worker(self, agent: Agent, liveness: Liveness) -> Worker:
+        """The agent as one that may own tasks of its lists."""
+        teams = lists_of_agent(agent) if agent.is_session else ()
+        members = frozenset[str]().union(*(self.members.get(team, ()) for team in teams))
+        return Worker(agent=agent, liveness=liveness, members=members)
 
     def aliases(self, agent: Agent) -> list[Agent]:
         """The same agent as the lead of a team that was founded after the agent was found."""

@@ -23,6 +23,8 @@ class Worker:
 
     agent: Agent
     liveness: Liveness
+    members: frozenset[str] = frozenset()
+    """The names of the teammates with a separate process that its team has had: their tasks are not its own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +66,8 @@ def _candidates(task: Task, workers: Sequence[Worker]) -> tuple[tuple[Worker, ..
     named = tuple(worker for worker in workers if worker.agent.bears(task.owner))
     if named:
         return named, "which the task names"
+    if any(task.owner in lead.members for lead in leads):
+        return (), f"no process of its teammate {task.owner} is known"
     if len({worker.agent.process or worker.agent.id for worker in leads}) == 1:
         return leads, f"the only session of the list; no agent is named {task.owner}"
     return (), f"no agent of its list is named {task.owner}"

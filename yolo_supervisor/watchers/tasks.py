@@ -284,13 +284,13 @@ class TasksWatcher:
         """Every agent that may be at work on a task of the project, dead ones as well."""
         known = self._agents()
         agents = [agent for agent, _ in known]
-        workers = [Worker(agent=agent, liveness=liveness) for agent, liveness in known]
+        workers = [snapshot.worker(agent, liveness) for agent, liveness in known]
         for liveness in Liveness:
             leads = [agent for agent, state in known if state is liveness]
             mates = self._registry.in_process(leads, agents, snapshot)
-            workers += [Worker(agent=mate, liveness=liveness) for mate in mates]
+            workers += [snapshot.worker(mate, liveness) for mate in mates]
         elsewhere = self._registry.elsewhere(snapshot)
-        return workers + [Worker(agent=agent, liveness=Liveness.ALIVE) for agent in elsewhere]
+        return workers + [snapshot.worker(agent, Liveness.ALIVE) for agent in elsewhere]
 
     def _by_folder(
         self, workers: Sequence[Worker], folders: Sequence[Path], snapshot: ProjectSnapshot
