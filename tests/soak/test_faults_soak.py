@@ -33,13 +33,31 @@ def test_faults_lose_nothing_and_are_healed(
         wrong = run(world, oracle, faults, minutes * 60, random.Random(seed + 2))
         summary = table(faults.over, faults.open, oracle, f"{minutes:g} minutes, seed {seed}")
         record_property("soak", summary)
-        log = world.log.read_text(errors="replace")[-3000:]
+        lost = [fault.lost for fault in faults.over if fault.lost]
+        unhealed = [f"{fault.kind}: {fault.what}" for fault in faults.open]
+        complaints = [*oracle.lost.values(), *oracle.harmed.values(), *lost, *unhealed, *wrong]
+        context = about(complaints, world.log.read_text(errors="replace")) + around(faults)
     finally:
         world.close()
-    lost = [fault.lost for fault in faults.over if fault.lost]
-    unhealed = [f"{fault.kind}: {fault.what}" for fault in faults.open]
-    complaints = [*oracle.lost.values(), *oracle.harmed.values(), *lost, *unhealed, *wrong]
-    assert not complaints, "\n".join([summary, *complaints, log])
+    assert not complaints, "\n".join([summary, *complaints, *context])
+
+
+def about(complaints: Sequence[str], log: str) -> list[str]:
+    """The lines of the daemon's log that name an agent, a task or a process of a complaint."""
+    names = {word.strip(",:") for text in complaints for word in text.split() if any(map(str.isdigit, word))}
+    return [line for line in log.splitlines() if any(f'"{name}@' in line or f'"{name}"' in line for name in names)]
+
+
+def around(faults: Faults) -> list[str]:
+    """The faults that were injected in the minute before each one that was not healed, and soon after it."""
+    every = sorted((*faults.over, *faults.open), key=lambda fault: fault.injected_s)
+    near = [
+        fault
+        for fault in every
+        if any(-60.0 < fault.injected_s - unhealed.injected_s < 10.0 for unhealed in faults.open[:5])
+    ]
+    first_s = every[0].injected_s if every else 0.0
+    return [f"{fault.injected_s - first_s:7.1f} s {fault.kind}: {fault.what}" for fault in near]
 
 
 def run(world: World, oracle: Oracle, faults: Faults, length_s: float, rng: random.Random) -> list[str]:

@@ -230,10 +230,20 @@ class HeldResourcesFinder:
         return {process: tree for process in wanted if (tree := now.get(process) or before.get(process))}
 
     def descents(self, wanted: Iterable[ProcessId]) -> dict[ProcessId, Descent]:
-        """The last known descendants outside the trees, likewise."""
+        """The last known descendants outside the trees.
+
+        What an earlier daemon knew stays, since the kernel does not tell it again: which sessions the tools of an agent
+        have led, and which processes have lost their parents.
+        """
         before, now = self._earlier()[1], self._scanner.descent.known
-        known = {process: now.get(process) or before.get(process) for process in wanted}
-        return {process: descent for process, descent in known.items() if descent and descent != Descent()}
+        known: dict[ProcessId, Descent] = {}
+        for process in wanted:
+            old, new = before.get(process, Descent()), now.get(process, Descent())
+            orphans = {*new.orphans, *(p for p in old.orphans if self._processes.liveness(p) is not Liveness.DEAD)}
+            descent = Descent(old.sessions | new.sessions, tuple(sorted(orphans)))
+            if descent != Descent():
+                known[process] = descent
+        return known
 
     def _earlier(self) -> tuple[Trees, Mapping[ProcessId, Descent]]:
         if self._before is None:
