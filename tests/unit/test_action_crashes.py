@@ -672,10 +672,10 @@ def _cut_off_right_after_the_promise(project: Path, change: Change) -> bool:
                 raise PowerCut
             return super().open(path, flags, mode)
 
-        def unlink(self, path: Path) -> None:
-            if path == change.action.path:
+        def rename(self, old: Path, new: Path) -> None:
+            if old == change.action.path:
                 raise PowerCut
-            super().unlink(path)
+            super().rename(old, new)
 
         def rmdir(self, path: Path) -> None:
             raise PowerCut

@@ -563,6 +563,42 @@ def test_save_is_never_lost_if_it_cannot_be_put_back(project: Path, task: Path) 
     assert os.listdir(task.parent) == ["1.json"]
 
 
+class EditorAtTheRemoval(Disk):
+    """A disk on which another program saves the document right before it is moved aside, and perhaps right after."""
+
+    def __init__(self, path: Path, *, again: bool = False) -> None:
+        self._path, self._again = path, again
+
+    def rename(self, old: Path, new: Path) -> None:
+        if old != self._path:
+            super().rename(old, new)
+            return
+        old.write_bytes(b"theirs")
+        super().rename(old, new)
+        if self._again:
+            old.write_bytes(b"theirs again")
+
+
+def test_save_at_the_very_moment_of_a_removal_is_put_back(store: Store, task: Path) -> None:
+    use_disk(store, EditorAtTheRemoval(task))
+
+    assert store.commit(Put(key="it", path=task, content=None), "test") is Outcome.STALE
+
+    assert task.read_bytes() == b"theirs"
+    assert os.listdir(task.parent) == ["1.json"]
+
+
+def test_save_that_a_later_one_keeps_from_being_put_back_is_copied_to_the_quarantine(store: Store, task: Path) -> None:
+    use_disk(store, EditorAtTheRemoval(task, again=True))
+    assert store.commit(Put(key="it", path=task, content=None), "test") is Outcome.STALE
+    use_disk(store, Disk())
+
+    assert store.commit(Put(key="it", path=task, content=b"{}"), "test") is Outcome.DONE
+
+    assert [copy.read_bytes() for copy in store.paths.quarantine.iterdir()] == [b"theirs"]
+    assert os.listdir(task.parent) == ["1.json"]
+
+
 def test_change_on_a_system_without_exchange_replaces_the_document(store: Store, task: Path) -> None:
     class Exchangeless(Disk):
         def exchange(self, one: Path, other: Path) -> None:

@@ -117,15 +117,20 @@ def create(disk: Disk, path: Path, data: bytes) -> None:
     On a file system without hard links it replaces like ``write_atomic``: then only a lock protects the other file.
     """
     with _written_beside(disk, path, data, None, durable=True) as temporary:
-        try:
-            disk.link(temporary, path)
-        except OSError as error:
-            if error.errno not in LINKLESS:
-                raise
-            disk.rename(temporary, path)
-        else:
-            disk.unlink(temporary)
+        _link_or_rename(disk, temporary, path)
     sync_folder(disk, path.parent)
+
+
+def _link_or_rename(disk: Disk, temporary: Path, path: Path) -> None:
+    """Give the file its name. FileExistsError if that is taken, on a file system with hard links."""
+    try:
+        disk.link(temporary, path)
+    except OSError as error:
+        if error.errno not in LINKLESS:
+            raise
+        disk.rename(temporary, path)
+    else:
+        disk.unlink(temporary)
 
 
 def can_write(disk: Disk, path: Path, size: int) -> bool:
@@ -144,7 +149,7 @@ def _written_beside(disk: Disk, path: Path, data: bytes, old: os.stat_result | N
 
     The file is removed if its use fails, unless it has the content of another program by then (see ``leftovers``).
     """
-    temporary = path.with_name(f"{_temporary_start(path)}{threading.get_native_id()}.tmp")
+    temporary = _temporary(path)
     made: os.stat_result | None = None
     try:
         try:
@@ -179,6 +184,10 @@ def leftovers(disk: Disk, path: Path) -> list[Path]:
     """The temporary files beside the path that killed writers have left. One may have another program's content."""
     start = _temporary_start(path)
     return [path.with_name(name) for name in disk.names(path.parent) if name.startswith(start) and name[-4:] == ".tmp"]
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f"{_temporary_start(path)}{threading.get_native_id()}.tmp")
 
 
 def _temporary_start(path: Path) -> str:
@@ -232,12 +241,34 @@ def shorten(disk: Disk, path: Path, before: bytes, size: int) -> None:
         disk.close(fd)
 
 
-def remove(disk: Disk, path: Path) -> None:
-    """Remove the file, durably. Its content must be in the journal before."""
+def remove(disk: Disk, path: Path, expected: bytes | None = None) -> None:
+    """Remove the file, durably. Its content must be in the journal before.
+
+    With ``expected`` no other content is ever removed. BlockingIOError if the file has another.
+    """
     refuse_links(disk, path)
     with contextlib.suppress(FileNotFoundError):
-        disk.unlink(path)
+        if expected is None:
+            disk.unlink(path)
+        else:
+            _remove_expected(disk, path, expected)
     sync_folder(disk, path.parent)
+
+
+def _remove_expected(disk: Disk, path: Path, expected: bytes) -> None:
+    """Move the file aside, and remove it there if it has the expected content; else put it back.
+
+    FileNotFoundError if another process has removed it. What cannot be put back, since another process has made the
+    file again, is left beside it like what a killed writer leaves (see ``leftovers``).
+    """
+    refuse_changed(disk, path, expected)
+    temporary = _temporary(path)
+    disk.rename(path, temporary)
+    if disk.read(temporary) != expected:
+        with contextlib.suppress(FileExistsError):
+            _link_or_rename(disk, temporary, path)
+        raise BlockingIOError(errno.EAGAIN, "another process has written to it", str(path))
+    _discard(disk, temporary)
 
 
 def sync_folder(disk: Disk, folder: Path) -> None:

@@ -18,7 +18,6 @@ from yolo_supervisor.store.atomic import (
     is_folder,
     leftovers,
     make_folder,
-    refuse_changed,
     refuse_links,
     remove,
     shorten,
@@ -52,8 +51,7 @@ class Documents:
         self.rescue_leftovers(path, (digest(before), digest(after)))
         if after is None:
             if before is not None:
-                refuse_changed(self.disk, path, before)
-            remove(self.disk, path)
+                remove(self.disk, path, expected=before)
         elif before is None:
             create(self.disk, path, after)
         elif after == before:
@@ -88,7 +86,8 @@ class Documents:
         """
         stamp = self.stamp(path)
         if now is not None and stamp is not None and write.stamp is not None and stamp[0] == write.stamp[0]:
-            write_atomic(self.disk, path, now)
+            with contextlib.suppress(BlockingIOError):  # another program has written to it since: nothing is ours there
+                write_atomic(self.disk, path, now, expected=now)
         else:
             sync_folder(self.disk, path.parent)
 
