@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,14 @@ import pytest
 from support.cli import PROGRAM, Cli
 from support.daemon import StartDaemon
 from support.processes import Children
-from support.project import given_back, write_task
+from support.project import given_back, new_store, write_task
 from support.team import Team
 from support.wait import LIMIT_S, wait_until
+from yolo_supervisor.formats import own as own_files
+from yolo_supervisor.formats.own import Descent
+from yolo_supervisor.store.paths import Paths
 from yolo_supervisor.system.process_backend import backend
+from yolo_supervisor.system.processes import Processes
 
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
 TOOL = "import subprocess; subprocess.Popen(['sleep', '600'], start_new_session=True)"
@@ -160,6 +165,44 @@ def test_an_agent_cannot_consent_for_a_person(cli: Cli, project: Path, children:
     children.agent("dev-2", "red", project, program=program)
 
     assert answer.read_text() == "1"
+    assert child.poll() is None
+
+
+@pytest.mark.parametrize("known_by", ["the environment", "the daemon"])
+def test_nor_can_a_process_that_has_left_the_tree_of_an_agent(
+    known_by: str, project: Path, children: Children, tmp_path: Path
+) -> None:
+    child = children.agent("dev-1", "red", project)
+    answer, started = tmp_path / "answer", tmp_path / "started"
+    command = shlex.join([*PROGRAM, "agent", "stop", "dev-1", "--yes", "--project", str(project)])
+    waits = f"echo $$ > {started}; until [ -e {tmp_path}/go ]; do sleep 0.05; done"
+    scrubbed = 'unset CLAUDE_PID; exec setsid "$0" -c "$1"'
+    shell = f"{waits}; sh -c {shlex.quote(scrubbed)} sh {shlex.quote(f'{command}; echo $? > {answer}')}"
+    program = f"""
+import os
+pid = os.getpid()
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        marks = {{"CLAUDE_PID": str(pid)}} if {known_by!r} == "the environment" else {{}}
+        os.execvpe("sh", ["sh", "-c", {shell!r}], {{**os.environ, **marks}})
+    os._exit(0)
+os.wait()
+"""
+    agent = children.agent("dev-2", "red", project, program=program)
+    wait_until(lambda: started.exists() and started.read_text(), "the process to start")
+    if known_by == "the daemon":
+        processes = Processes(backend())
+        of, orphan = processes.identify(agent.pid), processes.identify(int(started.read_text()))
+        assert of is not None
+        assert orphan is not None
+        new_store(project)
+        Paths(project).trees.write_bytes(own_files.dump_trees({}, {of: Descent(orphans=(orphan,))}))
+    (tmp_path / "go").touch()
+
+    wait_until(lambda: answer.exists() and answer.read_text(), "the answer")
+
+    assert answer.read_text() == "1\n"
     assert child.poll() is None
 
 

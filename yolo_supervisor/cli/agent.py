@@ -174,7 +174,7 @@ def stop(options: Shared, name: str, yes: bool) -> None:
         _refuse(options, cannot)
     below = " Its client ends its teammates, too." if agent.is_session and agent.team else ""
     question = f"End {agent.id} (process {agent.pid}) and all that it has started?{below}"
-    confirm(view.processes, view.agent_processes(), question, yes)
+    confirm(view, question, yes)
     view.store.open()
     stopped = end_agent(view, agent)
     ending = stopped.ending

@@ -126,7 +126,7 @@ def adopt(options: Shared, folder: Path | None, new: bool, dismiss: bool) -> Non
     if new + dismiss + (folder is not None) > 1:
         raise click.UsageError("give FOLDER, --new or --dismiss, and only one of them")
     view = ProjectView(options.project(), configuration.load(None, options.config))
-    refuse_agents(view.processes, view.agent_processes())
+    refuse_agents(view)
     disk, paths = Disk(), view.store.paths
     try:
         if new:

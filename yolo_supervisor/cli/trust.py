@@ -38,7 +38,7 @@ def command(options: Shared, revoke: bool) -> None:
     path = configuration.project_file(project)
     content = configuration.read_project_file(project)
     view = ProjectView(project, configuration.load(None, options.config))
-    refuse_agents(view.processes, view.agent_processes())
+    refuse_agents(view)
     disk, paths = Disk(), view.store.paths
     try:
         enrol(disk, paths, PATIENCE_S)

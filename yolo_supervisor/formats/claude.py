@@ -16,9 +16,10 @@ from yolo_supervisor.formats.json import load_object, same_path, text_or_none
 from yolo_supervisor.models import Task
 
 TASK_LIST_VARIABLE = "CLAUDE_CODE_TASK_LIST_ID"
-CLIENT_VARIABLES = ("CLAUDE_PID", "CLAUDE_CODE_SESSION_ID")
-"""The variables that name the client in the environment of its hooks: its pid and its session."""
 """The environment variable that names a client's task list, whatever its session or team."""
+
+CLIENT_VARIABLES = ("CLAUDE_PID", "CLAUDE_CODE_SESSION_ID")
+"""The variables that name the client in the environment of its hooks and tools: its pid and its session."""
 
 LOCK_STALE_S = 10.0
 """A ``<path>.lock`` folder whose holder has not refreshed it for this long is abandoned (proper-lockfile)."""
