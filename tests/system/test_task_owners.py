@@ -16,6 +16,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from support.cli import Cli
 from support.processes import Children
 from support.project import FakeClock, given_back, read_task, write_task
 from support.wait import wait_until
@@ -138,17 +139,37 @@ def test_a_session_in_another_folder_keeps_the_task_of_a_list_that_it_shares(
     looks: Looks, children: Children, beside: Path
 ) -> None:
     here = looks.client(children, CLAUDE_CODE_TASK_LIST_ID="board")
-    looks.client(children, "2" + SESSION[1:], beside, CLAUDE_CODE_TASK_LIST_ID="board")
+    beside_it = looks.client(children, "2" + SESSION[1:], beside, CLAUDE_CODE_TASK_LIST_ID="board")
     task = write_task(looks.claude, "board", 1, status="in_progress")
     looks.look()
     looks.look()
 
     here.kill()
     here.wait()
-    looks.look()
-    looks.look()
-
+    looks.look_long()
     assert at_work(task)
+
+    beside_it.kill()
+    beside_it.wait()
+    looks.look_long()
+    assert given_back(task)
+
+
+def test_a_task_that_a_forgotten_agent_left_is_still_seen_and_can_be_requeued(
+    looks: Looks, children: Children, cli: Cli
+) -> None:
+    agent = children.agent("dev-1", "red", cwd=looks.project)
+    task = write_task(looks.claude, "red", 1, owner="dev-1", status="in_progress")
+    other = write_task(looks.claude, "red", 2, owner="dev-1", status="in_progress")
+    looks.look()
+    looks.store.close()
+    agent.kill()
+    agent.wait()
+
+    assert cli("agent", "forget", "dev-1@red").returncode == 0
+    assert {listed["id"] for listed in cli.json("task", "list")["tasks"]} == {"red/1", "red/2"}
+    assert cli("task", "requeue", "red/1").returncode == 0
+    assert (given_back(task), at_work(other)) == (True, True)
 
 
 @pytest.mark.parametrize("in_order", [False, True])

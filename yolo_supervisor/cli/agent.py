@@ -204,5 +204,8 @@ def _config(options: Shared) -> Config:
 
 
 def _forget(view: ProjectView, record: str, agent: Agent, reason: str) -> None:
-    path = view.store.paths.agents / record
-    view.carry_out(forget_action(key=agent.id, path=path, reason=reason))
+    path, lists = view.store.paths.agents / record, view.registry.task_lists
+    folders = lists.of(agent, view.registry.snapshot())
+    left = {str(folder): [task.id for task in lists.at_work(folder)[0]] for folder in folders}
+    evidence = {"left": left} if left else {}
+    view.carry_out(forget_action(key=agent.id, path=path, reason=reason, evidence=evidence))

@@ -70,6 +70,7 @@ class ProjectParts:
         self._environment = environment
         self.deaths = DeathWatch(processes.backend)
         self.registry = AgentRegistry(store.paths, processes, scanner, default_homes(config, environment))
+        self.registry.task_lists.left = lambda: store.index.left
         self.retry_policy = RetryPolicy(config, store, clock, processes.boot)
         self.investigator = CrashInvestigator(
             config, self.registry, store.paths, processes, scanner, self.deaths, clock, writes_reports=writes_reports

@@ -304,11 +304,11 @@ class SessionFiles:
         clients = self._describer.clients(live.process for live in snapshot.sessions)
         return list(self._agents(snapshot, (live for live in snapshot.sessions if live.in_project), clients))
 
-    def elsewhere(self, snapshot: ProjectSnapshot) -> Sequence[Agent]:
-        """The agents of living sessions outside the project's folder that work on one of its task lists."""
+    def elsewhere(self, snapshot: ProjectSnapshot, lists: frozenset[str]) -> Sequence[Agent]:
+        """The agents of living sessions outside the project's folder that work on one of these task lists."""
         clients = self._describer.clients(live.process for live in snapshot.sessions)
         agents = self._agents(snapshot, (live for live in snapshot.sessions if not live.in_project), clients)
-        return [agent for agent in agents if not lists_of_agent(agent).isdisjoint(snapshot.list_names)]
+        return [agent for agent in agents if not lists_of_agent(agent).isdisjoint(lists)]
 
     def lost(self, snapshot: ProjectSnapshot, sessions: Iterable[LiveSession]) -> Sequence[Agent]:
         """The agents of the project's sessions whose process has ended."""

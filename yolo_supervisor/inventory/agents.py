@@ -92,7 +92,8 @@ class AgentRegistry:
         self.folders.refresh()
         records = self._records.read(reread)
         teammates = self._command_lines.read(records.folder_id)
-        homes = self._homes.with_those_of((*records.homes, *teammates.homes))
+        left = (Path(folder).parent.parent for folder in self.task_lists.left())
+        homes = self._homes.with_those_of((*records.homes, *teammates.homes, *left))
         teams, unreadable_teams = self._homes.teams(homes)
         return ProjectSnapshot(
             records=records,
@@ -171,7 +172,7 @@ class AgentRegistry:
             for seen in snapshot.teammates.elsewhere
             if seen.flags and seen.claude_dir in snapshot.homes
         ]
-        return [*teammates, *self._session_files.elsewhere(snapshot)]
+        return [*teammates, *self._session_files.elsewhere(snapshot, self.task_lists.names(snapshot))]
 
     def in_process(self, leads: Iterable[Agent], known: Iterable[Agent], snapshot: ProjectSnapshot) -> list[Agent]:
         """The teammates that live inside these leads' processes. One of the known agents with a process does not."""

@@ -53,6 +53,8 @@ class HeldResources:
 
     tasks: tuple[HeldTask, ...] = ()
     plans: tuple[HeldTask, ...] = ()
+    left: Mapping[str, list[str]] = field(default_factory=dict)
+    """The folders of its lists, with the tasks in progress that stay, since others may own them."""
     leases: tuple[Lease, ...] = ()
     leftovers: Leftovers = field(default_factory=Leftovers)
     unreadable: tuple[Path, ...] = ()
@@ -123,9 +125,10 @@ class HeldResourcesFinder:
         else:
             end = AttemptEnd(DIED)
         dead = [agent, *mates, *snapshot.aliases(agent)]
-        tasks, unreadable = self._tasks(dead, others, liveness, end, snapshot)
+        tasks, left, unreadable = self._tasks(dead, others, liveness, end, snapshot)
         return HeldResources(
             tasks=tasks,
+            left=left,
             plans=tuple(plan for gone in dead for plan in self._plans(gone, others, end)),
             leases=tuple(lease for gone in dead for lease in self._leases(gone, others)),
             leftovers=self._leftovers(agent),
@@ -140,12 +143,13 @@ class HeldResourcesFinder:
         liveness: Callable[[Agent], Liveness],
         end: AttemptEnd,
         snapshot: ProjectSnapshot,
-    ) -> tuple[tuple[HeldTask, ...], tuple[Path, ...]]:
-        """The tasks that a dead agent may own, in every list that it worked on.
+    ) -> tuple[tuple[HeldTask, ...], dict[str, list[str]], tuple[Path, ...]]:
+        """The tasks that a dead agent may own, in every list that it worked on, and those that are left to others.
 
         A task that another agent may own is left to it. If it bears the dead agent's name, that is a doubt.
         """
         tasks: list[HeldTask] = []
+        left: dict[str, list[str]] = {}
         unreadable: dict[Path, None] = {}
         gone = [snapshot.worker(agent, Liveness.DEAD) for agent in dead]
         for folder in dict.fromkeys(folder for agent in dead for folder in self._lists.of(agent, snapshot)):
@@ -159,11 +163,14 @@ class HeldResourcesFinder:
                 dead_here = [w for w in gone if self._lists.works_on(w.agent, folder, snapshot)]
                 others_here = [snapshot.worker(other, liveness(other)) for other in here]
                 owner = ownership(task, [*dead_here, *others_here])
+                stays = left.setdefault(str(folder), [])
+                if owner.state is not OwnerState.DEAD:
+                    stays.append(task.id)
                 if owner.state is OwnerState.DEAD:
                     tasks.append(HeldTask(task=task, decision=self._decide(task, end)))
                 elif any(agent.bears(task.owner) for agent in dead):
                     tasks.append(HeldTask(task=task, doubt=NAMESAKE, decision=self._decide(task, end)))
-        return tuple(tasks), tuple(unreadable)
+        return tuple(tasks), left, tuple(unreadable)
 
     def _decide(self, task: Task, end: AttemptEnd) -> RetryDecision:
         return self._queue.decide(task, end.cause, end.hold_s, clean=end.clean)

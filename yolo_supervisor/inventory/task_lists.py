@@ -7,7 +7,7 @@ before its death, so its tasks are read after the death is known.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from yolo_supervisor.formats import claude, tasks
@@ -23,6 +23,8 @@ class TaskLists:
     """The task lists and plans of one project. Read-only; unreadable tasks are reported, never counted as absent."""
 
     def __init__(self, paths: Paths) -> None:
+        self.left: Callable[[], Mapping[str, Sequence[str]]] = dict
+        """The folders of lists of forgotten agents, with the tasks that these may have left in progress."""
         self._state = paths.planning / execution_state.STATE_FILE
         self._lists: dict[Path, _TaskList] = {}
         self._plans = ParsedFileCache(execution_state.plans)
@@ -30,8 +32,17 @@ class TaskLists:
     # -- which lists -------------------------------------------------------------------------------------------------
 
     def tied(self, snapshot: ProjectSnapshot) -> list[Path]:
-        """The task folders that are tied to the project: those of its teams, agents and sessions."""
-        return list(_folders(snapshot.list_names, snapshot.homes))
+        """The task folders that are tied to the project: those of its teams, sessions and agents, also forgotten."""
+        left = (folder for name in self.left() if os.path.isdir(folder := Path(name)))
+        return list(dict.fromkeys((*_folders(snapshot.list_names, snapshot.homes), *left)))
+
+    def names(self, snapshot: ProjectSnapshot) -> frozenset[str]:
+        """The names of the lists that are tied to the project."""
+        return snapshot.list_names | {Path(name).name for name in self.left()}
+
+    def is_tied(self, task: Task, snapshot: ProjectSnapshot) -> bool:
+        """Whether the task is the project's: of a list of its own, or left by an agent that was forgotten."""
+        return task.list in snapshot.list_names or task.id in self.left().get(str(task.path.parent), ())
 
     def of(self, agent: Agent, snapshot: ProjectSnapshot) -> list[Path]:
         """The task folders that the agent works on.

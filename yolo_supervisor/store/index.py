@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -30,6 +31,9 @@ from yolo_supervisor.store.lines import (
 VERSIONS = 5
 """The number of good versions of a document that are remembered."""
 
+LISTS_LEFT = 200
+"""The number of task lists of forgotten agents that are remembered, the newest."""
+
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """The parts of an entry's evidence that the index uses."""
@@ -44,6 +48,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     samples: int | None = None
     probation: bool = False
     was: str | None = None
+    left: dict[str, list[str]] | None = None
     clean: bool = False
 
 
@@ -72,6 +77,8 @@ class Index:
         """The number of outcomes of each flag that follow from entries, failures under True."""
         self.releases = 0
         """The number of leases' files that the store removed."""
+        self.left: dict[str, list[str]] = {}
+        """The folders of task lists of forgotten agents, with the tasks that these may have left in progress."""
         self._agents: dict[str, dict[str, int]] = {}
         """The newest line of each action on an agent that is not forgotten."""
 
@@ -135,6 +142,7 @@ class Index:
         match entry.kind:
             case "agent" if entry.action == "forgotten":
                 self._agents.pop(entry.key, None)
+                self._leave(_evidence(entry).left or {})
             case "agent" if entry.action == "updated":
                 self._rename_agent(_evidence(entry).was, entry.key)
             case "agent":
@@ -149,6 +157,18 @@ class Index:
                 self._switch(entry, _evidence(entry))
         self.releases += write is not None and write.after is None and write.path.endswith(".lease")
         self.flag_outcomes.update(outcome_table.in_journal_entry(entry))
+
+    def _leave(self, lists: Mapping[str, Sequence[str]]) -> None:
+        """Remember the lists of an agent that is forgotten: nothing else may tie them to the project."""
+        for folder, tasks in lists.items():
+            self.left[folder] = sorted({*self.left.pop(folder, ()), *tasks})
+        for folder in list(self.left)[:-LISTS_LEFT]:
+            del self.left[folder]
+
+    def _settle(self, task: str) -> None:
+        for tasks in self.left.values():
+            if task in tasks:
+                tasks.remove(task)
 
     def _rename_agent(self, before: str | None, after: str) -> None:
         """Give an agent's entries to the name that it is known by now."""
@@ -171,6 +191,8 @@ class Index:
 
     def _count_task(self, entry: Entry, evidence: Evidence) -> None:
         key = entry.key
+        if entry.action in ("requeued", "dead_lettered", "completed", "dropped"):
+            self._settle(key)
         match entry.action:
             case "claimed":
                 self.claims[key] = ClaimState(
@@ -232,6 +254,7 @@ class Index:
             outcomes=tuple((flag, failed, number) for (flag, failed), number in self.flag_outcomes.items()),
             releases=self.releases,
             agents=self._agents,
+            left=self.left,
         )
 
     def _load(self, checkpoint: Checkpoint) -> None:
@@ -246,6 +269,7 @@ class Index:
         self.flag_outcomes = Counter({(flag, failed): number for flag, failed, number in checkpoint.outcomes})
         self.releases = checkpoint.releases
         self._agents = checkpoint.agents
+        self.left = checkpoint.left
 
 
 def _evidence(entry: Entry) -> Evidence:

@@ -210,6 +210,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     outcomes: tuple[tuple[str, bool, int], ...] = ()
     releases: int = 0
     agents: dict[str, dict[str, int]] = {}
+    left: dict[str, list[str]] = {}
 
 
 class CheckpointLine(Line, frozen=True, kw_only=True, tag="checkpoint"):

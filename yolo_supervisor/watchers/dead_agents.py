@@ -295,6 +295,8 @@ def deregister(dead: Sighting, context: RecoveryContext) -> PhaseResult:
     if left := dead.held.leftovers.uncertain:
         evidence["left_alone"] = [process.pid for process in left]
         reason += f"; processes that it had started and that still run: {len(left)}"
+    if dead.held.left:
+        evidence["left"] = dict(dead.held.left)
     path = context.records / dead.record
     forget = agent_actions.forget(key=dead.agent.id, path=path, reason=reason, evidence=evidence)
     return PhaseResult((forget,), may_continue=False)

@@ -229,7 +229,7 @@ class TasksWatcher:
         readings: dict[int, Reading] = {}
         in_progress: list[OwnedTask] = []
         watched: dict[tuple[str, str | None], _Watched] = {}
-        for number, task in enumerate(self._at_work(folders)):
+        for number, task in enumerate(self._at_work(folders, snapshot)):
             if number % AT_ONCE == AT_ONCE - 1:
                 await anyio.sleep(0)  # this work is not urgent
             here = by_folder.get(task.path.parent, workers)  # any agent may work on a plan
@@ -353,9 +353,9 @@ class TasksWatcher:
             finished += [task for task in here if task is not None and tasks.is_done(task)]
         return finished
 
-    def _at_work(self, folders: Sequence[Path]) -> Iterator[Task]:
+    def _at_work(self, folders: Sequence[Path], snapshot: ProjectSnapshot) -> Iterator[Task]:
         for folder in folders:
-            yield from self._lists.read_last(folder)
+            yield from (task for task in self._lists.read_last(folder) if self._lists.is_tied(task, snapshot))
         yield from (plan for plan in self._lists.plans() if plan.status in execution_state.RUNNING and plan.owner)
 
 
