@@ -40,7 +40,10 @@ HASTY = (
     "recovery.INDEX_STALE_S, recovery.WAIT_S, fast_path.LOCK_LIMIT_S = 0.3, 1.0, 3.0\n"
     "main()",
 )  # fmt: skip
-"""The program with short waits for locks."""
+"""The program with short waits for locks: it soon gives up, too."""
+
+PATIENT = (*HASTY[:2], HASTY[2].replace(", 1.0, 3.0", f", {LIMIT_S}, {LIMIT_S}"))
+"""The program that soon takes a lock for stale, and gives up only at a limit that a hang reaches."""
 
 NAMES = ("plain", "with space", "new\nline", "n\u00e4me", '"quoted"', "back\\slash", " leading", "-dash", "deep/er/one")
 MESSAGE = ("-m", "message")
@@ -595,7 +598,7 @@ def test_file_size_limit_is_reported_as_no_room(repos: Repositories) -> None:
 
     assert answer["cause"] == "no room"
     (repos.mine.folder / ".git" / "index.lock").unlink(missing_ok=True)  # of the git that the limit has killed
-    repos.mine.commit(*MESSAGE, program=HASTY)
+    repos.mine.commit(*MESSAGE, program=PATIENT)
     assert repos.mine.subjects() == ["message", "first"]
 
 
@@ -648,7 +651,7 @@ def test_stale_lock_is_moved_aside(repos: Repositories, children: Children, name
     lock = repos.mine.folder / ".git" / name
     pid = leave_lock(repos, children, lock)
 
-    answer = repos.mine.commit(*MESSAGE, program=HASTY)
+    answer = repos.mine.commit(*MESSAGE, program=PATIENT)
 
     assert (answer["result"], answer["rounds"]) == ("committed", 2)
     assert not lock.exists()
@@ -682,7 +685,7 @@ def test_lock_is_moved_aside_when_its_holder_is_killed_meanwhile(repos: Reposito
     program = (*HASTY[:2], "import pathlib\nfrom yolo_supervisor.inventory import lock_holders as h\n"
                "look = h.LockHolders.look\ndef spy(*words):\n holder = look(*words)\n"
                f" pathlib.Path({str(seen)!r}).touch()\n return holder\nh.LockHolders.look = spy\n"
-               + HASTY[2].replace(", 1.0, 3.0", ", 300.0, 3.0"))  # fmt: skip
+               + PATIENT[2])  # fmt: skip
     holder = holds(children, lock)
     ours = children.start(*program, "commit", *MESSAGE, cwd=repos.mine.folder)
     wait_until(seen.exists, "the look at the lock")
@@ -761,7 +764,7 @@ def test_index_lock_concerns_only_its_work_tree(repos: Repositories, children: C
     assert lock.exists()
     (linked.folder / "one").write_text("new\n")
 
-    linked.commit("-am", "message", program=HASTY)
+    linked.commit("-am", "message", program=PATIENT)
 
     assert not lock.exists()
 
@@ -1427,8 +1430,8 @@ def test_killed_branch_update_is_recovered_by_the_next_commit(
     assert (mine.folder / ".git" / "index.lock").exists()
 
     mine.write("six")
-    mine.run("--json", "--push", "-am", "second", program=HASTY)
-    mine.run("--json", "--push", "-am", "second", program=HASTY)
+    mine.run("--json", "--push", "-am", "second", program=PATIENT)
+    mine.run("--json", "--push", "-am", "second", program=PATIENT)
 
     assert theirs in mine.git("rev-list", "origin/main").splitlines()
     for name in ("*", "early", "middle", "sub/late"):
@@ -1457,14 +1460,14 @@ def test_commit_killed_at_any_moment_is_pushed_once_when_repeated(
     moments = iter(range(random.Random(seed).randrange(20, 300)))
 
     killed(children, repos.mine, lambda: next(moments, None) is None, all_of_it)
-    done = repos.mine.run("--json", "--push", *MESSAGE, program=HASTY)
+    done = repos.mine.run("--json", "--push", *MESSAGE, program=PATIENT)
 
     assert theirs in repos.upstream.git("rev-list", "main").splitlines()
     assert repos.upstream.subjects("main").count("message") == 1, done
     for name, content in (("one", "staged\n"), ("two", "not finished\n"), ("untracked", "new\n"), ("five", "new\n"),
                           ("ignored", "secret\n")):  # fmt: skip
         assert content == (repos.mine.folder / name).read_text()
-    assert repos.mine.run("--push", "--allow-empty", "-m", "another", program=HASTY).returncode == 0
+    assert repos.mine.run("--push", "--allow-empty", "-m", "another", program=PATIENT).returncode == 0
     assert repos.mine.head == repos.upstream.git("rev-parse", "main")
     assert repos.mine.git("diff", "origin/main", "--", "four", "theirs") == ""
     repos.assert_tidy()

@@ -19,6 +19,7 @@ from support.wait import LIMIT_S, wait_until
 from test_commit import (
     HASTY,
     MESSAGE,
+    PATIENT,
     Repo,
     Repositories,
     clean_git_environment,
@@ -329,7 +330,7 @@ def test_next_commit_says_where_the_changes_of_a_killed_one_are(
     kill(child, all_of_it=True)
     hook.unlink()
 
-    done = mine.run("--json", "--allow-empty", *MESSAGE, program=HASTY)
+    done = mine.run("--json", "--allow-empty", *MESSAGE, program=PATIENT)
 
     assert done.returncode == 0, done
     (ref,) = rescue_refs(mine)

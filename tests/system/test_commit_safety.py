@@ -18,6 +18,7 @@ from support.wait import LIMIT_S, wait_until
 from test_commit import (
     HASTY,
     MESSAGE,
+    PATIENT,
     Repositories,
     clean_git_environment,
     files,
@@ -117,7 +118,7 @@ def test_background_process_of_a_hook_takes_the_commit_lock_itself(
     assert inherited
     leave_lock(repos, children, repos.mine.folder / ".git" / "index.lock")
 
-    answer = repos.mine.commit("--allow-empty", "-m", "later", env={**os.environ, **inherited}, program=HASTY)
+    answer = repos.mine.commit("--allow-empty", "-m", "later", env={**os.environ, **inherited}, program=PATIENT)
 
     assert answer["result"] == "committed"
 
@@ -463,7 +464,7 @@ def test_kill_between_branch_and_index_is_recovered(repos: Repositories, childre
     assert child.wait(LIMIT_S) == -9
     assert repos.mine.head == repos.upstream.git("rev-parse", "main")
 
-    repos.mine.commit("--allow-empty", "-m", "next", program=HASTY)
+    repos.mine.commit("--allow-empty", "-m", "next", program=PATIENT)
 
     assert repos.mine.git("rev-parse", "HEAD~1") == repos.upstream.git("rev-parse", "main")
     assert repos.mine.status() == ["", "?? unfinished"]
@@ -487,7 +488,7 @@ def test_kill_between_files_and_branch_is_recovered(repos: Repositories, childre
     child = children.start(*PROGRAM, "commit", "--push", *MESSAGE, cwd=repos.mine.folder)
     assert child.wait(LIMIT_S) == -9
 
-    repos.mine.commit("--allow-empty", "-m", "next", program=HASTY)
+    repos.mine.commit("--allow-empty", "-m", "next", program=PATIENT)
 
     assert repos.mine.status() == ["", "?? unfinished"]
     assert repos.mine.subjects()[:2] == ["next", "message"]
@@ -522,7 +523,7 @@ def half_moved(repos: Repositories, children: Children, git_config: Path) -> Rep
 
 
 def test_killed_branch_update_is_rolled_back(half_moved: Repositories) -> None:
-    half_moved.mine.commit("--allow-empty", "-m", "next", program=HASTY)
+    half_moved.mine.commit("--allow-empty", "-m", "next", program=PATIENT)
 
     assert half_moved.mine.status() == [""]
     assert not (half_moved.mine.folder / "aa").exists()
@@ -532,7 +533,7 @@ def test_killed_branch_update_is_rolled_back(half_moved: Repositories) -> None:
 def test_roll_back_removes_the_lock_of_the_killed_git(half_moved: Repositories, children: Children) -> None:
     leave_lock(half_moved, children, half_moved.mine.folder / ".git" / "index.lock")
 
-    half_moved.mine.commit("--allow-empty", "-m", "next", program=HASTY)
+    half_moved.mine.commit("--allow-empty", "-m", "next", program=PATIENT)
 
     assert half_moved.mine.status() == [""]
 
@@ -568,7 +569,7 @@ def test_roll_back_from_a_hook_in_another_work_tree(half_moved: Repositories) ->
     own = half_moved.mine.folder / ".git" / "worktrees" / "linked"
     inside = {**os.environ, "GIT_DIR": str(own), "GIT_WORK_TREE": str(at)}
 
-    half_moved.mine.commit("--allow-empty", "-m", "next", at=at, env=inside, program=HASTY)
+    half_moved.mine.commit("--allow-empty", "-m", "next", at=at, env=inside, program=PATIENT)
 
     assert half_moved.mine.status() == [""]
     assert not (half_moved.mine.folder / "aa").exists()
