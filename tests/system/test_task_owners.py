@@ -80,7 +80,7 @@ class Looks:
         (self.claude / "sessions" / f"{child.pid}.json").write_text(json.dumps(said))
         return child
 
-    def team(self, lead_cwd: Path) -> None:
+    def team(self, lead_cwd: Path) -> Path:
         """A team whose lead works in another folder than its teammate."""
         lead = {"agentId": f"team-lead@{TEAM}", "name": "team-lead", "tmuxPaneId": "leader", "cwd": str(lead_cwd)}
         mate = {
@@ -90,7 +90,9 @@ class Looks:
         said = {"name": TEAM, "leadAgentId": lead["agentId"], "leadSessionId": SESSION, "members": [lead, mate]}
         folder = self.claude / "teams" / TEAM
         folder.mkdir(parents=True)
-        (folder / "config.json").write_text(json.dumps(said))
+        path = folder / "config.json"
+        path.write_text(json.dumps(said))
+        return path
 
     def transcript(self, name: str, team: str, *records: dict[str, object]) -> None:
         """The transcript of a teammate."""
@@ -227,3 +229,34 @@ def test_the_silence_of_an_agent_that_was_suspended_begins_when_it_goes_on(looks
     assert at_work(task)
     looks.look_long(2 * LIMITS.idle_limit_s)
     assert given_back(task)
+
+
+@pytest.mark.parametrize(
+    ("host", "mtime", "is_proof"),
+    [
+        pytest.param(os.uname().nodename, None, True, id="this pid namespace"),
+        pytest.param("elsewhere", None, False, id="another machine"),
+        pytest.param(os.uname().nodename, 1.0, False, id="an earlier boot"),
+    ],
+)
+def test_the_file_of_its_team_proves_that_a_lead_has_ended_unseen(
+    host: str, mtime: float | None, is_proof: bool, looks: Looks, children: Children
+) -> None:
+    path = looks.team(looks.project)
+    lead = looks.client(children)
+    (looks.claude / "sessions" / f"{lead.pid}.json").unlink()
+    process = looks.processes.identify(lead.pid)
+    assert process is not None
+    space = f"{host}#pid:[{process.boot.rpartition('/')[2]}]"
+    claim = {"pid": process.pid, "procStart": str(process.started), "pidSpace": space, "claimedAt": 1}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "leadProcess": claim}))
+    if mtime is not None:
+        os.utime(path, (mtime, mtime))
+    task = write_task(looks.claude, TEAM, 1, status="in_progress")
+    lead.kill()
+    lead.wait()
+
+    looks.look()
+    looks.look()
+
+    assert given_back(task) is is_proof

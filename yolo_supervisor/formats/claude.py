@@ -171,6 +171,8 @@ class Team:
     members: tuple[Member, ...]
     lead_process: tuple[int, str] | None = None
     """The pid and the start time of the lead's process (2.1.332)."""
+    lead_space: str | None = None
+    """The host and the pid namespace in which that pid counts: ``host#pid:[4026531836]``."""
 
     @property
     def mates(self) -> tuple[Member, ...]:
@@ -183,7 +185,7 @@ def team(data: bytes, name: str) -> Team | None:
     raw = load_object(data)
     if raw is None:
         return None
-    listed = raw.get("members")
+    listed, lead = raw.get("members"), raw.get("leadProcess")
     members = [
         Member(
             agent_id,
@@ -203,7 +205,8 @@ def team(data: bytes, name: str) -> Team | None:
         text_or_none(raw.get("leadAgentId")),
         text_or_none(raw.get("leadSessionId")),
         tuple(members),
-        lead_process=_process(raw.get("leadProcess")),
+        lead_process=_process(lead),
+        lead_space=text_or_none(lead.get("pidSpace")) if isinstance(lead, dict) else None,
     )
 
 

@@ -66,22 +66,41 @@ class ClaudeHomes:
     def lost_sessions(self, homes: Iterable[Path]) -> Iterator[LiveSession]:
         """The project's sessions whose process is proven to have ended, by a file that a killed client left.
 
-        The file must name this pid namespace (2.1.332), be of this boot, and lie on a disk of this machine.
+        The file, of the session or of its team, must name this pid namespace (2.1.332), be of this boot, and lie on a
+        disk of this machine.
         """
-        machine, _, namespace = self._processes.boot.split("/", 2)
-        domain, booted_at = f"linux:{machine}:pid:[{namespace}]", self._processes.backend.started_at(0)
-        for folder in (home / "sessions" for home in homes):
+        booted_at = self._processes.backend.started_at(0)
+        for home in homes:
             local: bool | None = None
-            for name in names(folder):
-                session = self._sessions.get(folder / name) if name.endswith(".json") else None
-                if session is None or session.pid_domain != domain or not session.started.isdigit():
-                    continue
+            for session, path in (*self._sessions_here(home), *self._leads_here(home)):
                 process = ProcessId(session.pid, int(session.started), self._processes.boot)
                 if self._processes.liveness(process) is not Liveness.DEAD or not self._folders.has(Path(session.cwd)):
                     continue
-                local = is_local(folder) if local is None else local
-                if local and _written_since(folder / name, booted_at):
-                    yield LiveSession(session=session, process=process, home=folder.parent, in_project=True)
+                local = is_local(path) if local is None else local
+                if local and _written_since(path, booted_at):
+                    yield LiveSession(session=session, process=process, home=home, in_project=True)
+
+    def _sessions_here(self, home: Path) -> Iterator[tuple[claude.Session, Path]]:
+        """The sessions whose files name this pid namespace."""
+        machine, _, namespace = self._processes.boot.split("/", 2)
+        for path in (home / "sessions" / name for name in names(home / "sessions") if name.endswith(".json")):
+            session = self._sessions.get(path)
+            if session and session.pid_domain == f"linux:{machine}:pid:[{namespace}]" and session.started.isdigit():
+                yield session, path
+
+    def _leads_here(self, home: Path) -> Iterator[tuple[claude.Session, Path]]:
+        """The sessions of leads whose team files name this pid namespace."""
+        here = f"{os.uname().nodename}#pid:[{self._processes.boot.rpartition('/')[2]}]"
+        for path in (home / "teams" / name / "config.json" for name in names(home / "teams")):
+            team = self._teams.get(path)
+            if team is None or team.lead_process is None or team.lead_session is None or team.lead_space != here:
+                continue
+            (pid, started), lead = (
+                team.lead_process,
+                next((m for m in team.members if m.agent_id == team.lead_id), None),
+            )
+            if lead is not None and lead.cwd and started.isdigit():
+                yield claude.Session(pid, team.lead_session, lead.cwd, started, name=None, status=None), path
 
     def members(self, teams: Iterable[claude.Team]) -> Mapping[str, frozenset[str]]:
         """By team, the teammates with a separate process that its file has named so far: the client removes files."""
