@@ -25,7 +25,7 @@ import structlog.testing
 from support.client_files import Chat, ClientFiles, Member, Team, write_hook_note
 from support.project import write_task
 from support.simulation import BOOT, Machine, Process, Supervision, Time, enter
-from yolo_supervisor.config import Config, TasksConfig
+from yolo_supervisor.config import Config, SessionsConfig, TasksConfig
 from yolo_supervisor.formats.json import load_object
 from yolo_supervisor.store.paths import Paths
 from yolo_supervisor.system.tmux import Tmux
@@ -209,7 +209,7 @@ class JudgedWorld:
         self.tmux = Tmux(self.time)
         self.machine = Machine(self.time, True, self.home, self.project, self.wrong)
         self.machine.boot_id = BOOT
-        self.config = Config(tasks=TasksConfig(on_stall=on_stall))
+        self.config = Config(tasks=TasksConfig(on_stall=on_stall), sessions=SessionsConfig(interval_s=60.0))
         self.files = ClientFiles(self.time, self.claude, self.project, self.stamp_file, newest=newest)
         self.hooks = hooks
         """Whether the clients leave hook notes."""
@@ -414,8 +414,9 @@ class JudgedWorld:
             payload |= {"agent_id": actor.chat.path.stem.removeprefix("agent-"), "agent_type": actor.name}
             event = {"SessionStart": "SubagentStart", "Stop": "SubagentStop"}.get(event, event)
             lasting = event in ("SubagentStart", "SubagentStop")
-        number = next(self._numbers) if lasting else None
-        write_hook_note(self.paths.hooks, event, actor.process, payload, number, self.time.time())
+        order = next(self._numbers)
+        at_s = self.time.time() + order * 1e-6  # no two hooks run at the same time
+        write_hook_note(self.paths.hooks, event, actor.process, payload, order if lasting else None, at_s)
 
     # -- what they do ------------------------------------------------------------------------------------------------
 
@@ -704,7 +705,10 @@ class JudgedWorld:
             least_s = MATE_KNOWN_S if actor.kind == "mate" else KNOWN_S
             if not actor.unseen and now_s - max(actor.born_s, actor.changed_s, supervision.since_s) >= least_s:
                 actor.known = True
-                own = set[str]() if actor.list_hidden else {actor.list}
+                hidden = actor.list_hidden or (
+                    actor.kind == "mate" and actor.lead is not None and actor.lead.list_hidden
+                )
+                own = set[str]() if hidden else {actor.list}
                 actor.tied |= {*own, actor.session, f"session-{actor.session[:8]}"}
         for due in self.dues:
             if due.by_s < now_s and due.paper.taken == due.taken and due.paper.owner is due.owner:
@@ -768,8 +772,6 @@ class JudgedWorld:
         for other in self.living():
             same_list = paper.path.parent.name in (other.list, other.session, f"session-{other.session[:8]}")
             named = paper.said.get("owner") in (other.name, f"{other.name}@{other.list}")
-            twin = (
-                owner.kind == "mate" and other.kind == "lead" and not self.files.newest
-            )  # its process may hold it, too
+            twin = owner.kind == "mate" and other.kind == "lead"  # another process of its session may hold it
             if same_list and (named or twin or (owner.is_session and other.is_session)):
                 yield other

@@ -35,7 +35,7 @@ class Script:
             self._newcomer()
         steps: dict[Callable[[], None], int] = {
             self._newcomer: 6, self._hire: 14, self._begin_task: 34, self._finish_task: 6, self._turn: 40,
-            self._work: 14, self._die: 16, self._clear: 4, self._resume: 5, self._end_supervisor: 5,
+            self._work: 14, self._die: 22, self._clear: 4, self._resume: 5, self._end_supervisor: 5,
             self._start_supervisor: 10, self._move_away: 1, self._reboot: 1, self._end_daemon: 1,
         }  # fmt: skip
         for step in self._chance.choices(list(steps), list(steps.values()), k=STEPS):

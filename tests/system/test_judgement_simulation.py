@@ -138,21 +138,21 @@ def test_the_task_of_a_lead_that_was_known_as_a_session_before_is_back_at_once(w
     assert world.figures.taken == {"dead": 1}
 
 
-def test_a_teammate_in_its_leads_process_dies_with_it_while_another_process_runs_the_session(world_of: WorldOf) -> None:
+def test_teammates_in_both_processes_of_one_session_keep_their_tasks(world_of: WorldOf) -> None:
     world = world_of()
 
     async def story() -> None:
         first = lead_of(world)
         await world.pass_s(20.0)
-        second = world.resume(first)
-        mate = world.hire(second, in_process=True)
-        assert mate is not None
-        world.begin_task(mate)
+        mates = [world.hire(lead, in_process=True, name="dev-1") for lead in (first, world.resume(first))]
+        assert mates[0] is not None
+        assert mates[1] is not None
+        world.begin_task(mates[0])
         await world.pass_s(40.0)
-        world.die(second, "KILL")
+        world.turn(mates[0], Doing.SUSPENDED)
+        world.turn(mates[1], Doing.IDLE)
 
-    play(world, story, 5.0)
-    assert world.figures.taken == {"dead": 1}
+    play(world, story)
 
 
 def test_a_teammate_in_its_leads_process_keeps_its_task_beside_a_stray_of_its_name(world_of: WorldOf) -> None:

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -18,12 +19,13 @@ import pytest
 
 from support.cli import Cli
 from support.processes import Children
-from support.project import FakeClock, given_back, read_task, write_task
+from support.project import FakeClock, agent_of, given_back, read_task, write_record, write_task
 from support.wait import wait_until
 from yolo_supervisor.actions.base import Edit, Note
 from yolo_supervisor.config import Config
 from yolo_supervisor.daemon.wiring import HostServices, ProjectParts
 from yolo_supervisor.inventory.process_scan import ProcessScanner
+from yolo_supervisor.models import ProcessId
 from yolo_supervisor.store.store import Outcome, Store
 from yolo_supervisor.system.process_backend import backend
 from yolo_supervisor.system.processes import Processes
@@ -260,3 +262,22 @@ def test_the_file_of_its_team_proves_that_a_lead_has_ended_unseen(
     looks.look()
 
     assert given_back(task) is is_proof
+
+
+def test_tasks_are_listed_and_requeued_after_their_team_is_gone_and_its_agents_were_forgotten(
+    cli: Cli, project: Path, claude_home: Path
+) -> None:
+    for number, name in enumerate(("dev-1", "dev-2")):
+        elsewhere = ProcessId(2**22 + number, 1, "another/boot/of-another-machine")
+        write_record(project, replace(agent_of(name, "red", elsewhere), claude_dir=claude_home))
+    held = write_task(claude_home, "red", 1, owner="dev-1", status="in_progress")
+    write_task(claude_home, "red", 2, owner="dev-2", status="completed")
+    write_task(claude_home, "blue", 1, status="in_progress")
+
+    for name in ("dev-1", "dev-2"):
+        assert cli.json("agent", "forget", f"{name}@red")["result"] == "forgotten"
+
+    assert [task["id"] for task in cli.json("task", "list")["tasks"]] == ["red/1", "red/2"]
+    assert cli.json("task", "requeue", "1") == {"result": "requeued", "id": "red/1"}
+    assert read_task(held)["status"] == "pending"
+    assert "red/1" in [task["id"] for task in cli.json("task", "list")["tasks"]], "it is not finished yet"

@@ -27,7 +27,6 @@ from yolo_supervisor.inventory.project_snapshot import (
     ProjectSnapshot,
     Records,
     Teammates,
-    holds_mates,
     is_process_of,
     lists_of_agent,
 )
@@ -349,7 +348,7 @@ class TeamFiles:
         mates = [
             self._mate(live, team, member, snapshot)
             for live in snapshot.sessions
-            if (team := snapshot.team_of_lead(live)) is not None and holds_mates(live.process, team)
+            if (team := snapshot.team_of_lead(live)) is not None
             for member in team.mates
         ]
         return [mate for mate in mates if not any(is_process_of(agent, mate) for agent in snapshot.teammates.agents)]

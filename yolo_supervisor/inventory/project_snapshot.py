@@ -176,14 +176,9 @@ class ProjectSnapshot:
                 claude_dir=lead.claude_dir,
             )
             for team in self.teams
-            if self.is_lead(lead, team) and holds_mates(lead.process, team)
+            if self.is_lead(lead, team)
             for member in team.mates
         ]
-
-
-def holds_mates(process: ProcessId | None, team: claude.Team) -> bool:
-    """Whether the team's in-process teammates may be in this process of its lead: two may run one session."""
-    return process is None or team.lead_process in (None, (process.pid, str(process.started)))
 
 
 def is_process_of(teammate: Agent, mate: Agent) -> bool:
