@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,12 @@ from support.cli import PROGRAM, Cli
 from support.project import new_store, read_task, write_task
 from support.team import Team
 from support.wait import LIMIT_S
+from yolo_supervisor.actions.base import AlertCode, Escalate
 from yolo_supervisor.formats import plugin
 from yolo_supervisor.formats.plugin import execution_state
 from yolo_supervisor.fs.read import digest
 from yolo_supervisor.fs.trust import Refused
+from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.store.history import history
 from yolo_supervisor.store.lines import seal
 from yolo_supervisor.store.paths import Paths
@@ -192,7 +195,8 @@ def test_a_folder_that_came_with_a_clone_is_made_private(project: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["lease acquire a --owner b", "flag record v3_x ok", "snapshot save", "doctor --fix"]
+    "command",
+    ["lease acquire a --owner b", "flag record v3_x ok", "snapshot save", "doctor --fix", "trust", "state adopt --new"],
 )
 def test_root_does_not_lock_a_user_out_of_their_own_project(cli: Cli, project: Path, command: str) -> None:
     if os.geteuid() != 0:
@@ -203,6 +207,39 @@ def test_root_does_not_lock_a_user_out_of_their_own_project(cli: Cli, project: P
     cli(*command.split())
 
     assert {path.lstat().st_uid for path in project.rglob("*")} == {60000}
+
+
+def test_what_root_makes_in_another_users_folders_is_that_users(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("this is about root")
+    state_home = tmp_path / "state"
+    state_home.mkdir()
+    monkeypatch.setenv("XDG_STATE_HOME", str(state_home))
+    for folder in (project, state_home):
+        subprocess.run(["chown", "-R", "60000:60000", str(folder)], check=True)
+
+    with closing(Store(project, allow_root=True)) as store:
+        store.open()
+        store.keep(project / "1.json", b"{}")
+        store.note(Escalate(kind="state", code=AlertCode.FLAG_OFF, key="a", reason="b"), "test")
+
+    made = [path for folder in (project, state_home) for path in folder.rglob("*")]
+    assert len(made) > 10
+    assert {(path.lstat().st_uid, path.lstat().st_gid) for path in made} == {(60000, 60000)}
+
+
+def test_file_of_roots_that_is_there_already_is_not_given_away(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("this is about root")
+    there = tmp_path / "there"
+    there.touch()
+    os.chown(tmp_path, 60000, 60000)
+
+    os.close(Disk().open(there, os.O_RDWR | os.O_CREAT))
+
+    assert there.stat().st_uid == 0
 
 
 def test_a_copied_project_finishes_nothing_in_the_one_that_it_was_copied_from(project: Path, tmp_path: Path) -> None:

@@ -129,6 +129,7 @@ def adopt(options: Shared, folder: Path | None, new: bool, dismiss: bool) -> Non
     refuse_agents(view)
     disk, paths = Disk(), view.store.paths
     try:
+        state_folder.refuse_other_owners_root(disk, paths)
         if new:
             state_folder.begin_here(disk, paths, PATIENCE_S)
             print_result(options, _adopted(paths), f"the state of {paths.project} is in {paths.folder}")

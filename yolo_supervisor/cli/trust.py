@@ -13,7 +13,7 @@ from yolo_supervisor.fs.trust import Refused
 from yolo_supervisor.store.atomic import remove, write_atomic
 from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.store.locks import Busy
-from yolo_supervisor.store.state_folder import enrol
+from yolo_supervisor.store.state_folder import enrol, refuse_other_owners_root
 from yolo_supervisor.store.store import write_note
 
 
@@ -41,6 +41,7 @@ def command(options: Shared, revoke: bool) -> None:
     refuse_agents(view)
     disk, paths = Disk(), view.store.paths
     try:
+        refuse_other_owners_root(disk, paths)
         enrol(disk, paths, PATIENCE_S)
         if revoke:
             remove(disk, paths.trusted)

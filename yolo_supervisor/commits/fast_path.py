@@ -211,7 +211,10 @@ class CommitLock:
             return self
         try:
             path = os.path.join(self._common_dir, "yolo-supervisor.lock")
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            except PermissionError:  # another user of the repository has made it
+                self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return self  # git reports a repository that we may not write to
         if not self._try_lock():

@@ -26,8 +26,8 @@ from yolo_supervisor.fs.trust import Refused
 from yolo_supervisor.store.atomic import write_atomic
 from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.store.locks import Busy
-from yolo_supervisor.store.paths import Paths, refuse_root
-from yolo_supervisor.store.state_folder import enrol
+from yolo_supervisor.store.paths import Paths
+from yolo_supervisor.store.state_folder import enrol, refuse_other_owners_root
 
 LOST_S = 15.0
 """The pause between two checks that a project's folder exists, in seconds; its watchers fail before if it does not."""
@@ -122,8 +122,7 @@ class Project:
         if not self.path.is_dir():
             raise FileNotFoundError(f"there is no folder {self.path}")
         if not self._allow_root:
-            for folder in (self.path, Paths(self.path).planning):
-                refuse_root(folder, Disk().status(folder))
+            refuse_other_owners_root(Disk(), Paths(self.path))
         with contextlib.ExitStack() as undo:
             undo.callback(self._lock.release)
             content = self._trust_after_upgrade() if self._lock.take() else None

@@ -163,7 +163,6 @@ def _written_beside(disk: Disk, path: Path, data: bytes, old: os.stat_result | N
                 rest = rest[disk.write(fd, bytes(rest)) :]
             if old is None:
                 disk.chmod(fd, FILE_MODE)
-                _give_to_owner(disk, fd, path.parent)
             else:
                 _keep_attributes(disk, fd, temporary, path, old)
             if durable:
@@ -216,12 +215,6 @@ def _keep_attributes(disk: Disk, fd: int, temporary: Path, path: Path, old: os.s
             f"({old.st_gid}) or access list: {error.strerror}",
             path,
         ) from None
-
-
-def _give_to_owner(disk: Disk, fd: int, folder: Path) -> None:
-    """Give a file that root has made in another user's folder to that user."""
-    if os.geteuid() == 0 and (found := disk.status(folder)) is not None and found.st_uid != 0:
-        disk.chown(fd, found.st_uid, found.st_gid)
 
 
 def shorten(disk: Disk, path: Path, before: bytes, size: int) -> None:

@@ -43,7 +43,7 @@ from yolo_supervisor.store.disk import FILE_MODE, Disk
 from yolo_supervisor.store.index import Index
 from yolo_supervisor.store.journal import LIMIT, Journal, read_lines, refuse_newer, segments
 from yolo_supervisor.store.locks import Busy, file_lock
-from yolo_supervisor.store.paths import Paths, refuse_linked_planning
+from yolo_supervisor.store.paths import Paths, refuse_linked_planning, refuse_root
 from yolo_supervisor.system.process_backend import backend
 
 EVIDENCE_LIMIT = 4 * 2**20
@@ -222,6 +222,12 @@ def _sync_above(disk: Disk, folder: Path) -> None:
     for above in Path(os.path.realpath(folder)).parents:
         with contextlib.suppress(PermissionError):  # another user's folder, which is there for long
             sync_folder(disk, above)
+
+
+def refuse_other_owners_root(disk: Disk, paths: Paths) -> None:
+    """``Refused`` where root would work in another user's project."""
+    for folder in (paths.project, paths.planning):
+        refuse_root(folder, disk.status(folder))
 
 
 def refuse_untrusted(disk: Disk, folder: Path) -> None:

@@ -46,10 +46,10 @@ from yolo_supervisor.store.lines import (
     fields,
 )
 from yolo_supervisor.store.locks import Busy, file_lock
-from yolo_supervisor.store.paths import Paths, refuse_linked_planning, refuse_root
+from yolo_supervisor.store.paths import Paths, refuse_linked_planning
 from yolo_supervisor.store.quotas import BACKUPS, QUARANTINE, Pruned, QuotaFolder
 from yolo_supervisor.store.recovery import Recovery, recover
-from yolo_supervisor.store.state_folder import enrol, refuse_untrusted
+from yolo_supervisor.store.state_folder import enrol, refuse_other_owners_root, refuse_untrusted
 
 LOCK_LIMIT_S = 0.25
 """The longest time that one change may block the loop while another process writes; then the outcome is BUSY."""
@@ -125,8 +125,7 @@ class Store:
         """
         folder = self.paths.folder
         if not self._allow_root:
-            for each in (self.paths.project, self.paths.planning):
-                refuse_root(each, self.disk.status(each))
+            refuse_other_owners_root(self.disk, self.paths)
         refuse_untrusted(self.disk, folder)
         refuse_linked_planning(self.paths.planning, self.disk.status(self.paths.planning))
         enrol(self.disk, self.paths, self._lock_limit_s)
