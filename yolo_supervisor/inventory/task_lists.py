@@ -41,7 +41,7 @@ class TaskLists:
         return snapshot.list_names | {Path(name).name for name in self.left()}
 
     def is_tied(self, task: Task, snapshot: ProjectSnapshot) -> bool:
-        """Whether the task is the project's: of a list of its own, or left by an agent that was forgotten."""
+        """Whether the task is the project's: in one of its lists, or left by an agent that was forgotten."""
         return task.list in snapshot.list_names or task.id in self.left().get(str(task.path.parent), ())
 
     def of(self, agent: Agent, snapshot: ProjectSnapshot) -> list[Path]:

@@ -394,7 +394,7 @@ class Processes:
 def _is_rebooted(then: str, now: str) -> bool:
     """Whether this machine was booted between the two.
 
-    Containers of one image share the machine's id, and some have a boot id of their own while they run beside each
+    Containers of one image share the machine's id, and some have separate boot ids while they run beside each
     other; their pid namespaces differ. The first namespace has the same number in every boot.
     """
     (machine, _, rest), (machine_now, _, rest_now) = then.partition("/"), now.partition("/")
