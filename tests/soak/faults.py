@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from soak.oracle import Oracle
-from soak.world import StateFile, Team, Worker, World
+from soak.team import StateFile, Team, Worker
+from soak.world import World
 from yolo_supervisor.formats.plugin.leases import lease_file
 from yolo_supervisor.fs.read import read_or_none
 

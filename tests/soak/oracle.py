@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from soak.world import AGENT_MARK, Bystander, Task, Team, Worker, World
+from soak.team import AGENT_MARK, Bystander, Task, Team, Worker
+from soak.world import World
 from support.guard import marked
 from yolo_supervisor.fs.read import read_or_none
 from yolo_supervisor.models import Liveness, ProcessId

@@ -179,9 +179,8 @@ class ProcessDescriber:
     def proven(self, pid: int, path: Path, snapshot: ProjectSnapshot) -> ProcessId | None:
         """The process of a pid from a file, if it looks like an agent of the project and is older than the file."""
         process = self._processes.identify(pid)
-        if process is None or process not in self._scanner.agents:
-            return None
-        if not self._membership.belongs(process, snapshot.sessions):
+        seen = self._scanner.agents.get(process) if process is not None else None
+        if process is None or seen is None or not self._membership.belongs(process, snapshot.sessions, seen.folder):
             return None
         return process if self._processes.older_than_file(process, path) else None
 

@@ -78,6 +78,7 @@ class AgentRegistry:
         known = any(agent.process == process for agent in self.records().values())
         if not known and self._describer.seen(process) is None:
             return False
+        self.folders.refresh()
         return not self._membership.belongs(process, self._homes.sessions(self.homes()))
 
     def use_homes(self, homes: Iterable[Path]) -> None:

@@ -24,13 +24,13 @@ class Membership:
         self._processes = processes
         self._registered = registered
 
-    def belongs(self, process: ProcessId, sessions: Iterable[LiveSession]) -> bool:
+    def belongs(self, process: ProcessId, sessions: Iterable[LiveSession], folder: Path | None = None) -> bool:
         """Whether the process works in the project, by the kernel or by the client's own session file.
 
-        What is unknown does not belong.
+        ``folder`` is where the kernel said a moment ago that it works. What is unknown does not belong.
         """
         return (
-            self._works_here(process)
+            (self._works_here(process) if folder is None else self._folders.has(folder))
             or any(live.in_project and live.process == process for live in sessions)
             or process in self._registered()
         )

@@ -23,14 +23,18 @@ class ProjectFolders:
         self.project = Path(os.path.realpath(project))
         self.roots: tuple[Path, ...] = (self.project,)
         """The project, and the same folder in each work tree that belongs to it."""
+        self._has: dict[Path, bool] = {}
+        """The answers since the work trees were read: many agents work in one folder."""
 
     def refresh(self) -> None:
-        """Read again which work trees there are."""
-        self.roots = (self.project, *self._linked())
+        """Read again which work trees and projects there are."""
+        self.roots, self._has = (self.project, *self._linked()), {}
 
     def has(self, folder: Path) -> bool:
-        """Whether an agent at work in the folder belongs to this project."""
-        return any(_is_innermost(folder, root, inclusive=root != self.project) for root in self.roots)
+        """Whether an agent at work in the folder belongs to this project, as of the last ``refresh``."""
+        if folder not in self._has:
+            self._has[folder] = any(_is_innermost(folder, root, inclusive=root != self.project) for root in self.roots)
+        return self._has[folder]
 
     def _linked(self) -> Iterator[Path]:
         root = root_of(self.project)
