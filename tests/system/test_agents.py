@@ -1627,6 +1627,28 @@ def test_a_resumed_session_goes_on_with_its_task(world: World, children: Childre
     assert world.records() == {"session-85d6cfb4"}
 
 
+def test_a_session_that_crashes_again_soon_after_it_was_resumed_keeps_its_task(
+    world: World, children: Children, stepped: SteppedClock
+) -> None:
+    task = hosted_task(world, children, children.start("sleep", "600"))
+    world.turn()
+    successor = children.start("sleep", "600")
+    world.session(successor, "85d6cfb4-e039", kind="bg")
+    stepped.s += 15.0
+    world.turn()
+    end(successor)
+    world.turn()
+
+    stepped.s += 15.0
+    world.turn()
+    assert read_task(task)["status"] == "in_progress"
+
+    stepped.s += 15.0
+    world.turn()
+    assert read_task(task)["status"] == "pending"
+    assert world.records() == set()
+
+
 def test_no_client_resumes_a_session_whose_daemon_is_dead(
     world: World, children: Children, stepped: SteppedClock
 ) -> None:

@@ -498,7 +498,9 @@ class AgentsWatcher:
             self._scanner.drop(process)
 
     def _liveness(self, agent: Agent) -> Liveness:
-        return self._judge(agent, ())[0]
+        """The state of an agent that may own what a dead one held; unknown if its client may be resuming it."""
+        resuming = any(name in self._resuming for name in self._known.names(agent.process)) if agent.process else False
+        return Liveness.UNKNOWN if resuming else self._judge(agent, ())[0]
 
     def _judge(self, agent: Agent, ended: Collection[ProcessId]) -> tuple[Liveness, str, bool]:
         process = agent.process
