@@ -20,6 +20,7 @@ from typing import Any, Final, Self
 
 from support.guard import CHILD_MARK, MARK, kill_all, new_mark
 from support.npm import installed
+from support.tmux import PrivateTmux
 from support.wait import LIMIT_S, wait_until
 
 NEWEST: Final = "2.1.332"
@@ -168,6 +169,9 @@ class RealClient:
         self.claude = scratch / "home" / ".claude"
         self.variables: dict[str, str] = {}
         """What its environment has beside the usual."""
+        self.within: tuple[str, ...] = ()
+        """The command that starts the tmux server: that of a container, for instance."""
+        self._server: PrivateTmux | None = None
         self._model: FakeModel | None = None
         self._mark = new_mark()
 
@@ -194,23 +198,38 @@ class RealClient:
         self, name: str, *flags: str, prompt: str | None = None, folder: Path | None = None, in_shell: bool = False
     ) -> None:
         """Start a client in a tmux session of its own and give it the prompt."""
-        client, folder = executable(self.version), folder or self.project
-        self._prepare(folder)
-        command = shlex.join([str(client), "--dangerously-skip-permissions", *flags])
-        command += "; true" if in_shell else ""
-        self.tmux(
-            "-f", "/dev/null", "new-session", "-d", "-s", name, "-x", "200", "-y", "50", "-c", str(folder), command,
-            env=self.environment(),
-        )  # fmt: skip
+        command = self.command(*flags, folder=folder) + ("; true" if in_shell else "")
+        self.people()(
+            "new-session", "-d", "-s", name, "-x", "200", "-y", "50", "-c", str(folder or self.project), command
+        )
         wait_until(lambda: "bypass permissions on" in self.screen(name), "the client to be ready", LIMIT_S)
         if prompt is not None:
             self.type(prompt, name)
+
+    def command(self, *flags: str, folder: Path | None = None) -> str:
+        """What starts a client in the folder, for a shell."""
+        self._prepare(folder or self.project)
+        return shlex.join([str(executable(self.version)), "--dangerously-skip-permissions", *flags])
+
+    def people(self) -> PrivateTmux:
+        """The tmux server, and the people at it."""
+        if self._server is None:
+            self._server = PrivateTmux(self.scratch, self.environment(), within=self.within)
+        return self._server
+
+    def background(self, prompt: str) -> None:
+        """Have the client's own daemon start a session with this prompt."""
+        command = shlex.split(self.command("--bg", prompt))
+        subprocess.run(
+            command, cwd=self.project, env=self.environment(), check=True, capture_output=True, timeout=LIMIT_S
+        )
 
     def environment(self) -> dict[str, str]:
         """The environment of a client that asks our model."""
         assert self._model is not None
         return {
-            "HOME": str(self.claude.parent), "PATH": os.environ["PATH"], "TERM": "xterm-256color", "SHELL": "/bin/bash",
+            "HOME": str(self.claude.parent), "XDG_STATE_HOME": os.environ["XDG_STATE_HOME"],
+            "PATH": os.environ["PATH"], "TERM": "xterm-256color", "SHELL": "/bin/bash",
             "USER": os.environ.get("USER", "root"), "IS_SANDBOX": "1", "CLAUDE_CODE_EXPERIMENTAL_AGENT_TEAMS": "1",
             "CLAUDE_CODE_ENABLE_TASKS": "1", "CLAUDE_CODE_ENABLE_TODO_TOOLS": "1", "DISABLE_TELEMETRY": "1",
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_AUTOUPDATER": "1", "ANTHROPIC_API_KEY": API_KEY,
@@ -245,15 +264,16 @@ class RealClient:
     def press(self, key: str, session: str = "team") -> None:
         self.tmux("send-keys", "-t", f"={session}:", key)
 
-    def tmux(self, *argv: str, check: bool = True, env: dict[str, str] | None = None) -> str:
-        command = ["tmux", "-S", str(self.scratch / "tmux.sock"), *argv]
-        return subprocess.run(command, env=env, check=check, capture_output=True, text=True, timeout=LIMIT_S).stdout
+    def tmux(self, *argv: str, check: bool = True) -> str:
+        command = ["tmux", "-S", str(self.scratch / "tmux"), *argv]
+        return subprocess.run(command, check=check, capture_output=True, text=True, timeout=LIMIT_S).stdout
 
     def screen(self, session: str = "team") -> str:
         return self.tmux("capture-pane", "-p", "-t", f"={session}:", check=False)
 
     def end(self) -> None:
-        self.tmux("kill-server", check=False)
+        if self._server is not None:
+            self._server.end()
         if self._model is not None:
             self._model.closing.set()
             self._model.shutdown()

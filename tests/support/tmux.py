@@ -7,6 +7,7 @@ import pty
 import signal
 import socket
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,16 @@ from support.wait import LIMIT_S, wait_until
 
 
 class PrivateTmux:
-    """A tmux server of our own, and people who attach to it."""
+    """A tmux server of our own, and people who attach to it.
 
-    def __init__(self, folder: Path) -> None:
+    ``environment`` is that of its panes, if it is not ours; ``within`` is a command that starts the server.
+    """
+
+    def __init__(
+        self, folder: Path, environment: Mapping[str, str] | None = None, *, within: Sequence[str] = ()
+    ) -> None:
         self.socket = str(folder / "tmux")
+        self._panes, self._within = environment, within
         outside = {key: value for key, value in os.environ.items() if key not in ("TMUX", "TMUX_PANE")}
         self._environment = {**outside, "TERM": "xterm", "LC_ALL": "C.UTF-8"}
         self._started: list[subprocess.Popen[bytes]] = []
@@ -27,7 +34,9 @@ class PrivateTmux:
     def start(self) -> subprocess.Popen[bytes]:
         """Start a server, in the place of one that has ended."""
         Path(self.socket).unlink(missing_ok=True)
-        self.server = self._run("-D", "-f", "/dev/null", stdin=subprocess.DEVNULL)
+        environment = {**self._environment, **self._panes} if self._panes is not None else self._environment
+        command = [*self._within, "tmux", "-S", self.socket, "-D", "-f", "/dev/null"]
+        self.server = self._start(command, environment, stdin=subprocess.DEVNULL)
         wait_until(self._listens, "the tmux server to listen")
         return self.server
 
@@ -92,9 +101,11 @@ class PrivateTmux:
             os.close(terminal)
 
     def _run(self, *words: str, **streams: Any) -> subprocess.Popen[bytes]:
-        command = ["tmux", "-S", self.socket, *words]
+        return self._start(["tmux", "-S", self.socket, *words], self._environment, **streams)
+
+    def _start(self, command: Sequence[str], environment: Mapping[str, str], **streams: Any) -> subprocess.Popen[bytes]:
         child: subprocess.Popen[bytes]
-        child = subprocess.Popen(command, env=self._environment, start_new_session=True, **streams)
+        child = subprocess.Popen(command, env=environment, start_new_session=True, **streams)
         self._started.append(child)
         return child
 

@@ -6,38 +6,28 @@ A team is a lead with a task that names no owner, and two teammates with a task 
 
 from __future__ import annotations
 
+import json
 import os
-import random
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Set
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import Final, Protocol
 
 import pytest
 
 from support.budget import SOAK
-from support.claude_code import NEWEST, VERSIONS, Block, Reply, read_object
-from support.daemon import RunningDaemon, StartDaemon
+from support.claude_code import NEWEST, VERSIONS, read_object
+from support.client_sandbox import ALONE, CONFIG, DONE, LEFT, PATIENT, WORK, Mode, Sandbox, own
+from support.daemon import StartDaemon
 from support.measured import ROW
-from support.project import given_back, read_task
-from support.real_team import (
-    CREATE,
-    RealTeam,
-    activities,
-    children_of,
-    command_line,
-    lives,
-    spawn,
-    use,
-    wait_looks,
-)  # fmt: skip
+from support.real_team import CREATE, activities, children_of, command_line, lives
+from support.tmux import PrivateTmux
 from support.wait import LIMIT_S, wait_until
-from yolo_supervisor.models import from_iso
-from yolo_supervisor.store.paths import Paths
 
 pytestmark = [
     pytest.mark.real,
@@ -48,192 +38,6 @@ pytestmark = [
         reason="npm, node, tmux or git is missing: the real client is not driven",
     ),
 ]
-
-NAMES: Final = ("ada", "grace-2", "Linus", "dev-10", "zoe", "qa")
-IDLE_LIMIT_S: Final = 2
-CONFIG: Final = f"[tasks]\ninterval_s = 0.5\nidle_limit_s = {IDLE_LIMIT_S}\n"
-PATIENT: Final = "[tasks]\ninterval_s = 0.5\n"
-WORK: Final = use("Bash", command="python3 -c 'import time; time.sleep(590)'", timeout=600_000)
-DONE: Final = [{"type": "text", "text": "done"}]
-TOOL: Final = b"sleep(590)"
-
-Mode = Literal["tmux", "in-process"]
-
-# -- the sandbox ----------------------------------------------------------------------------------------------------
-
-
-def own(number: int, owner: str | None = None) -> list[Block]:
-    """Begin a task; the client lets a task of a lead or a lone session name no owner."""
-    return use("TaskUpdate", taskId=str(number), status="in_progress", **({"owner": owner} if owner else {}))
-
-
-class Sandbox:
-    """A lead or a lone session at work, its teammates, and the daemon over them."""
-
-    def __init__(self, name: str, version: str, scratch: Path, start: StartDaemon) -> None:
-        self.name = name
-        self.version = version
-        self.real = RealTeam(scratch, version)
-        self.real.variables = {"CLAUDE_CODE_MAX_RETRIES": "1"}
-        self.first, self.second = random.Random(f"{name} {version}").sample(NAMES, 2)
-        self.tasks: dict[str, Path] = {}
-        """The task of each agent by its name; those of leads and lone sessions are ``lead``'s."""
-        self.before: dict[str, dict[str, Any]] = {}
-        """The content of these files when the test last read them."""
-        self.pids: dict[str, int] = {}
-        self.event_at = datetime.now(UTC)
-        self.measured: dict[str, float] = {}
-        """The seconds from the event to the return of each task."""
-        self._start = start
-        self.running: RunningDaemon
-
-    # -- beginning ----------------------------------------------------------------------------------------------------
-
-    def supervise(self, config: str = CONFIG, *arguments: str) -> None:
-        self.real.project.mkdir(exist_ok=True)
-        (self.real.project / ".yolo-planning").mkdir(exist_ok=True)
-        self.running = self._start(*arguments, over=self.real.project, config=config)
-
-    def team(self, mode: Mode = "tmux", config: str = CONFIG, *, first: Reply = WORK, second: Reply = WORK) -> None:
-        """A lead, and two teammates that have begun their tasks and now do ``first`` and ``second``."""
-        self.supervise(config)
-        prompts = {name: self.prompt(name) for name in self.mates}
-        self.real.begin(
-            (
-                "LEAD-AT-WORK start the team",
-                [CREATE * 3, own(3), *(spawn(name, prompt) for name, prompt in prompts.items())],
-            ),
-            *(
-                (prompt, [own(number, name), does])
-                for (name, prompt), number, does in zip(prompts.items(), (1, 2), (first, second), strict=True)
-            ),
-            mode=mode,
-        )
-        for number, name in enumerate([*self.mates, "lead"], 1):
-            self.begun(name, number)
-        pids = self.real.panes()
-        self.pids = {"lead": pids[0]}
-        self.pids |= dict(zip(self.mates, pids[1:] if mode == "tmux" else [pids[0]] * 2, strict=True))
-        for name, does in ((self.first, first), (self.second, second)):
-            self.wait_known(name)
-            if does is WORK:
-                self.wait_tool(name)
-
-    def alone(self, config: str = CONFIG, *, does: Reply = WORK, in_shell: bool = False) -> None:
-        """A session without teammates that has begun a task and now does this."""
-        self.supervise(config)
-        self.real.serve(("ALONE-AT-WORK on a task", [CREATE, own(1), does]))
-        self.real.open("team", prompt="ALONE-AT-WORK on a task", in_shell=in_shell)
-        self.alone_at_work(1, does)
-
-    def alone_at_work(self, number: int, does: Reply = WORK) -> None:
-        """Wait until the session has begun the task and is known."""
-        self.begun("lead", number)
-        self.pids["lead"] = wait_until(self.session_pid, "the file of the session", LIMIT_S)
-        self.running.wait(lambda: self.record_of(self.pids["lead"]), "the session to be known")
-        if does is WORK:
-            self.wait_tool("lead")
-
-    def prompt(self, name: str) -> str:
-        return f"{name.upper()}-AT-WORK on a task"
-
-    @property
-    def mates(self) -> tuple[str, str]:
-        return self.first, self.second
-
-    def begun(self, name: str, number: int) -> None:
-        """Wait until the agent has begun the task of that number, and remember its content."""
-
-        def begun() -> Path | None:
-            found = self.real.claude.glob(f"tasks/*/{number}.json")
-            return next((path for path in found if '"in_progress"' in path.read_text()), None)
-
-        self.tasks[name] = wait_until(begun, f"{name} to begin task {number}", LIMIT_S)
-        self.before[name] = read_task(self.tasks[name])
-        self.event_at = datetime.now(UTC)
-
-    def session_pid(self) -> int | None:
-        """The process of the one living session, by its client's file."""
-        found = (int(path.stem) for path in self.real.claude.glob("sessions/*.json"))
-        return next(filter(lives, found), None)
-
-    def wait_known(self, name: str) -> None:
-        self.running.wait(
-            lambda: any(e["key"].startswith(f"{name}@") for e in self.running.did("registered")), f"{name} to be known"
-        )
-
-    def wait_tool(self, name: str) -> None:
-        """Wait until the agent's tool runs."""
-        pid = self.pids[name]
-        wait_until(lambda: any(TOOL in command_line(child) for child in children_of(pid)), f"{name}'s tool", LIMIT_S)
-
-    def record_of(self, pid: int) -> dict[str, Any] | None:
-        """The entry by which the agent in that process was registered."""
-        return next((e for e in self.running.did("registered") if e["evidence"].get("pid") == pid), None)
-
-    # -- events -------------------------------------------------------------------------------------------------------
-
-    def kill(self, name: str, number: signal.Signals) -> None:
-        self.event_at = datetime.now(UTC)
-        os.kill(self.pids[name], number)
-
-    def type(self, text: str, session: str = "team") -> None:
-        self.event_at = datetime.now(UTC)
-        self.real.type(text, session)
-
-    def open(self, name: str, *flags: str, prompt: str) -> None:
-        """Start another session."""
-        self.event_at = datetime.now(UTC)
-        self.real.open(name, *flags, prompt=prompt)
-
-    def session_id(self, name: str) -> str:
-        """The id of the session now, by its client's file."""
-        return str(read_object(self.real.claude / "sessions" / f"{self.pids[name]}.json")["sessionId"])
-
-    def wait_reported(self, name: str, activity: str) -> None:
-        """Wait for an alert about this activity of the agent."""
-        self.running.wait(
-            lambda: any(
-                e["key"].startswith(f"{name}@") and e["evidence"]["activity"] == activity
-                for e in self.running.did("escalated")
-            ),
-            f"{name} to be reported as {activity}",
-        )
-
-    def wait_doing(self, name: str, *wanted: str) -> None:
-        """Wait until ``status`` shows one of these activities of the agent."""
-        wait_until(lambda: activities(self.real).get(name) in wanted, f"{name} to be {' or '.join(wanted)}", LIMIT_S)
-
-    # -- expectations -------------------------------------------------------------------------------------------------
-
-    def expect(
-        self, *, returned: Set[str] = frozenset(), dead: Set[str] = frozenset(), clean: bool | None = None
-    ) -> None:
-        """Assert that these tasks are requeued, those of the others stay, and no agent but the dead has ended.
-
-        ``clean``: the dead have ended in order, so no attempt is charged, and there is no crash report.
-        """
-        for name in sorted(returned):
-            self.running.wait(lambda name=name: given_back(self.tasks[name]), f"{name}'s task to be given back")
-        wait_looks(self.running, for_s=2.5 * IDLE_LIMIT_S)
-        requeued = [{**e, "at": from_iso(e["at"])} for e in self.running.did("requeued")]
-        entries = {self.named(e["key"]): e for e in requeued if e["at"] > self.event_at}
-        self.measured |= {name: (e["at"] - self.event_at).total_seconds() for name, e in entries.items()}
-        assert entries.keys() == returned
-        stay = self.tasks.keys() - returned
-        assert {name: read_task(self.tasks[name]) for name in stay} == {name: self.before[name] for name in stay}
-        self.before |= {name: read_task(self.tasks[name]) for name in returned}
-        assert {name for name, pid in self.pids.items() if not lives(pid)} == dead
-        if clean is not None:
-            assert {name: e["evidence"].get("charged", True) for name, e in entries.items()} == dict.fromkeys(
-                returned, not clean
-            )
-            assert bool(list(Paths(self.real.project).crashes.glob("*"))) is not clean
-
-    def named(self, ident: str) -> str:
-        """The name of the agent with that task."""
-        return next(name for name, path in self.tasks.items() if ident == f"{path.parent.name}/{path.stem}")
-
 
 # -- ends -----------------------------------------------------------------------------------------------------------
 
@@ -307,7 +111,7 @@ def resume(sandbox: Sandbox) -> None:
     session = sandbox.session_id("lead")
     sandbox.kill("lead", signal.SIGKILL)
     sandbox.expect(returned={"lead"}, dead={"lead"}, clean=False)
-    sandbox.real.say("ALONE-AT-WORK", CREATE, own(again), WORK)
+    sandbox.real.say(ALONE, CREATE, own(again), WORK)
     sandbox.open("again", "--resume", session, prompt="go on")
     sandbox.alone_at_work(again)
     sandbox.expect()
@@ -363,6 +167,161 @@ def suspended_session(sandbox: Sandbox) -> None:
     sandbox.expect()
 
 
+# -- hooks ----------------------------------------------------------------------------------------------------------
+
+
+def hooks(sandbox: Sandbox) -> None:
+    """A hook at each start, which comes before the command line has been seen, or after: nobody gets another's name."""
+    command = str(Path(sys.executable).with_name("yolo-supervisor-hook"))
+    events = ("SessionStart", "SubagentStart", "SubagentStop", "Stop")
+    started = {event: [{"hooks": [{"type": "command", "command": f"{command} {event}"}]}] for event in events}
+    sandbox.real.claude.mkdir(parents=True, exist_ok=True)
+    (sandbox.real.claude / "settings.json").write_text(json.dumps({"hooks": started}))
+    sandbox.team()
+    assert activities(sandbox.real).keys() == {"team-lead", *sandbox.mates}
+    sandbox.kill(sandbox.first, signal.SIGKILL)
+    sandbox.expect(returned={sandbox.first}, dead={sandbox.first}, clean=False)
+
+
+# -- places ---------------------------------------------------------------------------------------------------------
+
+
+def leave(sandbox: Sandbox) -> None:
+    """Another client and another session are no leaving; once the last person has left, the policy ends the agents."""
+    sandbox.team(config=LEFT)
+    people = sandbox.real.people()
+    people.session("desk")
+    plain, control = people.person("team"), people.person("team", "-CC")
+    people.leave(plain)
+    sandbox.expect()
+    people("switch-client", "-c", people.terminal(control), "-t", "=desk")
+    sandbox.expect()
+    sandbox.begin_event()
+    people.leave(control)
+    all_agents = {"lead", *sandbox.mates}
+    sandbox.expect(returned=all_agents, dead=all_agents, clean=True)
+
+
+def nested(sandbox: Sandbox) -> None:
+    """A person who leaves the outer tmux has not left the inner one."""
+    sandbox.team(config=LEFT)
+    folder = sandbox.real.scratch / "outer"
+    folder.mkdir()
+    outer, people = PrivateTmux(folder), sandbox.real.people()
+    try:
+        outer.session("desk", f"env -u TMUX tmux -S {people.socket} attach -t =team")
+        wait_until(lambda: people("list-clients"), "the inner client to be attached", LIMIT_S)
+        outer.leave(outer.person("desk"))
+        sandbox.expect()
+        sandbox.begin_event()
+        outer("kill-pane", "-t", "%0")
+        all_agents = {"lead", *sandbox.mates}
+        sandbox.expect(returned=all_agents, dead=all_agents, clean=True)
+    finally:
+        outer.end()
+
+
+def popup(sandbox: Sandbox) -> None:
+    """A session in a popup is in no pane; it ends in order when its person leaves."""
+    sandbox.supervise(LEFT)
+    sandbox.real.serve((ALONE, [CREATE, own(1), WORK]))
+    people = sandbox.real.people()
+    people.session("rest")
+    person = people.person("rest")
+    people.popup(person, f"cd {sandbox.real.project} && {sandbox.real.command(ALONE)}")
+    sandbox.alone_at_work(1)
+    sandbox.expect()
+    sandbox.begin_event()
+    people.leave(person)
+    sandbox.expect(returned={"lead"}, dead={"lead"}, clean=True)
+
+
+def background(sandbox: Sandbox) -> None:
+    """The client's own daemon resumes its session five times; when it is dead nobody does."""
+    sandbox.supervise()
+    sandbox.real.serve((ALONE, [CREATE, own(1), *[WORK] * 6]))
+    sandbox.real.background(ALONE)
+    sandbox.alone_at_work(1)
+    host = int(read_object(sandbox.real.claude / "daemon.lock")["pid"])
+    terminals = [pid for pid in children_of(host) if b"bg-pty-host" in command_line(pid)]
+    for _ in range(5):
+        sandbox.kill("lead", signal.SIGKILL)
+        sandbox.alone_at_work(1)
+        assert lives(host)
+    sandbox.expect()
+    assert sandbox.running.did("requeued") == []
+    assert all(lives(pid) for pid in terminals if command_line(pid))
+    os.kill(host, signal.SIGKILL)
+    sandbox.kill("lead", signal.SIGKILL)
+    sandbox.expect(returned={"lead"}, dead={"lead"}, clean=False)
+
+
+def two_projects(sandbox: Sandbox) -> None:
+    """An end in one project takes nothing from the other, in one home and one tmux server."""
+    other = sandbox.real.scratch / "other"
+    sandbox.supervise(CONFIG, other)
+    sandbox.real.begin(*sandbox.models(), (ALONE, [CREATE, own(1), WORK]))
+    sandbox.team_at_work()
+    sandbox.real.open("other", prompt=ALONE, folder=other)
+    sandbox.alone_at_work(1, name="other")
+    sandbox.kill("other", signal.SIGKILL)
+    sandbox.expect(returned={"other"}, dead={"other"})
+    sandbox.kill(sandbox.second, signal.SIGKILL)
+    sandbox.expect(returned={sandbox.second}, dead={"other", sandbox.second}, clean=False)
+
+
+def work_tree(sandbox: Sandbox) -> None:
+    """A session in a linked work tree beside the project is one of the project."""
+    project, beside = sandbox.real.project, sandbox.real.scratch / "beside"
+    git = ("git", "-C", str(project), "-c", "user.name=x", "-c", "user.email=x@example.com")
+    for words in (("init", "-q"), ("commit", "-q", "--allow-empty", "-m", "x"), ("worktree", "add", "-q", str(beside))):
+        subprocess.run([*git, *words], check=True)
+    sandbox.alone(folder=beside)
+    sandbox.expect()
+    sandbox.kill("lead", signal.SIGKILL)
+    sandbox.expect(returned={"lead"}, dead={"lead"}, clean=False)
+
+
+# -- containers -----------------------------------------------------------------------------------------------------
+
+CONTAINER: Final = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
+
+
+def restarted_container(sandbox: Sandbox) -> None:
+    """What was in a container that has been restarted is unknown to the daemon in it: nothing is taken."""
+    real = sandbox.real
+    real.within = CONTAINER
+    real.serve((ALONE, [CREATE, own(1), WORK]))
+    sandbox.supervise_in(real.people())
+    real.open("team", prompt=ALONE)
+    sandbox.begun("lead", 1)
+    sandbox.running.wait(lambda: sandbox.running.did("registered"), "the session to be known")
+    real.people().server.kill()
+    real.people().server.wait(LIMIT_S)
+    real.people().start()
+    sandbox.supervise_in(real.people())
+    sandbox.expect()
+
+
+def sibling_container(sandbox: Sandbox) -> None:
+    """An agent in another container that shares the home cannot be seen, at work or dead: nothing is taken from it."""
+    real, folder = sandbox.real, sandbox.real.scratch / "sibling"
+    folder.mkdir()
+    real.within = CONTAINER
+    real.serve((ALONE, [CREATE, own(1), WORK]))
+    sibling = PrivateTmux(folder, real.environment(), within=CONTAINER)
+    try:
+        sandbox.supervise_in(sibling)
+        real.open("team", prompt=ALONE)
+        sandbox.begun("lead", 1)
+        sandbox.expect()
+        real.people().server.kill()
+        real.people().server.wait(LIMIT_S)
+        sandbox.expect()
+    finally:
+        sibling.end()
+
+
 # -- the table ------------------------------------------------------------------------------------------------------
 
 
@@ -409,6 +368,17 @@ SCENARIOS: Final = {
     },
     "silent_model": Scenario(done="a model that never answers a teammate", play=silent_model),
     "suspended": Scenario(done="SIGSTOP and SIGCONT to a lone session", play=suspended_session),
+    "hooks": Scenario(done="a hook at each start, SIGKILL to a teammate", play=hooks),
+    "leave": Scenario(done="another client, another session, then no person", play=leave),
+    "nested": Scenario(done="no person at the outer tmux, then its pane is closed", play=nested),
+    "popup": Scenario(done="a session in a popup whose person leaves", play=popup),
+    "background": Scenario(
+        done="SIGKILL five times under --bg, then without daemon", play=background, versions=(NEWEST,)
+    ),
+    "two_projects": Scenario(done="SIGKILL in one of two projects, then in the other", play=two_projects),
+    "work_tree": Scenario(done="SIGKILL in a linked work tree", play=work_tree),
+    "restarted_container": Scenario(done="a container is restarted", play=restarted_container),
+    "sibling_container": Scenario(done="a session in a sibling container, then its end", play=sibling_container),
 }
 
 ROUND: Final = [
@@ -434,6 +404,7 @@ def test_matrix(sandbox: Sandbox, record_property: Callable[[str, object], None]
         played.play(sandbox)
         right = True
     finally:
+        print(sandbox.story())
         returns = ", ".join(f"{name} {s:.2f}" for name, s in sandbox.measured.items())
         record_property(
             ROW, (sandbox.name, sandbox.version, played.done, returns or "-", "right" if right else "WRONG")
