@@ -395,7 +395,8 @@ class MortalDisk(Disk):
     def rename(self, old: Path, new: Path) -> None:
         self._live()
         super().rename(old, new)
-        self._stamp(new)
+        for path in (old, new):  # a document is moved aside before it is removed
+            self._stamp(path)
 
     def exchange(self, one: Path, other: Path) -> None:
         self._live()
