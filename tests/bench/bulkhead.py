@@ -29,6 +29,7 @@ from yolo_supervisor import log
 from yolo_supervisor.daemon.daemon import Daemon, Options
 from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats.plugin import leases as plugin_leases
+from yolo_supervisor.fs.read import LIMIT
 from yolo_supervisor.models import Agent, ProcessId
 from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.store.paths import Paths
@@ -51,7 +52,7 @@ interval_s = 1.0
 interval_s = 1.0
 """
 
-LIMIT_S = 0.25
+MOST_S = 0.25
 """The longest delay, in seconds, that one project may cause another."""
 
 PROBE_S = 0.005
@@ -127,8 +128,8 @@ def broken_log(bad: Bad) -> None:
 
 
 def nested_state(bad: Bad) -> None:
-    """1 MiB of execution state and of config.json, of the most expensive kind, replaced twice a second."""
-    objects = [{}] * (2**20 // 5)
+    """As much execution state and config.json as is read, of the most expensive kind, replaced twice a second."""
+    objects = [{}] * (LIMIT // 5)
     _replaced(bad, ".execution-state.json", {"phase": 1, "status": "running", "plans": [], "x": objects})
     first = bad.change
     _replaced(bad, "config.json", {"x": objects})
@@ -137,12 +138,12 @@ def nested_state(bad: Bad) -> None:
 
 
 def nested_tasks(bad: Bad) -> None:
-    """40 tasks of 1 MiB, of the most expensive kind, touched twice a second."""
+    """40 tasks as large as is read, of the most expensive kind, touched twice a second."""
     _team(bad, "bad", 0, 0)
     folder = bad.claude / "tasks" / "bad"
     task = {"subject": "x", "status": "in_progress", "owner": "dev", "blocks": [], "blockedBy": []}
     for number in range(40):
-        (folder / f"{number}.json").write_text(json.dumps({**task, "id": str(number), "x": [{}] * (2**20 // 5)}))
+        (folder / f"{number}.json").write_text(json.dumps({**task, "id": str(number), "x": [{}] * (LIMIT // 5)}))
     bad.change = lambda: [path.touch() for path in folder.iterdir()]
 
 
@@ -366,7 +367,7 @@ class Sampler(threading.Thread):
     def run(self) -> None:
         while True:
             time.sleep(0.02)
-            if time.monotonic() - self._turned[0] > LIMIT_S / 2:
+            if time.monotonic() - self._turned[0] > MOST_S / 2:
                 frames = traceback.extract_stack(sys._current_frames()[self._main or 0])
                 ours = [f for f in frames if "yolo_supervisor" in f.filename]
                 self.found[" > ".join(f"{Path(f.filename).stem}.{f.name}:{f.lineno}" for f in ours[-5:])] += 1
@@ -482,7 +483,7 @@ def main() -> None:
             f"{kind:<13} longest turn {cpu:5} ms of processor, {pause:5} ms; {len(heals):2} healed after {worst:5} ms "
             f"at most ({1000 * (heals[-1] - idle):+5.0f}): {KINDS[kind].__doc__} {found['errors'] or ''}"
         )
-        for place, times in found["where"] if found["cpu"] > LIMIT_S / 2 else ():
+        for place, times in found["where"] if found["cpu"] > MOST_S / 2 else ():
             print(f"    {times:4} {place}")
         sys.stdout.flush()
 

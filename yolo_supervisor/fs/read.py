@@ -8,7 +8,7 @@ from pathlib import Path
 
 from yolo_supervisor.fs.bounded import open_regular, read_regular
 
-LIMIT = 2**20
+LIMIT = 2**19
 """The largest document that is read, in bytes. All known ones are far smaller, and one of this size takes up to 100 ms
 to parse, in which nothing else is done."""
 
