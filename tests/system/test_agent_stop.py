@@ -15,7 +15,7 @@ import pytest
 from support.cli import PROGRAM, Cli
 from support.daemon import StartDaemon
 from support.processes import Children
-from support.project import given_back, new_store, write_task
+from support.project import agent_of, given_back, new_store, write_record, write_task
 from support.team import Team
 from support.wait import LIMIT_S, wait_until
 from yolo_supervisor.formats import own as own_files
@@ -255,3 +255,23 @@ def test_two_processes_on_one_session_are_shown_until_one_is_stopped_by_its_pid(
 
     assert cli("agent", "stop", str(pids[0]), "--yes").returncode == 0
     assert cli.json("status")["projects"][0]["strays"] == []
+
+
+@pytest.mark.parametrize("alive", [False, True])
+def test_the_pid_of_a_dead_agent_leaves_the_plugins_files_when_it_is_forgotten(
+    alive: bool, cli: Cli, project: Path, children: Children
+) -> None:
+    child = children.agent("dev-1", "red", project)
+    process = Processes(backend()).identify(child.pid)
+    assert process is not None
+    write_record(project, agent_of("dev-1", "red", process))
+    pids = project / ".yolo-planning" / ".agent-pids"
+    pids.write_text(f"{child.pid}\n4194303\n")
+    if not alive:
+        child.kill()
+        child.wait()
+
+    assert cli("agent", "forget", "dev-1@red").returncode == 0
+
+    assert (str(child.pid) in pids.read_text().split()) is alive
+    assert "4194303" in pids.read_text(), "no agent that was known has it"

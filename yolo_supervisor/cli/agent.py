@@ -208,4 +208,5 @@ def _forget(view: ProjectView, record: str, agent: Agent, reason: str) -> None:
     folders = lists.of(agent, view.registry.snapshot())
     left = {str(folder): [task.id for task in lists.at_work(folder)[0]] for folder in folders}
     evidence = {"left": left} if left else {}
-    view.carry_out(forget_action(key=agent.id, path=path, reason=reason, evidence=evidence))
+    entries = view.agents.registry_entries(agent)  # without the record nothing says whose pid they name
+    view.carry_out(*entries, forget_action(key=agent.id, path=path, reason=reason, evidence=evidence))

@@ -133,7 +133,7 @@ class HeldResourcesFinder:
             leases=tuple(lease for gone in dead for lease in self._leases(gone, others)),
             leftovers=self._leftovers(agent),
             unreadable=(*unreadable, *self._lists.unreadable(agent, snapshot)),
-            **self._registry_files(agent, others, snapshot),
+            **self.registry_files(agent, others, snapshot),
         )
 
     def _tasks(
@@ -258,7 +258,8 @@ class HeldResourcesFinder:
             self._before = own_files.load_trees(data), own_files.load_descents(data)
         return self._before
 
-    def _registry_files(self, agent: Agent, others: Sequence[Agent], snapshot: ProjectSnapshot) -> dict[str, Any]:
+    def registry_files(self, agent: Agent, others: Sequence[Agent], snapshot: ProjectSnapshot) -> dict[str, Any]:
+        """The agent's entries in the plugin's registry files, as fields of ``HeldResources``."""
         planning = self._paths.planning
         pids = frozenset({agent.pid}) if agent.pid and all(o.pid != agent.pid for o in others) else frozenset[int]()
         health = next((path for health, path in snapshot.health_files if health.pid in pids), None)

@@ -21,7 +21,7 @@ from yolo_supervisor.fs.read import read_or_none
 from yolo_supervisor.inventory.agent_sources import AgentKey, Rank, agent_key, combine, merge
 from yolo_supervisor.inventory.agents import AgentRegistry
 from yolo_supervisor.inventory.crash_evidence import Crash, CrashInvestigator
-from yolo_supervisor.inventory.held_resources import HeldResourcesFinder
+from yolo_supervisor.inventory.held_resources import HeldResources, HeldResourcesFinder
 from yolo_supervisor.inventory.process_scan import ProcessScanner
 from yolo_supervisor.inventory.project_snapshot import ProjectSnapshot, Records, is_process_of, lists_of_agent
 from yolo_supervisor.models import Agent, Liveness, ProcessId
@@ -30,7 +30,14 @@ from yolo_supervisor.store.store import Store
 from yolo_supervisor.system.death_watch import DeathWatch
 from yolo_supervisor.system.processes import Processes
 from yolo_supervisor.watchers.base import Remediation
-from yolo_supervisor.watchers.dead_agents import RecoveryContext, Sighting, agent_facts, earliest_requeue_s, recover
+from yolo_supervisor.watchers.dead_agents import (
+    RecoveryContext,
+    Sighting,
+    agent_facts,
+    earliest_requeue_s,
+    recover,
+    registry_file_steps,
+)
 
 PIDS_SHOWN = 20
 """The number of unknown pids that an alert names."""
@@ -308,6 +315,16 @@ class AgentsWatcher:
         ]
         unproven = self._registry.unproven((agent for agent, _ in states), snapshot)
         return states + [(agent, Liveness.UNKNOWN) for agent in unproven]
+
+    def registry_entries(self, agent: Agent) -> Remediation:
+        """The steps that remove a dead agent's entries from the plugin's registry files; none unless it is dead."""
+        snapshot, sightings = self._meet(everyone=True)
+        dead = [s for s in sightings if agent_key(s.agent) == agent_key(agent) and s.state is Liveness.DEAD]
+        others = [s.agent for s in sightings if s.state is not Liveness.DEAD]
+        if not dead:
+            return ()
+        held = HeldResources(**self._held_resources.registry_files(agent, others, snapshot))
+        return registry_file_steps(replace(dead[0], held=held))
 
     def living(self) -> list[tuple[Agent, Liveness]]:
         """The agents known from the last observation, in their present state."""

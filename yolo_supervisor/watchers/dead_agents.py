@@ -259,6 +259,11 @@ def report_unreadable(dead: Sighting, context: RecoveryContext) -> PhaseResult:
 
 def clean_registry_files(dead: Sighting, context: RecoveryContext) -> PhaseResult:
     """Remove its entries from the plugin's registry files."""
+    return PhaseResult(registry_file_steps(dead))
+
+
+def registry_file_steps(dead: Sighting) -> tuple[Action, ...]:
+    """The steps that remove a dead agent's entries from the plugin's registry files."""
     held, pid = dead.held, dead.agent.pid
     reason, evidence = f"{dead.agent.name} is dead", dead.evidence
     pids = frozenset({pid} if pid else ())
@@ -285,7 +290,7 @@ def clean_registry_files(dead: Sighting, context: RecoveryContext) -> PhaseResul
     ]
     if held.pids:
         steps.append(DropPids(key=plugin.AGENT_PIDS, path=held.pids, pids=pids, reason=reason, evidence=evidence))
-    return PhaseResult(tuple(steps))
+    return tuple(steps)
 
 
 def deregister(dead: Sighting, context: RecoveryContext) -> PhaseResult:
