@@ -67,7 +67,12 @@ class Looks:
             self.look(s / looks)
 
     def client(
-        self, children: Children, session: str = SESSION, cwd: Path | None = None, **variables: str
+        self,
+        children: Children,
+        session: str = SESSION,
+        cwd: Path | None = None,
+        domain: str | None = None,
+        **variables: str,
     ) -> subprocess.Popen[bytes]:
         """A session of a client whose command line is that of a wrapper."""
         folder = cwd or self.project
@@ -76,7 +81,7 @@ class Looks:
         assert process is not None
         said = {
             "pid": child.pid, "sessionId": session, "cwd": str(folder), "procStart": str(process.started),
-            "kind": "interactive", "status": "busy",
+            "kind": "interactive", "status": "busy", "pidDomain": domain,
         }  # fmt: skip
         (self.claude / "sessions").mkdir(exist_ok=True)
         (self.claude / "sessions" / f"{child.pid}.json").write_text(json.dumps(said))
@@ -281,3 +286,15 @@ def test_tasks_are_listed_and_requeued_after_their_team_is_gone_and_its_agents_w
     assert cli.json("task", "requeue", "1") == {"result": "requeued", "id": "red/1"}
     assert read_task(held)["status"] == "pending"
     assert "red/1" in [task["id"] for task in cli.json("task", "list")["tasks"]], "it is not finished yet"
+
+
+@pytest.mark.parametrize("is_here", [True, False])
+def test_a_session_of_another_pid_namespace_is_none_of_a_process_with_that_pid(
+    is_here: bool, looks: Looks, children: Children
+) -> None:
+    namespace = looks.processes.boot.rpartition("/")[2] if is_here else "1"
+    looks.client(children, domain=f"linux:machine:pid:[{namespace}]")
+
+    looks.look()
+
+    assert bool(looks.parts.agents.living()) is is_here

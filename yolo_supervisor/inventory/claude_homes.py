@@ -51,10 +51,15 @@ class ClaudeHomes:
         for folder in (home / "sessions" for home in homes):
             for name in names(folder):
                 session = self._sessions.get(folder / name) if name.endswith(".json") else None
-                process = self._processes.identify(session.pid) if session else None
+                process = self._processes.identify(session.pid) if session and self._may_be_here(session) else None
                 if session and process and self._processes.backend.same_start(process.started, session.started):
                     in_project = self._folders.has(Path(session.cwd))
                     yield LiveSession(session=session, process=process, home=folder.parent, in_project=in_project)
+
+    def _may_be_here(self, session: claude.Session) -> bool:
+        """Whether the session's pid may be one of this pid namespace: that of a container may have the same number."""
+        _, named, namespace = (session.pid_domain or "").rpartition("pid:[")
+        return not named or namespace.rstrip("]") == self._processes.boot.rpartition("/")[2]
 
     def daemon_lives(self, home: Path) -> bool:
         """Whether the client's own daemon runs, which resumes crashed sessions of ``claude --bg``."""
