@@ -37,7 +37,7 @@ from yolo_supervisor.system.processes import Processes
 PIDS_SIZE = 16 * 1024
 """The part of ``.agent-pids`` that one look reads, in bytes: some 2,000 agents. The next look goes on behind it."""
 
-HEALTH_FILES = 1000
+HEALTH_FILES = 500
 """The number of health files that one look reads."""
 
 
