@@ -186,3 +186,18 @@ def test_an_agent_that_goes_on_after_a_suspension_is_not_stalled(world_of: World
         world.turn(session, Doing.STALLED)
 
     play(world, story, 800.0)
+
+
+def test_a_subagent_that_ends_takes_no_task_of_its_name_from_another_team(world_of: WorldOf) -> None:
+    world = world_of()
+
+    async def story() -> None:
+        here, elsewhere = lead_of(world), lead_of(world, unseen=True)
+        world.hire(here, in_process=True, name="qa")
+        mate = world.hire(elsewhere, in_process=False, name="qa")
+        assert mate is not None
+        world.begin_task(mate)
+        await world.pass_s(60.0)
+        world.die(here, "KILL")
+
+    play(world, story, 300.0)

@@ -29,6 +29,7 @@ from yolo_supervisor.inventory.project_snapshot import (
     Teammates,
     is_process_of,
     lists_of_agent,
+    lists_of_session,
 )
 from yolo_supervisor.inventory.watched_lists import WatchedLists
 from yolo_supervisor.models import Agent, Liveness, Pane, ProcessId
@@ -412,7 +413,18 @@ class HookNotes:
             lead=f"process {process.pid}" if is_subagent else None,
             session=session if isinstance(session, str) and not is_subagent else None,
             claude_dir=seen.claude_dir if seen else None,
+            lists=tuple(sorted(self._lists(process, seen, snapshot))) if is_subagent else (),
         )
+
+    @staticmethod
+    def _lists(process: ProcessId, seen: AgentProcess | None, snapshot: ProjectSnapshot) -> set[str]:
+        """The task lists of the agent in this process, which its subagents share; none if its files name none."""
+        lists = {seen.flags.team} if seen and seen.flags else set[str]()
+        for live in snapshot.sessions:
+            if live.process == process:
+                team = snapshot.team_of_lead(live)
+                lists |= lists_of_session(live.session.session_id) | ({team.name} if team else set())
+        return lists | {seen.task_list} if lists and seen and seen.task_list else lists
 
     def process(self, note: own_files.HookNote) -> ProcessId | None:
         """The live process that ran the hook.
