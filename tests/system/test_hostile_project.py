@@ -15,6 +15,7 @@ from support.project import new_store, read_task, write_task
 from support.team import Team
 from support.wait import LIMIT_S
 from yolo_supervisor.actions.base import AlertCode, Escalate
+from yolo_supervisor.commits.fast_path import CommitLock
 from yolo_supervisor.formats import plugin
 from yolo_supervisor.formats.plugin import execution_state
 from yolo_supervisor.fs.read import digest
@@ -196,7 +197,14 @@ def test_a_folder_that_came_with_a_clone_is_made_private(project: Path) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["lease acquire a --owner b", "flag record v3_x ok", "snapshot save", "doctor --fix", "trust", "state adopt --new"],
+    [
+        "lease acquire a --owner b",
+        "flag record v3_x ok",
+        "snapshot save",
+        "doctor --fix",
+        "trust",
+        "state adopt --new",
+    ],
 )
 def test_root_does_not_lock_a_user_out_of_their_own_project(cli: Cli, project: Path, command: str) -> None:
     if os.geteuid() != 0:
@@ -238,6 +246,8 @@ def test_file_of_roots_that_is_there_already_is_not_given_away(tmp_path: Path) -
     os.chown(tmp_path, 60000, 60000)
 
     os.close(Disk().open(there, os.O_RDWR | os.O_CREAT))
+    with CommitLock(str(tmp_path)):
+        assert (tmp_path / "yolo-supervisor.lock").stat().st_uid == 60000
 
     assert there.stat().st_uid == 0
 

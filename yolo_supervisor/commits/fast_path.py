@@ -210,11 +210,7 @@ class CommitLock:
         if self._common_dir is None or self.is_nested:
             return self
         try:
-            path = os.path.join(self._common_dir, "yolo-supervisor.lock")
-            try:
-                self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            except PermissionError:  # another user of the repository has made it
-                self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._fd = _open_lock(self._common_dir)
         except OSError:
             return self  # git reports a repository that we may not write to
         if not self._try_lock():
@@ -244,6 +240,22 @@ class CommitLock:
     def __exit__(self, *_: object) -> None:
         if self._fd >= 0:
             os.close(self._fd)
+
+
+def _open_lock(common_dir: str) -> int:
+    """Open the lock file of a repository; what root makes belongs to the repository's user."""
+    path = os.path.join(common_dir, "yolo-supervisor.lock")
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    except FileExistsError:
+        try:
+            return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except PermissionError:  # another user of the repository has made it
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    if os.geteuid() == 0:
+        owner = os.stat(common_dir)
+        os.fchown(fd, owner.st_uid, owner.st_gid)
+    return fd
 
 
 class _GitProcess:
