@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from yolo_supervisor.inventory.project_folders import ProjectFolders
+from yolo_supervisor.inventory.stale_locks import git_locks
+from yolo_supervisor.system import git_layout
 from yolo_supervisor.system.git_files import find_root, git_dirs, head
 from yolo_supervisor.system.git_layout import WorkTree, work_trees
 
@@ -144,3 +147,21 @@ def test_a_work_tree_that_is_reached_through_a_link_is_found_once(root: Path, tm
 
 def test_a_folder_outside_of_a_repository_has_no_work_trees(tmp_path: Path) -> None:
     assert list(work_trees(tmp_path)) == []
+
+
+def test_with_too_many_work_trees_none_belongs_to_the_project_and_no_lock_is_looked_at(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree, git_dir = linked(root)
+    (git_dir / "gitdir").write_text(f"{tree}/.git\n")
+    folders = ProjectFolders(root)
+
+    monkeypatch.setattr(git_layout, "MANY", 2)
+    folders.refresh()
+    assert [*folders.roots] == [root, tree]
+    assert {path.parent for path, _ in git_locks(root)} == {root / ".git", git_dir}
+
+    monkeypatch.setattr(git_layout, "MANY", 1)
+    folders.refresh()
+    assert [*folders.roots] == [root]
+    assert list(git_locks(root)) == []

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from yolo_supervisor.store.paths import Paths
+from yolo_supervisor.system import git_layout
 from yolo_supervisor.system.git_files import git_dir_at
 from yolo_supervisor.system.git_layout import checkouts, common_dir, root_of
 
@@ -16,7 +18,8 @@ class ProjectFolders:
     """Tells which project an agent belongs to, by the folder that it works in (as the kernel spells it).
 
     A folder belongs to the innermost project around it. A work tree that is no project itself belongs to the first
-    project of its repository, that of the main work tree if there is one.
+    project of its repository, that of the main work tree if there is one; in a repository with more than
+    ``git_layout.MANY`` of them it belongs to none.
     """
 
     def __init__(self, project: Path) -> None:
@@ -43,7 +46,10 @@ class ProjectFolders:
         inside = self.project.relative_to(root)
         with contextlib.suppress(OSError, ValueError):
             common = common_dir(root)
-            trees = [tree.root / inside for tree in checkouts(common) if _leads_back(tree.root, tree.git_dir)]
+            known = list(itertools.islice(checkouts(common), git_layout.MANY + 1))
+            if len(known) > git_layout.MANY:
+                return  # one that was left out may be that of another project
+            trees = [tree.root / inside for tree in known if _leads_back(tree.root, tree.git_dir)]
             first = next((tree for tree in trees if _is_supervised(tree)), None)
             if first is None or os.path.realpath(first) == str(self.project):
                 yield from (tree for tree in trees if os.path.realpath(tree) != str(self.project))
