@@ -32,6 +32,7 @@ class FlawCode(StrEnum):
     LONE_SURROGATE = "lone_surrogate"
     DUPLICATE_KEY = "duplicate_key"
     NOT_A_NUMBER = "not_a_number"
+    TOO_DEEP = "too_deep"
     UNMERGED = "unmerged"
     """Git has left a merge conflict in it."""
 

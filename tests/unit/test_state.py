@@ -853,6 +853,8 @@ STRICT = {
     "a key twice, alike": (b'{"status": "a", "status": "a"}', FlawCode.DUPLICATE_KEY, b'{"status": "a"}'),
     "not a number": (b'{"status": "running", "n": NaN}', FlawCode.NOT_A_NUMBER, None),
     "infinity": (b'{"status": "running", "n": -Infinity}', FlawCode.NOT_A_NUMBER, None),
+    "a number too large": (b'{"status": "running", "n": 1e999}', FlawCode.NOT_A_NUMBER, None),
+    "nested too deep": (b'{"status": "running", "n": ' + b"[" * 127 + b"]" * 127 + b"}", FlawCode.TOO_DEEP, None),
 }
 """Contents that strict readers refuse: their flaw, and what they are rewritten to by hand."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -13,9 +14,12 @@ from yolo_supervisor.models import FlawCode
 
 PERSONS_OWN = frozenset({
     FlawCode.BYTE_ORDER_MARK, FlawCode.NOT_UTF8, FlawCode.LONE_SURROGATE, FlawCode.DUPLICATE_KEY,
-    FlawCode.NOT_A_NUMBER, FlawCode.UNMERGED,
+    FlawCode.NOT_A_NUMBER, FlawCode.TOO_DEEP, FlawCode.UNMERGED,
 })  # fmt: skip
 """The flaws of a content that a person may mean as it is: an older content never replaces it."""
+
+DEPTH_LIMIT = 127
+"""The number of arrays and objects inside each other that serde_json reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +82,21 @@ def strictness_flaw(data: bytes) -> Flaw | None:
     """The flaw of an object that lenient readers understand, and the strictest does not; None if there is none.
 
     The plugin reads with serde_json and Claude Code with ``JSON.parse``: both refuse a byte order mark and numbers such
-    as ``NaN``; serde_json also refuses lone surrogates, and repeated keys of a known structure.
+    as ``NaN``; serde_json also refuses lone surrogates, numbers beyond 64-bit floats, more than 127 levels, and
+    repeated keys of a known structure.
     """
     try:
         text = data.decode(json.detect_encoding(data))
         pairs = _Pairs()
-        value = json.loads(text, object_pairs_hook=pairs.add, parse_constant=pairs.refuse)
+        value = json.loads(text, object_pairs_hook=pairs.add, parse_constant=pairs.refuse, parse_float=pairs.number)
     except (ValueError, RecursionError):
         return None
     if not isinstance(value, dict):
         return None
     if pairs.constant is not None:
         return Flaw(FlawCode.NOT_A_NUMBER, f"{pairs.constant} is no JSON: put a number or null there")
+    if _depth(value) > DEPTH_LIMIT:
+        return Flaw(FlawCode.TOO_DEEP, f"it is nested more than {DEPTH_LIMIT} levels deep: the plugin refuses it")
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -130,6 +137,19 @@ class _Pairs:
     def refuse(self, constant: str) -> float:
         self.constant = constant
         return 0.0
+
+    def number(self, text: str) -> float:
+        value = float(text)
+        return value if math.isfinite(value) else self.refuse(text)
+
+
+def _depth(value: object) -> int:
+    """The number of arrays and objects inside each other."""
+    depth, level = 0, [value]
+    while level := [each for each in level if isinstance(each, dict | list)]:
+        depth += 1
+        level = [child for each in level for child in (each.values() if isinstance(each, dict) else each)]
+    return depth
 
 
 def torn_at(data: bytes) -> int | None:
