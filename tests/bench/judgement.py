@@ -22,6 +22,7 @@ from support.judgement_script import Script
 def scenario(seed: int) -> Figures:
     """The figures of one scenario; its script is printed if anything was wrong with it."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("XDG_STATE_HOME", str(Path(folder) / "state"))
         script = Script(seed, Path(folder))
         script.world.enter(monkeypatch, Path(folder))
         script.run()
