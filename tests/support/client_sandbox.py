@@ -173,12 +173,16 @@ class Sandbox:
         )
 
     def wait_tool(self, name: str) -> None:
-        """Wait until the agent's tool runs."""
+        """Wait until the agent's tool runs and the daemon knows it: it ends no other."""
 
         def running() -> list[int]:
             return [child for child in children_of(self.pids[name]) if TOOL in command_line(child)]
 
         self.tools[name] = wait_until(running, f"{name}'s tool", LIMIT_S)
+        journals = (self.running, *self.others)
+        self.running.wait(
+            lambda: all(any(each.sees(tool) for each in journals) for tool in self.tools[name]), "the tool to be known"
+        )
 
     def is_known(self, pid: int) -> bool:
         """Whether the agent in that process was registered."""

@@ -170,13 +170,18 @@ def suspended_session(sandbox: Sandbox) -> None:
 # -- hooks ----------------------------------------------------------------------------------------------------------
 
 
-def hooks(sandbox: Sandbox) -> None:
-    """A hook at each start, which comes before the command line has been seen, or after: nobody gets another's name."""
+def install_hooks(sandbox: Sandbox) -> None:
+    """Have each agent run the project's hook at its start, as the README says."""
     command = str(Path(sys.executable).with_name("yolo-supervisor-hook"))
     events = ("SessionStart", "SubagentStart", "SubagentStop", "Stop")
     started = {event: [{"hooks": [{"type": "command", "command": f"{command} {event}"}]}] for event in events}
     sandbox.real.claude.mkdir(parents=True, exist_ok=True)
     (sandbox.real.claude / "settings.json").write_text(json.dumps({"hooks": started}))
+
+
+def hooks(sandbox: Sandbox) -> None:
+    """A hook's note may come before the command line was seen, or after it: each agent is known by its own name."""
+    install_hooks(sandbox)
     sandbox.team()
     assert activities(sandbox.real).keys() == {"team-lead", *sandbox.mates}
     sandbox.kill(sandbox.first, signal.SIGKILL)
@@ -351,7 +356,7 @@ def by_signals(who: str, play: End, **short: tuple[str, ...]) -> dict[str, Scena
 SCENARIOS: Final = {
     **by_signals("teammate", end_teammate, SIGKILL=VERSIONS),
     **by_signals("lead", end_lead, SIGKILL=(NEWEST,), SIGTERM=VERSIONS),
-    **by_signals("lone session", end_lone_session, SIGSEGV=(NEWEST,)),
+    **by_signals("lone session", end_lone_session, SIGSEGV=VERSIONS),
     **by_signals("lead of an in-process team", end_lead_of_in_process_team, SIGKILL=(NEWEST,)),
     "lone session-exit": Scenario(done="/exit in a lone session at work", play=exit_lone_session),
     "lead-exit": Scenario(done="/exit in a lead with teammates at work", play=exit_lead),
@@ -368,7 +373,7 @@ SCENARIOS: Final = {
     },
     "silent_model": Scenario(done="a model that never answers a teammate", play=silent_model),
     "suspended": Scenario(done="SIGSTOP and SIGCONT to a lone session", play=suspended_session),
-    "hooks": Scenario(done="a hook at each start, SIGKILL to a teammate", play=hooks),
+    "hooks": Scenario(done="a hook at each start, SIGKILL to a teammate", play=hooks, short=(NEWEST,)),
     "leave": Scenario(done="another client, another session, then no person", play=leave),
     "nested": Scenario(done="no person at the outer tmux, then its pane is closed", play=nested),
     "popup": Scenario(done="a session in a popup whose person leaves", play=popup),
