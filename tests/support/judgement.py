@@ -633,7 +633,8 @@ class JudgedWorld:
         lead_session = actor.session if self.files.newest else self._session_id()
         name = actor.team.name if self.files.newest else f"session-{lead_session[:8]}"
         resumed.team = Team(name, lead_session, resumed.process)
-        resumed.list_hidden = not self.files.newest  # no file says whose the new team is
+        if not self.files.newest:  # no file says whose the new team is
+            resumed.process.watches.append(self.claude / "tasks" / name)
         resumed.list, resumed.process.environment = name, {}
         self.files.write_team(resumed.team)
         if self.files.newest:

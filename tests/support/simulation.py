@@ -156,6 +156,8 @@ class Process:
     boot: str = BOOT
     session: int = 0
     """The pid of its session's leader, where that matters."""
+    watches: list[Path] = field(default_factory=list)
+    """The folders of which the kernel reports changes to it."""
     stopped: bool = False
     """Whether it is suspended."""
     idles: bool = False
@@ -333,7 +335,7 @@ class Machine:
         return False
 
     def watched(self, pid: int) -> frozenset[FileId]:
-        return frozenset()
+        return frozenset(file_id(folder) for folder in self._running(pid).watches if folder.exists())
 
     def ignores(self, pid: int, number: int) -> bool:
         return False
