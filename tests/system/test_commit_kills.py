@@ -21,7 +21,7 @@ from support.budget import budget
 from support.cli import PROGRAM
 from support.processes import Children
 from support.wait import LIMIT_S, wait_until
-from test_commit import PATIENT, Repo, Repositories, clean_git_environment, git_config, repos, template_repos
+from test_commit import HASTY, Repo, Repositories, clean_git_environment, git_config, repos, template_repos
 
 __all__ = ["clean_git_environment", "git_config", "repos", "template_repos"]
 
@@ -154,7 +154,7 @@ def test_no_change_is_lost_when_a_commit_is_ended_at_any_moment(
         counts[f"{how}: {'committed' if made else 'not committed'}"] += 1
         if how.startswith("KILL"):
             repo.git("config", "core.hooksPath", os.devnull)
-            said += repo.run("--allow-empty", "-qm", "next", program=PATIENT).stderr
+            said += repo.run("--allow-empty", "-qm", "next", program=HASTY).stderr
         elif not made and "not in the work tree" not in said:
             now = State(repo)  # tasks may have formatted files
             assert (now.index, now.staged, now.stashes) == (before.index, before.staged, before.stashes), said
