@@ -261,8 +261,8 @@ def test_a_team_that_ends_in_order_leaves_no_task_and_no_crash_report(
 
     running.wait(lambda: given_back(task), "the task to be given back")
     assert not any(team.claude.glob("teams/*")), "the client has removed the team's folder"
-    evidence = running.did("requeued")[-1]
-    assert "dev-1" in evidence["reason"]
+    running.wait(lambda: running.did("requeued"), "that to be recorded")
+    assert "dev-1" in running.did("requeued")[-1]["reason"]
     assert list((team.project / ".yolo-planning" / ".supervisor" / "crashes").iterdir()) == []
 
 

@@ -564,10 +564,12 @@ def test_the_doctor_reports_the_effect_of_a_logout_and_a_service_that_is_down(pe
 @pytest.mark.thorough
 @pytest.mark.parametrize("how", cases(["reboot", "power_cut"], ["power_cut"]))
 def test_after_a_reboot_the_state_is_kept_and_the_agents_tasks_are_healed(how: str) -> None:
+    """The box has another pid namespace at each boot, as a container has: the agent of the earlier boot is unknown."""
     with booted() as box:
         person = Person(box, "alice")
         person.log_in()
         person.supervise()
+        person.write(person.config, f'projects = ["~/shop"]\n{QUICK}[tasks]\nunknown_limit_s = 1.0\n')
         person.agent("dev-1")
         before = person.history()
 
