@@ -1,4 +1,4 @@
-"""What a look at many agents costs while nothing changes.
+"""The cost of a look at many agents while nothing changes.
 
 python tests/bench/agents.py [--agents 1000] [--looks 30]
 """

@@ -1,4 +1,4 @@
-"""What a soak's teams consist of: agents, their tasks, the plugin's files, and processes that are none of theirs."""
+"""The teams of a soak: agents, their tasks, the plugin's files, and processes that belong to none of them."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ ARCHITECTURES: Final = {"x86_64": "x64", "aarch64": "arm64"}
 Block = dict[str, Any]
 """What a model says: ``text``, or ``tool_use`` with its ``name`` and ``input``."""
 Fault = int | None
-"""What a model does instead: it answers with this HTTP status, or (None) never. It lasts, however often it is asked."""
+"""A model that fails: it answers each request with this HTTP status, or (None) never."""
 Reply = list[Block] | Fault
 Model = tuple[str, list[Reply]]
 """The prompt of a session, and the replies that its model gives in turn; after the last one it says "done"."""
@@ -168,7 +168,7 @@ class RealClient:
         self.project = scratch / "project"
         self.claude = scratch / "home" / ".claude"
         self.variables: dict[str, str] = {}
-        """What its environment has beside the usual."""
+        """The variables of its environment beside the usual ones."""
         self.within: tuple[str, ...] = ()
         """The command that starts the tmux server: that of a container, for instance."""
         self._server: PrivateTmux | None = None
@@ -207,7 +207,7 @@ class RealClient:
             self.type(prompt, name)
 
     def command(self, *flags: str, folder: Path | None = None) -> str:
-        """What starts a client in the folder, for a shell."""
+        """The shell command that starts a client in the folder."""
         self._prepare(folder or self.project)
         return shlex.join([str(executable(self.version)), "--dangerously-skip-permissions", *flags])
 

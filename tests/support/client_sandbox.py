@@ -193,7 +193,7 @@ class Sandbox:
     # -- events -------------------------------------------------------------------------------------------------------
 
     def begin_event(self) -> None:
-        """What is measured begins now."""
+        """Begin the measurement now."""
         self.event_at = datetime.now(UTC)
 
     def kill(self, name: str, number: signal.Signals) -> None:
@@ -260,7 +260,7 @@ class Sandbox:
             assert bool(list(Paths(self.real.project).crashes.glob("*"))) is not clean
 
     def story(self) -> str:
-        """What the daemon did, for a test that fails."""
+        """The journal of the daemon, for the message of a test that fails."""
         entries = [entry for each in (self.running, *self.others) for entry in each.history()]
         return "\n".join(f"{e['at']} {e['key']} {e['action']}: {e['reason']} {e['evidence']}" for e in entries)
 

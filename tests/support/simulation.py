@@ -163,7 +163,7 @@ class Process:
     idles: bool = False
     """Whether it uses no processor time."""
     status: int | None = None
-    """How it ended, as a wait status, where the kernel tells."""
+    """The wait status of its end, where the kernel tells."""
     environment: dict[str, str] = field(default_factory=dict)
 
     @property

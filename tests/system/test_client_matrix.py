@@ -293,7 +293,7 @@ CONTAINER: Final = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child"
 
 
 def restarted_container(sandbox: Sandbox) -> None:
-    """What was in a container that has been restarted is unknown to the daemon in it: nothing is taken."""
+    """Agents from before a container's restart are unknown to the daemon in it: nothing is taken."""
     real = sandbox.real
     real.within = CONTAINER
     real.serve((ALONE, [CREATE, own(1), WORK]))

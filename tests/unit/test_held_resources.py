@@ -1,4 +1,4 @@
-"""What is known of an agent's descendants outlives the daemon that has seen it."""
+"""The known descendants of an agent outlive the daemon that has seen them."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ class Project:
         self._watch = anyio.CancelScope()
         """Of the watch under way."""
         self._error: Exception | None = None
-        """What has ended the watch."""
+        """The failure that has ended the watch."""
         self._lock = ProjectLock(Paths(path))
         self._log = structlog.get_logger().bind(project=str(path))
 
@@ -177,7 +177,7 @@ class Project:
         return None
 
     def contain(self, do: Callable[[Runner], T]) -> T | None:
-        """What ``do`` returns for the project's runner; None if it is not watched, or ``do`` fails.
+        """Call ``do`` with the project's runner, and return its result; None if it is not watched, or ``do`` fails.
 
         Everything that the daemon asks of a project between its ticks comes through here: whatever it raises ends the
         watch of this project only, and it begins again.
