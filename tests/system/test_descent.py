@@ -65,6 +65,19 @@ def lifeline() -> Iterator[int]:
     os.close(reading)
 
 
+def agent_that_waits(children: Children, project: Path, lifeline: int) -> subprocess.Popen[bytes]:
+    """An agent that starts its tool when it is told to (``start_tool``)."""
+    program = f"import sys; print('ready', flush=True); sys.stdin.readline()\n{NESTED.format(lifeline=lifeline)}"
+    return children.agent("dev-1", "red", project, program, pass_fds=(lifeline,), stdin=subprocess.PIPE)
+
+
+def start_tool(child: subprocess.Popen[bytes]) -> None:
+    """Let an agent that waits start its tool."""
+    assert child.stdin is not None
+    child.stdin.write(b"\n")
+    child.stdin.flush()
+
+
 def last_of_the_tool(scanner: ProcessScanner, project: Path) -> int:
     wait_until(lambda: (project / "pid").exists() and (project / "pid").read_text(), "the last of the tool")
     last = int((project / "pid").read_text())
@@ -99,18 +112,14 @@ def test_a_process_is_followed_from_its_birth(
     informed: ProcessScanner, children: Children, project: Path, lifeline: int
 ) -> None:
     scanner = informed
-    start = f"import sys; sys.stdin.readline()\n{NESTED.format(lifeline=lifeline)}"
-    program = f"print('ready', flush=True)\n{start}"
-    child = children.agent("dev-1", "red", project, program, pass_fds=(lifeline,), stdin=subprocess.PIPE)
+    child = agent_that_waits(children, project, lifeline)
     agent = known(scanner, child)
     scanner.track(agent)
     if not scanner.births.is_open:
         pytest.skip("the kernel does not report births here")
     scanner.sample()
 
-    assert child.stdin is not None
-    child.stdin.write(b"\n")
-    child.stdin.flush()
+    start_tool(child)
     last = last_of_the_tool(scanner, project)
     end(child)
     found = descendants(scanner, agent)
@@ -124,16 +133,13 @@ def test_a_tool_that_starts_during_a_sample_is_known_after_it(
 ) -> None:
     """A supervisor that ends before its next sample leaves nothing but this to its successor."""
     scanner = informed
-    program = f"import sys; print('ready', flush=True); sys.stdin.readline()\n{NESTED.format(lifeline=lifeline)}"
-    child = children.agent("dev-1", "red", project, program, pass_fds=(lifeline,), stdin=subprocess.PIPE)
+    child = agent_that_waits(children, project, lifeline)
     agent = known(scanner, child)
     scanner.track(agent)
     if not scanner.births.is_open:
         pytest.skip("the kernel does not report births here")
     sweep = scanner.processes.sweep()
-    assert child.stdin is not None
-    child.stdin.write(b"\n")
-    child.stdin.flush()
+    start_tool(child)
     last = last_of_the_tool(scanner, project)
 
     scanner._take(sweep)

@@ -239,11 +239,10 @@ def _put_back(copy: WorkCopy, hidden: set[str]) -> set[str]:
 
 def _unstash(copy: WorkCopy) -> set[str]:
     """Write the files that are in no copy, and that a hook has put into a stash entry; those that were written."""
-    written = set[str]()
-    for entry in new_entries(copy):
-        names = sorted(
-            name for name in _only_stashed(copy) & _untracked_in(copy, entry) if not _is_blocked(copy.places.root, name)
-        )
+    gone, written = _only_stashed(copy), set[str]()
+    for entry in new_entries(copy) if gone else ():
+        found = (gone - written) & _untracked_in(copy, entry)
+        names = sorted(name for name in found if not _is_blocked(copy.places.root, name))
         if names:
             index = copy.git.at(copy.places.root, GIT_INDEX_FILE=copy.path + NOW_INDEX)
             index("read-tree", f"{entry.commit}^3")

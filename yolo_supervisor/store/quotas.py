@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import stat
 from collections.abc import Container
@@ -87,5 +88,9 @@ class QuotaFolder:
 
 
 def prune_moved_locks(disk: Disk, folder: Path) -> None:
-    """Keep our folder in a repository within its quota of moved locks. Other files in it stay."""
-    QuotaFolder(disk, folder, MOVED_LOCKS, r"[^/]+\.lock-.+").prune()
+    """Keep our folder in a repository within its quota of moved locks. Other files in it stay.
+
+    A folder that cannot be listed is left: the lock that was just moved into it is moved all the same.
+    """
+    with contextlib.suppress(OSError):
+        QuotaFolder(disk, folder, MOVED_LOCKS, r"[^/]+\.lock-.+").prune()
