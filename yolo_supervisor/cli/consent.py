@@ -12,7 +12,7 @@ import click
 from yolo_supervisor.cli.context import EX_NO, fail, printable
 from yolo_supervisor.formats.claude import CLIENT_VARIABLES
 from yolo_supervisor.formats.own import load_descents, load_trees
-from yolo_supervisor.fs.read import read_or_none
+from yolo_supervisor.fs.read import LOG_LIMIT, read_or_none
 from yolo_supervisor.models import ProcessId
 from yolo_supervisor.system.processes import Processes
 
@@ -35,7 +35,7 @@ def agent_above(view: ProjectView) -> int | None:
         return agent.pid
     if _has_terminal(processes):
         return None
-    seen = read_or_none(view.store.paths.trees) or b""
+    seen = read_or_none(view.store.paths.trees, LOG_LIMIT) or b""
     descendants = {agent: {process for process, _ in tree} for agent, tree in load_trees(seen).items()}
     for agent, descent in load_descents(seen).items():
         descendants.setdefault(agent, set()).update(descent.orphans)

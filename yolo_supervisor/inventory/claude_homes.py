@@ -100,10 +100,8 @@ class ClaudeHomes:
             team = self._teams.get(path)
             if team is None or team.lead_process is None or team.lead_session is None or team.lead_space != here:
                 continue
-            (pid, started), lead = (
-                team.lead_process,
-                next((m for m in team.members if m.agent_id == team.lead_id), None),
-            )
+            pid, started = team.lead_process
+            lead = next((member for member in team.members if member.agent_id == team.lead_id), None)
             if lead is not None and lead.cwd and started.isdigit():
                 yield claude.Session(pid, team.lead_session, lead.cwd, started, name=None, status=None), path
 

@@ -164,11 +164,11 @@ class HeldResourcesFinder:
                 others_here = [snapshot.worker(other, liveness(other)) for other in here]
                 owner = ownership(task, [*dead_here, *others_here])
                 stays = left.setdefault(str(folder), [])
-                if owner.state is not OwnerState.DEAD:
-                    stays.append(task.id)
                 if owner.state is OwnerState.DEAD:
                     tasks.append(HeldTask(task=task, decision=self._decide(task, end)))
-                elif any(agent.bears(task.owner) for agent in dead):
+                    continue
+                stays.append(task.id)
+                if any(agent.bears(task.owner) for agent in dead):
                     tasks.append(HeldTask(task=task, doubt=NAMESAKE, decision=self._decide(task, end)))
         return tuple(tasks), left, tuple(unreadable)
 

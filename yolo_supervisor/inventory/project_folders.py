@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from yolo_supervisor.store.paths import Paths
-from yolo_supervisor.system import git_layout
 from yolo_supervisor.system.git_files import git_dir_at
-from yolo_supervisor.system.git_layout import checkouts, common_dir, root_of
+from yolo_supervisor.system.git_layout import checkouts, common_dir, few, root_of
 
 
 class ProjectFolders:
@@ -46,8 +44,8 @@ class ProjectFolders:
         inside = self.project.relative_to(root)
         with contextlib.suppress(OSError, ValueError):
             common = common_dir(root)
-            known = list(itertools.islice(checkouts(common), git_layout.MANY + 1))
-            if len(known) > git_layout.MANY:
+            known = few(checkouts(common))
+            if known is None:
                 return  # one that was left out may be that of another project
             trees = [tree.root / inside for tree in known if _leads_back(tree.root, tree.git_dir)]
             first = next((tree for tree in trees if _is_supervised(tree)), None)

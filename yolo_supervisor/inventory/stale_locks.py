@@ -5,7 +5,6 @@ These are the plugin's lock folders and ``.lock`` files, and git's locks.
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,9 +18,8 @@ from yolo_supervisor.fs.read import read_or_none
 from yolo_supervisor.inventory.lock_holders import OWN_LOCKS, Doubt, LockHolder, LockHolders
 from yolo_supervisor.models import Agent, Lease, Liveness, SeenLock
 from yolo_supervisor.store.store import Store
-from yolo_supervisor.system import git_layout
 from yolo_supervisor.system.git_files import LOCKS_DOCUMENT, OWN_FOLDER
-from yolo_supervisor.system.git_layout import WorkTree, common_dir, root_of, work_trees
+from yolo_supervisor.system.git_layout import WorkTree, common_dir, few, root_of, work_trees
 from yolo_supervisor.system.processes import Processes
 
 INDEX_STALE_S = 10.0
@@ -150,9 +148,8 @@ def git_locks(project: Path) -> Iterator[tuple[Path, list[WorkTree]]]:
 
     None in a repository with too many work trees to be looked through: one that was left out may be at work.
     """
-    trees = list(itertools.islice(work_trees(project), git_layout.MANY + 1))
-    root = root_of(project)
-    if not trees or root is None or len(trees) > git_layout.MANY:
+    trees, root = few(work_trees(project)), root_of(project)
+    if not trees or root is None:
         return
     for tree in trees:
         yield from ((tree.git_dir / name, [tree]) for name in sorted(OWN_LOCKS))

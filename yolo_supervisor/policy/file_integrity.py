@@ -94,7 +94,7 @@ def strictness_flaw(data: bytes) -> Flaw | None:
     if not isinstance(value, dict):
         return None
     if pairs.constant is not None:
-        return Flaw(FlawCode.NOT_A_NUMBER, f"{pairs.constant} is no JSON: put a number or null there")
+        return Flaw(FlawCode.NOT_A_NUMBER, f"the plugin refuses {pairs.constant}: put another number or null there")
     if _depth(value) > DEPTH_LIMIT:
         return Flaw(FlawCode.TOO_DEEP, f"it is nested more than {DEPTH_LIMIT} levels deep: the plugin refuses it")
     try:
