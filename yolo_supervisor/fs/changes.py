@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -72,6 +72,22 @@ class ParsedFileCache(Generic[T]):
                 self._known.clear()
             self._known[path] = stamp, value
         return value
+
+
+class UnreadFiles:
+    """The names of changed files that are still to be read: a reading that was interrupted goes on where it stopped."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, None] = {}
+
+    def read(self, changed: Iterable[str], read: Callable[[str], object]) -> Iterator[None]:
+        """Read these files and those that are left from before, one in each step."""
+        self._names.update(dict.fromkeys(changed))
+        while self._names:
+            name = next(iter(self._names))
+            read(name)
+            del self._names[name]
+            yield
 
 
 class DirectoryScanner:

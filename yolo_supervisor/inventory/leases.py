@@ -18,7 +18,7 @@ from yolo_supervisor.actions.leases import Grant, Release, grant
 from yolo_supervisor.clock import Clock, Instant
 from yolo_supervisor.formats import plugin
 from yolo_supervisor.formats.plugin import leases as plugin_leases
-from yolo_supervisor.fs.changes import DirectoryScanner, names
+from yolo_supervisor.fs.changes import DirectoryScanner, UnreadFiles, names
 from yolo_supervisor.fs.read import digest, read_or_none
 from yolo_supervisor.models import Lease, iso
 from yolo_supervisor.store.lines import LeaseState
@@ -77,8 +77,7 @@ class Leases:
         self._boot = boot
         self._folder = store.paths.locks
         self._files = DirectoryScanner(self._folder, lambda name: name.endswith(".lease"))
-        self._unread: dict[str, None] = {}
-        """The names of changed leases that are still to be read."""
+        self._unread = UnreadFiles()
         self._deadlines: dict[Path, _Deadline] = {}
         self._order: list[tuple[float, Path]] = []
         """The same deadlines as a heap; some are out of date."""
@@ -97,13 +96,12 @@ class Leases:
 
     def read_ahead(self, now: datetime) -> Iterator[None]:
         """Read the leases that have changed, one in each step: ``due`` finds little left to read."""
-        self._unread.update(dict.fromkeys(self._files.look()))
-        while self._unread:
-            name = next(iter(self._unread))
+
+        def read(name: str) -> None:
             if self._look(name, now) is None:
                 self._deadlines.pop(self._folder / name, None)
-            del self._unread[name]
-            yield
+
+        yield from self._unread.read(self._files.look(), read)
 
     def due(self, now: datetime) -> tuple[list[Held], float | None]:
         """The expired leases, and the seconds until the next one expires (None if there is none)."""

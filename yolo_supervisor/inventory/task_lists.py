@@ -12,7 +12,7 @@ from pathlib import Path
 
 from yolo_supervisor.formats import claude, tasks
 from yolo_supervisor.formats.plugin import execution_state
-from yolo_supervisor.fs.changes import EVERY, DirectoryScanner, ParsedFileCache, names
+from yolo_supervisor.fs.changes import EVERY, DirectoryScanner, ParsedFileCache, UnreadFiles, names
 from yolo_supervisor.fs.read import read_or_none
 from yolo_supervisor.inventory.project_snapshot import ProjectSnapshot, lists_of_agent
 from yolo_supervisor.models import Agent, Task
@@ -161,22 +161,19 @@ class _TaskList:
         self._folder = DirectoryScanner(folder, claude.is_task_file)
         self._at_work: dict[str, Task | None] = {}
         """The tasks by file name; None for a file that cannot be read."""
-        self._unread: dict[str, None] = {}
-        """The names of changed files that are still to be read."""
+        self._unread = UnreadFiles()
 
     def read(self, quiet: int) -> Iterator[None]:
         """Read the files that have changed, one in each step. OSError if the folder cannot be read."""
-        self._unread.update(dict.fromkeys(self._folder.look(self._at_work, quiet)))
-        while self._unread:
-            name = next(iter(self._unread))
-            self._at_work.pop(name, None)
-            task = _task(self._path, name)
-            if task is None and os.path.isfile(self._path / name):
-                self._at_work[name] = None
-            elif task is not None and task.status == tasks.AT_WORK:
-                self._at_work[name] = task
-            del self._unread[name]
-            yield
+        yield from self._unread.read(self._folder.look(self._at_work, quiet), self._read)
+
+    def _read(self, name: str) -> None:
+        self._at_work.pop(name, None)
+        task = _task(self._path, name)
+        if task is None and os.path.isfile(self._path / name):
+            self._at_work[name] = None
+        elif task is not None and task.status == tasks.AT_WORK:
+            self._at_work[name] = task
 
     def look(self, quiet: int) -> tuple[list[Task], list[Path]]:
         for _ in self.read(quiet):
