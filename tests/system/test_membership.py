@@ -12,6 +12,7 @@ import pytest
 
 from support.processes import Children
 from support.project import agent_of
+from support.wait import wait_until
 from yolo_supervisor.actions.agents import Terminate
 from yolo_supervisor.daemon.terminations import terminate
 from yolo_supervisor.formats import own as own_files
@@ -46,6 +47,7 @@ class World:
         if not link.exists():
             link.symlink_to("/bin/sleep")
         child = self.children.start(str(link), "600", cwd=folder)
+        wait_until(lambda: self.processes.backend.argv(child.pid)[:1] == [str(link)], "its command line")
         process = self.processes.identify(child.pid)
         assert process is not None
         return process
