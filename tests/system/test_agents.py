@@ -193,7 +193,6 @@ def test_while_leftovers_live_the_record_stands() -> None:
         tasks=(HeldTask(task=task(1)),),
         leftovers=Leftovers(roots=(TOOL,), uncertain=(DAEMON,)),
         pids=Path("/pids"),
-        unreadable=(Path("/red/2.json"),),
     )
 
     assert decided(sighting(held=held)) == [

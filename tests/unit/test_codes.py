@@ -385,3 +385,19 @@ def test_a_remediation_that_meets_a_lock_waits_and_takes_no_later_step(runner: R
 
     assert [result.progress for result in results] == [Progress.WAITS, Progress.DONE]
     assert [line["event"] for line in lines] == ["alert"]
+
+
+def test_an_alert_lasts_while_a_lock_holds_up_its_remediation(runner: Runner, tmp_path: Path) -> None:
+    path = tmp_path / "1.json"
+    path.write_text('{"id": "1", "status": "in_progress", "owner": "dev"}')
+    path.with_name("1.json.lock").mkdir()
+    task = Task(list="red", number="1", status="in_progress", owner="dev", path=path)
+    requeue = Requeue(key=task.id, task=task, owner="dev", cause="died", reason="its owner is dead")
+
+    with capture_logs() as lines:
+        runner.executor.apply("tasks", [(silent(1),)])
+        (result,) = runner.executor.apply("tasks", [(requeue, silent(1))])
+        runner.executor.apply("tasks", [(silent(1),)])
+
+    assert result.progress is Progress.WAITS
+    assert [line["event"] for line in lines] == ["alert"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import structlog
@@ -89,13 +89,13 @@ class AlertLog:
         self._lasting: dict[str, dict[tuple[object, ...], Escalate | None]] = {}
         """What each watcher's last tick reported, by the identity of the action; for an alert the action, too."""
         self._present: dict[str, set[tuple[object, ...]]] = {}
-        """What each watcher's present tick reports."""
+        """What each watcher's present tick decided."""
 
     @contextlib.contextmanager
     def tick(self, watcher: str) -> Iterator[None]:
         """The time in which one tick's actions are applied.
 
-        At its end ``alert_resolved`` is logged for each alert of the watcher that this tick did not report; not if it
+        At its end ``alert_resolved`` is logged for each alert of the watcher that this tick did not decide; not if it
         was cut off by an exception, since the rest is unknown then.
         """
         present = self._present[watcher] = set()
@@ -110,9 +110,12 @@ class AlertLog:
         """Say that this tick does not apply everything that the watcher reports, so that no alert ends with it."""
         self._present[watcher] |= self._lasting.get(watcher, {}).keys()
 
+    def decided(self, watcher: str, actions: Iterable[Action]) -> None:
+        """Say what this tick decided, whether or not it can be applied in it: none of these alerts ends with it."""
+        self._present[watcher].update(action.identity for action in actions)
+
     def is_new(self, watcher: str, action: Action) -> bool:
-        """Whether the watcher's ticks so far did not report the action; this tick does."""
-        self._present.setdefault(watcher, set()).add(action.identity)
+        """Whether the watcher's ticks so far did not report the action."""
         return action.identity not in self._lasting.get(watcher, {})
 
     def remember(self, watcher: str, action: Action) -> None:

@@ -226,6 +226,7 @@ class Executor:
         return DONE
 
     def _apply(self, by: str, remediation: Remediation) -> Result:
+        self._alerts.decided(by, remediation)
         last = remediation[-1]
         name = (last.kind, last.key)
         if (rest := self._rests.get(name)) is not None and self._rests_still(rest):

@@ -86,7 +86,7 @@ class RecoveryContext:
 
 
 class PhaseResult(NamedTuple):
-    """The steps of one phase, and whether the next phase may run in this tick."""
+    """The steps of one phase, and whether the next phases may change anything in this tick."""
 
     steps: tuple[Action, ...] = ()
     may_continue: bool = True
@@ -96,13 +96,16 @@ Phase = Callable[[Sighting, RecoveryContext], PhaseResult]
 
 
 def recover(dead: Sighting, context: RecoveryContext) -> Remediation:
-    """The steps for one dead agent in this tick: those of all phases up to the first that must wait."""
+    """The steps for one dead agent in this tick: those of all phases up to the first that must wait.
+
+    The phases after it only report: an alert that a tick leaves out counts as resolved.
+    """
     steps: list[Action] = []
+    waits = False
     for phase in RECOVERY_PHASES:
         result = phase(dead, context)
-        steps += result.steps
-        if not result.may_continue:
-            break
+        steps += (step for step in result.steps if not waits or isinstance(step, Escalate))
+        waits = waits or not result.may_continue
     return tuple(steps)
 
 
@@ -325,7 +328,8 @@ RECOVERY_PHASES: tuple[Phase, ...] = (
 - ``requeue``, ``release`` and ``hold`` come before everything that may take long or fail: other agents wait for the
   tasks and leases. They also come before ``kill_leftovers``, which takes a grace period.
 - ``report_crash`` comes before ``kill_leftovers`` and ``clean_registry_files``: these remove what the report describes.
-- ``kill_leftovers``, ``wait_for_tasks`` and ``report_unreadable`` end the tick while something remains to be done.
+- ``kill_leftovers``, ``wait_for_tasks`` and ``report_unreadable`` end the tick while something remains to be done:
+  of the phases after them only the alerts count.
 - ``clean_registry_files`` comes after them: the plugin counts the agent until its processes are gone.
 - ``deregister`` is last: after a crash in between, the record makes the next tick start again.
 """
