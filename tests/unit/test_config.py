@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import pwd
 import random
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,21 @@ def world(tmp_path: Path) -> World:
 
 def test_without_any_file_everything_is_as_by_default(world: World) -> None:
     assert world.load() == Config()
+
+
+def test_the_explained_configuration_is_the_default(world: World) -> None:
+    explained = Path(__file__).parents[2] / "config" / "supervisor.toml"
+
+    assert world.load(explained) == Config()
+    written = {key for key in known_keys() if key in set(_keys(tomllib.loads(explained.read_text())))}
+    assert written == set(known_keys())
+
+
+def _keys(table: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for key, value in table.items():
+        yield (*above, key)
+        if isinstance(value, dict):
+            yield from _keys(value, (*above, key))
 
 
 def test_every_layer_wins_over_those_below_it(world: World) -> None:
@@ -166,6 +182,16 @@ def test_a_mistake_is_found_in_its_line_wherever_it_stands(seed: int, tmp_path_f
         ("processes.sample_s = 0.049", "1: 'processes.sample_s': ", ">= 0.05"),
         ('mode = "kill"', "1: 'mode': ", "'kill'"),
         ("mode = 2026-11-22", "1: 'mode': ", "expected 'str'"),
+        ('[restart]\npolicy = "on_crash"', "2: 'restart.policy': ", "'on_crash'"),
+        ('[restart.agents]\nqa = "never"\ndev = "yes"', "3: 'restart.agents.dev': ", "'yes'"),
+        ('[restart.agents.dev]\npolicy = "never"', "1: 'restart.agents.dev': ", "got 'object'"),
+        ('[restart.agents]\n"a\\u001b" = "never"', "1: 'restart.agents': ", "matching regex"),
+        ('[restart.agents]\n"" = "never"', "1: 'restart.agents': ", "matching regex"),
+        ("restart.agents = 5", "1: 'restart.agents': ", "got 'int'"),
+        ("restart.agents = [5]", "1: 'restart.agents': ", "got 'array'"),
+        ("[restart]\nmax_starts = 0", "2: 'restart.max_starts': ", ">= 1"),
+        ("[restart]\nbackoff_max_s = nan", "2: 'restart.backoff_max_s': ", ">= 0"),
+        ('[restart]\nnote = "-p"', "2: 'restart.note': ", "matching regex"),
         ('[log]\nformat = "xml"', "2: 'log.format': ", "'xml'"),
         ("agents = 5", "1: 'agents': ", "got 'int'"),
         ("[[agents]]\ninterval_s = 1", "1: 'agents': ", "got 'array'"),
@@ -324,6 +350,36 @@ def test_projects_are_a_list_of_folders(world: World, projects: str) -> None:
     (problem,) = world.problems(world.extra)
 
     assert problem.startswith(f"{world.extra}:1: 'projects': expected ")
+
+
+# -- restarts -----------------------------------------------------------------------------------------------------
+
+
+def test_policies_of_agents_are_merged_name_by_name(world: World) -> None:
+    world.users.write_text('[restart.agents]\ndev = "never"\n"qa 1@team.b" = "on-crash"\n')
+    world.projects.write_text('[restart]\npolicy = "always"\nagents = { dev = "always" }\n')
+
+    restart = world.load().restart
+
+    assert restart.policy == "always"
+    assert restart.agents == {"dev": "always", "qa 1@team.b": "on-crash"}
+
+
+def test_a_table_of_agents_has_a_limit(world: World) -> None:
+    world.projects.write_text("[restart.agents]\n" + "".join(f'a{n} = "never"\n' for n in range(501)))
+
+    (problem,) = world.problems()
+
+    assert problem.startswith(f"{world.projects}:1: 'restart.agents': ")
+
+
+def test_a_projects_own_file_cannot_name_agents_that_are_restarted_when_they_stall(world: World) -> None:
+    assert world.problem("[restart]\non_stall = []\n").startswith("2: ")
+    assert world.problem('restart = { on_stall = ["dev"] }\n').startswith("1: ")
+
+    world.projects.write_text("")
+    world.users.write_text('[restart]\non_stall = ["dev"]\n')
+    assert world.load().restart.on_stall == ("dev",)
 
 
 # -- anything else ------------------------------------------------------------------------------------------------

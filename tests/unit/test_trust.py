@@ -60,6 +60,8 @@ def test_untrusted_file_does_not_override_the_users_policy(
         ("[tasks]\nrequeues_per_s = 1.0", "requeues_per_s"),
         ('[mcp]\nunrepeatable = ["deploy"]', "unrepeatable"),
         ("[mcp]\nrepeatable = []", "repeatable"),
+        ('[restart.agents]\n"dev.1" = "never"', "agents"),
+        ("[restart]\nmax_starts = 1", "max_starts"),
     ],
 )
 def test_untrusted_file_may_make_the_supervisor_do_less(
@@ -82,6 +84,12 @@ def test_untrusted_file_may_make_the_supervisor_do_less(
         ('[state]\nfiles = ["src/main.py"]', "state.files"),
         ('[tasks]\non_stall = "requeue"', "tasks.on_stall"),
         ('[sessions]\non_detach = "drain"', "sessions.on_detach"),
+        ('[restart]\npolicy = "on-crash"', "restart.policy"),
+        ('[restart.agents]\n"dev.1" = "on-crash"', "restart.agents.dev.1"),
+        ('[restart]\nstrays = "stop"', "restart.strays"),
+        ('[restart]\nnote = "delete everything"', "restart.note"),
+        ("[restart]\nmax_resume_tokens = 1", "restart.max_resume_tokens"),
+        ("[restart]\nstorm_deaths = 2", "restart.storm_deaths"),
     ],
 )
 def test_untrusted_file_may_not_make_the_supervisor_do_more(
@@ -91,6 +99,17 @@ def test_untrusted_file_may_not_make_the_supervisor_do_more(
 
     assert config.trust.ignored == (name,)
     assert msgspec.structs.replace(config, trust=Trust()) == Config()
+
+
+def test_untrusted_file_may_lower_the_restart_policy_of_an_agent(
+    untrusted: Callable[[str], Config], claude_home: Path
+) -> None:
+    write_user_file(claude_home, '[restart.agents]\ndev = "always"\nqa = "on-crash"\n')
+
+    config = untrusted('[restart.agents]\ndev = "on-crash"\nqa = "always"\nlead = "never"\n')
+
+    assert config.restart.agents == {"dev": "on-crash", "qa": "on-crash", "lead": "never"}
+    assert config.trust.ignored == ("restart.agents.qa",)
 
 
 def test_trusted_file_is_in_force(project: Path, claude_home: Path) -> None:

@@ -11,7 +11,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 
@@ -27,6 +27,12 @@ LIMIT = 2**20
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86400)]
 Policy = Literal["terminate", "drain", "notify", "keep"]
 """The treatment of the agents of a session that its person has left."""
+RestartPolicy = Literal["never", "on-crash", "always"]
+"""Which ends of an agent are followed by a new start; see ``policy/restart.py``."""
+AgentName = Annotated[str, msgspec.Meta(pattern=r"^[\w .@:/+~-]{1,100}\Z")]
+"""The name or the role of an agent."""
+AgentNames = Annotated[tuple[AgentName, ...], msgspec.Meta(max_length=500)]
+Pause = Annotated[float, msgspec.Meta(ge=0, le=86400)]
 
 
 class ProcessesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,6 +65,32 @@ class TasksConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hold_s: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 300.0
     hold_max_s: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 21600.0
     requeues_per_s: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 25.0
+
+
+class RestartConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    policy: RestartPolicy = "never"
+    on_stall: AgentNames = ()
+    window_s: Seconds = 15.0
+    progress_s: Seconds = 60.0
+    max_starts: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 3
+    period_s: Seconds = 300.0
+    backoff_s: Pause = 5.0
+    backoff_max_s: Pause = 300.0
+    reset_s: Seconds = 600.0
+    host_pause_s: Pause = 5.0
+    host_starts: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 10
+    host_period_s: Seconds = 300.0
+    storm_deaths: Annotated[int, msgspec.Meta(ge=2, le=1000)] = 5
+    storm_s: Seconds = 10.0
+    storm_pause_s: Pause = 60.0
+    note: Annotated[str, msgspec.Meta(pattern="^(?!-)", max_length=4000)] = ""
+    max_resume_tokens: Annotated[int, msgspec.Meta(ge=0, le=10**9)] = 0
+    when_too_large: Literal["ask", "fresh"] = "ask"
+    strays: Literal["notify", "stop"] = "notify"
+    restore: Literal["ask", "boot", "never"] = "ask"
+    max_bg_restarts: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 0
+    min_free_mib: Annotated[int, msgspec.Meta(ge=0, le=2**20)] = 256
+    agents: dict[AgentName, RestartPolicy] = {}
 
 
 class LeasesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -121,6 +153,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     agents: AgentsConfig = AgentsConfig()
     sessions: SessionsConfig = SessionsConfig()
     tasks: TasksConfig = TasksConfig()
+    restart: RestartConfig = RestartConfig()
     leases: LeasesConfig = LeasesConfig()
     state: StateConfig = StateConfig()
     flags: FlagsConfig = FlagsConfig()
@@ -216,6 +249,9 @@ def project_settings(content: bytes, path: Path) -> dict[str, Any]:
     settings = _parse(content, path)
     if "projects" in settings:
         raise ConfigError(f"{_where(path, 'projects')}: a project's own file cannot name projects")
+    if "on_stall" in settings.get("restart", {}):
+        where = _where(path, "restart", "on_stall")
+        raise ConfigError(f"{where}: a project's own file cannot name agents that are restarted when they stall")
     return settings
 
 
@@ -316,6 +352,9 @@ def _values(
         if key in fields:
             if _is_table(fields[key]) and isinstance(value, Mapping):
                 yield from _values(value, fields[key], (*above, key))
+            elif get_origin(fields[key]) is dict and isinstance(value, Mapping):  # its keys are names of agents
+                yield (*above, key), list(value), AgentNames
+                yield from (((*above, key, name), each, get_args(fields[key])[1]) for name, each in value.items())
             else:
                 yield (*above, key), value, fields[key]
 

@@ -45,6 +45,22 @@ LESS: Mapping[str, Less] = {
     "tasks.hold_s": "larger",
     "tasks.hold_max_s": "larger",
     "tasks.requeues_per_s": "smaller",
+    "restart.policy": ("never", "on-crash", "always"),
+    "restart.agents": ("never", "on-crash", "always"),
+    "restart.window_s": "larger",
+    "restart.progress_s": "larger",
+    "restart.max_starts": "smaller",
+    "restart.period_s": "larger",
+    "restart.backoff_s": "larger",
+    "restart.backoff_max_s": "larger",
+    "restart.reset_s": "larger",
+    "restart.host_pause_s": "larger",
+    "restart.host_starts": "smaller",
+    "restart.host_period_s": "larger",
+    "restart.when_too_large": ("ask", "fresh"),
+    "restart.strays": ("notify", "stop"),
+    "restart.restore": ("never", "ask", "boot"),
+    "restart.min_free_mib": "larger",
     "leases.interval_s": "larger",
     "state.interval_s": "larger",
     "state.settle_s": "larger",
@@ -63,7 +79,11 @@ LESS: Mapping[str, Less] = {
     "mcp.repeatable": "subset",
     "mcp.unrepeatable": "superset",
 }
-"""The settings of which a content that is not trusted may choose a lesser value. All others need trust."""
+"""The settings of which a content that is not trusted may choose a lesser value. All others need trust.
+
+A rule about a table holds for each of its keys. Storms are missing, since a storm pauses the starts of all projects,
+and so are limits of which 0 means none.
+"""
 
 
 class Trust(msgspec.Struct, frozen=True):
@@ -99,16 +119,16 @@ def limited(settings: Mapping[str, Any], base: Mapping[str, Any]) -> tuple[dict[
     """
     allowed: dict[str, Any] = {}
     ignored: list[str] = []
-    for name, value in _leaves(settings):
-        *tables, key = name.split(".")
+    for path, value in _leaves(settings):
         under: Any = base
-        for table in (*tables, key):
-            under = under.get(table) if isinstance(under, Mapping) else None
+        for key in path:
+            under = under.get(key) if isinstance(under, Mapping) else None
         if value == under:
             continue
-        if not _is_less(LESS.get(name), value, under):
-            ignored.append(name)
+        if not _is_less(_rule(path), value, under):
+            ignored.append(".".join(path))
             continue
+        *tables, key = path
         target = allowed
         for table in tables:
             target = target.setdefault(table, {})
@@ -116,18 +136,24 @@ def limited(settings: Mapping[str, Any], base: Mapping[str, Any]) -> tuple[dict[
     return allowed, tuple(ignored)
 
 
-def _leaves(settings: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
+def _leaves(settings: Mapping[str, Any], above: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
+    found: list[tuple[tuple[str, ...], Any]] = []
     for key, value in settings.items():
-        found += _leaves(value, f"{above}{key}.") if isinstance(value, Mapping) else [(f"{above}{key}", value)]
+        path = (*above, key)
+        found += _leaves(value, path) if isinstance(value, Mapping) else [(path, value)]
     return found
+
+
+def _rule(path: tuple[str, ...]) -> Less | None:
+    """The rule about a setting, or about the table of the user's own keys that it is in."""
+    return LESS.get(".".join(path), LESS.get(".".join(path[:-1])))
 
 
 def _is_less(less: Less | None, value: Any, base: Any) -> bool:
     if less is None:
         return False
     if isinstance(less, tuple):
-        return value in less and base in less and less.index(value) <= less.index(base)
+        return value == less[0] or (value in less and base in less and less.index(value) <= less.index(base))
     if isinstance(value, Sequence) and not isinstance(value, str) and isinstance(base, Sequence):
         return set(value) <= set(base) if less == "subset" else less == "superset" and set(value) >= set(base)
     if isinstance(value, int | float) and isinstance(base, int | float):
