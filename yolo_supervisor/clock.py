@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
@@ -154,3 +154,15 @@ def pause_s(first_s: float, number: int, most_s: float, chance: float) -> float:
     stored count.
     """
     return min(most_s, first_s * 2.0 ** min(number - 1, 100)) * (0.5 + chance / 2)
+
+
+def pace_s(ages: Sequence[float], every_s: float, most: int, period_s: float) -> float:
+    """The time until one more event may follow events of these ages.
+
+    There may be one every ``every_s`` seconds, and ``most`` in ``period_s``.
+    """
+    recent = sorted(max(0.0, age) for age in ages)
+    wait_s = every_s - recent[0] if recent else 0.0
+    if len(recent) >= most:
+        wait_s = max(wait_s, period_s - recent[most - 1])
+    return max(0.0, wait_s)
