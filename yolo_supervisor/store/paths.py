@@ -128,12 +128,20 @@ class Paths:
         return self.folder / "hooks"
 
     @property
+    def launches(self) -> Path:
+        return self.folder / "launches"
+
+    @property
     def quarantine(self) -> Path:
         return self.folder / "quarantine"
 
     @property
     def snapshots(self) -> Path:
         return self.folder / "snapshots"
+
+    @property
+    def starts(self) -> Path:
+        return self.folder / "starts"
 
     @property
     def trees(self) -> Path:
@@ -168,7 +176,7 @@ class Paths:
         """The folders in the state folder."""
         return (
             self.agents, self.hooks, self.snapshots, self.backups, self.quarantine, self.dead_letters, self.crashes,
-            self.flags, self.circuits,
+            self.flags, self.circuits, self.launches, self.starts,
         )  # fmt: skip
 
 

@@ -1,0 +1,100 @@
+"""Strict and bounded fields of the documents about launches: ValueError for anything that is not as it was written."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from yolo_supervisor.formats.json import load_object
+
+VERSION = 1
+"""The version of both documents."""
+
+SIZE_LIMIT = 2**22
+"""The largest document, in bytes. Linux starts no program with more than 6 MiB of arguments, and usually 2 MiB."""
+
+TEXT_LIMIT = 2**18
+"""The longest argument, in characters. Linux accepts 128 KiB."""
+
+COUNT_LIMIT = 10_000
+"""The largest number of arguments."""
+
+VALUE_LIMIT = 4096
+"""The longest value of an environment variable that is kept, in characters."""
+
+ENVIRONMENT = frozenset(
+    {
+        "CLAUDE_CONFIG_DIR", "CLAUDE_CODE_TASK_LIST_ID", "ANTHROPIC_BASE_URL", "CLAUDECODE",
+        "CLAUDE_CODE_EXPERIMENTAL_AGENT_TEAMS", "CLAUDE_CODE_ENABLE_TODO_TOOLS", "CLAUDE_CODE_ENABLE_TASKS",
+    }
+)  # fmt: skip
+"""The environment variables that are kept. None of them holds a secret; the others come from the tmux server."""
+
+SESSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}")
+"""The form of a session's id. It is an argument, and the name of a file."""
+
+
+def dump_document(value: Mapping[str, Any]) -> bytes:
+    return json.dumps({"version": VERSION, **value}, indent=2).encode() + b"\n"
+
+
+def load_document(data: bytes) -> dict[str, Any]:
+    raw = load_object(data) if len(data) <= SIZE_LIMIT else None
+    if raw is None or raw.get("version") != VERSION:
+        raise ValueError("no document of this version")
+    return raw
+
+
+def a_text(value: object, limit: int = TEXT_LIMIT, *, empty: bool = False) -> str:
+    if not isinstance(value, str) or not (value or empty) or len(value) > limit or "\0" in value:
+        raise ValueError("no text")
+    return value
+
+
+def a_text_or_none(value: object) -> str | None:
+    return None if value is None else a_text(value)
+
+
+def all_texts(value: object, *, empty: bool = False) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) > COUNT_LIMIT:
+        raise ValueError("no texts")
+    return tuple(a_text(text, empty=empty) for text in value)
+
+
+def a_path(value: object) -> str:
+    path = a_text(value)
+    if not path.startswith("/"):
+        raise ValueError("no absolute path")
+    return path
+
+
+def a_session(value: object) -> str:
+    session = a_text(value)
+    if SESSION.fullmatch(session) is None:
+        raise ValueError("no id of a session")
+    return session
+
+
+def a_flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("neither true nor false")  # noqa: TRY004  # every error here is one of a value
+    return value
+
+
+def all_variables(value: object) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(map(_is_kept, value)):
+        raise ValueError("no variables that are kept")
+    return {name: a_text(text, VALUE_LIMIT, empty=True) for name, text in value.items()}
+
+
+def all_names(value: object) -> tuple[str, ...]:
+    names = all_texts(value)
+    if not all(map(_is_kept, names)):
+        raise ValueError("no variables that are kept")
+    return names
+
+
+def _is_kept(name: str) -> bool:
+    return name in ENVIRONMENT
