@@ -369,13 +369,12 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has child
 DAEMONS = """
 import subprocess, sys
 script = '''
-setsid sleep 600 >/dev/null & echo $!
-nohup sleep 600 >/dev/null & echo $!
-sleep 600 >/dev/null & echo $!
+for how in setsid nohup env; do echo $($how sh -c 'echo $$; exec sleep 600 >/dev/null' &); done
 '''
 started = subprocess.run(["sh", "-c", f"exec 2>/dev/null; {script}"], capture_output=True, text=True)
 print('{"jsonrpc":"2.0","method":"ready","params":[%s]}' % ",".join(started.stdout.split()), flush=True)
 """
+"""A server whose tool has started three processes: each prints its pid once it has left the session, or ignores SIGHUP."""
 
 LEAVES = "sys.stdin.read()"
 STAYS = "import time; time.sleep(600)"
@@ -395,7 +394,7 @@ def test_daemons_of_a_tool_live_on_when_the_session_ends(testbed: RelayTestbed, 
 
 @LINUX
 def test_daemons_of_a_tool_live_on_when_an_idle_server_exits(testbed: RelayTestbed) -> None:
-    answer = 'sys.stdin.readline(); print(\'{"jsonrpc":"2.0","id":1,"result":{}}\')'
+    answer = 'any("ping" in line for line in sys.stdin); print(\'{"jsonrpc":"2.0","id":1,"result":{}}\')'
     client = testbed.relay("", [sys.executable, "-c", DAEMONS + answer])
     own_session, ignores_hangup, background = (testbed.track(pid) for pid in client.receive()["params"])
 
@@ -404,7 +403,7 @@ def test_daemons_of_a_tool_live_on_when_an_idle_server_exits(testbed: RelayTestb
     assert client.receive() == result({"id": 1})
     wait_until(lambda: gone(background), "the relay to notice")
     client.send(MARK)
-    for pid in client.receive()["params"]:  # of the next process
+    for pid in client.receive()["params"]:  # of the next process, which gets no request and stays
         testbed.track(pid)
     assert [gone(own_session), gone(ignores_hangup)] == [False, False]
 
