@@ -611,7 +611,7 @@ OF_MODULES = {
     "tempfile": {"mkdtemp", "mkstemp", "TemporaryDirectory", "NamedTemporaryFile", "TemporaryFile"},
 }  # fmt: skip
 
-SEAM = {"store/atomic.py", "store/disk.py", "store/locks.py", "fs/read.py"}
+SEAM = {"store/atomic.py", "store/disk.py", "store/locks.py", "fs/owner.py", "fs/read.py"}
 """The modules through which every durable change and every bounded read goes."""
 
 EXCEPTIONS = {

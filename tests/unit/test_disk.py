@@ -166,6 +166,7 @@ READ_OTHERWISE = {
     "commits/work_copy.py": "its record in the folder of this program in git's",
     "fs/bounded.py": "the bounded reader",
     "fs/mounts.py": "/proc",
+    "fs/owner.py": "opens for store/disk.py and commits/fast_path.py",
     "hook.py": "/proc, and one bounded read, without the import",
     "log.py": "/etc, and the terminal",
     "mcp/pipes.py": "/proc",

@@ -243,19 +243,17 @@ class CommitLock:
 
 
 def _open_lock(common_dir: str) -> int:
-    """Open the lock file of a repository; what root makes belongs to the repository's user."""
+    """Open the lock file of a repository; the first commit makes it."""
     path = os.path.join(common_dir, "yolo-supervisor.lock")
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    except FileExistsError:
         try:
             return os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        except PermissionError:  # another user of the repository has made it
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    if os.geteuid() == 0:
-        owner = os.stat(common_dir)
-        os.fchown(fd, owner.st_uid, owner.st_gid)
-    return fd
+        except FileNotFoundError:
+            from yolo_supervisor.fs.owner import open_for_owner
+
+            return open_for_owner(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except PermissionError:  # another user of the repository has made it
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 class _GitProcess:

@@ -103,13 +103,11 @@ def trusted_content(project: str, environment: Mapping[str, str]) -> bytes | Non
     """The content that the user trusted for this project; None if none was."""
     folder = Path(project_state_dir(os.path.realpath(project), environment))
     try:
-        inode = os.stat(project).st_ino
+        found = os.stat(project)
     except OSError:
         return None
     enrolment = own_files.load_enrolment(read_or_none(folder / own_files.ENROLMENT) or b"")
-    if enrolment is None or enrolment.inode != inode:  # of another project that was at this path
-        return None
-    return read_or_none(folder / TRUSTED_FILE)
+    return read_or_none(folder / TRUSTED_FILE) if enrolment is not None and enrolment.is_of(found) else None
 
 
 def limited(settings: Mapping[str, Any], base: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:

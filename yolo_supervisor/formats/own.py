@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -53,6 +54,10 @@ class Enrolment:
     inode: int
     offers: tuple[str, ...] = ()
     """Older state folders that ``state adopt`` may take up, until a person has decided."""
+
+    def is_of(self, project: os.stat_result) -> bool:
+        """Whether the folder with this status was enrolled: another one may be at its path by now."""
+        return self.inode == project.st_ino
 
 
 def dump_enrolment(enrolment: Enrolment) -> bytes:

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from yolo_supervisor.fs.exchange import exchange
+from yolo_supervisor.fs.owner import open_for_owner, other_owner
 from yolo_supervisor.fs.read import LOG_LIMIT, read
 
 FILE_MODE = 0o600
@@ -29,17 +30,7 @@ class Disk:
     """
 
     def open(self, path: Path, flags: int, mode: int = FILE_MODE) -> int:
-        flags |= os.O_CLOEXEC | os.O_NOFOLLOW
-        if flags & os.O_CREAT and (owner := _other_owner(path.parent)) is not None:
-            try:
-                fd = os.open(path, flags | os.O_EXCL, mode)
-            except FileExistsError:  # it stays whose it is
-                if flags & os.O_EXCL:
-                    raise
-            else:
-                os.fchown(fd, owner.st_uid, owner.st_gid)
-                return fd
-        return os.open(path, flags, mode)
+        return open_for_owner(path, flags | os.O_NOFOLLOW, mode)
 
     def close(self, fd: int) -> None:
         os.close(fd)
@@ -85,7 +76,7 @@ class Disk:
 
     def symlink(self, target: Path, path: Path) -> None:
         os.symlink(target, path)
-        if (owner := _other_owner(path.parent)) is not None:
+        if (owner := other_owner(path.parent)) is not None:
             os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
     def unlink(self, path: Path) -> None:
@@ -93,7 +84,7 @@ class Disk:
 
     def mkdir(self, path: Path, mode: int = FOLDER_MODE) -> None:
         os.mkdir(path, mode)
-        if (owner := _other_owner(path.parent)) is not None:
+        if (owner := other_owner(path.parent)) is not None:
             os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
     def rmdir(self, path: Path) -> None:
@@ -145,11 +136,3 @@ class Disk:
 
     def unlock(self, fd: int) -> None:
         fcntl.flock(fd, fcntl.LOCK_UN)
-
-
-def _other_owner(folder: Path) -> os.stat_result | None:
-    """The status of another user's folder in which root works; None everywhere else."""
-    if os.geteuid() != 0:
-        return None
-    found = os.stat(folder)
-    return found if found.st_uid != 0 else None

@@ -89,9 +89,9 @@ def enrol(disk: Disk, paths: Paths, limit_s: float) -> bool:
 
 
 def _is_enrolled(disk: Disk, paths: Paths) -> bool:
-    inode = _inode(disk, paths)
+    project = _status(disk, paths)
     known = read_enrolment(disk, paths.folder)
-    if known is None or known.path != str(paths.real) or known.inode != inode:
+    if known is None or known.path != str(paths.real) or not known.is_of(project):
         return False
     found = disk.status(paths.link)
     if found is None:
@@ -113,7 +113,7 @@ def _enrol(disk: Disk, paths: Paths) -> bool:
     if disk.status(paths.folder) is not None:
         known = read_enrolment(disk, paths.folder)
         offers = _offers(disk, paths.folder)
-        if known is not None and known.inode != _inode(disk, paths) and target != paths.folder:
+        if known is not None and not known.is_of(_status(disk, paths)) and target != paths.folder:
             offers = (str(_set_aside(disk, paths.folder)),)
     elif target is not None and _has_moved(disk, paths, target):
         offers = _offers(disk, target)
@@ -141,7 +141,7 @@ def _begin(disk: Disk, paths: Paths, offers: tuple[str, ...]) -> None:
 
 
 def _record(disk: Disk, paths: Paths, offers: tuple[str, ...]) -> None:
-    enrolment = Enrolment(str(paths.real), _inode(disk, paths), offers)
+    enrolment = Enrolment(str(paths.real), _status(disk, paths).st_ino, offers)
     if read_enrolment(disk, paths.folder) != enrolment:
         write_atomic(disk, paths.enrolment, own_files.dump_enrolment(enrolment))
 
@@ -162,11 +162,11 @@ def _link(disk: Disk, paths: Paths) -> None:
             sync_folder(disk, paths.planning)
 
 
-def _inode(disk: Disk, paths: Paths) -> int:
+def _status(disk: Disk, paths: Paths) -> os.stat_result:
     found = disk.status(paths.real)
     if found is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(paths.real))
-    return found.st_ino
+    return found
 
 
 def _linked(disk: Disk, paths: Paths) -> Path | None:
@@ -184,7 +184,7 @@ def linked_elsewhere(disk: Disk, paths: Paths) -> Path | None:
 def _has_moved(disk: Disk, paths: Paths, target: Path) -> bool:
     """Whether the state folder is that of this very folder at an earlier path."""
     known = read_enrolment(disk, target)
-    return known is not None and known.inode == _inode(disk, paths) and disk.status(Path(known.path)) is None
+    return known is not None and known.is_of(_status(disk, paths)) and disk.status(Path(known.path)) is None
 
 
 def read_enrolment(disk: Disk, folder: Path) -> Enrolment | None:
@@ -286,7 +286,7 @@ def _take_no_word(disk: Disk, paths: Paths, folder: Path) -> None:
         if disk.status(folder / name) is not None:
             disk.rename(folder / name, folder / paths.quarantine.name / f"{name}-adopted")
     known = read_enrolment(disk, paths.folder)
-    if known is not None and known.inode == _inode(disk, paths):
+    if known is not None and known.is_of(_status(disk, paths)):
         trusted = disk.read(paths.trusted)
         if trusted is not None:
             write_atomic(disk, folder / paths.trusted.name, trusted)
