@@ -374,7 +374,7 @@ for how in setsid nohup env; do echo $($how sh -c 'echo $$; exec sleep 600 >/dev
 started = subprocess.run(["sh", "-c", f"exec 2>/dev/null; {script}"], capture_output=True, text=True)
 print('{"jsonrpc":"2.0","method":"ready","params":[%s]}' % ",".join(started.stdout.split()), flush=True)
 """
-"""The tool of this server has started three processes. Each prints its pid after it left the session or ignores SIGHUP."""
+"""The tool of this server has started three processes; each prints its pid once it is what it is going to be."""
 
 LEAVES = "sys.stdin.read()"
 STAYS = "import time; time.sleep(600)"
