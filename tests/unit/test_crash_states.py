@@ -651,6 +651,8 @@ EXCEPTIONS = {
     ("commits/backup.py", "copy_file", "open"),  # a temporary index
     ("commits/backup.py", "copy_file", "os.utime"),
     ("commits/push.py", "_back_up", "Path(copy).unlink"),
+    ("commits/salvage_program.py", "_temporary_index", "os.makedirs"),  # another temporary index
+    ("commits/salvage_program.py", "remove", "os.unlink"),
     ("commits/work_copy.py", "make", "os.makedirs"),  # each commit with hooks: the store is not imported
     ("commits/work_copy.py", "_write_record", "open"),  # a power cut leaves the ref
     ("commits/work_copy.py", "git_started", "open"),

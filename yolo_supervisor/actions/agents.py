@@ -54,6 +54,22 @@ class WriteCrashReport(Action):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SaveWork(Action):
+    """Copy the uncommitted work of a dead agent to a rescue ref, before the agent is started again."""
+
+    distinct_by: ClassVar[tuple[str, ...]] = ("record",)
+    kind: Kind = "agent"
+    verb: Verb = "work_saved"
+    name: str
+    """The agent's name, for the name of the ref."""
+    record: str
+    """The name of the agent's record."""
+    folder: Path
+    shared_with: tuple[str, ...] = ()
+    """The living agents in the same work tree: some of the changes may be theirs."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PaneDied(Note):
     """Record how the process in an agent's pane ended, as tmux reports it."""
 

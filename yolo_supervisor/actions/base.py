@@ -19,7 +19,7 @@ Verb = Literal[
     "crash_reported", "dead_letter_removed", "dead_letter_written", "dead_lettered", "died", "disabled", "dropped",
     "enabled", "escalated", "forgotten", "pruned", "quarantined", "rebased", "recovered", "redriven", "registered",
     "released", "reloaded", "renewed", "repaired", "requeued", "restored", "snapshotted", "started", "stopped",
-    "taken_over", "terminated", "trusted", "updated", "version_saved",
+    "taken_over", "terminated", "trusted", "updated", "version_saved", "work_saved",
 ]  # fmt: skip
 """The verbs of the journal (docs/journal.md). They are a wire format: they do not change."""
 
@@ -105,6 +105,8 @@ class AlertCode(StrEnum):
     TASK_UNREADABLE = "task_unreadable"
     WORK_HIDDEN = "work_hidden"
     """A hook of a commit that was ended has hidden changes, which are not in the work tree."""
+    WORK_NOT_SAVED = "work_not_saved"
+    """The uncommitted work of a dead agent could not be copied before the agent is started again."""
 
 
 class WriteMode(StrEnum):

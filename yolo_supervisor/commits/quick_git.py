@@ -10,8 +10,6 @@ from collections.abc import Iterable, Mapping
 LIMIT_S = 600.0
 """The time limit of git that reads a whole work tree, or checks one out, in seconds."""
 
-NAMES_PER_COMMAND = 500
-
 
 class QuickGitError(Exception):
     """A git command failed; ``exit`` is None at the time limit."""

@@ -178,6 +178,11 @@ class CrashInvestigator:
         for case in self._cases.values():
             case.written |= case.report.ident == ident
 
+    def report_amended(self, record: str, report: Report) -> None:
+        """Keep the report with what has become known since it was written."""
+        if (case := self._cases.get(record)) is not None:
+            case.report = report
+
     def release(self, record: str, process: ProcessId | None) -> None:
         """Drop the agent: its recovery is complete, or a person has removed its record."""
         self._cases.pop(record, None)
