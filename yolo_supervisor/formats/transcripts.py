@@ -184,3 +184,20 @@ def _texts(blocks: Sequence[object]) -> Iterable[str]:
     for block in blocks:
         if isinstance(block, dict) and isinstance(text := block.get("text"), str):
             yield text
+
+
+def permission_mode(data: bytes) -> str | None:
+    """The permission mode that the last record says which has one; None if none has.
+
+    ``permission-mode`` records have it, which both versions repeat now and then, and prompts of a person.
+    """
+    end = len(data)
+    while (found := data.rfind(b'"permissionMode"', 0, end)) >= 0:
+        begin = data.rfind(b"\n", 0, found) + 1
+        raw = load_object(data[begin:end].partition(b"\n")[0]) or {}
+        if raw.get("type") in ("permission-mode", "user") and raw.get("isSidechain") is not True:
+            mode = text_or_none(raw.get("permissionMode"))
+            if mode is not None:
+                return mode
+        end = begin
+    return None
