@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from yolo_supervisor.clock import PAUSE_S, STEP_S, AwakeTime, Backoff, Instant
+from yolo_supervisor.clock import PAUSE_S, STEP_S, AwakeTime, Backoff, Instant, pace_s
 
 
 def test_an_instant_has_an_age_within_its_boot_only() -> None:
@@ -42,6 +42,24 @@ def test_backoff_doubles_up_to_its_limit_and_starts_again_after_a_reset() -> Non
 
 def test_the_first_pause_is_not_longer_than_the_limit() -> None:
     assert Backoff(5.0, 3.0).next_s() == 3.0
+
+
+@pytest.mark.parametrize(
+    ("ages", "wait_s"),
+    [
+        ([], 0.0),
+        ([0.0], 5.0),
+        ([2.0], 3.0),
+        ([5.0], 0.0),
+        ([90.0, 50.0, 20.0], 10.0),
+        ([50.0, 90.0, 98.0, 20.0], 10.0),
+        ([99.0, 98.0, 3.0], 2.0),
+        ([100.0, 98.0, 6.0], 0.0),
+        ([-1000.0], 5.0),  # a clock that was set back
+    ],
+)
+def test_events_have_a_pace(ages: list[float], wait_s: float) -> None:
+    assert pace_s(ages, every_s=5.0, most=3, period_s=100.0) == wait_s
 
 
 class Readings:

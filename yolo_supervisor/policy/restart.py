@@ -56,7 +56,7 @@ class RestartCode(StrEnum):
     IN_PROCESS = "in_process"
     """It lives in its lead's process, and comes back with that."""
     NO_LAUNCH = "no_launch"
-    """It is not known how it was started."""
+    """The command that started it is not known."""
     TOO_LARGE = "too_large"
     LIVE_ELSEWHERE = "live_elsewhere"
     """Another process runs its session."""
@@ -68,9 +68,9 @@ class Verdict(StrEnum):
     WAIT = "wait"
     """Not now; asked again after ``wait_s``."""
     NEVER = "never"
-    """This end is not followed by a start, and no person has to do anything."""
+    """No start follows this death."""
     PERSON = "person"
-    """A person has to decide."""
+    """No start follows this death unless a person decides otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,6 +156,8 @@ def crash_of(facts: RestartFacts) -> CrashCause | None:
 
     A rate limit passes, and a SIGKILL comes from outside.
     """
+    if facts.by_supervisor or facts.stalled:
+        return None
     if facts.cause in (None, CrashCause.CLEAN_EXIT, CrashCause.RATE_LIMITED):
         return None
     numbers = {facts.signal, facts.status - 128 if facts.status is not None else None}
@@ -281,7 +283,7 @@ def _backoff_s(facts: RestartFacts, rules: RestartConfig, chance: float) -> floa
     progressed = facts.progressed_s is not None and facts.progressed_s >= rules.reset_s
     if not facts.starts or progressed:
         return 0.0
-    since_s = max(0.0, min(facts.died_s, facts.starts[-1]))
+    since_s = min(facts.died_s, facts.starts[-1])
     return max(0.0, pause_s(rules.backoff_s, len(facts.starts), rules.backoff_max_s, chance) - since_s)
 
 
