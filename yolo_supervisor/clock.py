@@ -59,9 +59,12 @@ class Instant:
     def from_fields(cls, fields: Mapping[str, Any]) -> Instant | None:
         """The moment that two stored fields name; None if either is missing or has another type."""
         seconds, boot_id = fields.get("since_s"), fields.get("boot")
-        if isinstance(boot_id, str) and isinstance(seconds, int | float) and not isinstance(seconds, bool):
+        if not isinstance(boot_id, str) or isinstance(seconds, bool) or not isinstance(seconds, int | float):
+            return None
+        try:
             return cls(boot_id, float(seconds))
-        return None
+        except OverflowError:  # JSON has integers of any size
+            return None
 
 
 def until_next(every_s: float) -> float:

@@ -354,7 +354,8 @@ FACTS = st.builds(
 )  # fmt: skip
 GOOD = st.builds(
     replace, st.just(KILLED), starts=SEVERAL, host_starts=SEVERAL, died_s=AGES, progressed_s=st.none() | AGES,
-    signal=st.sampled_from([9, 11]), stalled=st.booleans(), last_crash=st.none() | st.tuples(st.just(CrashCause.SIGNAL), AGES),
+    signal=st.sampled_from([9, 11]), stalled=st.booleans(),
+    last_crash=st.none() | st.tuples(st.just(CrashCause.SIGNAL), AGES),
 )  # fmt: skip
 """Facts of which many lead to a start."""
 
