@@ -9,7 +9,7 @@ import pytest
 
 from yolo_supervisor.actions.base import Action, AlertCode, Escalate
 from yolo_supervisor.actions.tasks import Requeue
-from yolo_supervisor.config import TasksConfig
+from yolo_supervisor.config import Config, RestartConfig, TasksConfig
 from yolo_supervisor.models import Agent, Liveness, Task
 from yolo_supervisor.policy.activity import Activity, Judgement
 from yolo_supervisor.policy.retry import RetryDecision
@@ -26,6 +26,7 @@ ALIVE = Ownership(state=OwnerState.ALIVE, candidates=(Worker(agent=DEV, liveness
 UNKNOWN = Ownership(state=OwnerState.UNKNOWN, candidates=(), evidence="no agent of its list is named dev-1")
 LIMITS = TasksConfig()
 REQUEUEING = TasksConfig(on_stall="requeue")
+NO_RESTART = RestartConfig()
 
 
 def owned(
@@ -51,9 +52,9 @@ def owned(
     )
 
 
-def decided(task: OwnedTask, limits: TasksConfig = LIMITS) -> list[str]:
+def decided(task: OwnedTask, limits: TasksConfig = LIMITS, restart: RestartConfig = NO_RESTART) -> list[str]:
     """The alerts by their codes, and the requeues by their causes."""
-    remediations = decide(TasksObservation(in_progress=(task,)), LETTERS, limits)
+    remediations = decide(TasksObservation(in_progress=(task,)), LETTERS, Config(tasks=limits, restart=restart))
     return [_name(action) for remediation in remediations for action in remediation]
 
 
@@ -124,7 +125,7 @@ def test_a_task_leaves_an_unknown_owner_slowly(
 
 def test_an_alert_says_what_to_do_by_hand() -> None:
     task = owned(quiet_s=1e6, owner=UNKNOWN, turn_under_way="team-lead")
-    ((alert,),) = decide(TasksObservation(in_progress=(task,)), LETTERS, LIMITS)
+    ((alert,),) = decide(TasksObservation(in_progress=(task,)), LETTERS, Config())
 
     assert "team-lead is in a turn" in alert.reason
     assert "yolo-supervisor task requeue red/1" in alert.reason

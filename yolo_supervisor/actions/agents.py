@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from yolo_supervisor.actions.base import NO_EVIDENCE, Action, Edit, Kind, Note, RemoveFile, Verb
 from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats.crash_report import Report
+from yolo_supervisor.formats.launch import Launch
 from yolo_supervisor.models import Agent, ProcessId
 
 
@@ -109,6 +110,22 @@ class Terminate(Action):
     """Sessions in which everything is to be ended, also what is started meanwhile."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Restart(Action):
+    """Start a dead agent's client again, with its conversation."""
+
+    distinct_by: ClassVar[tuple[str, ...]] = ("record", "attempt")
+    kind: Kind = "agent"
+    verb: Verb = "restarted"
+    agent: Agent
+    record: str
+    """The name of its record."""
+    attempt: int
+    launch: Launch
+    note: str
+    """The text that the agent is told."""
+
+
 def died(*, key: str, reason: str, evidence: Mapping[str, Any] = NO_EVIDENCE) -> Note:
     """Record that an agent's process is proven to be gone."""
     return Note(kind="agent", verb="died", key=key, reason=reason, evidence=evidence, durable=False)
@@ -117,3 +134,23 @@ def died(*, key: str, reason: str, evidence: Mapping[str, Any] = NO_EVIDENCE) ->
 def forget(*, key: str, path: Path, reason: str, evidence: Mapping[str, Any] = NO_EVIDENCE) -> RemoveFile:
     """Stop watching an agent. It is the last step: the agent's record is the evidence that work remains."""
     return RemoveFile(kind="agent", verb="forgotten", key=key, path=path, reason=reason, evidence=evidence)
+
+
+def resumed(*, key: str, reason: str, evidence: Mapping[str, Any]) -> Note:
+    """Record that the model of an agent that was started again has answered."""
+    return Note(kind="agent", verb="resumed", key=key, reason=reason, evidence=evidence)
+
+
+def restart_given_up(*, key: str, reason: str, evidence: Mapping[str, Any]) -> Note:
+    """Record that a dead agent is not started again by itself: a person is needed."""
+    return Note(kind="agent", verb="restart_given_up", key=key, reason=reason, evidence=evidence)
+
+
+def held(*, key: str, reason: str) -> Note:
+    """Record that a person wants no start of the agent."""
+    return Note(kind="agent", verb="held", key=key, reason=reason)
+
+
+def restart_reset(*, key: str, reason: str) -> Note:
+    """Record that the starts of the agent so far, and a hold, do not count any more."""
+    return Note(kind="agent", verb="restart_reset", key=key, reason=reason)

@@ -17,8 +17,9 @@ Verb = Literal[
     "acquired", "adopted", "announced", "circuit_closed", "circuit_half_opened", "circuit_opened", "claimed",
     "completed",
     "crash_reported", "dead_letter_removed", "dead_letter_written", "dead_lettered", "died", "disabled", "dropped",
-    "enabled", "escalated", "forgotten", "pruned", "quarantined", "rebased", "recovered", "redriven", "registered",
-    "released", "reloaded", "renewed", "repaired", "requeued", "restored", "snapshotted", "started", "stopped",
+    "enabled", "escalated", "forgotten", "held", "pruned", "quarantined", "rebased", "recovered", "redriven",
+    "registered", "released", "reloaded", "renewed", "repaired", "requeued", "restart_given_up", "restart_reset",
+    "restarted", "restored", "resumed", "snapshotted", "started", "stopped",
     "taken_over", "terminated", "trusted", "updated", "version_saved", "work_saved",
 ]  # fmt: skip
 """The verbs of the journal (docs/journal.md). They are a wire format: they do not change."""
@@ -54,6 +55,10 @@ class AlertCode(StrEnum):
     """The codes of alerts. With ``kind`` and ``key`` the code identifies an alert; the reason may vary."""
 
     AGENT_IDLE = "agent_idle"
+    AGENT_NOT_RESTARTED = "agent_not_restarted"
+    """A dead agent that is not started again: a person is needed."""
+    AGENT_NOT_RESUMED = "agent_not_resumed"
+    """An agent that was started again, and whose model has not answered since."""
     AGENT_ORPHANED = "agent_orphaned"
     AGENT_RECORD_UNREADABLE = "agent_record_unreadable"
     AGENT_SILENT = "agent_silent"

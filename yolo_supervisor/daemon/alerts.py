@@ -13,7 +13,9 @@ from yolo_supervisor.actions.base import Action, Escalate
 from yolo_supervisor.fs.trust import Refused
 from yolo_supervisor.store.locks import Busy
 
-FailureKind = Literal["watcher", "action", "termination", "journal", "crash_report", "save_work", "status_file"]
+FailureKind = Literal[
+    "watcher", "action", "start", "termination", "journal", "crash_report", "save_work", "status_file",
+]  # fmt: skip
 """What can fail; the log events are ``KIND_failed`` and ``KIND_recovered``."""
 
 SHARED_FAILURES = frozenset({

@@ -12,7 +12,7 @@ from pathlib import Path
 import anyio
 import anyio.abc
 
-from yolo_supervisor.actions.agents import ShowMessage, Terminate, WriteCrashReport
+from yolo_supervisor.actions.agents import Restart, SaveWork, ShowMessage, Terminate, WriteCrashReport
 from yolo_supervisor.actions.base import Action, Edit, Note
 from yolo_supervisor.actions.leases import BreakLock
 from yolo_supervisor.actions.state import SaveVersion
@@ -21,6 +21,8 @@ from yolo_supervisor.clock import Backoff, Clock
 from yolo_supervisor.config import Config
 from yolo_supervisor.daemon.alerts import SHARED_FAILURES, AlertLog, FailureLog
 from yolo_supervisor.daemon.messages import Messages
+from yolo_supervisor.daemon.salvage import WorkSaver
+from yolo_supervisor.daemon.starts import Starts
 from yolo_supervisor.daemon.terminations import Terminations
 from yolo_supervisor.fs.trust import Refused
 from yolo_supervisor.inventory.crash_evidence import CrashInvestigator
@@ -162,6 +164,8 @@ class Executor:
         keepers: Mapping[str, KeepsObservations],
         reports: CrashReports,
         terminations: Terminations,
+        starts: Starts,
+        work_saver: WorkSaver,
         messages: Messages,
         alerts: AlertLog,
         failures: FailureLog,
@@ -172,6 +176,8 @@ class Executor:
         """The watchers that store what they observed, by name."""
         self._reports = reports
         self._terminations = terminations
+        self._starts = starts
+        self._work_saver = work_saver
         self._messages = messages
         self._alerts = alerts
         self._failures = failures
@@ -186,10 +192,12 @@ class Executor:
         """Continue with another configuration; the batch limit still counts the requeues of the last second."""
         self._config = config
         self._terminations.configure(config)
+        self._starts.configure(config)
 
     def start(self, tasks: anyio.abc.TaskGroup) -> None:
         """From now on terminate processes, write crash reports and show messages in the background."""
         self._reports.tasks = self._terminations.tasks = self._messages.tasks = tasks
+        self._starts.tasks = self._work_saver.tasks = tasks
 
     @property
     def terminating(self) -> bool:
@@ -297,6 +305,16 @@ class Executor:
     @_take.register
     def _(self, action: Terminate, by: str) -> Outcome:
         self._terminations.start(action, by)
+        return Outcome.DONE
+
+    @_take.register
+    def _(self, action: Restart, by: str) -> Outcome:
+        self._starts.start(action, by)
+        return Outcome.DONE
+
+    @_take.register
+    def _(self, action: SaveWork, by: str) -> Outcome:
+        self._work_saver.start(action, by)
         return Outcome.DONE
 
     def _apply_and_log(self, action: Action, by: str) -> Outcome:

@@ -23,6 +23,8 @@ from yolo_supervisor.daemon.alerts import AlertLog, FailureLog, FdLimitLog
 from yolo_supervisor.daemon.executor import RECHECK_S, CrashReports, Executor, Progress, Result
 from yolo_supervisor.daemon.file_events import Wakeup
 from yolo_supervisor.daemon.messages import Messages
+from yolo_supervisor.daemon.salvage import WorkSaver
+from yolo_supervisor.daemon.starts import Starter, Starts
 from yolo_supervisor.daemon.status_files import REPORT_TICKS, HookNotes, StatusFiles
 from yolo_supervisor.daemon.terminations import Terminations
 from yolo_supervisor.daemon.wiring import HostServices, ProjectParts
@@ -81,10 +83,25 @@ class Runner:
             config, self.store, services.processes, services.scanner, self.parts.registry.is_foreign,
             self.parts.objections, alerts, self._failures, wake_agents,
         )  # fmt: skip
+        starter = Starter(
+            self.store,
+            services.processes,
+            services.scanner,
+            self.parts.registry,
+            services.tmux,
+            self.parts.start_ledger,
+        )
+        starts = Starts(
+            config, starter, services.scanner, services.processes, self.parts.agents.restart_objection, alerts,
+            self._failures, wake_agents,
+        )  # fmt: skip
+        work_saver = WorkSaver(
+            self.store, self.parts.saved_work, self.parts.investigator, alerts, self._failures, wake_agents
+        )
         messages = Messages(self._message_shown)
         self.executor = Executor(
-            config, self.store, services.clock, self.parts.keepers, reports, terminations, messages, alerts,
-            self._failures,
+            config, self.store, services.clock, self.parts.keepers, reports, terminations, starts, work_saver,
+            messages, alerts, self._failures,
         )  # fmt: skip
         self._fd_limit = FdLimitLog(log)
         self._status_files = StatusFiles(self.store, self._failures)

@@ -13,20 +13,27 @@ from yolo_supervisor.inventory.agents import AgentRegistry
 from yolo_supervisor.inventory.claude_homes import default_homes
 from yolo_supervisor.inventory.crash_evidence import CrashInvestigator
 from yolo_supervisor.inventory.flag_outcomes import FlagOutcomes
+from yolo_supervisor.inventory.launches import LaunchRecorder
 from yolo_supervisor.inventory.leases import Leases
 from yolo_supervisor.inventory.process_scan import ProcessScanner
+from yolo_supervisor.inventory.restarts import RestartPlanner
+from yolo_supervisor.inventory.saved_work import SavedWork
 from yolo_supervisor.inventory.session_ends import SessionEndsRecord
 from yolo_supervisor.inventory.stale_locks import StaleLocks
 from yolo_supervisor.inventory.strays import StrayReader
 from yolo_supervisor.policy.retry import RetryPolicy
+from yolo_supervisor.store.start_ledger import FILE as STARTS_FILE
+from yolo_supervisor.store.start_ledger import StartLedger
 from yolo_supervisor.store.store import Store
 from yolo_supervisor.system.death_watch import DeathWatch
 from yolo_supervisor.system.processes import Processes
 from yolo_supervisor.system.tmux import Tmux
+from yolo_supervisor.user_dirs import own_state_dir
 from yolo_supervisor.watchers.agents import AgentsWatcher
 from yolo_supervisor.watchers.base import KeepsObservations, Objection, Terminator, Watcher
 from yolo_supervisor.watchers.flags import FlagsWatcher
 from yolo_supervisor.watchers.leases import LeasesWatcher
+from yolo_supervisor.watchers.restarts import RestartsWatcher
 from yolo_supervisor.watchers.sessions import SessionsWatcher
 from yolo_supervisor.watchers.state import StateWatcher
 from yolo_supervisor.watchers.strays import StraysWatcher
@@ -78,9 +85,25 @@ class ProjectParts:
         self.held_leases = Leases(store, clock, processes.boot)
         self.flag_outcomes = FlagOutcomes(config, store, clock, processes.boot)
 
-        self.agents = AgentsWatcher(
-            config, self.registry, store, processes, scanner, self.deaths, self.retry_policy, self.investigator
+        self.saved_work = SavedWork()
+        self.launches = LaunchRecorder(store, processes)
+        starts_file = own_state_dir(environment) / STARTS_FILE
+        self.start_ledger = StartLedger(starts_file, store.disk, clock, processes.boot)
+        self.restart_planner = RestartPlanner(
+            config,
+            self.registry,
+            store,
+            processes,
+            scanner,
+            services.tmux,
+            self.launches,
+            self.start_ledger,
+            self.saved_work,
         )
+        self.agents = AgentsWatcher(
+            config, self.registry, store, processes, scanner, self.deaths, self.retry_policy, self.investigator,
+            self.restart_planner,
+        )  # fmt: skip
         living = self.agents.living
         ends = SessionEndsRecord(store)
         self.sessions = SessionsWatcher(
@@ -93,14 +116,15 @@ class ProjectParts:
         self.tasks = TasksWatcher(config, self.registry, living, store, self.activity, self.retry_policy, clock)
         stray_reader = StrayReader(self.registry, scanner, lambda agent: store.index.recorded(agent, "registered", ""))
         self.strays = StraysWatcher(config, stray_reader, living, clock)
+        self.restarts = RestartsWatcher(config, store, self.registry, self.activity, living, clock, processes.boot)
         self.flags = FlagsWatcher(config, self.flag_outcomes)
 
     def configure(self, config: Config) -> None:
         """Continue with another configuration."""
         self.registry.use_homes(default_homes(config, self._environment))
         parts: tuple[Configured, ...] = (
-            self.retry_policy, self.investigator, self.flag_outcomes,
-            self.agents, self.sessions, self.state, self.leases, self.tasks, self.strays,
+            self.retry_policy, self.investigator, self.flag_outcomes, self.restart_planner,
+            self.agents, self.sessions, self.state, self.leases, self.tasks, self.strays, self.restarts,
             self.flags,
         )  # fmt: skip
         for part in parts:
@@ -109,13 +133,13 @@ class ProjectParts:
     @property
     def objections(self) -> Mapping[str, Objection]:
         """The re-check of each watcher that decides terminations, by the watcher's name."""
-        terminators: tuple[Terminator, ...] = self.agents, self.sessions
+        terminators: tuple[Terminator, ...] = self.agents, self.sessions, self.tasks
         return {watcher.name: watcher.objection for watcher in terminators}
 
     @property
     def keepers(self) -> Mapping[str, KeepsObservations]:
         """The watchers that store what they observed, by name."""
-        keepers: tuple[KeepsObservations, ...] = self.flags, self.sessions
+        keepers: tuple[KeepsObservations, ...] = self.agents, self.flags, self.sessions
         return {watcher.name: watcher for watcher in keepers}
 
     def close(self) -> None:
@@ -126,4 +150,6 @@ class ProjectParts:
     @property
     def watchers(self) -> tuple[Watcher, ...]:
         """All watchers. The state is observed, and saved, before another watcher's action changes it."""
-        return self.state, self.agents, self.sessions, self.tasks, self.strays, self.leases, self.flags
+        return (
+            self.state, self.agents, self.sessions, self.tasks, self.strays, self.restarts, self.leases, self.flags,
+        )  # fmt: skip

@@ -49,6 +49,8 @@ class Flags:
     role: str | None
     parent: str | None = None
     """The session that has started it."""
+    session: str | None = None
+    """The session that it resumes; a new teammate's is not on its command line."""
 
 
 def flags(argv: Sequence[str]) -> Flags | None:
@@ -58,7 +60,8 @@ def flags(argv: Sequence[str]) -> Flags | None:
     if not agent_id or not team:
         return None
     name = options.get("--agent-name") or agent_id.partition("@")[0]
-    return Flags(agent_id, name, team, options.get("--agent-type"), options.get("--parent-session-id"))
+    session = options.get("--resume") or options.get("--session-id")
+    return Flags(agent_id, name, team, options.get("--agent-type"), options.get("--parent-session-id"), session)
 
 
 def looks_like_agent(argv: Sequence[str], executable: str) -> bool:

@@ -51,6 +51,9 @@ FAULT_SIGNALS = frozenset(
 DELIBERATE_SIGNALS = frozenset({signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT})
 """Signals by which people, terminals and other programs ask a process to end."""
 
+ENDED_BY_PERSON = frozenset({"logout", "prompt_input_exit", "other", "exit"})
+"""Reasons of a SessionEnd after which the session does not go on: a person ended it, or closed its terminal."""
+
 HookEvent = tuple[str, Mapping[str, object]]
 """A hook event: its name and its payload."""
 

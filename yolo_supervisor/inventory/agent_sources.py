@@ -165,6 +165,7 @@ class ProcessDescriber:
             team=flags.team,
             source="tmux" if seen.pane else "process",
             pane=seen.pane,
+            session=flags.session,
             claude_dir=seen.claude_dir,
             lists=(seen.task_list,) if seen.task_list else (),
         )

@@ -138,6 +138,11 @@ class AgentRegistry:
         homes = (agent.claude_dir, *snapshot.homes) if agent.claude_dir else snapshot.homes
         return agent.hosted and any(self._homes.daemon_lives(home) for home in homes)
 
+    def lead_has_ended(self, agent: Agent, snapshot: ProjectSnapshot) -> bool:
+        """Whether the lead of this teammate has certainly ended."""
+        team = next((team for team in snapshot.teams if team.name == agent.team), None)
+        return team is not None and not agent.is_session and self._homes.lead_has_ended(team)
+
     def stopped_subagents(self, snapshot: ProjectSnapshot) -> set[str]:
         """The ids of the subagents whose end a hook reported."""
         return self._hook_notes.stopped(snapshot)

@@ -95,7 +95,7 @@ class ClaudeHomes:
 
     def _leads_here(self, home: Path) -> Iterator[tuple[claude.Session, Path]]:
         """The sessions of leads whose team files name this pid namespace."""
-        here = f"{os.uname().nodename}#pid:[{self._processes.boot.rpartition('/')[2]}]"
+        here = self._here()
         for path in (home / "teams" / name / "config.json" for name in names(home / "teams")):
             team = self._teams.get(path)
             if team is None or team.lead_process is None or team.lead_session is None or team.lead_space != here:
@@ -104,6 +104,17 @@ class ClaudeHomes:
             lead = next((member for member in team.members if member.agent_id == team.lead_id), None)
             if lead is not None and lead.cwd and started.isdigit():
                 yield claude.Session(pid, team.lead_session, lead.cwd, started, name=None, status=None), path
+
+    def lead_has_ended(self, team: claude.Team) -> bool:
+        """Whether the process that the team's file names as its lead is proven to have ended."""
+        if team.lead_process is None or team.lead_space != self._here() or not team.lead_process[1].isdigit():
+            return False
+        lead = ProcessId(team.lead_process[0], int(team.lead_process[1]), self._processes.boot)
+        return self._processes.liveness(lead) is Liveness.DEAD
+
+    def _here(self) -> str:
+        """This host and pid namespace, as team files name them."""
+        return f"{os.uname().nodename}#pid:[{self._processes.boot.rpartition('/')[2]}]"
 
     def members(self, teams: Iterable[claude.Team]) -> Mapping[str, frozenset[str]]:
         """By team, the teammates with a separate process that its file has named so far: the client removes files."""

@@ -36,6 +36,8 @@ class HeldTask:
     doubt: str | None = None
     decision: RetryDecision = field(default_factory=RetryDecision)
     """The decision about the task, if there is no doubt."""
+    of_mate: bool = False
+    """Whether it is that of a teammate inside the agent's process, which does not come back with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +167,8 @@ class HeldResourcesFinder:
                 owner = ownership(task, [*dead_here, *others_here])
                 stays = left.setdefault(str(folder), [])
                 if owner.state is OwnerState.DEAD:
-                    tasks.append(HeldTask(task=task, decision=self._decide(task, end)))
+                    of_mate = any(gone.source == "team" and gone.bears(task.owner) for gone in dead)
+                    tasks.append(HeldTask(task=task, decision=self._decide(task, end), of_mate=of_mate))
                     continue
                 stays.append(task.id)
                 if any(agent.bears(task.owner) for agent in dead):

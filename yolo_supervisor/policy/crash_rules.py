@@ -11,7 +11,15 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from yolo_supervisor.formats.crash_report import MAX_TEXT, CrashCause, Evidence, Finding, Verdict, signal_name
+from yolo_supervisor.formats.crash_report import (
+    ENDED_BY_PERSON,
+    MAX_TEXT,
+    CrashCause,
+    Evidence,
+    Finding,
+    Verdict,
+    signal_name,
+)
 from yolo_supervisor.formats.json import text_or_none
 from yolo_supervisor.policy.rate_limit_reset import window_end
 from yolo_supervisor.policy.waiting import OPEN_DIALOG, QUOTA_USED_UP
@@ -82,7 +90,7 @@ _CLIENT_LINE = re.compile(rf"{_MESSAGE.pattern}|[\s│]{{0,9}}[✻✳✶✽✢�
 _QUOTED = re.compile(r"  |\t|\s{0,9}\d{1,6}(?:[→|│]|\s*\t| )")
 """A further line of a message, which is indented, or of a file, which is numbered."""
 
-ENDED_ON_PURPOSE = frozenset({"clear", "logout", "prompt_input_exit", "other", "exit"})
+ENDED_ON_PURPOSE = ENDED_BY_PERSON | {"clear"}
 """Reasons of a SessionEnd by which the session was ended in order."""
 
 

@@ -58,6 +58,12 @@ class RestartCode(StrEnum):
     NO_LAUNCH = "no_launch"
     """The command that started it is not known."""
     TOO_LARGE = "too_large"
+    REPLACED = "replaced"
+    """Its team does not list it any more, or lists another agent under its name."""
+    LEAD_GONE = "lead_gone"
+    """Its lead has ended: without one it would be a stray."""
+    WORK_TAKEN = "work_taken"
+    """Other agents have begun or finished all that it was working on."""
     LIVE_ELSEWHERE = "live_elsewhere"
     """Another process runs its session."""
     START = "start"
@@ -99,6 +105,9 @@ class RestartFacts:
     headless: bool = False
     has_work: bool = False
     """Whether a task waits for it."""
+    replaced: bool = False
+    lead_gone: bool = False
+    work_taken: bool = False
     hold_s: float | None = None
     """The rest of a rate-limit window; None if there is none."""
     overflows: int = 0
@@ -209,6 +218,12 @@ def _never(facts: RestartFacts, rules: RestartConfig) -> tuple[RestartCode, str]
         return RestartCode.ENDED_BY_SUPERVISOR, "the supervisor has ended it"
     if not for_stall and (no_crash := _no_crash(facts, policy)) is not None:
         return no_crash
+    if facts.replaced:
+        return RestartCode.REPLACED, "its team does not list it any more, or lists another agent under its name"
+    if facts.lead_gone:
+        return RestartCode.LEAD_GONE, "its lead has ended"
+    if facts.work_taken:
+        return RestartCode.WORK_TAKEN, "other agents have begun or finished all that it was working on"
     if facts.overflows >= 2:
         return RestartCode.OVERFLOW_TWICE, f"its conversation was too long {facts.overflows} times"
     if not facts.session:

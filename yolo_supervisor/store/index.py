@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from yolo_supervisor.formats.plugin import outcome_table
+from yolo_supervisor.models import Agent
 from yolo_supervisor.store.lines import (
     Begun,
     Checkpoint,
@@ -24,7 +25,9 @@ from yolo_supervisor.store.lines import (
     LeaseState,
     Line,
     Promise,
+    RestartState,
     SignOfLife,
+    StartState,
     Version,
 )
 
@@ -33,6 +36,14 @@ VERSIONS = 5
 
 LISTS_LEFT = 200
 """The number of task lists of forgotten agents that are remembered, the newest."""
+
+
+RESTARTS, STARTS = 500, 20
+"""The number of agents whose starts are remembered, and of starts of each, the newest."""
+
+
+Exit = tuple[int | None, int | None]
+"""An exit code and a signal; None for what is unknown."""
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +61,16 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     was: str | None = None
     left: dict[str, list[str]] | None = None
     clean: bool = False
+    record: str | None = None
+    session: str | None = None
+    answered_at: str | None = None
+    result: str | None = None
+    code: str | None = None
+    pid: int | None = None
+    started: int | None = None
+    stalled: bool = False
+    status: int | None = None
+    signal: int | None = None
 
 
 class Index:
@@ -79,6 +100,10 @@ class Index:
         """The number of leases' files that the store removed."""
         self.left: dict[str, list[str]] = {}
         """The folders of task lists of forgotten agents, with the tasks that these may have left in progress."""
+        self.restarts: dict[str, RestartState] = {}
+        """The starts of each agent that was brought back, and the holds."""
+        self._exits: dict[str, dict[str, Exit]] = {}
+        """The exits of the dead processes of each agent that is not forgotten."""
         self._agents: dict[str, dict[str, int]] = {}
         """The newest line of each action on an agent that is not forgotten."""
 
@@ -86,6 +111,18 @@ class Index:
         """Whether the agent has an entry with ``action`` after its newest entry with the action ``since``."""
         newest = self._agents.get(agent, {})
         return newest.get(action, 0) > newest.get(since, 0)
+
+    def death_recorded(self, agent: Agent) -> bool:
+        """Whether the death of the agent's process is in the journal: a successor of the same id has another one."""
+        if agent.process is None:
+            return self.recorded(agent.id, "died", "registered")
+        return _death(agent.process.pid, agent.process.started) in self._agents.get(agent.id, {})
+
+    def exit_of(self, agent: Agent) -> Exit:
+        """The exit code or the signal of the agent's process, as its death was journaled; None for what is unknown."""
+        process = agent.process
+        exits = self._exits.get(agent.id, {})
+        return exits.get(_death(process.pid, process.started), (None, None)) if process is not None else (None, None)
 
     def terminated(self, agent: str) -> bool:
         """Whether the supervisor ended the agent, or has begun to. To end a dead agent's processes does not count."""
@@ -95,6 +132,16 @@ class Index:
         registered, died = newest.get("registered", 0), newest.get("died", 0)
         return ours > registered and not registered < died < ours
 
+    def ended_for_stall(self, agent: str) -> bool:
+        """Whether the supervisor ended the agent, or has begun to, because it had stalled."""
+        newest = self._agents.get(agent, {})
+        begun = [
+            seq
+            for seq, line in self.pending.items()
+            if isinstance(line, Begun) and line.key == agent and _evidence(line).stalled
+        ]
+        return max([newest.get(_STALLED, 0), *begun]) > newest.get("registered", 0)
+
     def apply(self, line: Line) -> None:
         """Apply one more line. One that stands in two segments counts once."""
         if line.seq <= self.seq:
@@ -103,6 +150,8 @@ class Index:
         match line:
             case Promise() | Begun():
                 self.pending[line.seq] = line
+                if (line.kind, line.action) == ("agent", "restarted"):
+                    self._begin_start(line, _evidence(line))
             case Ended():
                 self._end(line.done, done=True)
                 self.count(line)
@@ -121,8 +170,12 @@ class Index:
 
     def _end(self, seq: int, done: bool) -> None:
         started = self.pending.pop(seq, None)
-        if done and started is not None:
+        if started is None:
+            return
+        if done:
             self.count(started)
+        elif (started.kind, started.action) == ("agent", "restarted"):
+            self._drop_start(started.key, seq)
 
     def _keep(self, version: Version) -> None:
         digests = self.good_versions.setdefault(version.path, [])
@@ -142,13 +195,23 @@ class Index:
         match entry.kind:
             case "agent" if entry.action == "forgotten":
                 self._agents.pop(entry.key, None)
+                self._exits.pop(entry.key, None)
                 self._leave(_evidence(entry).left or {})
             case "agent" if entry.action == "updated":
                 self._rename_agent(_evidence(entry).was, entry.key)
+            case "agent" if entry.action in _RESTART_ACTIONS:
+                self._count_restart(entry, _evidence(entry))
             case "agent":
                 newest = self._agents.setdefault(entry.key, {})
                 seq = entry.done if isinstance(entry, Ended) else entry.seq  # an operation stands where it began
                 newest[entry.action] = max(seq, newest.get(entry.action, 0))
+                evidence = _evidence(entry)
+                if entry.action == "died":
+                    death = _death(evidence.pid, evidence.started)
+                    newest[death] = seq
+                    self._exits.setdefault(entry.key, {})[death] = evidence.status, evidence.signal
+                elif entry.action == "terminated" and evidence.stalled:
+                    newest[_STALLED] = seq
             case "lease" if isinstance(entry, Promise):
                 self._lend(entry, _evidence(entry))
             case "task":
@@ -157,6 +220,40 @@ class Index:
                 self._switch(entry, _evidence(entry))
         self.releases += write is not None and write.after is None and write.path.endswith(".lease")
         self.flag_outcomes.update(outcome_table.in_journal_entry(entry))
+
+    def _begin_start(self, line: Begun | Promise, evidence: Evidence) -> None:
+        state = self.restarts.pop(line.key, RestartState())
+        start = StartState(
+            seq=line.seq, record=evidence.record or "", session=evidence.session, cause=evidence.cause,
+            answered_at=evidence.answered_at, at=line.at, since_s=evidence.since_s, boot=evidence.boot,
+        )  # fmt: skip
+        starts = (*state.starts, start)[-STARTS:]
+        self.restarts[line.key] = RestartState(starts=starts)  # a start ends a hold
+        for agent in list(self.restarts)[:-RESTARTS]:
+            del self.restarts[agent]
+
+    def _drop_start(self, agent: str, seq: int) -> None:
+        if (state := self.restarts.get(agent)) is not None:
+            starts = tuple(start for start in state.starts if start.seq != seq)
+            self.restarts[agent] = msgspec.structs.replace(state, starts=starts)
+
+    def _count_restart(self, entry: Entry, evidence: Evidence) -> None:
+        """Apply the end of a start, its first progress, or a decision of a person about an agent's starts."""
+        state = self.restarts.get(entry.key, RestartState())
+        match entry.action:
+            case "restarted" if isinstance(entry, Ended):
+                starts = tuple(_ended(start, entry, evidence) for start in state.starts)
+                state = msgspec.structs.replace(state, starts=starts)
+            case "resumed" if state.starts:
+                newest = msgspec.structs.replace(state.starts[-1], resumed=True)
+                state = msgspec.structs.replace(state, starts=(*state.starts[:-1], newest))
+            case "restart_given_up":
+                state = msgspec.structs.replace(state, given_up=evidence.code or "", reason=entry.reason)
+            case "held":
+                state = msgspec.structs.replace(state, held=True, given_up=None, reason="")
+            case "restart_reset":
+                state = RestartState()
+        self.restarts[entry.key] = state
 
     def _leave(self, lists: Mapping[str, Sequence[str]]) -> None:
         """Remember the lists of an agent that is forgotten: nothing else may tie them to the project."""
@@ -173,6 +270,8 @@ class Index:
     def _rename_agent(self, before: str | None, after: str) -> None:
         """Give an agent's entries to the name that it is known by now."""
         if before is not None and before != after:
+            if before in self.restarts:
+                self.restarts[after] = self.restarts.pop(before)
             newest = self._agents.setdefault(after, {})
             for action, seq in self._agents.pop(before, {}).items():
                 newest[action] = max(seq, newest.get(action, 0))
@@ -255,6 +354,8 @@ class Index:
             releases=self.releases,
             agents=self._agents,
             left=self.left,
+            restarts=self.restarts,
+            exits=self._exits,
         )
 
     def _load(self, checkpoint: Checkpoint) -> None:
@@ -270,6 +371,28 @@ class Index:
         self.releases = checkpoint.releases
         self._agents = checkpoint.agents
         self.left = checkpoint.left
+        self.restarts = checkpoint.restarts
+        self._exits = checkpoint.exits
+
+
+_RESTART_ACTIONS = ("restarted", "resumed", "restart_given_up", "restart_reset", "held")
+"""The actions about the starts of an agent. Its registration and its death do not count among them."""
+
+
+_STALLED = "terminated, stalled"
+"""The name of the end of a stalled agent among the actions on it."""
+
+
+def _death(pid: int | None, started: int | None) -> str:
+    """The name of the death of a process among the actions on an agent."""
+    return f"died {pid}/{started}"
+
+
+def _ended(start: StartState, entry: Ended, evidence: Evidence) -> StartState:
+    if start.seq != entry.done:
+        return start
+    result, pid, started = evidence.result or "", evidence.pid, evidence.started
+    return msgspec.structs.replace(start, result=result, pid=pid, started=started)
 
 
 def _evidence(entry: Entry) -> Evidence:

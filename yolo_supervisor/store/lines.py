@@ -17,7 +17,7 @@ import msgspec
 
 from yolo_supervisor.actions.base import Action, WriteMode
 from yolo_supervisor.clock import Instant
-from yolo_supervisor.models import iso
+from yolo_supervisor.models import ProcessId, iso
 
 _BEGIN = b'{"seq":'
 _KIND = b',"line":"'
@@ -196,6 +196,54 @@ class FlagState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return _instant(self.boot, self.since_s)
 
 
+class StartState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One start of an agent's client with its conversation."""
+
+    seq: int
+    """The number of its beginning."""
+    record: str
+    """The record of the dead agent that it brings back."""
+    session: str | None = None
+    cause: str | None = None
+    """The cause of that agent's death."""
+    answered_at: str | None = None
+    """The time of the model's last answer before it, in its transcript."""
+    at: str = ""
+    """The wall time of its beginning: the moment below counts in one boot only."""
+    since_s: float | None = None
+    boot: str | None = None
+    result: str = ""
+    """Empty while it is under way; ``up`` with a process, else the code of what stopped it."""
+    pid: int | None = None
+    started: int | None = None
+    resumed: bool = False
+    """Whether the model has answered since."""
+
+    @property
+    def began(self) -> Instant | None:
+        return _instant(self.boot, self.since_s)
+
+    @property
+    def process(self) -> ProcessId | None:
+        """The process that it has started; None without one."""
+        if self.boot is None or self.pid is None or self.started is None:
+            return None
+        return ProcessId(self.pid, self.started, self.boot)
+
+
+class RestartState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The starts of one agent, and what a person has decided about further ones."""
+
+    starts: tuple[StartState, ...] = ()
+    """The newest ones since the last reset, the oldest first."""
+    held: bool = False
+    """Whether a person wants no further start."""
+    given_up: str | None = None
+    """The code of the reason why a person is needed; None if none is."""
+    reason: str = ""
+    """The reason, for people."""
+
+
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     """The index as a segment's first line carries it on. The names on the disk are older than those in the index."""
 
@@ -211,6 +259,8 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     releases: int = 0
     agents: dict[str, dict[str, int]] = {}
     left: dict[str, list[str]] = {}
+    restarts: dict[str, RestartState] = {}
+    exits: dict[str, dict[str, tuple[int | None, int | None]]] = {}
 
 
 class CheckpointLine(Line, frozen=True, kw_only=True, tag="checkpoint"):

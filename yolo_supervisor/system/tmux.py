@@ -85,6 +85,10 @@ class Tmux:
         self._clock = clock
         self._queries: dict[str, _Query] = {}
 
+    def last(self) -> list[Server]:
+        """The newest answers of all servers that have answered."""
+        return [query.server for query in self._queries.values() if query.server is not None]
+
     async def look(self, socket: str, fresh_s: float = 0.0) -> Server | None:
         """The server's state, at most ``fresh_s`` seconds old; None (unknown) if it does not answer."""
         query = self._queries.setdefault(socket, _Query(float("-inf"), None))
@@ -116,7 +120,7 @@ async def last_words(pane: Pane, limit_s: float) -> LastWords | None:
     try:
         if not re.fullmatch(r"%\d{1,9}", pane.pane):
             return None
-        result = await subprocesses.run([*_client(pane.socket), *argv], limit_s, _environment())
+        result = await subprocesses.run([*client_command(pane.socket), *argv], limit_s, client_environment())
         head, _, screen = result.stdout.decode("utf-8", "replace").partition("\n")
         server, pid, end = head.split(" ")
         status, _, killer = end.partition(":")
@@ -138,7 +142,7 @@ async def show_message(socket: str, client: str, text: str) -> bool:
     for options in (("-d", str(round(MESSAGE_S * 1000))), ()):  # before tmux 3.2 a message has no separate time
         argv = ["display-message", "-c", client, *options, text, ";", "list-clients", "-F", "#{client_tty}"]
         try:
-            result = await subprocesses.run([*_client(socket), *argv], LIMIT_S, _environment())
+            result = await subprocesses.run([*client_command(socket), *argv], LIMIT_S, client_environment())
         except (OSError, ValueError, Refused):
             return False
         if result.exit != 1:
@@ -148,7 +152,7 @@ async def show_message(socket: str, client: str, text: str) -> bool:
 
 async def _ask(socket: str) -> Server | None:
     try:
-        result = await subprocesses.run(_argv(socket), LIMIT_S, _environment())
+        result = await subprocesses.run(_argv(socket), LIMIT_S, client_environment())
     except (OSError, ValueError, Refused):  # a path with a NUL, for example: agents' environments may contain anything
         return None
     return (
@@ -164,7 +168,7 @@ def ask_now(socket: str) -> Server | None:
     try:
         result = subprocess.run(
             _argv(socket),
-            env=_environment(),
+            env=client_environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=LIMIT_S,
@@ -175,7 +179,7 @@ def ask_now(socket: str) -> Server | None:
     return parse(socket, result.stdout.decode("utf-8", "replace")) if result.returncode == 0 else None
 
 
-def _client(socket: str) -> list[str]:
+def client_command(socket: str) -> list[str]:
     """The beginning of a client's command line. OSError, ValueError, ``Refused`` if the socket cannot be used."""
     path = own_socket(socket)
     own_server(path, CONNECT_S)
@@ -183,13 +187,13 @@ def _client(socket: str) -> list[str]:
 
 
 def _argv(socket: str) -> list[str]:
-    argv = _client(socket)
+    argv = client_command(socket)
     for part in _QUERY:
         argv += [*part, ";"]
     return argv[:-1]
 
 
-def _environment() -> dict[str, str]:
+def client_environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key not in ("TMUX", "TMUX_PANE")}
 
 

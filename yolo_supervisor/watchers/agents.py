@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
-from yolo_supervisor.actions.agents import Register, Terminate, UpdateRecord, forget
+from yolo_supervisor.actions.agents import Register, Restart, Terminate, UpdateRecord, forget
 from yolo_supervisor.actions.base import AlertCode, Edit, Escalate
 from yolo_supervisor.clock import in_turns, until_next
 from yolo_supervisor.config import Config
@@ -24,8 +24,10 @@ from yolo_supervisor.inventory.crash_evidence import Crash, CrashInvestigator
 from yolo_supervisor.inventory.held_resources import HeldResources, HeldResourcesFinder
 from yolo_supervisor.inventory.process_scan import ProcessScanner
 from yolo_supervisor.inventory.project_snapshot import ProjectSnapshot, Records, is_process_of, lists_of_agent
+from yolo_supervisor.inventory.restarts import NO_RESTART, Death, RestartPlanner, Stage
 from yolo_supervisor.models import Agent, Liveness, ProcessId
 from yolo_supervisor.policy.retry import RetryPolicy
+from yolo_supervisor.store.locks import Busy
 from yolo_supervisor.store.store import Store
 from yolo_supervisor.system.death_watch import DeathWatch
 from yolo_supervisor.system.processes import Processes
@@ -34,7 +36,7 @@ from yolo_supervisor.watchers.dead_agents import (
     RecoveryContext,
     Sighting,
     agent_facts,
-    earliest_requeue_s,
+    next_step_s,
     recover,
     registry_file_steps,
 )
@@ -236,6 +238,7 @@ class AgentsWatcher:
         deaths: DeathWatch,
         queue: RetryPolicy,
         investigator: CrashInvestigator | None = None,
+        restarts: RestartPlanner | None = None,
     ) -> None:
         self.config = config
         """The configuration in force: a reload replaces it."""
@@ -252,6 +255,8 @@ class AgentsWatcher:
         self._merged: Mapping[Rank, Sequence[Agent]] = {}
         """The sightings in the last snapshot. A source that returns the same object again needs no merging."""
         self._held_resources = HeldResourcesFinder(registry.task_lists, store.paths, processes, scanner, queue)
+        self._restarts = restarts
+        """Without it, no agent is brought back."""
         self._next_s: float | None = None
         """The time at which the next task may be requeued that is waiting now."""
         self._again = False
@@ -301,6 +306,29 @@ class AgentsWatcher:
         if any(agent.process in action.roots for agent in dead):
             return "the process is a known agent"
         return None
+
+    async def restart_objection(self, action: Restart) -> str | None:
+        """Object if the start is not due any more: everything that the decision depends on is observed again."""
+        snapshot, sightings = self._meet(everyone=True)
+        observation = self._observe(self._attention(sightings, snapshot), snapshot)
+        now = next((s for s in observation.sightings if s.record == action.record), None)
+        if now is None or now.state is not Liveness.DEAD:
+            return "the agent is not known to be dead any more"
+        if now.restart.stage is not Stage.DUE or now.restart.launch != action.launch:
+            return f"its start is not due any more: {now.restart.decision.text}"
+        if now.restart.saves is not None:
+            return "its uncommitted work is not saved yet"
+        return None
+
+    def save_observations(self) -> bool:
+        """Record how the known agents were started, before their registration says that they are watched."""
+        if self._restarts is not None:
+            self._restarts.record_launches(self._known.agents)
+            try:
+                self._restarts.save_deaths()
+            except Busy:
+                return False
+        return True
 
     def agents(self) -> list[tuple[Agent, Liveness]]:
         """Every known agent and its state, for people.
@@ -371,13 +399,15 @@ class AgentsWatcher:
             self._store.heed()  # a command may have ended one of them
             snapshot = self._registry.snapshot()
             self._discover(snapshot)
+            if self._restarts is not None:
+                self._restarts.renew({s.record for s in dead})
         others = self._agents_beside(dead, snapshot) if dead else []
         absent = frozenset(s.record for s in dead if not s.certain)
         confirmed = absent <= self._absent
         self._absent = absent
         dangling = self._registry.dangling_pids(snapshot) - {s.agent.pid for s in dead}
         sightings = tuple(self._with_held_resources(s, others, snapshot) for s in attention)
-        self._next_s = earliest_requeue_s(sightings)
+        self._next_s = next_step_s(sightings)
         return AgentsObservation(
             sightings=sightings,
             known=len(self._known.agents),
@@ -495,7 +525,7 @@ class AgentsWatcher:
             known_as=self._recorded.by_name[name].id if outdated else None,
             proof=proof,
             certain=certain,
-            death_recorded=state is Liveness.DEAD and self._store.index.recorded(agent.id, "died", "registered"),
+            death_recorded=state is Liveness.DEAD and self._store.index.death_recorded(agent),
             stopped=agent.lead is not None and agent.id in stopped,
         )
 
@@ -550,7 +580,16 @@ class AgentsWatcher:
         ours, end = any(map(self._store.index.terminated, ended)), self._crash(session)
         held = self._held_resources.of(agent, snapshot, mates, others, self._liveness, end, ours)
         alone = agent.hosted and not self._registry.may_be_resumed(agent, snapshot)
-        return replace(sighting, held=held, terminated=ours, crash=self._crash(sighting.record), host_ended=alone)
+        crash = self._crash(sighting.record)
+        plan = NO_RESTART
+        if self._restarts is not None:
+            dead_s = self._store.clock.awake() - self._dead_since_s.get(sighting.record, self._store.clock.awake())
+            tasks = [work.task for work in held.work if not (work.doubt or work.of_mate)]
+            death = Death(
+                agent=agent, record=sighting.record, crash=crash, by_supervisor=ours, since_s=dead_s, tasks=tasks
+            )
+            plan = self._restarts.plan(death, others, snapshot)
+        return replace(sighting, held=held, terminated=ours, crash=crash, host_ended=alone, restart=plan)
 
     def _crash(self, record: str) -> Crash | None:
         return self.investigator.crash(record) if self.investigator else None

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from yolo_supervisor.actions import agents as agent_actions
-from yolo_supervisor.actions.agents import Terminate, WriteCrashReport
+from yolo_supervisor.actions.agents import Restart, SaveWork, Terminate, WriteCrashReport
 from yolo_supervisor.actions.base import Action, AlertCode, Escalate
 from yolo_supervisor.actions.leases import Release
 from yolo_supervisor.actions.state import DropHealth, DropPids, SetMarker
 from yolo_supervisor.formats import plugin
 from yolo_supervisor.inventory.crash_evidence import Crash
 from yolo_supervisor.inventory.held_resources import HeldResources
+from yolo_supervisor.inventory.restarts import NO_RESTART, RestartPlan, Stage
 from yolo_supervisor.models import Agent, Liveness
 from yolo_supervisor.policy.retry import requeue_or_dead_letter
 from yolo_supervisor.watchers.base import Remediation
@@ -48,6 +49,8 @@ class Sighting:
     """The crash that ended the agent, once it was investigated."""
     host_ended: bool = False
     """Whether the client's own daemon that ran the agent has ended, so that it is not resumed."""
+    restart: RestartPlan = NO_RESTART
+    """The plan to bring the agent back."""
 
     @property
     def needs_attention(self) -> bool:
@@ -65,6 +68,13 @@ class Sighting:
         if self.crash is not None:
             evidence |= {key: self.crash_facts[key] for key in ("class", "report") if key in self.crash_facts}
         return evidence
+
+    @property
+    def exit(self) -> dict[str, int]:
+        """The exit code or the signal of its process, as far as they are known: a later supervisor cannot ask again."""
+        seen = self.crash.report.evidence if self.crash is not None else None
+        known = {"status": seen.status, "signal": seen.signal} if seen is not None else {}
+        return {key: value for key, value in known.items() if value is not None}
 
     @property
     def crash_facts(self) -> dict[str, object]:
@@ -128,7 +138,7 @@ def announce(dead: Sighting, context: RecoveryContext) -> PhaseResult:
     """Write the death into the journal, once."""
     if dead.death_recorded or dead.stopped:
         return PhaseResult()
-    evidence = {**agent_facts(dead.agent), "proof": dead.proof, **dead.crash_facts}
+    evidence = {**agent_facts(dead.agent), "proof": dead.proof, **dead.exit, **dead.crash_facts}
     if dead.terminated:
         evidence["by_supervisor"] = True
         reason = f"{dead.agent.name} was ended by the supervisor: {dead.proof}"
@@ -149,9 +159,14 @@ def announce(dead: Sighting, context: RecoveryContext) -> PhaseResult:
 
 
 def requeue(dead: Sighting, context: RecoveryContext) -> PhaseResult:
-    """Requeue its tasks and plans, or make them dead letters. A task with an unclear owner is reported."""
-    steps: list[Action] = []
+    """Requeue its tasks and plans, or make them dead letters. A task with an unclear owner is reported.
+
+    An agent that comes back keeps its own: it goes on with the same attempt.
+    """
+    keeps, steps = dead.restart.keeps_work, list[Action]()
     for held in dead.held.tasks:
+        if keeps and not held.of_mate:
+            continue
         reason = f"its owner {held.task.owner} {dead.fate}"
         if held.doubt:
             steps.append(
@@ -165,14 +180,16 @@ def requeue(dead: Sighting, context: RecoveryContext) -> PhaseResult:
             )
         else:
             steps += requeue_or_dead_letter(held.task, held.decision, context.letters, reason, dead.evidence)
-    for held in dead.held.plans:
+    for held in () if keeps else dead.held.plans:
         reason = f"its owner {dead.agent.name} {dead.fate}"
         steps += requeue_or_dead_letter(held.task, held.decision, context.letters, reason, dead.evidence)
     return PhaseResult(tuple(steps))
 
 
 def release(dead: Sighting, context: RecoveryContext) -> PhaseResult:
-    """Release its leases."""
+    """Release its leases, unless it keeps its work."""
+    if dead.restart.keeps_work:
+        return PhaseResult()
     return PhaseResult(
         tuple(
             Release(
@@ -193,7 +210,7 @@ def hold(dead: Sighting, context: RecoveryContext) -> PhaseResult:
     All agents would run into the limit, so no task is lost and no attempt is charged.
     """
     crash = dead.crash
-    if crash is None or crash.hold_s is None:
+    if crash is None or crash.hold_s is None or dead.restart.stage is Stage.RETURNED:
         return PhaseResult()
     until = f"{crash.verdict.until:%Y-%m-%d %H:%M:%S}Z" if crash.verdict.until else "the limit resets"
     return PhaseResult(
@@ -238,8 +255,51 @@ def kill_leftovers(dead: Sighting, context: RecoveryContext) -> PhaseResult:
     return PhaseResult((terminate,), may_continue=False)
 
 
+def save_work(dead: Sighting, context: RecoveryContext) -> PhaseResult:
+    """Save its uncommitted work in the background; the start gate waits for that."""
+    if dead.restart.saves is None or context.observing:
+        return PhaseResult()
+    save = SaveWork(
+        key=dead.agent.id,
+        name=dead.agent.name,
+        record=dead.record,
+        folder=dead.restart.saves,
+        shared_with=dead.restart.shared_with,
+        reason=f"{dead.agent.name} is dead",
+        evidence=dead.evidence,
+    )
+    return PhaseResult((save,))
+
+
+def start_again(dead: Sighting, context: RecoveryContext) -> PhaseResult:
+    """Start its client again, or wait until that may be or has succeeded: the record is the only trace of it."""
+    plan, agent = dead.restart, dead.agent
+    match plan.stage:
+        case Stage.DUE if plan.launch is not None:
+            restart = Restart(
+                key=agent.id,
+                agent=agent,
+                record=dead.record,
+                attempt=plan.decision.attempt,
+                launch=plan.launch,
+                note=plan.note,
+                reason=f"{agent.name} is started again, try {plan.decision.attempt} of {plan.decision.of}",
+                evidence={**dead.evidence, **plan.evidence, "record": dead.record},
+            )
+            return PhaseResult((restart,), may_continue=False)
+        case Stage.WAITING | Stage.STARTING:
+            return PhaseResult(may_continue=False)
+        case Stage.GIVEN_UP:
+            evidence = {**dead.evidence, "code": str(plan.decision.code)}
+            note = agent_actions.restart_given_up(key=agent.id, reason=plan.decision.text, evidence=evidence)
+            return PhaseResult((note,))
+    return PhaseResult()
+
+
 def wait_for_tasks(dead: Sighting, context: RecoveryContext) -> PhaseResult:
     """Wait while a task may not be requeued yet: the record is the only trace of that task."""
+    if dead.restart.stage is Stage.RETURNED:
+        return PhaseResult()
     return PhaseResult(may_continue=not any(held.decision.wait_s > 0 for held in dead.held.work))
 
 
@@ -300,6 +360,11 @@ def deregister(dead: Sighting, context: RecoveryContext) -> PhaseResult:
     """Remove the agent's record, the proof that something remains to be done."""
     evidence = dead.evidence
     reason = "it stopped" if dead.stopped else "its recovery is complete"
+    if (successor := dead.restart.successor) is not None:
+        reason = f"it goes on in process {successor.pid}"
+        evidence |= {"successor": successor.pid}
+    elif dead.restart.stage is Stage.REFUSED:
+        evidence |= {"not_restarted": str(dead.restart.decision.code)}
     if left := dead.held.leftovers.uncertain:
         evidence["left_alone"] = [process.pid for process in left]
         reason += f"; processes that it had started and that still run: {len(left)}"
@@ -317,6 +382,8 @@ RECOVERY_PHASES: tuple[Phase, ...] = (
     hold,
     report_crash,
     kill_leftovers,
+    save_work,
+    start_again,
     wait_for_tasks,
     report_unreadable,
     clean_registry_files,
@@ -328,14 +395,17 @@ RECOVERY_PHASES: tuple[Phase, ...] = (
 - ``requeue``, ``release`` and ``hold`` come before everything that may take long or fail: other agents wait for the
   tasks and leases. They also come before ``kill_leftovers``, which takes a grace period.
 - ``report_crash`` comes before ``kill_leftovers`` and ``clean_registry_files``: these remove what the report describes.
-- ``kill_leftovers``, ``wait_for_tasks`` and ``report_unreadable`` end the tick while something remains to be done:
-  of the phases after them only the alerts count.
+- ``save_work`` comes after ``kill_leftovers``, which may still write, and before the agent writes again.
+- ``start_again`` comes after ``kill_leftovers``: what the dead client has started does not meet its successor.
+- ``kill_leftovers``, ``start_again``, ``wait_for_tasks`` and ``report_unreadable`` end the tick while something remains
+  to be done: of the phases after them only the alerts count.
 - ``clean_registry_files`` comes after them: the plugin counts the agent until its processes are gone.
 - ``deregister`` is last: after a crash in between, the record makes the next tick start again.
 """
 
 
-def earliest_requeue_s(sightings: Iterable[Sighting]) -> float | None:
-    """The time until the first task of these agents may be requeued that has to wait now, None without one."""
-    waiting = (held.decision.wait_s for sighting in sightings for held in sighting.held.work)
+def next_step_s(sightings: Iterable[Sighting]) -> float | None:
+    """The time until the first of these agents may be started, or its first task requeued; None if none waits."""
+    waiting = [held.decision.wait_s for sighting in sightings for held in sighting.held.work]
+    waiting += [sighting.restart.rest_s for sighting in sightings]
     return min((wait_s for wait_s in waiting if wait_s > 0), default=None)

@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 import anyio
 
+from yolo_supervisor.actions.agents import Terminate
 from yolo_supervisor.actions.base import Action, AlertCode, Escalate
 from yolo_supervisor.actions.tasks import finished_by_owner
 from yolo_supervisor.clock import Clock, in_turns, until_next
-from yolo_supervisor.config import Config, TasksConfig
+from yolo_supervisor.config import Config
 from yolo_supervisor.formats import tasks
 from yolo_supervisor.formats.plugin import execution_state
 from yolo_supervisor.fs.changes import QUIET
@@ -23,6 +24,7 @@ from yolo_supervisor.inventory.agents import AgentRegistry
 from yolo_supervisor.inventory.project_snapshot import ProjectSnapshot, lists_of_agent
 from yolo_supervisor.models import Agent, Liveness, Task
 from yolo_supervisor.policy.activity import Activity, Judgement, judge
+from yolo_supervisor.policy.restart import restarts_on_stall
 from yolo_supervisor.policy.retry import RetryDecision, RetryPolicy, requeue_or_dead_letter
 from yolo_supervisor.policy.task_owner import Ownership, OwnerState, Worker, ownership
 from yolo_supervisor.store.store import Store
@@ -31,6 +33,9 @@ from yolo_supervisor.watchers.waits import WaitClocks
 
 Cause = Literal["silent", "stalled", "unknown owner"]
 """The cause of a failed attempt of a living owner, or of an unknown one."""
+
+STALLED = "stalled"
+"""The evidence of a termination that the agent had stalled."""
 
 LOOKS_APART_S = 30.0
 """A task of an unknown owner is requeued if two looks at least this far apart show no sign of work."""
@@ -65,7 +70,7 @@ class TasksObservation:
     """The finished tasks of which the index still holds earlier attempts."""
 
 
-def decide(observation: TasksObservation, letters: Path, limits: TasksConfig) -> list[Remediation]:
+def decide(observation: TasksObservation, letters: Path, config: Config) -> list[Remediation]:
     """Requeue tasks whose owner is idle or unknown for too long, and reset the attempts of finished ones."""
     remediations: list[Remediation] = [
         (
@@ -75,10 +80,11 @@ def decide(observation: TasksObservation, letters: Path, limits: TasksConfig) ->
         )
         for task in observation.finished
     ]
-    return remediations + [steps for owned in observation.in_progress if (steps := _steps(owned, letters, limits))]
+    return remediations + [steps for owned in observation.in_progress if (steps := _steps(owned, letters, config))]
 
 
-def _steps(owned: OwnedTask, letters: Path, limits: TasksConfig) -> tuple[Action, ...]:
+def _steps(owned: OwnedTask, letters: Path, config: Config) -> tuple[Action, ...]:
+    limits = config.tasks
     activities = {judgement.activity for _, judgement in owned.activities}
     if activities & {Activity.WORKING, Activity.SUSPENDED}:
         return ()
@@ -89,9 +95,9 @@ def _steps(owned: OwnedTask, letters: Path, limits: TasksConfig) -> tuple[Action
         return ()
     stalled = next((pair for pair in owned.activities if pair[1].activity is Activity.STALLED), None)
     if stalled is not None:
-        return _stalled(owned, *stalled, letters, limits)
+        return _stalled(owned, *stalled, letters, config)
     if owned.owner.state is OwnerState.UNKNOWN or Activity.UNKNOWN in activities:
-        return _unknown(owned, letters, limits)
+        return _unknown(owned, letters, config)
     if owned.activities and owned.quiet_s >= limits.idle_limit_s:
         return _idle(owned, *owned.activities[0], letters)
     return ()
@@ -106,16 +112,31 @@ def _alert_waiting(owned: OwnedTask, agent: Agent, judgement: Judgement) -> Acti
     )
 
 
-def _stalled(
-    owned: OwnedTask, agent: Agent, judgement: Judgement, letters: Path, limits: TasksConfig
-) -> tuple[Action, ...]:
-    evidence = _evidence(owned, judgement)
+def _stalled(owned: OwnedTask, agent: Agent, judgement: Judgement, letters: Path, config: Config) -> tuple[Action, ...]:
+    limits, evidence = config.tasks, _evidence(owned, judgement)
+    if agent.process is not None and agent.lead is None and restarts_on_stall(agent.name, agent.role, config.restart):
+        return _restart(owned, agent, judgement, config)
     requeues = limits.on_stall == "requeue"
     steps = _requeue(owned, "stalled", letters, f"its owner {agent.name} is stalled: {judgement.sign}", evidence)
     then = "it was requeued, the agent was not terminated" if requeues and steps else "nothing is done about it"
     reason = f"{agent.name} is stalled with task {owned.task.id} in progress ({judgement.sign}): {then}"
     alert = Escalate(kind="agent", code=AlertCode.AGENT_STALLED, key=agent.id, reason=reason, evidence=evidence)
     return (alert, *steps) if requeues else (alert,)
+
+
+def _restart(owned: OwnedTask, agent: Agent, judgement: Judgement, config: Config) -> tuple[Action, ...]:
+    """End a stalled agent that the user wants to be started again; the agents watcher does that after its death."""
+    assert agent.process is not None
+    evidence = {**_evidence(owned, judgement), "pid": agent.process.pid, STALLED: True}
+    reason = f"{agent.name} is stalled with task {owned.task.id} in progress ({judgement.sign})"
+    alert = Escalate(
+        kind="agent", code=AlertCode.AGENT_STALLED, key=agent.id, evidence=evidence,
+        reason=f"{reason}: it is ended and started again",
+    )  # fmt: skip
+    end = Terminate(
+        key=agent.id, roots=(agent.process,), grace_s=config.processes.grace_s, reason=reason, evidence=evidence
+    )
+    return alert, end
 
 
 def _idle(owned: OwnedTask, agent: Agent, judgement: Judgement, letters: Path) -> tuple[Action, ...]:
@@ -135,9 +156,9 @@ def _idle(owned: OwnedTask, agent: Agent, judgement: Judgement, letters: Path) -
     return (alert, *steps)
 
 
-def _unknown(owned: OwnedTask, letters: Path, limits: TasksConfig) -> tuple[Action, ...]:
+def _unknown(owned: OwnedTask, letters: Path, config: Config) -> tuple[Action, ...]:
     """Alert about a task whose owner is unknown, and requeue it unless its lead may be waiting for that owner."""
-    if owned.quiet_s < limits.unknown_limit_s:
+    if owned.quiet_s < config.tasks.unknown_limit_s:
         return ()
     task, evidence = owned.task, _evidence(owned, None)
     what = f"nothing has happened for {owned.quiet_s:.0f} s, and its owner is unknown: {owned.owner.evidence}"
@@ -204,7 +225,16 @@ class TasksWatcher:
         return until_next(self.interval_s)
 
     async def tick(self, now: datetime) -> Sequence[Remediation]:
-        return decide(await self.observe(), self._store.paths.dead_letters, self.config.tasks)
+        return decide(await self.observe(), self._store.paths.dead_letters, self.config)
+
+    async def objection(self, action: Terminate) -> str | None:
+        """Object if the agent is not stalled any more."""
+        observation = await self.observe()
+        for owned in observation.in_progress:
+            for agent, judgement in owned.activities:
+                if agent.process in action.roots and judgement.activity is Activity.STALLED:
+                    return None
+        return "the agent has shown a sign of work"
 
     async def observe(self) -> TasksObservation:
         snapshot = self._registry.snapshot()

@@ -1,0 +1,376 @@
+"""Plans to bring dead agents back: collects the facts of each, and asks ``policy/restart.py``. Read-only."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+from yolo_supervisor.clock import Instant
+from yolo_supervisor.config import Config
+from yolo_supervisor.formats.crash_report import ENDED_BY_PERSON, CrashCause
+from yolo_supervisor.formats.launch import Launch
+from yolo_supervisor.inventory.agents import AgentRegistry
+from yolo_supervisor.inventory.crash_evidence import Crash
+from yolo_supervisor.inventory.launches import LaunchRecorder
+from yolo_supervisor.inventory.process_scan import ProcessScanner
+from yolo_supervisor.inventory.project_snapshot import ProjectSnapshot
+from yolo_supervisor.inventory.saved_work import SavedWork, sharing
+from yolo_supervisor.inventory.transcripts import Transcripts
+from yolo_supervisor.models import Agent, Liveness, Task, from_iso, iso
+from yolo_supervisor.policy.restart import (
+    RestartCode,
+    RestartDecision,
+    RestartFacts,
+    Verdict,
+    crash_of,
+    decide,
+    policy_for,
+)
+from yolo_supervisor.policy.restart_note import note_for
+from yolo_supervisor.store.lines import RestartState, StartState
+from yolo_supervisor.store.start_ledger import StartLedger
+from yolo_supervisor.store.store import Store
+from yolo_supervisor.system.processes import Processes
+from yolo_supervisor.system.tmux import Tmux
+
+UP = "up"
+"""The result of a start after which the client's process runs."""
+
+
+class Stage(StrEnum):
+    """How far a dead agent is on its way back."""
+
+    NONE = "none"
+    """Its policy is never to start it."""
+    DUE = "due"
+    WAITING = "waiting"
+    STARTING = "starting"
+    """A start is under way, or its process runs and is no known agent yet."""
+    RETURNED = "returned"
+    """A living agent goes on with its session."""
+    REFUSED = "refused"
+    """This end is not followed by a start."""
+    GIVEN_UP = "given_up"
+    """A person is needed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RestartPlan:
+    """The plan for one dead agent, as of this look."""
+
+    stage: Stage
+    decision: RestartDecision
+    keeps_work: bool = False
+    """Whether its tasks and leases stay its own for now."""
+    rest_s: float = 0.0
+    """The time after which the plan may change by itself; 0 if it does not."""
+    successor: Agent | None = None
+    """The living agent that goes on with its session."""
+    launch: Launch | None = None
+    note: str = ""
+    saves: Path | None = None
+    """The folder whose uncommitted work is to be saved before; None if it was saved, or is not to be."""
+    shared_with: tuple[str, ...] = ()
+    """The living agents that work in the same work tree."""
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+_NEVER = RestartDecision(verdict=Verdict.NEVER, code=RestartCode.NEVER_BY_POLICY, text="its policy is never")
+NO_RESTART = RestartPlan(stage=Stage.NONE, decision=_NEVER)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Death:
+    """One dead agent, as the agents watcher knows it."""
+
+    agent: Agent
+    record: str
+    crash: Crash | None
+    by_supervisor: bool
+    since_s: float
+    """For how long it is known to be dead, in time awake."""
+    tasks: Sequence[Task] = ()
+    """Its tasks in progress."""
+
+
+class RestartPlanner:
+    """Plans the return of one project's dead agents."""
+
+    def __init__(
+        self,
+        config: Config,
+        registry: AgentRegistry,
+        store: Store,
+        processes: Processes,
+        scanner: ProcessScanner,
+        tmux: Tmux,
+        launches: LaunchRecorder,
+        ledger: StartLedger,
+        saved: SavedWork,
+    ) -> None:
+        self.config = config
+        """The configuration in force: a reload replaces it."""
+        self._registry = registry
+        self._store = store
+        self._processes = processes
+        self._scanner = scanner
+        self._tmux = tmux
+        self._launches = launches
+        self._saved = saved
+        self._ledger = ledger
+        self._transcripts = Transcripts()
+        self._held: dict[str, dict[Path, str]] = {}
+        """By the record of a dead agent that may be started, its tasks in progress when it was first planned for."""
+        self._new_deaths: set[str] = set()
+        """The records of agents whose deaths are not in the ledger yet."""
+
+    def renew(self, dead: Collection[str]) -> None:
+        """Begin a new look, in which these records are of dead agents."""
+        self._transcripts.renew()
+        self._held = {record: tasks for record, tasks in self._held.items() if record in dead}
+
+    def save_deaths(self) -> None:
+        """Count the deaths since the last call: many at once pause all starts on this machine."""
+        if self._new_deaths:
+            self._ledger.record_deaths(self._new_deaths, self.config.restart)
+            self._new_deaths = set()
+
+    def record_launches(self, agents: Mapping[str, Agent]) -> None:
+        """Record how these agents were started, by their records, if any of them may be started again."""
+        if self.config.restart.policy != "never" or any(p != "never" for p in self.config.restart.agents.values()):
+            folders, servers = self._registry.folders.roots, self._tmux.last()
+            self._launches.record(agents, self._registry.homes(), folders, servers)
+
+    def plan(self, death: Death, others: Sequence[Agent], snapshot: ProjectSnapshot) -> RestartPlan:
+        """The plan for one dead agent. ``others`` are all agents that are not known to be dead."""
+        agent, rules = death.agent, self.config.restart
+        if agent.lead is not None or agent.process is None:
+            return NO_RESTART
+        state = self._store.index.restarts.get(agent.id, RestartState())
+        launch = self._launch(death.record, state)
+        session = self._session(agent, launch, snapshot)
+        newest = next((start for start in reversed(state.starts) if start.record == death.record), None)
+        if (successor := self._successor(agent, session, newest, others)) is not None:
+            return replace(NO_RESTART, stage=Stage.RETURNED, keeps_work=True, successor=successor)
+        if policy_for(agent.name, agent.role, rules) == "never" and newest is None:
+            return NO_RESTART
+        if newest is not None and (left_s := self._starting_s(newest)) is not None:
+            return replace(NO_RESTART, stage=Stage.STARTING, keeps_work=True, rest_s=left_s)
+        if launch is not None and launch.session != session:
+            launch = replace(launch, session=session)
+        if is_new := death.record not in self._held:
+            self._held[death.record] = {task.path: task.id for task in death.tasks}
+        facts = self._facts(death, launch, state, others, snapshot)
+        chance = zlib.crc32(f"{agent.id}#{len(state.starts)}".encode("utf-8", "surrogatepass")) / 2**32
+        decision = decide(facts, rules, chance, poison_s=self.config.tasks.poison_s)
+        if is_new and decision.verdict is not Verdict.NEVER:
+            self._new_deaths.add(death.record)
+        plan = self._planned(death, decision, facts, launch, snapshot)
+        if launch is None or plan.stage is Stage.REFUSED or self._saved.is_done(death.record):
+            return plan
+        return replace(plan, saves=Path(launch.folder), shared_with=self._sharing(Path(launch.folder), others))
+
+    def _sharing(self, folder: Path, others: Iterable[Agent]) -> tuple[str, ...]:
+        seen = [(other.name, self._scanner.agents.get(other.process)) for other in others if other.process]
+        return sharing(folder, [(name, at.folder) for name, at in seen if at is not None])
+
+    def _launch(self, record: str, state: RestartState) -> Launch | None:
+        """How the agent was started; one that died as soon as it came back is known by its predecessor."""
+        records = (record, *(start.record for start in reversed(state.starts)))
+        return next((launch for name in records if (launch := self._launches.of(name)) is not None), None)
+
+    def _session(self, agent: Agent, launch: Launch | None, snapshot: ProjectSnapshot) -> str | None:
+        """The id of the agent's session; a teammate that died young is known by its only transcript."""
+        if agent.session is not None or launch is None or launch.session is not None or agent.team is None:
+            return agent.session or (launch.session if launch is not None else None)
+        folders = [Path(launch.folder), *self._registry.folders.roots]
+        paths = self._transcripts.of_teammate(agent.name, agent.team, snapshot.homes, folders)
+        path = self._transcripts.current(paths)
+        return path.stem if path is not None else None
+
+    def _planned(
+        self, death: Death, decision: RestartDecision, facts: RestartFacts, launch: Launch | None,
+        snapshot: ProjectSnapshot,
+    ) -> RestartPlan:  # fmt: skip
+        match decision.verdict:
+            case Verdict.START:
+                cause = crash_of(facts)
+                now = Instant(self._processes.boot, self._store.clock.monotonic())
+                evidence = {
+                    "session": launch.session if launch else None, "attempt": decision.attempt,
+                    "cause": str(cause) if cause else None,
+                    "answered_at": iso(at) if (at := self._answered_at(launch, snapshot)) else None, **now.fields(),
+                }  # fmt: skip
+                note = self.config.restart.note or note_for(
+                    died_at=death.crash.report.evidence.at if death.crash else self._store.clock.now(),
+                    why=death.crash.verdict.reason if death.crash else "",
+                    tool=death.crash.report.evidence.tail.tool if death.crash else None,
+                    tasks=death.tasks,
+                )
+                return RestartPlan(
+                    stage=Stage.DUE, decision=decision, keeps_work=True, launch=launch, note=note, evidence=evidence
+                )
+            case Verdict.WAIT:
+                # tasks that wait for the same limit are held anyway
+                soon = death.since_s + decision.wait_s <= self.config.restart.window_s
+                rest_s = decision.wait_s
+                if not soon and (left_s := self.config.restart.window_s - death.since_s) > 0:
+                    rest_s = min(rest_s, left_s)
+                keeps = soon or decision.code is RestartCode.QUOTA
+                return RestartPlan(stage=Stage.WAITING, decision=decision, keeps_work=keeps, rest_s=rest_s)
+            case Verdict.PERSON:
+                return RestartPlan(stage=Stage.GIVEN_UP, decision=decision)
+        return RestartPlan(stage=Stage.REFUSED, decision=decision)
+
+    def _successor(
+        self, agent: Agent, session: str | None, start: StartState | None, others: Iterable[Agent]
+    ) -> Agent | None:
+        """The agent that goes on with the session: one that we started, or that a person resumed.
+
+        It may have died a moment ago: then it is recovered like any other.
+        """
+        ours = start.process if start is not None else None
+        return next(
+            (
+                other
+                for other in others
+                if other.process is not None
+                and other.process != agent.process
+                and other.lead is None
+                and (other.process == ours or (session is not None and other.session == session))
+            ),
+            None,
+        )
+
+    def _starting_s(self, start: StartState) -> float | None:
+        """The time to wait for a start that is under way; None if it is over, and has failed."""
+        if start.result not in ("", UP):
+            return None
+        if start.process is not None and self._processes.liveness(start.process) is not Liveness.DEAD:
+            return self.config.restart.window_s
+        if start.result == UP:
+            return None
+        left_s = self.config.restart.window_s - self._age_s(start)
+        return left_s if left_s > 0 else None
+
+    def _age_s(self, start: StartState) -> float:
+        """The age of a start. After a reboot the wall clock tells it."""
+        now = Instant(self._processes.boot, self._store.clock.monotonic())
+        if start.began is not None and (age_s := start.began.age(now)) is not None:
+            return age_s
+        try:
+            return max(0.0, (self._store.clock.now() - from_iso(start.at)).total_seconds())
+        except ValueError:
+            return float("inf")
+
+    # -- the facts -------------------------------------------------------------------------------------------------
+
+    def _facts(
+        self, death: Death, launch: Launch | None, state: RestartState, others: Sequence[Agent],
+        snapshot: ProjectSnapshot,
+    ) -> RestartFacts:  # fmt: skip
+        agent, crash = death.agent, death.crash
+        evidence = crash.report.evidence if crash is not None else None
+        status, number = (evidence.status, evidence.signal) if evidence is not None else (None, None)
+        if status is None and number is None:  # an earlier supervisor may have seen it
+            status, number = self._store.index.exit_of(agent)
+        starts = tuple(self._age_s(start) for start in state.starts)
+        last = state.starts[-1] if state.starts else None
+        progressed_s = max(0.0, starts[-1] - death.since_s) if last is not None and last.resumed else None
+        cause = crash.verdict.cause if crash is not None else None
+        session = launch.session if launch is not None else agent.session
+        overflows = sum(
+            start.cause == CrashCause.CONTEXT_OVERFLOW and start.session == session for start in state.starts
+        )
+        return RestartFacts(
+            name=agent.name,
+            role=agent.role,
+            died_s=death.since_s,
+            status=status,
+            signal=number,
+            oom=evidence is not None and evidence.oom is not None and not evidence.oom_ambiguous,
+            cause=cause,
+            by_supervisor=death.by_supervisor,
+            stalled=self._store.index.ended_for_stall(agent.id),
+            held=state.held,
+            deliberate=crash is not None and _ended_by_person(crash),
+            hosted=agent.hosted,
+            headless=launch is not None and launch.headless,
+            has_work=bool(death.tasks),
+            replaced=_is_replaced(agent, others, snapshot),
+            lead_gone=self._registry.lead_has_ended(agent, snapshot),
+            work_taken=self._is_work_taken(death),
+            hold_s=crash.hold_s if crash is not None else None,
+            overflows=overflows + (cause is CrashCause.CONTEXT_OVERFLOW),
+            last_crash=_last_crash(last, starts[-1] - death.since_s) if last is not None else None,
+            folder_exists=Path(launch.folder).is_dir() if launch is not None else None,
+            session=session is not None,
+            transcript=self._transcript(launch, snapshot),
+            launch_known=launch is not None,
+            free_mib=psutil.virtual_memory().available // 2**20,
+            starts=starts,
+            progressed_s=progressed_s,
+            host_starts=self._ledger.ages(),
+            storm_left_s=self._ledger.storm_left_s(),
+        )
+
+    def _is_work_taken(self, death: Death) -> bool:
+        """Whether other agents have begun or finished all that it was working on when it died."""
+        held = self._held.get(death.record, {})
+        now = {path: self._registry.task_lists.task(path.parent, path.stem) for path in held}
+        return bool(held) and all(
+            task is not None and (task.status == "completed" or (task.owner and not death.agent.bears(task.owner)))
+            for task in now.values()
+        )
+
+    def _path(self, launch: Launch | None, snapshot: ProjectSnapshot) -> Path | None:
+        if launch is None or launch.session is None:
+            return None
+        homes = (Path(launch.claude_dir), *snapshot.homes) if launch.claude_dir else snapshot.homes
+        return self._transcripts.of_session(launch.session, homes, [Path(launch.folder), *self._registry.folders.roots])
+
+    def _transcript(
+        self, launch: Launch | None, snapshot: ProjectSnapshot
+    ) -> Literal["missing", "no_turn", "ok", "unknown"]:
+        if launch is None or launch.session is None:
+            return "unknown"
+        path = self._path(launch, snapshot)
+        if path is None:
+            return "missing"
+        return "ok" if self._transcripts.turn(path) is not None else "no_turn"
+
+    def _answered_at(self, launch: Launch | None, snapshot: ProjectSnapshot) -> datetime | None:
+        path = self._path(launch, snapshot)
+        turn = self._transcripts.turn(path) if path is not None else None
+        return turn.answered_at if turn is not None else None
+
+
+def _is_replaced(agent: Agent, others: Iterable[Agent], snapshot: ProjectSnapshot) -> bool:
+    """Whether a teammate's team does not list it any more, or lists another process under its name."""
+    if agent.team is None or agent.is_session:
+        return False
+    if any(other.id == agent.id and other.process != agent.process for other in others):
+        return True
+    team = next((team for team in snapshot.teams if team.name == agent.team), None)
+    return team is not None and all(member.agent_id != agent.id for member in team.members)
+
+
+def _ended_by_person(crash: Crash) -> bool:
+    """Whether the client has reported that a person ended its session."""
+    event, payload = crash.report.evidence.last_hook
+    return event == "SessionEnd" and payload.get("reason") in ENDED_BY_PERSON
+
+
+def _last_crash(start: StartState, ago_s: float) -> tuple[CrashCause, float] | None:
+    """The cause of the death that the start followed, and how long before this death that was."""
+    try:
+        return CrashCause(start.cause or ""), max(0.0, ago_s)
+    except ValueError:
+        return None
