@@ -650,6 +650,7 @@ EXCEPTIONS = {
     ("commits/branch_update.py", "_remove_empty", "folder.rmdir"),
     ("commits/backup.py", "copy_file", "open"),  # a temporary index
     ("commits/backup.py", "copy_file", "os.utime"),
+    ("commits/backup.py", "copy_file", "os.unlink"),
     ("commits/push.py", "_back_up", "Path(copy).unlink"),
     ("commits/salvage_program.py", "_temporary_index", "os.makedirs"),  # another temporary index
     ("commits/salvage_program.py", "remove", "os.unlink"),

@@ -3,6 +3,7 @@
 Every commit with hooks uses this module, so it imports little.
 """
 
+import contextlib
 import os
 import time
 from typing import NamedTuple
@@ -106,9 +107,9 @@ def copy_file(path: str, copy: str) -> None:
             new.write(file.read())
         written_ns = os.stat(path).st_mtime_ns
         os.utime(copy, ns=(written_ns, written_ns))
-    except FileNotFoundError:
-        with open(copy, "wb"):
-            pass  # an empty index
+    except FileNotFoundError:  # an empty index
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(copy)
 
 
 def _add_all(git: QuickGit, small_only: bool) -> list[str]:

@@ -27,6 +27,7 @@ from yolo_supervisor.commits.backup import (
 from yolo_supervisor.commits.quick_git import QuickGit, QuickGitError
 from yolo_supervisor.commits.rescue_refs import prune
 from yolo_supervisor.system.git_files import find_root
+from yolo_supervisor.system.subreaper import adopt_orphans
 
 SALVAGE_FILE = "salvage-"
 """The prefix of our temporary files."""
@@ -42,6 +43,9 @@ RESERVE_S = 0.7
 
 PORTION_BYTES, PORTION_FILES = 32 * 2**20, 5000
 """The files that one command adds: those that are added before the time is over are in the copy."""
+
+LINGER_S = 5.0
+"""The time in which a program whose git was killed is itself ended, with all that git has started, in seconds."""
 
 NESTED, DEPTH = 20, 3
 """The number of repositories inside the work tree that are copied, too, and how deep they are looked for."""
@@ -64,6 +68,9 @@ SETTINGS = {
 
 ALONE = {"GIT_ALLOW_PROTOCOL": "", "GIT_NO_LAZY_FETCH": "1", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
 """Environment variables with which git asks neither the network nor a person, and whose messages are English."""
+
+OF_THE_USER = {"GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM", "GIT_EXEC_PATH"}
+"""Environment variables of git's that name no repository."""
 
 
 class SaveOutcome(StrEnum):
@@ -125,6 +132,8 @@ class Salvage:
         self._common_dirs: set[str] = set()
         """The repositories of the work trees so far. Other work trees of them are not the agent's."""
         self._runs = 0
+        self.was_slow = False
+        """Whether git was killed since the time was over."""
 
     def run(self, folder: str) -> Iterator[Result]:
         """Copy the work tree of the folder, then the repositories in it; the result so far, after each step."""
@@ -147,7 +156,9 @@ class Salvage:
                 yield result._replace(reason="; ".join((result.reason, *said)))
 
     def _git(self, folder: str) -> QuickGit:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("GIT_") or name in OF_THE_USER
+        }
         git = QuickGit(folder, {**environment, **ALONE, **_settings(SETTINGS)}, self._deadline)
         listed = git.or_none("config", "--null", "--name-only", "--get-regexp", r"^filter\.") or ""
         drivers = {name.rpartition(".")[0] for name in listed.split("\0") if name}
@@ -184,6 +195,7 @@ class Salvage:
                 return self._copy(git, where, copy)
         except QuickGitError as error:
             if error.exit is None:
+                self.was_slow = True
                 return Result(SaveOutcome.TOO_SLOW, f"the work in {root} could not be copied in time", root), []
             return _failed(root, _complaint(error.output)), []
         except OSError as error:
@@ -254,6 +266,7 @@ class Salvage:
             except QuickGitError as error:
                 if error.exit is not None:
                     raise
+                self.was_slow = True
                 remove([f"{index.environment['GIT_INDEX_FILE']}.lock"])  # git was killed
                 return {SaveOutcome.TOO_SLOW: [name for rest in portions[number:] for name in rest], **left}
         return left
@@ -368,9 +381,13 @@ def _report(document: dict[str, object]) -> None:
 
 
 def main() -> None:
+    adopt_orphans()
     folder, name, deadline, max_bytes = sys.argv[1:]
-    for result in Salvage(name, float(deadline), int(max_bytes)).run(folder):
+    salvage = Salvage(name, float(deadline), int(max_bytes))
+    for result in salvage.run(folder):
         _report(result._asdict())
+    if salvage.was_slow:
+        time.sleep(LINGER_S)
 
 
 if __name__ == "__main__":
