@@ -46,7 +46,7 @@ class Children:
             if child.poll() is None:
                 child.send_signal(signal.SIGKILL)
             child.wait()
-            for stream in (child.stdin, child.stdout):
+            for stream in (child.stdin, child.stdout, child.stderr):
                 if stream is not None:
                     stream.close()
         if self._started and sys.platform == "linux":

@@ -37,10 +37,11 @@ LAUNCHES = st.builds(
     absent=NAMES, claude_dir=st.none() | PATHS, mode=st.none() | TEXTS, tmux_session=st.none() | TEXTS,
     window=st.none() | TEXTS, headless=st.booleans(),
 )  # fmt: skip
+ARGV = st.tuples(TEXTS, ARGUMENTS).map(lambda words: (words[0], *words[1]))
 STARTS = st.builds(
-    Start, argv=st.tuples(TEXTS, ARGUMENTS).map(lambda t: (t[0], *t[1])), folder=PATHS, environment=VARIABLES,
-    absent=NAMES, session=SESSIONS, agent=TEXTS, team=st.none() | TEXTS, homes=st.lists(PATHS, max_size=3).map(tuple),
-    lock=PATHS, pane=st.none() | TEXTS,
+    Start, argv=ARGV, folder=PATHS, session=TEXTS, agent=TEXTS, lock=PATHS, team=st.none() | TEXTS,
+    homes=st.lists(PATHS, max_size=3).map(tuple), environment=VARIABLES, absent=NAMES, pane=st.none() | TEXTS,
+    program=st.just(1), script=st.none() | TEXTS, is_client=st.booleans(),
 )  # fmt: skip
 
 

@@ -73,7 +73,7 @@ def looks_like_agent(argv: Sequence[str], executable: str) -> bool:
         return True
     interpreted = argv[1:2] if argv and Path(argv[0]).name in ("node", "bun") else []
     names = [executable, *argv[:1], *interpreted]
-    return any(map(_is_client, names)) and not is_client_daemon(argv)
+    return any(map(is_client_name, names)) and not is_client_daemon(argv)
 
 
 def is_client_daemon(argv: Sequence[str]) -> bool:
@@ -83,10 +83,11 @@ def is_client_daemon(argv: Sequence[str]) -> bool:
     """
     rest = argv[2:] if argv and Path(argv[0]).name in ("node", "bun") else argv[1:]
     command = next(iter(rest), "")
-    return command in ("daemon", "bg-pty-host") and any(map(_is_client, argv[:2]))
+    return command in ("daemon", "bg-pty-host") and any(map(is_client_name, argv[:2]))
 
 
-def _is_client(name: str) -> bool:
+def is_client_name(name: str) -> bool:
+    """Whether a program or script with this name or path is Claude Code."""
     return Path(name).name == "claude" or "/claude/versions/" in name or "claude-code/" in name
 
 

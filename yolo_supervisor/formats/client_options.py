@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import PurePosixPath
 
+from yolo_supervisor.formats import claude
+
 
 class Takes(StrEnum):
     """The number of values that an option takes."""
@@ -279,21 +281,32 @@ _WITH_VALUE = {
 """The interpreters' options whose value is the next word."""
 
 
-def program_length(argv: Sequence[str]) -> int:
-    """The number of words that name the program: an interpreter is followed by its options and a script."""
+@dataclass(frozen=True, slots=True)
+class Program:
+    """The first words of a command line, which name the program."""
+
+    length: int
+    """The number of these words: an interpreter is followed by its options and a script."""
+    script: str | None = None
+    """The script that an interpreter runs."""
+    is_client: bool = False
+    """Whether the name of the program, or of the script, is Claude Code's."""
+
+
+def program(argv: Sequence[str]) -> Program:
+    """The program of the command line."""
     if not argv:
-        return 0
+        return Program(0)
     found = INTERPRETERS.fullmatch(PurePosixPath(argv[0]).name)
     if found is None:
-        return 1
+        return Program(1, is_client=claude.is_client_name(argv[0]))
     kind = {"nodejs": "node"}.get(found[1], found[1])
     at = 1
     while at < len(argv):
         word = argv[at]
-        if word == _CODE.get(kind):
-            return min(at + (3 if kind.endswith("sh") else 2), len(argv))  # a shell's code is followed by a name
-        if word == "-m" and kind == "python":
-            return min(at + 2, len(argv))
+        if word == _CODE.get(kind) or (word == "-m" and kind == "python"):
+            length = at + (3 if kind.endswith("sh") else 2)  # a shell's code is followed by a name
+            return Program(min(length, len(argv)))
         if word == "run" and kind in ("bun", "deno"):
             at += 1
         elif word in _WITH_VALUE.get(kind, ()):
@@ -301,5 +314,5 @@ def program_length(argv: Sequence[str]) -> int:
         elif _is_option(word):
             at += 1
         else:
-            return at + 1
-    return len(argv)
+            return Program(at + 1, word, claude.is_client_name(word))
+    return Program(len(argv))

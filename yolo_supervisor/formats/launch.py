@@ -6,11 +6,12 @@ A command line may hold secrets, so it is not copied into the journal, a report 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import PurePosixPath
 
-from yolo_supervisor.formats.client_options import COMMANDS, Part, parts, program_length
+from yolo_supervisor.formats.client_options import COMMANDS, Part, parts, program
 from yolo_supervisor.formats.launch_fields import (
     ENVIRONMENT,
     SESSION,
@@ -26,6 +27,7 @@ from yolo_supervisor.formats.launch_fields import (
     dump_document,
     load_document,
 )
+from yolo_supervisor.formats.start import Start
 from yolo_supervisor.redaction import redacted
 
 
@@ -157,7 +159,7 @@ def resume_argv(launch: Launch, note: str | None, fresh: bool = False) -> tuple[
 
     Its mode allows no more than the agent was allowed before. The note is one argument.
     """
-    length = program_length(launch.argv)
+    length = program(launch.argv).length
     said = parts(launch.argv[length:])
     if (problem := _problem(launch, said, note, fresh)) is not None:
         return problem
@@ -173,16 +175,39 @@ def resume_argv(launch: Launch, note: str | None, fresh: bool = False) -> tuple[
 
 def is_headless(argv: Sequence[str]) -> bool:
     """Whether a client with this command line answers one prompt and ends."""
-    return any(part.name == "--print" for part in parts(argv[program_length(argv) :]))
+    return any(part.name == "--print" for part in parts(argv[program(argv).length :]))
 
 
 def resumed_session(argv: Sequence[str]) -> str | None:
     """The session that the command line names; None if it names none, or begins a copy of it."""
-    said = parts(argv[program_length(argv) :])
+    said = parts(argv[program(argv).length :])
     if any(part.name == "--fork-session" for part in said):
         return None
     named = [value for part in said if part.name in ("--resume", "--session-id") for value in part.values]
-    return named[-1] if named and SESSION.fullmatch(named[-1]) else None
+    session = PurePosixPath(named[-1]).name.removesuffix(".jsonl") if named else ""  # it may name the transcript
+    return session if SESSION.fullmatch(session) else None
+
+
+def start_of(
+    launch: Launch, argv: Sequence[str], *, team: str | None, homes: Iterable[str], lock: str, pane: str | None = None
+) -> Start:
+    """The start of the agent with this command line, which ``resume_argv`` has returned."""
+    named = program(argv)
+    return Start(
+        argv=tuple(argv),
+        folder=launch.folder,
+        session=launch.session or launch.agent,
+        agent=launch.agent,
+        lock=lock,
+        team=team,
+        homes=tuple(dict.fromkeys((*homes, *((launch.claude_dir,) if launch.claude_dir else ())))),
+        environment=launch.environment,
+        absent=launch.absent,
+        pane=pane,
+        program=named.length,
+        script=named.script,
+        is_client=named.is_client,
+    )
 
 
 def _problem(launch: Launch, said: Sequence[Part], note: str | None, fresh: bool) -> LaunchProblem | None:
