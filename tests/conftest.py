@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,9 @@ SLOWEST = [
 RUNNING_UNIT: list[str] = []
 """The test that runs now, if it is one that may not start a process."""
 
+sys.dont_write_bytecode = False
+"""Test files are rewritten and compiled when they are imported, which takes a third of a minute: once is enough."""
+
 # A busy machine is slow, which is no failure.
 settings.register_profile("tests", deadline=None, max_examples=budget(quick=50, full=100, soak=1000))
 settings.load_profile("tests")
@@ -69,12 +72,21 @@ def pytest_configure(config: pytest.Config) -> None:
     if sys.platform == "linux" and not runs_workers(config):
         GUARDS.append(Guard())
     sys.addaudithook(forbid_processes)
+    if hasattr(config, "workerinput") and config.args_source is pytest.Config.ArgsSource.TESTPATHS:
+        config.args[:] = map(str, in_turn(config.workerinput))
     # The tests' projects get their state folders here, never in the state directory of the user.
     os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="yolo-supervisor-tests-")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(os.environ.pop("XDG_STATE_HOME", ""), ignore_errors=True)
+
+
+def in_turn(worker: Mapping[str, Any]) -> list[Path]:
+    """All test files; each worker begins at another one, so that it finds most of the others compiled."""
+    files = sorted(TESTS.rglob("test_*.py"))
+    begin = len(files) * int(worker["workerid"].removeprefix("gw")) // worker["workercount"]
+    return files[begin:] + files[:begin]
 
 
 def runs_workers(config: pytest.Config) -> bool:
@@ -99,6 +111,12 @@ def pytest_testnodedown(node: Any) -> None:
     LEFTOVERS.extend(getattr(node, "workeroutput", {}).get("leftovers", ()))
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import no file of the other folders for ``-m unit``."""
+    of_unit_only = config.getoption("markexpr") == "unit"
+    return True if of_unit_only and collection_path.parent in (TESTS / "system", TESTS / "soak") else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark each test by the folder it lies in; a quick run leaves out the thorough ones."""
     for item in items:
@@ -119,7 +137,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("soak"):
             item.add_marker(pytest.mark.timeout(minutes * 60 + 600))
-    items.sort(key=lambda item: SLOWEST.index(item.path.stem) if item.path.stem in SLOWEST else len(SLOWEST))
+    items.sort(
+        key=lambda item: (SLOWEST.index(item.path.stem) if item.path.stem in SLOWEST else len(SLOWEST), item.path)
+    )
 
 
 def beyond_samples(items: Iterable[pytest.Item]) -> Iterator[pytest.Item]:
