@@ -118,6 +118,21 @@ def test_what_a_killed_writer_has_left_is_removed(host: Host) -> None:
     assert sorted(each.name for each in host.path.parent.iterdir()) == ["starts.json", "starts.lock"]
 
 
+def test_a_look_sees_what_another_process_has_changed_and_reads_nothing_else() -> None:
+    disk, clock = MemoryDisk(), FakeClock()
+    ledger = memory_ledger(disk, clock)
+    seen = [ledger.ages()]
+    for _ in range(3):
+        take_again(disk, clock)
+        clock.wait(5.0)
+        seen.append(ledger.ages())
+    disk.log.clear()
+
+    assert [len(ages) for ages in seen] == [0, 1, 2, 3]
+    assert (ledger.ages(), ledger.storm_left_s()) == ((15.0, 10.0, 5.0), 0.0)
+    assert {name for name, _ in disk.log} <= {"status"}
+
+
 # -- other boots and clocks ---------------------------------------------------------------------------------------
 
 

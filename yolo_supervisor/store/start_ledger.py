@@ -45,6 +45,8 @@ class StartLedger:
         self._disk = disk
         self._clock = clock
         self._boot = boot
+        self._seen: tuple[tuple[int, int, int] | None, Starts] | None = None
+        """The file at the last look, and its content, since a look is taken in each tick."""
 
     def take(self, rules: RestartConfig) -> float:
         """Record a start, and return 0; or record none, and return the seconds after which to ask again.
@@ -112,7 +114,11 @@ class StartLedger:
     def _look(self) -> Starts:
         """The content, for a look that decides nothing; empty if it cannot be read."""
         try:
-            return self._read()
+            found = self._disk.status(self.path)
+            file = (found.st_ino, found.st_mtime_ns, found.st_size) if found is not None else None
+            if self._seen is None or self._seen[0] != file or self.damage is not None:
+                self._seen = file, self._read()
+            return self._seen[1]
         except OSError as error:
             self.damage = f"{self.path} cannot be read: {error.strerror}"
             return Starts()
