@@ -6,89 +6,16 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support import stub_client
-from support.daemon import QUICK
 from support.team import Team
+from support.teammates import RESTART, Teammates
 from support.tmux import PrivateTmux
 from support.wait import wait_until
-
-RESTART = (
-    QUICK
-    + """
-[restart]
-policy = "on-crash"
-host_pause_s = 0
-host_starts = 1000
-backoff_s = 0.1
-"""
-)
-
-
-class Teammates:
-    """Teammates of the team ``red`` in panes of a private tmux server."""
-
-    def __init__(self, team: Team, tmux: PrivateTmux) -> None:
-        self.team, self.tmux = team, tmux
-        folder = team.claude / "teams" / "red"
-        folder.mkdir(parents=True)
-        self.config = folder / "config.json"
-        self._members: list[dict[str, Any]] = []
-        tmux.session("red")
-        tmux("set-option", "-g", "remain-on-exit", "failed")
-
-    def start(self, name: str) -> int:
-        """A teammate at work, known to the daemon; its pid."""
-        pid = self.start_unrecorded(name)
-        self.team.wait_known(name, "red")
-        return pid
-
-    def start_unrecorded(self, name: str) -> int:
-        """A teammate that is at work; its pid."""
-        return self._run(name)
-
-    def resume(self, name: str, session: str) -> int:
-        """A person resumes the teammate's session by hand, in another pane; the pid."""
-        return self._run(name, f"--resume {session}")
-
-    def pane(self, name: str) -> str:
-        """The pane in which the teammate was started."""
-        return next(str(member["tmuxPaneId"]) for member in self._members if member["name"] == name)
-
-    def _run(self, name: str, more: str = "") -> int:
-        flags = f"--agent-id {name}@red --agent-name {name} --team-name red --model opus {more}"
-        line = f"cd {self.team.project} && exec {sys.executable} {stub_client.__file__} {flags}"
-        pane, pid = self.tmux("split-window", "-d", "-P", "-F", "#{pane_id} #{pane_pid}", "-t", "red:", line).split()
-        if not more:
-            member = {"agentId": f"{name}@red", "name": name, "tmuxPaneId": pane, "backendType": "tmux"}
-            self._members.append({**member, "cwd": str(self.team.project)})
-            self.config.write_text(json.dumps({"name": "red", "leadAgentId": "l@red", "members": self._members}))
-        self.team.mind(int(pid))
-        wait_until(lambda: self.transcript(name), f"the transcript of {name}")
-        return int(pid)
-
-    def transcript(self, name: str) -> Path | None:
-        paths = self.team.claude.glob("projects/*/*.jsonl")
-        return next((path for path in paths if f'"agentName": "{name}"' in path.read_text()), None)
-
-    def back(self, name: str, times: int = 1) -> dict[str, Any]:
-        """The entry of its newest start, once it is up so often."""
-
-        def up() -> dict[str, Any] | None:
-            starts = [
-                e for e in self.team.running.did("restarted", f"{name}@red") if e["evidence"].get("result") == "up"
-            ]
-            return starts[-1] if len(starts) >= times else None
-
-        entry: dict[str, Any] = self.team.running.wait(up, f"{name} to come back")
-        self.team.mind(entry["evidence"]["pid"])
-        return entry
 
 
 @pytest.fixture

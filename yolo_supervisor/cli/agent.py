@@ -1,4 +1,4 @@
-"""``agent``: list, register, stop and forget agents."""
+"""``agent``: list, register, stop, start, hold, reset and forget agents."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import NoReturn
 import click
 
 from yolo_supervisor import config as configuration
-from yolo_supervisor.actions.agents import Register
+from yolo_supervisor.actions.agents import Register, held, restart_reset
 from yolo_supervisor.actions.agents import forget as forget_action
-from yolo_supervisor.cli.consent import YES, confirm
+from yolo_supervisor.cli import returning
+from yolo_supervisor.cli.consent import YES, confirm, refuse_agents
 from yolo_supervisor.cli.context import EX_NO, Shared, fail, out, out_json, print_result, shared
 from yolo_supervisor.cli.project_view import ProjectView
+from yolo_supervisor.cli.returning import CannotStart
 from yolo_supervisor.cli.stopping import CannotStop, choose_agent, describe_end, end_agent, refusal_to_stop
 from yolo_supervisor.config import Config
 from yolo_supervisor.formats import claude
@@ -26,12 +28,14 @@ from yolo_supervisor.system.tmux import pane_of
 
 @click.group()
 def command() -> None:
-    """List, register, stop and forget agents.
+    """List, register, stop, start, hold, reset and forget agents.
 
     \b
     Examples:
       yolo-supervisor agent list
       yolo-supervisor agent stop dev-1
+      yolo-supervisor agent hold dev-1
+      yolo-supervisor agent start dev-1
       yolo-supervisor agent register --pid $$ --role dev --name dev-1 --team my-team
       yolo-supervisor agent forget dev-1@my-team
     """
@@ -159,8 +163,9 @@ def stop(options: Shared, name: str, yes: bool) -> None:
     """Stop an agent: end its process and all that it has started.
 
     NAME is the name, the id or the pid of an agent. Its processes get SIGTERM, and SIGKILL after the grace period
-    ([processes] grace_s). Its tasks are requeued by the daemon, and no attempt is charged. Exit code 1 if the agent may
-    not be stopped, or did not end.
+    ([processes] grace_s). Its tasks are requeued by the daemon, and no attempt is charged. It is held, too: it is not
+    started again by itself until ``agent start`` or ``agent reset``. Exit code 1 if the agent may not be stopped, or
+    did not end.
 
     \b
     Example:
@@ -176,6 +181,7 @@ def stop(options: Shared, name: str, yes: bool) -> None:
     question = f"End {agent.id} (process {agent.pid}) and all that it has started?{below}"
     confirm(view, question, yes)
     view.store.open()
+    view.carry_out(held(key=agent.id, reason="stopped by hand"))
     stopped = end_agent(view, agent)
     ending = stopped.ending
     document = {
@@ -192,7 +198,104 @@ def stop(options: Shared, name: str, yes: bool) -> None:
         raise SystemExit(EX_NO)
 
 
-def _refuse(options: Shared, cannot: CannotStop) -> NoReturn:
+@command.command("hold")
+@click.argument("name", metavar="NAME")
+@shared
+@click.pass_obj
+def hold(options: Shared, name: str) -> None:
+    """Forbid further starts of an agent, alive or dead.
+
+    NAME is its name or id. The supervisor does not start it again by itself until ``agent start`` or ``agent reset``,
+    whatever [restart] says; this outlasts restarts of the supervisor. A running process goes on.
+
+    \b
+    Example:
+      yolo-supervisor agent hold dev-1@my-team
+    """
+    view, ident = _named(options, name)
+    state = view.store.index.restarts.get(ident)
+    if state is not None and state.held:
+        print_result(options, {"result": "known", "id": ident}, f"{ident}: held already")
+        return
+    view.store.open()
+    view.carry_out(held(key=ident, reason="held by hand"))
+    until = f"yolo-supervisor agent start {ident}, or agent reset {ident}"
+    print_result(options, {"result": "held", "id": ident}, f"{ident}: held, it is not started again until: {until}")
+
+
+@command.command("reset")
+@click.argument("name", metavar="NAME")
+@shared
+@click.pass_obj
+def reset(options: Shared, name: str) -> None:
+    """Forget the starts of an agent so far, that it was given up, and a hold.
+
+    NAME is its name or id. The next start is the first again. An agent whose recovery is complete is not started by
+    that: use agent start. Not accepted from an agent.
+
+    \b
+    Example:
+      yolo-supervisor agent reset dev-1@my-team
+    """
+    view, ident = _named(options, name)
+    refuse_agents(view)
+    if ident not in view.store.index.restarts:
+        print_result(options, {"result": "known", "id": ident}, f"{ident}: nothing to reset")
+        return
+    view.store.open()
+    view.carry_out(restart_reset(key=ident, reason="reset by hand"))
+    dead = all(agent.id != ident for agent in returning.living(view))
+    how = f"; start it now: yolo-supervisor agent start {ident}" if dead else ""
+    print_result(options, {"result": "reset", "id": ident}, f"{ident}: its starts count from zero again{how}")
+
+
+@command.command("start")
+@click.argument("name", metavar="NAME")
+@shared
+@click.pass_obj
+def start(options: Shared, name: str) -> None:
+    """Start a dead agent again now, with its conversation.
+
+    NAME is its name or id; it may be forgotten since: the last 200 dead agents are remembered for 14 days. Its restart
+    policy, a hold and the number of its starts do not matter. There is no start while any process runs its session,
+    without its folder or transcript, or in a tmux server inside the supervisor's own service. It ends a hold. Not
+    accepted from an agent.
+
+    Exit code 1 if it is not known, runs already or cannot be started, 69 if its tmux server is gone (agent restore
+    starts one), 75 if other agents of this machine were started a moment ago: try again.
+
+    \b
+    Example:
+      yolo-supervisor agent start dev-1@my-team
+    """
+    view = ProjectView(options.project(), _config(options))
+    ended = returning.choose_dead(view, name)
+    if isinstance(ended, CannotStart):
+        _refuse(options, ended)
+    refuse_agents(view)
+    plan = returning.plan_start(view, ended)
+    if isinstance(plan, CannotStart):
+        _refuse(options, plan)
+    view.store.open()
+    result = returning.start(view, ended, plan)
+    code, text = returning.exit_code(result), returning.describe(ended, result)
+    if code and not options.json:
+        fail(code, text)
+    print_result(options, returning.document(ended, result), text)
+    if code:
+        raise SystemExit(code)
+
+
+def _named(options: Shared, name: str) -> tuple[ProjectView, str]:
+    """The view of the project, and the id of the agent with this id or name."""
+    view = ProjectView(options.project(), _config(options))
+    ident = returning.choose_id(view, name)
+    if isinstance(ident, CannotStart):
+        _refuse(options, ident)
+    return view, ident
+
+
+def _refuse(options: Shared, cannot: CannotStop | CannotStart) -> NoReturn:
     if options.json:
         out_json({"result": "refused", "id": cannot.agent, "code": cannot.code, "reason": cannot.text})
         raise SystemExit(EX_NO)

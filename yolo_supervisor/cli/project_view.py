@@ -17,6 +17,7 @@ from yolo_supervisor.cli.context import Shared, fail_busy
 from yolo_supervisor.clock import Instant, SystemClock
 from yolo_supervisor.config import Config
 from yolo_supervisor.daemon.executor import apply_remediation
+from yolo_supervisor.daemon.starts import Starter
 from yolo_supervisor.daemon.status_files import REPORT_TICKS
 from yolo_supervisor.daemon.wiring import HostServices, ProjectParts
 from yolo_supervisor.formats import own as own_files
@@ -71,6 +72,7 @@ class ProjectView:
         self._parts = ProjectParts(self.store, services, asked_once, os.environ, writes_reports=False)
         self.registry, self.agents = self._parts.registry, self._parts.agents
         self.leases, self.flags = self._parts.held_leases, self._parts.flag_outcomes
+        self.planner, self.tmux = self._parts.restart_planner, services.tmux
 
     def holder(self) -> own_files.Holder | None:
         """The daemon that supervises the project now; None if there is none."""
@@ -233,11 +235,19 @@ class ProjectView:
     def watchers(self) -> tuple[Watcher, ...]:
         """Every watcher of the project."""
         parts = self._parts
-        return parts.agents, parts.sessions, parts.tasks, parts.strays, parts.leases, parts.state, parts.flags
+        return (
+            parts.agents, parts.sessions, parts.tasks, parts.strays, parts.restarts, parts.leases, parts.state,
+            parts.flags,
+        )  # fmt: skip
 
     def state(self) -> StateWatcher:
         """The watcher of critical files, which does not wait for a file to settle."""
         return self._parts.state
+
+    def starter(self) -> Starter:
+        """What starts clients in tmux."""
+        parts = self._parts
+        return Starter(self.store, self.processes, self.scanner, self.registry, self.tmux, parts.start_ledger)
 
     def sessions(self) -> SessionsWatcher:
         """The watcher of tmux sessions."""

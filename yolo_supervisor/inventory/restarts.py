@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ import psutil
 from yolo_supervisor.clock import Instant
 from yolo_supervisor.config import Config
 from yolo_supervisor.formats.crash_report import ENDED_BY_PERSON, CrashCause
+from yolo_supervisor.formats.ended_agents import TASKS, End, EndedAgent
 from yolo_supervisor.formats.launch import Launch
 from yolo_supervisor.inventory.agents import AgentRegistry
 from yolo_supervisor.inventory.crash_evidence import Crash
@@ -31,14 +33,19 @@ from yolo_supervisor.policy.restart import (
     Verdict,
     crash_of,
     decide,
-    policy_for,
+    decide_by_hand,
+    may_be_started,
 )
 from yolo_supervisor.policy.restart_note import note_for
+from yolo_supervisor.store.ended_agents import EndedAgents
 from yolo_supervisor.store.lines import RestartState, StartState
 from yolo_supervisor.store.start_ledger import StartLedger
 from yolo_supervisor.store.store import Store
 from yolo_supervisor.system.processes import Processes
 from yolo_supervisor.system.tmux import Tmux
+
+RECENT_S = 60.0
+"""The time after a death in which the end of the agent's tmux server may still become known, in seconds."""
 
 UP = "up"
 """The result of a start after which the client's process runs."""
@@ -130,6 +137,14 @@ class RestartPlanner:
         """By the record of a dead agent that may be started, its tasks in progress when it was first planned for."""
         self._new_deaths: set[str] = set()
         """The records of agents whose deaths are not in the ledger yet."""
+        self.ended: dict[str, EndedAgent] = {}
+        """The agents that are dead in this look, by their records, and those that died shortly before."""
+        self._saved_ended: dict[str, EndedAgent] = {}
+        self._looked_at: set[str] = set()
+        """The records of dead agents since they were last saved."""
+        self._hung_up: dict[str, bool] = {}
+        """Whether each of them may have ended because its terminal was closed."""
+        self._ended_files = EndedAgents(store.disk, store.paths.ended, store.clock)
 
     def renew(self, dead: Collection[str]) -> None:
         """Begin a new look, in which these records are of dead agents."""
@@ -142,9 +157,26 @@ class RestartPlanner:
             self._ledger.record_deaths(self._new_deaths, self.config.restart)
             self._new_deaths = set()
 
+    def save_ended(self) -> None:
+        """Remember the agents that are dead: a person may start them again after their records are removed."""
+        for record, ended in self.ended.items():  # the end of a tmux server may show a moment after that of its panes
+            self.ended[record] = replace(ended, end=self._end_of(record, ended.agent, ended.end))
+        new = {record: ended for record, ended in self.ended.items() if self._saved_ended.get(record) != ended}
+        if new:
+            self._ended_files.save(new)
+        self.ended = {name: end for name, end in self.ended.items() if name in self._looked_at or self._is_recent(end)}
+        self._hung_up = {record: hung_up for record, hung_up in self._hung_up.items() if record in self.ended}
+        self._saved_ended, self._looked_at = dict(self.ended), set()
+
+    def ended_agents(self) -> dict[str, EndedAgent]:
+        """The dead agents of this look, and those that are remembered, the one that died last at the end."""
+        found = {**self._ended_files.all(), **self.ended}
+        return dict(sorted(found.items(), key=lambda item: item[1].at))
+
     def record_launches(self, agents: Mapping[str, Agent]) -> None:
-        """Record how these agents were started, by their records, if any of them may be started again."""
-        if self.config.restart.policy != "never" or any(p != "never" for p in self.config.restart.agents.values()):
+        """Record how these agents were started, by their records, unless none of them may be started again."""
+        rules = self.config.restart
+        if (rules.policy, rules.restore) != ("never", "never") or any(p != "never" for p in rules.agents.values()):
             folders, servers = self._registry.folders.roots, self._tmux.last()
             self._launches.record(agents, self._registry.homes(), folders, servers)
 
@@ -156,10 +188,12 @@ class RestartPlanner:
         state = self._store.index.restarts.get(agent.id, RestartState())
         launch = self._launch(death.record, state)
         session = self._session(agent, launch, snapshot)
+        self._remember(death, launch, session)
         newest = next((start for start in reversed(state.starts) if start.record == death.record), None)
         if (successor := self._successor(agent, session, newest, others)) is not None:
             return replace(NO_RESTART, stage=Stage.RETURNED, keeps_work=True, successor=successor)
-        if policy_for(agent.name, agent.role, rules) == "never" and newest is None:
+        rebooted = agent.process.boot != self._processes.boot
+        if newest is None and not may_be_started(agent.name, agent.role, rules, rebooted):
             return NO_RESTART
         if newest is not None and (left_s := self._starting_s(newest)) is not None:
             return replace(NO_RESTART, stage=Stage.STARTING, keeps_work=True, rest_s=left_s)
@@ -176,6 +210,85 @@ class RestartPlanner:
         if launch is None or plan.stage is Stage.REFUSED or self._saved.is_done(death.record):
             return plan
         return replace(plan, saves=Path(launch.folder), shared_with=self._sharing(Path(launch.folder), others))
+
+    def by_hand(self, ended: EndedAgent, others: Sequence[Agent], snapshot: ProjectSnapshot) -> RestartPlan:
+        """The plan for a dead agent that a person wants to be started now. ``others`` are all agents but the dead."""
+        agent = ended.agent
+        state = self._store.index.restarts.get(agent.id, RestartState())
+        launch = ended.launch or self._launch(ended.record, state)
+        session = self._session(agent, launch, snapshot)
+        newest = state.starts[-1] if state.starts else None
+        successor = next((other for other in others if other.id == agent.id and other.lead is None), None)
+        if (successor := successor or self._successor(agent, session, newest, others)) is not None:
+            return replace(NO_RESTART, stage=Stage.RETURNED, successor=successor)
+        if newest is not None and newest.record == ended.record and self._starting_s(newest) is not None:
+            return replace(NO_RESTART, stage=Stage.STARTING)
+        if launch is not None and launch.session != session:
+            launch = replace(launch, session=session)
+        tasks = [task for task in self._tasks_of(agent, snapshot) if task.status == "in_progress"]
+        death = Death(agent=agent, record=ended.record, crash=None, by_supervisor=False, since_s=0.0, tasks=tasks)
+        facts = self._facts(death, launch, state, others, snapshot)
+        decision = decide_by_hand(facts)
+        stage = {Verdict.START: Stage.DUE, Verdict.WAIT: Stage.WAITING}.get(decision.verdict, Stage.REFUSED)
+        note = self.config.restart.note or note_for(died_at=from_iso(ended.at), why=ended.why, tool=None, tasks=tasks)
+        evidence = {**self._start_evidence(launch, snapshot), "attempt": decision.attempt, "by_hand": True}
+        return RestartPlan(stage=stage, decision=decision, launch=launch, note=note, evidence=evidence)
+
+    def _tasks_of(self, agent: Agent, snapshot: ProjectSnapshot) -> list[Task]:
+        lists = self._registry.task_lists
+        return [
+            task
+            for folder in lists.of(agent, snapshot)
+            for task in lists.tasks(folder)
+            if task.owner and agent.bears(task.owner)
+        ]
+
+    def _remember(self, death: Death, launch: Launch | None, session: str | None) -> None:
+        """Keep what a start by hand needs, for as long as the agent is not forgotten for good."""
+        agent, crash = death.agent, death.crash
+        self._looked_at.add(death.record)
+        before = self.ended.get(death.record)
+        at = before.at if before is not None else iso(self._store.clock.now())
+        if crash is not None:
+            at = iso(crash.report.evidence.at)
+        tasks = tuple((task.id, task.subject) for task in death.tasks[:TASKS]) or (before.tasks if before else ())
+        end = End.OTHER
+        if crash is not None and _ended_by_person(crash):
+            end = End.PERSON
+        elif death.by_supervisor:
+            end = End.SUPERVISOR
+        evidence = crash.report.evidence if crash is not None else None
+        status, number = (evidence.status, evidence.signal) if evidence is not None else (None, None)
+        if (status, number) == (None, None):
+            status, number = self._store.index.exit_of(agent)
+        self._hung_up[death.record] = number == signal.SIGHUP or status in (None, 128 + signal.SIGHUP)
+        if end is End.OTHER and before is not None:
+            end = before.end
+        self.ended[death.record] = EndedAgent(
+            record=death.record,
+            agent=replace(agent, session=session),
+            launch=launch,
+            at=at,
+            end=self._end_of(death.record, agent, end),
+            why=crash.verdict.reason if crash is not None else "",
+            tasks=tasks,
+        )
+
+    def _end_of(self, record: str, agent: Agent, end: End) -> End:
+        """The kind of an end: what no person and no supervisor has ended may have gone down with its host."""
+        process, pane = agent.process, agent.pane
+        if end is not End.OTHER or process is None:
+            return end
+        if process.boot != self._processes.boot:
+            return End.REBOOT
+        if pane is None or not self._hung_up.get(record):
+            return end
+        server = self._processes.identify(pane.server_pid)
+        gone = server is None or server.started > process.started  # a later process has its pid
+        return End.TMUX_SERVER if gone else end
+
+    def _is_recent(self, ended: EndedAgent) -> bool:
+        return 0 <= (self._store.clock.now() - from_iso(ended.at)).total_seconds() < RECENT_S
 
     def _sharing(self, folder: Path, others: Iterable[Agent]) -> tuple[str, ...]:
         seen = [(other.name, self._scanner.agents.get(other.process)) for other in others if other.process]
@@ -202,11 +315,9 @@ class RestartPlanner:
         match decision.verdict:
             case Verdict.START:
                 cause = crash_of(facts)
-                now = Instant(self._processes.boot, self._store.clock.monotonic())
                 evidence = {
-                    "session": launch.session if launch else None, "attempt": decision.attempt,
+                    **self._start_evidence(launch, snapshot), "attempt": decision.attempt,
                     "cause": str(cause) if cause else None,
-                    "answered_at": iso(at) if (at := self._answered_at(launch, snapshot)) else None, **now.fields(),
                 }  # fmt: skip
                 note = self.config.restart.note or note_for(
                     died_at=death.crash.report.evidence.at if death.crash else self._store.clock.now(),
@@ -228,6 +339,13 @@ class RestartPlanner:
             case Verdict.PERSON:
                 return RestartPlan(stage=Stage.GIVEN_UP, decision=decision)
         return RestartPlan(stage=Stage.REFUSED, decision=decision)
+
+    def _start_evidence(self, launch: Launch | None, snapshot: ProjectSnapshot) -> dict[str, Any]:
+        """What the journal remembers of the beginning of a start."""
+        now = Instant(self._processes.boot, self._store.clock.monotonic())
+        at = self._answered_at(launch, snapshot)
+        session = launch.session if launch is not None else None
+        return {"session": session, "answered_at": iso(at) if at else None, **now.fields()}
 
     def _successor(
         self, agent: Agent, session: str | None, start: StartState | None, others: Iterable[Agent]
@@ -302,6 +420,7 @@ class RestartPlanner:
             held=state.held,
             deliberate=crash is not None and _ended_by_person(crash),
             hosted=agent.hosted,
+            rebooted=agent.process is not None and agent.process.boot != self._processes.boot,
             headless=launch is not None and launch.headless,
             has_work=bool(death.tasks),
             replaced=_is_replaced(agent, others, snapshot),

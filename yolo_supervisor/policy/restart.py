@@ -100,6 +100,8 @@ class RestartFacts:
     held: bool = False
     deliberate: bool = False
     """Whether a person has ended the session in the client, or closed its pane."""
+    rebooted: bool = False
+    """Whether the machine was rebooted since."""
     hosted: bool = False
     in_process: bool = False
     headless: bool = False
@@ -155,6 +157,13 @@ def policy_for(name: str, role: str, rules: RestartConfig) -> RestartPolicy:
     return rules.agents.get(name) or rules.agents.get(role) or rules.policy
 
 
+def may_be_started(name: str, role: str, rules: RestartConfig, rebooted: bool = False) -> bool:
+    """Whether any end of the agent is followed by a start: by its policy, or since the machine was ``rebooted``."""
+    if policy_for(name, role, rules) != "never":
+        return True
+    return rebooted and rules.restore == "boot" and "never" not in (rules.agents.get(name), rules.agents.get(role))
+
+
 def restarts_on_stall(name: str, role: str, rules: RestartConfig) -> bool:
     """Whether an agent is ended and started again when it stalls."""
     return policy_for(name, role, rules) != "never" and (name in rules.on_stall or role in rules.on_stall)
@@ -200,32 +209,33 @@ def decide(facts: RestartFacts, rules: RestartConfig, chance: float, *, poison_s
     return decision(Verdict.START, RestartCode.START, f"start {attempt} of {rules.max_starts}")
 
 
-def _never(facts: RestartFacts, rules: RestartConfig) -> tuple[RestartCode, str] | None:
-    """The reason why this death is not followed by a start; None if there is none."""
-    policy = policy_for(facts.name, facts.role, rules)
-    for_stall = facts.stalled and restarts_on_stall(facts.name, facts.role, rules)
+def decide_by_hand(facts: RestartFacts) -> RestartDecision:
+    """The decision about a dead agent that a person wants to be started now.
+
+    Policy, hold and the number of starts do not count: only what makes a start impossible, or harmful.
+    """
+
+    def decision(verdict: Verdict, code: RestartCode, text: str) -> RestartDecision:
+        return RestartDecision(verdict=verdict, code=code, text=text, attempt=len(facts.starts) + 1)
+
+    refusal = _impossible(facts) or (None if facts.launch_known else _NOT_KNOWN)
+    if refusal is not None:
+        return decision(Verdict.NEVER, *refusal)
+    for unknown, code, text in _unknown(facts):
+        if unknown:
+            return decision(Verdict.WAIT, code, text)
+    return decision(Verdict.START, RestartCode.START, "started by hand")
+
+
+_NOT_KNOWN = (RestartCode.NO_LAUNCH, "it is not known how it was started")
+
+
+def _impossible(facts: RestartFacts) -> tuple[RestartCode, str] | None:
+    """The reason why its client cannot be started, or must not be; None if there is none."""
     if facts.in_process:
         return RestartCode.IN_PROCESS, "it lives in the process of its lead"
     if facts.hosted:
         return RestartCode.HOSTED, "Claude Code's own daemon resumes it"
-    if policy == "never":
-        return RestartCode.NEVER_BY_POLICY, "its restart policy is never"
-    if facts.held:
-        return RestartCode.HELD, "it is held by hand"
-    if facts.deliberate:
-        return RestartCode.STOPPED_IN_CLIENT, "a person has ended its session"
-    if (facts.by_supervisor or facts.stalled) and not for_stall:
-        return RestartCode.ENDED_BY_SUPERVISOR, "the supervisor has ended it"
-    if not for_stall and (no_crash := _no_crash(facts, policy)) is not None:
-        return no_crash
-    if facts.replaced:
-        return RestartCode.REPLACED, "its team does not list it any more, or lists another agent under its name"
-    if facts.lead_gone:
-        return RestartCode.LEAD_GONE, "its lead has ended"
-    if facts.work_taken:
-        return RestartCode.WORK_TAKEN, "other agents have begun or finished all that it was working on"
-    if facts.overflows >= 2:
-        return RestartCode.OVERFLOW_TWICE, f"its conversation was too long {facts.overflows} times"
     if not facts.session:
         return RestartCode.NO_SESSION, "the id of its session is not known"
     if facts.folder_exists is False:
@@ -237,6 +247,48 @@ def _never(facts: RestartFacts, rules: RestartConfig) -> tuple[RestartCode, str]
     if facts.live_elsewhere:
         return RestartCode.LIVE_ELSEWHERE, "another process runs its session"
     return None
+
+
+def _unknown(facts: RestartFacts) -> tuple[tuple[bool, RestartCode, str], ...]:
+    """The facts without which no client is started: whether each is unknown, with the reason."""
+    return (
+        (facts.folder_exists is None, RestartCode.NO_FOLDER, "it is not known whether its folder exists"),
+        (facts.transcript == "unknown", RestartCode.NO_TRANSCRIPT, "its transcript cannot be read now"),
+        (
+            facts.live_elsewhere is None,
+            RestartCode.LIVE_ELSEWHERE,
+            "it is not known whether another process runs its session",
+        ),
+    )
+
+
+def _never(facts: RestartFacts, rules: RestartConfig) -> tuple[RestartCode, str] | None:
+    """The reason why this death is not followed by a start; None if there is none."""
+    policy = policy_for(facts.name, facts.role, rules)
+    for_boot = facts.rebooted and rules.restore == "boot"
+    for_stall = facts.stalled and restarts_on_stall(facts.name, facts.role, rules)
+    impossible = _impossible(facts)
+    if impossible is not None and (facts.in_process or facts.hosted):
+        return impossible
+    if not may_be_started(facts.name, facts.role, rules, facts.rebooted):
+        return RestartCode.NEVER_BY_POLICY, "its restart policy is never"
+    if facts.held:
+        return RestartCode.HELD, "it is held by hand"
+    if facts.deliberate:
+        return RestartCode.STOPPED_IN_CLIENT, "a person has ended its session"
+    if (facts.by_supervisor or facts.stalled) and not for_stall:
+        return RestartCode.ENDED_BY_SUPERVISOR, "the supervisor has ended it"
+    if not (for_stall or for_boot) and (no_crash := _no_crash(facts, policy)) is not None:
+        return no_crash
+    if facts.replaced:
+        return RestartCode.REPLACED, "its team does not list it any more, or lists another agent under its name"
+    if facts.lead_gone:
+        return RestartCode.LEAD_GONE, "its lead has ended"
+    if facts.work_taken:
+        return RestartCode.WORK_TAKEN, "other agents have begun or finished all that it was working on"
+    if facts.overflows >= 2:
+        return RestartCode.OVERFLOW_TWICE, f"its conversation was too long {facts.overflows} times"
+    return impossible
 
 
 def _no_crash(facts: RestartFacts, policy: RestartPolicy) -> tuple[RestartCode, str] | None:
@@ -268,7 +320,7 @@ def _person(facts: RestartFacts, rules: RestartConfig, starts: int, poison_s: fl
     if starts >= rules.max_starts:
         return RestartCode.TOO_MANY, f"it was started {starts} times within {rules.period_s:.0f} s, and died again"
     if not facts.launch_known:
-        return RestartCode.NO_LAUNCH, "it is not known how it was started"
+        return _NOT_KNOWN
     if _too_large(facts, rules) and rules.when_too_large == "ask":
         limit = rules.max_resume_tokens
         return RestartCode.TOO_LARGE, f"its context has {facts.context_tokens} tokens, more than {limit}"
@@ -277,12 +329,9 @@ def _person(facts: RestartFacts, rules: RestartConfig, starts: int, poison_s: fl
 
 def _waits(facts: RestartFacts, rules: RestartConfig, chance: float) -> Iterator[tuple[float, RestartCode, str]]:
     """Each reason to wait, with the time in seconds; 0 for one that does not hold."""
-    if facts.folder_exists is None:
-        yield LOOK_AGAIN_S, RestartCode.NO_FOLDER, "it is not known whether its folder exists"
-    if facts.transcript == "unknown":
-        yield LOOK_AGAIN_S, RestartCode.NO_TRANSCRIPT, "its transcript cannot be read now"
-    if facts.live_elsewhere is None:
-        yield LOOK_AGAIN_S, RestartCode.LIVE_ELSEWHERE, "it is not known whether another process runs its session"
+    for unknown, code, text in _unknown(facts):
+        if unknown:
+            yield LOOK_AGAIN_S, code, text
     if facts.free_mib is not None and facts.free_mib < rules.min_free_mib:
         text = f"{facts.free_mib} MiB of memory are available, less than {rules.min_free_mib}"
         yield LOOK_AGAIN_S, RestartCode.MEMORY, text

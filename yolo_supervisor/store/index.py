@@ -229,8 +229,7 @@ class Index:
         )  # fmt: skip
         starts = (*state.starts, start)[-STARTS:]
         self.restarts[line.key] = RestartState(starts=starts)  # a start ends a hold
-        for agent in list(self.restarts)[:-RESTARTS]:
-            del self.restarts[agent]
+        self._limit_restarts()
 
     def _drop_start(self, agent: str, seq: int) -> None:
         if (state := self.restarts.get(agent)) is not None:
@@ -252,8 +251,18 @@ class Index:
             case "held":
                 state = msgspec.structs.replace(state, held=True, given_up=None, reason="")
             case "restart_reset":
-                state = RestartState()
+                self.restarts.pop(entry.key, None)
+                return
         self.restarts[entry.key] = state
+        self._limit_restarts()
+
+    def _limit_restarts(self) -> None:
+        """Forget the oldest agents; one that a person holds only if most of them are held."""
+        excess = len(self.restarts) - RESTARTS
+        for agent in [agent for agent, state in self.restarts.items() if not state.held][: max(0, excess)]:
+            del self.restarts[agent]
+        for agent in list(self.restarts)[: max(0, len(self.restarts) - 2 * RESTARTS)]:
+            del self.restarts[agent]
 
     def _leave(self, lists: Mapping[str, Sequence[str]]) -> None:
         """Remember the lists of an agent that is forgotten: nothing else may tie them to the project."""

@@ -120,6 +120,10 @@ class Paths:
         return self.folder / "dead-letters"
 
     @property
+    def ended(self) -> Path:
+        return self.folder / "ended"
+
+    @property
     def flags(self) -> Path:
         return self.folder / "flags"
 
@@ -176,7 +180,7 @@ class Paths:
         """The folders in the state folder."""
         return (
             self.agents, self.hooks, self.snapshots, self.backups, self.quarantine, self.dead_letters, self.crashes,
-            self.flags, self.circuits, self.launches, self.starts,
+            self.flags, self.circuits, self.launches, self.starts, self.ended,
         )  # fmt: skip
 
 

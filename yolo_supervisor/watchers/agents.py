@@ -324,6 +324,7 @@ class AgentsWatcher:
         """Record how the known agents were started, before their registration says that they are watched."""
         if self._restarts is not None:
             self._restarts.record_launches(self._known.agents)
+            self._restarts.save_ended()
             try:
                 self._restarts.save_deaths()
             except Busy:

@@ -1,0 +1,117 @@
+"""``agent hold``, ``reset`` and ``start``: a person decides about an agent's starts. Real tmux, a stand-in client."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+from pathlib import Path
+
+import pytest
+
+from support.cli import PROGRAM
+from support.daemon import QUICK
+from support.team import Team
+from support.teammates import RESTART, Teammates
+from support.tmux import PrivateTmux
+from support.wait import wait_until
+
+DEV = f"dev-{os.getpid()}"
+"""An agent that no other test on this machine has: one that runs anywhere is not started again."""
+
+ID = f"{DEV}@red"
+
+NEVER = QUICK + "\n[restart]\nhost_pause_s = 0\nhost_starts = 1000\n"
+
+
+@pytest.fixture
+def mates(team: Team, tmux: PrivateTmux) -> Teammates:
+    return Teammates(team, tmux)
+
+
+def kill(team: Team, pid: int, name: str = DEV) -> None:
+    """End the agent by SIGKILL, and wait until it is forgotten."""
+    os.kill(pid, signal.SIGKILL)
+    team.wait_healed(name)
+
+
+def test_a_forgotten_agent_is_started_by_hand_whatever_its_policy(team: Team, mates: Teammates) -> None:
+    team.supervise(NEVER)
+    kill(team, mates.start(DEV))
+
+    document = team.cli.json("agent", "start", DEV)
+
+    team.mind(document["pid"])
+    assert (document["result"], document["id"]) == ("started", ID)
+    assert team.alive(document["pid"])
+    (started,) = team.running.did("restarted", ID)
+    assert (started["by"], started["evidence"]["by_hand"]) == ("cli", True)
+
+
+def test_an_agent_that_runs_is_not_started_beside_itself(team: Team, mates: Teammates) -> None:
+    team.supervise(NEVER)
+    pid = mates.start(DEV)
+
+    assert team.cli.json("agent", "start", DEV, code=1)["code"] == "runs"
+
+    kill(team, pid)
+    first = team.cli.json("agent", "start", DEV)["pid"]
+    team.mind(first)
+    assert team.cli.json("agent", "start", DEV, code=1)["code"] in ("runs", "starting")
+
+
+def test_a_held_agent_is_started_by_hand_only(team: Team, mates: Teammates) -> None:
+    team.supervise(RESTART)
+    pid = mates.start(DEV)
+    assert team.cli.json("agent", "hold", DEV) == {"result": "held", "id": ID}
+
+    kill(team, pid)
+
+    (forgotten,) = team.running.did("forgotten", ID)
+    assert forgotten["evidence"]["not_restarted"] == "held"
+    assert not team.running.did("restarted")
+    document = team.cli.json("agent", "start", DEV)
+    team.mind(document["pid"])
+    team.running.wait(lambda: len(team.running.did("registered", ID)) == 2, "it to be watched again")
+    os.kill(document["pid"], signal.SIGKILL)
+    mates.back(DEV, times=2)  # the start has ended the hold
+
+
+def test_an_agent_that_was_stopped_by_hand_is_held_until_it_is_reset(team: Team, mates: Teammates) -> None:
+    team.supervise(RESTART)
+    mates.start(DEV)
+
+    assert team.cli("agent", "stop", DEV, "--yes").returncode == 0
+
+    team.wait_healed(DEV)
+    assert team.running.did("held", ID)
+    assert team.cli.json("agent", "hold", DEV)["result"] == "known"
+    assert team.cli.json("agent", "reset", DEV)["result"] == "reset"
+    assert team.cli.json("agent", "reset", DEV)["result"] == "known"
+
+
+def test_an_unknown_agent_is_neither_held_nor_reset_nor_started(team: Team) -> None:
+    for word in ("hold", "reset", "start"):
+        assert team.cli.json("agent", word, "no-such", code=1)["code"] == "not_found"
+
+
+def test_an_agent_does_not_start_another_one(team: Team, mates: Teammates) -> None:
+    team.supervise(NEVER)
+    kill(team, mates.start(DEV))
+    said = team.project.parent / "said"
+    command = shlex.join([*PROGRAM, "agent", "start", DEV, "--project", str(team.project)])
+    team.agent("dev-2", program=f"import os; os.system({f'{command} 2> {said}.new; mv {said}.new {said}'!r})")
+
+    wait_until(said.exists, "the command to end")
+
+    assert "needs a person" in said.read_text()
+    assert not team.running.did("restarted")
+
+
+def test_what_is_remembered_of_a_dead_agent_is_private(team: Team, mates: Teammates) -> None:
+    team.supervise(NEVER)
+    kill(team, mates.start(DEV))
+
+    (path,) = (path for path in Path(team.own.ended).iterdir() if path.name.startswith(DEV))
+
+    assert path.stat().st_mode & 0o777 == 0o600
