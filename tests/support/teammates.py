@@ -26,11 +26,15 @@ backoff_s = 0.1
 
 
 class Teammates:
-    """Teammates of the team ``red`` in panes of a private tmux server."""
+    """Teammates of one team in panes of a private tmux server.
 
-    def __init__(self, team: Team, tmux: PrivateTmux) -> None:
-        self.team, self.tmux = team, tmux
-        folder = team.claude / "teams" / "red"
+    One that runs anywhere on the machine is not started again: either its own name or that of its team must be one that
+    no other test uses.
+    """
+
+    def __init__(self, team: Team, tmux: PrivateTmux, name: str = "red") -> None:
+        self.team, self.tmux, self.name = team, tmux, name
+        folder = team.claude / "teams" / name
         folder.mkdir(parents=True)
         self.config = folder / "config.json"
         self._members: list[dict[str, Any]] = []
@@ -40,7 +44,7 @@ class Teammates:
     def start(self, name: str) -> int:
         """A teammate at work, known to the daemon; its pid."""
         pid = self.start_unrecorded(name)
-        self.team.wait_known(name, "red")
+        self.team.wait_known(name, self.name)
         return pid
 
     def start_unrecorded(self, name: str) -> int:
@@ -56,13 +60,13 @@ class Teammates:
         return next(str(member["tmuxPaneId"]) for member in self._members if member["name"] == name)
 
     def _run(self, name: str, more: str = "") -> int:
-        flags = f"--agent-id {name}@red --agent-name {name} --team-name red --model opus {more}"
+        flags = f"--agent-id {name}@{self.name} --agent-name {name} --team-name {self.name} --model opus {more}"
         line = f"cd {self.team.project} && exec {sys.executable} {stub_client.__file__} {flags}"
         pane, pid = self.tmux("split-window", "-d", "-P", "-F", "#{pane_id} #{pane_pid}", "-t", "red:", line).split()
         if not more:
-            member = {"agentId": f"{name}@red", "name": name, "tmuxPaneId": pane, "backendType": "tmux"}
+            member = {"agentId": f"{name}@{self.name}", "name": name, "tmuxPaneId": pane, "backendType": "tmux"}
             self._members.append({**member, "cwd": str(self.team.project)})
-            self.config.write_text(json.dumps({"name": "red", "leadAgentId": "l@red", "members": self._members}))
+            self.config.write_text(json.dumps({"name": self.name, "leadAgentId": "l", "members": self._members}))
         self.team.mind(int(pid))
         wait_until(lambda: self.transcript(name), f"the transcript of {name}")
         return int(pid)
@@ -71,13 +75,22 @@ class Teammates:
         paths = self.team.claude.glob("projects/*/*.jsonl")
         return next((path for path in paths if f'"agentName": "{name}"' in path.read_text()), None)
 
+    def did(self, action: str, name: str = "dev-1") -> list[dict[str, Any]]:
+        """The journal's entries about the teammate with this action."""
+        return self.team.running.did(action, f"{name}@{self.name}")
+
+    def task(self, name: str = "dev-1") -> Path:
+        """A task of the team that the teammate has in progress."""
+        return self.team.task(name, self.name)
+
+    def wait_healed(self, name: str = "dev-1") -> None:
+        self.team.wait_healed(name, self.name)
+
     def back(self, name: str, times: int = 1) -> dict[str, Any]:
         """The entry of its newest start, once it is up so often."""
 
         def up() -> dict[str, Any] | None:
-            starts = [
-                e for e in self.team.running.did("restarted", f"{name}@red") if e["evidence"].get("result") == "up"
-            ]
+            starts = [e for e in self.did("restarted", name) if e["evidence"].get("result") == "up"]
             return starts[-1] if len(starts) >= times else None
 
         entry: dict[str, Any] = self.team.running.wait(up, f"{name} to come back")

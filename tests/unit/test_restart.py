@@ -129,7 +129,9 @@ def test_exit_0_is_followed_by_a_start_only_of_a_headless_agent_with_work(
         ({"folder_exists": False}, RestartCode.NO_FOLDER),
         ({"transcript": "missing"}, RestartCode.NO_TRANSCRIPT),
         ({"transcript": "no_turn"}, RestartCode.NO_TURN),
-        ({"live_elsewhere": True}, RestartCode.LIVE_ELSEWHERE),
+        ({"replaced": True}, RestartCode.REPLACED),
+        ({"lead_gone": True}, RestartCode.LEAD_GONE),
+        ({"work_taken": True}, RestartCode.WORK_TAKEN),
     ],
 )
 @pytest.mark.parametrize("policy", ["on-crash", "always"])
@@ -268,6 +270,7 @@ def test_large_conversation_is_started_without_it_if_the_rules_say_so() -> None:
         ({"folder_exists": None}, RestartCode.NO_FOLDER, 5.0),
         ({"transcript": "unknown"}, RestartCode.NO_TRANSCRIPT, 5.0),
         ({"live_elsewhere": None}, RestartCode.LIVE_ELSEWHERE, 5.0),
+        ({"live_elsewhere": True}, RestartCode.LIVE_ELSEWHERE, 5.0),
     ],
 )
 def test_start_has_to_wait(facts: dict[str, Any], code: RestartCode, wait_s: float) -> None:
@@ -389,6 +392,9 @@ RESTRICTIONS: dict[str, Callable[[RestartFacts], dict[str, Any]]] = {
     "no transcript": lambda f: {"transcript": "missing"},
     "unknown transcript": lambda f: {"transcript": "unknown" if f.transcript == "ok" else f.transcript},
     "launch not known": lambda f: {"launch_known": False},
+    "replaced": lambda f: {"replaced": True},
+    "no lead": lambda f: {"lead_gone": True},
+    "work taken": lambda f: {"work_taken": True},
     "lives elsewhere": lambda f: {"live_elsewhere": True},
     "may live elsewhere": lambda f: {"live_elsewhere": f.live_elsewhere or None},
     "large": lambda f: {"context_tokens": 10**9},

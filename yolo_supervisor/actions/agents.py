@@ -123,7 +123,7 @@ class Restart(Action):
     attempt: int
     launch: Launch
     note: str
-    """The text that the agent is told."""
+    """The prompt with which the agent goes on."""
 
 
 def died(*, key: str, reason: str, evidence: Mapping[str, Any] = NO_EVIDENCE) -> Note:

@@ -5,11 +5,9 @@ A person who resumes the same session at the same moment wins: a second process 
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -26,16 +24,16 @@ from yolo_supervisor.inventory.agents import AgentRegistry
 from yolo_supervisor.inventory.process_scan import ProcessScanner
 from yolo_supervisor.inventory.restarts import UP
 from yolo_supervisor.inventory.session_processes import visible
-from yolo_supervisor.models import Liveness, ProcessId
+from yolo_supervisor.models import Liveness, Pane, ProcessId
 from yolo_supervisor.store.atomic import make_folder
 from yolo_supervisor.store.locks import Busy
 from yolo_supervisor.store.start_ledger import StartLedger
 from yolo_supervisor.store.starts import write_start
 from yolo_supervisor.store.store import Store
+from yolo_supervisor.system import session_scan
 from yolo_supervisor.system.panes import PlaceCode, StartedProgram, Unplaced, new_session, new_window, respawn
 from yolo_supervisor.system.processes import Processes
 from yolo_supervisor.system.tmux import Server, Tmux
-from yolo_supervisor.user_dirs import own_state_dir
 
 LAUNCH_S = 15.0
 """The time in which the launcher becomes the client, or ends, in seconds."""
@@ -46,8 +44,11 @@ LOOK_S = 0.1
 GUARD_LOOKS, GUARD_LOOK_S = 60, 1.0
 """How often after a start a second process of the session is looked for, and the pause between, in seconds."""
 
+NOT_TRIED = ("host_pace", "live_elsewhere")
+"""Results of starts that were not begun: they count as no try."""
+
 UNKNOWN = "unknown"
-"""Stands for the processes of a session where nobody knows whether there are any."""
+"""Stands for the processes of a session if it is not known whether there are any."""
 
 DUPLICATE_GRACE_S = 1.0
 """The time between SIGTERM and SIGKILL for our process, where another one runs its session, in seconds."""
@@ -75,11 +76,6 @@ class StartResult:
         return evidence
 
 
-def session_lock(session: str) -> Path:
-    """The lock of a session of the client, for all supervisors of this user."""
-    return own_state_dir() / "sessions" / f"{hashlib.sha256(session.encode()).hexdigest()}.lock"
-
-
 class Starter:
     """Starts clients in tmux, for the daemon and for ``agent start``."""
 
@@ -98,9 +94,13 @@ class Starter:
         self._registry = registry
         self._tmux = tmux
         self._ledger = ledger
+        self._ours: dict[Pane, int] = {}
+        """The process that was started last in each pane."""
 
     async def start(self, action: Restart, by: str, config: Config) -> StartResult:
         """Journal the beginning, start the client, and journal its end. The caller has asked everything again."""
+        if seen := self.others(action):
+            return StartResult("live_elsewhere", f"processes {seen} run its session, or may")
         if (wait_s := self._ledger.take(config.restart)) > 0:
             return StartResult("host_pace", f"other agents of this machine were started a moment ago: {wait_s:.0f} s")
         begun = self._store.begin(action, by)
@@ -117,9 +117,6 @@ class Starter:
         argv = resume_argv(action.launch, action.note)
         if isinstance(argv, LaunchProblem):
             return StartResult(str(argv.code), argv.text)
-        seen = self.others(action)
-        if seen:
-            return StartResult("live_elsewhere", f"processes {seen} run its session, or may")
         place = await self._place(action, argv)
         process = self._processes.identify(place.pid)
         if process is None:
@@ -145,15 +142,17 @@ class Starter:
         path = write_start(self._store.disk, self._store.paths.starts, self._document(action, argv))
         command = [sys.executable, "-I", "-m", "yolo_supervisor.launch", str(path)]
         try:
-            return await self._start(server, action, command)
+            place = await self._start(server, action, command)
         except Unplaced:
             path.unlink(missing_ok=True)
             raise
+        self._ours[place.pane] = place.pid
+        return place
 
     def _document(self, action: Restart, argv: tuple[str, ...]) -> Start:
         launch = action.launch
         assert launch.session is not None
-        lock = session_lock(launch.session)
+        lock = session_scan.lock_path(launch.session)
         make_folder(self._store.disk, lock.parent)
         return Start(
             argv=argv,
@@ -172,8 +171,8 @@ class Starter:
         assert agent.pane is not None
         assert agent.process is not None
         pane = server.panes.get(agent.pane.pane) if server.pid == agent.pane.server_pid else None
-        if pane is not None and pane.dead and pane.pid == agent.process.pid:
-            return await respawn(agent.pane, agent.process.pid, server, command)
+        if pane is not None and pane.dead and pane.pid in (agent.process.pid, self._ours.get(agent.pane)):
+            return await respawn(agent.pane, pane.pid, server, command)
         by_name = next((ident for ident, name in server.names.items() if name == launch.tmux_session), None)
         session = pane.sessions[0] if pane is not None and pane.sessions else by_name
         if session is not None:
@@ -262,6 +261,8 @@ class Starts:
             if await self._objects(action) is not None:
                 return
             result = await self._starter.start(action, by, self._config)
+            if result.result in NOT_TRIED:
+                return
             self._alerts.applied(replace(action, evidence=result.evidence), "", result=result.result)
             self._scanner.sample()
         except (OSError, Busy, Refused) as error:

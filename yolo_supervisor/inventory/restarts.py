@@ -24,6 +24,7 @@ from yolo_supervisor.inventory.launches import LaunchRecorder
 from yolo_supervisor.inventory.process_scan import ProcessScanner
 from yolo_supervisor.inventory.project_snapshot import ProjectSnapshot
 from yolo_supervisor.inventory.saved_work import SavedWork, sharing
+from yolo_supervisor.inventory.session_processes import visible
 from yolo_supervisor.inventory.transcripts import Transcripts
 from yolo_supervisor.models import Agent, Liveness, Task, from_iso, iso
 from yolo_supervisor.policy.restart import (
@@ -204,6 +205,9 @@ class RestartPlanner:
         facts = self._facts(death, launch, state, others, snapshot)
         chance = zlib.crc32(f"{agent.id}#{len(state.starts)}".encode("utf-8", "surrogatepass")) / 2**32
         decision = decide(facts, rules, chance, poison_s=self.config.tasks.poison_s)
+        if decision.verdict is Verdict.START:  # asked last, since the whole process table is read
+            facts = replace(facts, live_elsewhere=self._is_live_elsewhere(agent, session))
+            decision = decide(facts, rules, chance, poison_s=self.config.tasks.poison_s)
         if is_new and decision.verdict is not Verdict.NEVER:
             self._new_deaths.add(death.record)
         plan = self._planned(death, decision, facts, launch, snapshot)
@@ -329,12 +333,12 @@ class RestartPlanner:
                     stage=Stage.DUE, decision=decision, keeps_work=True, launch=launch, note=note, evidence=evidence
                 )
             case Verdict.WAIT:
-                # tasks that wait for the same limit are held anyway
+                # tasks that wait for the same limit are held anyway, and another process of the session works on them
                 soon = death.since_s + decision.wait_s <= self.config.restart.window_s
                 rest_s = decision.wait_s
                 if not soon and (left_s := self.config.restart.window_s - death.since_s) > 0:
                     rest_s = min(rest_s, left_s)
-                keeps = soon or decision.code is RestartCode.QUOTA
+                keeps = soon or decision.code in (RestartCode.QUOTA, RestartCode.LIVE_ELSEWHERE)
                 return RestartPlan(stage=Stage.WAITING, decision=decision, keeps_work=keeps, rest_s=rest_s)
             case Verdict.PERSON:
                 return RestartPlan(stage=Stage.GIVEN_UP, decision=decision)
@@ -439,6 +443,11 @@ class RestartPlanner:
             host_starts=self._ledger.ages(),
             storm_left_s=self._ledger.storm_left_s(),
         )
+
+    def _is_live_elsewhere(self, agent: Agent, session: str | None) -> bool | None:
+        """Whether another process runs the session; None if that is not known."""
+        seen = visible(session, agent.id, agent.team, self._registry.homes(), self._processes)
+        return bool(seen.processes - {agent.process}) or (None if seen.unknown else False)
 
     def _is_work_taken(self, death: Death) -> bool:
         """Whether other agents have begun or finished all that it was working on when it died."""

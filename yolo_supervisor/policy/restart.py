@@ -219,6 +219,8 @@ def decide_by_hand(facts: RestartFacts) -> RestartDecision:
         return RestartDecision(verdict=verdict, code=code, text=text, attempt=len(facts.starts) + 1)
 
     refusal = _impossible(facts) or (None if facts.launch_known else _NOT_KNOWN)
+    if refusal is None and facts.live_elsewhere:
+        refusal = RestartCode.LIVE_ELSEWHERE, "another process runs its session"
     if refusal is not None:
         return decision(Verdict.NEVER, *refusal)
     for unknown, code, text in _unknown(facts):
@@ -244,8 +246,6 @@ def _impossible(facts: RestartFacts) -> tuple[RestartCode, str] | None:
         return RestartCode.NO_TRANSCRIPT, "its transcript does not exist any more"
     if facts.transcript == "no_turn":
         return RestartCode.NO_TURN, "its transcript has no turn to resume"
-    if facts.live_elsewhere:
-        return RestartCode.LIVE_ELSEWHERE, "another process runs its session"
     return None
 
 
@@ -332,6 +332,8 @@ def _waits(facts: RestartFacts, rules: RestartConfig, chance: float) -> Iterator
     for unknown, code, text in _unknown(facts):
         if unknown:
             yield LOOK_AGAIN_S, code, text
+    if facts.live_elsewhere:
+        yield LOOK_AGAIN_S, RestartCode.LIVE_ELSEWHERE, "another process runs its session"
     if facts.free_mib is not None and facts.free_mib < rules.min_free_mib:
         text = f"{facts.free_mib} MiB of memory are available, less than {rules.min_free_mib}"
         yield LOOK_AGAIN_S, RestartCode.MEMORY, text

@@ -1,4 +1,4 @@
-"""The text that an agent is told when it comes back."""
+"""The prompt with which an agent goes on that was started again."""
 
 from __future__ import annotations
 

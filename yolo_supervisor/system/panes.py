@@ -104,7 +104,7 @@ async def respawn(pane: Pane, ended_pid: int, server: Server, command: Sequence[
 
 
 async def new_window(server: Server, session: str, name: str, command: Sequence[str]) -> StartedProgram:
-    """Start the program in a new window of the session with this id (``$0``), which nobody is switched to."""
+    """Start the program in a new window of the session with this id (``$0``); no client is switched to it."""
     if session not in server.names:
         raise Unplaced(PlaceCode.SESSION_GONE, "its tmux session is gone")
     argv = ["new-window", "-d", "-P", "-F", _FORMAT, "-t", f"{session}:", "-n", _title(name), *command]
@@ -112,7 +112,7 @@ async def new_window(server: Server, session: str, name: str, command: Sequence[
 
 
 async def new_session(server: Server, session: str, name: str, command: Sequence[str]) -> StartedProgram:
-    """Start the program in a new session of the server, to which nobody is attached."""
+    """Start the program in a new session of the server; no client is attached to it."""
     argv = ["new-session", "-d", "-P", "-F", _FORMAT, "-s", _title(session), "-n", _title(name), *command]
     return await _keep(server, await _start(server, argv))
 
