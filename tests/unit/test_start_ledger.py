@@ -6,6 +6,7 @@ import errno
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -295,14 +296,18 @@ def test_ledger_that_another_process_holds_is_asked_for_later(host: Host) -> Non
 
 
 def test_ledger_of_the_largest_size_can_be_read(host: Host) -> None:
+    rules = RestartConfig(host_starts=1000, host_period_s=1.0)
     host.boot = "m" * 200
-    host.restarted()
+    host.restarted().take(rules)
     host.deaths(*(f"life-{n}" for n in range(2 * MOST)))
-    for _ in range(MOST + 5):
-        host.clock.wait(70.0)
-        host.ledger.take(RestartConfig(host_starts=1000, host_period_s=1.0, host_pause_s=0.0))
+    full = load_starts(host.path.read_bytes())
+    assert full is not None
+    assert len(full.deaths) == MOST
+    host.path.write_bytes(dump_starts(replace(full, starts=full.starts * MOST, storm=None)))
+    host.clock.wait(70.0)
 
-    assert len(host.ledger.ages()) == MOST
+    assert host.ledger.take(rules) == 0.0
+    assert (len(host.ledger.ages()), host.ledger.ages()[-2:]) == (MOST, (70.0, 0.0))
     assert host.ledger.damage is None
 
 
