@@ -306,6 +306,9 @@ class Machine:
             raise OSError(errno.EMFILE, "Too many open files")
         return self._running(pid).argv
 
+    def words(self, pid: int) -> list[bytes]:
+        return [word.encode() for word in self.argv(pid)]
+
     def environment(self, pid: int) -> dict[str, str]:
         return {"HOME": str(self._home), **self._running(pid).environment}
 

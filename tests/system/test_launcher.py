@@ -330,7 +330,7 @@ def test_a_session_of_the_clients_own_daemon_is_seen(place: Place) -> None:
         assert place.visible() == Visible(frozenset(), unknown), state
     daemon.kill()
     daemon.wait()
-    assert place.visible() == Visible(frozenset(), False), "nobody resumes it any more"
+    assert place.visible() == Visible(frozenset(), False), "no daemon resumes it any more"
 
 
 def test_a_held_lock_is_a_start_under_way(place: Place) -> None:

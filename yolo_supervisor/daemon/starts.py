@@ -17,7 +17,7 @@ from yolo_supervisor.actions.agents import Restart, Terminate
 from yolo_supervisor.config import Config
 from yolo_supervisor.daemon.alerts import AlertLog, FailureLog
 from yolo_supervisor.daemon.terminations import journal_end, terminate
-from yolo_supervisor.formats.launch import LaunchProblem, resume_argv
+from yolo_supervisor.formats.launch import LaunchProblem, resume_argv, start_of
 from yolo_supervisor.formats.start import Start
 from yolo_supervisor.fs.trust import Refused
 from yolo_supervisor.inventory.agents import AgentRegistry
@@ -30,9 +30,9 @@ from yolo_supervisor.store.locks import Busy
 from yolo_supervisor.store.start_ledger import StartLedger
 from yolo_supervisor.store.starts import write_start
 from yolo_supervisor.store.store import Store
-from yolo_supervisor.system import session_scan
 from yolo_supervisor.system.panes import PlaceCode, StartedProgram, Unplaced, new_session, new_window, respawn
 from yolo_supervisor.system.processes import Processes
+from yolo_supervisor.system.session_scan import lock_path
 from yolo_supervisor.system.tmux import Server, Tmux
 
 LAUNCH_S = 15.0
@@ -152,19 +152,10 @@ class Starter:
     def _document(self, action: Restart, argv: tuple[str, ...]) -> Start:
         launch = action.launch
         assert launch.session is not None
-        lock = session_scan.lock_path(launch.session)
+        lock = lock_path(launch.session)
         make_folder(self._store.disk, lock.parent)
-        return Start(
-            argv=argv,
-            folder=launch.folder,
-            environment=launch.environment,
-            absent=launch.absent,
-            session=launch.session,
-            agent=action.agent.id,
-            team=action.agent.team,
-            homes=tuple(map(str, self._registry.homes())),
-            lock=str(lock),
-        )
+        homes = map(str, self._registry.homes())
+        return start_of(launch, argv, team=action.agent.team, homes=homes, lock=str(lock))
 
     async def _start(self, server: Server, action: Restart, command: list[str]) -> StartedProgram:
         agent, launch = action.agent, action.launch

@@ -277,7 +277,7 @@ def adopt(disk: Disk, paths: Paths, folder: Path, limit_s: float) -> Path | None
 
 
 def _take_no_word(disk: Disk, paths: Paths, folder: Path) -> None:
-    """Put aside what an older folder says of the user's trust and of running processes.
+    """Put aside what an older folder says of the user's trust, of running processes, and of how to start agents.
 
     It may have come with a clone: only a person trusts a project, and only a daemon here sees its processes.
     """
@@ -285,6 +285,10 @@ def _take_no_word(disk: Disk, paths: Paths, folder: Path) -> None:
     for name in (paths.trusted.name, paths.trees.name):
         if disk.status(folder / name) is not None:
             disk.rename(folder / name, folder / paths.quarantine.name / f"{name}-adopted")
+    for inner in (paths.launches, paths.starts):  # what they name would be started
+        if disk.status(folder / inner.name) is not None:
+            aside = _free_name(disk, folder / paths.quarantine.name / f"{inner.name}-adopted")
+            disk.rename(folder / inner.name, aside)
     known = read_enrolment(disk, paths.folder)
     if known is not None and known.is_of(_status(disk, paths)):
         trusted = disk.read(paths.trusted)

@@ -83,6 +83,9 @@ class PsutilBackend:
     def argv(self, pid: int) -> list[str]:
         return list(self._ask(pid, lambda process: process.cmdline()))
 
+    def words(self, pid: int) -> list[bytes]:
+        return [os.fsencode(word) for word in self.argv(pid)]
+
     def environment(self, pid: int) -> dict[str, str]:
         return dict(self._ask(pid, lambda process: process.environ()))
 

@@ -81,7 +81,11 @@ class ProcessBackend(Protocol):
     def owner(self, pid: int) -> int:
         """The user id of the process."""
 
-    def argv(self, pid: int) -> list[str]: ...
+    def argv(self, pid: int) -> list[str]:
+        """The command line, for a look at it: bytes that are no text are replaced."""
+
+    def words(self, pid: int) -> list[bytes]:
+        """The command line, to be repeated."""
 
     def environment(self, pid: int) -> dict[str, str]: ...
 

@@ -146,7 +146,10 @@ class ProcfsBackend:
         return os.stat(f"/proc/{pid}").st_uid
 
     def argv(self, pid: int) -> list[str]:
-        return [argument.decode("utf-8", "replace") for argument in self._read(pid, "cmdline").split(b"\0")[:-1]]
+        return [word.decode("utf-8", "replace") for word in self.words(pid)]
+
+    def words(self, pid: int) -> list[bytes]:
+        return self._read(pid, "cmdline").split(b"\0")[:-1]
 
     def environment(self, pid: int) -> dict[str, str]:
         pairs = (entry.decode("utf-8", "replace").partition("=") for entry in self._read(pid, "environ").split(b"\0"))

@@ -1,8 +1,7 @@
 """Looks for every process that runs a session of Claude Code, or may run it.
 
 The launcher asks this right before it becomes the client, so only small modules of the standard library are imported.
-Every doubt counts as unknown, never as no process: two processes on one session destroy its transcript's order and do
-its work twice.
+Every doubt counts as unknown: two processes on one session mix its transcript and do its work twice.
 """
 
 from __future__ import annotations

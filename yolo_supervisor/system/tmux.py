@@ -39,7 +39,7 @@ _QUERY = (
         "list-panes",
         "-a",
         "-F",
-        "P #{pane_id} #{session_id} #{pane_pid} #{pane_dead}:#{pane_dead_status}:#{pane_dead_signal}",
+        "P #{pane_id} #{session_id} #{pane_pid} #{pane_dead}:#{pane_dead_status}:#{pane_dead_signal} #{window_name}",
     ),
 )
 
@@ -53,6 +53,8 @@ class PaneState:
     dead: bool
     status: int | None = None
     signal: int | None = None
+    window: str = field(default="", compare=False)
+    """The name of its window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +221,7 @@ def parse(socket: str, answer: str) -> Server | None:
                     people[session] = people.get(session, frozenset()) | {terminal}
                     clients[int(client)] = terminal
             elif kind == "P":
-                pane, session, process, end = rest.split(" ")
+                pane, session, process, end, *window = rest.split(" ", 4)
                 dead, status, killer = end.split(":")
                 before = panes[pane].sessions if pane in panes else ()
                 panes[pane] = PaneState(
@@ -228,6 +230,7 @@ def parse(socket: str, answer: str) -> Server | None:
                     dead == "1",
                     int(status) if status else None,
                     int(killer) if killer.isdigit() else None,
+                    "".join(window),
                 )
     except ValueError:
         return None
