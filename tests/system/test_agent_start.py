@@ -115,3 +115,40 @@ def test_what_is_remembered_of_a_dead_agent_is_private(team: Team, mates: Teamma
     (path,) = (path for path in Path(team.own.ended).iterdir() if path.name.startswith(DEV))
 
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_status_explain_and_doctor_name_an_agent_that_is_given_up(team: Team, mates: Teammates) -> None:
+    team.supervise(RESTART + "max_starts = 1\n")
+    pid = mates.start(DEV)
+    os.kill(pid, signal.SIGKILL)
+    os.kill(mates.back(DEV)["evidence"]["pid"], signal.SIGKILL)
+    team.running.wait(lambda: team.running.did("restart_given_up", ID), "it to be given up")
+    team.running.wait(lambda: team.running.did("forgotten", ID), "its recovery")
+
+    (shown,) = (a for a in team.cli.json("status")["projects"][0]["agents"] if a["id"] == ID)
+    assert (shown["state"], shown["restart"]["state"], shown["restart"]["code"]) == ("dead", "given_up", "too_many")
+    assert f"agent reset {ID}" in team.cli("status").stdout
+    assert team.cli.json("explain", "agent", DEV)["restart"][ID]["state"] == "given_up"
+    assert f"{ID} is not started again" in team.cli("doctor").stdout
+
+    assert team.cli("agent", "reset", DEV).returncode == 0
+    assert all(a["id"] != ID for a in team.cli.json("status")["projects"][0]["agents"])
+
+
+def test_status_shows_which_start_waits_and_which_agent_is_held(team: Team, mates: Teammates) -> None:
+    team.supervise(RESTART + "min_free_mib = 1000000\n")
+    pid, other = mates.start(DEV), mates.start(f"{DEV}b")
+    os.kill(pid, signal.SIGKILL)
+    assert team.cli("agent", "hold", f"{DEV}b").returncode == 0
+
+    def restarts() -> dict[str, dict[str, object] | None]:
+        return {a["id"]: a["restart"] for a in team.cli.json("status")["projects"][0]["agents"]}
+
+    wait_until(lambda: restarts().get(ID) is not None, "the start to be planned")
+    shown = restarts()
+    waits, is_held = shown[ID], shown[f"{ID.replace(DEV, DEV + 'b')}"]
+    assert waits is not None
+    assert is_held is not None
+    assert (waits["state"], waits["code"], waits["try"], waits["of"]) == ("waiting", "memory", 1, 3)
+    assert is_held["state"] == "held"
+    assert team.alive(other)

@@ -14,6 +14,7 @@ from yolo_supervisor.cli import returning
 from yolo_supervisor.cli.consent import YES, confirm, refuse_agents
 from yolo_supervisor.cli.context import EX_NO, Shared, fail, out, out_json, print_result, shared
 from yolo_supervisor.cli.project_view import ProjectView
+from yolo_supervisor.cli.restart_text import restart_text
 from yolo_supervisor.cli.returning import CannotStart
 from yolo_supervisor.cli.stopping import CannotStop, choose_agent, describe_end, end_agent, refusal_to_stop
 from yolo_supervisor.config import Config
@@ -60,6 +61,7 @@ def list_agents(options: Shared) -> None:
         out(
             f"{agent['id']}  {agent['role']}  {agent['state']}  pid {agent['pid'] or '-'}  by {agent['source']}"
             f"  since {agent['since']}"
+            + (f"  {restart_text(agent['id'], agent['restart'])}" if agent["restart"] is not None else "")
         )
     if not agents:
         out(f"no agents in {project}")

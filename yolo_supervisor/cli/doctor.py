@@ -74,7 +74,10 @@ def command(options: Shared, fix: bool) -> None:
         findings.append(Finding("ok", "the configuration is valid"))
         try:
             view = ProjectView(project, config)
-            for checked in (_store(view, fix), _service(view), _plugin(view, fix), _team(view), _servers(view)):
+            checks = (
+                _store(view, fix), _service(view), _plugin(view, fix), _team(view), _given_up(view), _servers(view),
+            )  # fmt: skip
+            for checked in checks:
                 findings += checked
         except TooNew as error:
             findings.append(Finding("problem", str(error)))
@@ -124,6 +127,13 @@ def _kept_work(project: Path) -> Iterator[Finding]:
     if refs := ended.stdout.decode(errors="replace").split():
         what = f"copies of uncommitted work that commits have kept: {len(refs)}, the newest is {refs[-1]}"
         yield Finding("note", what, "git diff HEAD REF shows one, git update-ref -d REF removes it")
+
+
+def _given_up(view: ProjectView) -> Iterator[Finding]:
+    """Name the dead agents that are not started again until a person decides."""
+    for ident, reason in view.given_up().items():
+        do = f"yolo-supervisor agent start {ident} starts it now, agent reset {ident} forgets its starts"
+        yield Finding("problem", f"{ident} is not started again: {reason}", do)
 
 
 def _store(view: ProjectView, fix: bool) -> Iterator[Finding]:

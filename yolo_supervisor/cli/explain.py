@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from yolo_supervisor.cli.context import EX_NO, KINDS, Shared, entries, fail, out, out_json, shared
+from yolo_supervisor.cli.restart_text import restart_text
 from yolo_supervisor.models import from_iso
 
 if TYPE_CHECKING:
@@ -38,16 +39,31 @@ def command(options: Shared, kind: str, key: str) -> None:
         if (entry.kind == KINDS[kind] and matches(entry.key, key))
         or (kind == "agent" and matches(str(entry.evidence.get("agent", "")), key))
     ]
+    restarts = _restarts(options, {entry.key for entry in story if entry.kind == "agent"}) if kind == "agent" else {}
     if options.json:
         listed = [fields(entry) for entry in story]
-        out_json({"version": 2, "kind": kind, "key": key, "project": str(project), "story": listed})
+        said = {"version": 2, "kind": kind, "key": key, "project": str(project), "story": listed}
+        out_json({**said, "restart": restarts} if kind == "agent" else said)
     else:
         for entry in story:
             _print_entry(entry)
+        for ident, restart in restarts.items():
+            out(f"now: {ident} {restart_text(ident, restart)} ({restart['code']})")
     if not options.json and (reports := [e.evidence["report"] for e in story if _has_report(e)]):
         out(f"crash report: yolo-supervisor crash show {reports[-1]}")
     if not story:
         fail(EX_NO, f"the journal of {project} has no entries about {kind} {key}; see: yolo-supervisor status")
+
+
+def _restarts(options: Shared, idents: set[str]) -> dict[str, dict[str, Any]]:
+    """The present states of the starts of these agents, by their ids."""
+    from yolo_supervisor.cli.project_view import project_view
+
+    if not idents:
+        return {}
+    view = project_view(options)
+    found = {ident: view.restart_json(ident) for ident in sorted(idents)}
+    return {ident: restart for ident, restart in found.items() if restart is not None}
 
 
 def _has_report(entry: Entry) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,9 @@ from yolo_supervisor.daemon.starts import Starter
 from yolo_supervisor.daemon.status_files import REPORT_TICKS
 from yolo_supervisor.daemon.wiring import HostServices, ProjectParts
 from yolo_supervisor.formats import own as own_files
+from yolo_supervisor.formats import restart_plans
 from yolo_supervisor.formats.plugin import config as plugin_config
+from yolo_supervisor.formats.restart_plans import PlannedStart
 from yolo_supervisor.formats.session_ends import Countdown
 from yolo_supervisor.fs.read import read_or_none
 from yolo_supervisor.inventory.process_scan import ProcessScanner
@@ -158,14 +161,64 @@ class ProjectView:
         snapshot, reader = self.registry.snapshot(), self._parts.activity
         reader.renew()
         agents = self.agents.agents()
-        countdowns = self._countdowns()
-        return [
+        countdowns, planned = self._countdowns(), self._planned_starts()
+        alive = {agent.id for agent, state in agents if state is Liveness.ALIVE}
+        rows = [
             {
                 **self._agent_json(agent, state),
                 **self._activity_json(reader.read(agent, state, snapshot).signs),
                 **self._ending_json(countdowns.get(agent.process) if state is Liveness.ALIVE else None),
+                "restart": self._restart_json(
+                    agent.id, planned.get(agent.id) if state is Liveness.DEAD else None, agent.id in alive
+                ),
             }
             for agent, state in agents
+        ]
+        return rows + self._given_up_json({agent.id for agent, _ in agents})
+
+    def restart_json(self, ident: str) -> dict[str, Any] | None:
+        """The state of an agent's starts; None if there is nothing to say of them."""
+        alive = any(agent.id == ident and state is Liveness.ALIVE for agent, state in self.agents.agents())
+        return self._restart_json(ident, None if alive else self._planned_starts().get(ident), alive)
+
+    def given_up(self) -> dict[str, str]:
+        """The reasons why dead agents are not started again until a person decides, by their ids."""
+        states = self.store.index.restarts.items()
+        return {ident: state.reason for ident, state in states if state.given_up is not None}
+
+    def _planned_starts(self) -> dict[str, PlannedStart]:
+        """The starts that the daemon plans, by the agent's id; empty without a daemon."""
+        if self.holder() is None:
+            return {}
+        starts = restart_plans.load(read_or_none(self.store.paths.planned_starts) or b"")
+        return {start.agent: start for start in starts}
+
+    def _restart_json(self, ident: str, planned: PlannedStart | None, alive: bool) -> dict[str, Any] | None:
+        """``in_s`` is the rest of a wait; ``try`` is the number of the start, of at most ``of`` in a row."""
+        state, of = self.store.index.restarts.get(ident), self.config.restart.max_starts
+        tries = len(state.starts) if state is not None else 0
+        shown: dict[str, Any] = {"try": tries, "of": of, "in_s": None, "code": None}
+        if state is not None and state.held:
+            return {"state": "held", **shown, "code": "held", "reason": "a person holds it: no start by itself"}
+        if state is not None and state.given_up is not None and not alive:
+            return {"state": "given_up", **shown, "code": state.given_up, "reason": state.reason}
+        if planned is None:
+            return None
+        in_s = round(max(0.0, planned.due_s - self.clock.monotonic()), 1) if planned.due_s is not None else None
+        return {
+            "state": planned.state, "try": planned.attempt, "of": planned.of, "in_s": in_s, "code": planned.code,
+            "reason": planned.reason,
+        }  # fmt: skip
+
+    def _given_up_json(self, listed: Collection[str]) -> list[dict[str, Any]]:
+        """The agents that were given up and are forgotten: a person is needed for each."""
+        missing = [ident for ident in self.given_up() if ident not in listed]
+        ended = {agent.agent.id: agent.agent for agent in self.planner.ended_agents().values()} if missing else {}
+        none = {"activity": "unknown", "sign": "", "ends_in_s": None, "ends_because": None}
+        return [
+            {**self._agent_json(ended[ident], Liveness.DEAD), **none, "restart": self._restart_json(ident, None, False)}
+            for ident in missing
+            if ident in ended
         ]
 
     def _countdowns(self) -> dict[ProcessId | None, Countdown]:

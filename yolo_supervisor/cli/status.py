@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from yolo_supervisor.cli.context import Shared, out, out_json, shared
+from yolo_supervisor.cli.restart_text import restart_text
 
 
 @click.command()
@@ -96,6 +97,10 @@ def _print_status(document: dict[str, Any]) -> None:
                 (a["id"], a["role"], a["state"], a["activity"].replace("_", " "), f"pid {a['pid']}", a["sign"])
                 for a in project["agents"]
             ],
+        ),
+        (
+            "starts",
+            [(a["id"], restart_text(a["id"], a["restart"])) for a in project["agents"] if a["restart"] is not None],
         ),
         (
             "countdowns",

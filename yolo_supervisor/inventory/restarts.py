@@ -11,13 +11,16 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import psutil
 
 from yolo_supervisor.clock import Instant
 from yolo_supervisor.config import Config
+from yolo_supervisor.formats import restart_plans
 from yolo_supervisor.formats.crash_report import ENDED_BY_PERSON, CrashCause
 from yolo_supervisor.formats.ended_agents import TASKS, End, EndedAgent
 from yolo_supervisor.formats.launch import Launch
+from yolo_supervisor.formats.restart_plans import PlannedStart
 from yolo_supervisor.inventory.agents import AgentRegistry
 from yolo_supervisor.inventory.crash_evidence import Crash
 from yolo_supervisor.inventory.launches import LaunchRecorder
@@ -38,6 +41,7 @@ from yolo_supervisor.policy.restart import (
     may_be_started,
 )
 from yolo_supervisor.policy.restart_note import note_for
+from yolo_supervisor.store.atomic import write_atomic
 from yolo_supervisor.store.ended_agents import EndedAgents
 from yolo_supervisor.store.lines import RestartState, StartState
 from yolo_supervisor.store.start_ledger import StartLedger
@@ -141,6 +145,8 @@ class RestartPlanner:
         self.ended: dict[str, EndedAgent] = {}
         """The agents that are dead in this look, by their records, and those that died shortly before."""
         self._saved_ended: dict[str, EndedAgent] = {}
+        self._plans: dict[str, PlannedStart] = {}
+        self._saved_plans: tuple[PlannedStart, ...] = ()
         self._looked_at: set[str] = set()
         """The records of dead agents since they were last saved."""
         self._hung_up: dict[str, bool] = {}
@@ -181,7 +187,33 @@ class RestartPlanner:
             folders, servers = self._registry.folders.roots, self._tmux.last()
             self._launches.record(agents, self._registry.homes(), folders, servers)
 
+    def save_plans(self) -> None:
+        """Write down which starts are under way or wait, for ``status``, if that has changed."""
+        starts, self._plans = tuple(self._plans.values()), {}
+        if [_without_jitter(start) for start in starts] != [_without_jitter(start) for start in self._saved_plans]:
+            path = self._store.paths.planned_starts
+            write_atomic(self._store.disk, path, restart_plans.dump(starts), durable=False)
+            self._saved_plans = starts
+
     def plan(self, death: Death, others: Sequence[Agent], snapshot: ProjectSnapshot) -> RestartPlan:
+        """The plan for one dead agent. ``others`` are all agents that are not known to be dead."""
+        plan = self._plan(death, others, snapshot)
+        if plan.stage in (Stage.DUE, Stage.STARTING, Stage.WAITING):
+            waits, decision = plan.stage is Stage.WAITING, plan.decision
+            starts = self._store.index.restarts.get(death.agent.id, RestartState()).starts
+            under_way = plan.stage is Stage.STARTING
+            self._plans[death.record] = PlannedStart(
+                agent=death.agent.id,
+                state="waiting" if waits else "starting",
+                attempt=min(len(starts) or 1, self.config.restart.max_starts) if under_way else decision.attempt,
+                of=self.config.restart.max_starts,
+                code=str(RestartCode.START if under_way else decision.code),
+                reason="its client is being started" if under_way else decision.text,
+                due_s=self._store.clock.monotonic() + decision.wait_s if waits else None,
+            )
+        return plan
+
+    def _plan(self, death: Death, others: Sequence[Agent], snapshot: ProjectSnapshot) -> RestartPlan:
         """The plan for one dead agent. ``others`` are all agents that are not known to be dead."""
         agent, rules = death.agent, self.config.restart
         if agent.lead is not None or agent.process is None:
@@ -478,6 +510,11 @@ class RestartPlanner:
         path = self._path(launch, snapshot)
         turn = self._transcripts.turn(path) if path is not None else None
         return turn.answered_at if turn is not None else None
+
+
+def _without_jitter(start: PlannedStart) -> PlannedStart:
+    """The planned start, equal for one whose time was only measured again."""
+    return msgspec.structs.replace(start, due_s=round(start.due_s) if start.due_s is not None else None, reason="")
 
 
 def _is_replaced(agent: Agent, others: Iterable[Agent], snapshot: ProjectSnapshot) -> bool:

@@ -164,6 +164,10 @@ class Paths:
         return self.folder / "session-ends.json"
 
     @property
+    def planned_starts(self) -> Path:
+        return self.folder / "restarts.json"
+
+    @property
     def store_lock(self) -> Path:
         return self.folder / "store.lock"
 

@@ -325,6 +325,7 @@ class AgentsWatcher:
         if self._restarts is not None:
             self._restarts.record_launches(self._known.agents)
             self._restarts.save_ended()
+            self._restarts.save_plans()
             try:
                 self._restarts.save_deaths()
             except Busy:

@@ -59,7 +59,8 @@ def decide(observation: RestartsObservation, progress_s: float) -> list[Remediat
             remediations.append((alert,))
     for agent_id, reason in observation.given_up.items():
         code = AlertCode.AGENT_NOT_RESTARTED
-        remediations.append((Escalate(kind="agent", code=code, key=agent_id, reason=reason),))
+        do = f"yolo-supervisor agent reset {agent_id}, or agent start {agent_id}"
+        remediations.append((Escalate(kind="agent", code=code, key=agent_id, reason=f"{reason}: {do}"),))
     return remediations
 
 
