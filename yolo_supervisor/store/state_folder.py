@@ -285,7 +285,7 @@ def _take_no_word(disk: Disk, paths: Paths, folder: Path) -> None:
     for name in (paths.trusted.name, paths.trees.name):
         if disk.status(folder / name) is not None:
             disk.rename(folder / name, folder / paths.quarantine.name / f"{name}-adopted")
-    for inner in (paths.launches, paths.starts):  # what they name would be started
+    for inner in (paths.launches, paths.starts, paths.ended):  # what they name would be started
         if disk.status(folder / inner.name) is not None:
             aside = _free_name(disk, folder / paths.quarantine.name / f"{inner.name}-adopted")
             disk.rename(folder / inner.name, aside)
