@@ -12,7 +12,7 @@ import anyio
 
 T = TypeVar("T")
 
-TURN_S = 0.02
+TURN_S = 0.005
 """The time after which a long piece of work lets all others run, in seconds."""
 
 BEAT_S = 1.0

@@ -304,17 +304,45 @@ def transcripts(bad: Bad) -> None:
             file.write(b'{"agentName": "dev4", "teamName": "bad", "x": "' + b"y" * (32 * 2**20) + b'"}\n')
     (bad.claude / "sessions").mkdir()
     for number in range(3000):
-        session = {"pid": 4_000_000 + number, "sessionId": f"s{number}", "cwd": str(bad.project), "startedAt": 1}
+        session = {"pid": 4_000_000 + number, "sessionId": f"s{number}", "cwd": str(bad.project), "procStart": "1"}
         (bad.claude / "sessions" / f"{4_000_000 + number}.json").write_text(json.dumps(session))
+
+
+def lost_sessions(bad: Bad) -> None:
+    """3,000 files of killed sessions of this boot, each with a task list and a task in progress of another."""
+    machine, _, namespace = Processes(backend()).boot.split("/", 2)
+    _team(bad, "bad", 8, 10)
+    (bad.claude / "sessions").mkdir()
+    for number in range(3000):
+        pid, ident = 4_000_000 + number, f"{number:08}-0000"
+        session = {"pid": pid, "sessionId": ident, "cwd": str(bad.project), "procStart": "1",
+                   "pidDomain": f"linux:{machine}:pid:[{namespace}]"}  # fmt: skip
+        (bad.claude / "sessions" / f"{pid}.json").write_text(json.dumps(session))
+        (bad.claude / "tasks" / ident).mkdir()
+        task = {"id": "1", "subject": "x", "description": "", "status": "in_progress", "owner": "x", "blocks": [],
+                "blockedBy": []}  # fmt: skip
+        (bad.claude / "tasks" / ident / "1.json").write_text(json.dumps(task))
 
 
 def work_trees(bad: Bad) -> None:
     """2,000 linked work trees."""
+    _work_trees(bad, 2000)
+
+
+def few_work_trees(bad: Bad) -> None:
+    """299 linked work trees, as many as are looked through, each with three locks of git's that were left."""
+    _work_trees(bad, 299)
+    for folder in (bad.project / ".git", *(bad.project / ".git" / "worktrees").iterdir()):
+        for name in ("index.lock", "HEAD.lock", "packed-refs.lock"):
+            (folder / name).touch()
+
+
+def _work_trees(bad: Bad, count: int) -> None:
     git = bad.project / ".git"
     for name in ("objects", "refs", "worktrees"):
         (git / name).mkdir(parents=True)
     (git / "HEAD").write_text("ref: refs/heads/main\n")
-    for number in range(2000):
+    for number in range(count):
         tree, admin = bad.project.parent / f"tree{number}", git / "worktrees" / f"tree{number}"
         (tree / ".yolo-planning").mkdir(parents=True)
         admin.mkdir()
@@ -322,6 +350,14 @@ def work_trees(bad: Bad) -> None:
         (admin / "gitdir").write_text(f"{tree}/.git\n")
         (admin / "commondir").write_text("../..\n")
         (admin / "HEAD").write_text("ref: refs/heads/main\n")
+
+
+def left_locks(bad: Bad) -> None:
+    """10,000 locks of the plugin whose owners are unknown."""
+    (bad.planning / ".locks").mkdir()
+    for number in range(10_000):
+        data = plugin_leases.dump_lease(f"r{number}", "dev", datetime(2026, 1, 1, tzinfo=UTC), 60)
+        (bad.planning / ".locks" / f"r{number}.lock").write_bytes(data)
 
 
 def phases(bad: Bad) -> None:
@@ -349,8 +385,8 @@ KINDS = {
     for kind in (
         empty, many_pids, quarantine, health, hooks, large_state, large_config, nested_state, nested_tasks,
         broken_log, broken_state, deep_state, huge_files,
-        devices, unreadable, many_tasks, large_tasks, many_leases, large_log, dead_records, transcripts, work_trees,
-        phases, journal,
+        devices, unreadable, many_tasks, large_tasks, many_leases, large_log, dead_records, transcripts,
+        lost_sessions, work_trees, few_work_trees, left_locks, phases, journal,
     )
 }  # fmt: skip
 
@@ -441,8 +477,8 @@ def kill_agents(project: Path, claude: Path, seconds: float, change: Callable[[]
         words = ["sh", "-c", "read x", "sh", "--agent-id", f"dev-{number}@good", "--agent-name", f"dev-{number}",
                  "--team-name", "good"]  # fmt: skip
         child = subprocess.Popen(words, cwd=project, stdin=subprocess.PIPE)
-        trees = Paths(project).trees
-        while time.monotonic() < until + 60 and not (trees.exists() and str(child.pid) in trees.read_text()):
+        records = Paths(project).agents
+        while time.monotonic() < until + 60 and not any(records.glob(f"*~{child.pid}-*")):
             time.sleep(0.02)
             if time.monotonic() - changed > 0.5:
                 changed = time.monotonic()

@@ -1022,8 +1022,8 @@ def test_the_snapshot_is_newer_than_the_death(
     world.turn()
     take_snapshot = world.registry.snapshot
 
-    def with_a_death_at_once(*reread: Collection[str]) -> ProjectSnapshot:
-        snapshot = take_snapshot(*reread)
+    def with_a_death_at_once(reread: Collection[str] = (), *, ahead: bool = False) -> ProjectSnapshot:
+        snapshot = take_snapshot(reread, ahead=ahead)
         if lead.poll() is None:
             world.team("85d6cfb4-e039")
             write_task(world.claude, "red", 1, owner="team-lead", status="in_progress")

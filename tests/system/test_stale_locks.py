@@ -7,7 +7,7 @@ import os
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -26,15 +26,16 @@ from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats import plugin
 from yolo_supervisor.formats.plugin import agents as plugin_agents
 from yolo_supervisor.formats.plugin import execution_state
-from yolo_supervisor.inventory import lock_holders
+from yolo_supervisor.inventory import lock_holders, stale_locks
 from yolo_supervisor.inventory.leases import Leases
-from yolo_supervisor.inventory.lock_holders import subcommand
+from yolo_supervisor.inventory.lock_holders import LockHolder, LockHolders, subcommand
 from yolo_supervisor.inventory.stale_locks import INDEX_STALE_S, StaleLocks
 from yolo_supervisor.models import Agent, Liveness
 from yolo_supervisor.store import locks as lock_files
 from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.store.history import history
 from yolo_supervisor.store.store import Outcome, Store
+from yolo_supervisor.system.git_layout import WorkTree
 from yolo_supervisor.system.process_backend import backend
 from yolo_supervisor.system.processes import Processes
 from yolo_supervisor.watchers.base import Remediation
@@ -524,6 +525,35 @@ async def test_a_new_lock_in_the_place_of_the_one_that_was_left_stands(
 
     assert world.carry_out(remediations) == [Outcome.STALE]
     assert lock.read_bytes() == b"new"
+
+
+async def test_of_many_locks_of_git_some_are_examined_in_each_look_and_all_stay_reported(
+    world: World, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To examine a lock all processes are asked: a repository with hundreds of left locks must not delay others."""
+    monkeypatch.setattr(stale_locks, "SURVEYS", 2)
+    examined: list[str] = []
+    look = LockHolders.look
+
+    def record(self: LockHolders, lock: Path, trees: Collection[WorkTree]) -> LockHolder | None:
+        examined.append(lock.name)
+        return look(self, lock, trees)
+
+    monkeypatch.setattr(LockHolders, "look", record)
+    there = ["HEAD.lock", "config.lock", "index.lock", "packed-refs.lock"]
+    for name in there:
+        (repository / ".git" / name).touch()
+    await world.look()
+    await world.look()
+    assert sorted(set(examined)) == there
+    world.clock.wait(INDEX_STALE_S)
+    examined.clear()
+
+    (repository / ".git" / "shallow.lock").touch()
+    alerts = await world.look()
+    assert len(set(examined)) == 2
+    assert "shallow.lock" in examined  # a new lock is examined at once
+    assert sorted(Path(alert.key).name for (alert,) in alerts) == there
 
 
 async def test_a_link_in_the_place_of_gits_lock_is_left_alone(world: World, repository: Path, tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ class TestWork:
 
         def work() -> Iterator[None]:
             for _ in range(100):
-                clock.wait(TURN_S / 2)
+                clock.wait(0.51 * TURN_S)
                 yield
 
         async with anyio.create_task_group() as tasks:

@@ -122,7 +122,7 @@ class ProjectView:
         """Git's locks that are there now; ``pids`` hold them, or may."""
         return [
             {"path": str(path), "state": str(holder.state), "pids": holder.pids, "holder": holder.describe()}
-            for path, holder in self._parts.locks.of_git()
+            for path, holder in filter(None, self._parts.locks.of_git())
         ]
 
     def unknown_pids(self) -> list[int]:

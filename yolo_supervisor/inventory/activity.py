@@ -15,12 +15,12 @@ from pathlib import Path
 from yolo_supervisor.formats import claude
 from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats.turns import Phase, Turn
-from yolo_supervisor.fs.changes import ParsedFileCache, names
 from yolo_supervisor.fs.read import read_or_none
 from yolo_supervisor.inventory import work_trees
 from yolo_supervisor.inventory.process_scan import ProcessScanner
 from yolo_supervisor.inventory.project_folders import ProjectFolders
 from yolo_supervisor.inventory.project_snapshot import LiveSession, ProjectSnapshot, lists_of_session
+from yolo_supervisor.inventory.session_files import SessionFile
 from yolo_supervisor.inventory.transcripts import Transcripts, Version, version
 from yolo_supervisor.models import Agent, Liveness, ProcessId, Task
 from yolo_supervisor.policy.activity import Signs
@@ -55,11 +55,13 @@ class ActivityReader:
         self._folders = folders
         self._scanner = scanner
         self._transcripts = Transcripts()
-        self._sessions = ParsedFileCache(lambda data, _: claude.session(data))
+        self._of_files: dict[Path, Trace] = {}
+        """The traces of sessions whose process cannot be seen, by the session's file, in this look."""
 
     def renew(self) -> None:
         """Begin a new look."""
         self._transcripts.renew()
+        self._of_files.clear()
 
     def read(self, agent: Agent, liveness: Liveness, snapshot: ProjectSnapshot) -> Reading:
         """The signs of an agent that is known, dead or alive."""
@@ -187,21 +189,35 @@ class ActivityReader:
         A session keeps its list when it gets another id, so each one of the project may, unless the task names a
         teammate with a separate process.
         """
-        live = {(session.home, session.session.pid) for session in snapshot.sessions}
         teams = [team for team in snapshot.teams if team.name == task.list]
         leads = {team.lead_session for team in teams}
         of_mate = any(not member.in_process for member in self._members(task, snapshot))
-        for home in snapshot.homes:
-            for name in names(home / "sessions"):
-                path = home / "sessions" / name
-                session = self._sessions.get(path) if name.endswith(".json") else None
-                if session is None or (home, session.pid) in live:
-                    continue
-                is_tied = session.session_id in leads or task.list in lists_of_session(session.session_id)
-                if is_tied or (not of_mate and self._folders.has(Path(session.cwd))):
-                    folders = (*self._folders.roots, Path(session.cwd))
-                    script = self._transcripts.of_session(session.session_id, [home], folders)
-                    yield name, version(path), self._versions(script) if script else None
+        for file in self._unseen(snapshot):
+            ident = file.session.session_id
+            is_tied = ident in leads or task.list in lists_of_session(ident)
+            if is_tied or (not of_mate and self._folders.has(file.folder)):
+                yield self._trace_of_file(file)
+
+    def _unseen(self, snapshot: ProjectSnapshot) -> Iterator[SessionFile]:
+        """The sessions whose process cannot be seen."""
+        live = {(session.home, session.session.pid) for session in snapshot.sessions}
+        return (file for file in snapshot.session_files if (file.home, file.session.pid) not in live)
+
+    def read_sessions(self, snapshot: ProjectSnapshot) -> Iterator[None]:
+        """Read the traces of the project's sessions whose process cannot be seen, each once in a look, in steps."""
+        for file in self._unseen(snapshot):
+            if file.path not in self._of_files and self._folders.has(file.folder):
+                self._trace_of_file(file)
+                yield
+
+    def _trace_of_file(self, file: SessionFile) -> Trace:
+        """The versions of a session's file and transcript in this look."""
+        if file.path not in self._of_files:
+            folders = (*self._folders.roots, file.folder)
+            script = self._transcripts.of_session(file.session.session_id, [file.home], folders)
+            versions = self._versions(script) if script else None
+            self._of_files[file.path] = file.path.name, version(file.path), versions
+        return self._of_files[file.path]
 
     def _emptied_inboxes(self, task: Task, snapshot: ProjectSnapshot) -> Iterator[Version]:
         """The inboxes that were emptied: only their owner does that, once a second while it lives."""

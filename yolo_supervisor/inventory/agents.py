@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,7 +27,12 @@ from yolo_supervisor.inventory.claude_homes import ClaudeHomes
 from yolo_supervisor.inventory.membership import Membership
 from yolo_supervisor.inventory.process_scan import ProcessScanner
 from yolo_supervisor.inventory.project_folders import ProjectFolders
-from yolo_supervisor.inventory.project_snapshot import ProjectSnapshot, is_process_of
+from yolo_supervisor.inventory.project_snapshot import (
+    LiveSession,
+    ProjectSnapshot,
+    is_process_of,
+    lists_of_session,
+)
 from yolo_supervisor.inventory.task_lists import TaskLists
 from yolo_supervisor.inventory.watched_lists import WatchedLists
 from yolo_supervisor.models import Agent, Liveness, ProcessId
@@ -79,28 +84,38 @@ class AgentRegistry:
         if not known and self._describer.seen(process) is None:
             return False
         self.folders.refresh()
-        return not self._membership.belongs(process, self._homes.sessions(self.homes()))
+        sessions = self._homes.sessions(self._homes.session_files(self.homes()))
+        return not self._membership.belongs(process, sessions)
 
     def use_homes(self, homes: Iterable[Path]) -> None:
         """From the next snapshot on read these homes beside the folders that agents name."""
         self._homes.defaults = tuple(homes)
 
-    def snapshot(self, reread: Collection[str] = ()) -> ProjectSnapshot:
+    def read_ahead(self) -> Iterator[None]:
+        """Read the work trees and session files, which may be many, in steps; ``snapshot`` finds little left."""
+        yield from self.folders.read()
+        yield from self._homes.read_ahead(self.homes())
+
+    def snapshot(self, reread: Collection[str] = (), *, ahead: bool = False) -> ProjectSnapshot:
         """Read all that decisions about the project's agents depend on. OSError if the records cannot be listed.
 
-        ``reread`` names records that may have been updated; the others are read once.
+        ``reread`` names records that may have been updated; the others are read once. ``ahead`` says that the work
+        trees were read by ``read_ahead`` right before.
         """
-        self.folders.refresh()
+        if not ahead:
+            self.folders.refresh()
         records = self._records.read(reread)
         teammates = self._command_lines.read(records.folder_id)
         left = (Path(folder).parent.parent for folder in self.task_lists.left())
         homes = self._homes.with_those_of((*records.homes, *teammates.homes, *left))
         teams, unreadable_teams = self._homes.teams(homes)
+        session_files = self._homes.session_files(homes)
         return ProjectSnapshot(
             records=records,
             teammates=teammates,
             homes=homes,
-            sessions=tuple(self._homes.sessions(homes)),
+            sessions=tuple(self._homes.sessions(session_files)),
+            session_files=session_files,
             teams=teams,
             members=self._homes.members(teams),
             unreadable_teams=unreadable_teams,
@@ -122,10 +137,20 @@ class AgentRegistry:
         """The agents in every source: ``merge`` makes one of several sightings of one agent."""
         return {source.rank: source.agents(snapshot) for source in self._sources}
 
-    def lost_sessions(self, snapshot: ProjectSnapshot) -> list[Agent]:
-        """Sessions that ended while no supervisor saw it, and that may own a task in progress."""
-        lost = self._session_files.lost(snapshot, self._homes.lost_sessions(snapshot.homes))
-        return [agent for agent in lost if self._may_own_work(agent, snapshot)]
+    def lost_sessions(self, snapshot: ProjectSnapshot) -> Iterator[Agent | None]:
+        """Sessions that ended while no supervisor saw it, and that may own a task in progress.
+
+        None is a step without a result.
+        """
+        there = {name for home in snapshot.homes for name in names(home / "tasks")}
+
+        def has_list(session: LiveSession) -> bool:
+            team = snapshot.team_of_lead(session)
+            return not there.isdisjoint(lists_of_session(session.session.session_id) | ({team.name} if team else set()))
+
+        for session in self._homes.lost_sessions(snapshot.session_files, snapshot.homes, has_list):
+            lost = self._session_files.lost(snapshot, [session]) if session is not None else ()
+            yield next((agent for agent in lost if self._may_own_work(agent, snapshot)), None)
 
     def _may_own_work(self, agent: Agent, snapshot: ProjectSnapshot) -> bool:
         at_work = (

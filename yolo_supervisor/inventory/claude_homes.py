@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from yolo_supervisor import user_dirs
@@ -14,6 +14,7 @@ from yolo_supervisor.fs.mounts import is_local
 from yolo_supervisor.fs.read import read_or_none
 from yolo_supervisor.inventory.project_folders import ProjectFolders
 from yolo_supervisor.inventory.project_snapshot import LiveSession
+from yolo_supervisor.inventory.session_files import SessionFile, SessionFolder
 from yolo_supervisor.models import Liveness, ProcessId
 from yolo_supervisor.system.processes import Processes
 
@@ -37,7 +38,7 @@ class ClaudeHomes:
         self._processes = processes
         self.defaults = tuple(defaults)
         self._known: dict[Path, None] = {}
-        self._sessions = ParsedFileCache(lambda data, _: claude.session(data))
+        self._sessions: dict[Path, SessionFolder] = {}
         self._members: dict[str, frozenset[str]] = {}
         self._teams = ParsedFileCache(lambda data, path: claude.team(data, path.parent.name))
 
@@ -46,15 +47,30 @@ class ClaudeHomes:
         self._known.update(dict.fromkeys(agents))
         return tuple(dict.fromkeys((*self.defaults, *self._known)))
 
-    def sessions(self, homes: Iterable[Path]) -> Iterator[LiveSession]:
+    def read_ahead(self, homes: Iterable[Path]) -> Iterator[None]:
+        """Read the session files that have changed, one in each step: ``session_files`` finds little left to read."""
+        running = frozenset(self._processes.backend.pids())
+        for home in homes:
+            yield from self._sessions.setdefault(home, SessionFolder(home)).read(running)
+
+    def session_files(self, homes: Iterable[Path]) -> tuple[SessionFile, ...]:
+        """The session files in these homes, also those of processes that have ended or cannot be seen."""
+        homes = tuple(homes)
+        for _ in self.read_ahead(homes):
+            pass
+        return tuple(file for home in homes for file in self._sessions[home].files)
+
+    def sessions(self, files: Iterable[SessionFile]) -> Iterator[LiveSession]:
         """The sessions whose process runs."""
-        for folder in (home / "sessions" for home in homes):
-            for name in names(folder):
-                session = self._sessions.get(folder / name) if name.endswith(".json") else None
-                process = self._processes.identify(session.pid) if session and self._may_be_here(session) else None
-                if session and process and self._processes.backend.same_start(process.started, session.started):
-                    in_project = self._folders.has(Path(session.cwd))
-                    yield LiveSession(session=session, process=process, home=folder.parent, in_project=in_project)
+        running = frozenset(self._processes.backend.pids())
+        for file in files:
+            session = file.session
+            if session.pid not in running or not self._may_be_here(session):
+                continue
+            process = self._processes.identify(session.pid)
+            if process and self._processes.backend.same_start(process.started, session.started):
+                in_project = self._folders.has(file.folder)
+                yield LiveSession(session=session, process=process, home=file.home, in_project=in_project)
 
     def _may_be_here(self, session: claude.Session) -> bool:
         """Whether the session's pid may be one of this pid namespace: that of a container may have the same number."""
@@ -68,42 +84,46 @@ class ClaudeHomes:
             return False
         return self._processes.backend.same_start(process.started, named[1])
 
-    def lost_sessions(self, homes: Iterable[Path]) -> Iterator[LiveSession]:
+    def lost_sessions(
+        self, files: Iterable[SessionFile], homes: Iterable[Path], has_list: Callable[[LiveSession], bool]
+    ) -> Iterator[LiveSession | None]:
         """The project's sessions whose process is proven to have ended, by a file that a killed client left.
 
         The file, of the session or of its team, must name this pid namespace (2.1.332), be of this boot, and lie on a
-        disk of this machine.
+        disk of this machine. ``has_list`` is asked first. None is a step without a result.
         """
         booted_at = self._processes.backend.started_at(0)
-        for home in homes:
-            local: bool | None = None
-            for session, path in (*self._sessions_here(home), *self._leads_here(home)):
-                process = ProcessId(session.pid, int(session.started), self._processes.boot)
-                if self._processes.liveness(process) is not Liveness.DEAD or not self._folders.has(Path(session.cwd)):
-                    continue
-                local = is_local(path) if local is None else local
-                if local and _written_since(path, booted_at):
-                    yield LiveSession(session=session, process=process, home=home, in_project=True)
+        local: dict[Path, bool] = {}
+        for file in (*self._sessions_here(files), *self._leads_here(homes)):
+            session, home = file.session, file.home
+            process = ProcessId(session.pid, int(session.started), self._processes.boot)
+            lost = LiveSession(session=session, process=process, home=home, in_project=self._folders.has(file.folder))
+            if not lost.in_project or not has_list(lost):
+                continue
+            is_over = self._processes.liveness(process) is Liveness.DEAD and _written_since(file.path, booted_at)
+            if is_over and home not in local:
+                local[home] = is_local(file.path)
+            yield lost if is_over and local[home] else None
 
-    def _sessions_here(self, home: Path) -> Iterator[tuple[claude.Session, Path]]:
+    def _sessions_here(self, files: Iterable[SessionFile]) -> Iterator[SessionFile]:
         """The sessions whose files name this pid namespace."""
         machine, _, namespace = self._processes.boot.split("/", 2)
-        for path in (home / "sessions" / name for name in names(home / "sessions") if name.endswith(".json")):
-            session = self._sessions.get(path)
-            if session and session.pid_domain == f"linux:{machine}:pid:[{namespace}]" and session.started.isdigit():
-                yield session, path
+        here = f"linux:{machine}:pid:[{namespace}]"
+        return (file for file in files if file.session.pid_domain == here and file.session.started.isdigit())
 
-    def _leads_here(self, home: Path) -> Iterator[tuple[claude.Session, Path]]:
+    def _leads_here(self, homes: Iterable[Path]) -> Iterator[SessionFile]:
         """The sessions of leads whose team files name this pid namespace."""
         here = self._here()
-        for path in (home / "teams" / name / "config.json" for name in names(home / "teams")):
-            team = self._teams.get(path)
-            if team is None or team.lead_process is None or team.lead_session is None or team.lead_space != here:
-                continue
-            pid, started = team.lead_process
-            lead = next((member for member in team.members if member.agent_id == team.lead_id), None)
-            if lead is not None and lead.cwd and started.isdigit():
-                yield claude.Session(pid, team.lead_session, lead.cwd, started, name=None, status=None), path
+        for home in homes:
+            for path in (home / "teams" / name / "config.json" for name in names(home / "teams")):
+                team = self._teams.get(path)
+                if team is None or team.lead_process is None or team.lead_session is None or team.lead_space != here:
+                    continue
+                pid, started = team.lead_process
+                lead = next((member for member in team.members if member.agent_id == team.lead_id), None)
+                if lead is not None and lead.cwd and started.isdigit():
+                    session = claude.Session(pid, team.lead_session, lead.cwd, started, name=None, status=None)
+                    yield SessionFile(path, home, session, Path(lead.cwd))
 
     def lead_has_ended(self, team: claude.Team) -> bool:
         """Whether the process that the team's file names as its lead is proven to have ended."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from yolo_supervisor.store.paths import Paths
 from yolo_supervisor.system.git_files import git_dir_at
-from yolo_supervisor.system.git_layout import checkouts, common_dir, few, root_of
+from yolo_supervisor.system.git_layout import MANY, WorkTree, checkouts, common_dir, root_of
 
 
 class ProjectFolders:
@@ -29,7 +29,17 @@ class ProjectFolders:
 
     def refresh(self) -> None:
         """Read again which work trees and projects there are."""
-        self.roots, self._has = (self.project, *self._linked()), {}
+        for _ in self.read():
+            pass
+
+    def read(self) -> Iterator[None]:
+        """The same in steps, one for each work tree. The answers change at the end."""
+        roots = [self.project]
+        for root in self._linked():
+            if root is not None:
+                roots.append(root)
+            yield
+        self.roots, self._has = tuple(roots), {}
 
     def has(self, folder: Path) -> bool:
         """Whether an agent at work in the folder belongs to this project, as of the last ``refresh``."""
@@ -37,17 +47,24 @@ class ProjectFolders:
             self._has[folder] = any(_is_innermost(folder, root, inclusive=root != self.project) for root in self.roots)
         return self._has[folder]
 
-    def _linked(self) -> Iterator[Path]:
+    def _linked(self) -> Iterator[Path | None]:
+        """The work trees that belong to the project; None is a step without a result."""
         root = root_of(self.project)
         if root is None:
             return
         inside = self.project.relative_to(root)
         with contextlib.suppress(OSError, ValueError):
-            common = common_dir(root)
-            known = few(checkouts(common))
-            if known is None:
-                return  # one that was left out may be that of another project
-            trees = [tree.root / inside for tree in known if _leads_back(tree.root, tree.git_dir)]
+            known: list[WorkTree] = []
+            for tree in checkouts(common_dir(root)):
+                known.append(tree)
+                yield None
+                if len(known) > MANY:
+                    return  # one that is left out may be that of another project
+            trees = []
+            for tree in known:
+                if _leads_back(tree.root, tree.git_dir):
+                    trees.append(tree.root / inside)
+                yield None
             first = next((tree for tree in trees if _is_supervised(tree)), None)
             if first is None or os.path.realpath(first) == str(self.project):
                 yield from (tree for tree in trees if os.path.realpath(tree) != str(self.project))

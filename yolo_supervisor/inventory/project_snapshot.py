@@ -16,6 +16,7 @@ from pathlib import Path
 from yolo_supervisor.formats import claude
 from yolo_supervisor.formats.plugin import agents as plugin_agents
 from yolo_supervisor.inventory.process_scan import AgentProcess
+from yolo_supervisor.inventory.session_files import SessionFile
 from yolo_supervisor.models import Agent, Liveness, ProcessId
 from yolo_supervisor.policy.task_owner import Worker
 
@@ -72,6 +73,8 @@ class ProjectSnapshot:
     """The folders of Claude Code's state that the project's agents use."""
     sessions: tuple[LiveSession, ...]
     """The live sessions in these folders, in this project and elsewhere."""
+    session_files: tuple[SessionFile, ...] = ()
+    """All session files in these folders that can be read."""
     teams: tuple[claude.Team, ...]
     """The teams that have a member in this project."""
     members: Mapping[str, frozenset[str]] = field(default_factory=dict)

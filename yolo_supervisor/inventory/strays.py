@@ -28,9 +28,13 @@ class StrayReader:
         """Whether an agent with this id was ever recorded."""
         self._transcripts = Transcripts()
 
-    def read(self, known: Sequence[tuple[Agent, Liveness]], now: datetime) -> StrayFacts:
-        """The facts now. ``known`` are all known agents."""
-        snapshot = self._registry.snapshot()
+    def read_ahead(self) -> Iterator[None]:
+        """Read what may be much, in steps (``AgentRegistry.read_ahead``)."""
+        yield from self._registry.read_ahead()
+
+    def read(self, known: Sequence[tuple[Agent, Liveness]], now: datetime, *, ahead: bool = False) -> StrayFacts:
+        """The facts now. ``known`` are all known agents; ``ahead`` says that ``read_ahead`` was called right before."""
+        snapshot = self._registry.snapshot(ahead=ahead)
         self._transcripts.renew()
         living = [agent for agent, state in known if state is Liveness.ALIVE and agent.lead is None]
         sessions = [agent for agent in living if agent.is_session]

@@ -18,6 +18,9 @@ from yolo_supervisor.inventory.project_snapshot import ProjectSnapshot, lists_of
 from yolo_supervisor.models import Agent, Task
 from yolo_supervisor.store.paths import Paths
 
+LISTS = 100
+"""The number of lists that are kept before removed ones are looked for."""
+
 
 class TaskLists:
     """The task lists and plans of one project. Read-only; unreadable tasks are reported, never counted as absent."""
@@ -27,6 +30,8 @@ class TaskLists:
         """The folders of lists of forgotten agents, with the tasks that these may have left in progress."""
         self._state = paths.planning / execution_state.STATE_FILE
         self._lists: dict[Path, _TaskList] = {}
+        self._most = LISTS
+        """The number of lists at which those are forgotten whose folder was removed."""
         self._plans = ParsedFileCache(execution_state.plans)
 
     # -- which lists -------------------------------------------------------------------------------------------------
@@ -93,8 +98,10 @@ class TaskLists:
         return self._lists[folder].at_work()[0] if folder in self._lists else []
 
     def _list(self, folder: Path) -> _TaskList:
-        if folder not in self._lists:  # replaces removed folders: every session has a folder
-            self._lists = {path: known for path, known in self._lists.items() if os.path.isdir(path)}
+        if folder not in self._lists:
+            if len(self._lists) >= self._most:  # forget removed folders: every session has a folder
+                self._lists = {path: known for path, known in self._lists.items() if os.path.isdir(path)}
+                self._most = max(LISTS, 2 * len(self._lists))
             self._lists[folder] = _TaskList(folder)
         return self._lists[folder]
 

@@ -32,7 +32,8 @@ class WatchedLists:
 
     def _watched(self, process: ProcessId, lists: Path) -> tuple[str, ...]:
         try:
-            watched = self._backend.watched(process.pid)
+            if not (watched := self._backend.watched(process.pid)):
+                return ()
             device = os.stat(lists).st_dev
             with os.scandir(lists) as entries:
                 return tuple(sorted(each.name for each in entries if FileId(device, each.inode()) in watched))

@@ -263,6 +263,8 @@ class AgentsWatcher:
         """Whether unchanged sources are merged again: an agent may be missing whose record was removed by a person."""
         self._recovered: set[ProcessId] = set()
         """The processes of agents whose records were removed: the client may leave their session files."""
+        self._lost: list[Agent] = []
+        """The sessions that ended while no supervisor saw it, as of this look."""
         self._outdated: set[str] = set()
         """The names of records that say less than is known: they are read again, and updated."""
         self._absent: frozenset[str] = frozenset()
@@ -285,16 +287,21 @@ class AgentsWatcher:
         return rest_s if self._next_s is None else min(rest_s, self._next_s)
 
     async def tick(self, now: datetime) -> Sequence[Remediation]:
-        config = self.config
-        snapshot, sightings = self._meet()
+        config, clock = self.config, self._store.clock
+        async for _ in in_turns(self._registry.read_ahead(), clock):
+            pass  # much of it in one project must not delay another
+        snapshot = self._snapshot(ahead=True)
+        lost = in_turns(self._registry.lost_sessions(snapshot), clock)
+        self._lost = [agent async for agent in lost if agent is not None]
+        sightings = self._meet(snapshot)
         attention = self._attention(sightings, snapshot)
         dead = {s.record: s.agent for s in attention if s.state is Liveness.DEAD}
         lists = {folder: None for agent in dead.values() for folder in self._registry.task_lists.of(agent, snapshot)}
-        async for _ in in_turns(self._registry.task_lists.read_ahead(lists), self._store.clock):
-            pass  # a large list of one project must not delay another
+        async for _ in in_turns(self._registry.task_lists.read_ahead(lists), clock):
+            pass
         if self.investigator is not None:
             await self.investigator.collect(dead, now, self.trees())
-        observation = self._observe(attention, snapshot)
+        observation = self._observe(attention, snapshot, ahead=True)
         return decide(observation, self._store.paths.agents, config.processes.grace_s, config.agents.mass_death_min)
 
     async def objection(self, action: Terminate) -> str | None:
@@ -309,7 +316,7 @@ class AgentsWatcher:
 
     async def restart_objection(self, action: Restart) -> str | None:
         """Object if the start is not due any more: everything that the decision depends on is observed again."""
-        snapshot, sightings = self._meet(everyone=True)
+        snapshot, sightings = self._look(everyone=True)
         observation = self._observe(self._attention(sightings, snapshot), snapshot)
         now = next((s for s in observation.sightings if s.record == action.record), None)
         if now is None or now.state is not Liveness.DEAD:
@@ -337,7 +344,7 @@ class AgentsWatcher:
 
         Pids of unproven identity are unknown.
         """
-        snapshot, sightings = self._meet(everyone=True)
+        snapshot, sightings = self._look(everyone=True)
         states = [(s.agent, s.state) for s in sightings]
         known = [agent for agent, _ in states]
         states += [
@@ -348,7 +355,7 @@ class AgentsWatcher:
 
     def registry_entries(self, agent: Agent) -> Remediation:
         """The steps that remove a dead agent's entries from the plugin's registry files; none unless it is dead."""
-        snapshot, sightings = self._meet(everyone=True)
+        snapshot, sightings = self._look(everyone=True)
         dead = [s for s in sightings if agent_key(s.agent) == agent_key(agent) and s.state is Liveness.DEAD]
         others = [s.agent for s in sightings if s.state is not Liveness.DEAD]
         if not dead:
@@ -375,7 +382,7 @@ class AgentsWatcher:
     # -- observing -----------------------------------------------------------------------------------------------
 
     def observe(self) -> AgentsObservation:
-        snapshot, sightings = self._meet()
+        snapshot, sightings = self._look()
         return self._observe(self._attention(sightings, snapshot), snapshot)
 
     def _attention(self, sightings: Sequence[Sighting], snapshot: ProjectSnapshot) -> list[Sighting]:
@@ -390,7 +397,9 @@ class AgentsWatcher:
         }
         return [s for s in sightings if s.needs_attention and s.record not in self._resuming]
 
-    def _observe(self, attention: Sequence[Sighting], snapshot: ProjectSnapshot) -> AgentsObservation:
+    def _observe(
+        self, attention: Sequence[Sighting], snapshot: ProjectSnapshot, *, ahead: bool = False
+    ) -> AgentsObservation:
         """Observe what follows from the sightings that may need an action.
 
         If an agent is dead, the snapshot is taken again. It must be newer than the death: the agent may have joined a
@@ -399,7 +408,7 @@ class AgentsWatcher:
         dead = [s for s in attention if s.state is Liveness.DEAD]
         if dead:
             self._store.heed()  # a command may have ended one of them
-            snapshot = self._registry.snapshot()
+            snapshot = self._registry.snapshot(ahead=ahead)
             self._discover(snapshot)
             if self._restarts is not None:
                 self._restarts.renew({s.record for s in dead})
@@ -432,13 +441,22 @@ class AgentsWatcher:
         elsewhere = self._registry.elsewhere(snapshot) if lists else []
         return beside + [agent for agent in elsewhere if not lists_of_agent(agent).isdisjoint(lists)]
 
-    def _meet(self, everyone: bool = False) -> tuple[ProjectSnapshot, list[Sighting]]:
-        """Take a snapshot, and see which of the known agents live.
+    def _snapshot(self, *, ahead: bool = False) -> ProjectSnapshot:
+        snapshot = self._registry.snapshot(frozenset(self._outdated), ahead=ahead)
+        self._outdated.clear()
+        return snapshot
+
+    def _look(self, everyone: bool = False) -> tuple[ProjectSnapshot, list[Sighting]]:
+        """Take a snapshot, and see which of the known agents live (``_meet``)."""
+        snapshot = self._snapshot()
+        self._lost = [agent for agent in self._registry.lost_sessions(snapshot) if agent is not None]
+        return snapshot, self._meet(snapshot, everyone)
+
+    def _meet(self, snapshot: ProjectSnapshot, everyone: bool = False) -> list[Sighting]:
+        """See which of the known agents live, those in the snapshot among them.
 
         Without ``everyone``, agents that are certainly alive and fully known are left out.
         """
-        snapshot = self._registry.snapshot(frozenset(self._outdated))
-        self._outdated.clear()
         self._discover(snapshot)
         ended = set(self._deaths.ended())
         for process in ended:
@@ -447,7 +465,7 @@ class AgentsWatcher:
         left = {name for name, agent in self._known.agents.items() if self._left_team(agent, snapshot)}
         polled = self._known.agents.keys() - (() if everyone or stopped else self._known.exit_watched - left)
         sightings = [self._sight(name, self._known.agents[name], ended, stopped) for name in polled]
-        return snapshot, [replace(s, left_team=s.record in left and s.state is Liveness.ALIVE) for s in sightings]
+        return [replace(s, left_team=s.record in left and s.state is Liveness.ALIVE) for s in sightings]
 
     def _left_team(self, agent: Agent, snapshot: ProjectSnapshot) -> bool:
         """Whether a teammate in its lead's process is none any more: it has a process, or its team does not list it."""
@@ -486,9 +504,8 @@ class AgentsWatcher:
         for rank, agents in sorted(changed.items()):
             for agent in agents:
                 self._known.learn(rank, agent)
-        lost = self._registry.lost_sessions(snapshot)
-        self._recovered.intersection_update(agent.process for agent in lost if agent.process)
-        for agent in lost:
+        self._recovered.intersection_update(agent.process for agent in self._lost if agent.process)
+        for agent in self._lost:
             if agent_key(agent) not in self._known and agent.process not in self._recovered:
                 self._known.add(own_files.agent_file(agent), agent)
 

@@ -90,8 +90,9 @@ class LeasesWatcher:
     async def tick(self, now: datetime) -> Sequence[Remediation]:
         async for _ in in_turns(self._leases.read_ahead(now), self._leases.clock):
             pass  # thousands of leases in one project must not delay another
+        look = in_turns(self._locks.look(self.config.tasks.idle_limit_s), self._leases.clock)
+        locks = [lock async for lock in look if lock is not None]
         due, left_s = self._leases.due(now)
-        locks = self._locks.all(self.config.tasks.idle_limit_s)
         soon = [lock.stale_s - lock.age_s for lock in locks if lock.age_s < lock.stale_s]
         soon += [LOOK_S for lock in locks if lock.changes_soon]
         next_s = min([*soon, *([] if left_s is None else [left_s])], default=None)

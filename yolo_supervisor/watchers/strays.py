@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from yolo_supervisor.actions.base import AlertCode, Escalate
-from yolo_supervisor.clock import Clock, until_next
+from yolo_supervisor.clock import Clock, in_turns, until_next
 from yolo_supervisor.config import Config
 from yolo_supervisor.inventory.strays import StrayReader
 from yolo_supervisor.models import Agent, Liveness
@@ -56,10 +56,12 @@ class StraysWatcher:
         return until_next(self.interval_s)
 
     async def tick(self, now: datetime) -> Sequence[Remediation]:
-        return decide(self.observe(now))
+        async for _ in in_turns(self._reader.read_ahead(), self._clock):
+            pass  # much to read in one project must not delay another
+        return decide(self.observe(now, ahead=True))
 
-    def observe(self, now: datetime) -> list[tuple[Stray, float]]:
-        """The strays now, and for how long each has been seen."""
-        found, now_s = strays(self._reader.read(self._agents(), now)), self._clock.awake()
+    def observe(self, now: datetime, *, ahead: bool = False) -> list[tuple[Stray, float]]:
+        """The strays now, and for how long each has been seen. ``ahead`` says that the reader has read ahead."""
+        found, now_s = strays(self._reader.read(self._agents(), now, ahead=ahead)), self._clock.awake()
         self._since_s = {stray.identity: self._since_s.get(stray.identity, now_s) for stray in found}
         return [(stray, now_s - self._since_s[stray.identity]) for stray in found]

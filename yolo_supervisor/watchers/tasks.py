@@ -8,8 +8,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import anyio
-
 from yolo_supervisor.actions.agents import Terminate
 from yolo_supervisor.actions.base import Action, AlertCode, Escalate
 from yolo_supervisor.actions.tasks import finished_by_owner
@@ -39,9 +37,6 @@ STALLED = "stalled"
 
 LOOKS_APART_S = 30.0
 """A task of an unknown owner is requeued if two looks at least this far apart show no sign of work."""
-
-AT_ONCE = 8
-"""The number of tasks after which other coroutines run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,11 +232,13 @@ class TasksWatcher:
         return "the agent has shown a sign of work"
 
     async def observe(self) -> TasksObservation:
-        snapshot = self._registry.snapshot()
+        async for _ in in_turns(self._registry.read_ahead(), self._clock):
+            pass  # much to read in one project must not delay another
+        snapshot = self._registry.snapshot(ahead=True)
         folders = self._lists.tied(snapshot)
         quiet = max(1, QUIET // len(folders)) if folders else QUIET
         async for _ in in_turns(self._lists.read_ahead(folders, quiet), self._clock):
-            pass  # a large list of one project must not delay another
+            pass
         in_progress = await self._in_progress(snapshot, folders)
         return TasksObservation(in_progress=tuple(in_progress), finished=tuple(self._finished(folders)))
 
@@ -259,9 +256,7 @@ class TasksWatcher:
         readings: dict[int, Reading] = {}
         in_progress: list[OwnedTask] = []
         watched: dict[tuple[str, str | None], _Watched] = {}
-        for number, task in enumerate(self._at_work(folders, snapshot)):
-            if number % AT_ONCE == AT_ONCE - 1:
-                await anyio.sleep(0)  # this work is not urgent
+        async for task in in_turns(self._at_work(folders, snapshot), self._clock):
             here = by_folder.get(task.path.parent, workers)  # any agent may work on a plan
             owner = ownership(task, here)
             if owner.state is OwnerState.DEAD:
@@ -277,6 +272,9 @@ class TasksWatcher:
             for agent in beside:
                 if id(agent) not in readings:
                     readings[id(agent)] = self._activity.read(agent, Liveness.ALIVE, snapshot)
+            if not own:
+                async for _ in in_turns(self._activity.read_sessions(snapshot), self._clock):
+                    pass  # once in a look
             trace = self._trace(task, own, [readings[id(agent)] for agent in beside], snapshot)
             key = task.id, task.owner
             before, now_s = self._watched.get(key), self._clock.awake()
