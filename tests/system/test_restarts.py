@@ -46,7 +46,7 @@ def test_a_killed_teammate_goes_on_in_its_pane_with_its_task(team: Team, mates: 
     assert f"{entry['evidence']['pane']} {entry['evidence']['pid']}" in panes
     assert len(panes) == 2
     told = [json.loads(line)["message"]["content"][0]["text"] for line in transcript.read_text().splitlines()]
-    assert any("[yolo-supervisor]" in text and task.stem in text for text in told)
+    assert any("yolo-supervisor: your process ended" in text and task.stem in text for text in told)
 
 
 def test_an_agent_that_was_told_to_end_is_not_started_again(team: Team, mates: Teammates) -> None:

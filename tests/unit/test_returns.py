@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,11 +15,12 @@ from yolo_supervisor.actions.base import RemoveFile
 from yolo_supervisor.actions.leases import Release
 from yolo_supervisor.actions.tasks import Requeue
 from yolo_supervisor.formats.launch import Launch
+from yolo_supervisor.formats.turns import context_tokens
 from yolo_supervisor.inventory.held_resources import HeldResources, HeldTask
 from yolo_supervisor.inventory.restarts import NO_RESTART, RestartPlan, Stage
 from yolo_supervisor.models import Agent, Lease, Liveness, ProcessId, Task
 from yolo_supervisor.policy.restart import RestartCode, RestartDecision, Verdict
-from yolo_supervisor.policy.restart_note import note_for
+from yolo_supervisor.policy.restart_note import handoff_for, note_for
 from yolo_supervisor.store.index import Index
 from yolo_supervisor.store.lines import Begun, CheckpointLine, Ended, Entry, Failed, Line
 from yolo_supervisor.watchers.dead_agents import RecoveryContext, Sighting, recover
@@ -97,6 +99,34 @@ def test_the_note_names_the_task_that_is_still_its_own() -> None:
 
 def test_the_note_forbids_to_go_on_with_work_that_may_be_another_agents() -> None:
     assert "Do not go on with it" in note_for(died_at=EPOCH, why="", tool=None, tasks=[])
+
+
+def test_a_lead_is_told_what_its_teammates_were_doing_and_to_spawn_new_ones() -> None:
+    note = note_for(died_at=EPOCH, why="", tool=None, tasks=[], team=[("dev-1", [TASK]), ("qa-1", [])])
+
+    assert "dev-1 (task 1); qa-1" in note
+    assert "spawn new ones" in note
+
+
+def test_a_handoff_names_the_task_the_last_turns_and_the_copy_of_the_work() -> None:
+    turns = [f"says: turn {number}" for number in range(20)]
+
+    note = handoff_for(died_at=EPOCH, why="too long", tasks=[TASK], turns=turns, saved="refs/yolo-supervisor/rescue/x")
+
+    assert "1 (Fix it)" in note
+    assert "turn 19" in note
+    assert "turn 3" not in note
+    assert "refs/yolo-supervisor/rescue/x" in note
+
+
+def test_the_size_of_a_conversation_is_that_of_its_last_answer() -> None:
+    def answer(**usage: int) -> bytes:
+        return json.dumps({"type": "assistant", "message": {"usage": usage}}).encode() + b"\n"
+
+    first, last = answer(input_tokens=5, output_tokens=1), answer(input_tokens=2, cache_read_input_tokens=90_000)
+
+    assert context_tokens(first + last + b'{"type": "user"}\n{"torn') == 90_002
+    assert context_tokens(b"") is None
 
 
 def test_the_note_is_one_line_whatever_a_tool_was_called_with() -> None:

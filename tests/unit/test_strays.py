@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Literal
 
 import pytest
 
-from yolo_supervisor.formats.claude import Member, Team
-from yolo_supervisor.models import Agent
+from yolo_supervisor.actions.agents import Terminate
+from yolo_supervisor.actions.base import Escalate
+from yolo_supervisor.config import RestartConfig
+from yolo_supervisor.formats.claude import Member, Team, team_of_session
+from yolo_supervisor.models import Agent, Liveness, ProcessId
 from yolo_supervisor.policy.strays import Stray, StrayCode, StrayFacts, TeamFacts, strays
+from yolo_supervisor.store.lines import RestartState, StartState
+from yolo_supervisor.watchers.strays import STRAY_S, decide, teams_of_returned_leads, to_be_ended
 
 DAWN = datetime(2026, 11, 29, 6, tzinfo=UTC)
 
@@ -72,3 +78,35 @@ def test_a_promised_teammate_and_a_session_without_its_daemon_are_strays() -> No
 
     assert [(stray.code, stray.key) for stray in promised] == [(StrayCode.NEVER_CAME, "dev-2@red")]
     assert [(stray.code, stray.pids) for stray in unhosted] == [(StrayCode.NO_HOST, (5,))]
+
+
+def test_a_stray_is_ended_only_where_that_was_decided_and_after_it_was_seen_for_long() -> None:
+    (stray,) = found(None)
+    dev = agent("dev-1", 7, process=ProcessId(7, 1, "here"))
+    alert, end = decide([(stray, STRAY_S)], {(7,): dev}, 3.0)
+
+    assert isinstance(alert[0], Escalate)
+    assert isinstance(end[0], Terminate)
+    assert end[0].roots == (dev.process,)
+    assert [type(steps[0]) for steps in decide([(stray, STRAY_S)])] == [Escalate]
+    assert decide([(stray, STRAY_S - 1)], {(7,): dev}, 3.0) == []
+
+
+@pytest.mark.parametrize(
+    ("policy", "session", "ended"),
+    [
+        pytest.param("stop", "red-lead-1", True, id="its lead came back"),
+        pytest.param("notify", "red-lead-1", False, id="by default"),
+        pytest.param("stop", "another-1", False, id="another lead came back"),
+    ],
+)
+def test_teammates_of_a_lead_that_came_back_are_ended_where_the_settings_say_so(
+    policy: Literal["stop", "notify"], session: str, ended: bool
+) -> None:
+    dev = agent("dev-1", 7, process=ProcessId(7, 1, "here"), team=team_of_session("red-lead-1"))
+    stray = Stray(code=StrayCode.UNLISTED, key=dev.id, pids=(7,), reason="")
+    start = StartState(seq=1, record="lead.json", session=session, result="up", resumed=True)
+    teams = teams_of_returned_leads({"team-lead": RestartState(starts=(start,))})
+    rules = RestartConfig(strays=policy)
+
+    assert bool(to_be_ended([stray], [(dev, Liveness.ALIVE)], teams, rules)) is ended

@@ -124,6 +124,8 @@ class Restart(Action):
     launch: Launch
     note: str
     """The prompt with which the agent goes on."""
+    fresh: bool = False
+    """Whether it begins with an empty conversation."""
 
 
 def died(*, key: str, reason: str, evidence: Mapping[str, Any] = NO_EVIDENCE) -> Note:

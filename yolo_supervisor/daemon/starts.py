@@ -114,7 +114,7 @@ class Starter:
         return result
 
     async def _launch(self, action: Restart) -> StartResult:
-        argv = resume_argv(action.launch, action.note)
+        argv = resume_argv(action.launch, action.note, action.fresh)
         if isinstance(argv, LaunchProblem):
             return StartResult(str(argv.code), argv.text)
         place = await self._place(action, argv)

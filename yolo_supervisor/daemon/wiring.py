@@ -115,7 +115,7 @@ class ProjectParts:
         self.activity = ActivityReader(store.paths, self.registry.folders, scanner)
         self.tasks = TasksWatcher(config, self.registry, living, store, self.activity, self.retry_policy, clock)
         stray_reader = StrayReader(self.registry, scanner, lambda agent: store.index.recorded(agent, "registered", ""))
-        self.strays = StraysWatcher(config, stray_reader, living, clock)
+        self.strays = StraysWatcher(config, stray_reader, living, clock, lambda: store.index.restarts)
         self.restarts = RestartsWatcher(config, store, self.registry, self.activity, living, clock, processes.boot)
         self.flags = FlagsWatcher(config, self.flag_outcomes)
 
@@ -133,7 +133,7 @@ class ProjectParts:
     @property
     def objections(self) -> Mapping[str, Objection]:
         """The re-check of each watcher that decides terminations, by the watcher's name."""
-        terminators: tuple[Terminator, ...] = self.agents, self.sessions, self.tasks
+        terminators: tuple[Terminator, ...] = self.agents, self.sessions, self.tasks, self.strays
         return {watcher.name: watcher.objection for watcher in terminators}
 
     @property

@@ -77,6 +77,25 @@ def agent_turn(data: bytes) -> Turn | None:
     return reader.turn()
 
 
+def context_tokens(data: bytes) -> int | None:
+    """The size of the conversation in tokens, by the model's last answer in a transcript's end; None if none tells."""
+    found = None
+    for line in data.split(b"\n"):
+        raw = load_object(line)
+        if raw is None or raw.get("type") != "assistant" or raw.get("isSidechain") is True:
+            continue
+        message = raw.get("message")
+        usage = message.get("usage") if isinstance(message, dict) else None
+        if isinstance(usage, dict):
+            parts = [usage.get(name) for name in _CONTEXT]
+            found = sum(part for part in parts if type(part) is int and part > 0) or found
+    return found
+
+
+_CONTEXT = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens")
+"""The counts of an answer that together are the context of the next request."""
+
+
 class _Reader:
     def __init__(self) -> None:
         self._phase: Phase | None = None

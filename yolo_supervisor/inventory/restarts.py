@@ -21,6 +21,9 @@ from yolo_supervisor.formats.crash_report import ENDED_BY_PERSON, CrashCause
 from yolo_supervisor.formats.ended_agents import TASKS, End, EndedAgent
 from yolo_supervisor.formats.launch import Launch
 from yolo_supervisor.formats.restart_plans import PlannedStart
+from yolo_supervisor.formats.transcripts import Tail
+from yolo_supervisor.formats.turns import context_tokens
+from yolo_supervisor.fs.read import read_part
 from yolo_supervisor.inventory.agents import AgentRegistry
 from yolo_supervisor.inventory.crash_evidence import Crash
 from yolo_supervisor.inventory.launches import LaunchRecorder
@@ -28,7 +31,7 @@ from yolo_supervisor.inventory.process_scan import ProcessScanner
 from yolo_supervisor.inventory.project_snapshot import ProjectSnapshot
 from yolo_supervisor.inventory.saved_work import SavedWork, sharing
 from yolo_supervisor.inventory.session_processes import visible
-from yolo_supervisor.inventory.transcripts import Transcripts
+from yolo_supervisor.inventory.transcripts import TAIL_SIZE, Transcripts, version
 from yolo_supervisor.models import Agent, Liveness, Task, from_iso, iso
 from yolo_supervisor.policy.restart import (
     RestartCode,
@@ -40,7 +43,7 @@ from yolo_supervisor.policy.restart import (
     decide_by_hand,
     may_be_started,
 )
-from yolo_supervisor.policy.restart_note import note_for
+from yolo_supervisor.policy.restart_note import handoff_for, note_for
 from yolo_supervisor.store.atomic import write_atomic
 from yolo_supervisor.store.ended_agents import EndedAgents
 from yolo_supervisor.store.lines import RestartState, StartState
@@ -355,12 +358,7 @@ class RestartPlanner:
                     **self._start_evidence(launch, snapshot), "attempt": decision.attempt,
                     "cause": str(cause) if cause else None,
                 }  # fmt: skip
-                note = self.config.restart.note or note_for(
-                    died_at=death.crash.report.evidence.at if death.crash else self._store.clock.now(),
-                    why=death.crash.verdict.reason if death.crash else "",
-                    tool=death.crash.report.evidence.tail.tool if death.crash else None,
-                    tasks=death.tasks,
-                )
+                note = self.config.restart.note or self._note(death, snapshot, fresh=decision.fresh)
                 return RestartPlan(
                     stage=Stage.DUE, decision=decision, keeps_work=True, launch=launch, note=note, evidence=evidence
                 )
@@ -375,6 +373,28 @@ class RestartPlanner:
             case Verdict.PERSON:
                 return RestartPlan(stage=Stage.GIVEN_UP, decision=decision)
         return RestartPlan(stage=Stage.REFUSED, decision=decision)
+
+    def _note(self, death: Death, snapshot: ProjectSnapshot, *, fresh: bool) -> str:
+        """The prompt with which the agent goes on."""
+        crash = death.crash
+        died_at = crash.report.evidence.at if crash is not None else self._store.clock.now()
+        why, tail = (crash.verdict.reason, crash.report.evidence.tail) if crash is not None else ("", Tail())
+        if fresh:
+            saved = self._saved.ref(death.record)
+            return handoff_for(died_at=died_at, why=why, tasks=death.tasks, turns=tail.turns, saved=saved)
+        team = self._team(death.agent, snapshot)
+        return note_for(died_at=died_at, why=why, tool=tail.tool, tasks=death.tasks, team=team)
+
+    def _team(self, agent: Agent, snapshot: ProjectSnapshot) -> list[tuple[str, list[Task]]]:
+        """The teammates of a lead, and the tasks that each has in progress."""
+        members = [m for team in snapshot.teams if snapshot.is_lead(agent, team) for m in team.members]
+        folders = self._registry.task_lists.of(agent, snapshot) if len(members) > 1 else ()
+        at_work = [task for folder in folders for task in self._registry.task_lists.at_work(folder)[0]]
+        return [
+            (member.name, [task for task in at_work if task.owner in (member.name, member.agent_id)])
+            for member in members
+            if not agent.bears(member.agent_id) and member.name != "team-lead"
+        ]
 
     def _start_evidence(self, launch: Launch | None, snapshot: ProjectSnapshot) -> dict[str, Any]:
         """What the journal remembers of the beginning of a start."""
@@ -469,6 +489,7 @@ class RestartPlanner:
             session=session is not None,
             transcript=self._transcript(launch, snapshot),
             launch_known=launch is not None,
+            context_tokens=self._context_tokens(launch, snapshot),
             free_mib=psutil.virtual_memory().available // 2**20,
             starts=starts,
             progressed_s=progressed_s,
@@ -505,6 +526,13 @@ class RestartPlanner:
         if path is None:
             return "missing"
         return "ok" if self._transcripts.turn(path) is not None else "no_turn"
+
+    def _context_tokens(self, launch: Launch | None, snapshot: ProjectSnapshot) -> int | None:
+        """The size of the conversation by its last answer; None if no limit is set, or that is not known."""
+        if not self.config.restart.max_resume_tokens or (path := self._path(launch, snapshot)) is None:
+            return None
+        size = now.size if (now := version(path)) is not None else 0
+        return context_tokens(read_part(path, max(0, size - TAIL_SIZE), TAIL_SIZE) or b"")
 
     def _answered_at(self, launch: Launch | None, snapshot: ProjectSnapshot) -> datetime | None:
         path = self._path(launch, snapshot)

@@ -283,6 +283,7 @@ def start_again(dead: Sighting, context: RecoveryContext) -> PhaseResult:
                 attempt=plan.decision.attempt,
                 launch=plan.launch,
                 note=plan.note,
+                fresh=plan.decision.fresh,
                 reason=f"{agent.name} is started again, try {plan.decision.attempt} of {plan.decision.of}",
                 evidence={**dead.evidence, **plan.evidence, "record": dead.record},
             )
