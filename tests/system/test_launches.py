@@ -116,6 +116,19 @@ def test_another_process_with_the_pid_is_not_recorded(recorder: Recorder) -> Non
     assert recorder.record(reused) is None
 
 
+def test_a_program_that_is_being_started_is_read_again(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = recorder.agent(recorder.start())
+    words = recorder.processes.backend.words(agent.pid or 0)
+    monkeypatch.setattr(recorder.processes.backend, "words", lambda _: [b"/usr/bin/env", b"X=1", *words])
+    assert recorder.record(agent) is None
+    monkeypatch.setattr(recorder.processes.backend, "words", lambda _: words[:-2])
+    recorder.record(agent)
+    monkeypatch.undo()
+    launch = recorder.record(agent)
+    assert launch is not None
+    assert launch.argv == tuple(word.decode() for word in words)
+
+
 def test_a_file_is_written_only_when_something_has_changed(recorder: Recorder) -> None:
     agent = recorder.agent(recorder.start())
     recorder.record(agent)

@@ -5,6 +5,7 @@ A command line may hold secrets, so it is not copied into the journal, a report 
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -306,6 +307,7 @@ def kept_environment(environment: Mapping[str, str]) -> tuple[dict[str, str], tu
     return {name: value for name, value in kept.items() if _is_harmless(value)}, absent
 
 
+@functools.lru_cache(maxsize=512)
 def _is_harmless(value: str) -> bool:
     """Whether the value is short and holds no secret, such as the password or the query of an address."""
     in_address = "://" in value and ("@" in value or "?" in value)

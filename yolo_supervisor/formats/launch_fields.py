@@ -50,9 +50,18 @@ ENVIRONMENT = frozenset(
         "AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_CONFIG_FILE", "MAX_THINKING_TOKENS", "API_TIMEOUT_MS", "MCP_TIMEOUT",
         "MCP_TOOL_TIMEOUT", "MAX_MCP_OUTPUT_TOKENS", "BASH_DEFAULT_TIMEOUT_MS", "BASH_MAX_TIMEOUT_MS",
         "DISABLE_TELEMETRY", "DISABLE_ERROR_REPORTING", "DISABLE_AUTOUPDATER", "DISABLE_COMPACT", "DO_NOT_TRACK",
+        "CLAUDE_CODE_EVEN_MORE_DANGEROUSLY_SKIP_PERMISSIONS", "CLAUDE_CODE_ATTRIBUTION_PROJECT", "CLAUDE_PROJECT_UUID",
+        "CLAUDE_CODE_SPEND_PROJECT", "CLAUDE_CODE_USER_DELEGATED_SESSION",
+        "CLAUDE_CODE_USER_DELEGATED_SESSION_DIRECT_API", "CLAUDE_CODE_USER_DELEGATED_SESSION_ANY_CHECK_MODEL",
+        "CLAUDE_CODE_USER_DELEGATED_SESSION_SERVER_CHECK_PROVIDERS",
+        "CLAUDE_CODE_USER_DELEGATED_SESSION_ROUTINE_SERVER_CHECK_PROVIDERS",
+        "CLAUDE_CODE_USER_DELEGATED_SESSION_ALLOWED_CHECK_MODELS",
     }
 )  # fmt: skip
-"""The environment variables that are kept. None of them is meant for a secret; all others come from the tmux server."""
+"""The environment variables that are kept. None of them is meant for a secret; all others come from the tmux server.
+
+A lead clears some of them for its teammates, and a tmux server must not give those back.
+"""
 
 SESSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}")
 """The form of a session's id. It is an argument, and the name of a file."""

@@ -9,7 +9,7 @@ import contextlib
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from yolo_supervisor.clock import TURN_S
 from yolo_supervisor.formats import claude
@@ -145,14 +145,18 @@ class LaunchRecorder:
         assert process is not None
         try:
             argv = tuple(word.decode("utf-8", "surrogateescape") for word in backend.words(process.pid))
-            environment = backend.environment(process.pid)
+            if before is None or before.argv != argv:
+                environment = backend.environment(process.pid)
+                kept, absent = kept_environment(environment)
+                home = agent.claude_dir or claude.config_dir(environment)
+            else:
+                kept, absent = dict(before.environment), before.absent
+                home = agent.claude_dir or (Path(before.claude_dir) if before.claude_dir else None)
             folder = backend.folder(process.pid)
         except OSError:
             return None
-        if not any(argv) or not folder.startswith("/") or self._processes.identify(process.pid) != process:
+        if not _is_program(argv) or not folder.startswith("/") or self._processes.identify(process.pid) != process:
             return None
-        kept, absent = kept_environment(environment)
-        home = agent.claude_dir or claude.config_dir(environment)
         session = agent.session or (before.session if before else None) or self._session(agent, argv, folder)
         launch = Launch(
             agent=agent.id,
@@ -224,6 +228,11 @@ class LaunchRecorder:
                 self._store.disk.unlink(self._store.paths.launches / name)
             missing.discard(name)
         self._missing = missing
+
+
+def _is_program(argv: Sequence[str]) -> bool:
+    """Whether this is a program's command line, and not that of ``env``, which becomes the program in a moment."""
+    return any(argv) and PurePosixPath(argv[0]).name != "env"
 
 
 def _with_place(launch: Launch, agent: Agent, servers: Mapping[str, Server]) -> Launch:
