@@ -319,11 +319,18 @@ def test_adopted_offer_is_offered_no_more(project: Path) -> None:
     assert not older.folder.exists()
 
 
+OF_STARTS = ("launches", "starts", "ended")
+"""The folders that say how agents are to be started."""
+
+
 @pytest.mark.parametrize("trusted", [None, b'mode = "observe"'])
 def test_adopted_folder_has_no_say_in_trust_and_knows_no_processes(project: Path, trusted: bytes | None) -> None:
     link = write_old_folder(project, "")
     (link / "trusted.toml").write_text('[sessions]\non_detach = "terminate"')
     (link / "trees.json").write_text("{}")
+    for name in OF_STARTS:
+        (link / name).mkdir(exist_ok=True)
+        (link / name / "dev.json").write_text("{}")
     paths = supervise(project)
     if trusted is not None:
         paths.trusted.write_bytes(trusted)
@@ -332,7 +339,9 @@ def test_adopted_folder_has_no_say_in_trust_and_knows_no_processes(project: Path
 
     assert read_or_none(paths.trusted) == trusted
     assert not paths.trees.exists()
-    assert {path.name for path in paths.quarantine.glob("*-adopted")} == {"trusted.toml-adopted", "trees.json-adopted"}
+    assert not [path for name in OF_STARTS for path in (paths.folder / name).glob("*")]
+    aside = {path.name.removesuffix("~set-aside-1") for path in paths.quarantine.glob("*-adopted*")}
+    assert aside == {f"{name}-adopted" for name in ("trusted.toml", "trees.json", *OF_STARTS)}
 
 
 def test_folder_that_leads_elsewhere_inside_is_not_adopted(project: Path, tmp_path: Path) -> None:
