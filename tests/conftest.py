@@ -27,6 +27,7 @@ from support.skips import is_expected
 from support.team import Team
 from support.tmux import PrivateTmux
 from support.wait import wait_until
+from support.warm import flush_nothing
 
 TESTS = Path(__file__).parent
 UNEXPECTED: list[str] = []
@@ -72,6 +73,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if sys.platform == "linux" and not runs_workers(config):
         GUARDS.append(Guard())
     sys.addaudithook(forbid_processes)
+    flush_nothing()
     if hasattr(config, "workerinput") and config.args_source is pytest.Config.ArgsSource.TESTPATHS:
         config.args[:] = map(str, in_turn(config.workerinput))
     # The tests' projects get their state folders here, never in the state directory of the user.

@@ -123,6 +123,11 @@ class Warm:
         self._process.wait()
 
 
+def flush_nothing() -> None:
+    """Leave out the flushes of this process: several milliseconds each, and only a power cut shows the difference."""
+    os.fsync = os.fdatasync = lambda fd: None
+
+
 def _fixed() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith(FIXED)}
 
@@ -195,6 +200,7 @@ def import_everything() -> None:
 
 
 if __name__ == "__main__":
+    flush_nothing()
     import_everything()
     gc.collect()
     gc.freeze()  # a collection in a copy would touch, and so copy, all pages
