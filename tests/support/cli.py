@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,16 @@ def start_program(
     )
 
 
+TAKE_TERMINAL = (
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+)
+
+
+def at_terminal(*argv: str) -> tuple[str, ...]:
+    """The command line of a program whose standard input is a terminal, which it takes as a login shell does."""
+    return sys.executable, "-c", TAKE_TERMINAL, *argv
+
+
 class Cli:
     """Calls the program in a folder, as a person at a terminal there. No mistake may end in a traceback."""
 
@@ -48,6 +59,19 @@ class Cli:
             result = subprocess.run([*PROGRAM, *words], capture_output=True, text=True, **options)
         assert "Traceback" not in result.stderr, result.stderr
         return result
+
+    def by_person(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Call the program in the foreground of a terminal, as only a person does."""
+        ours, theirs = pty.openpty()
+        try:
+            options = {"timeout": LIMIT_S, "cwd": self.folder, **options}
+            return subprocess.run(
+                at_terminal(*PROGRAM, *words), stdin=theirs, capture_output=True, text=True, start_new_session=True,
+                **options,
+            )  # fmt: skip
+        finally:
+            os.close(theirs)
+            os.close(ours)
 
     def json(self, *words: str, code: int = 0) -> Any:
         """The one document that the command prints."""

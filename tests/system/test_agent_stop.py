@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import json
 import os
-import pty
-import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.cli import PROGRAM, Cli
+from support.cli import Cli
 from support.daemon import StartDaemon
 from support.processes import Children
-from support.project import agent_of, given_back, new_store, write_record, write_task
+from support.project import agent_of, given_back, write_record, write_task
 from support.team import Team
-from support.wait import LIMIT_S, wait_until
-from yolo_supervisor.formats import own as own_files
-from yolo_supervisor.formats.own import Descent
-from yolo_supervisor.store.paths import Paths
+from support.wait import LIMIT_S
 from yolo_supervisor.system.process_backend import backend
 from yolo_supervisor.system.processes import Processes
 
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
 TOOL = "import subprocess; subprocess.Popen(['sleep', '600'], start_new_session=True)"
 OTHER_USER = 65534
+
+
+def by_person(cli: Cli, *words: str, code: int = 0) -> Any:
+    """The one document that the command prints at a terminal."""
+    result = cli.by_person(*words, "--json")
+    assert result.returncode == code, result.stderr
+    return json.loads(result.stdout)
 
 
 def entries(cli: Cli, action: str) -> list[dict[str, Any]]:
@@ -39,7 +41,7 @@ def test_a_stopped_agents_task_is_requeued_and_no_attempt_is_charged(team: Team)
     task = team.task("dev-1")
     child = team.agent("dev-1", program=TOOL)
 
-    result = team.cli("agent", "stop", "dev-1", "--yes")
+    result = team.cli.by_person("agent", "stop", "dev-1", "--yes")
 
     assert result.returncode == 0, result.stderr
     assert result.stdout == f"dev-1@red (process {child.pid}) was ended, with 1 of its processes\n"
@@ -61,7 +63,7 @@ def test_an_agent_that_no_daemon_has_seen_is_recorded_before_it_is_stopped(
     child = children.agent("dev-1", "red", project)
     task = write_task(claude_home, "red", 1, owner="dev-1", status="in_progress")
 
-    result = cli("agent", "stop", str(child.pid), "--yes")
+    result = cli.by_person("agent", "stop", str(child.pid), "--yes")
 
     assert result.stdout.endswith("its tasks are requeued as soon as a daemon runs\n")
     assert child.wait(LIMIT_S) == -15
@@ -74,7 +76,7 @@ def test_a_deaf_agent_is_killed_after_the_grace_period(cli: Cli, project: Path, 
     child = children.agent("dev-1", "red", project, program=DEAF)
     (project / "quick.toml").write_text("[processes]\ngrace_s = 0.2\n")
 
-    document = cli.json("agent", "stop", "dev-1", "--yes", "--config", "quick.toml")
+    document = by_person(cli, "agent", "stop", "dev-1", "--yes", "--config", "quick.toml")
 
     assert document == {
         "result": "stopped", "id": "dev-1@red", "pid": child.pid, "terminated": [], "killed": [child.pid],
@@ -87,15 +89,15 @@ def test_an_ambiguous_name_stops_no_agent_and_names_the_candidates(cli: Cli, pro
     red, blue = children.agent("dev-1", "red", project), children.agent("dev-1", "blue", project)
     twin = children.agent("dev-1", "red", project)
 
-    by_name = cli("agent", "stop", "dev-1", "--yes")
-    by_id = cli("agent", "stop", "dev-1@red", "--yes")
+    by_name = cli.by_person("agent", "stop", "dev-1", "--yes")
+    by_id = cli.by_person("agent", "stop", "dev-1@red", "--yes")
 
     assert by_name.returncode == by_id.returncode == 1
     assert all(f"(pid {child.pid})" in by_name.stderr for child in (red, blue, twin))
     assert "dev-1@blue" not in by_id.stderr
     assert "by its pid" in by_id.stderr
-    assert cli("agent", "stop", "dev-1@blue", "--yes").returncode == 0
-    assert cli("agent", "stop", str(twin.pid), "--yes").returncode == 0
+    assert cli.by_person("agent", "stop", "dev-1@blue", "--yes").returncode == 0
+    assert cli.by_person("agent", "stop", str(twin.pid), "--yes").returncode == 0
     assert (red.poll(), blue.wait(LIMIT_S), twin.wait(LIMIT_S)) == (None, -15, -15)
 
 
@@ -110,7 +112,7 @@ def test_a_process_that_may_not_be_stopped_is_refused_with_a_reason(
     cli: Cli, project: Path, claude_home: Path, children: Children
 ) -> None:
     def refused(name: str) -> str:
-        document = cli.json("agent", "stop", name, "--yes", code=1)
+        document = by_person(cli, "agent", "stop", name, "--yes", code=1)
         assert document["result"] == "refused"
         assert document["reason"]
         return str(document["code"])
@@ -134,7 +136,7 @@ def test_a_process_of_another_user_is_refused(cli: Cli, project: Path, claude_ho
     child = children.start("sleep", "600", user=OTHER_USER, cwd=Path("/"))
     session(claude_home, project, child)
 
-    assert cli.json("agent", "stop", "session-85d6cfb4", "--yes", code=1)["code"] == "other_user"
+    assert by_person(cli, "agent", "stop", "session-85d6cfb4", "--yes", code=1)["code"] == "other_user"
     assert child.poll() is None
 
 
@@ -150,92 +152,10 @@ def test_a_teammate_in_its_leads_process_is_refused(
     (claude_home / "teams" / "red").mkdir(parents=True)
     (claude_home / "teams" / "red" / "config.json").write_text(json.dumps(team))
 
-    document = cli.json("agent", "stop", "mate", "--yes", code=1)
+    document = by_person(cli, "agent", "stop", "mate", "--yes", code=1)
 
     assert (document["code"], document["id"]) == ("in_process", "mate@red")
     assert lead.poll() is None
-
-
-def test_an_agent_cannot_consent_for_a_person(cli: Cli, project: Path, children: Children, tmp_path: Path) -> None:
-    child = children.agent("dev-1", "red", project)
-    answer = tmp_path / "answer"
-    command = [*PROGRAM, "agent", "stop", "dev-1", "--yes", "--project", str(project)]
-    program = f"import subprocess; open({str(answer)!r}, 'w').write(str(subprocess.run({command!r}).returncode))"
-
-    children.agent("dev-2", "red", project, program=program)
-
-    assert answer.read_text() == "1"
-    assert child.poll() is None
-
-
-@pytest.mark.parametrize("known_by", ["the environment", "the daemon"])
-def test_nor_can_a_process_that_has_left_the_tree_of_an_agent(
-    known_by: str, project: Path, children: Children, tmp_path: Path
-) -> None:
-    child = children.agent("dev-1", "red", project)
-    answer, started = tmp_path / "answer", tmp_path / "started"
-    command = shlex.join([*PROGRAM, "agent", "stop", "dev-1", "--yes", "--project", str(project)])
-    waits = f"echo $$ > {started}; until [ -e {tmp_path}/go ]; do sleep 0.05; done"
-    scrubbed = 'unset CLAUDE_PID; exec setsid "$0" -c "$1"'
-    shell = f"{waits}; sh -c {shlex.quote(scrubbed)} sh {shlex.quote(f'{command}; echo $? > {answer}')}"
-    program = f"""
-import os
-pid = os.getpid()
-if os.fork() == 0:
-    os.setsid()
-    if os.fork() == 0:
-        marks = {{"CLAUDE_PID": str(pid)}} if {known_by!r} == "the environment" else {{}}
-        os.execvpe("sh", ["sh", "-c", {shell!r}], {{**os.environ, **marks}})
-    os._exit(0)
-os.wait()
-"""
-    agent = children.agent("dev-2", "red", project, program=program)
-    wait_until(lambda: started.exists() and started.read_text(), "the process to start")
-    if known_by == "the daemon":
-        processes = Processes(backend())
-        of, orphan = processes.identify(agent.pid), processes.identify(int(started.read_text()))
-        assert of is not None
-        assert orphan is not None
-        new_store(project)
-        Paths(project).trees.write_bytes(own_files.dump_trees({}, {of: Descent(orphans=(orphan,))}))
-    (tmp_path / "go").touch()
-
-    wait_until(lambda: answer.exists() and answer.read_text(), "the answer")
-
-    assert answer.read_text() == "1\n"
-    assert child.poll() is None
-
-
-def test_without_a_terminal_and_without_yes_no_agent_is_stopped(cli: Cli, project: Path, children: Children) -> None:
-    child = children.agent("dev-1", "red", project)
-
-    result = cli("agent", "stop", "dev-1")
-
-    assert result.returncode == 2
-    assert "--yes" in result.stderr
-    assert child.poll() is None
-
-
-@pytest.mark.parametrize(("answer", "code"), [(b"n\n", 1), (b"y\n", 0)])
-def test_on_a_terminal_the_person_is_asked(
-    answer: bytes, code: int, project: Path, claude_home: Path, children: Children
-) -> None:
-    child = children.agent("dev-1", "red", project)
-    ours, theirs = pty.openpty()
-    asking = children.start(*PROGRAM, "agent", "stop", "dev-1", "--project", str(project), stdin=theirs, stderr=theirs)
-    os.close(theirs)
-    shown = b""
-    while b"[y/N]" not in shown:
-        shown += os.read(ours, 4096)
-
-    os.write(ours, answer)
-
-    assert asking.wait(LIMIT_S) == code
-    os.close(ours)
-    assert f"process {child.pid}".encode() in shown
-    assert (child.poll() is None) is (code == 1)
-    if code == 0:
-        wait_until(lambda: child.poll() is not None, "the agent to end")
 
 
 def test_two_processes_on_one_session_are_shown_until_one_is_stopped_by_its_pid(
@@ -253,7 +173,7 @@ def test_two_processes_on_one_session_are_shown_until_one_is_stopped_by_its_pid(
     assert (stray["code"], stray["id"], stray["pids"]) == ("shared_session", "s-1", pids)
     assert f"the processes {pids[0]} and {pids[1]} run one session" in cli("status").stdout
 
-    assert cli("agent", "stop", str(pids[0]), "--yes").returncode == 0
+    assert cli.by_person("agent", "stop", str(pids[0]), "--yes").returncode == 0
     assert cli.json("status")["projects"][0]["strays"] == []
 
 

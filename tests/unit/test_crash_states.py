@@ -628,6 +628,7 @@ EXCEPTIONS = {
     ("log.py", "_open", "os.open"),
     ("log.py", "_copy_for_the_user", "os.makedirs"),
     ("cli/app.py", "program", "os.open"),  # /dev/null, for a pipe that is gone
+    ("cli/consent.py", "_in_foreground", "os.open"),  # the terminal
     ("commits/fast_path.py", "_open_lock", "os.open"),  # the commit lock: the store is not imported yet
     ("commits/fast_path.py", "_buffered_stdin", "tempfile.mkstemp"),  # the standard input, for a second run of git
     ("commits/fast_path.py", "_buffered_stdin", "os.unlink"),

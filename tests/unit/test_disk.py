@@ -179,6 +179,7 @@ READ_OTHERWISE = {
     "system/procfs.py": "/proc and /etc",
     "system/subprocesses.py": "the terminal",
     "cli/app.py": "the null device",
+    "cli/consent.py": "the terminal",
 }
 """The modules that open or read files without the bounded reader, and the reasons."""
 

@@ -1,10 +1,19 @@
-"""The consent of a person to something that cannot be taken back."""
+"""The consent of a person to something that cannot be taken back.
+
+An agent runs as the same user, so no check holds against one that is determined. These hold against what agents do: a
+command in their tree, one that has left it, a terminal or a tmux session that no person looks at.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pwd
+import stat
 import sys
 from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -14,44 +23,79 @@ from yolo_supervisor.formats.claude import CLIENT_VARIABLES
 from yolo_supervisor.formats.own import load_descents, load_trees
 from yolo_supervisor.fs.read import LOG_LIMIT, read_or_none
 from yolo_supervisor.models import ProcessId
+from yolo_supervisor.system.process_backend import ProcessFacts
 from yolo_supervisor.system.processes import Processes
+from yolo_supervisor.system.tmux import ask_now, pane_of
 
 if TYPE_CHECKING:
     from yolo_supervisor.cli.project_view import ProjectView
 
-YES = click.option("--yes", is_flag=True, help="Do not ask for confirmation. Not accepted from an agent.")
+YES = click.option("--yes", is_flag=True, help="Do not ask for confirmation. A person still has to run it.")
+
+UNATTENDED = Path("/etc/yolo-supervisor/unattended")
+"""The users whose scripts may consent without a terminal, one a line. Only root can allow that."""
+
+POPUP = "popup"
+"""The pane of a command in a popup of tmux, which names none."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ancestry:
+    """This command and its ancestors, the nearest first, up to what hosts their session."""
+
+    processes: tuple[ProcessId, ...]
+    host: ProcessFacts | None
+    """A tmux server, or the client's own daemon; None if there is none."""
+
+    @classmethod
+    def of(cls, processes: Processes) -> _Ancestry:
+        found: list[ProcessId] = []
+        pid = os.getpid()
+        while pid > 1:
+            try:
+                facts = processes.backend.facts(pid)
+            except OSError:
+                break
+            if facts is None:
+                break
+            if processes.hosts_sessions(facts):
+                return cls(tuple(found), facts)
+            found.append(ProcessId(pid, facts.started, processes.boot))
+            pid = facts.parent
+        return cls(tuple(found), None)
 
 
 def agent_above(view: ProjectView) -> int | None:
-    """The pid of the agent from which this command descends, or None.
+    """The pid of the agent that has started this command, or None.
 
-    Its tree shows that. A process that has left the tree (its parent has ended) is known by what the daemon has seen,
-    and by the client's variable in its environment. On a terminal these do not count: a person may sit in a tmux server
-    that an agent has started.
+    Its tree shows that, or its process group. A process that has left the tree (its parent has ended) is known by what
+    the daemon has seen, and by the client's variable in its environment. A person may sit in a tmux server that an
+    agent has started: everything below it inherits the variable, which does not count there.
     """
-    processes, agents = view.processes, view.agent_processes()
-    ancestry = [process for pid in processes.ancestry() if (process := processes.identify(pid)) is not None]
-    if (agent := next((process for process in ancestry if process in agents), None)) is not None:
+    processes, agents, ancestry = view.processes, view.agent_processes(), _Ancestry.of(view.processes)
+    above = [process for pid in processes.ancestry() if (process := processes.identify(pid)) is not None]
+    if (agent := next((process for process in above if process in agents), None)) is not None:
         return agent.pid
-    if _has_terminal(processes):
-        return None
+    if (agent := next((agent for agent in agents if _in_our_group(agent.pid)), None)) is not None:
+        return agent.pid
     seen = read_or_none(view.store.paths.trees, LOG_LIMIT) or b""
     descendants = {agent: {process for process, _ in tree} for agent, tree in load_trees(seen).items()}
     for agent, descent in load_descents(seen).items():
         descendants.setdefault(agent, set()).update(descent.orphans)
     for agent, below in descendants.items():
-        if not below.isdisjoint(ancestry):
+        if not below.isdisjoint(ancestry.processes):
             return agent.pid
-    return next((pid for process in ancestry if (pid := _named_client(processes, process, agents)) is not None), None)
+    if ancestry.host is not None:
+        return None
+    named = (_named_client(processes, process, agents) for process in ancestry.processes)
+    return next((pid for pid in named if pid is not None), None)
 
 
-def _has_terminal(processes: Processes) -> bool:
-    """Whether this command has a controlling terminal."""
+def _in_our_group(pid: int) -> bool:
     try:
-        facts = processes.backend.facts(os.getpid())
+        return os.getpgid(pid) == os.getpgrp()
     except OSError:
         return False
-    return facts is not None and facts.terminal != 0
 
 
 def _named_client(processes: Processes, process: ProcessId, agents: Collection[ProcessId]) -> int | None:
@@ -64,9 +108,61 @@ def _named_client(processes: Processes, process: ProcessId, agents: Collection[P
 
 
 def refuse_agents(view: ProjectView) -> None:
-    """End the program if an agent has started it: only a person may decide this."""
+    """End the program unless a person decides this: at a terminal, and not below an agent."""
     if (pid := agent_above(view)) is not None:
         fail(EX_NO, f"this command runs below the agent in process {pid}, and needs a person: run it in a shell")
+    if may_consent_unattended():
+        return
+    if not _in_foreground():
+        fail(EX_NO, "this command needs a person at a terminal (ssh -t); for scripts see docs/trust.md")
+    if not _is_attended(view.processes):
+        fail(EX_NO, "this command needs a person, and none is attached to this tmux session: attach to it")
+
+
+def _in_foreground() -> bool:
+    """Whether this command is in the foreground of its terminal, where a person can type."""
+    with contextlib.suppress(OSError):
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
+        try:
+            return os.tcgetpgrp(terminal) == os.getpgrp()
+        finally:
+            os.close(terminal)
+    return False
+
+
+def _is_attended(processes: Processes) -> bool:
+    """Whether a person is attached to the tmux session that this command runs in; True outside of our tmux servers."""
+    ancestry = _Ancestry.of(processes)
+    if ancestry.host is None:
+        return True
+    try:
+        if processes.backend.owner(ancestry.host.pid) != os.geteuid():
+            return True  # another user's, so none of our agents has started it
+        environment = processes.backend.environment(ancestry.processes[-1].pid)  # as tmux has made it
+    except (OSError, IndexError):
+        return False
+    pane = pane_of({"TMUX_PANE": POPUP, **environment})
+    server = ask_now(pane.socket) if pane is not None else None
+    if pane is None or server is None or server.pid != ancestry.host.pid:
+        return False
+    if pane.pane == POPUP:
+        return any(server.attached.values())  # a client shows it
+    shown = server.panes.get(pane.pane)
+    return shown is not None and any(server.attached.get(session, 0) for session in shown.sessions)
+
+
+def may_consent_unattended(path: Path = UNATTENDED) -> bool:
+    """Whether root has allowed scripts of this user to consent without a terminal. A file of another user's is void."""
+    try:
+        for each in (path, *path.parents):
+            found = each.lstat()
+            if found.st_uid != 0 or stat.S_IMODE(found.st_mode) & 0o022:
+                return False
+        name = pwd.getpwuid(os.geteuid()).pw_name
+    except (OSError, KeyError):
+        return False
+    data = read_or_none(path) or b""
+    return name in data.decode("utf-8", "replace").split("\n")
 
 
 def confirm(view: ProjectView, question: str, yes: bool) -> None:
