@@ -261,6 +261,7 @@ class Runner:
         """
         if self.services.scanner.catch_up():
             self.write_trees()
+        self._status_files.keep("restarts", self.parts.agents.save_restarts)
         self._fd_limit.update(bool(self.parts.deaths.left_out), self.parts.agents.interval_s)
         self._agents_ticked.set()
         self._agents_ticked = anyio.Event()

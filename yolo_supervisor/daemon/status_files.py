@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from yolo_supervisor.daemon.alerts import FailureLog
@@ -38,6 +38,15 @@ class StatusFiles:
         now = trees, descents
         if now != self._written_trees and self._write(self._store.paths.trees, own_files.dump_trees(*now)):
             self._written_trees = now
+
+    def keep(self, name: str, save: Callable[[], None]) -> None:
+        """Save what a watcher observed; a failure stops nothing."""
+        try:
+            save()
+        except (OSError, Refused) as error:
+            self._failures.failed("status_file", error, file=name)
+        else:
+            self._failures.recovered("status_file", file=name)
 
     def write_seen_locks(self, seen: Mapping[Path, SeenLock]) -> None:
         """Save who was seen with which lock of git's, if that changed: the next supervisor and ``commit`` need it."""

@@ -16,6 +16,10 @@ KEPT, KEPT_S = 200, 14 * 86400.0
 """The number of dead agents that are remembered, the newest, and for how long, in seconds."""
 
 
+SPARE = 20
+"""The number of files that are removed at a time: each look reads all of them."""
+
+
 class EndedAgents:
     """The dead agents of one project, by the names of their records."""
 
@@ -37,11 +41,12 @@ class EndedAgents:
     def save(self, ended: Mapping[str, EndedAgent]) -> None:
         """Remember these agents, and forget the oldest. OSError if that fails."""
         for record, agent in ended.items():
-            write_atomic(self._disk, self._folder / record, dump(agent))
-        kept = set(list(self.all())[-KEPT:])
-        for path in self._paths():
-            if path.name not in kept:
-                self._disk.unlink(path)
+            write_atomic(self._disk, self._folder / record, dump(agent), durable=False)
+        if len(paths := self._paths()) > KEPT:
+            kept = set(list(self.all())[SPARE - KEPT :])
+            for path in paths:
+                if path.name not in kept:
+                    self._disk.unlink(path)
 
     def _paths(self) -> list[Path]:
         try:

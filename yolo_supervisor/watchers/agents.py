@@ -331,13 +331,17 @@ class AgentsWatcher:
         """Record how the known agents were started, before their registration says that they are watched."""
         if self._restarts is not None:
             self._restarts.record_launches(self._known.agents)
-            self._restarts.save_ended()
-            self._restarts.save_plans()
             try:
                 self._restarts.save_deaths()
             except Busy:
                 return False
         return True
+
+    def save_restarts(self) -> None:
+        """Write down which agents are dead, and which starts are due. Their tasks have been requeued by then."""
+        if self._restarts is not None:
+            self._restarts.save_ended()
+            self._restarts.save_plans()
 
     def agents(self) -> list[tuple[Agent, Liveness]]:
         """Every known agent and its state, for people.
