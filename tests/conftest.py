@@ -52,7 +52,7 @@ sys.dont_write_bytecode = False
 """Test files are rewritten and compiled when they are imported, which takes a third of a minute: once is enough."""
 
 # A busy machine is slow, which is no failure.
-settings.register_profile("tests", deadline=None, max_examples=budget(quick=50, full=100, soak=1000))
+settings.register_profile("tests", deadline=None, max_examples=budget(quick=25, full=100, soak=1000))
 settings.load_profile("tests")
 
 

@@ -1262,6 +1262,7 @@ def land(repo: Repo, name: str, *argv: str) -> None:
     wait_until(landed, f"{name} to land", limit_s=300)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("push", [False, True])
 def test_concurrent_commits_in_one_work_tree_are_all_kept(repos: Repositories, push: bool) -> None:
     def agent(number: int) -> None:

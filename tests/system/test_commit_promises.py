@@ -40,6 +40,7 @@ def new_repository(folder: Path, option: str) -> Repo:
 # -- git's result ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("how", FORMATS)
 def test_commit_is_reported_in_every_storage_format(repos: Repositories, how: str) -> None:
     repo = new_repository(repos.project / "new", FORMATS[how])

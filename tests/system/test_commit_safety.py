@@ -427,6 +427,7 @@ def in_the_gap(repos: Repositories) -> str:
     return f"{here}; unset GIT_DIR GIT_INDEX_FILE GIT_WORK_TREE GIT_PREFIX"
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "command", ["git commit --allow-empty -qm sneaky", "git commit --amend -qm sneaky", "git switch -q other"]
 )

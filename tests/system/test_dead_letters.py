@@ -125,6 +125,7 @@ def test_a_dead_letter_holds_the_task_and_its_history(cli: Cli, claude_home: Pat
     assert "its owner dev-1 is dead" in text
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("word", ["show", "redrive", "drop"])
 @pytest.mark.parametrize("ident", ["", "../../x", "red", "red/", "7", "blue/3"])
 def test_an_unknown_dead_letter_is_not_found(cli: Cli, claude_home: Path, word: str, ident: str) -> None:

@@ -26,7 +26,7 @@ from yolo_supervisor.system.processes import Processes
 
 pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed: nothing is drilled")
 
-ROUNDS = budget(quick=2, full=8, soak=50)
+ROUNDS = budget(quick=1, full=8, soak=50)
 FAULTS = {
     "agents": [
         "agent-killed", "agent-segfault", "agent-oom", "agent-api-errors", "agent-rate-limited",
@@ -161,6 +161,7 @@ def test_a_killed_drill_leaves_no_process_and_no_folder(drill_folder: DrillFolde
     wait_until(lambda: not drill_folder.at_work(), "the processes of the drill to be gone")
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["a timeout", "a closed terminal"])
 def test_a_drill_that_is_ended_leaves_nothing(drill_folder: DrillFolder, children: Children, number: int) -> None:
     running = children.start(*PROGRAM, "drill", "--faults", "agent-killed", "--rounds", "9")
@@ -174,6 +175,7 @@ def test_a_drill_that_is_ended_leaves_nothing(drill_folder: DrillFolder, childre
     wait_until(lambda: not drill_folder.at_work(), "those that were killed to be gone")
 
 
+@pytest.mark.thorough
 def test_a_drill_that_is_ended_while_an_agent_starts_leaves_nothing(
     drill_folder: DrillFolder, children: Children
 ) -> None:
@@ -202,6 +204,7 @@ def is_asked_to_end(pid: int) -> bool:
     return pending is not None and bool(int(pending[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
+@pytest.mark.thorough
 def test_an_impatient_ctrl_c_leaves_nothing_either(drill_folder: DrillFolder, children: Children) -> None:
     running = children.start(*PROGRAM, "drill", "--faults", "agent-killed", "--rounds", "9", start_new_session=True)
     drill_folder.wait_until_an_agent_is_killed()
@@ -220,6 +223,7 @@ def test_an_impatient_ctrl_c_leaves_nothing_either(drill_folder: DrillFolder, ch
     wait_until(lambda: not drill_folder.at_work(), "those that were killed to be gone")
 
 
+@pytest.mark.thorough
 def test_a_user_without_a_shell_may_drill(tmp_path: Path) -> None:
     nologin = tmp_path / "nologin"
     nologin.write_text("#!/bin/sh\nexit 1\n")

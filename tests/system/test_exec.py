@@ -345,6 +345,7 @@ def test_process_tree_is_ended_at_the_limit(ended: Ended, what: str) -> None:
     assert [pid for pid in started if not gone(pid)] == []
 
 
+@pytest.mark.sampled(1)
 @LINUX
 @pytest.mark.parametrize("what", ORPHANS)
 def test_orphans_are_ended_at_the_limit(ended: Ended, what: str) -> None:
@@ -404,6 +405,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.sampled(1)
 @LINUX
 @pytest.mark.parametrize("where", ["in its session", "in another session", "in ever new sessions"])
 def test_processes_that_fork_and_exit_at_once_are_ended(children: Children, where: str) -> None:

@@ -182,6 +182,7 @@ OF_THE_PLUGIN = [
 ]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("words", "flag"), OF_THE_PLUGIN)
 def test_a_command_says_in_one_line_that_its_flag_is_off_and_works(
     cli: Cli, config: Path, words: tuple[str, ...], flag: str

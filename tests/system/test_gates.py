@@ -133,6 +133,7 @@ def test_phase_plan_and_task_may_be_written_with_zeros(world: World) -> None:
     assert world.cli.json("gate", "check", "contract_compliance", "05", "01", "02")["result"] == "pass"
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("config", ['{"v2_hard_gates": false}', '{"v2_hard_gates": "true"}', "{}", None])
 def test_gates_that_are_switched_off_are_skipped_and_nothing_is_written(world: World, config: str | None) -> None:
     if config is None:

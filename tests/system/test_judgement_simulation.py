@@ -16,7 +16,7 @@ from support.budget import budget
 from support.judgement import Actor, Doing, JudgedWorld
 from support.judgement_script import SETTLE_S, Script
 
-SCENARIOS = int(os.environ.get("JUDGED_SCENARIOS", "0")) or budget(quick=10, full=60, soak=300)
+SCENARIOS = int(os.environ.get("JUDGED_SCENARIOS", "0")) or budget(quick=4, full=60, soak=300)
 
 
 @pytest.fixture(autouse=True)

@@ -464,6 +464,7 @@ def test_descendants_of_a_dead_server_are_ended_before_the_restart(testbed: Rela
     assert gone(child)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", ["missing", "not executable", "no program", "a folder"])
 def test_unstartable_server_is_reported_in_one_sentence(testbed: RelayTestbed, tmp_path: Path, kind: str) -> None:
     program = tmp_path / "program"

@@ -131,6 +131,7 @@ def owner_in(team: RealTeam, children: Children) -> tuple[Path, int]:
     return task, child.pid
 
 
+@pytest.mark.thorough
 def test_a_requeued_task_is_claimed_by_an_idle_teammate_unprompted(
     idle: RealTeam, children: Children, daemon: StartDaemon
 ) -> None:
@@ -149,6 +150,7 @@ def test_a_requeued_task_is_claimed_by_an_idle_teammate_unprompted(
 ONE_ATTEMPT = "[tasks]\nmax_attempts = 1\n"
 
 
+@pytest.mark.thorough
 def test_an_idle_teammate_leaves_a_dead_letter_alone_until_it_is_redriven(
     idle: RealTeam, children: Children, daemon: StartDaemon
 ) -> None:

@@ -380,13 +380,13 @@ def explored(budget: int, thorough: float = 0.0, deeper: float = 0.0, kills: flo
 
 
 def test_power_cuts_lose_nothing_acknowledged_and_invent_nothing() -> None:
-    exploration = explored(budget(quick=5_000, full=100_000, soak=1_000_000), thorough=0.03, deeper=0.002)
+    exploration = explored(budget(quick=2_500, full=100_000, soak=1_000_000), thorough=0.03, deeper=0.002)
 
     assert exploration.wrong[:5] == []
 
 
 def test_power_cut_during_recovery_loses_nothing() -> None:
-    exploration = explored(budget(quick=2_500, full=50_000, soak=1_000_000), kills=0.1)
+    exploration = explored(budget(quick=1_000, full=50_000, soak=1_000_000), kills=0.1)
 
     assert exploration.wrong[:5] == []
 
