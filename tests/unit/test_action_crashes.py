@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import inspect
 import itertools
@@ -19,17 +20,25 @@ from typing import Literal, get_args, get_type_hints
 from unittest.mock import Mock
 
 import pytest
+import structlog
+from structlog.testing import capture_logs
 
 from support.budget import TIER, cases
 from support.project import QuickDisk
 from yolo_supervisor.actions import agents, base, circuits, flags, leases, notes, state, tasks
-from yolo_supervisor.actions.agents import Register, UpdateRecord
+from yolo_supervisor.actions.agents import Register, SaveWork, UpdateRecord
 from yolo_supervisor.actions.base import Edit, Kind, Note, Verb
 from yolo_supervisor.actions.leases import Release
 from yolo_supervisor.actions.state import DropHealth, DropPids, Restore, SaveSnapshot, SetMarker
 from yolo_supervisor.actions.tasks import Claim, Complete, MoveToDeadLetters, Requeue, WriteDeadLetter
+from yolo_supervisor.commits.salvage import Saved, SaveOutcome
+from yolo_supervisor.daemon.alerts import AlertLog, FailureLog
+from yolo_supervisor.daemon.salvage import WorkSaver
+from yolo_supervisor.formats import crash_report
 from yolo_supervisor.formats import own as own_files
+from yolo_supervisor.formats.crash_report import CrashCause, Evidence, Report, Verdict
 from yolo_supervisor.fs.read import digest
+from yolo_supervisor.inventory.saved_work import SavedWork
 from yolo_supervisor.models import Agent, Task
 from yolo_supervisor.store.history import history
 from yolo_supervisor.store.store import Outcome, Store
@@ -934,3 +943,65 @@ class Put(Edit):
 
     def edit(self, before: bytes | None) -> bytes | None:
         return self.content
+
+
+# -- the work of a dead agent: an entry and a crash report, about a ref that exists already ------------------------
+
+
+WORK = SaveWork(key=AGENT.id, name="dev-1", record="dev-1.json", folder=Path("/work"), reason="dev-1 is dead")
+SAVED = Saved(outcome=SaveOutcome.SAVED, ref="refs/yolo-supervisor/rescue/1-agent-dev-1", files=1, reason="it is saved")
+VERDICT = Verdict(cause=CrashCause.SIGNAL, confidence=0.9, reason="SIGSEGV ended it")
+REPORT = Report(agent=AGENT, evidence=Evidence(at=SINCE, signal=11), verdict=VERDICT)
+
+
+def record_work(store: Store) -> None:
+    log = structlog.get_logger()
+    saver = WorkSaver(store, SavedWork(), Mock(), AlertLog(log), FailureLog(log), lambda: None)
+    saver.record(WORK, SAVED, "agents", REPORT)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_power_cut_while_saved_work_is_recorded_leaves_whole_files(loss: Loss, tmp_path: Path) -> None:
+    for n, project, _ in projects(tmp_path, _requeue):
+        with closing(Store(project, disk=QuickDisk())) as store:
+            store.open()
+            store.save_crash_report(REPORT, "agents")
+
+        with capture_logs():
+            ended = cut_off(project, record_work, n, loss)
+
+        with closing(recovered(project)) as store:
+            entries = [entry for entry in history(store.paths.journal) if entry["action"] == "work_saved"]
+            assert [entry["evidence"]["ref"] for entry in entries] == [SAVED.ref] * len(entries)
+            assert len(entries) == 1 if ended else len(entries) <= 1
+            (path,) = store.paths.crashes.glob("[!.]*")
+            report = crash_report.load(path.read_bytes())
+            assert report is None or report.work.get("ref") in (SAVED.ref, None)
+            assert report is not None or loss == "data", "a report is not flushed"
+            with capture_logs():
+                record_work(store)  # the next supervisor saves the work again
+            again = crash_report.load(path.read_bytes())
+            assert again is not None
+            assert again.work["ref"] == SAVED.ref
+            assert recorded(store)[-1] == ("work_saved", AGENT.id)
+        if ended:
+            break
+    assert n > 5
+
+
+def test_a_disk_that_fails_once_keeps_no_saved_work_from_its_entry(tmp_path: Path) -> None:
+    for n, project, _ in projects(tmp_path, _requeue):
+        with closing(Store(project, disk=QuickDisk())) as store:
+            store.open()
+        disk = FailingDisk(n, errno.ENOSPC, once=True)
+        with capture_logs(), closing(Store(project, disk=disk)) as store:
+            with contextlib.suppress(OSError):
+                store.open()
+                record_work(store)
+            disk.repaired = True
+            store.open()
+            record_work(store)
+            assert ("work_saved", AGENT.id) in recorded(store)
+        if not disk.reached:
+            break
+    assert n > 5

@@ -86,12 +86,19 @@ def show(options: Shared, ident: str) -> None:
     _section("hooks", report.hooks)
     _section("processes", report.processes)
     _section("repository", _fields(report.repository))
+    _section("uncommitted work", _fields(report.work))
     _section("end of the screen", report.pane)
     _section("recovery", [f"{e.at}  {e.kind} {e.key} {e.action}: {e.reason}" for e in story])
 
 
 def _fields(values: Mapping[str, object]) -> list[str]:
-    return [f"{key}: {value}" for key, value in values.items() if value]
+    lines = []
+    for key, value in values.items():
+        if isinstance(value, list):
+            lines += [f"{key}: {item}" for item in value]
+        elif value:
+            lines.append(f"{key}: {value}")
+    return lines
 
 
 def _section(title: str, lines: Sequence[object]) -> None:

@@ -118,15 +118,16 @@ def _installation() -> Iterator[Finding]:
 
 
 def _kept_work(project: Path) -> Iterator[Finding]:
-    """Say whether commits have kept copies of changes that are not in the work tree."""
+    """Say whether there are copies of changes: of commits, where they are not in the work tree, and of dead agents."""
     argv = ["git", "for-each-ref", "--format=%(refname)", RESCUE_REFS]
     try:
         ended = subprocess.run(argv, cwd=project, stdin=subprocess.DEVNULL, capture_output=True, timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return
     if refs := ended.stdout.decode(errors="replace").split():
-        what = f"copies of uncommitted work that commits have kept: {len(refs)}, the newest is {refs[-1]}"
-        yield Finding("note", what, "git diff HEAD REF shows one, git update-ref -d REF removes it")
+        what = f"copies of uncommitted work of commits and dead agents: {len(refs)}, the newest is {refs[-1]}"
+        do = "git diff HEAD REF shows one, git checkout REF -- FILE takes a file back, git update-ref -d REF removes it"
+        yield Finding("note", what, do)
 
 
 def _given_up(view: ProjectView) -> Iterator[Finding]:

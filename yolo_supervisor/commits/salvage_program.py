@@ -62,7 +62,6 @@ SETTINGS = {
     "core.splitIndex": "false",  # a shared index would be written into the repository
     "core.safecrlf": "false",
     "core.logAllRefUpdates": "false",
-    "protocol.allow": "never",  # no missing object is fetched
 }
 """Settings with which git runs no program, and writes nothing but objects and the ref."""
 

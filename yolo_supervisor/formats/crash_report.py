@@ -212,6 +212,8 @@ class StoredReport(StoredFinding):
     others: tuple[StoredFinding, ...]
     exit: Mapping[str, object]
     repository: Mapping[str, object]
+    work: Mapping[str, object]
+    """Where its uncommitted work was saved; empty if nothing was."""
     turns: Sequence[object]
     hooks: Sequence[object]
     processes: Sequence[object]
@@ -240,6 +242,7 @@ def load(data: bytes) -> StoredReport | None:
         others=tuple(_finding(finding) for finding in _list(document.get("perhaps"))),
         exit=_object(document.get("exit")),
         repository=_object(document.get("repository")),
+        work=_object(document.get("work")),
         turns=_list(document.get("turns")),
         hooks=_list(document.get("hooks")),
         processes=_list(document.get("processes")),
