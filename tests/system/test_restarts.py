@@ -139,7 +139,7 @@ def test_uncommitted_work_is_saved_before_the_start(team: Team, mates: Teammates
     shown = subprocess.run([*git, "show", f"{saved['evidence']['ref']}:half.py"], check=True, capture_output=True)
     assert shown.stdout == b"def half("
     for command in (("explain", "agent"), ("crash", "show")):
-        assert f"diff HEAD {saved['evidence']['ref']}" in team.cli(*command, "dev-1@red").stdout
+        assert f"diff HEAD {saved['evidence']['ref']}" in team.cli(*command, saved["key"]).stdout
 
 
 def test_nothing_is_started_by_default_nor_while_the_supervisor_only_observes(team: Team, mates: Teammates) -> None:

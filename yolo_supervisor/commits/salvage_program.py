@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -204,11 +204,7 @@ class Salvage:
     def _temporary_index(self, where: Places) -> Iterator[str]:
         folder = where.own_folder
         os.makedirs(folder, exist_ok=True)
-        for name in os.listdir(folder):
-            path = os.path.join(folder, name)
-            # by the time of its last change: its content has the time of the user's index
-            if name.startswith(SALVAGE_FILE) and time.time() - os.lstat(path).st_ctime > STALE_S:
-                remove([path])
+        remove(os.path.join(folder, name) for name in os.listdir(folder) if _is_stale(folder, name))
         copy = os.path.join(folder, f"{SALVAGE_FILE}{os.getpid()}-{self._runs}")
         _report({"temporary": [copy, f"{copy}.lock"]})
         try:
@@ -287,7 +283,15 @@ class Salvage:
         return None
 
 
-def remove(paths: list[str]) -> None:
+def _is_stale(folder: str, name: str) -> bool:
+    """Whether the file is one of ours that is no longer in use."""
+    try:  # its content has the time of the user's index, so by the time of its last change
+        return name.startswith(SALVAGE_FILE) and time.time() - os.lstat(os.path.join(folder, name)).st_ctime > STALE_S
+    except FileNotFoundError:
+        return False
+
+
+def remove(paths: Iterable[str]) -> None:
     """Remove temporary files."""
     for path in paths:
         with contextlib.suppress(OSError):
