@@ -77,7 +77,7 @@ class RequeueCase:
         self.clock.wait(after_s)
         task = Task(list="red", number="1", status="in_progress", owner="dev", path=self.path)
         requeue = Requeue(key=task.id, task=task, owner="dev", cause="died", reason="its owner is dead")
-        (result,) = self.runner.executor.apply("agents", [(requeue,)])
+        (result,) = self.runner.executor.apply("tasks", [(requeue,)])
         self.looks_again_soon = result.may_end
         return result.progress
 

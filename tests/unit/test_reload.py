@@ -75,8 +75,8 @@ def test_the_batch_limit_counts_the_requeues_before_a_reload(runner: Runner, tmp
         task = Task(list="red", number=str(number), status="in_progress", owner="dev", path=path)
         return Requeue(key=task.id, task=task, owner="dev", cause="died", reason="its owner is dead")
 
-    (before,) = runner.executor.apply("agents", [(requeue(1),)])
+    (before,) = runner.executor.apply("tasks", [(requeue(1),)])
     runner.reload(ONE_A_SECOND)
-    (after,) = runner.executor.apply("agents", [(requeue(2),)])
+    (after,) = runner.executor.apply("tasks", [(requeue(2),)])
 
     assert (before.progress, after.progress) == (Progress.DONE, Progress.WAITS)
