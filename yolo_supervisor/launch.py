@@ -33,6 +33,9 @@ program that cannot be started, no program."""
 LOOK_S = 0.5
 """How long a held lock is tried again."""
 
+PF_EXITING = 0x4
+"""The flag of a task that has begun to end."""
+
 IGNORED_BY_PYTHON = ("SIGPIPE", "SIGXFZ", "SIGXFSZ")
 """Signals that Python ignores. A program that is started while one is ignored goes on ignoring it."""
 
@@ -206,8 +209,8 @@ def _bytes(text: str) -> bytes:
 class Facts:
     """The facts about one process."""
 
-    def __init__(self, started: int, zombie: bool, comm: str) -> None:
-        self.started, self.zombie, self.comm = started, zombie, comm
+    def __init__(self, started: int, zombie: bool, comm: str, ending: bool = False) -> None:
+        self.started, self.zombie, self.comm, self.ending = started, zombie, comm, ending
 
 
 class Proc:
@@ -226,7 +229,8 @@ class Proc:
         head, _, tail = data.rpartition(b")")
         fields = tail.split()
         zombie = fields[0] in (b"Z", b"X", b"x") and self._last_thread(pid)
-        return Facts(int(fields[19]), zombie, head.partition(b"(")[2].decode("utf-8", "replace"))
+        ending = bool(int(fields[6]) & PF_EXITING) and self._last_thread(pid)
+        return Facts(int(fields[19]), zombie, head.partition(b"(")[2].decode("utf-8", "replace"), ending)
 
     def _is_hidden(self, pid: int) -> bool:
         try:
@@ -246,6 +250,10 @@ class Proc:
 
     def argv(self, pid: int) -> list[str]:
         return [word.decode("utf-8", "replace") for word in self._read(pid, "cmdline").split(b"\0")[:-1]]
+
+    def environment(self, pid: int) -> dict[str, str]:
+        pairs = (entry.decode("utf-8", "replace").partition("=") for entry in self._read(pid, "environ").split(b"\0"))
+        return {name: value for name, separator, value in pairs if separator}
 
     def same_start(self, started: int, text: str) -> bool:
         return str(started) == text

@@ -10,7 +10,9 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from support.processes import Children
 from support.wait import wait_until
 from yolo_supervisor.formats.launch import Launch, resume_argv, start_of
 from yolo_supervisor.formats.start import Start
-from yolo_supervisor.inventory.session_processes import Visible, visible
+from yolo_supervisor.inventory.session_processes import OneLook, Visible, visible
 from yolo_supervisor.launch import LIVE, NO_FILE, NO_FOLDER, NO_PROGRAM, UNUSABLE, WRONG_PLACE, domain
 from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.store.starts import remove_stale_starts, write_start
@@ -29,7 +31,10 @@ from yolo_supervisor.system.processes import Processes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
 
-SESSION = "5f2c1d7e-0000-4000-8000-0123456789ab"
+SESSION = str(uuid.uuid4())
+"""Of no other process that runs tests beside this one."""
+TEAM = f"t-{SESSION[:8]}"
+DEV = f"dev@{TEAM}"
 STUB = """#!/bin/sh
 printf '%s\\n' ready "$@"
 pwd
@@ -63,13 +68,13 @@ class Place:
 
     def launch(self, **changed: Any) -> Launch:
         known = {"argv": (str(self.client), "--model", "x"), "folder": str(self.work), "mode": "bypassPermissions"}
-        return Launch(agent="dev@t", name="dev", session=SESSION, claude_dir=str(self.home), **{**known, **changed})
+        return Launch(agent=DEV, name="dev", session=SESSION, claude_dir=str(self.home), **{**known, **changed})
 
     def start(self, launch: Launch | None = None, pane: str | None = None) -> Start:
         launch = launch or self.launch()
         argv = resume_argv(launch, "go on")
         assert isinstance(argv, tuple)
-        return start_of(launch, argv, team="t", homes=[], lock=str(self.lock), pane=pane)
+        return start_of(launch, argv, team=TEAM, homes=[], lock=str(self.lock), pane=pane)
 
     def write(self, start: Start | None = None) -> Path:
         return write_start(Disk(), self.starts, start or self.start())
@@ -103,7 +108,7 @@ class Place:
         raise AssertionError(client.stderr.read())
 
     def visible(self) -> Visible:
-        return visible(SESSION, "dev@t", "t", [self.home], self.processes, self.lock)
+        return visible(SESSION, DEV, TEAM, [self.home], self.processes, self.lock)
 
     def session_file(self, pid: int, started: int, **changed: object) -> None:
         known = {"pid": pid, "sessionId": SESSION, "cwd": "/", "procStart": str(started), "pidDomain": domain()}
@@ -238,7 +243,8 @@ def test_a_document_starts_once(place: Place) -> None:
 
 def waiting(place: Place, *argv: str) -> subprocess.Popen[bytes]:
     """A process with these words on its command line."""
-    return place.children.start("/bin/sh", "-c", "read line", *argv, stdin=subprocess.PIPE)
+    environment = {**os.environ, "CLAUDE_CONFIG_DIR": str(place.home)}
+    return place.children.start("/bin/sh", "-c", "read line", *argv, stdin=subprocess.PIPE, env=environment)
 
 
 @pytest.mark.parametrize(
@@ -251,12 +257,12 @@ def waiting(place: Place, *argv: str) -> subprocess.Popen[bytes]:
         (("claude", f"-r{SESSION}"), True),
         (("claude", "-pr", SESSION), True),
         (("claude", "--session-id", SESSION), True),
-        (("x", "--agent-id", "dev@t", "--team-name", "t"), True),
+        (("x", "--agent-id", DEV, "--team-name", TEAM), True),
         (("claude", "--resume", SESSION, "--fork-session"), False),
         (("grep", "-r", SESSION), False),
         (("claude", "--resume", SESSION[:-1]), False),
         (("claude", "--resume"), False),
-        (("x", "--agent-id", "dev@t", "--team-name", "other"), False),
+        (("x", "--agent-id", DEV, "--team-name", "other"), False),
         (("claude", SESSION), False),
     ],
 )
@@ -308,14 +314,14 @@ def test_a_torn_session_file_is_unknown_while_its_process_lives(place: Place) ->
 
 
 def daemon_files(place: Place, daemon: int, state: str, repl: int, started: int) -> None:
-    for folder in ("daemon", "jobs/5f2c1d7e"):
+    for folder in ("daemon", "jobs/a"):
         (place.home / folder).mkdir(parents=True, exist_ok=True)
     lock = {"pid": daemon, "procStart": str(started_at(place, daemon))}
     worker = {"pid": 1, "procStart": "x", "sessionId": SESSION, "replPid": repl, "replProcStart": str(started)}
     (place.home / "daemon.lock").write_text(json.dumps(lock))
-    (place.home / "daemon" / "roster.json").write_text(json.dumps({"workers": {"5f2c1d7e": worker}}))
+    (place.home / "daemon" / "roster.json").write_text(json.dumps({"workers": {"a": worker}}))
     job = {"state": state, "sessionId": SESSION, "resumeSessionId": SESSION}
-    (place.home / "jobs" / "5f2c1d7e" / "state.json").write_text(json.dumps(job))
+    (place.home / "jobs" / "a" / "state.json").write_text(json.dumps(job))
 
 
 def test_a_session_of_the_clients_own_daemon_is_seen(place: Place) -> None:
@@ -424,3 +430,13 @@ def test_a_document_that_no_launcher_takes_is_removed(place: Place) -> None:
     remove_stale_starts(Disk(), place.starts, now, 60.0)
     assert list(place.starts.iterdir()) == [new]
     assert (new.stat().st_mode & 0o777) == 0o600
+
+
+def test_looks_at_one_moment_share_the_process_table(place: Place) -> None:
+    look = OneLook(place.processes)
+    ask = partial(visible, team=TEAM, homes=[place.home], processes=place.processes, lock=place.lock, system=look)
+    assert ask(SESSION, DEV) == Visible(frozenset(), False)
+    other = waiting(place, "claude", "--resume", SESSION)
+    wait_until(lambda: SESSION in place.processes.backend.argv(other.pid), "its command line")
+    assert ask(SESSION, DEV) == Visible(frozenset(), False), "as it was"
+    assert place.visible().processes == {place.processes.identify(other.pid)}

@@ -24,6 +24,7 @@ class Table:
         self.pid = pid
         self.known: Facts | OSError | None = Facts(started=5, zombie=False, comm=comm)
         self.uid = os.geteuid() if owner is None else owner
+        self.home: str | None = ""
         self.words: list[Sequence[str] | OSError] = [CLIENT]
 
     def pids(self) -> list[int]:
@@ -42,6 +43,11 @@ class Table:
         if isinstance(words, OSError):
             raise words
         return list(words)
+
+    def environment(self, pid: int) -> dict[str, str]:
+        if self.home is None:
+            raise denied()
+        return {"HOME": "/h", "CLAUDE_CONFIG_DIR": self.home} if self.home else {"HOME": "/h"}
 
     def same_start(self, started: int, text: str) -> bool:
         return str(started) == text
@@ -82,6 +88,22 @@ def test_an_unreadable_process_is_unknown_if_it_may_be_a_client() -> None:
         table = Table(comm=comm, owner=owner)
         table.words = [denied()]
         assert look(table) == ({}, unknown), comm
+
+
+def test_a_teammate_of_another_home_is_another(tmp_path: Path) -> None:
+    table = Table()
+    table.words = [["x", "--agent-id", "dev@t", "--team-name", "t"]]
+    for home, seen in ((str(tmp_path), {7: 5}), ("/elsewhere", {}), ("", {}), (None, {7: 5})):
+        table.home = home
+        assert look(table, tmp_path) == (seen, False)
+    assert look(table) == ({7: 5}, False)
+
+
+def test_a_process_that_ends_is_none() -> None:
+    table = Table()
+    table.words = [[]]
+    table.known = Facts(started=5, zombie=False, comm="claude", ending=True)
+    assert look(table) == ({}, False)
 
 
 def test_a_hidden_process_is_unknown_if_it_is_this_users() -> None:

@@ -28,7 +28,7 @@ from yolo_supervisor.models import Liveness, Pane, ProcessId
 from yolo_supervisor.store.atomic import make_folder
 from yolo_supervisor.store.locks import Busy
 from yolo_supervisor.store.start_ledger import StartLedger
-from yolo_supervisor.store.starts import write_start
+from yolo_supervisor.store.starts import remove_stale_starts, write_start
 from yolo_supervisor.store.store import Store
 from yolo_supervisor.system.panes import PlaceCode, StartedProgram, Unplaced, new_session, new_window, respawn
 from yolo_supervisor.system.processes import Processes
@@ -40,6 +40,9 @@ LAUNCH_S = 15.0
 
 LOOK_S = 0.1
 """The pause between two looks at the launcher, in seconds."""
+
+STALE_S = 600.0
+"""The age from which a start document that no launcher has taken is removed, in seconds."""
 
 GUARD_LOOKS, GUARD_LOOK_S = 60, 1.0
 """How often after a start a second process of the session is looked for, and the pause between, in seconds."""
@@ -139,6 +142,7 @@ class Starter:
         server = await self._tmux.look(agent.pane.socket)
         if server is None:
             raise Unplaced(PlaceCode.SERVER_GONE, "its tmux server is gone: yolo-supervisor agent restore")
+        remove_stale_starts(self._store.disk, self._store.paths.starts, self._store.clock.now().timestamp(), STALE_S)
         path = write_start(self._store.disk, self._store.paths.starts, self._document(action, argv))
         command = [sys.executable, "-I", "-m", "yolo_supervisor.launch", str(path)]
         try:

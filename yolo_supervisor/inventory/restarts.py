@@ -30,7 +30,7 @@ from yolo_supervisor.inventory.launches import LaunchRecorder
 from yolo_supervisor.inventory.process_scan import ProcessScanner
 from yolo_supervisor.inventory.project_snapshot import ProjectSnapshot
 from yolo_supervisor.inventory.saved_work import SavedWork, sharing
-from yolo_supervisor.inventory.session_processes import visible
+from yolo_supervisor.inventory.session_processes import OneLook, visible
 from yolo_supervisor.inventory.transcripts import TAIL_SIZE, Transcripts, version
 from yolo_supervisor.models import Agent, Liveness, Task, from_iso, iso
 from yolo_supervisor.policy.restart import (
@@ -141,6 +141,7 @@ class RestartPlanner:
         self._saved = saved
         self._ledger = ledger
         self._transcripts = Transcripts()
+        self._table = OneLook(processes)
         self._held: dict[str, dict[Path, str]] = {}
         """By the record of a dead agent that may be started, its tasks in progress when it was first planned for."""
         self._new_deaths: set[str] = set()
@@ -159,6 +160,7 @@ class RestartPlanner:
     def renew(self, dead: Collection[str]) -> None:
         """Begin a new look, in which these records are of dead agents."""
         self._transcripts.renew()
+        self._table = OneLook(self._processes)
         self._held = {record: tasks for record, tasks in self._held.items() if record in dead}
 
     def save_deaths(self) -> None:
@@ -499,7 +501,8 @@ class RestartPlanner:
 
     def _is_live_elsewhere(self, agent: Agent, session: str | None) -> bool | None:
         """Whether another process runs the session; None if that is not known."""
-        seen = visible(session, agent.id, agent.team, self._registry.homes(), self._processes)
+        homes = self._registry.homes()
+        seen = visible(session, agent.id, agent.team, homes, self._processes, system=self._table)
         return bool(seen.processes - {agent.process}) or (None if seen.unknown else False)
 
     def _is_work_taken(self, death: Death) -> bool:

@@ -45,6 +45,8 @@ class ProcessFacts:
     """Whether a signal such as SIGSTOP has stopped it."""
     terminal: int = 0
     """The number of its controlling terminal; 0 without one."""
+    ending: bool = False
+    """Whether it runs no code any more, though it is no zombie yet; False where the system does not say."""
 
 
 class ProcessHandle(Protocol):

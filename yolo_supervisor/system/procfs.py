@@ -55,6 +55,9 @@ class PidfdHandle:
         return None
 
 
+PF_EXITING = 0x4
+"""The flag of a task that has begun to end."""
+
 PIDFD_GET_INFO = 0xC0_40_FF_0B
 PIDFD_INFO_EXIT = 1 << 3
 
@@ -94,7 +97,8 @@ class ProcfsBackend:
         comm = head.partition(b"(")[2].decode("utf-8", "replace")
         used = int(fields[11]) + int(fields[12])
         parent, session, terminal, started = (int(fields[number]) for number in (1, 3, 4, 19))
-        return ProcessFacts(pid, parent, started, zombie, comm, used, session, fields[0] == b"T", terminal)
+        ending = bool(int(fields[6]) & PF_EXITING) and self._last_thread(pid)
+        return ProcessFacts(pid, parent, started, zombie, comm, used, session, fields[0] == b"T", terminal, ending)
 
     def _gone(self, pid: int) -> bool:
         try:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
         @property
         def zombie(self) -> bool: ...
         @property
+        def ending(self) -> bool: ...
+        @property
         def comm(self) -> str: ...
 
     class System(Protocol):
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
         def facts(self, pid: int) -> Facts | None: ...
         def owner(self, pid: int) -> int: ...
         def argv(self, pid: int) -> list[str]: ...
+        def environment(self, pid: int) -> dict[str, str]: ...
         def same_start(self, started: int, text: str) -> bool: ...
 
 
@@ -84,37 +87,47 @@ def look(session: str, agent: str, team: str | None, homes: Iterable[str], syste
     ``homes`` are the folders of the client's state, ``domain`` names the machine and the pid namespace as the client
     does.
     """
-    seen = Look()
+    seen, homes = Look(), list(homes)
+    real = {os.path.realpath(home) for home in homes}
     try:
         pids = system.pids()
     except OSError:
         seen.unknown = True
         return seen
     for pid in pids:
-        _by_command_line(pid, session, agent, team, system, seen)
+        _by_command_line(pid, session, agent, team, real, system, seen)
     for home in homes:
         _by_files(home, session, system, domain, seen)
         _by_daemon(home, session, system, seen)
     return seen
 
 
+def _is_over(facts: Facts) -> bool:
+    """Whether the process runs no code any more. The command line of one that ends is empty."""
+    return facts.zombie or facts.ending
+
+
 # -- command lines ----------------------------------------------------------------------------------------------------
 
 
-def _by_command_line(pid: int, session: str, agent: str, team: str | None, system: System, seen: Look) -> None:
+def _by_command_line(
+    pid: int, session: str, agent: str, team: str | None, homes: set[str], system: System, seen: Look
+) -> None:
     try:
         facts = system.facts(pid)
     except OSError:
         seen.unknown |= _is_ours(pid, system)
         return
-    if facts is None or facts.zombie:
+    if facts is None or _is_over(facts):
         return
     if facts.comm.startswith("tmux"):  # the command line of a server may be that of its first session's agent
         return
     argv = _argv(pid, facts, system)
     if argv is None:
         seen.unknown |= _may_be_client(pid, facts, system)
-    elif names_session(argv, session) or (team is not None and names_teammate(argv, agent, team)):
+    elif names_session(argv, session) or (
+        team is not None and names_teammate(argv, agent, team) and _may_be_of(pid, homes, system)
+    ):
         seen.add(pid, facts.started)
 
 
@@ -129,7 +142,7 @@ def _argv(pid: int, facts: Facts, system: System) -> list[str] | None:
             now = system.facts(pid)
         except OSError:
             return _none_if_there(pid, facts, system)
-        if now is None or now.zombie or now.started != facts.started:
+        if now is None or _is_over(now) or now.started != facts.started:
             return []
         if not STARTERS.match(now.comm) or time.monotonic() > until:
             return None
@@ -142,7 +155,7 @@ def _none_if_there(pid: int, facts: Facts, system: System) -> list[str] | None:
         now = system.facts(pid)
     except OSError:
         return None
-    return None if now is not None and not now.zombie and now.started == facts.started else []
+    return None if now is not None and not _is_over(now) and now.started == facts.started else []
 
 
 def _may_be_client(pid: int, facts: Facts, system: System) -> bool:
@@ -180,6 +193,16 @@ def names_session(argv: Sequence[str], session: str) -> bool:
 def names_teammate(argv: Sequence[str], agent: str, team: str) -> bool:
     """Whether the command line is that of the teammate with this id."""
     return _has(argv, "--agent-id", agent) and _has(argv, "--team-name", team)
+
+
+def _may_be_of(pid: int, homes: set[str], system: System) -> bool:
+    """Whether the process may be of one of these homes: teams in different ones may have one name."""
+    try:
+        environment = system.environment(pid)
+    except OSError:
+        return True
+    home = environment.get("CLAUDE_CONFIG_DIR") or f"{environment.get('HOME', '')}/.claude"
+    return not homes or not environment or os.path.realpath(home) in homes
 
 
 def _has(argv: Sequence[str], option: str, value: str) -> bool:
@@ -260,7 +283,7 @@ def _lives(pid: int, started: str | None, system: System) -> bool | None:
         facts = system.facts(pid)
     except OSError:
         return None
-    if facts is None or facts.zombie:
+    if facts is None or _is_over(facts):
         return False
     return started is None or system.same_start(facts.started, started)
 
