@@ -33,6 +33,7 @@ FAULTS = {
         "agent-ignores-sigterm",
     ],
     "teams": ["pid-reused", "mass-death", "session-killed", "session-detached", "tmux-server-killed"],
+    "restarts": ["agent-restarted", "agent-restart-loop", "agent-stopped-on-purpose", "resumed-twice"],
     "supervisor": ["supervisor-killed", "supervisor-upgraded", "supervisor-oom", "clock-jump"],
     "tasks": [
         "task-orphaned", "owner-idle", "poison-task", "late-completion", "lease-abandoned", "lock-ownerless",
@@ -108,7 +109,10 @@ def test_these_are_all_faults() -> None:
     assert list(faults.FAULTS) == [name for group in FAULTS.values() for name in group]
 
 
-QUICK = ("agent-killed", "pid-reused", "supervisor-killed", "lease-abandoned", "mcp-error", "command-hangs")
+QUICK = (
+    "agent-killed", "agent-restarted", "pid-reused", "supervisor-killed", "lease-abandoned", "mcp-error",
+    "command-hangs",
+)  # fmt: skip
 DRILLED = FAULTS if TIER != "quick" else {group: [*set(names) & {*QUICK}] for group, names in FAULTS.items()}
 """A quick run drills one fault of each group: most faults have separate tests."""
 

@@ -115,7 +115,7 @@ def _show(row: dict[str, Any], description: str, failures: Sequence[str]) -> Non
     good = row["healed"] == row["injected"] and not row["lost"]
     sign = click.style("healed", fg="green") if good else click.style("NOT HEALED", fg="red", bold=True)
     click.echo(
-        f"  {row['fault']:<23} {sign}  detected after {_span(row['detect_s']['p50']):>7}, "
+        f"  {row['fault']:<25} {sign}  detected after {_span(row['detect_s']['p50']):>7}, "
         f"healed after {_span(row['heal_s']['p50']):>7}, lost {row['lost']}   {description.splitlines()[0]}"
     )
     for failure in failures:

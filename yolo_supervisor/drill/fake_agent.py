@@ -1,9 +1,10 @@
 """A fake coding agent: it claims a task as Claude Code does, and runs a tool in a separate session.
 
     python -m yolo_supervisor.drill.fake_agent --agent-id dev-1@team --agent-name dev-1 --team-name team \\
-        --task FILE --ready FILE [--ignore-sigterm] [--busy] [--dies WAY]
+        --task=FILE --ready=FILE [--ignore-sigterm] [--busy] [--dies=WAY] [--resumable] [--fails-to-resume]
 
-With ``--dies`` it dies in that way when it gets SIGUSR1.
+With ``--dies`` it dies in that way when it gets SIGUSR1. With ``--resumable`` it keeps a transcript, and ``--resume
+SESSION [PROMPT]`` goes on with that. Each claim of its task adds a line to ``FILE.claims``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 import time
+import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,13 +36,23 @@ def main() -> None:
     parser.add_argument("--ignore-sigterm", action="store_true")
     parser.add_argument("--busy", action="store_true")
     parser.add_argument("--dies", choices=WAYS)
+    parser.add_argument("--resumable", action="store_true")
+    parser.add_argument("--fails-to-resume", action="store_true")
+    parser.add_argument("--resume", default="")
+    parser.add_argument("--permission-mode")
+    parser.add_argument("prompt", nargs="?", default="work")
     options = parser.parse_args()
+    if options.resume and options.fails_to_resume:
+        sys.exit(3)
     if options.ignore_sigterm:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, lambda *_: None)  # to ignore it would say that it shall outlive its terminal
     if options.dies:
         signal.signal(signal.SIGUSR1, lambda *_: WAYS[options.dies](options))
-    claim(options.task, options.agent_name)
+    if not (options.resume and owns(options.task, options.agent_name)):
+        claim(options.task, options.agent_name)
+    if options.resumable:
+        converse(options, options.resume or str(uuid.uuid4()))
     tool = subprocess.Popen(
         ["sleep", "3600"],
         stdin=subprocess.DEVNULL,
@@ -68,6 +81,40 @@ def write_turn(name: str, team: str, folder: Path, *, ended: bool, home: Path | 
     path.write_text(json.dumps(record) + "\n")
 
 
+def converse(options: argparse.Namespace, session: str) -> None:
+    """Add the prompt and the model's answer to the transcript of the session."""
+    home = Path(os.environ["CLAUDE_CONFIG_DIR"])
+    path = home / "projects" / transcripts.slug(Path(os.path.realpath(Path.cwd()))) / f"{session}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sender = {
+        "isSidechain": False, "sessionId": session, "teamName": options.team_name, "agentName": options.agent_name,
+        "timestamp": datetime.now(UTC).isoformat(),
+    }  # fmt: skip
+    turns = [
+        {"type": "user", "message": {"role": "user", "content": options.prompt}},
+        {
+            "type": "assistant",
+            "message": {
+                "role": "assistant", "stop_reason": "tool_use",
+                "content": [{"type": "tool_use", "id": "t", "name": "Bash", "input": {}}],
+            },
+        },
+    ]  # fmt: skip
+    with path.open("a") as file:
+        file.writelines(json.dumps({**sender, **turn}) + "\n" for turn in turns)
+
+
+def owns(path: Path, owner: str) -> bool:
+    """Whether the task is in progress and the agent's."""
+    task = json.loads(path.read_text())
+    return (task["status"], task.get("owner")) == ("in_progress", owner)
+
+
+def claims_file(task: Path) -> Path:
+    """The file that has a line for each claim of the task."""
+    return task.with_suffix(".claims")
+
+
 def claim(path: Path, owner: str) -> None:
     """Claim the task as Claude Code does: under a lock folder beside the file, which is written in place."""
     lock = path.with_name(path.name + ".lock")
@@ -79,6 +126,8 @@ def claim(path: Path, owner: str) -> None:
     try:
         task = json.loads(path.read_text())
         path.write_text(json.dumps({**task, "status": "in_progress", "owner": owner}, indent=2))
+        with claims_file(path).open("a") as claims:
+            claims.write(f"{owner}\n")
     finally:
         lock.rmdir()
 

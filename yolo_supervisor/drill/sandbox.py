@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ from typing import Any
 import libtmux
 import tomli_w
 
-from yolo_supervisor.drill.fake_agent import write_turn
+from yolo_supervisor.drill.fake_agent import claims_file, write_turn
 from yolo_supervisor.drill.fake_mcp_client import McpClient
 from yolo_supervisor.formats.json import load_object
-from yolo_supervisor.formats.own import load_holder, load_seen_locks
+from yolo_supervisor.formats.launch import load_launch
+from yolo_supervisor.formats.own import load_agent, load_holder, load_seen_locks
 from yolo_supervisor.fs.read import read_or_none
 from yolo_supervisor.inventory.project_folders import within
 from yolo_supervisor.models import Liveness, ProcessId
@@ -232,55 +233,109 @@ class Sandbox:
         busy: bool = False,
         task: Path | None = None,
         dies: str | None = None,
+        options: Sequence[str] = (),
     ) -> FakeAgent:
         """A new fake agent in a new window, which works on ``task`` or a new one, and is known to the daemon.
 
-        With ``dies`` it dies in that way when it gets SIGUSR1; its screen remains.
+        With ``dies`` it dies in that way when it gets SIGUSR1; its screen remains. ``options`` are further ones of the
+        fake agent.
         """
         task = task or self.task()
         self._count += 1
         name = f"dev-{self._count}"
-        ready = self.folder / f"{name}.ready"
-        argv = [
-            sys.executable,
-            "-m",
-            "yolo_supervisor.drill.fake_agent",
-            "--agent-id",
-            f"{name}@{TEAM}",
-            "--agent-name",
-            name,
-            "--team-name",
-            TEAM,
-            "--task",
-            str(task),
-            "--ready",
-            str(ready),
+        if options:
+            name += f"-{self.folder.name[-8:]}"  # one that runs anywhere on the machine is not started again
+        more = [
             *(["--ignore-sigterm"] if ignore_sigterm else []),
             *(["--busy"] if busy else []),
-            *(["--dies", dies] if dies else []),
+            *([f"--dies={dies}"] if dies else []),
+            *options,
         ]
-        environment = {"HOME": str(self.claude.parent), "CLAUDE_CONFIG_DIR": str(self.claude)}
-        environment["XDG_STATE_HOME"] = str(self.claude.parent / ".local/state")
-        window = session.new_window(
-            window_name=name, attach=False, start_directory=str(self.project), environment=environment,
-            window_shell="exec " + shlex.join(argv),
-        )  # fmt: skip
-        if dies:
-            window.cmd("set-option", "-w", "remain-on-exit", "on")
-        self.wait(ready.exists, f"{name} did not start")
-        pids = json.loads(ready.read_text())
-        process, tool = self.processes.identify(pids["pid"]), self.processes.identify(pids["tool"])
-        assert process is not None
-        assert tool is not None
-        agent = FakeAgent(name, process, tool, task)
+        self.open_window(session, name, task, more, remains=bool(dies or options))
+        agent = self._started(name, task)
         self.agents.append(agent)
         key = f"{name}@{TEAM}"
         self.wait(
             lambda: any(e["action"].endswith("registered") and e["key"] == key for e in self.entries()),
             f"the daemon did not discover {name}",
         )
-        self.wait(lambda: str(tool.pid) in self._trees(), f"the daemon did not sample the tool of {name}")
+        self.wait(lambda: str(agent.tool.pid) in self._trees(), f"the daemon did not sample the tool of {name}")
         return agent
+
+    def resumable_agent(self, session: libtmux.Session, *options: str) -> FakeAgent:
+        """A new fake agent that the daemon could start again: it knows its conversation and its pane."""
+        agent = self.agent(session, options=("--resumable", *options))
+        self.wait(lambda: self._is_resumable(agent), f"the daemon did not record how {agent.name} was started")
+        return agent
+
+    def _is_resumable(self, agent: FakeAgent) -> bool:
+        for path in self.paths.launches.glob("*"):
+            launch = load_launch(read_or_none(path) or b"")
+            if launch is not None and launch.name == agent.name:
+                record = load_agent(read_or_none(self.paths.agents / path.name) or b"")
+                return launch.session is not None and record is not None and record.pane is not None
+        return False
+
+    def returned(self, agent: FakeAgent) -> FakeAgent | None:
+        """The fake agent with the process that has written its ready file by now; None if that is the same as ever."""
+        try:
+            now = self._started(agent.name, agent.task)
+        except (OSError, TimeoutError):
+            return None
+        return now if now.process != agent.process else None
+
+    def session_of(self, agent: FakeAgent) -> str:
+        """The id of the agent's conversation."""
+        paths = self.claude.glob("projects/*/*.jsonl")
+        return next(path.stem for path in paths if f'"agentName": "{agent.name}"' in path.read_text())
+
+    def resume_by_hand(self, session: libtmux.Session, agent: FakeAgent) -> None:
+        """Let a person resume the agent's conversation in another window."""
+        more = ["--resumable", "--resume", self.session_of(agent), "go on"]
+        self.open_window(session, agent.name, agent.task, more, remains=False)
+
+    def processes_of(self, agent: FakeAgent) -> list[ProcessId]:
+        """The processes that run the agent: its tools are others."""
+        found = []
+        for process in self.processes_in(self.project):
+            with contextlib.suppress(OSError):
+                if f"{agent.name}@{TEAM}" in self.processes.backend.argv(process.pid):
+                    found.append(process)
+        return found
+
+    def claims(self, task: Path) -> int:
+        """How often the task was claimed."""
+        return len((read_or_none(claims_file(task)) or b"").splitlines())
+
+    def open_window(
+        self, session: libtmux.Session, name: str, task: Path, options: Sequence[str], *, remains: bool
+    ) -> None:
+        """Start a fake agent in a new window. If it ``remains``, the window is there after the agent's end."""
+        argv = [
+            sys.executable, "-m", "yolo_supervisor.drill.fake_agent", "--agent-id", f"{name}@{TEAM}",
+            "--agent-name", name, "--team-name", TEAM, f"--task={task}", f"--ready={self._ready(name)}", *options,
+        ]  # fmt: skip
+        environment = {"HOME": str(self.claude.parent), "CLAUDE_CONFIG_DIR": str(self.claude)}
+        environment["XDG_STATE_HOME"] = str(self.claude.parent / ".local/state")
+        window = session.new_window(
+            window_name=name, attach=False, start_directory=str(self.project), environment=environment,
+            window_shell="exec " + shlex.join(argv),
+        )  # fmt: skip
+        if remains:
+            window.cmd("set-option", "-w", "remain-on-exit", "on")
+
+    def _ready(self, name: str) -> Path:
+        return self.folder / f"{name}.ready"
+
+    def _started(self, name: str, task: Path) -> FakeAgent:
+        """The fake agent as its ready file names it. ``TimeoutError`` if it does not run."""
+        ready = self._ready(name)
+        self.wait(ready.exists, f"{name} did not start")
+        pids = json.loads(ready.read_text())
+        process, tool = self.processes.identify(pids["pid"]), self.processes.identify(pids["tool"])
+        if process is None or tool is None:
+            raise TimeoutError(f"{name} has ended")
+        return FakeAgent(name, process, tool, task)
 
     def _trees(self) -> str:
         try:

@@ -38,6 +38,8 @@ class Expectation:
     bystander_processes: list[ProcessId] = field(default_factory=list)
     kept_files: list[Path] = field(default_factory=list)
     """Files that must exist afterwards."""
+    lost: Callable[[], int] = lambda: 0
+    """The number of tasks that were claimed twice or never, and of starts that should not have been."""
     ahead_s: float = 0.0
     """The offset of the daemon's wall clock from ours."""
 
@@ -67,6 +69,7 @@ def run_trial(sandbox: Sandbox, fault: Fault, rng: random.Random, limit_s: float
         if touched:
             result.failure = f"harmed: {', '.join(touched)}"
             result.lost = len(touched)
+        result.lost += expected.lost()
     except OSError as error:  # TimeoutError if it was not recovered in time
         result.failure = str(error)
     sandbox.set_wall_clock(0.0)
