@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal, get_args, get_type_hints
 from unittest.mock import Mock
 
+import msgspec
 import pytest
 import structlog
 from structlog.testing import capture_logs
@@ -26,7 +27,7 @@ from structlog.testing import capture_logs
 from support.budget import TIER, cases
 from support.project import QuickDisk
 from yolo_supervisor.actions import agents, base, circuits, flags, leases, notes, state, tasks
-from yolo_supervisor.actions.agents import Register, SaveWork, UpdateRecord
+from yolo_supervisor.actions.agents import Register, Restart, SaveWork, UpdateRecord
 from yolo_supervisor.actions.base import Edit, Kind, Note, Verb
 from yolo_supervisor.actions.leases import Release
 from yolo_supervisor.actions.state import DropHealth, DropPids, Restore, SaveSnapshot, SetMarker
@@ -37,10 +38,12 @@ from yolo_supervisor.daemon.salvage import WorkSaver
 from yolo_supervisor.formats import crash_report
 from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats.crash_report import CrashCause, Evidence, Report, Verdict
+from yolo_supervisor.formats.launch import Launch
 from yolo_supervisor.fs.read import digest
 from yolo_supervisor.inventory.saved_work import SavedWork
 from yolo_supervisor.models import Agent, Task
 from yolo_supervisor.store.history import history
+from yolo_supervisor.store.lines import RestartState
 from yolo_supervisor.store.store import Outcome, Store
 
 
@@ -736,6 +739,111 @@ def test_after_a_power_cut_the_checksum_file_matches_the_document(loss: Loss, tm
             assert side.read_text() == digest(change.now)
         if ended:
             break
+
+
+# -- starts of agents: what limits them must outlast a power cut ------------------------------------------------------
+
+LAUNCH = Launch(agent=AGENT.id, name=AGENT.name, session="s-1", argv=("claude", "--secret"), folder="/project")
+
+
+def _restart(attempt: int, by_hand: bool = False) -> Restart:
+    evidence = {"record": "dev-1.json", "session": "s-1", "since_s": 5.0, "boot": "here", "attempt": attempt}
+    return Restart(
+        key=AGENT.id, agent=AGENT, record="dev-1.json", attempt=attempt, launch=LAUNCH, note="go on", reason="it died",
+        evidence=evidence | ({"by_hand": True} if by_hand else {}),
+    )  # fmt: skip
+
+
+def _start(store: Store, attempt: int) -> None:
+    begun = store.begin(_restart(attempt), "agents")
+    store.end(begun, _restart(attempt), "agents", {"result": "up", "pid": 400 + attempt, "started": 9, "boot": "here"})
+
+
+def _abandoned(store: Store) -> None:
+    store.abandon(store.begin(_restart(9), "agents"), "it is held by hand")
+
+
+STEPS: tuple[tuple[str, Callable[[Store], object]], ...] = (
+    ("started", lambda store: _start(store, 1)),
+    ("resumed", lambda store: store.note(agents.resumed(key=AGENT.id, reason="it answers", evidence={}), "agents")),
+    ("started again", lambda store: _start(store, 2)),
+    (
+        "given up",
+        lambda store: store.note(
+            agents.restart_given_up(key=AGENT.id, reason="too often", evidence={"code": "too_many"}), "agents"
+        ),
+    ),
+    ("held", lambda store: store.note(agents.held(key=AGENT.id, reason="a person said so"), "cli")),
+    ("abandoned", _abandoned),
+)
+"""What may happen to one agent, in this order."""
+
+
+def _restarts_after(steps: int, folder: Path, size: int) -> RestartState:
+    """The state after so many of the steps, without a power cut."""
+    (folder / ".yolo-planning").mkdir(parents=True)
+    with closing(Store(folder, disk=QuickDisk(), journal_size=size)) as store:
+        store.open()
+        for _, step in STEPS[:steps]:
+            step(store)
+        state = store.index.restarts.get(AGENT.id, RestartState())
+    shutil.rmtree(folder)
+    return _timeless(state)
+
+
+def _timeless(state: RestartState) -> RestartState:
+    """The state without numbers of lines, and wall times."""
+    return msgspec.structs.replace(
+        state, starts=tuple(msgspec.structs.replace(start, seq=0, at="") for start in state.starts)
+    )
+
+
+@pytest.mark.parametrize("size", [2**20, 1500], ids=["one segment", "many segments"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_starts_and_holds_are_known_after_a_power_cut_at_any_moment(loss: Loss, size: int, tmp_path: Path) -> None:
+    known = [_restarts_after(steps, tmp_path / "whole", size) for steps in range(len(STEPS) + 1)]
+    assert [start.result for start in known[3].starts] == ["up", "up"]
+    assert known[3].starts[0].resumed
+    assert known[-1] == known[-2], "a start that a hold has prevented leaves no trace"
+    assert known[-1].held
+    for n in itertools.count(1, 3 if TIER == "quick" else 1):
+        project = tmp_path / str(n)
+        (project / ".yolo-planning").mkdir(parents=True)
+        with closing(Store(project, disk=QuickDisk())) as store:
+            store.open()
+        done: list[str] = []
+
+        disk = MortalDisk(n)
+        store = Store(project, disk=disk, journal_size=size)
+        begun = 0
+        try:
+            store.open()
+            for name, step in STEPS:
+                begun += 1
+                step(store)
+                done.append(name)
+        except PowerCut:
+            pass
+        finally:
+            store.close()
+            disk.lose(loss)
+
+        with closing(recovered(project)) as after:
+            state = _timeless(after.index.restarts.get(AGENT.id, RestartState()))
+            before, next_one = known[len(done)], known[min(begun, len(STEPS))]
+            assert before.held <= state.held <= next_one.held
+            assert state.given_up in (before.given_up, next_one.given_up)
+            for at, start in enumerate(before.starts):  # one that is forgotten limits nothing
+                assert state.starts[at] in (start, next_one.starts[at])
+            assert len(state.starts) <= len(next_one.starts) + (begun == len(STEPS)), "a start that never was"
+            after.journal.rotate()
+            again = _timeless(after.index.restarts.get(AGENT.id, RestartState()))
+        with closing(recovered(project)) as after:
+            assert _timeless(after.index.restarts.get(AGENT.id, RestartState())) == again == state
+        shutil.rmtree(project)
+        if len(done) == len(STEPS):
+            break
+    assert n > 10
 
 
 def test_recovery_cuts_a_log_in_place(tmp_path: Path) -> None:

@@ -216,11 +216,22 @@ def test_the_starts_outlive_the_agents_record_and_a_rotation_of_the_journal(jour
 def test_a_hold_lasts_until_a_start_or_a_reset_by_hand(journal: Journal) -> None:
     journal.feed(Entry, "held")
     assert journal.reloaded().restarts["dev-1@red"].held
-    journal.begin()
+    journal.begin(by_hand=True)
     assert not journal.index.restarts["dev-1@red"].held
     journal.feed(Entry, "held")
     journal.feed(Entry, "restart_reset")
     assert "dev-1@red" not in journal.index.restarts
+
+
+def test_a_start_that_was_decided_before_a_hold_does_not_end_it(journal: Journal) -> None:
+    journal.feed(Entry, "held")
+    begun = journal.begin()
+
+    assert journal.index.restarts["dev-1@red"].held
+
+    journal.feed(Failed, failed=begun)
+    assert journal.reloaded().restarts["dev-1@red"].held
+    assert journal.index.restarts["dev-1@red"].starts == ()
 
 
 def test_a_renamed_agent_keeps_its_starts(journal: Journal) -> None:

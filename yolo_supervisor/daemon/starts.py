@@ -47,7 +47,7 @@ STALE_S = 600.0
 GUARD_LOOKS, GUARD_LOOK_S = 60, 1.0
 """How often after a start a second process of the session is looked for, and the pause between, in seconds."""
 
-NOT_TRIED = ("host_pace", "live_elsewhere")
+NOT_TRIED = ("host_pace", "live_elsewhere", "held")
 """Results of starts that were not begun: they count as no try."""
 
 UNKNOWN = "unknown"
@@ -107,6 +107,10 @@ class Starter:
         if (wait_s := self._ledger.take(config.restart)) > 0:
             return StartResult("host_pace", f"other agents of this machine were started a moment ago: {wait_s:.0f} s")
         begun = self._store.begin(action, by)
+        state = self._store.index.restarts.get(action.key)
+        if state is not None and state.held:  # by another process, since everything was asked
+            self._store.abandon(begun, "it is held by hand")
+            return StartResult("held", f"{action.agent.name} is held by hand")
         try:
             result = await self._launch(action)
         except Unplaced as error:
@@ -131,8 +135,20 @@ class Starter:
         agent, launch = action.agent, action.launch
         assert launch.session is not None
         seen = visible(launch.session, agent.id, agent.team, self._registry.homes(), self._processes)
-        pids = sorted(process.pid for process in seen.processes if process not in (but, agent.process))
+        pids = sorted(
+            process.pid
+            for process in seen.processes
+            if process not in (but, agent.process) and (but is None or self._is_another(process, but))
+        )
         return ", ".join(map(str, pids)) or (UNKNOWN if seen.unknown else "")
+
+    def _is_another(self, process: ProcessId, ours: ProcessId) -> bool:
+        """Whether the process lives, and is no child of ours: that has our command line between fork and exec."""
+        try:
+            facts = self._processes.backend.facts(process.pid)
+        except OSError:
+            return False
+        return facts is not None and facts.started == process.started and facts.parent != ours.pid
 
     async def _place(self, action: Restart, argv: tuple[str, ...]) -> StartedProgram:
         """Start the launcher in the agent's own pane if it is there and unused, else in a new window or session."""

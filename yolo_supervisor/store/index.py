@@ -69,6 +69,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     pid: int | None = None
     started: int | None = None
     stalled: bool = False
+    by_hand: bool = False
     status: int | None = None
     signal: int | None = None
 
@@ -228,7 +229,8 @@ class Index:
             answered_at=evidence.answered_at, at=line.at, since_s=evidence.since_s, boot=evidence.boot,
         )  # fmt: skip
         starts = (*state.starts, start)[-STARTS:]
-        self.restarts[line.key] = RestartState(starts=starts)  # a start ends a hold
+        held = state.held and not evidence.by_hand  # a person may have held it after the start was decided
+        self.restarts[line.key] = RestartState(starts=starts, held=held)
         self._limit_restarts()
 
     def _drop_start(self, agent: str, seq: int) -> None:
