@@ -2,8 +2,8 @@
 
     python stub_client.py --agent-id dev-1@red --agent-name dev-1 --team-name red [--resume SESSION [NOTE]]
 
-``$CLAUDE_CONFIG_DIR/stub-NAME.json`` tells it how to behave: ``answers`` (default true), and ``exits``, a code with
-which it ends at once.
+``$CLAUDE_CONFIG_DIR/stub-NAME.json`` tells it how to behave: ``answers`` (default true), ``exits``, a code with which
+it ends at once, and ``forks``, to have a child with the same command line.
 """
 
 from __future__ import annotations
@@ -44,6 +44,11 @@ def main(words: list[str]) -> None:
     say("user", " ".join(positional) or "work")
     if behaviour.get("answers", True):
         say("assistant", "I work", stop_reason="pause_turn")
+    if behaviour.get("forks") and os.fork() == 0:
+        parent = os.getppid()
+        while os.getppid() == parent:
+            time.sleep(0.05)
+        os._exit(0)
     print(f"{name} is at work on {session}", flush=True)
     while True:
         time.sleep(600)

@@ -17,6 +17,7 @@ from support.team import Team
 from support.teammates import RESTART, Teammates
 from support.tmux import PrivateTmux
 from support.wait import wait_until
+from yolo_supervisor.inventory.session_processes import visible
 
 
 @pytest.fixture
@@ -112,6 +113,58 @@ def test_a_session_that_a_person_resumes_is_not_started_again(team: Team, mates:
     assert team.alive(by_hand)
     assert task_of(task) == ("in_progress", "dev-1")
     assert not team.running.did("restarted")
+
+
+@pytest.mark.parametrize("rounds", [2, pytest.param(10, marks=pytest.mark.thorough)])
+def test_of_a_person_and_the_supervisor_that_resume_at_the_same_moment_the_person_goes_on(
+    team: Team, mates: Teammates, rounds: int
+) -> None:
+    team.supervise(RESTART + "max_starts = 1000\nstorm_deaths = 1000\n")
+    pid, task = mates.start("dev-1"), mates.task()
+    transcript = mates.transcript("dev-1")
+    assert transcript is not None
+
+    def at_work() -> set[int]:
+        agent = "dev-1@" + mates.name
+        seen = visible(transcript.stem, agent, mates.name, [team.claude], team.processes)
+        return {process.pid for process in seen.processes}
+
+    def is_known(pid: int) -> bool:
+        known = any(e["evidence"].get("pid") == pid for e in mates.did("registered"))
+        return known and any((team.own.launches).glob(f"*~{pid}-*"))
+
+    for number in range(rounds):
+        team.running.wait(lambda pid=pid: is_known(pid), "the agent to be known")
+        starts = len(mates.did("restarted"))
+        os.kill(pid, signal.SIGKILL)
+        if number % 2:
+            mates.back("dev-1", starts + 1)
+        else:
+            team.running.wait(
+                lambda pid=pid: any(e["evidence"].get("pid") == pid for e in mates.did("died")), "its death"
+            )
+        theirs = mates.resume("dev-1", transcript.stem)
+        wait_until(lambda theirs=theirs: at_work() == {theirs}, "the person's process to be the only one")
+        assert team.alive(theirs)
+        pid = theirs
+    team.running.wait(lambda: is_known(pid), "the agent to be known")
+    assert task_of(task) == ("in_progress", "dev-1")
+    assert not team.running.did("requeued")
+
+
+def test_a_child_that_our_process_has_just_forked_is_no_second_process_of_the_session(
+    team: Team, mates: Teammates
+) -> None:
+    team.supervise(RESTART)
+    pid, task = mates.start("dev-1"), mates.task()
+    (team.claude / "stub-dev-1.json").write_text(json.dumps({"forks": True}))
+    os.kill(pid, signal.SIGKILL)
+    entry = mates.back("dev-1")
+    team.running.wait(lambda: mates.did("resumed"), "its first progress")
+    team.wait_looks(2)
+    assert team.alive(entry["evidence"]["pid"])
+    assert not mates.did("terminated")
+    assert task_of(task) == ("in_progress", "dev-1")
 
 
 def test_a_model_that_does_not_answer_after_the_start_is_reported(team: Team, mates: Teammates) -> None:
