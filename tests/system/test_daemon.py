@@ -686,7 +686,7 @@ def test_status_shows_the_running_daemon(daemon: Start, children: Children, proj
     agents = answer["projects"][0]["agents"]
     assert [(a["id"], a["pid"], a["state"]) for a in agents] == [("dev-1@team", agent.pid, "alive")]
     names = [watcher["name"] for watcher in answer["projects"][0]["watchers"]]
-    assert names == ["state", "agents", "sessions", "tasks", "strays", "leases", "flags"]
+    assert names == ["state", "agents", "sessions", "tasks", "strays", "restarts", "leases", "flags"]
 
 
 def test_the_daemon_exits_when_it_is_out_of_memory(
