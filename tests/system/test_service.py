@@ -279,6 +279,72 @@ def test_install_can_be_repeated_and_uninstall_leaves_nothing(person: Person) ->
     assert person.json("service", "status", code=1)["installed"] is False
 
 
+CONNECT = f"{sys.executable} -c 'import socket; socket.socket(socket.AF_INET)'"
+"""A command that needs the network. Commands before the daemon run in the same sandbox."""
+
+
+def test_the_service_may_use_the_network_only_after_it_was_asked_for(person: Person) -> None:
+    person.name_project()
+    person.run("sh", "-c", f"mkdir -p ~/.local/bin && ln -s {SCRIPT} ~/.local/bin/")
+    person.write(f".config/systemd/user/{UNIT}.service.d/90-test.conf", f"[Service]\nExecStartPre=-{CONNECT}\n")
+    file = person.path(f".config/systemd/user/{UNIT}.service.d/30-network.conf")
+
+    def connects() -> bool:
+        return "code=exited, status=0" in person.run("systemctl", "--user", "status", UNIT, check=False).stdout
+
+    def shows() -> tuple[bool, bool, bool]:
+        """What the program says of it: in its status, as a document, and by the doctor."""
+        return (
+            "may use the network" in person.cli("service", "status"),
+            person.json("service", "status")["network"],
+            "may use the network" in person.cli("doctor", "--project", f"{person.home}/shop"),
+        )
+
+    person.cli("service", "install")
+    assert (file.exists(), connects(), shows()) == (False, False, (False, False, False))
+
+    person.cli("service", "install", "--network")
+    assert file.read_bytes() == (SYSTEMD / "network.conf").read_bytes()
+    assert (connects(), shows()) == (True, (True, True, True))
+    verified = person.run("systemd-analyze", "--user", "--man=no", "verify", f"{UNIT}.service")
+    assert verified.stderr == ""
+
+    again = person.json("service", "install")
+    assert (again["network"], {each["result"] for each in again["files"]}) == (True, {"unchanged"})
+
+    person.cli("service", "install", "--no-network")
+    assert (file.exists(), connects(), shows()) == (False, False, (False, False, False))
+
+    person.cli("service", "install", "--network")
+    removed = person.json("service", "uninstall")["removed"]
+    assert f"{person.home}/.config/systemd/user/{UNIT}.service.d/30-network.conf" in removed
+    assert not file.exists()
+
+
+def test_of_a_system_service_one_users_may_use_the_network(machine: Any, person: Person) -> None:
+    bob = Person(machine, f"{person.name}b")
+    install = (str(SCRIPT), "service", "install", "--system", "--user")
+    folder = Path(f"/proc/{machine.pid1}/root/etc/systemd/system")
+    try:
+        for each, more in ((person, ["--network"]), (bob, [])):
+            each.name_project()
+            machine.run(*install, each.name, *more)
+
+        def allowed(name: str) -> tuple[set[str], bool]:
+            keys = ("show", f"{UNIT}@{name}", "--value", "--property")
+            families = machine.run("systemctl", *keys, "RestrictAddressFamilies").stdout.split()
+            return set(machine.run("systemctl", *keys, "IPAddressDeny").stdout.split()), "AF_INET" in families
+
+        assert allowed(person.name) == (set(), True)
+        assert allowed(bob.name) == ({"0.0.0.0/0", "::/0"}, False)
+        machine.run(str(SCRIPT), "service", "uninstall", "--system", "--user", person.name)
+        assert not (folder / f"{UNIT}@{person.name}.service.d").exists()
+        assert (folder / f"{UNIT}@.service").exists()
+    finally:
+        machine.run(str(SCRIPT), "service", "uninstall", "--system", "--user", bob.name)
+    assert not list(folder.rglob("yolo-supervisor*"))
+
+
 @pytest.mark.parametrize("linked", cases(["systemd", "systemd/user"], ["systemd"]))
 def test_settings_may_be_kept_program_conf_and_linked_to(person: Person, linked: str) -> None:
     person.name_project()

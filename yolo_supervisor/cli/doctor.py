@@ -217,9 +217,12 @@ def _service(view: ProjectView) -> Iterator[Finding]:
             elif not state.active:
                 yield Finding("problem", f"the service is installed, but is not running: {state.text}", restart)
             yield Finding("ok", f"the service's log: {systemd.log(configuration.load().log.file)}")
+            yield _network(systemd)
             if (me := user_name()) is not None and not lingers(me):
                 what = "the service ends when you log out, and so does a tmux that a service started"
                 yield Finding("note", what, "loginctl enable-linger")
+        elif os.path.isdir("/run/systemd/system") and (me := user_name()) and Systemd(me).state().enabled:
+            yield _network(Systemd(me))
     if holder is None:
         return
     if holder.program != __version__:
@@ -234,6 +237,11 @@ def _service(view: ProjectView) -> Iterator[Finding]:
             "problem", f"{what} {pid} runs in the supervisor's cgroup: it would be killed with the service",
             "start tmux in a login session or by yolo-tmux@.service; until it is moved, do not stop the service",
         )  # fmt: skip
+
+
+def _network(systemd: Systemd) -> Finding:
+    may = f"may use the network: {systemd.network_file}" if systemd.network else "may not use the network"
+    return Finding("ok", f"the service {may}")
 
 
 def _at_fd_limit(daemon: int) -> bool:

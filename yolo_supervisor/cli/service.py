@@ -58,20 +58,27 @@ user = click.option(
 @click.option(
     "--linger/--no-linger", default=None, help="Whether to let the user's services run without a login (default: ask)."
 )
+@click.option(
+    "--network/--no-network",
+    default=None,
+    help="Whether the service may use the network (default: as it is installed; not at first).",
+)
 @shared
 @click.pass_obj
-def install(options: Shared, system: bool, name: str, linger: bool | None) -> None:
+def install(options: Shared, system: bool, name: str, linger: bool | None, network: bool | None) -> None:
     """Install and enable the service, or update it.
 
-    It is started if the configuration names projects.
+    It is started if the configuration names projects. It may use local sockets only; --network adds a file to the unit
+    that lifts this, for notices by webhook and for other hosts.
 
     \b
     Examples:
       yolo-supervisor service install
       yolo-supervisor service install --linger
+      yolo-supervisor service install --network
       sudo yolo-supervisor service install --system --user alice
     """
-    manager = _manager(system, name)
+    manager = _manager(system, name, network)
     _check_user(manager)
     if reason := manager.missing():
         fail(EX_UNAVAILABLE, reason)
@@ -136,7 +143,7 @@ def uninstall(options: Shared, system: bool, name: str) -> None:
     if installed:
         try:
             manager.disable()
-            removed = [] if others else take_away(paths, manager.files())
+            removed = take_away(manager.unshared() if others else paths, manager.files())
             manager.gone()
         except ManagerError as error:
             fail(EX_NO, str(error))
@@ -146,7 +153,7 @@ def uninstall(options: Shared, system: bool, name: str) -> None:
         for path in removed:
             out(f"removed    {path}")
         if others:
-            out(f"The files were not removed: {', '.join(others)} need them.")
+            out(f"The shared files were not removed: {', '.join(others)} need them.")
         elif not removed:
             out("It was not installed.")
 
@@ -189,6 +196,8 @@ def status(options: Shared, system: bool, name: str) -> None:
         out(f"{'enabled' if state.enabled else 'not enabled'}" + (f", process {state.pid}" if state.pid else ""))
         for path in changed:
             out(f"{path} differs from this version's file: yolo-supervisor service install")
+        if isinstance(manager, Systemd):
+            out(f"It may use the network: {manager.network_file}" if manager.network else "It may not use the network")
         if survives_logout is False:
             out("It ends when you log out: loginctl enable-linger")
         out(f"Its log: {_log(manager)}")
@@ -214,18 +223,20 @@ def reload() -> None:
 # -- whose service -------------------------------------------------------------------------------------------------
 
 
-def _manager(system: bool, name: str) -> Manager:
+def _manager(system: bool, name: str, network: bool | None = None) -> Manager:
     if sys.platform == "darwin":
         from yolo_supervisor.service.manager import Launchd
 
         if system or name:
             raise click.UsageError("launchd runs it as your agent: omit --system and --user")
+        if network is not None:
+            raise click.UsageError("launchd restricts no network: omit --network and --no-network")
         return Launchd()
     if not system:
         if name:
             raise click.UsageError("--user needs --system: a user service is always your own")
         _me()
-        return Systemd()
+        return Systemd(network=network)
     name = name or os.environ.get("SUDO_USER", "") or ("" if os.geteuid() == 0 else _me())
     if not name:
         raise click.UsageError("name the user whose agents are to be supervised: --user NAME")
@@ -233,7 +244,7 @@ def _manager(system: bool, name: str) -> Manager:
         pwd.getpwnam(name)
     except KeyError:
         fail(EX_NO, f"no user {name!r}")
-    return Systemd(name)
+    return Systemd(name, network=network)
 
 
 def _check_user(manager: Manager) -> None:
@@ -304,6 +315,7 @@ def _description(manager: Manager, state: State, survives_logout: bool | None) -
         "active": state.active,
         "pid": state.pid,
         "linger": survives_logout,
+        "network": manager.network,
     }
 
 

@@ -88,9 +88,12 @@ class Systemd:
 
     name = "systemd"
 
-    def __init__(self, user: str = "", environment: Mapping[str, str] = os.environ) -> None:
+    def __init__(
+        self, user: str = "", environment: Mapping[str, str] = os.environ, *, network: bool | None = None
+    ) -> None:
         self.user = user
         """The user for whom the system's manager runs the service; empty for the caller's manager."""
+        self._wants_network = network
         self.unit = f"yolo-supervisor@{user}.service" if user else "yolo-supervisor.service"
         self._template = "yolo-supervisor@.service" if user else self.unit
         folder = Path("/etc/systemd/system") if user else config_dir(environment) / "systemd" / "user"
@@ -137,12 +140,28 @@ class Systemd:
             files[additions / "20-notify-reload.conf"] = (shipped() / "notify-reload.conf").read_bytes()
         if not self.user:
             files[self.folder / "yolo-tmux@.service"] = (shipped() / "yolo-tmux@.service").read_bytes()
+        if self.network if self._wants_network is None else self._wants_network:
+            files[self.network_file] = (shipped() / "network.conf").read_bytes()
         return files
+
+    @property
+    def network_file(self) -> Path:
+        """The addition by which the service may use the network. Each user's service has a separate one."""
+        return self.folder / f"{self.unit}.d" / "30-network.conf"
+
+    @property
+    def network(self) -> bool:
+        """Whether that addition is there."""
+        return os.path.lexists(self.network_file)
+
+    def unshared(self) -> list[Path]:
+        """The files that no other unit uses."""
+        return [self.network_file]
 
     def obsolete(self) -> list[Path]:
         """The files of an earlier installation that this one does not need."""
         additions = self.folder / f"{self._template}.d"
-        optional = [additions / name for name in ("10-program.conf", "20-notify-reload.conf")]
+        optional = [additions / name for name in ("10-program.conf", "20-notify-reload.conf")] + [self.network_file]
         return [path for path in optional if path not in self.files() and os.path.lexists(path)]
 
     def enable(self) -> None:
@@ -218,6 +237,7 @@ class Launchd:
     name = "launchd"
     user = ""
     command = "launchctl"
+    network = None
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         self._home = home(environment) or Path("/")
@@ -259,6 +279,9 @@ class Launchd:
         """Do nothing: launchd keeps no state of a removed service."""
 
     def others(self) -> list[str]:
+        return []
+
+    def unshared(self) -> list[Path]:
         return []
 
     def state(self) -> State:
