@@ -168,9 +168,11 @@ _DECLARED = """
 
 COMMANDS = frozenset(
     {
-        "agents", "attach", "auth", "auto-mode", "bg-pty-host", "bg-spare", "daemon", "doctor", "gateway", "import",
-        "install", "kill", "logs", "mcp", "open", "plugin", "plugins", "purge", "remote-control", "respawn", "rm",
-        "server", "setup-token", "ssh", "stop", "ultrareview", "update", "upgrade",
+        "agents", "attach", "auth", "auto-mode", "bg-pty-host", "bg-spare", "daemon", "design-login", "doctor",
+        "edit-chrome-settings", "edit-hook", "edit-memory-settings", "edit-permission-rules", "edit-sandbox-settings",
+        "edit-skill-overrides", "gateway", "import", "import-conversations", "install", "kill", "logs", "mcp", "open",
+        "plugin", "plugins", "project", "purge", "remote-control", "respawn", "rm", "server", "setup-token", "ssh",
+        "stop", "ultrareview", "update", "upgrade", "workspace-trust", "worktree-hook", "xaa",
     }
 )  # fmt: skip
 """The first words that are no prompt but a command of the client."""
