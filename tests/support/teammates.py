@@ -62,7 +62,8 @@ class Teammates:
     def _run(self, name: str, more: str = "") -> int:
         flags = f"--agent-id {name}@{self.name} --agent-name {name} --team-name {self.name} --model opus {more}"
         line = f"cd {self.team.project} && exec {sys.executable} {stub_client.__file__} {flags}"
-        pane, pid = self.tmux("split-window", "-d", "-P", "-F", "#{pane_id} #{pane_pid}", "-t", "red:", line).split()
+        place = ("new-window" if more else "split-window", "-d")  # a window has room for a few panes
+        pane, pid = self.tmux(*place, "-P", "-F", "#{pane_id} #{pane_pid}", "-t", "red:", line).split()
         if not more:
             member = {"agentId": f"{name}@{self.name}", "name": name, "tmuxPaneId": pane, "backendType": "tmux"}
             self._members.append({**member, "cwd": str(self.team.project)})
