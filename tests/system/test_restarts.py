@@ -140,9 +140,7 @@ def test_of_a_person_and_the_supervisor_that_resume_at_the_same_moment_the_perso
         if number % 2:
             mates.back("dev-1", starts + 1)
         else:
-            team.running.wait(
-                lambda pid=pid: any(e["evidence"].get("pid") == pid for e in mates.did("died")), "its death"
-            )
+            wait_until(lambda pid=pid: not team.alive(pid), "its end")
         theirs = mates.resume("dev-1", transcript.stem)
         wait_until(lambda theirs=theirs: at_work() == {theirs}, "the person's process to be the only one")
         assert team.alive(theirs)

@@ -234,6 +234,19 @@ def test_a_start_that_was_decided_before_a_hold_does_not_end_it(journal: Journal
     assert journal.index.restarts["dev-1@red"].starts == ()
 
 
+def test_the_end_of_our_second_process_is_not_that_of_the_persons(journal: Journal) -> None:
+    ours, theirs = ProcessId(402, 9, "here"), ProcessId(403, 11, "here")
+    journal.feed(Entry, "registered", evidence={"pid": ours.pid, "started": ours.started})
+    journal.feed(Entry, "registered", evidence={"pid": theirs.pid, "started": theirs.started})
+    begun = journal.feed(Begun, "terminated", evidence=(evidence := {"pid": 402, "started": 9, "duplicate_of": "403"}))
+    for _ in ("begun", "ended"):
+        assert journal.index.terminated("dev-1@red", ours)
+        assert not journal.index.terminated("dev-1@red", theirs)
+        journal.feed(Ended, "terminated", done=begun, evidence=evidence)
+    assert journal.reloaded().terminated("dev-1@red", ours)
+    assert not journal.reloaded().terminated("dev-1@red", theirs)
+
+
 def test_a_renamed_agent_keeps_its_starts(journal: Journal) -> None:
     journal.begin()
     journal.feed(Entry, "updated", key="team-lead@red", evidence={"was": "dev-1@red"})

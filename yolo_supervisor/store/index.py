@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from yolo_supervisor.formats.plugin import outcome_table
-from yolo_supervisor.models import Agent
+from yolo_supervisor.models import Agent, ProcessId
 from yolo_supervisor.store.lines import (
     Begun,
     Checkpoint,
@@ -70,6 +70,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     started: int | None = None
     stalled: bool = False
     by_hand: bool = False
+    duplicate_of: str | None = None
     status: int | None = None
     signal: int | None = None
 
@@ -125,10 +126,15 @@ class Index:
         exits = self._exits.get(agent.id, {})
         return exits.get(_death(process.pid, process.started), (None, None)) if process is not None else (None, None)
 
-    def terminated(self, agent: str) -> bool:
-        """Whether the supervisor ended the agent, or has begun to. To end a dead agent's processes does not count."""
+    def terminated(self, agent: str, process: ProcessId | None = None) -> bool:
+        """Whether the supervisor ended the agent, or has begun to. To end a dead agent's processes does not count.
+
+        A second process of a session is ended alone: that counts for the agent with this ``process`` only.
+        """
         newest = self._agents.get(agent, {})
-        begun = [seq for seq, line in self.pending.items() if isinstance(line, Begun) and line.key == agent]
+        if process is not None and _duplicate(process.pid, process.started) in newest:
+            return True
+        begun = [seq for seq, line in self.pending.items() if isinstance(line, Begun) and _ends(line, agent, process)]
         ours = max([newest.get("terminated", 0), *begun])
         registered, died = newest.get("registered", 0), newest.get("died", 0)
         return ours > registered and not registered < died < ours
@@ -205,8 +211,11 @@ class Index:
             case "agent":
                 newest = self._agents.setdefault(entry.key, {})
                 seq = entry.done if isinstance(entry, Ended) else entry.seq  # an operation stands where it began
-                newest[entry.action] = max(seq, newest.get(entry.action, 0))
                 evidence = _evidence(entry)
+                if entry.action == "terminated" and evidence.duplicate_of is not None:
+                    newest[_duplicate(evidence.pid, evidence.started)] = seq
+                    return
+                newest[entry.action] = max(seq, newest.get(entry.action, 0))
                 if entry.action == "died":
                     death = _death(evidence.pid, evidence.started)
                     newest[death] = seq
@@ -397,6 +406,18 @@ _STALLED = "terminated, stalled"
 def _death(pid: int | None, started: int | None) -> str:
     """The name of the death of a process among the actions on an agent."""
     return f"died {pid}/{started}"
+
+
+def _duplicate(pid: int | None, started: int | None) -> str:
+    """The name of the end of a second process of a session among the actions on an agent."""
+    return f"terminated, duplicate {pid}/{started}"
+
+
+def _ends(line: Begun, agent: str, process: ProcessId | None) -> bool:
+    """Whether the operation may end the process of the agent."""
+    evidence = _evidence(line)
+    ours = process is not None and (evidence.pid, evidence.started) == (process.pid, process.started)
+    return line.key == agent and (evidence.duplicate_of is None or ours)
 
 
 def _ended(start: StartState, entry: Ended, evidence: Evidence) -> StartState:

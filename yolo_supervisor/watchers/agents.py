@@ -599,8 +599,8 @@ class AgentsWatcher:
         agent = sighting.agent
         mates = self._registry.in_process([agent], self._known.agents.values(), snapshot)
         session = self._session_record(sighting)  # an in-process teammate ends as its lead does
-        ended = {agent.id, self._known.agents.get(session, agent).id}
-        ours, end = any(map(self._store.index.terminated, ended)), self._crash(session)
+        ended = (agent, self._known.agents.get(session, agent))
+        ours, end = any(self._store.index.terminated(each.id, each.process) for each in ended), self._crash(session)
         held = self._held_resources.of(agent, snapshot, mates, others, self._liveness, end, ours)
         alone = agent.hosted and not self._registry.may_be_resumed(agent, snapshot)
         crash = self._crash(sighting.record)
