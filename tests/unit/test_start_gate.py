@@ -34,7 +34,7 @@ def start(store: Store, folder: Path, **evidence: Any) -> StartResult:
     processes = Processes(backend())
     ledger = StartLedger(folder / "starts.json", QuickDisk(), FakeClock(), processes.boot)
     registry = SimpleNamespace(homes=lambda: ())
-    starter = Starter(store, processes, cast(Any, None), cast(Any, registry), cast(Any, None), ledger)
+    starter = Starter(store, processes, cast(Any, None), cast(Any, registry), cast(Any, None), ledger, None)
     action = Restart(
         key=DEV.id, agent=DEV, record="dev-1.json", attempt=1, launch=LAUNCH, note="go on", reason="it died",
         evidence={"record": "dev-1.json", **evidence},

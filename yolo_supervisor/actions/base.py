@@ -67,6 +67,8 @@ class AlertCode(StrEnum):
     AGENT_STRAY = "agent_stray"
     """A teammate without a lead, or that never came; or a session without its daemon."""
     AGENT_WAITING = "agent_waiting"
+    AGENTS_INTERRUPTED = "agents_interrupted"
+    """Agents were at work when the machine, or their tmux server, went down; a person may start them again."""
     CALL_FAILED = "call_failed"
     COMMIT_FAILED = "commit_failed"
     BRANCH_UPDATE_CUT_OFF = "branch_update_cut_off"

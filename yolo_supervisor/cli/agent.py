@@ -1,7 +1,8 @@
-"""``agent``: list, register, stop, start, hold, reset and forget agents."""
+"""``agent``: list, register, stop, start, restore, hold, reset and forget agents."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import NoReturn
 
@@ -10,9 +11,9 @@ import click
 from yolo_supervisor import config as configuration
 from yolo_supervisor.actions.agents import Register, held, restart_reset
 from yolo_supervisor.actions.agents import forget as forget_action
-from yolo_supervisor.cli import returning
+from yolo_supervisor.cli import restoring, returning
 from yolo_supervisor.cli.consent import YES, confirm, refuse_agents
-from yolo_supervisor.cli.context import EX_NO, Shared, fail, out, out_json, print_result, shared
+from yolo_supervisor.cli.context import EX_NO, Shared, fail, out, out_json, print_result, printable, shared
 from yolo_supervisor.cli.project_view import ProjectView
 from yolo_supervisor.cli.restart_text import restart_text
 from yolo_supervisor.cli.returning import CannotStart
@@ -29,7 +30,7 @@ from yolo_supervisor.system.tmux import pane_of
 
 @click.group()
 def command() -> None:
-    """List, register, stop, start, hold, reset and forget agents.
+    """List, register, stop, start, restore, hold, reset and forget agents.
 
     \b
     Examples:
@@ -37,6 +38,7 @@ def command() -> None:
       yolo-supervisor agent stop dev-1
       yolo-supervisor agent hold dev-1
       yolo-supervisor agent start dev-1
+      yolo-supervisor agent restore
       yolo-supervisor agent register --pid $$ --role dev --name dev-1 --team my-team
       yolo-supervisor agent forget dev-1@my-team
     """
@@ -260,11 +262,11 @@ def start(options: Shared, name: str) -> None:
 
     NAME is its name or id; it may be forgotten since: the last 200 dead agents are remembered for 14 days. Its restart
     policy, a hold and the number of its starts do not matter. There is no start while any process runs its session,
-    without its folder or transcript, or in a tmux server inside the supervisor's own service. It ends a hold. Not
-    accepted from an agent.
+    without its folder or transcript, or in a tmux server inside the service of the running supervisor. It ends a hold.
+    Not accepted from an agent.
 
     Exit code 1 if it is not known, runs already or cannot be started, 69 if its tmux server is gone (agent restore
-    starts one), 75 if other agents of this machine were started a moment ago: try again.
+    starts one) or may not be used, 75 if other agents of this machine were started a moment ago: try again.
 
     \b
     Example:
@@ -286,6 +288,60 @@ def start(options: Shared, name: str) -> None:
     print_result(options, returning.document(ended, result), text)
     if code:
         raise SystemExit(code)
+
+
+@command.command("restore")
+@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.option("--all", "everyone", is_flag=True, help="Start all that are listed.")
+@YES
+@shared
+@click.pass_obj
+def restore(options: Shared, names: tuple[str, ...], everyone: bool, yes: bool) -> None:
+    """Start the agents again that went down with the machine or their tmux server.
+
+    Without a NAME and --all it lists them, with their tasks: those that were at work when the machine was rebooted, or
+    when their tmux server ended. Left out are agents that run again, that a person or the supervisor has ended, or that
+    are held.
+
+    Each start is that of agent start, in a tmux session of the old name; it waits for the pace of the machine
+    ([restart] host_pause_s). Where the agent's tmux server is gone, one is started: yolo-tmux@agents if that unit is
+    installed, else one at the old socket, unless this shell runs in a service. Not accepted from an agent.
+
+    Exit code 1 if an agent is not listed or cannot be started, 69 if there is no tmux server for it, 75 if the pace of
+    the machine allowed no start for long: try again.
+
+    \b
+    Examples:
+      yolo-supervisor agent restore
+      yolo-supervisor agent restore dev-1 qa-1@my-team
+      yolo-supervisor agent restore --all --yes
+    """
+    if names and everyone:
+        raise click.UsageError("--all is for all agents: name none beside it")
+    view = ProjectView(options.project(), _config(options))
+    found = restoring.listed(view)
+    chosen = restoring.choose(found, names) if names else found
+    if isinstance(chosen, CannotStart):
+        _refuse(options, chosen)
+    if not chosen or not (names or everyone):
+        rows = [restoring.row(view, one) for one in chosen]
+        _print_lines(options, {"agents": rows}, restoring.describe_list(view, chosen))
+        return
+    which = ", ".join(one.ended.agent.id for one in chosen)
+    confirm(view, f"Start {which} again, with their conversations?", yes)
+    view.store.open()
+    ends = restoring.restore(view, chosen, lambda text: click.echo(printable(text), err=True))
+    _print_lines(options, {"agents": [end.document for end in ends]}, [end.text for end in ends])
+    if code := restoring.exit_code(ends):
+        raise SystemExit(code)
+
+
+def _print_lines(options: Shared, document: Mapping[str, object], lines: Sequence[str]) -> None:
+    if options.json:
+        out_json(document)
+        return
+    for line in lines:
+        out(line)
 
 
 def _named(options: Shared, name: str) -> tuple[ProjectView, str]:

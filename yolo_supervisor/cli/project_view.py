@@ -23,10 +23,12 @@ from yolo_supervisor.daemon.status_files import REPORT_TICKS
 from yolo_supervisor.daemon.wiring import HostServices, ProjectParts
 from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats import restart_plans
+from yolo_supervisor.formats.ended_agents import EndedAgent
 from yolo_supervisor.formats.plugin import config as plugin_config
 from yolo_supervisor.formats.restart_plans import PlannedStart
 from yolo_supervisor.formats.session_ends import Countdown
 from yolo_supervisor.fs.read import read_or_none
+from yolo_supervisor.inventory.interrupted import interrupted
 from yolo_supervisor.inventory.process_scan import ProcessScanner
 from yolo_supervisor.inventory.session_ends import load_session_ends
 from yolo_supervisor.mcp.circuit_breaker import circuit_status, open_circuits
@@ -186,6 +188,11 @@ class ProjectView:
         states = self.store.index.restarts.items()
         return {ident: state.reason for ident, state in states if state.given_up is not None}
 
+    def interrupted(self) -> list[EndedAgent]:
+        """The agents that went down with the machine or their tmux server, as far as that is written down, or seen."""
+        living = [agent for agent, state in self.agents.agents() if state is not Liveness.DEAD]
+        return interrupted(self.planner.ended_agents().values(), living, self.store.index.restarts)
+
     def _planned_starts(self) -> dict[str, PlannedStart]:
         """The starts that the daemon plans, by the agent's id; empty without a daemon."""
         if self.holder() is None:
@@ -299,8 +306,9 @@ class ProjectView:
 
     def starter(self) -> Starter:
         """What starts clients in tmux."""
-        parts = self._parts
-        return Starter(self.store, self.processes, self.scanner, self.registry, self.tmux, parts.start_ledger)
+        holder, ledger = self.holder(), self._parts.start_ledger
+        daemon = holder.process.pid if holder is not None else None
+        return Starter(self.store, self.processes, self.scanner, self.registry, self.tmux, ledger, daemon)
 
     def sessions(self) -> SessionsWatcher:
         """The watcher of tmux sessions."""

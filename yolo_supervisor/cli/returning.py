@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
@@ -123,7 +123,7 @@ def start(view: ProjectView, ended: EndedAgent, plan: RestartPlan, server: str |
     assert plan.launch is not None
     agent = ended.agent
     if server is not None and agent.pane is not None:
-        agent = replace(agent, pane=replace(agent.pane, socket=server))
+        agent = replace(agent, pane=replace(agent.pane, socket=server, server_pid=0))  # no pane of it is the agent's
     action = Restart(
         key=agent.id,
         agent=agent,
@@ -163,7 +163,3 @@ def document(ended: EndedAgent, result: StartResult) -> Mapping[str, object]:
         "code": result.result,
         "reason": result.text,
     }
-
-
-def names(agents: Sequence[EndedAgent]) -> str:
-    return ", ".join(ended.agent.id for ended in agents)

@@ -50,6 +50,10 @@ def command(options: Shared) -> None:
                     "error": view.config.trust.error or None,
                 },
                 "agents": view.agents_json(),
+                "interrupted_agents": [
+                    {"id": ended.agent.id, "ended_at": ended.at, "end": str(ended.end)}
+                    for ended in (view.interrupted() if view.config.restart.restore == "ask" else ())
+                ],
                 "ended_agents": view.ended_agents_json(),
                 "strays": view.strays_json(),
                 "leases": [
@@ -90,6 +94,9 @@ def _print_status(document: dict[str, Any]) -> None:
     if ignored := project["trust"]["ignored"]:
         changed = "has changed since it was trusted" if project["trust"]["edited"] else "is not trusted"
         out(f"  supervisor.toml {changed}; ignored: {', '.join(ignored)}. Read it, then: yolo-supervisor trust")
+    if interrupted := project["interrupted_agents"]:
+        were = "1 agent was" if len(interrupted) == 1 else f"{len(interrupted)} agents were"
+        out(f"  {were} at work when the machine or a tmux server went down: yolo-supervisor agent restore")
     for title, rows in (
         (
             "agents",

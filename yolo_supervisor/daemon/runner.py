@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -90,6 +91,7 @@ class Runner:
             self.parts.registry,
             services.tmux,
             self.parts.start_ledger,
+            os.getpid(),
         )
         starts = Starts(
             config, starter, services.scanner, services.processes, self.parts.agents.restart_objection, alerts,

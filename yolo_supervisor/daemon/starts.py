@@ -30,10 +30,19 @@ from yolo_supervisor.store.locks import Busy
 from yolo_supervisor.store.start_ledger import StartLedger
 from yolo_supervisor.store.starts import remove_stale_starts, write_start
 from yolo_supervisor.store.store import Store
-from yolo_supervisor.system.panes import PlaceCode, StartedProgram, Unplaced, new_session, new_window, respawn
+from yolo_supervisor.system.panes import (
+    PlaceCode,
+    StartedProgram,
+    Unplaced,
+    new_session,
+    new_window,
+    refuse_own_unit,
+    respawn,
+)
 from yolo_supervisor.system.processes import Processes
 from yolo_supervisor.system.session_scan import lock_path
 from yolo_supervisor.system.tmux import Server, Tmux
+from yolo_supervisor.system.tmux_servers import empty_server
 
 LAUNCH_S = 15.0
 """The time in which the launcher becomes the client, or ends, in seconds."""
@@ -68,6 +77,8 @@ class StartResult:
     text: str
     process: ProcessId | None = None
     place: StartedProgram | None = None
+    wait_s: float = 0.0
+    """For ``host_pace``: the time after which to ask again."""
 
     @property
     def evidence(self) -> dict[str, Any]:
@@ -90,13 +101,16 @@ class Starter:
         registry: AgentRegistry,
         tmux: Tmux,
         ledger: StartLedger,
+        supervisor: int | None,
     ) -> None:
+        """``supervisor`` is the daemon's process, in whose unit nothing is started; None without a daemon."""
         self._store = store
         self._processes = processes
         self._scanner = scanner
         self._registry = registry
         self._tmux = tmux
         self._ledger = ledger
+        self._supervisor = supervisor
         self._ours: dict[Pane, int] = {}
         """The process that was started last in each pane."""
 
@@ -105,7 +119,8 @@ class Starter:
         if seen := self.others(action):
             return StartResult("live_elsewhere", f"processes {seen} run its session, or may")
         if (wait_s := self._ledger.take(config.restart)) > 0:
-            return StartResult("host_pace", f"other agents of this machine were started a moment ago: {wait_s:.0f} s")
+            text = f"other agents of this machine were started a moment ago: {wait_s:.0f} s"
+            return StartResult("host_pace", text, wait_s=wait_s)
         begun = self._store.begin(action, by)
         state = self._store.index.restarts.get(action.key)
         if state is not None and state.held:  # by another process, since everything was asked
@@ -155,9 +170,11 @@ class Starter:
         agent = action.agent
         if agent.pane is None:
             raise Unplaced(PlaceCode.PANE_GONE, f"{agent.name} did not run in tmux: start it by hand")
-        server = await self._tmux.look(agent.pane.socket)
+        server = await self._tmux.look(agent.pane.socket) or await empty_server(agent.pane.socket)
         if server is None:
             raise Unplaced(PlaceCode.SERVER_GONE, "its tmux server is gone: yolo-supervisor agent restore")
+        if self._supervisor is not None:
+            refuse_own_unit(server.pid, self._supervisor)
         remove_stale_starts(self._store.disk, self._store.paths.starts, self._store.clock.now().timestamp(), STALE_S)
         path = write_start(self._store.disk, self._store.paths.starts, self._document(action, argv))
         command = [sys.executable, "-I", "-m", "yolo_supervisor.launch", str(path)]

@@ -116,7 +116,10 @@ class ProjectParts:
         self.tasks = TasksWatcher(config, self.registry, living, store, self.activity, self.retry_policy, clock)
         stray_reader = StrayReader(self.registry, scanner, lambda agent: store.index.recorded(agent, "registered", ""))
         self.strays = StraysWatcher(config, stray_reader, living, clock, lambda: store.index.restarts)
-        self.restarts = RestartsWatcher(config, store, self.registry, self.activity, living, clock, processes.boot)
+        self.restarts = RestartsWatcher(
+            config, store, self.registry, self.activity, living, clock, processes.boot,
+            self.restart_planner.ended_agents,
+        )  # fmt: skip
         self.flags = FlagsWatcher(config, self.flag_outcomes)
 
     def configure(self, config: Config) -> None:

@@ -51,13 +51,36 @@ def own_socket(name: str) -> Path:
     found, me = path.lstat(), os.geteuid()
     if not stat.S_ISSOCK(found.st_mode) or found.st_uid != me:
         raise Refused(f"{path} is no socket of this user", path)
+    _refuse_others(path)
+    return path
+
+
+def own_socket_place(name: str) -> Path:
+    """The path, without links, at which a server of this user may make its socket; its folder is made if it is missing.
+
+    ``Refused`` if another user could put something else there, or has. OSError, ValueError if there can be no folder.
+    """
+    folder = Path(os.path.realpath(os.path.dirname(name)))
+    path = folder / os.path.basename(name)
+    _refuse_others(folder)
+    if not folder.exists():  # it is lost with a reboot where /tmp is
+        folder.mkdir(mode=0o700)
+    status = folder.stat()
+    if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & stat.S_IWOTH:
+        raise Refused(f"{folder} is no folder of this user alone", folder)
+    _refuse_others(path)
+    return own_socket(name) if os.path.lexists(path) else path
+
+
+def _refuse_others(path: Path) -> None:
+    """``Refused`` if other users could replace the path, by one of its folders."""
+    me = os.geteuid()
     for folder in path.parents:
         status = folder.stat()
         if status.st_uid not in (0, me):
             raise Refused(f"{folder} belongs to another user ({status.st_uid})", folder)
         if (reason := other_writers(folder, status)) is not None:
             raise Refused(reason, folder)
-    return path
 
 
 def own_server(path: Path, limit_s: float) -> None:

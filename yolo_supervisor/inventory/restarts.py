@@ -302,7 +302,8 @@ class RestartPlanner:
         status, number = (evidence.status, evidence.signal) if evidence is not None else (None, None)
         if (status, number) == (None, None):
             status, number = self._store.index.exit_of(agent)
-        self._hung_up[death.record] = number == signal.SIGHUP or status in (None, 128 + signal.SIGHUP)
+        hung_up = number is None and status in (None, 128 + signal.SIGHUP)
+        self._hung_up[death.record] = hung_up or number == signal.SIGHUP
         if end is End.OTHER and before is not None:
             end = before.end
         self.ended[death.record] = EndedAgent(

@@ -190,6 +190,22 @@ class Systemd:
         units |= {line.split()[0] for line in listed.splitlines() if line.startswith("yolo-supervisor@")}
         return sorted(units - {self.unit})
 
+    def start_tmux(self, name: str) -> int | None:
+        """Start the tmux server ``yolo-tmux@NAME`` unless it runs; its pid, None if there is no such unit here.
+
+        ``ManagerError`` if it cannot be started.
+        """
+        unit = f"yolo-tmux@{name}.service"
+        if self.missing() is not None:
+            return None
+        if self._call("show", unit, "--property=LoadState", "--value").stdout.strip() != "loaded":
+            return None
+        self._do("start", unit)
+        pid = self._call("show", unit, "--property=MainPID", "--value").stdout.strip()
+        if not pid.isdigit() or pid == "0":
+            raise ManagerError(f"{self.command} start {unit}: it has ended again")
+        return int(pid)
+
     def state(self) -> State:
         keys = "LoadState,UnitFileState,ActiveState,SubState,Result,MainPID,StatusText,NRestarts,ExecMainStatus"
         lines = self._call("show", self.unit, f"--property={keys}").stdout.splitlines()

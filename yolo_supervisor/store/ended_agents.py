@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from yolo_supervisor.clock import Clock
@@ -27,26 +27,34 @@ class EndedAgents:
         self._disk = disk
         self._folder = folder
         self._clock = clock
+        self._known: dict[str, EndedAgent] | None = None
+        """The content of the files, once it was read: only the supervisor of the project changes it."""
 
     def all(self) -> dict[str, EndedAgent]:
         """The dead agents that are remembered, the one that died last at the end. A damaged file is left out."""
-        found: list[EndedAgent] = []
-        for path in self._paths():
-            with contextlib.suppress(OSError):
-                ended = load(self._disk.read(path, LIMIT) or b"")
-                if ended is not None and ended.record == path.name and self._age_s(ended) < KEPT_S:
-                    found.append(ended)
+        if self._known is None:
+            self._known = dict(self._read())
+        found = [ended for ended in self._known.values() if self._age_s(ended) < KEPT_S]
         return {ended.record: ended for ended in sorted(found, key=lambda ended: ended.at)}
 
     def save(self, ended: Mapping[str, EndedAgent]) -> None:
         """Remember these agents, and forget the oldest. OSError if that fails."""
         for record, agent in ended.items():
             write_atomic(self._disk, self._folder / record, dump(agent), durable=False)
+        self._known = None
         if len(paths := self._paths()) > KEPT:
             kept = set(list(self.all())[SPARE - KEPT :])
             for path in paths:
                 if path.name not in kept:
                     self._disk.unlink(path)
+            self._known = None
+
+    def _read(self) -> Iterator[tuple[str, EndedAgent]]:
+        for path in self._paths():
+            with contextlib.suppress(OSError):
+                ended = load(self._disk.read(path, LIMIT) or b"")
+                if ended is not None and ended.record == path.name:
+                    yield path.name, ended
 
     def _paths(self) -> list[Path]:
         try:

@@ -1,7 +1,7 @@
 """Start programs in tmux: in a pane whose process has ended, in a new window, in a new session.
 
 A program is given as a command line that tmux executes without a shell. Its server must live outside of the
-supervisor's own unit: what a server starts is in the server's cgroup, and has its restrictions.
+supervisor's own unit (``refuse_own_unit``): what a server starts is in the server's cgroup, and has its restrictions.
 """
 
 from __future__ import annotations
@@ -57,14 +57,15 @@ class StartedProgram:
     pid: int
 
 
-def refuse_own_unit(server_pid: int, proc: Path = Path("/proc")) -> None:
-    """``Unplaced`` if the tmux server runs in the unit of this process, or has inherited its restrictions.
+def refuse_own_unit(server_pid: int, supervisor: int, proc: Path = Path("/proc")) -> None:
+    """``Unplaced`` if the tmux server runs in the unit of process ``supervisor``, or has inherited its restrictions.
 
     Outside of a service the cgroup is that of the person's own session, and everything may be started.
     """
+    processes = [proc / str(pid) for pid in (supervisor, server_pid)]
     try:
-        ours, theirs = _unit(proc / "self"), _unit(proc / str(server_pid))
-        restricted = [_no_new_privileges(proc / name) for name in ("self", str(server_pid))]
+        ours, theirs = map(_unit, processes)
+        restricted = list(map(_no_new_privileges, processes))
     except OSError:
         ours, theirs, restricted = "", "", [False]
     if not ours.endswith(".service"):
@@ -74,6 +75,14 @@ def refuse_own_unit(server_pid: int, proc: Path = Path("/proc")) -> None:
             f"tmux server {server_pid} runs inside the supervisor's own unit: start tmux in yolo-tmux@.service instead"
         )
         raise Unplaced(PlaceCode.INSIDE_UNIT, text)
+
+
+def is_in_service(pid: int, proc: Path = Path("/proc")) -> bool:
+    """Whether the process runs in a service: a tmux server that it started would end with that."""
+    try:
+        return _unit(proc / str(pid)).endswith(".service")
+    except OSError:
+        return False
 
 
 def _unit(folder: Path) -> str:
@@ -130,7 +139,6 @@ def _title(name: str) -> str:
 
 
 async def _start(server: Server, argv: Sequence[str]) -> StartedProgram:
-    refuse_own_unit(server.pid)
     result = await _run(server, argv)
     shown = _STARTED.fullmatch(result.stdout.decode("utf-8", "replace").strip())
     if result.exit != 0 or shown is None:
