@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,11 +37,19 @@ def kill(team: Team, pid: int, name: str = DEV) -> None:
     team.wait_healed(name)
 
 
+def by_person(team: Team, *words: str, code: int = 0) -> dict[str, Any]:
+    """The JSON document that the command prints at a person's terminal."""
+    result = team.cli.by_person(*words, "--json")
+    assert result.returncode == code, result.stderr
+    document: dict[str, Any] = json.loads(result.stdout)
+    return document
+
+
 def test_a_forgotten_agent_is_started_by_hand_whatever_its_policy(team: Team, mates: Teammates) -> None:
     team.supervise(NEVER)
     kill(team, mates.start(DEV))
 
-    document = team.cli.json("agent", "start", DEV)
+    document = by_person(team, "agent", "start", DEV)
 
     team.mind(document["pid"])
     assert (document["result"], document["id"]) == ("started", ID)
@@ -52,12 +62,12 @@ def test_an_agent_that_runs_is_not_started_beside_itself(team: Team, mates: Team
     team.supervise(NEVER)
     pid = mates.start(DEV)
 
-    assert team.cli.json("agent", "start", DEV, code=1)["code"] == "runs"
+    assert by_person(team, "agent", "start", DEV, code=1)["code"] == "runs"
 
     kill(team, pid)
-    first = team.cli.json("agent", "start", DEV)["pid"]
+    first = by_person(team, "agent", "start", DEV)["pid"]
     team.mind(first)
-    assert team.cli.json("agent", "start", DEV, code=1)["code"] in ("runs", "starting")
+    assert by_person(team, "agent", "start", DEV, code=1)["code"] in ("runs", "starting")
 
 
 def test_a_held_agent_is_started_by_hand_only(team: Team, mates: Teammates) -> None:
@@ -70,7 +80,7 @@ def test_a_held_agent_is_started_by_hand_only(team: Team, mates: Teammates) -> N
     (forgotten,) = team.running.did("forgotten", ID)
     assert forgotten["evidence"]["not_restarted"] == "held"
     assert not team.running.did("restarted")
-    document = team.cli.json("agent", "start", DEV)
+    document = by_person(team, "agent", "start", DEV)
     team.mind(document["pid"])
     team.running.wait(lambda: len(team.running.did("registered", ID)) == 2, "it to be watched again")
     os.kill(document["pid"], signal.SIGKILL)
@@ -81,13 +91,13 @@ def test_an_agent_that_was_stopped_by_hand_is_held_until_it_is_reset(team: Team,
     team.supervise(RESTART)
     mates.start(DEV)
 
-    assert team.cli("agent", "stop", DEV, "--yes").returncode == 0
+    by_person(team, "agent", "stop", DEV, "--yes")
 
     team.wait_healed(DEV)
     assert team.running.did("held", ID)
     assert team.cli.json("agent", "hold", DEV)["result"] == "known"
-    assert team.cli.json("agent", "reset", DEV)["result"] == "reset"
-    assert team.cli.json("agent", "reset", DEV)["result"] == "known"
+    assert by_person(team, "agent", "reset", DEV)["result"] == "reset"
+    assert by_person(team, "agent", "reset", DEV)["result"] == "known"
 
 
 def test_an_unknown_agent_is_neither_held_nor_reset_nor_started(team: Team) -> None:
@@ -131,7 +141,7 @@ def test_status_explain_and_doctor_name_an_agent_that_is_given_up(team: Team, ma
     assert team.cli.json("explain", "agent", DEV)["restart"][ID]["state"] == "given_up"
     assert f"{ID} is not started again" in team.cli("doctor").stdout
 
-    assert team.cli("agent", "reset", DEV).returncode == 0
+    by_person(team, "agent", "reset", DEV)
     assert all(a["id"] != ID for a in team.cli.json("status")["projects"][0]["agents"])
 
 

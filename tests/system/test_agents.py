@@ -22,8 +22,7 @@ from support.cli import Cli
 from support.processes import Children, watching
 from support.project import new_store, read_task, write_task
 from support.wait import wait_until
-from yolo_supervisor.actions.agents import Register, Terminate
-from yolo_supervisor.actions.agents import died as died_note
+from yolo_supervisor.actions.agents import Died, Register, Terminate
 from yolo_supervisor.actions.agents import forget as forget_action
 from yolo_supervisor.actions.base import Action, AlertCode, Edit, Escalate, Note, RemoveFile
 from yolo_supervisor.actions.leases import Release
@@ -98,7 +97,9 @@ def evidence(of: Agent = DEV) -> Mapping[str, Any]:
 
 def died(of: Agent = DEV) -> Note:
     identity = {"role": "dev", "team": "red", "source": "process", "pid": of.pid, "started": 7, "boot": "here"}
-    return died_note(key=of.id, reason=f"{of.name} is dead: gone", evidence={**identity, "proof": "gone"})
+    return Died(
+        key=of.id, reason=f"{of.name} is dead: gone", evidence={**identity, "proof": "gone"}, process=of.process
+    )
 
 
 def forget(of: Agent = DEV, rest: str = "", **more: Any) -> RemoveFile:

@@ -21,7 +21,7 @@ import pytest
 from support.processes import Children
 from support.project import read_task, write_task
 from support.wait import LIMIT_S
-from yolo_supervisor.actions.agents import Register, died
+from yolo_supervisor.actions.agents import Died, Register
 from yolo_supervisor.actions.base import Edit, Kind, Verb
 from yolo_supervisor.actions.leases import Release
 from yolo_supervisor.actions.tasks import Requeue
@@ -185,7 +185,7 @@ def test_git_status_stays_clean_of_all_that_is_ours(project: Path) -> None:
 
 # -- notes and signals ---------------------------------------------------------------------------------------------
 
-DIED = died(key="dev-1@team", reason="its process has ended", evidence={"pid": 4242})
+DIED = Died(key="dev-1@team", reason="its process has ended", evidence={"pid": 4242})
 
 
 # -- a folder that goes and comes --------------------------------------------------------------------------------

@@ -647,7 +647,7 @@ def test_a_power_cut_at_any_moment_leaves_the_document_unchanged_or_changed(
     assert n > 5
 
 
-DIED = agents.died(key=AGENT.id, reason="its process has ended")
+DIED = agents.Died(key=AGENT.id, reason="its process has ended")
 
 
 @pytest.mark.sampled(10)

@@ -21,7 +21,7 @@ import yolo_supervisor
 from support.budget import budget
 from support.disks import CHANCES, CrashState, MemoryDisk, Model, crash_states
 from yolo_supervisor.actions import notes
-from yolo_supervisor.actions.agents import Terminate, died
+from yolo_supervisor.actions.agents import Died, Terminate
 from yolo_supervisor.actions.base import Edit, Kind, Verb, WriteMode
 from yolo_supervisor.fs.read import digest
 from yolo_supervisor.store import backups as backups_module
@@ -163,7 +163,7 @@ class Life:
     def loose_note(self, store: Store) -> None:
         key = self.key()
         self.expect(open=self.expected.open | {key})
-        store.note(died(key=key, reason="its process has ended"), "test")
+        store.note(Died(key=key, reason="its process has ended"), "test")
         self.expect(open=self.expected.open - {key}, loose=self.expected.loose | {key})
 
     def termination(self, store: Store) -> None:

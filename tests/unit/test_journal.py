@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from support.journal import an_entry
-from yolo_supervisor.actions.agents import died
+from yolo_supervisor.actions.agents import Died
 from yolo_supervisor.store.disk import Disk
 from yolo_supervisor.store.history import History, history
 from yolo_supervisor.store.index import Index
@@ -572,7 +572,7 @@ def test_a_follower_hears_of_a_promise_when_it_is_kept(world: World) -> None:
 
 
 def test_an_entry_has_the_keys_that_history_promises() -> None:
-    action = died(key="dev-1", reason="its process is over", evidence={"pid": 412})
+    action = Died(key="dev-1", reason="its process is over", evidence={"pid": 412})
 
     assert fields(entry(action, "agents", AT, Path("/x"), prefix="would_")) == {
         "seq": 0,

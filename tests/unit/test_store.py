@@ -19,7 +19,7 @@ import pytest
 from support.disks import use_disk
 from support.project import new_store, read_task, write_task
 from yolo_supervisor.actions import notes
-from yolo_supervisor.actions.agents import Register, Terminate, died, forget
+from yolo_supervisor.actions.agents import Died, Register, Terminate, forget
 from yolo_supervisor.actions.base import Edit, Kind, Verb, WriteMode
 from yolo_supervisor.actions.leases import Release
 from yolo_supervisor.actions.state import DropHealth, SetMarker
@@ -374,7 +374,7 @@ def test_our_files_are_for_the_user_alone_under_any_umask(project: Path) -> None
 
 # -- notes and signals ---------------------------------------------------------------------------------------------
 
-DIED = died(key="dev-1@team", reason="its process has ended", evidence={"pid": 4242})
+DIED = Died(key="dev-1@team", reason="its process has ended", evidence={"pid": 4242})
 TERMINATE = Terminate(key="dev-1@team", reason="its session is gone", evidence={"pane": "%1"}, roots=(), grace_s=10)
 
 

@@ -128,9 +128,15 @@ class Restart(Action):
     """Whether it begins with an empty conversation."""
 
 
-def died(*, key: str, reason: str, evidence: Mapping[str, Any] = NO_EVIDENCE) -> Note:
-    """Record that an agent's process is proven to be gone."""
-    return Note(kind="agent", verb="died", key=key, reason=reason, evidence=evidence, durable=False)
+@dataclass(frozen=True, kw_only=True)
+class Died(Note):
+    """Record that an agent's process is proven to be gone. A successor with the same id dies apart."""
+
+    distinct_by: ClassVar[tuple[str, ...]] = ("process",)
+    kind: Kind = "agent"
+    verb: Verb = "died"
+    durable: bool = False
+    process: ProcessId | None = None
 
 
 def forget(*, key: str, path: Path, reason: str, evidence: Mapping[str, Any] = NO_EVIDENCE) -> RemoveFile:

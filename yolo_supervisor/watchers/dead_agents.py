@@ -144,7 +144,7 @@ def announce(dead: Sighting, context: RecoveryContext) -> PhaseResult:
         reason = f"{dead.agent.name} was ended by the supervisor: {dead.proof}"
     else:
         reason = f"{dead.agent.name} is dead: {dead.proof}"
-    died = agent_actions.died(key=dead.agent.id, reason=reason, evidence=evidence)
+    died = agent_actions.Died(key=dead.agent.id, reason=reason, evidence=evidence, process=dead.agent.process)
     if dead.terminated or not (dead.host_ended and dead.held.work):
         return PhaseResult((died,))
     reason = (
