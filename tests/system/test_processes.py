@@ -217,6 +217,27 @@ def test_a_process_writes_to_a_file_that_it_has_open_for_writing(
 
 
 @on_linux
+def test_a_descriptor_whose_number_is_given_again_is_not_taken_for_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    fd = os.open(path, os.O_RDONLY)
+    is_writable = ProcfsBackend._is_writable
+
+    def opened_meanwhile(backend: ProcfsBackend, pid: int, name: str) -> bool:
+        other = os.open(tmp_path / "other", os.O_WRONLY | os.O_CREAT)
+        os.dup2(other, fd)
+        os.close(other)
+        return is_writable(backend, pid, name)
+
+    monkeypatch.setattr(ProcfsBackend, "_is_writable", opened_meanwhile)
+
+    assert not ProcfsBackend().writes_to(os.getpid(), path, file_id(path))
+    os.close(fd)
+
+
+@on_linux
 def test_what_the_kernel_reports_changes_of_to_a_process_is_known(children: Children, tmp_path: Path) -> None:
     watched = tmp_path / "watched"
     watched.mkdir()

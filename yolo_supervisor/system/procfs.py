@@ -190,7 +190,9 @@ class ProcfsBackend:
             try:
                 if os.path.basename(os.readlink(f"{folder}/{name}")) != path.name:  # a stat may wait for a file server
                     continue
-                if file_id(f"{folder}/{name}") == file and self._is_writable(pid, name):
+                if file_id(f"{folder}/{name}") != file or not self._is_writable(pid, name):
+                    continue
+                if file_id(f"{folder}/{name}") == file:  # the number may belong to another file by now
                     return True
             except FileNotFoundError:  # closed meanwhile
                 continue
