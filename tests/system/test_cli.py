@@ -39,8 +39,6 @@ from yolo_supervisor.store.paths import Paths
 from yolo_supervisor.system.process_backend import backend
 from yolo_supervisor.system.processes import Processes
 
-SOON_S = 10.0
-"""The time limit of calls that once hung."""
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
 Answer = subprocess.CompletedProcess[str]
@@ -305,7 +303,7 @@ def test_a_fifo_in_place_of_the_configuration_is_reported_without_waiting(
     file = project / ".yolo-planning" / "supervisor.toml"
     os.mkfifo(file)
 
-    result = cli(command, timeout=SOON_S)
+    result = cli(command, timeout=LIMIT_S)
 
     assert (result.returncode, result.stdout) == (78, "")
     assert result.stderr == f"yolo-supervisor: {file}: cannot be read: it is no ordinary file\n"
@@ -314,7 +312,7 @@ def test_a_fifo_in_place_of_the_configuration_is_reported_without_waiting(
 def test_a_fifo_given_as_config_is_reported(cli: Cli, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
 
-    result = cli("check", "--config", str(tmp_path / "pipe"), timeout=SOON_S)
+    result = cli("check", "--config", str(tmp_path / "pipe"), timeout=LIMIT_S)
 
     assert (result.returncode, result.stderr) == (
         78, f"yolo-supervisor: {tmp_path / 'pipe'}: cannot be read: it is no ordinary file\n",
@@ -552,7 +550,7 @@ def test_status_answers_with_a_broken_journal(cli: Cli, project: Path, claude_ho
     dead_agent(project, "dev-1", "team")
     spoil(journal, Paths(project).journal)
 
-    document = json.loads(cli("status", "--json", timeout=SOON_S).stdout)
+    document = json.loads(cli("status", "--json", timeout=LIMIT_S).stdout)
 
     assert [(a["id"], a["state"]) for a in document["projects"][0]["agents"]] == [("dev-1@team", "dead")]
     assert [task["id"] for task in document["projects"][0]["tasks"]] == ["team/1"]
@@ -565,7 +563,7 @@ def test_every_command_survives_a_broken_journal(cli: Cli, project: Path, comman
     dead_agent(project, "dev-1", "team")
     spoil(journal, Paths(project).journal)
 
-    result = cli(*command.split(), timeout=SOON_S)
+    result = cli(*command.split(), timeout=LIMIT_S)
 
     assert result.returncode in (0, 1, 65)
     assert not result.returncode or result.stdout + result.stderr
@@ -1061,7 +1059,7 @@ def test_a_home_folder_does_not_become_a_project_by_accident(cli: Cli, claude_ho
     folder = home.parent if above else home
     before = tree(home)
 
-    result = cli("run", cwd=folder, timeout=SOON_S)
+    result = cli("run", cwd=folder, timeout=LIMIT_S)
 
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith(f"yolo-supervisor: {folder} contains your home folder")

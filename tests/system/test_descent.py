@@ -191,7 +191,7 @@ def test_an_environment_that_two_agents_have_proves_no_chain(
 def test_a_chain_of_processes_is_no_daemon(children: Children, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scanner, chain, agents = chained(children, project, monkeypatch, "dev-1")
 
-    assert chain in descendants(scanner, agents[0]).sessions
+    wait_until(lambda: chain in descendants(scanner, agents[0]).sessions, "its chain to be found")
     signal_sessions([chain], 9)
 
 
@@ -209,7 +209,12 @@ def chained(
     wait_until(lambda: not Path(f"/proc/{chain}").exists(), "its first process to end")
     for agent in agents:
         scanner.track(agent)
-    scanner.sample()
+
+    def seen() -> bool:  # a look may come between the end of one process and the begin of the next
+        scanner.sample()
+        return chain in scanner.descent._leaderless
+
+    wait_until(seen, "the session to be seen")
     begun_s = time.monotonic()
     wait_until(lambda: time.monotonic() - begun_s > 0.1, "the session to be old")
     end(started[0])
