@@ -24,13 +24,6 @@ TOOL = "import subprocess; subprocess.Popen(['sleep', '600'], start_new_session=
 OTHER_USER = 65534
 
 
-def by_person(cli: Cli, *words: str, code: int = 0) -> Any:
-    """The one document that the command prints at a terminal."""
-    result = cli.by_person(*words, "--json")
-    assert result.returncode == code, result.stderr
-    return json.loads(result.stdout)
-
-
 def entries(cli: Cli, action: str) -> list[dict[str, Any]]:
     lines = cli("history", "--json").stdout.splitlines()
     return [entry for entry in map(json.loads, lines) if entry["action"] == action]
@@ -41,7 +34,7 @@ def test_a_stopped_agents_task_is_requeued_and_no_attempt_is_charged(team: Team)
     task = team.task("dev-1")
     child = team.agent("dev-1", program=TOOL)
 
-    result = team.cli.by_person("agent", "stop", "dev-1", "--yes")
+    result = team.cli("agent", "stop", "dev-1", "--yes")
 
     assert result.returncode == 0, result.stderr
     assert result.stdout == f"dev-1@red (process {child.pid}) was ended, with 1 of its processes\n"
@@ -63,7 +56,7 @@ def test_an_agent_that_no_daemon_has_seen_is_recorded_before_it_is_stopped(
     child = children.agent("dev-1", "red", project)
     task = write_task(claude_home, "red", 1, owner="dev-1", status="in_progress")
 
-    result = cli.by_person("agent", "stop", str(child.pid), "--yes")
+    result = cli("agent", "stop", str(child.pid), "--yes")
 
     assert result.stdout.endswith("its tasks are requeued as soon as a daemon runs\n")
     assert child.wait(LIMIT_S) == -15
@@ -76,7 +69,7 @@ def test_a_deaf_agent_is_killed_after_the_grace_period(cli: Cli, project: Path, 
     child = children.agent("dev-1", "red", project, program=DEAF)
     (project / "quick.toml").write_text("[processes]\ngrace_s = 0.2\n")
 
-    document = by_person(cli, "agent", "stop", "dev-1", "--yes", "--config", "quick.toml")
+    document = cli.json("agent", "stop", "dev-1", "--yes", "--config", "quick.toml")
 
     assert document == {
         "result": "stopped", "id": "dev-1@red", "pid": child.pid, "terminated": [], "killed": [child.pid],
@@ -89,15 +82,15 @@ def test_an_ambiguous_name_stops_no_agent_and_names_the_candidates(cli: Cli, pro
     red, blue = children.agent("dev-1", "red", project), children.agent("dev-1", "blue", project)
     twin = children.agent("dev-1", "red", project)
 
-    by_name = cli.by_person("agent", "stop", "dev-1", "--yes")
-    by_id = cli.by_person("agent", "stop", "dev-1@red", "--yes")
+    by_name = cli("agent", "stop", "dev-1", "--yes")
+    by_id = cli("agent", "stop", "dev-1@red", "--yes")
 
     assert by_name.returncode == by_id.returncode == 1
     assert all(f"(pid {child.pid})" in by_name.stderr for child in (red, blue, twin))
     assert "dev-1@blue" not in by_id.stderr
     assert "by its pid" in by_id.stderr
-    assert cli.by_person("agent", "stop", "dev-1@blue", "--yes").returncode == 0
-    assert cli.by_person("agent", "stop", str(twin.pid), "--yes").returncode == 0
+    assert cli("agent", "stop", "dev-1@blue", "--yes").returncode == 0
+    assert cli("agent", "stop", str(twin.pid), "--yes").returncode == 0
     assert (red.poll(), blue.wait(LIMIT_S), twin.wait(LIMIT_S)) == (None, -15, -15)
 
 
@@ -112,7 +105,7 @@ def test_a_process_that_may_not_be_stopped_is_refused_with_a_reason(
     cli: Cli, project: Path, claude_home: Path, children: Children
 ) -> None:
     def refused(name: str) -> str:
-        document = by_person(cli, "agent", "stop", name, "--yes", code=1)
+        document = cli.json("agent", "stop", name, "--yes", code=1)
         assert document["result"] == "refused"
         assert document["reason"]
         return str(document["code"])
@@ -136,7 +129,7 @@ def test_a_process_of_another_user_is_refused(cli: Cli, project: Path, claude_ho
     child = children.start("sleep", "600", user=OTHER_USER, cwd=Path("/"))
     session(claude_home, project, child)
 
-    assert by_person(cli, "agent", "stop", "session-85d6cfb4", "--yes", code=1)["code"] == "other_user"
+    assert cli.json("agent", "stop", "session-85d6cfb4", "--yes", code=1)["code"] == "other_user"
     assert child.poll() is None
 
 
@@ -152,10 +145,20 @@ def test_a_teammate_in_its_leads_process_is_refused(
     (claude_home / "teams" / "red").mkdir(parents=True)
     (claude_home / "teams" / "red" / "config.json").write_text(json.dumps(team))
 
-    document = by_person(cli, "agent", "stop", "mate", "--yes", code=1)
+    document = cli.json("agent", "stop", "mate", "--yes", code=1)
 
     assert (document["code"], document["id"]) == ("in_process", "mate@red")
     assert lead.poll() is None
+
+
+def test_without_a_terminal_and_without_yes_no_agent_is_stopped(cli: Cli, project: Path, children: Children) -> None:
+    child = children.agent("dev-1", "red", project)
+
+    result = cli("agent", "stop", "dev-1")
+
+    assert result.returncode == 2
+    assert "--yes" in result.stderr
+    assert child.poll() is None
 
 
 def test_two_processes_on_one_session_are_shown_until_one_is_stopped_by_its_pid(
@@ -173,7 +176,7 @@ def test_two_processes_on_one_session_are_shown_until_one_is_stopped_by_its_pid(
     assert (stray["code"], stray["id"], stray["pids"]) == ("shared_session", "s-1", pids)
     assert f"the processes {pids[0]} and {pids[1]} run one session" in cli("status").stdout
 
-    assert cli.by_person("agent", "stop", str(pids[0]), "--yes").returncode == 0
+    assert cli("agent", "stop", str(pids[0]), "--yes").returncode == 0
     assert cli.json("status")["projects"][0]["strays"] == []
 
 

@@ -1,10 +1,9 @@
-"""The consent of a person: no agent can give it, in its process tree or out of it; scripts can if root allows it."""
+"""The consent of a person: no agent can give it, in its process tree or out of it; a script from before can."""
 
 from __future__ import annotations
 
 import os
 import pty
-import pwd
 import shlex
 import shutil
 import sys
@@ -18,7 +17,6 @@ from support.processes import Children
 from support.project import new_store
 from support.tmux import PrivateTmux
 from support.wait import LIMIT_S, wait_until
-from yolo_supervisor.cli.consent import may_consent_unattended
 from yolo_supervisor.formats import own as own_files
 from yolo_supervisor.formats.own import Descent
 from yolo_supervisor.store.paths import Paths
@@ -158,14 +156,12 @@ def test_a_process_without_a_terminal_of_which_nothing_is_known_cannot_consent(
 def test_in_the_background_of_a_terminal_no_person_consents(
     project: Path, claude_home: Path, children: Children, answer: Path
 ) -> None:
-    ours, theirs = pty.openpty()
-    shell = f"set -m; ({trust(project, answer)}) & wait"
-    children.start(*at_terminal("/bin/sh", "-c", shell), stdin=theirs, start_new_session=True)
+    in_background = shlex.join(["sh", "-c", f"set -m; ({trust(project, answer)}) & wait"])
+    script = f"unset CLAUDE_PID; exec {shlex.join([sys.executable, '-c', PTY])} {in_background}"
+    children.agent("dev-2", "red", project, LEAVE.format(script=script, marks="{}"))
 
     text, code = said(answer)
 
-    os.close(theirs)
-    os.close(ours)
     assert (code, is_trusted(project)) == (1, False)
     assert "needs a person at a terminal" in text
 
@@ -173,21 +169,19 @@ def test_in_the_background_of_a_terminal_no_person_consents(
 def test_a_command_in_the_process_group_of_an_agent_is_the_agents(
     project: Path, claude_home: Path, children: Children, answer: Path
 ) -> None:
-    """A server that the client has started has left the tree, and has its terminal."""
-    ours, theirs = pty.openpty()
-    ready = answer.with_name("ready")
-    agent = f"import time; open({str(ready)!r}, 'w'); time.sleep(600)"
-    wait = f"until [ -e {ready} ]; do sleep 0.05; done"
+    """A server that the client has started has left the tree, and still has its terminal."""
+    leave = LEAVE.format(script=trust(project, answer), marks="{}").replace("os.setsid()", "pass")
     flags = "--agent-id dev-2@red --agent-name dev-2 --team-name red"
-    shell = f"cd {project}; {sys.executable} -c {shlex.quote(agent)} {flags} & {wait}; {trust(project, answer)}"
-    children.start(*at_terminal("/bin/sh", "-c", shell), stdin=theirs, start_new_session=True)
+    agent = f"{sys.executable} -c {shlex.quote(leave + 'import time; time.sleep(600)')} {flags}"
+    ours, theirs = pty.openpty()
+    children.start(*at_terminal("/bin/sh", "-c", f"cd {project}; exec {agent}"), stdin=theirs, start_new_session=True)
 
     text, code = said(answer)
 
     os.close(theirs)
     os.close(ours)
     assert (code, is_trusted(project)) == (1, False)
-    assert "below the agent in process" in text
+    assert "whose terminal it uses" in text
 
 
 # -- tmux --------------------------------------------------------------------------------------------------------------
@@ -225,28 +219,33 @@ def test_in_tmux_a_person_is_one_who_is_attached(
 # -- scripts -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="this is about root")
-def test_scripts_consent_for_users_that_a_file_of_roots_names() -> None:
-    folder = Path("/root") / f"consent-{os.getpid()}"
-    folder.mkdir(mode=0o755)
-    try:
-        path = folder / "unattended"
-        me = pwd.getpwuid(os.geteuid()).pw_name
-        assert not may_consent_unattended(path)
-        path.write_text(f"ci\n{me}\n")
-        path.chmod(0o644)
-        assert may_consent_unattended(path)
+def test_a_script_that_is_older_than_all_agents_consents(
+    project: Path, claude_home: Path, children: Children, answer: Path
+) -> None:
+    """On a CI runner for instance: it descends from no agent, since no process is older than its parent."""
+    go = answer.with_name("go")
+    script = f"until [ -e {go} ]; do sleep 0.05; done; {trust(project, answer)}"
+    children.start("/bin/sh", "-c", script, start_new_session=True)
+    children.agent("dev-2", "red", project)
+    go.touch()
 
-        path.chmod(0o664)
-        assert not may_consent_unattended(path)
-        path.chmod(0o644)
-        os.chown(path, 65534, -1)
-        assert not may_consent_unattended(path)
-        os.chown(path, 0, -1)
-        folder.chmod(0o777)
-        assert not may_consent_unattended(path)
-        folder.chmod(0o755)
-        path.write_text(f"ci\nx{me}\n{me}x\n")
-        assert not may_consent_unattended(path)
-    finally:
-        shutil.rmtree(folder)
+    text, code = said(answer)
+
+    assert (code, is_trusted(project)) == (0, True), text
+
+
+@pytest.mark.parametrize("adopts", [False, True])
+def test_an_ancestor_that_adopts_processes_proves_nothing(
+    adopts: bool, project: Path, claude_home: Path, children: Children, answer: Path
+) -> None:
+    """What has left the tree of an agent below ``exec``, which is older, is a child of ``exec``."""
+    flags = "--agent-id dev-2@red --agent-name dev-2 --team-name red"
+    leave = LEAVE.format(script=trust(project, answer), marks="{}") + "\nimport time; time.sleep(600)"
+    agent = f"cd {project} && exec {sys.executable} -c {shlex.quote(leave)} {flags}"
+    around = [*PROGRAM, "exec", "--"] if adopts else []
+    children.start(*around, "/bin/sh", "-c", agent, start_new_session=True)
+
+    text, code = said(answer)
+
+    assert (code, is_trusted(project)) == (1, False)
+    assert "needs a person at a terminal" in text

@@ -18,12 +18,11 @@ from typing import Any
 import click
 import pytest
 
-from support.cli import PROGRAM, Cli, at_terminal, start_program
+from support.cli import Cli, start_program
 from support.daemon import QUICK, StartDaemon
 from support.project import agent_of, write_record, write_task
 from support.tmux import PrivateTmux
 from support.wait import LIMIT_S
-from support.warm import WarmChild
 from yolo_supervisor.actions.base import AlertCode, Escalate
 from yolo_supervisor.cli.app import COMMANDS
 from yolo_supervisor.mcp.circuit_breaker import Circuit
@@ -41,21 +40,12 @@ delete, no text at all, and commands of a shell."""
 WRITTEN = TYPED.replace("\udcff", "\ud800\0")
 """The same for JSON texts, which may hold more."""
 
-NEED_A_PERSON = {("trust",), ("state", "adopt"), ("agent", "stop")}
-"""Commands that have to be in the foreground of their terminal."""
-
 
 def on_a_terminal(cli: Cli, *words: str) -> str:
     """The output of a command at a terminal."""
     reader, writer = pty.openpty()
     tty.setraw(writer)  # it shows each byte as it comes
-    if words[:2] in NEED_A_PERSON or words[:1] in NEED_A_PERSON:
-        child: subprocess.Popen[bytes] | WarmChild = subprocess.Popen(
-            at_terminal(*PROGRAM, *words), stdin=writer, stdout=writer, stderr=writer, cwd=cli.folder,
-            env={**os.environ, "TERM": "xterm-256color"}, start_new_session=True,
-        )  # fmt: skip
-    else:
-        child = start_program(words, cli.folder, writer, TERM="xterm-256color")
+    child = start_program(words, cli.folder, writer, TERM="xterm-256color")
     os.close(writer)
     output = b""
     try:

@@ -915,7 +915,7 @@ def test_a_configuration_that_a_group_of_several_may_write_is_refused(cli: Cli, 
 
 def test_a_state_folder_that_others_may_write_to_is_refused(team: Team) -> None:
     folder = Paths(team.project).folder
-    folder.mkdir(mode=0o700)
+    folder.mkdir(mode=0o700, parents=True)
     folder.chmod(0o777)
 
     result = team.cli("run")

@@ -182,7 +182,7 @@ READ_OTHERWISE = {
     "system/procfs.py": "/proc and /etc",
     "system/subprocesses.py": "the terminal",
     "cli/app.py": "the null device",
-    "cli/consent.py": "the terminal",
+    "cli/consent.py": "the terminal, and a pipe",
 }
 """The modules that open or read files without the bounded reader, and the reasons."""
 

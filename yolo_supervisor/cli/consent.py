@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pwd
-import stat
 import sys
+import time
 from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -31,9 +29,6 @@ if TYPE_CHECKING:
     from yolo_supervisor.cli.project_view import ProjectView
 
 YES = click.option("--yes", is_flag=True, help="Do not ask for confirmation. A person still has to run it.")
-
-UNATTENDED = Path("/etc/yolo-supervisor/unattended")
-"""The users whose scripts may consent without a terminal, one a line. Only root can allow that."""
 
 POPUP = "popup"
 """The pane of a command in a popup of tmux, which names none."""
@@ -68,15 +63,13 @@ class _Ancestry:
 def agent_above(view: ProjectView) -> int | None:
     """The pid of the agent that has started this command, or None.
 
-    Its tree shows that, or its process group. A process that has left the tree (its parent has ended) is known by what
-    the daemon has seen, and by the client's variable in its environment. A person may sit in a tmux server that an
+    Its tree shows that. A process that has left the tree (its parent has ended) is known by what the daemon has seen,
+    and by the client's variable in its environment. A person may sit in a tmux server that an
     agent has started: everything below it inherits the variable, which does not count there.
     """
     processes, agents, ancestry = view.processes, view.agent_processes(), _Ancestry.of(view.processes)
     above = [process for pid in processes.ancestry() if (process := processes.identify(pid)) is not None]
     if (agent := next((process for process in above if process in agents), None)) is not None:
-        return agent.pid
-    if (agent := next((agent for agent in agents if _in_our_group(agent.pid)), None)) is not None:
         return agent.pid
     seen = read_or_none(view.store.paths.trees, LOG_LIMIT) or b""
     descendants = {agent: {process for process, _ in tree} for agent, tree in load_trees(seen).items()}
@@ -91,13 +84,6 @@ def agent_above(view: ProjectView) -> int | None:
     return next((pid for pid in named if pid is not None), None)
 
 
-def _in_our_group(pid: int) -> bool:
-    try:
-        return os.getpgid(pid) == os.getpgrp()
-    except OSError:
-        return False
-
-
 def _named_client(processes: Processes, process: ProcessId, agents: Collection[ProcessId]) -> int | None:
     """The agent whose client has started the process, by the environment that it was started with."""
     try:
@@ -108,15 +94,66 @@ def _named_client(processes: Processes, process: ProcessId, agents: Collection[P
 
 
 def refuse_agents(view: ProjectView) -> None:
-    """End the program unless a person decides this: at a terminal, and not below an agent."""
+    """End the program unless a person decides this, at a terminal or by a script, and no agent."""
     if (pid := agent_above(view)) is not None:
         fail(EX_NO, f"this command runs below the agent in process {pid}, and needs a person: run it in a shell")
-    if may_consent_unattended():
-        return
     if not _in_foreground():
-        fail(EX_NO, "this command needs a person at a terminal (ssh -t); for scripts see docs/trust.md")
-    if not _is_attended(view.processes):
+        if not _comes_from_before(view):
+            needs = "needs a person at a terminal (ssh -t), or a script that was started before all agents"
+            fail(EX_NO, f"this command {needs}: see docs/trust.md")
+    elif not _is_attended(view.processes):
         fail(EX_NO, "this command needs a person, and none is attached to this tmux session: attach to it")
+    elif (pid := _agent_beside(view)) is not None and not _comes_from_before(view):
+        fail(EX_NO, f"this command may be of the agent in process {pid}, whose terminal it uses: run it in a shell")
+
+
+def _agent_beside(view: ProjectView) -> int | None:
+    """The pid of an agent in the process group of this command. A shell makes a group for each command."""
+    for agent in view.agent_processes():
+        with contextlib.suppress(OSError):
+            if os.getpgid(agent.pid) == os.getpgrp():
+                return agent.pid
+    return None
+
+
+def _comes_from_before(view: ProjectView) -> bool:
+    """Whether this command descends from a process that is older than every agent: then it descends from no agent.
+
+    An ancestor may have adopted what it has not started, and an old daemon of root's (cron, sshd) starts what it is
+    asked to. So only those ancestors count that adopt nothing, and are the user's.
+    """
+    processes = view.processes
+    adopter, agents = _adopter(), [agent for agent in view.agent_processes() if _may_be_ours(processes, agent)]
+    for process in _Ancestry.of(processes).processes:
+        if process.pid == adopter:
+            break
+        if _may_be_ours(processes, process) and all(process.started < agent.started for agent in agents):
+            return True
+    return False
+
+
+def _may_be_ours(processes: Processes, process: ProcessId) -> bool:
+    """Whether the process is of this user; True if the kernel does not say."""
+    try:
+        return processes.backend.owner(process.pid) == os.geteuid()
+    except OSError:
+        return True
+
+
+def _adopter() -> int:
+    """The process that adopts the descendants of this one whose parents have ended: init, or a subreaper."""
+    reader, writer = os.pipe()
+    if (child := os.fork()) == 0:  # a descendant without a parent tells which
+        parent = os.getpid()
+        if os.fork() == 0:
+            while os.getppid() == parent:
+                time.sleep(0.001)
+            os.write(writer, str(os.getppid()).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writer)
+    with open(reader, "rb") as answer:
+        return int(answer.read() or 1)
 
 
 def _in_foreground() -> bool:
@@ -149,20 +186,6 @@ def _is_attended(processes: Processes) -> bool:
         return any(server.attached.values())  # a client shows it
     shown = server.panes.get(pane.pane)
     return shown is not None and any(server.attached.get(session, 0) for session in shown.sessions)
-
-
-def may_consent_unattended(path: Path = UNATTENDED) -> bool:
-    """Whether root has allowed scripts of this user to consent without a terminal. A file of another user's is void."""
-    try:
-        for each in (path, *path.parents):
-            found = each.lstat()
-            if found.st_uid != 0 or stat.S_IMODE(found.st_mode) & 0o022:
-                return False
-        name = pwd.getpwuid(os.geteuid()).pw_name
-    except (OSError, KeyError):
-        return False
-    data = read_or_none(path) or b""
-    return name in data.decode("utf-8", "replace").split("\n")
 
 
 def confirm(view: ProjectView, question: str, yes: bool) -> None:
