@@ -47,6 +47,9 @@ PORTION_BYTES, PORTION_FILES = 32 * 2**20, 5000
 LINGER_S = 5.0
 """The time in which a program whose git was killed is itself ended, with all that git has started, in seconds."""
 
+PRUNE_S = 1.0
+"""The time for the removal of old copies, in seconds: the agent is not started before. Commits remove them, too."""
+
 NESTED, DEPTH = 20, 3
 """The number of repositories inside the work tree that are copied, too, and how deep they are looked for."""
 
@@ -151,6 +154,7 @@ class Salvage:
                 yield result
         if result.outcome == SaveOutcome.SAVED and result.ref:
             with contextlib.suppress(QuickGitError, OSError):
+                self._deadline = min(self._deadline, time.monotonic() + PRUNE_S)
                 said = prune(self._git(result.root), result.ref)
                 yield result._replace(reason="; ".join((result.reason, *said)))
 
