@@ -34,6 +34,7 @@ from yolo_supervisor.inventory.session_processes import OneLook, visible
 from yolo_supervisor.inventory.transcripts import TAIL_SIZE, Transcripts, version
 from yolo_supervisor.models import Agent, Liveness, Task, from_iso, iso
 from yolo_supervisor.policy.restart import (
+    LOOK_AGAIN_S,
     RestartCode,
     RestartDecision,
     RestartFacts,
@@ -245,6 +246,8 @@ class RestartPlanner:
         if decision.verdict is Verdict.START:  # asked last, since the whole process table is read
             facts = replace(facts, live_elsewhere=self._is_live_elsewhere(agent, session))
             decision = decide(facts, rules, chance, poison_s=self.config.tasks.poison_s)
+        if decision.verdict is Verdict.NEVER and any(start.process == agent.process for start in state.starts):
+            decision = self._unless_another_runs(agent, session, decision)
         if is_new and decision.verdict is not Verdict.NEVER:
             self._new_deaths.add(death.record)
         plan = self._planned(death, decision, facts, launch, snapshot)
@@ -499,6 +502,16 @@ class RestartPlanner:
             host_starts=self._ledger.ages(),
             storm_left_s=self._ledger.storm_left_s(),
         )
+
+    def _unless_another_runs(self, agent: Agent, session: str | None, never: RestartDecision) -> RestartDecision:
+        """Wait while another process runs the session: ours was ended because a person had resumed it.
+
+        The person's process may not be a known agent yet, and works on the same tasks.
+        """
+        if self._is_live_elsewhere(agent, session) is False:
+            return never
+        text = "another process runs its session"
+        return replace(never, verdict=Verdict.WAIT, code=RestartCode.LIVE_ELSEWHERE, text=text, wait_s=LOOK_AGAIN_S)
 
     def _is_live_elsewhere(self, agent: Agent, session: str | None) -> bool | None:
         """Whether another process runs the session; None if that is not known."""
