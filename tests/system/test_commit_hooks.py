@@ -342,7 +342,9 @@ def test_next_commit_says_where_the_changes_of_a_killed_one_are(
     assert [entry["evidence"]["rescue"] for entry in repos.journal()] == [ref]
     assert "hidden" not in mine.run("--allow-empty", *MESSAGE).stderr
     assert rescue_refs(mine) == [ref]
-    assert f"have kept: 1, the newest is {ref}" in str(Cli(mine.folder).json("doctor", "--project", "."))
+    assert f"of commits and dead agents: 1, the newest is {ref}" in str(
+        Cli(mine.folder).json("doctor", "--project", ".")
+    )
 
 
 @pytest.mark.sampled(2)

@@ -168,6 +168,7 @@ explain session X; explain file X; explain flag X; explain commit X; service sta
 """
 DOING = """
 agent register 1 --role X; agent forget X; agent stop X --yes
+agent hold X; agent reset X; agent start X; agent restore; agent restore X
 task claim X --owner X; task heartbeat X --owner X --token X
 task done X --owner X --token 1; task requeue X
 task claim red/1 --owner X; dead-letter redrive X; dead-letter drop X

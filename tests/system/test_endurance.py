@@ -142,7 +142,11 @@ JOURNAL = 2**17
 """The bound of the journal, in bytes: small, so that a day reaches it several times."""
 
 
-PARSED = {"Session", "Team", "Member", "Snapshot"}
+PARSED = {
+    "Session", "Team", "Member", "Snapshot", "Version",
+    "EndedAgent", "Agent", "ProcessId", "Launch",  # the last 200 dead agents
+    "_TaskList", "DirectoryScanner", "UnreadFiles",  # one for each folder of tasks that exists
+}  # fmt: skip
 """Types of parsed files, which are kept up to a bound that no day reaches."""
 
 

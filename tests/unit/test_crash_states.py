@@ -620,6 +620,8 @@ EXCEPTIONS = {
     ("hook.py", "_write_note", "os.rename"),
     ("daemon/status_files.py", "remove_holder", "self._store.paths.holder.unlink"),  # an observation
     ("daemon/status_files.py", "prune", "outdated.unlink"),  # hooks' notes that were read
+    ("cli/consent.py", "_adopter", "os.write"),  # a pipe
+    ("fs/trust.py", "own_socket_place", "folder.mkdir"),  # the folder of a tmux socket, which no recovery needs
     ("log.py", "_put", "os.write"),  # the standard error
     ("log.py", "_open_terminal", "os.open"),
     ("log.py", "_append", "os.write"),  # the log file: it reports a failing disk, and is never read back

@@ -232,7 +232,7 @@ def hold(options: Shared, name: str) -> None:
 @shared
 @click.pass_obj
 def reset(options: Shared, name: str) -> None:
-    """Forget the starts of an agent so far, that it was given up, and a hold.
+    """Forget an agent's starts so far, and a hold.
 
     NAME is its name or id. The next start is the first again. An agent whose recovery is complete is not started by
     that: use agent start. Not accepted from an agent.
@@ -297,7 +297,9 @@ def start(options: Shared, name: str) -> None:
 @shared
 @click.pass_obj
 def restore(options: Shared, names: tuple[str, ...], everyone: bool, yes: bool) -> None:
-    """Start the agents again that went down with the machine or their tmux server.
+    """Start the agents again that went down with their host.
+
+    They were at work when the machine was rebooted or their tmux server ended.
 
     Without a NAME and --all it lists them, with their tasks: those that were at work when the machine was rebooted, or
     when their tmux server ended. Left out are agents that run again, that a person or the supervisor has ended, or that

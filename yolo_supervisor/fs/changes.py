@@ -135,7 +135,7 @@ class DirectoryScanner:
                 return [], set()
             with os.scandir(self._path) as entries:
                 there = {entry.name: entry.inode() for entry in entries}
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # a path with a NUL, that a damaged record names
             stamp, there = None, {}
         before, self._there = self._there, there
         self._listed = stamp if stamp and not _recent(stamp[0], now_ns) else None

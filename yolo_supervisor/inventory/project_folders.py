@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from yolo_supervisor.store.paths import Paths
+from yolo_supervisor.system import git_layout
 from yolo_supervisor.system.git_files import git_dir_at
-from yolo_supervisor.system.git_layout import MANY, WorkTree, checkouts, common_dir, root_of
+from yolo_supervisor.system.git_layout import WorkTree, checkouts, common_dir, root_of
 
 
 class ProjectFolders:
@@ -58,7 +59,7 @@ class ProjectFolders:
             for tree in checkouts(common_dir(root)):
                 known.append(tree)
                 yield None
-                if len(known) > MANY:
+                if len(known) > git_layout.MANY:
                     return  # one that is left out may be that of another project
             trees = []
             for tree in known:
