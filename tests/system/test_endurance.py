@@ -283,7 +283,7 @@ def test_after_a_day_of_faults_nothing_has_grown_and_all_is_healed(long_world: L
     assert [line for line in logged(tmp_path) if "exception" in line] == []
     first, last = figures[1], figures[-1]
     assert (last.descriptors, last.threads, last.tasks) == (first.descriptors, first.threads, first.tasks)
-    assert last.blocks < first.blocks * 1.015
+    assert last.blocks < first.blocks * 1.05, "some 180 for each of the dead agents that are remembered, 200 at most"
     assert last.resident_kib < first.resident_kib * 1.1
     grown = {kind: number - first.objects[kind] for kind, number in last.objects.items() if kind not in PARSED}
     assert max(grown.values()) < len(figures), f"less than one an hour: {grown}"
