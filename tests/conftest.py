@@ -28,6 +28,8 @@ from support.team import Team
 from support.tmux import PrivateTmux
 from support.wait import wait_until
 from support.warm import flush_nothing
+from yolo_supervisor.store.start_ledger import FILE as STARTS_FILE
+from yolo_supervisor.user_dirs import own_state_dir
 
 TESTS = Path(__file__).parent
 UNEXPECTED: list[str] = []
@@ -260,6 +262,7 @@ def cli_of_teams(cli: Cli, project: Path, claude_home: Path) -> Cli:
 def daemon(project: Path, claude_home: Path, tmp_path: Path) -> Iterator[StartDaemon]:
     """Start a daemon on the project (``config`` is the text of its file) and waits until it watches."""
     running: list[RunningDaemon] = []
+    (own_state_dir() / STARTS_FILE).unlink(missing_ok=True)  # many deaths in the tests before would pause all starts
 
     def start(*arguments: str, config: str = "", over: Path | None = None) -> RunningDaemon:
         at = over or project
